@@ -1,0 +1,20 @@
+"""The exceptions that the command line turns into exit codes 2 and 3; anything else is an error of ours."""
+
+
+class InputError(Exception):
+    """The user's config, path, file or command is wrong: one line, exit 2.
+
+    The message says what, where, what was expected, what was found and what to do.
+    """
+
+
+class WorkError(Exception):
+    """Something is wrong with the work: damage, too many faults, units given up. One line, exit 3."""
+
+
+class DiskFull(WorkError):
+    """The disk under the run directory has no room left; nothing partial is visible, the run resumes."""
+
+
+class TransientError(Exception):
+    """A cause outside the rows (network, server): the unit stays undone and no row is rejected."""

@@ -1,0 +1,177 @@
+"""What travels between the stages: frozen rows, and the reasons for which a row leaves.
+
+A field that is written to Parquet has a plain type; `engine.tables` derives the schema from the annotations.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a row left the run; each member has a test that yields it."""
+
+    # images and sounds
+    UNREADABLE = "unreadable"  # not decodable: truncated, empty, another format
+    TOO_LARGE = "too_large"  # refused from the header, before decoding
+    UNSUPPORTED = "unsupported"  # a kind of file or encoding that is not read
+    DUPLICATE_KEY = "duplicate_key"  # a second member of the same name in one archive
+    DAMAGED_ARCHIVE = "damaged_archive"  # an archive that ends early or has a bad header
+    CHANGED = "changed"  # the image is no longer the one that was paired
+    SILENT = "silent"  # no measurable loudness
+    TOO_SHORT = "too_short"  # no samples, or a tail under one second
+    BAD_SAMPLES = "bad_samples"  # NaN or infinity
+    EXCLUDED = "excluded"  # named in an exclusion list
+    # captions and concepts
+    NO_CAPTION = "no_caption"
+    BAD_CAPTION = "bad_caption"  # not UTF-8, or longer than a caption can be
+    NO_CONCEPTS = "no_concepts"
+    DISCARDED = "discarded"  # a discard word in a caption
+    # pairing
+    NO_MATCH = "no_match"
+    MISSING_SCENE = "missing_scene"  # another scene of the same image is missing
+    # any stage
+    CRASHED = "crashed"  # this row kills or breaks its worker
+
+
+# Decisions about content rather than something broken: they never trip `engine.max_fault_ratio`.
+NOT_FAULTS = frozenset(
+    {
+        Reason.EXCLUDED,
+        Reason.NO_CAPTION,
+        Reason.NO_CONCEPTS,
+        Reason.DISCARDED,
+        Reason.NO_MATCH,
+        Reason.MISSING_SCENE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A row that left the run. `scene` is empty where the whole image or recording left."""
+
+    key: str
+    reason: Reason
+    scene: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """One line of an image unit's frozen listing: a file, or an archive of images.
+
+    `caption` is the undecoded caption of a captions table (empty: none, look beside the image); `below` keeps
+    only the keys whose sampling hash is below it (0: keep all).
+    """
+
+    uri: str
+    caption: bytes
+    below: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceImage:
+    """An image as it was found. `data` is the file's bytes; `caption` is None where there is none."""
+
+    key: str
+    uri: str
+    data: bytes
+    caption: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundRef:
+    """One line of a sound unit's frozen listing. `recording` is the original upload that clips may share."""
+
+    corpus: str
+    file: str
+    recording: str
+    text: str
+    licence: str
+    attribution: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A stored clip of the pool (the contract of `pool/clips`).
+
+    `duration_sec` is before padding; `loudness_lufs` (BS.1770 integrated) and `peak_dbfs` are of the stored samples,
+    and so is `sha256`.
+    """
+
+    clip: str
+    recording: str
+    corpus: str
+    file: str
+    start_sec: float
+    duration_sec: float
+    loudness_lufs: float
+    peak_dbfs: float
+    text: str
+    licence: str
+    attribution: str
+    split: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concept:
+    """A sounding concept: what is heard, and how. An empty `description` is a bare name."""
+
+    concept: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConcepts:
+    """What one extractor heard in one image (the contract of `concepts/`); `answer` is what it said, unparsed."""
+
+    image: str
+    image_uri: str
+    image_sha256: str
+    width: int
+    height: int
+    caption: str
+    answer: str
+    concepts: tuple[Concept, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceClip:
+    """A clip drawn for one concept of one scene, and how loud it is to be."""
+
+    concept: str
+    description: str
+    clip: str
+    cosine: float
+    score: float
+    threshold: float
+    num_candidates: int
+    target_lufs: float
+    gain_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """What is heard in one scene of one image (the contract of `pairs/`)."""
+
+    image: str
+    image_uri: str
+    image_sha256: str
+    width: int
+    height: int
+    split: str
+    scene: str
+    caption: str
+    sources: tuple[SourceClip, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Render:
+    """What rendering one scene did (the contract of `renders/`); `mix_sha256` is of the mixed 16-bit PCM."""
+
+    image: str
+    scene: str
+    mix_gain_db: float
+    peak_dbfs: float
+    mix_sha256: str

@@ -5,6 +5,7 @@ raises `InputError` with one line that names the key, what was expected and what
 relative to the directory the command runs in.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sonify.errors import InputError
 
+KINDS = frozenset({"folder", "webdataset", "esc50"})
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -283,7 +285,9 @@ def _index(node: list[Any], part: str, override: str) -> int:
 
 
 def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "config"
+    # pydantic puts the branch of a union into the path (`images.folder.x`, `image.literal['original']`)
+    parts = [str(part) for part in error["loc"] if str(part) not in KINDS and not re.search(r"[\[-]", str(part))]
+    key = ".".join(parts) or "config"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{key}: no such key; check the spelling"

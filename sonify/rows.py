@@ -90,6 +90,11 @@ class SoundRef:
     licence: str
     attribution: str
 
+    @property
+    def key(self) -> str:
+        """The file, unique over all collections."""
+        return f"{self.corpus}/{self.file}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
@@ -112,6 +117,11 @@ class Clip:
     attribution: str
     split: str
     sha256: str
+
+    @property
+    def key(self) -> str:
+        """The clip."""
+        return self.clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

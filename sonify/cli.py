@@ -1,0 +1,193 @@
+"""The command line: `sonify COMMAND ...`. Each command is a thin wrapper of a function that a notebook can call.
+
+Exit codes: 0 done; 1 an error of ours; 2 the user's input is wrong; 3 something is wrong with the work; 130
+interrupted, resumable.
+"""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from rich.console import Console
+
+from sonify import __version__
+from sonify.config import Config, load_config
+from sonify.errors import InputError, WorkError
+
+STAGE_COMMANDS = {
+    "run": "do all stages; what is done is skipped, so the same command resumes",
+    "pool": "cut and measure the recordings, and embed them",
+    "concepts": "say what could be heard in each image",
+    "pair": "draw recordings for the concepts",
+    "render": "mix the recordings and write the shards",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
+        return arguments.command(arguments)
+    except InputError as error:
+        return _fail(error, 2)
+    except WorkError as error:
+        return _fail(error, 3)
+    except KeyboardInterrupt:
+        print("sonify: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = _Parser(prog="sonify", description="Give any image set a soundscape.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"sonify {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="say more")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, text in STAGE_COMMANDS.items():
+        command = _add(commands, name, text, _run)
+        command.add_argument(
+            "--config", type=Path, required=True, help="YAML file; key=value after it overrides it"
+        )
+        command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
+        command.set_defaults(name=name, redo=None)
+        if name == "run":
+            command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
+    status = _add(commands, "status", "what is done, rejected and used", _status)
+    status.add_argument("run_dir", type=Path)
+    status.add_argument("--json", action="store_true")
+    status.add_argument(
+        "--usage", action="store_true", help="compare the pool's use under other retrieval settings"
+    )
+    verify = _add(commands, "verify", "check every committed file and count", _verify)
+    verify.add_argument("run_dir", type=Path)
+    verify.add_argument("--json", action="store_true")
+    verify.add_argument(
+        "--repair", action="store_true", help="withdraw what is damaged; the next run does it again"
+    )
+    gallery = _add(commands, "gallery", "write a page to look at and listen to", _gallery)
+    gallery.add_argument("run_dir", type=Path)
+    gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
+    demo = _add(commands, "demo", "the whole job on the embedded sample", _demo)
+    demo.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="run directory (default: %(default)s)"
+    )
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
+
+
+def _add(commands: Any, name: str, text: str, function: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.set_defaults(command=function)
+    return command
+
+
+def _check_overrides(rest: Sequence[str], takes_config: bool) -> list[str]:
+    for word in rest:
+        if word.startswith("-") or "=" not in word or not takes_config:
+            raise InputError(f"unknown argument {word!r}; see --help")
+    return list(rest)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from sonify.run import run  # noqa: PLC0415 - `--help` and a misspelt key answer without loading the engine
+    from sonify.stages.table import COMMAND_STAGES  # noqa: PLC0415
+
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        _print_plan(config)
+        return 0
+    run(config, COMMAND_STAGES.get(arguments.name), arguments.redo)
+    logging.getLogger(__name__).info("done; look at it: sonify gallery %s", config.run_dir)
+    return 0
+
+
+def _print_plan(config: Config) -> None:
+    from sonify.run import plan_run, preview_input  # noqa: PLC0415
+
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
+    print(resolved)  # noqa: T201
+    print("\n# input")  # noqa: T201
+    for line in preview_input(config):
+        print(f"# {line}")  # noqa: T201
+    print("# plan: stage, units, done, to do, waiting for a stage before")  # noqa: T201
+    for plan in plan_run(config):
+        done, to_do, waiting = len(plan.done), len(plan.tasks), len(plan.waiting)
+        print(f"# {plan.stage.key}: {done + to_do + waiting}, {done}, {to_do}, {waiting}")  # noqa: T201
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from sonify.report.status import print_status, read_status  # noqa: PLC0415
+
+    status = read_status(arguments.run_dir, compare=arguments.usage)
+    if arguments.json:
+        _print_json(asdict(status))
+    else:
+        print_status(status, Console())
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from sonify.report.verify import verify  # noqa: PLC0415
+
+    result = verify(arguments.run_dir, arguments.repair)
+    if arguments.json:
+        _print_json(asdict(result))
+    else:
+        for damage in result.damage:
+            print(f"{damage.path}: {damage.what}")  # noqa: T201
+        print(f"{result.commits:,} commits, {result.files:,} files, {len(result.damage):,} damaged")  # noqa: T201
+    if not result.damage:
+        return 0
+    if result.repaired:
+        raise WorkError("the damaged commits are withdrawn: `sonify run` does those units again")
+    raise WorkError(f"damage found: `sonify verify {arguments.run_dir} --repair`, then `sonify run`")
+
+
+def _gallery(arguments: argparse.Namespace) -> int:
+    from sonify.report.gallery import build_gallery  # noqa: PLC0415
+
+    if arguments.rows < 1:
+        raise InputError(f"--rows: expected at least 1, found {arguments.rows}")
+    print(build_gallery(arguments.run_dir, arguments.rows) / "index.html")  # noqa: T201
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from sonify.demo.demo import run_demo  # noqa: PLC0415
+
+    page = run_demo(arguments.out)
+    print(f"the gallery is at {page}: open it in a browser")  # noqa: T201
+    return 0
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True))  # noqa: T201
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"sonify: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt

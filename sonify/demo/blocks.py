@@ -1,0 +1,220 @@
+"""What the synthesised sounds are built of: oscillators, shaped noise, struck modes, grains, a room.
+
+A `Sound` is float64 at `RATE`, shape (samples,) or (samples, 2). Nothing here keeps state: randomness comes from the
+generator that is passed in.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+RATE = 44_100
+
+Sound = NDArray[np.float64]
+Response = Callable[[Sound], Sound]  # gain at each frequency in Hz
+Track = Sound | float  # a value at each sample, or one for all
+
+_FRAME = 1024  # 23 ms: resolves formants and still follows a syllable
+
+
+def times(duration_sec: float) -> Sound:
+    """The time of each sample."""
+    return np.arange(round(duration_sec * RATE)) / RATE
+
+
+def noise(rng: Generator, duration_sec: float) -> Sound:
+    """White noise of unit variance."""
+    return rng.standard_normal(round(duration_sec * RATE))
+
+
+def decay(duration_sec: float, time_constant_sec: float) -> Sound:
+    """An exponential decay from 1."""
+    return np.exp(-times(duration_sec) / time_constant_sec)
+
+
+def line(duration_sec: float, *points: tuple[float, float]) -> Sound:
+    """Straight lines through (seconds, value), constant outside."""
+    at, values = zip(*points, strict=True)
+    return np.interp(times(duration_sec), at, values)
+
+
+def wander(rng: Generator, duration_sec: float, changes_hz: float, low: float, high: float) -> Sound:
+    """A smooth random curve between two values, with a new goal `changes_hz` times a second."""
+    goals = rng.uniform(low, high, int(duration_sec * changes_hz) + 2)
+    position = times(duration_sec) * changes_hz
+    index = position.astype(np.intp)
+    ease = 0.5 - 0.5 * np.cos(np.pi * (position - index))
+    return goals[index] * (1 - ease) + goals[index + 1] * ease
+
+
+def phase_of(frequency_hz: Sound) -> Sound:
+    """The phase in radians of an oscillator whose frequency changes."""
+    return 2 * np.pi * np.cumsum(frequency_hz) / RATE
+
+
+def buzz(frequency_hz: Sound, cutoff_hz: Track) -> Sound:
+    """A pulse train without aliasing: its harmonic at `cutoff_hz` is 1/e of the first.
+
+    exp(k cos x) has the harmonics I_n(k), which fall as exp(-n^2 / 2k).
+    """
+    k = 0.5 * (cutoff_hz / frequency_hz) ** 2
+    pulses = np.exp(
+        np.maximum(k * (np.cos(phase_of(frequency_hz)) - 1), -40)
+    )  # lower ones are slow denormals
+    return (pulses - pulses.mean()) / pulses.std()
+
+
+def per_cycle(rng: Generator, phase: Sound, spread: float) -> Sound:
+    """A random gain around 1 that changes only between the cycles of an oscillator: no two strokes are alike."""
+    cycle = (phase / (2 * np.pi)).astype(np.intp)
+    return 1 + spread * rng.standard_normal(cycle[-1] + 1)[cycle]
+
+
+def shape(sound: Sound, response: Response) -> Sound:
+    """Filter without delay: multiply the spectrum by a gain."""
+    frequency_hz = np.fft.rfftfreq(len(sound), 1 / RATE)
+    return np.fft.irfft(np.fft.rfft(sound) * response(frequency_hz), len(sound))
+
+
+def band(low_hz: float, high_hz: float, order: int = 2) -> Response:
+    """A Butterworth band; each edge falls by 6 dB an octave and order."""
+
+    def response(frequency_hz: Sound) -> Sound:
+        above = (np.maximum(frequency_hz, 1e-3) / low_hz) ** (2 * order)
+        below = (frequency_hz / high_hz) ** (2 * order)
+        return np.sqrt(above / (1 + above) / (1 + below))
+
+    return response
+
+
+def resonances(*peaks: tuple[float, float, float]) -> Response:
+    """Resonances side by side, each (centre in Hz, bandwidth in Hz, gain)."""
+
+    def response(frequency_hz: Sound) -> Sound:
+        return sum((_resonance(frequency_hz, *peak) for peak in peaks), np.zeros_like(frequency_hz))
+
+    return response
+
+
+def formants(sound: Sound, *peaks: tuple[Track, float, Track]) -> Sound:
+    """Filter by resonances that move: each (centre in Hz, bandwidth in Hz, gain)."""
+    hop = _FRAME // 2
+    window = np.sqrt(np.hanning(_FRAME + 1)[:-1])  # twice, half-overlapped, they sum to 1
+    padded = np.pad(sound, (hop, _FRAME + hop - len(sound) % hop))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[::hop] * window
+    at = np.minimum(np.arange(len(frames)) * hop, len(sound) - 1)
+    frequency_hz = np.fft.rfftfreq(_FRAME, 1 / RATE)
+    gain = np.zeros((len(frames), len(frequency_hz)))
+    for centre_hz, width_hz, height in peaks:
+        gain += _resonance(frequency_hz, _column(centre_hz, at), width_hz, _column(height, at))
+    filtered = np.fft.irfft(np.fft.rfft(frames) * gain) * window
+    out = np.zeros((len(frames) + 1) * hop)
+    out[:-hop] += filtered[:, :hop].ravel()
+    out[hop:] += filtered[:, hop:].ravel()
+    return out[hop : hop + len(sound)]
+
+
+def _resonance(frequency_hz: Sound, centre_hz: Track, width_hz: float, height: Track) -> Sound:
+    return height / np.sqrt(1 + ((frequency_hz - centre_hz) / (0.5 * width_hz)) ** 2)
+
+
+def _column(track: Track, at: NDArray[np.intp]) -> Track:
+    return track[at, None] if isinstance(track, np.ndarray) else track
+
+
+def struck(duration_sec: float, *modes: tuple[float, float, float]) -> Sound:
+    """A body that was struck: each mode (frequency in Hz, time constant in seconds, gain) rings and dies away."""
+    at = times(duration_sec)
+    sound = sum(
+        (gain * np.exp(-at / fade) * np.sin(2 * np.pi * hz * at) for hz, fade, gain in modes),
+        np.zeros_like(at),
+    )
+    return sound * np.minimum(1, at / 0.0005)  # a mallet is not infinitely hard
+
+
+def bubble(radius_mm: float) -> Sound:
+    """The blip of an air bubble in water, rising in pitch as it nears the surface.
+
+    Source: Minnaert's frequency; damping and rise from van den Doel, "Physically based models for liquid sounds", 2005.
+    """
+    radius_m = radius_mm / 1000
+    damping = 0.13 / radius_m + 0.0072 * radius_m**-1.5
+    at = times(min(6 / damping, 0.15))
+    hz = 3.0 / radius_m * (1 + 0.1 * damping * at / 2)
+    return radius_mm**1.5 * np.exp(-damping * at) * np.sin(2 * np.pi * hz * at)
+
+
+def lay(duration_sec: float, events: Iterable[tuple[float, Sound]]) -> Sound:
+    """Add sounds at their times in seconds; what passes the end is cut."""
+    out = np.zeros(round(duration_sec * RATE))
+    for start_sec, sound in events:
+        start = max(0, round(start_sec * RATE))
+        piece = sound[: max(0, len(out) - start)]
+        out[start : start + len(piece)] += piece
+    return out
+
+
+def sprinkle(
+    rng: Generator, duration_sec: float, per_sec: float, grains: Sequence[Sound], spread_db: float = 6
+) -> Sound:
+    """Grains at independent random times, their levels normally distributed in dB."""
+    number = rng.poisson(per_sec * duration_sec)
+    starts = rng.uniform(0, duration_sec, number)
+    gains = 10 ** (rng.normal(0, spread_db, number) / 20)
+    picks = rng.integers(len(grains), size=number)
+    return lay(duration_sec, ((t, g * grains[p]) for t, g, p in zip(starts, gains, picks, strict=True)))
+
+
+def burst(rng: Generator, duration_sec: float, response: Response) -> Sound:
+    """A knock without pitch: shaped noise that dies away within its duration, peak 1."""
+    knock = shape(noise(rng, duration_sec), response) * decay(duration_sec, duration_sec / 5)
+    return knock / np.abs(knock).max()
+
+
+def clicks(rng: Generator, number: int, duration_sec: float, low_hz: float, high_hz: float) -> list[Sound]:
+    """Bursts, each with a resonance of its own between the two frequencies."""
+    centres = np.exp(rng.uniform(np.log(low_hz), np.log(high_hz), number))
+    return [burst(rng, duration_sec, resonances((hz, 0.6 * hz, 1))) for hz in centres]
+
+
+def room(rng: Generator, sound: Sound, reverberation_sec: float, wet: float) -> Sound:
+    """Add the diffuse tail of a room; `wet` is the tail's energy against the direct sound's.
+
+    The time constant is RT60 / 6.9: 60 dB are ln(1000) = 6.9 in amplitude.
+    """
+    tail = noise(rng, reverberation_sec) * decay(reverberation_sec, reverberation_sec / 6.9)
+    tail = shape(tail, band(150, 5000, 1))
+    tail *= np.sqrt(wet / np.sum(tail**2))
+    size = _fast_size(len(sound) + len(tail))
+    echo = np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(tail, size), size)
+    return sound + echo[: len(sound)]
+
+
+def _fast_size(at_least: int) -> int:
+    return -(-at_least // (RATE // 4)) * (
+        RATE // 4
+    )  # 11,025 = 3^2 5^2 7^2: no large prime slows the transform
+
+
+def wide(left: Sound, right: Sound) -> Sound:
+    """Two independent renderings as a stereo field; a little of each in the other keeps it one place."""
+    return np.column_stack([left + 0.4 * right, right + 0.4 * left])
+
+
+def pan(sound: Sound, position: Track) -> Sound:
+    """Place a sound between left (-1) and right (1) at constant power."""
+    angle = np.pi / 4 * (1 + np.asarray(position))
+    return np.column_stack([sound * np.cos(angle), sound * np.sin(angle)])
+
+
+def finish(rng: Generator, sound: Sound, peak_dbfs: float, fade_sec: float = 0.02) -> NDArray[np.float32]:
+    """Bring the peak to its level, over the air that every microphone hears, and fade both ends without a step."""
+    air = shape(noise(rng, len(sound) / RATE), band(60, 1500, 1))
+    sound = sound / np.abs(sound).max() + (
+        (0.001 / air.std()) * air if sound.ndim == 1 else pan(air, 0) * (0.001 / air.std())
+    )
+    ramp = 0.5 - 0.5 * np.cos(np.pi * np.minimum(1, times(len(sound) / RATE) / fade_sec))
+    sound = (sound.T * ramp * ramp[::-1]).T
+    return (sound * (10 ** (peak_dbfs / 20) / np.abs(sound).max())).astype(np.float32)

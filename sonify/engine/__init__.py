@@ -1,0 +1,1 @@
+"""Units of work, the files they become, and the commits that say so."""

@@ -1,0 +1,201 @@
+"""What the engine knows of a stage, and how one unit of it becomes a commit."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from sonify import layout
+from sonify.engine.commits import Commit, Count, write_commit
+from sonify.engine.files import Transaction
+from sonify.engine.tables import TableWriter
+from sonify.rows import Reason, Rejected
+
+Row = Any  # a frozen row with a `key`; each stage has its own types
+
+
+class Sink(Protocol):
+    """Takes a unit's rows in order and writes its files."""
+
+    def write(self, row: Row) -> None:
+        """Add one row."""
+        ...
+
+    def close(self) -> Count | None:
+        """Finish the files; a pool also counts its clips."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A loaded stage.
+
+    `process` gives one row or one `Rejected` for each row in, in order, and nothing else is asked of it. Each row
+    counts once for each of `scenes`.
+    """
+
+    read: Callable[[str], Iterator[Row | Rejected]]
+    process: Callable[[Sequence[Row]], Sequence[Row | Rejected]]
+    open_sink: Callable[[str, Transaction, "RejectTable"], Sink]
+    batch_rows: int
+    scenes: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One unit of one stage to be done. `part` tells a stage's extractors apart; it is empty elsewhere."""
+
+    stage: str
+    part: str
+    unit: str
+    digest: str
+    inputs: Mapping[str, str]
+
+    @property
+    def rejects_path(self) -> str:
+        """Where the unit's rejects go."""
+        return layout.rejects(self.stage, self.part, self.unit)
+
+
+class RejectTable:
+    """The rejects of one unit; the file exists only where there is one."""
+
+    def __init__(self, transaction: Transaction, task: Task) -> None:
+        self._transaction = transaction
+        self._task = task
+        self._writer: TableWriter | None = None
+
+    def write(self, rejected: Rejected) -> None:
+        """Add one rejected row."""
+        if self._writer is None:
+            self._writer = TableWriter(self._transaction.create(self._task.rejects_path), StoredReject)
+        self._writer.write(
+            StoredReject(
+                key=rejected.key,
+                scene=rejected.scene,
+                stage=self._task.stage,
+                reason=rejected.reason,
+                detail=_storable(rejected.detail),
+            )
+        )
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReject:
+    """A line of `rejects/`."""
+
+    key: str
+    scene: str
+    stage: str
+    reason: Reason
+    detail: str
+
+
+def run_task(run_dir: Path, job: Job, task: Task, crashed: Mapping[int, str]) -> Commit:
+    """Do one unit and commit it.
+
+    Args:
+        run_dir: the run.
+        job: the loaded stage.
+        task: the unit.
+        crashed: positions of rows that kill or break their worker, with how; they are rejected untouched.
+
+    Raises:
+        DiskFull: no room is left.
+    """
+    with Transaction(run_dir) as transaction:
+        rejects = RejectTable(transaction, task)
+        sink = job.open_sink(task.unit, transaction, rejects)
+        count = _drain(job, _numbered(job, task.unit), crashed, sink, rejects)
+        clips = sink.close()
+        rejects.close()
+        assert count.balances(), (task, count)
+        assert clips is None or clips.balances(), (task, clips)
+        commit = Commit(
+            stage=task.stage,
+            unit=task.unit,
+            digest=task.digest,
+            inputs=task.inputs,
+            rows=count,
+            clips=clips,
+            files=transaction.publish(),
+        )
+    write_commit(run_dir, commit)
+    return commit
+
+
+def probe_task(job: Job, unit: str, start: int, stop: int, crashed: Mapping[int, str]) -> None:
+    """Process the rows from `start` to `stop` and keep nothing: does this part of the unit survive?"""
+    rows = islice(_numbered(job, unit), start, stop)
+    while window := list(islice(rows, job.batch_rows)):
+        _process_window(job, window, crashed)
+
+
+def count_rows_in(job: Job, unit: str) -> int:
+    """How many rows a unit reads, rejected ones included."""
+    return sum(1 for _ in job.read(unit))
+
+
+def _numbered(job: Job, unit: str) -> Iterator[tuple[int, Row | Rejected]]:
+    return enumerate(job.read(unit))
+
+
+def _drain(
+    job: Job,
+    rows: Iterator[tuple[int, Row | Rejected]],
+    crashed: Mapping[int, str],
+    sink: Sink,
+    rejects: RejectTable,
+) -> Count:
+    rows_in = rows_out = 0
+    reasons: Counter[str] = Counter()
+    while window := list(islice(rows, job.batch_rows)):
+        for result in _process_window(job, window, crashed):
+            rows_in += len(job.scenes)
+            if isinstance(result, Rejected):
+                for rejected in spread_over_scenes(result, job.scenes):
+                    rejects.write(rejected)
+                    reasons[rejected.reason] += 1
+            else:
+                sink.write(result)
+                rows_out += len(job.scenes)
+    return Count(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
+
+
+def _process_window(
+    job: Job, window: list[tuple[int, Row | Rejected]], crashed: Mapping[int, str]
+) -> list[Row | Rejected]:
+    """Results in the order of the window; rows that arrive rejected, or are known to crash, are not processed."""
+    settled: dict[int, Rejected] = {}
+    for n, row in window:
+        if isinstance(row, Rejected):
+            settled[n] = row
+        elif n in crashed:
+            settled[n] = Rejected(key=row.key, reason=Reason.CRASHED, detail=crashed[n])
+    rows = [row for n, row in window if n not in settled]
+    processed = job.process(rows) if rows else []
+    assert len(processed) == len(rows), (len(processed), len(rows))
+    results = iter(processed)
+    return [settled[n] if n in settled else next(results) for n, _ in window]
+
+
+def spread_over_scenes(rejected: Rejected, scenes: tuple[str, ...]) -> tuple[Rejected, ...]:
+    """An image leaves with all its scenes: where one scene is to blame, the others are `missing_scene`."""
+    if not rejected.scene:
+        return tuple(replace(rejected, scene=scene) for scene in scenes)
+    missing = Rejected(
+        key=rejected.key, reason=Reason.MISSING_SCENE, detail=f"{rejected.scene}: {rejected.reason}"
+    )
+    return tuple(rejected if scene == rejected.scene else replace(missing, scene=scene) for scene in scenes)
+
+
+def _storable(detail: str) -> str:
+    """At most 300 characters that Parquet accepts: details quote untrusted input."""
+    return detail[:300].encode("utf-8", "backslashreplace").decode()

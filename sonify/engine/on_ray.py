@@ -1,0 +1,191 @@
+"""The executor on Ray Core: a pool of actors, each with its stage loaded, does unit after unit.
+
+Only paths travel. An actor that dies is replaced and its unit tried again; a unit that kills twice is halved until
+the rows that kill are found, and these are rejected.
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sonify.config import Config, Engine
+from sonify.engine.job import Task
+from sonify.engine.worker import Outcome, Worker, find_killers
+from sonify.errors import InputError, WorkError
+from sonify.stages.table import Stage
+
+# Units travel as paths, so next to nothing is ever stored.
+OBJECT_STORE_BYTES = 100 << 20
+# One death may be the machine's fault (a node lost, memory taken by others); a second one is looked into.
+DEATHS_BEFORE_SEARCH = 2
+LOOPBACK = "127.0.0.1"
+
+
+class RayExecutor:
+    """Does tasks on Ray actors, which stay for the next stage where it asks for the same resources."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._actors: list[Any] = []
+        self._resources: tuple[float, float] | None = None
+        connect(config)
+
+    def __call__(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield outcomes as units end.
+
+        Raises:
+            WorkError: the stage cannot be loaded.
+        """
+        import ray  # noqa: PLC0415 - `connect` decides what Ray may listen on before it is imported
+
+        self._prepare(stage, len(tasks))
+        waiting = deque((task, 0) for task in tasks)
+        idle = list(self._actors)
+        running: dict[Any, tuple[Any, Task, int]] = {}
+        while waiting or running:
+            while waiting and idle:
+                actor, (task, deaths) = idle.pop(), waiting.popleft()
+                running[actor.run.remote(stage.key, task, {})] = (actor, task, deaths)
+            (ended,), _ = ray.wait(list(running))
+            actor, task, deaths = running.pop(ended)
+            try:
+                yield ray.get(ended)
+            except ray.exceptions.RayActorError:
+                actor = self._replace(actor, stage)
+                if deaths + 1 < DEATHS_BEFORE_SEARCH:
+                    waiting.appendleft((task, deaths + 1))
+                else:
+                    actor, outcome = self._search(actor, stage, task)
+                    yield outcome
+            idle.append(actor)
+
+    def close(self) -> None:
+        """Stop the actors, and the Ray that was started here."""
+        import ray  # noqa: PLC0415
+
+        for actor in self._actors:
+            ray.kill(actor)
+        ray.shutdown()
+
+    def _prepare(self, stage: Stage, num_tasks: int) -> None:
+        import ray  # noqa: PLC0415
+
+        resources = (stage.num_cpus, stage.num_gpus)
+        if resources != self._resources:
+            for actor in self._actors:
+                ray.kill(actor)
+            self._actors, self._resources = [], resources
+        wanted = min(num_tasks, self._config.engine.workers or _room_for(stage))
+        while len(self._actors) < wanted:
+            self._actors.append(self._start(stage))
+        try:
+            ray.get([actor.load.remote(stage.key) for actor in self._actors])
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, InputError | WorkError) else error from error
+
+    def _start(self, stage: Stage) -> Any:
+        import ray  # noqa: PLC0415
+
+        # one thread in each numeric library unless the stage asks for more: scores depend on the number
+        environment = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
+        remote = ray.remote(num_cpus=stage.num_cpus, num_gpus=stage.num_gpus, runtime_env=environment)(Worker)
+        return remote.remote(self._config)
+
+    def _replace(self, dead: Any, stage: Stage) -> Any:
+        fresh = self._start(stage)
+        self._actors = [fresh if actor is dead else actor for actor in self._actors]
+        return fresh
+
+    def _search(self, actor: Any, stage: Stage, task: Task) -> tuple[Any, Outcome]:
+        """Halve a unit that killed its worker until the rows that kill are known, then do the rest."""
+        import ray  # noqa: PLC0415
+
+        def survives(start: int, stop: int) -> bool:
+            nonlocal actor
+            try:
+                ray.get(actor.probe.remote(stage.key, task.unit, start, stop))
+            except ray.exceptions.RayActorError:
+                actor = self._replace(actor, stage)
+                return False
+            except ray.exceptions.RayTaskError:
+                return True  # raising is not dying: the worker finds such rows by itself
+            return True
+
+        try:
+            num_rows = ray.get(actor.count.remote(stage.key, task.unit))
+            killers: Mapping[int, str] = dict.fromkeys(
+                find_killers(0, num_rows, survives), "kills its worker"
+            )
+            return actor, ray.get(actor.run.remote(stage.key, task, killers))
+        except ray.exceptions.RayActorError as error:
+            return self._replace(actor, stage), Outcome(
+                unit=task.unit, error=f"its worker dies again: {error}"
+            )
+
+
+def _room_for(stage: Stage) -> int:
+    """How many actors of a stage the cluster has room for."""
+    import ray  # noqa: PLC0415
+
+    total = ray.cluster_resources()
+    rooms = [int(total.get("CPU", 0) / stage.num_cpus)] if stage.num_cpus else []
+    rooms += [int(total.get("GPU", 0) / stage.num_gpus)] if stage.num_gpus else []
+    return max(1, min(rooms))
+
+
+def connect(config: Config) -> None:
+    """Join the cluster that is named by the config or by RAY_ADDRESS, or start one on this machine.
+
+    A Ray that is started here listens on loopback only and has no dashboard.
+
+    Raises:
+        InputError: the cluster is on another machine and lacks token authentication or a shared run directory.
+    """
+    address = config.engine.address or os.environ.get("RAY_ADDRESS")
+    if address and not _is_local(address):
+        _check_remote(config.engine, config, address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        # the one switch by which Ray binds to loopback: it must be set before Ray is imported
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    imported_before = "ray" in sys.modules
+    import ray  # noqa: PLC0415
+
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if address:
+        ray.init(address=address, **quiet)
+        return
+    workers = config.engine.workers
+    ray.init(
+        address="local",
+        num_cpus=max(workers or 0, os.cpu_count() or 1),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address=LOOPBACK,
+        **quiet,
+    )
+    if any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
+        ray.shutdown()
+        early = (
+            "; ray was imported before: start it yourself and set engine.address" if imported_before else ""
+        )
+        raise WorkError(f"Ray does not listen on loopback only{early}")
+
+
+def _is_local(address: str) -> bool:
+    host = address.removeprefix("ray://").rpartition(":")[0]
+    return address in ("auto", "local") or host in (LOOPBACK, "localhost", "[::1]")
+
+
+def _check_remote(engine: Engine, config: Config, address: str) -> None:
+    if os.environ.get("RAY_AUTH_MODE") != "token" and not engine.unauthenticated:
+        raise InputError(
+            f"engine.address: {address} is not on this machine and RAY_AUTH_MODE is not 'token': whoever reaches an"
+            " open Ray port runs code there; set RAY_AUTH_MODE=token on all nodes, or engine.unauthenticated=true"
+        )
+    if not config.run_dir.is_absolute():
+        raise InputError(
+            f"run_dir: a cluster needs an absolute path that all nodes see, found {config.run_dir}"
+        )

@@ -1,0 +1,105 @@
+"""One display of progress, by the driver: a live line on a terminal, a plain line now and then elsewhere."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from sonify.engine.commits import Count
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class StageProgress:
+    """Counts one stage's units and rows, and says how fast it goes and how long it will take."""
+
+    def __init__(self, stage: str, units_done: int, units_total: int) -> None:
+        self._stage = stage
+        self._total = units_total
+        self._done = units_done
+        self._to_do = units_total - units_done
+        self._rows = 0
+        self._rejected = 0
+        self._started = time.monotonic()
+        self._said = self._started
+
+    def add(self, rows: Count) -> None:
+        """Count a finished unit."""
+        self._done += 1
+        self._rows += rows.rows_in
+        self._rejected += sum(rows.rejected.values())
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """Units done and in all."""
+        return self._done, self._total
+
+    @property
+    def due(self) -> bool:
+        """Whether a plain line is due; asking resets the clock."""
+        now = time.monotonic()
+        if now - self._said < SECONDS_BETWEEN_LINES:
+            return False
+        self._said = now
+        return True
+
+    def line(self) -> str:
+        """The state in words."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        finished = self._to_do - (self._total - self._done)
+        left = (self._total - self._done) * seconds / finished if finished else 0.0
+        time_left = f", {_spoken(left)} left" if finished and self._done < self._total else ""
+        return (
+            f"{self._stage}: {self._done}/{self._total} units, {self._rows / seconds:,.1f} rows/s,"
+            f" {self._rejected:,} rejected{time_left}"
+        )
+
+
+class Display:
+    """Shows stages one after the other."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def start(self, state: StageProgress) -> None:
+        """Show a new stage."""
+        if self._progress is not None:
+            self._task = self._progress.add_task(state.line(), total=state.units[1], completed=state.units[0])
+
+    def update(self, state: StageProgress) -> None:
+        """Show a stage's new state."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=state.units[0], description=state.line())
+        elif state.due:
+            log.info(state.line())
+
+    def finish(self, state: StageProgress) -> None:
+        """Leave the stage's last state standing."""
+        if self._progress is None:
+            log.info(state.line())
+        self._task = None
+
+
+@contextmanager
+def open_display() -> Iterator[Display]:
+    """A live display where stderr is a terminal, plain log lines elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Display(None)
+        return
+    with Progress(BarColumn(bar_width=20), TextColumn("{task.description}"), console=console) as progress:
+        yield Display(progress)
+
+
+def _spoken(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

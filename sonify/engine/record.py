@@ -1,0 +1,127 @@
+"""RUN/run.json: under which configuration, libraries and models the run was made, and how long its stages took."""
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sonify import layout
+from sonify.config import Config
+from sonify.engine.commits import DamagedRecord, digest_of, open_record, seal_record
+from sonify.engine.files import write_atomically
+from sonify.errors import InputError, WorkError
+from sonify.stages.table import Stage
+
+LIBRARIES = (
+    "sonify",
+    "av",
+    "faiss-cpu",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "pyloudnorm",
+    "ray",
+    "soundfile",
+    "soxr",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """The settings that a stage's commits stand under; `seconds` and `rows` of work since it was last redone."""
+
+    digest: str
+    version: int
+    settings: Mapping[str, Any]
+    seconds: float = 0.0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """The whole file."""
+
+    config: Mapping[str, Any]
+    config_digest: str
+    seed: int
+    versions: Mapping[str, str]
+    stages: Mapping[str, StageRecord] = field(default_factory=dict)
+
+
+def read_record(run_dir: Path) -> RunRecord | None:
+    """Read RUN/run.json; None where there is none yet.
+
+    Raises:
+        WorkError: the file is damaged.
+    """
+    path = run_dir / layout.RUN
+    if not path.exists():
+        return None
+    try:
+        raw = open_record(path.read_bytes())
+    except DamagedRecord as error:
+        raise WorkError(
+            f"{path}: damaged ({error}); `sonify verify {run_dir} --repair` withdraws it"
+        ) from error
+    stages = {key: StageRecord(**stage) for key, stage in raw.pop("stages").items()}
+    return RunRecord(**raw, stages=stages)
+
+
+def require_record(run_dir: Path) -> RunRecord:
+    """Read the record of a run that must exist.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    record = read_record(run_dir)
+    if record is None:
+        raise InputError(
+            f"{run_dir}: not a run: expected {layout.RUN} in it; `sonify run --config FILE` makes one"
+        )
+    return record
+
+
+def write_record(run_dir: Path, record: RunRecord) -> None:
+    """Replace RUN/run.json."""
+    write_atomically(run_dir, layout.RUN, seal_record(dataclasses.asdict(record)))
+
+
+def start_record(config: Config, before: RunRecord | None) -> RunRecord:
+    """The record of a run that begins, or goes on, under this configuration."""
+    plain = config.model_dump(mode="json")
+    return RunRecord(
+        config=plain,
+        config_digest=digest_of(plain),
+        seed=config.seed,
+        versions={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        stages=before.stages if before else {},
+    )
+
+
+def with_stage(record: RunRecord, stage: Stage) -> RunRecord:
+    """Note the settings of a stage that is about to work; its times go on where the settings are the same."""
+    known = record.stages.get(stage.key)
+    if known and known.digest == stage.digest:
+        return record
+    entry = StageRecord(digest=stage.digest, version=stage.version, settings=dict(stage.settings))
+    return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
+
+
+def with_time(record: RunRecord, stage: Stage, seconds: float, rows: int) -> RunRecord:
+    """Add a stage's time and rows, for the rate that `status` shows."""
+    known = record.stages[stage.key]
+    entry = dataclasses.replace(known, seconds=round(known.seconds + seconds, 3), rows=known.rows + rows)
+    return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
+
+
+def describe_difference(stage: Stage, before: StageRecord) -> str:
+    """Name the first setting that differs."""
+    if stage.version != before.version:
+        return f"stage version {before.version} then, {stage.version} now"
+    keys = sorted({*stage.settings, *before.settings})
+    differing = [key for key in keys if stage.settings.get(key) != before.settings.get(key)]
+    key = differing[0]
+    return f"{key} was {before.settings.get(key)!r} then, is {stage.settings.get(key)!r} now"

@@ -1,0 +1,111 @@
+"""Frozen rows to Parquet and back; the schema follows from the dataclass, so that it is written in one place."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = TypeVar("Row")
+
+ROWS_IN_GROUP = 4096
+_PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
+
+
+def schema_of(row_type: type) -> pa.Schema:
+    """The Arrow schema of a frozen row: plain fields, and tuples of plain or frozen rows as lists."""
+    return pa.schema(_fields(row_type))
+
+
+def _fields(row_type: type) -> list[pa.Field]:
+    hints = typing.get_type_hints(row_type)
+    return [
+        pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in dataclasses.fields(row_type)
+    ]
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if isinstance(hint, type) and issubclass(hint, str):
+        return pa.string()
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return pa.struct(_fields(hint))
+    assert typing.get_origin(hint) is tuple, hint
+    return pa.list_(pa.field("element", _arrow_type(typing.get_args(hint)[0]), nullable=False))
+
+
+class TableWriter:
+    """Writes rows to Parquet a row group at a time; the same rows give the same bytes."""
+
+    def __init__(self, file: BinaryIO, row_type: type) -> None:
+        self._schema = schema_of(row_type)
+        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd", write_statistics=True)
+        self._rows: list[dict[str, Any]] = []
+        self.num_rows = 0
+
+    def write(self, row: Any) -> None:
+        """Add one row of the table's type."""
+        self._rows.append(dataclasses.asdict(row))
+        self.num_rows += 1
+        if len(self._rows) == ROWS_IN_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def close(self) -> None:
+        """Write what is left and the footer; the file itself stays open."""
+        self._flush()
+        self._writer.close()
+
+
+def write_rows(file: BinaryIO, row_type: type, rows: Sequence[Any]) -> None:
+    """Write a whole table."""
+    writer = TableWriter(file, row_type)
+    for row in rows:
+        writer.write(row)
+    writer.close()
+
+
+def read_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
+    """Read a table's rows in order, a row group at a time."""
+    build = _builder(row_type)
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_IN_GROUP):
+            for row in batch.to_pylist():
+                yield build(row)
+
+
+def _builder(row_type: type) -> typing.Callable[[dict[str, Any]], Any]:
+    hints = typing.get_type_hints(row_type)
+    nested = {
+        name: _builder(typing.get_args(hint)[0])
+        for name, hint in hints.items()
+        if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(typing.get_args(hint)[0])
+    }
+    enums = {n: h for n, h in hints.items() if isinstance(h, type) and issubclass(h, str) and h is not str}
+
+    def build(values: dict[str, Any]) -> Any:
+        for name, build_nested in nested.items():
+            values[name] = tuple(build_nested(value) for value in values[name])
+        for name, enum in enums.items():
+            values[name] = enum(values[name])
+        return row_type(**values)
+
+    return build
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows in a table, from its footer."""
+    return pq.read_metadata(path).num_rows
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read some columns of a table."""
+    return pq.read_table(path, columns=list(columns))

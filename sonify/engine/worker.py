@@ -1,0 +1,91 @@
+"""Does tasks, wherever it runs: in this process or as a Ray actor. It loads a stage once and keeps it."""
+
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sonify.config import Config
+from sonify.engine.commits import Commit
+from sonify.engine.job import Job, Task, count_rows_in, probe_task, run_task
+from sonify.errors import DiskFull, InputError, TransientError, WorkError
+from sonify.stages.table import stages_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a task ended: with a commit, or with an error that leaves the unit undone."""
+
+    unit: str
+    commit: Commit | None = None
+    error: str = ""
+    disk_full: bool = False
+
+
+class Worker:
+    """One stage at a time, unit after unit."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._load = lru_cache(maxsize=1)(self._load_job)
+
+    def _load_job(self, stage_key: str) -> Job:
+        return next(stage for stage in stages_of(self._config) if stage.key == stage_key).load()
+
+    def load(self, stage_key: str) -> None:
+        """Load a stage now, so that what is wrong with its models or settings shows before any unit."""
+        self._load(stage_key)
+
+    def run(self, stage_key: str, task: Task, crashed: Mapping[int, str]) -> Outcome:
+        """Do one unit. A row that raises is found by halving the unit and rejected; other errors leave it undone."""
+        job = self._load(stage_key)
+        try:
+            return self._attempt(job, task, crashed)
+        except Exception as error:  # noqa: BLE001 - recorded with the unit: a bad unit never stops a run
+            return self._search(job, task, crashed, error)
+
+    def _attempt(self, job: Job, task: Task, crashed: Mapping[int, str]) -> Outcome:
+        try:
+            return Outcome(unit=task.unit, commit=run_task(self._config.run_dir, job, task, crashed))
+        except DiskFull as error:
+            return Outcome(unit=task.unit, error=str(error), disk_full=True)
+        except (InputError, TransientError, WorkError) as error:
+            return Outcome(unit=task.unit, error=str(error))
+
+    def _search(self, job: Job, task: Task, crashed: Mapping[int, str], error: Exception) -> Outcome:
+        found: dict[int, str] = {}
+
+        def survives(start: int, stop: int) -> bool:
+            try:
+                probe_task(job, task.unit, start, stop, crashed)
+            except Exception as row_error:  # noqa: BLE001 - the row is named in the rejects with this
+                if stop - start == 1:
+                    found[start] = f"{type(row_error).__name__}: {row_error}"
+                return False
+            return True
+
+        try:
+            find_killers(0, count_rows_in(job, task.unit), survives)
+            if found:
+                return self._attempt(job, task, {**crashed, **found})
+        except Exception as again:  # noqa: BLE001 - as in `run`
+            error = again
+        return Outcome(unit=task.unit, error="".join(traceback.format_exception(error)))
+
+    def probe(self, stage_key: str, unit: str, start: int, stop: int) -> None:
+        """Process some rows and keep nothing."""
+        probe_task(self._load(stage_key), unit, start, stop, {})
+
+    def count(self, stage_key: str, unit: str) -> int:
+        """How many rows a unit reads."""
+        return count_rows_in(self._load(stage_key), unit)
+
+
+def find_killers(start: int, stop: int, survives: Callable[[int, int], bool]) -> list[int]:
+    """Halve a range of rows until each row that does not survive on its own is found."""
+    if start >= stop or survives(start, stop):
+        return []
+    if stop - start == 1:
+        return [start]
+    middle = (start + stop) // 2
+    return find_killers(start, middle, survives) + find_killers(middle, stop, survives)

@@ -1,0 +1,20 @@
+"""Exclusion lists: keys, file names or sha256 that must not be used, one a line."""
+
+from pathlib import Path
+
+from sonify.errors import InputError
+
+
+def read_exclusions(path: Path | None) -> frozenset[str]:
+    """Read an exclusion list; empty lines and lines that begin with `#` do not count.
+
+    Raises:
+        InputError: the file is not text.
+    """
+    if path is None:
+        return frozenset()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"exclusion list {path}: expected one key or sha256 a line: {error}") from error
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))

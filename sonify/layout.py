@@ -1,0 +1,68 @@
+"""Where everything lies in a run directory: the contract, as paths relative to it."""
+
+RUN = "run.json"
+LOCK = "lock"
+TEMPORARY = "tmp"
+COMMITS = "commits"
+UNITS = "units"
+CLIPS = "pool/clips"
+AUDIO = "pool/audio"
+EMBEDDINGS = "pool/embeddings"
+CONCEPTS = "concepts"
+PAIRS = "pairs"
+RENDERS = "renders"
+SHARDS = "shards"
+REJECTS = "rejects"
+GALLERY = "gallery"
+
+SPLITS = ("train", "validation")
+
+
+def listing(stage: str, unit: str) -> str:
+    """The frozen input of a unit."""
+    return f"{UNITS}/{stage}/{unit}.parquet"
+
+
+def clips(unit: str) -> str:
+    """A pool unit's clips."""
+    return f"{CLIPS}/{unit}.parquet"
+
+
+def audio(unit: str) -> str:
+    """The samples of those clips, row for row."""
+    return f"{AUDIO}/{unit}.npy"
+
+
+def embeddings(encoder: str, unit: str) -> str:
+    """The embeddings of those clips, row for row."""
+    return f"{EMBEDDINGS}/{encoder}/{unit}.npy"
+
+
+def concepts(extractor: str, unit: str) -> str:
+    """What one extractor heard in a unit's images."""
+    return f"{CONCEPTS}/{extractor}/{unit}.parquet"
+
+
+def pairs(unit: str) -> str:
+    """What is heard in a unit's images."""
+    return f"{PAIRS}/{unit}.parquet"
+
+
+def renders(unit: str) -> str:
+    """What rendering did to a unit's scenes."""
+    return f"{RENDERS}/{unit}.parquet"
+
+
+def shard(split: str, unit: str) -> str:
+    """A unit's WebDataset archive."""
+    return f"{SHARDS}/{split}/{unit}.tar"
+
+
+def rejects(stage: str, part: str, unit: str) -> str:
+    """The rows of a unit that left, and why; `part` tells a stage's extractors apart."""
+    return f"{REJECTS}/{stage}/{unit}{'.' + part if part else ''}.parquet"
+
+
+def commit(stage: str, digest: str, unit: str) -> str:
+    """A unit's commit record."""
+    return f"{COMMITS}/{stage}/{digest}/{unit}.json"

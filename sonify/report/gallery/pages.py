@@ -1,0 +1,138 @@
+"""The gallery's data and its page.
+
+A page opened from disk may not fetch, so data is JavaScript that <script> loads: an index of all images for search and
+paging, and a file of details for each PAGE_SIZE images, loaded when one of them is shown.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from sonify.keys import unescape_key
+from sonify.report.gallery.media import Media, Sound
+from sonify.report.gallery.survey import COSINE_STEP, GAIN_STEP_DB, Picture, Scene, Summary
+from sonify.rows import Clip, SourceClip
+
+PAGE_SIZE = 12
+FREQUENT_CONCEPTS = 12
+ASSETS = ("index.html", "gallery.css", "gallery.js")
+
+
+def write_pages(
+    folder: Path, summary: Summary, shown: Sequence[tuple[Picture, Media]], clips: Mapping[str, Clip]
+) -> None:
+    """Write the page, its index and its details; `shown` is in the order of display."""
+    assets = resources.files("sonify.report") / "gallery_assets"
+    for name in ASSETS:
+        (folder / name).write_bytes((assets / name).read_bytes())
+    (folder / "data").mkdir()
+    index = _index(summary, [picture for picture, _ in shown], clips)
+    (folder / "data" / "index.js").write_text(f"window.GALLERY = {_script_json(index)};\n", encoding="ascii")
+    for page, first in enumerate(range(0, len(shown), PAGE_SIZE), start=1):
+        details = [_details(picture, media, clips) for picture, media in shown[first : first + PAGE_SIZE]]
+        script = f"GALLERY.pages[{page}] = {_script_json(details)};\n"
+        (folder / "data" / f"page-{page:04d}.js").write_text(script, encoding="ascii")
+
+
+def _script_json(value: Any) -> str:
+    """Return ASCII JSON that is safe inside a script: it cannot end the element, open a comment or break a line."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _index(summary: Summary, pictures: Sequence[Picture], clips: Mapping[str, Clip]) -> dict[str, Any]:
+    return {
+        "run": summary.run,
+        "images": summary.images,
+        "scenes": summary.scenes,
+        "clips": summary.clips.count(),
+        "limited_scenes": summary.limited_scenes,
+        "histograms": [
+            _histogram("Cosine of the clips", summary.cosines, COSINE_STEP, ""),
+            _histogram("Gain of the clips", summary.gains_db, GAIN_STEP_DB, "dB"),
+            _histogram("Concepts in a scene", summary.concepts_in_scene, 1, ""),
+        ],
+        "concepts": _frequent_concepts(pictures),
+        "page_size": PAGE_SIZE,
+        "entries": [[p.key, p.split, _weakest_cosine(p), _search_text(p, clips)] for p in pictures],
+        "pages": {},
+    }
+
+
+def _histogram(title: str, bins: Counter[int], step: float, unit: str) -> dict[str, Any]:
+    first, last = min(bins, default=0), max(bins, default=0)
+    counts = [bins[position] for position in range(first, last + 1)]
+    return {"title": title, "first": first, "step": step, "unit": unit, "counts": counts}
+
+
+def _frequent_concepts(pictures: Sequence[Picture]) -> list[str]:
+    """The concepts heard in the most images."""
+    heard = ({source.concept for scene in picture.scenes for source in scene.pair.sources} for picture in pictures)
+    images = Counter(chain.from_iterable(heard))
+    return sorted(images, key=lambda concept: (-images[concept], concept))[:FREQUENT_CONCEPTS]
+
+
+def _weakest_cosine(picture: Picture) -> float:
+    return round(min((s.cosine for scene in picture.scenes for s in scene.pair.sources), default=0.0), 4)
+
+
+def _search_text(picture: Picture, clips: Mapping[str, Clip]) -> str:
+    """Everything that the search looks at, each text once."""
+    texts = [picture.key, unescape_key(picture.key)]
+    for scene in picture.scenes:
+        texts.append(scene.pair.caption)
+        for source in scene.pair.sources:
+            clip = clips[source.clip]
+            texts += [source.concept, source.description, clip.text, clip.licence]
+    return "\n".join(dict.fromkeys(filter(None, texts)))
+
+
+def _details(picture: Picture, media: Media, clips: Mapping[str, Clip]) -> dict[str, Any]:
+    scenes = zip(picture.scenes, media.sounds, strict=True)
+    return {
+        "key": picture.key,
+        "path": unescape_key(picture.key),
+        "split": picture.split,
+        "caption": picture.scenes[0].pair.caption,
+        "preview": media.preview,
+        "width": media.width,
+        "height": media.height,
+        "scenes": [_scene(scene, sound, clips) for scene, sound in scenes],
+    }
+
+
+def _scene(scene: Scene, sound: Sound, clips: Mapping[str, Clip]) -> dict[str, Any]:
+    return {
+        "scene": scene.pair.scene,
+        "caption": scene.pair.caption,
+        "mix_gain_db": round(scene.render.mix_gain_db, 3),
+        "peak_dbfs": round(scene.render.peak_dbfs, 3),
+        "audio": sound.audio,
+        "spectrogram": sound.spectrogram,
+        "duration_sec": round(sound.duration_sec, 3),
+        "sample_rate_hz": sound.sample_rate_hz,
+        "sources": [_source(source, clips[source.clip]) for source in scene.pair.sources],
+    }
+
+
+def _source(source: SourceClip, clip: Clip) -> dict[str, Any]:
+    return {
+        "concept": source.concept,
+        "description": source.description,
+        "cosine": round(source.cosine, 4),
+        "score": round(source.score, 4),
+        "threshold": round(source.threshold, 4),
+        "num_candidates": source.num_candidates,
+        "target_lufs": round(source.target_lufs, 3),
+        "gain_db": round(source.gain_db, 3),
+        "clip": clip.clip,
+        "text": clip.text,
+        "corpus": clip.corpus,
+        "loudness_lufs": round(clip.loudness_lufs, 3),
+        "licence": clip.licence,
+        "attribution": clip.attribution,
+    }

@@ -1,0 +1,87 @@
+"""The pool as pairing sees it: for each split the clips, their embeddings in memory, and an exact search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sonify import layout
+from sonify.config import Config, Retrieval
+from sonify.engine.tables import read_columns
+from sonify.retrieval.candidates import Candidates, choose_candidates, list_length
+from sonify.retrieval.encoders import Encoder, bank_mean, load_encoder
+from sonify.retrieval.index import ClipIndex, Ranking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolClips:
+    """N clips: what the draw needs to know of them."""
+
+    clips: Sequence[str]
+    recordings: np.ndarray  # (N,) int64 codes
+    loudness_lufs: np.ndarray  # (N,) float64
+    embeddings: np.ndarray  # (N, D) float32
+
+
+class SplitPool:
+    """Ranks texts against the clips of one split and says which clips may stand for a text."""
+
+    def __init__(self, clips: PoolClips, encoder: Encoder, retrieval: Retrieval, threads: int) -> None:
+        self.clips = clips
+        self._encoder = encoder
+        self._retrieval = retrieval
+        self._index = ClipIndex(clips.embeddings, threads)
+        self._length = list_length(retrieval.top_k, len(clips.clips))
+        # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
+        self._bank = (
+            bank_mean(encoder) if retrieval.hubness == "querybank" else np.zeros(encoder.dimension, "f4")
+        )
+        self._hubness = (clips.embeddings @ self._bank).astype(np.float64)
+
+    def rank(self, texts: Sequence[str]) -> dict[str, Ranking]:
+        """Encode and search distinct texts, in one batch."""
+        if not texts:
+            return {}
+        queries = np.ascontiguousarray(self._encoder(texts) - self._bank, dtype=np.float32)
+        return dict(zip(texts, self._index.rank(queries, self._length), strict=True))
+
+    def candidates(self, ranking: Ranking, u: float) -> Candidates:
+        """The clips that may be drawn; `u` in [0, 1) seats equal clips where the ranking ends among them."""
+        clips, similarities = self._index.top_clips(ranking, self._length, u)
+        return choose_candidates(clips, similarities, self.clips.recordings[clips], self._retrieval)
+
+    def cosine(self, candidates: Candidates, position: int) -> float:
+        """The cosine of a candidate, whatever hubness took off it."""
+        return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
+
+
+def load_pool(config: Config, threads: int) -> dict[str, SplitPool]:
+    """Load the whole pool, split by split; a split without clips is absent."""
+    encoder = load_encoder(config.retrieval.encoder)
+    parts = read_pool(config.run_dir, config.retrieval.encoder.kind)
+    return {split: SplitPool(part, encoder, config.retrieval, threads) for split, part in parts.items()}
+
+
+def read_pool(run_dir: Path, encoder: str) -> dict[str, PoolClips]:
+    """Read clips and embeddings of every pool unit, split by split."""
+    tables = sorted((run_dir / layout.CLIPS).glob("*.parquet"))
+    columns = ("clip", "recording", "loudness_lufs", "split")
+    table = pa.concat_tables(read_columns(path, columns) for path in tables)
+    embeddings = np.concatenate([np.load(run_dir / layout.embeddings(encoder, path.stem)) for path in tables])
+    recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    clips = np.array(table["clip"].to_pylist(), dtype=object)
+    loudness_lufs = table["loudness_lufs"].to_numpy()
+    split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
+    parts = {split: np.flatnonzero(split_of_clip == split) for split in layout.SPLITS}
+    return {
+        split: PoolClips(
+            clips=clips[part].tolist(),
+            recordings=recordings[part],
+            loudness_lufs=loudness_lufs[part],
+            embeddings=embeddings[part],
+        )
+        for split, part in parts.items()
+        if len(part)
+    }

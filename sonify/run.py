@@ -1,0 +1,275 @@
+"""Doing the work: what `sonify run` and the commands for single stages call, and what a notebook calls."""
+
+import fcntl
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from sonify import layout
+from sonify.config import Config
+from sonify.engine.commits import Count, total
+from sonify.engine.files import clear_temporary
+from sonify.engine.job import Task
+from sonify.engine.local import LocalExecutor
+from sonify.engine.on_ray import RayExecutor
+from sonify.engine.plan import Plan, check_settings, plan_stage, withdraw_stage
+from sonify.engine.progress import Display, StageProgress, open_display
+from sonify.engine.record import RunRecord, read_record, start_record, with_stage, with_time, write_record
+from sonify.engine.units import freeze_images, freeze_sounds
+from sonify.engine.worker import Outcome
+from sonify.errors import DiskFull, InputError, WorkError
+from sonify.rows import NOT_FAULTS, Reason
+from sonify.sources.images import list_images
+from sonify.sources.sounds import list_sounds
+from sonify.stages.table import Stage, stages_of
+
+log = logging.getLogger(__name__)
+
+# Fewer rows than this say nothing about a share of faults.
+ROWS_BEFORE_FAULT_LIMIT = 1000
+HINT_NO_CAPTIONS = (
+    "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table with"
+    " concepts.extractors.0.file"
+)
+
+
+class Executor(Protocol):
+    """Does a stage's tasks somewhere."""
+
+    def __call__(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield outcomes as tasks end."""
+        ...
+
+    def close(self) -> None:
+        """Stop what was started."""
+        ...
+
+
+def run(config: Config, stages: Collection[str] | None = None, redo: str | None = None) -> dict[str, Count]:
+    """Do what is to do of a run; what is done is skipped, so the same call resumes.
+
+    Args:
+        config: the run.
+        stages: names of stages to do, all where None. Stages upstream of them must be done.
+        redo: a stage to replace, with all that depends on it.
+
+    Returns:
+        Rows in, out and rejected of each stage that was looked at.
+
+    Raises:
+        InputError: the input or the configuration is wrong, or the run was made under another one.
+        WorkError: units were given up, faults passed the limit, the disk is full, or something is damaged.
+    """
+    chosen = [stage for stage in stages_of(config) if stages is None or stage.name in stages]
+    with open_run(config.run_dir), _executor(config) as executor, open_display() as display:
+        record = start_record(config, read_record(config.run_dir))
+        if redo is not None:
+            record = _withdraw_from(config, redo, record)
+        for stage in chosen:
+            check_settings(config.run_dir, stage, record)
+        _freeze(config, chosen)
+        work = _Work(config, record, executor, display)
+        return work.do(chosen)
+
+
+@contextmanager
+def open_run(run_dir: Path) -> Iterator[None]:
+    """Hold a run directory: one command at a time works in it, and what a killed one left is cleared.
+
+    Raises:
+        InputError: the directory cannot be made, or another command works in it.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / layout.LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"run_dir: {run_dir} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"run_dir: another command is at work in {run_dir}; wait for it to end"
+            ) from error
+        clear_temporary(run_dir)
+        yield
+
+
+def plan_run(config: Config) -> list[Plan]:
+    """What is done and what is to do, without doing or writing anything; units that are not listed yet do not count."""
+    record = read_record(config.run_dir)
+    plans: dict[str, Plan] = {}
+    for stage in stages_of(config):
+        check_settings(config.run_dir, stage, record)
+        try:
+            plans[stage.key] = plan_stage(config.run_dir, stage, plans)
+        except WorkError:
+            break  # it waits for a whole stage upstream
+    return list(plans.values())
+
+
+def preview_input(config: Config) -> Iterator[str]:
+    """Say what the input holds, without writing anything.
+
+    Raises:
+        InputError: there is no input.
+    """
+    recordings = sum(1 for _ in list_sounds(config.audio))
+    yield f"recordings: {recordings:,}"
+    units = images = 0
+    for unit in list_images(config.images, config.seed):
+        units += 1
+        images += len(unit)
+    what = "images" if config.images.kind == "folder" else "archives"
+    yield f"{what}: {images:,} in {units:,} units"
+
+
+@contextmanager
+def _executor(config: Config) -> Iterator[Callable[[], Executor]]:
+    """Start the executor when it is first asked for: a finished run needs none."""
+    started: list[Executor] = []
+
+    def get() -> Executor:
+        if not started:
+            started.append(RayExecutor(config) if config.engine.kind == "ray" else LocalExecutor(config))
+        return started[0]
+
+    try:
+        yield get
+    finally:
+        for executor in started:
+            executor.close()
+
+
+def _freeze(config: Config, chosen: Sequence[Stage]) -> None:
+    names = {stage.name for stage in chosen}
+    if "pool" in names:
+        freeze_sounds(config)
+    if "concepts" in names:
+        freeze_images(config)
+
+
+def _withdraw_from(config: Config, name: str, record: RunRecord) -> RunRecord:
+    """Remove a stage and all that depends on it, the furthest first."""
+    stages = stages_of(config)
+    if name not in {stage.name for stage in stages}:
+        known = ", ".join(dict.fromkeys(stage.name for stage in stages))
+        raise InputError(f"--redo {name}: expected one of {known}")
+    replaced: set[str] = set()
+    for stage in stages:
+        if stage.name == name or replaced & {*stage.upstream, *stage.upstream_whole}:
+            replaced.add(stage.key)
+    names = [stage.name for stage in stages if stage.key in replaced]
+    for gone in dict.fromkeys(reversed(names)):
+        withdraw_stage(config.run_dir, gone)
+    kept = {key: entry for key, entry in record.stages.items() if key.partition("/")[0] not in names}
+    return replace(record, stages=kept)
+
+
+class _Work:
+    """One call of `run`: the plans so far, the record, and what was given up."""
+
+    def __init__(
+        self, config: Config, record: RunRecord, executor: Callable[[], Executor], display: Display
+    ) -> None:
+        self._config = config
+        self._run_dir = config.run_dir
+        self._record = record
+        self._executor = executor
+        self._display = display
+        self._given_up: list[str] = []
+
+    def do(self, chosen: Sequence[Stage]) -> dict[str, Count]:
+        """Do the chosen stages in order; the plans of the others are read off the disk."""
+        plans: dict[str, Plan] = {}
+        keys = [stage.key for stage in chosen]
+        for stage in stages_of(self._config):
+            plans[stage.key] = plan_stage(self._run_dir, stage, plans)
+            if stage.key in keys:
+                self._do_stage(plans[stage.key])
+                plans[stage.key] = plan_stage(self._run_dir, stage, plans)
+            if stage.key == keys[-1]:
+                break
+        if self._given_up:
+            raise WorkError(
+                f"{len(self._given_up)} units were given up and stay undone ({self._given_up[0]}); the reasons are"
+                " above, and the same command tries them again"
+            )
+        counts = {
+            key: total(stored.commit.rows for stored in plan.done.values()) for key, plan in plans.items()
+        }
+        return {stage.key: counts[stage.key] for stage in chosen}
+
+    def _do_stage(self, plan: Plan) -> None:
+        stage = plan.stage
+        self._record = with_stage(self._record, stage)
+        write_record(self._run_dir, self._record)
+        if plan.tasks:
+            stage.check()
+            self._do_tasks(plan)
+
+    def _do_tasks(self, plan: Plan) -> None:
+        tally = before = total(stored.commit.rows for stored in plan.done.values())
+        units = len(plan.done) + len(plan.tasks) + len(plan.waiting)
+        progress = StageProgress(plan.stage.key, len(plan.done), units)
+        self._display.start(progress)
+        started = time.monotonic()
+        try:
+            for outcome in self._executor()(plan.stage, plan.tasks):
+                if outcome.commit is None:
+                    self._give_up(plan.stage, outcome)
+                    continue
+                tally = total([tally, outcome.commit.rows])
+                progress.add(outcome.commit.rows)
+                self._display.update(progress)
+                check_faults(plan.stage, tally, self._config.engine.max_fault_ratio)
+        finally:
+            rows = tally.rows_in - before.rows_in
+            self._record = with_time(self._record, plan.stage, time.monotonic() - started, rows)
+            write_record(self._run_dir, self._record)
+        self._display.finish(progress)
+        check_any_concept(plan.stage, tally)
+        if plan.stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
+            log.warning("%s: %s images have no caption: %s", plan.stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
+
+    def _give_up(self, stage: Stage, outcome: Outcome) -> None:
+        if outcome.disk_full:
+            raise DiskFull(outcome.error)
+        log.error("%s unit %s given up: %s", stage.key, outcome.unit, outcome.error)
+        self._given_up.append(f"{stage.key} {outcome.unit}")
+
+
+def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
+    """Stop a stage that mostly breaks.
+
+    Raises:
+        WorkError: after 1,000 rows, the share of faults is above the limit, or no row at all has a concept.
+    """
+    if rows.rows_in < ROWS_BEFORE_FAULT_LIMIT:
+        return
+    faults = {reason: n for reason, n in rows.rejected.items() if Reason(reason) not in NOT_FAULTS}
+    share = sum(faults.values()) / rows.rows_in
+    if share > max_fault_ratio:
+        worst = max(faults, key=lambda reason: faults[reason])
+        raise WorkError(
+            f"{stage.key}: {share:.1%} of {rows.rows_in:,} rows are faults (most: {worst}), above"
+            f" engine.max_fault_ratio = {max_fault_ratio:.1%}; look at rejects/{stage.name}, mend the cause and"
+            f" `--redo {stage.name}`, or raise the limit"
+        )
+    check_any_concept(stage, rows)
+
+
+def check_any_concept(stage: Stage, rows: Count) -> None:
+    """Stop where an extractor hears nothing in any image: a broken model must not burn the budget.
+
+    Raises:
+        WorkError: rows came in and none has a concept.
+    """
+    if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
+        hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
+        raise WorkError(f"{stage.key}: no image has a sounding concept ({reasons}); {hint}")

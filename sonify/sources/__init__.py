@@ -1,0 +1,1 @@
+"""Where images and sounds come from: one module for each, one function for each kind."""

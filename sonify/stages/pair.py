@@ -1,0 +1,262 @@
+"""Concepts to pairs: for each concept of each scene one recording is drawn, and how loud it is to be.
+
+Every rule of the draw is in `sonify.retrieval.candidates`; this module brings concepts and pool together.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sonify import layout
+from sonify.captions.sounds import find_discard_words
+from sonify.config import Config
+from sonify.engine.files import Transaction
+from sonify.engine.job import Job
+from sonify.engine.tables import TableWriter, read_columns, read_rows
+from sonify.errors import InputError
+from sonify.exclusion import read_exclusions
+from sonify.keys import split_of, uniform
+from sonify.mixing import gain_to_target_db
+from sonify.retrieval.candidates import draw_position
+from sonify.retrieval.encoders import query_text
+from sonify.retrieval.index import Ranking
+from sonify.retrieval.pool import SplitPool, load_pool
+from sonify.rows import Concept, ImageConcepts, Pair, Reason, Rejected, SourceClip
+
+# Part of the stage's identity: search scores differ in the last bits between thread counts (measured).
+THREADS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageScenes:
+    """What each extractor heard in one image; an extractor that heard nothing is absent."""
+
+    key: str
+    by_extractor: Mapping[str, ImageConcepts]
+
+
+@dataclass(frozen=True, slots=True)
+class PairedImage:
+    """All the scenes of one image."""
+
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A scene to be drawn: `heard` is None where its extractor heard nothing."""
+
+    name: str
+    heard: ImageConcepts | None
+
+
+def load(config: Config) -> Job:
+    """The pairing stage. Accounting counts (image, scene)."""
+    return Job(
+        read=lambda unit: read_scenes(config, unit),
+        process=PairStage(config, load_pool(config, THREADS)),
+        open_sink=lambda unit, transaction, _rejects: PairSink(transaction, unit),
+        batch_rows=512,
+        scenes=config.scenes,
+    )
+
+
+def check_splits(config: Config) -> None:
+    """Make sure that every image has recordings of its own split to draw from.
+
+    Raises:
+        InputError: a split has images but no recordings.
+    """
+    tables = (config.run_dir / layout.CLIPS).glob("*.parquet")
+    present = {
+        split for table in tables for split in read_columns(table, ["split"])["split"].unique().to_pylist()
+    }
+    if not present:
+        raise InputError("audio.sources: no recording gave a clip, so there is nothing to draw from")
+    if present == set(layout.SPLITS):
+        return
+    for table in sorted((config.run_dir / layout.CONCEPTS).glob("*/*.parquet")):
+        for key in read_columns(table, ["image"])["image"].to_pylist():
+            split = split_of(config.seed, "image", key, config.images.validation)
+            if split not in present:
+                raise InputError(
+                    f"images.validation, audio.validation: there are {split} images but no {split} recordings to draw"
+                    " from (the split is drawn by hash, and this pool is small): raise audio.validation, or set both"
+                    " to 0"
+                )
+
+
+def read_scenes(config: Config, unit: str) -> Iterator[ImageScenes]:
+    """Merge the extractors' tables of a unit, all sorted by key, into one row an image."""
+    tables = {
+        extractor.name: read_rows(config.run_dir / layout.concepts(extractor.name, unit), ImageConcepts)
+        for extractor in config.concepts.extractors
+    }
+    heads = {name: head for name, rows in tables.items() if (head := next(rows, None))}
+    while heads:
+        key = min(head.image for head in heads.values())
+        heard = {name: head for name, head in heads.items() if head.image == key}
+        yield ImageScenes(key=key, by_extractor=heard)
+        for name in heard:
+            following = next(tables[name], None)
+            if following is None:
+                del heads[name]
+            else:
+                heads[name] = following
+
+
+def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
+    """The scenes of an image under their names; with `render.scenes: any` missing ones are further draws of others."""
+    draws = config.retrieval.draws
+    heard = [image.by_extractor.get(e.name) for e in config.concepts.extractors for _ in range(draws)]
+    if config.render.scenes == "any":
+        present = [concepts for concepts in heard if concepts]
+        heard = (present * len(heard))[: len(heard)]
+    return tuple(
+        Scene(name=name, heard=concepts) for name, concepts in zip(config.scenes, heard, strict=True)
+    )
+
+
+class PairStage:
+    """Draws recordings for concepts, from the pool of the image's own split."""
+
+    def __init__(self, config: Config, pool: Mapping[str, SplitPool]) -> None:
+        self._config = config
+        self._pool = pool
+        self._excluded = read_exclusions(config.images.exclude)
+
+    def __call__(self, rows: Sequence[ImageScenes]) -> list[PairedImage | Rejected]:
+        planned = [self._refuse(row) or scenes_of(self._config, row) for row in rows]
+        splits = [
+            split_of(self._config.seed, "image", row.key, self._config.images.validation) for row in rows
+        ]
+        rankings = {
+            split: self._rank(split, (p for p, s in zip(planned, splits, strict=True) if s == split))
+            for split in self._pool
+        }
+        return [
+            plan if isinstance(plan, Rejected) else self._pair_image(row.key, split, plan, rankings[split])
+            for row, plan, split in zip(rows, planned, splits, strict=True)
+        ]
+
+    def _refuse(self, row: ImageScenes) -> Rejected | None:
+        """Images that are excluded, or whose caption, in any extractor's words, holds a discard word."""
+        settings = self._config.concepts
+        for heard in row.by_extractor.values():
+            if self._excluded & {heard.image, heard.image_uri, heard.image_sha256}:
+                return Rejected(key=row.key, reason=Reason.EXCLUDED)
+            if words := find_discard_words(heard.caption, settings.discard_words, settings.discard_match):
+                return Rejected(key=row.key, reason=Reason.DISCARDED, detail=words[0])
+        return None
+
+    def _rank(self, split: str, plans: Iterable[tuple[Scene, ...] | Rejected]) -> dict[str, Ranking]:
+        """Search a split once for the batch's distinct texts."""
+        texts = {
+            query_text(concept, self._config.retrieval.query)
+            for plan in plans
+            if not isinstance(plan, Rejected)
+            for scene in plan
+            if scene.heard
+            for concept in scene.heard.concepts
+        }
+        return self._pool[split].rank(sorted(texts))
+
+    def _pair_image(
+        self, key: str, split: str, scenes: tuple[Scene, ...], rankings: Mapping[str, Ranking]
+    ) -> PairedImage | Rejected:
+        pairs: list[Pair] = []
+        for scene in scenes:
+            if scene.heard is None:
+                return Rejected(key=key, reason=Reason.MISSING_SCENE, scene=scene.name)
+            sources = self._draw_sources(split, scene.name, scene.heard, rankings)
+            if not sources:
+                named = ", ".join(concept.concept for concept in scene.heard.concepts)
+                return Rejected(key=key, reason=Reason.NO_MATCH, scene=scene.name, detail=named)
+            pairs.append(make_pair(split, scene.name, scene.heard, sources))
+        return PairedImage(tuple(pairs))
+
+    def _draw_sources(
+        self, split: str, scene: str, heard: ImageConcepts, rankings: Mapping[str, Ranking]
+    ) -> tuple[SourceClip, ...]:
+        """One clip for each concept that has one; no recording is heard twice."""
+        used: set[int] = set()
+        sources: list[SourceClip] = []
+        for concept in heard.concepts:
+            ranking = rankings[query_text(concept, self._config.retrieval.query)]
+            drawn = draw_source(self._pool[split], ranking, used, concept, self._config, (heard.image, scene))
+            if drawn is not None:
+                sources.append(drawn)
+        return tuple(sources)
+
+
+def draw_source(
+    pool: SplitPool,
+    ranking: Ranking,
+    used: set[int],
+    concept: Concept,
+    config: Config,
+    purpose: tuple[str, str],
+) -> SourceClip | None:
+    """Draw one concept's clip and its loudness, or None where nothing matches.
+
+    Args:
+        pool: the split.
+        ranking: of the concept's text.
+        used: recordings that the scene has already; the drawn one is added.
+        concept: what is to be heard.
+        config: `retrieval`, `mix` and `seed`.
+        purpose: image and scene, for the seed.
+    """
+    key = (config.seed, *purpose, concept.concept)
+    candidates = pool.candidates(ranking, uniform("seat", *key))
+    if pool.cosine(candidates, 0) < config.retrieval.min_cosine:
+        return None
+    free = [n for n, clip in enumerate(candidates.clips) if int(pool.clips.recordings[clip]) not in used]
+    if not free:
+        return None
+    chosen = free[draw_position(candidates.scores[free], config.retrieval, uniform("draw", *key))]
+    clip = int(candidates.clips[chosen])
+    used.add(int(pool.clips.recordings[clip]))
+    low, high = config.mix.lufs
+    target_lufs = round(low + (high - low) * uniform("loudness", *key), 4)
+    return SourceClip(
+        concept=concept.concept,
+        description=query_text(concept, "description"),
+        clip=pool.clips.clips[clip],
+        cosine=round(pool.cosine(candidates, chosen), 6),
+        score=round(float(candidates.scores[chosen]), 6),
+        threshold=round(candidates.threshold, 6),
+        num_candidates=len(candidates.clips),
+        target_lufs=target_lufs,
+        gain_db=gain_to_target_db(float(pool.clips.loudness_lufs[clip]), target_lufs, config.mix.max_gain_db),
+    )
+
+
+def make_pair(split: str, scene: str, heard: ImageConcepts, sources: tuple[SourceClip, ...]) -> Pair:
+    """A row of `pairs/`."""
+    return Pair(
+        image=heard.image,
+        image_uri=heard.image_uri,
+        image_sha256=heard.image_sha256,
+        width=heard.width,
+        height=heard.height,
+        split=split,
+        scene=scene,
+        caption=heard.caption,
+        sources=sources,
+    )
+
+
+class PairSink:
+    """Writes the pairs of a unit."""
+
+    def __init__(self, transaction: Transaction, unit: str) -> None:
+        self._table = TableWriter(transaction.create(layout.pairs(unit)), Pair)
+
+    def write(self, row: PairedImage) -> None:
+        """Add all scenes of one image."""
+        for pair in row.pairs:
+            self._table.write(pair)
+
+    def close(self) -> None:
+        """Finish the table."""
+        self._table.close()

@@ -1,0 +1,157 @@
+"""Recordings to clips: standardised samples, loudness measured once, metadata.
+
+The samples of a unit lie in one `.npy` of (clips, samples) int16, so that one clip is one read at a known offset.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from sonify import layout
+from sonify.config import Config
+from sonify.engine.commits import Count
+from sonify.engine.files import Transaction
+from sonify.engine.job import Job, RejectTable
+from sonify.engine.tables import TableWriter, read_rows
+from sonify.exclusion import read_exclusions
+from sonify.keys import split_of
+from sonify.media.audio import UnreadableSound
+from sonify.media.clips import CutClip, cut_recording
+from sonify.media.loudness import measure_loudness, peak_dbfs
+from sonify.mixing import pcm_sha256
+from sonify.rows import Clip, Reason, Rejected, SoundRef
+from sonify.sources.sounds import sound_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A recording's clips with their samples, and those of its clips that left."""
+
+    clips: tuple[tuple[Clip, np.ndarray], ...]
+    rejected: tuple[Rejected, ...]
+
+
+def load(config: Config) -> Job:
+    """The pool stage: sound files to clips. Accounting counts files, and clips beside them."""
+    return Job(
+        read=lambda unit: read_rows(config.run_dir / layout.listing("pool", unit), SoundRef),
+        process=PoolStage(config),
+        open_sink=lambda unit, transaction, rejects: PoolSink(config, unit, transaction, rejects),
+        batch_rows=1,  # one long recording is 80 clips already
+    )
+
+
+class PoolStage:
+    """Cuts recordings into clips and measures them."""
+
+    def __init__(self, config: Config) -> None:
+        self._audio = config.audio
+        self._seed = config.seed
+        self._excluded = read_exclusions(config.audio.exclude)
+
+    def __call__(self, rows: Sequence[SoundRef]) -> list[Recording | Rejected]:
+        return [self._cut(row) for row in rows]
+
+    def _cut(self, ref: SoundRef) -> Recording | Rejected:
+        if self._excluded & {ref.file, ref.key, ref.recording, Path(ref.file).stem}:
+            return Rejected(key=ref.key, reason=Reason.EXCLUDED)
+        path = sound_path(self._audio.sources, ref)
+        try:
+            results = [self._describe(ref, cut) for cut in self._cuts(path)]
+        except UnreadableSound as error:
+            return Rejected(key=ref.key, reason=error.reason, detail=error.detail)
+        rejected = tuple(result for result in results if isinstance(result, Rejected))
+        clips = tuple(result for result in results if not isinstance(result, Rejected))
+        if not clips:
+            return Rejected(key=ref.key, reason=rejected[0].reason, detail=rejected[0].detail)
+        return Recording(clips=clips, rejected=rejected)
+
+    def _cuts(self, path: Path) -> Iterator[CutClip]:
+        return cut_recording(path, self._audio.sample_rate, self._audio.clip_seconds)
+
+    def _describe(self, ref: SoundRef, cut: CutClip) -> tuple[Clip, np.ndarray] | Rejected:
+        key = f"{ref.key}#{cut.index}"
+        loudness_lufs = measure_loudness(cut.samples, self._audio.sample_rate)
+        if not np.isfinite(loudness_lufs):
+            return Rejected(
+                key=key, reason=Reason.SILENT, detail="no block above the absolute gate of -70 LUFS"
+            )
+        sha256 = pcm_sha256(cut.samples)
+        if sha256 in self._excluded:
+            return Rejected(key=key, reason=Reason.EXCLUDED, detail="by sha256")
+        clip = Clip(
+            clip=key,
+            recording=ref.recording,
+            corpus=ref.corpus,
+            file=ref.file,
+            start_sec=cut.start_sec,
+            duration_sec=cut.duration_sec,
+            loudness_lufs=loudness_lufs,
+            peak_dbfs=peak_dbfs(cut.samples),
+            text=ref.text,
+            licence=ref.licence,
+            attribution=ref.attribution,
+            split=split_of(self._seed, "recording", ref.recording, self._audio.validation),
+            sha256=sha256,
+        )
+        return clip, cut.samples
+
+
+class PoolSink:
+    """Writes the clips of a unit: their table, and their samples."""
+
+    def __init__(self, config: Config, unit: str, transaction: Transaction, rejects: RejectTable) -> None:
+        self._table = TableWriter(transaction.create(layout.clips(unit)), Clip)
+        samples = round(config.audio.clip_seconds * config.audio.sample_rate)
+        self._audio = RowsFile(transaction.create(layout.audio(unit)), np.dtype("<i2"), samples)
+        self._rejects = rejects
+        self._rejected: Counter[str] = Counter()
+
+    def write(self, row: Recording) -> None:
+        """Add a recording's clips."""
+        for clip, samples in row.clips:
+            self._table.write(clip)
+            self._audio.write(samples)
+        for rejected in row.rejected:
+            self._rejects.write(rejected)
+            self._rejected[rejected.reason] += 1
+
+    def close(self) -> Count:
+        """Finish both files and count the clips of the recordings that stayed."""
+        self._table.close()
+        self._audio.close()
+        rows_out = self._table.num_rows
+        rejected = dict(sorted(self._rejected.items()))
+        return Count(rows_in=rows_out + sum(rejected.values()), rows_out=rows_out, rejected=rejected)
+
+
+class RowsFile:
+    """An `.npy` file of equally long rows, written row by row: its header is corrected at the end."""
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype, columns: int) -> None:
+        self._file = file
+        self._dtype = dtype
+        self._columns = columns
+        self._num_rows = 0
+        self._write_header()
+
+    def write(self, row: np.ndarray) -> None:
+        """Append one row."""
+        assert row.shape == (self._columns,), row.shape
+        self._file.write(row.astype(self._dtype, copy=False).tobytes())
+        self._num_rows += 1
+
+    def close(self) -> None:
+        """Put the number of rows into the header."""
+        self._file.seek(0)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        # numpy pads the header so that a longer number of rows still fits: its length does not change
+        shape = (self._num_rows, self._columns)
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)

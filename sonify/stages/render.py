@@ -1,0 +1,195 @@
+"""Pairs to WebDataset shards: a pure function of (pairs, images, pool)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from sonify import layout
+from sonify.config import Config
+from sonify.engine.commits import canonical_json
+from sonify.engine.files import Transaction
+from sonify.engine.job import Job
+from sonify.engine.tables import TableWriter, read_columns, read_rows
+from sonify.engine.tars import TarWriter
+from sonify.errors import WorkError
+from sonify.media.audio import encode_flac
+from sonify.media.pixels import UnreadableImage, to_jpeg
+from sonify.mixing import mix_clips, pcm_sha256
+from sonify.rows import ImageRef, Pair, Reason, Rejected, Render, SourceImage
+from sonify.sources.images import read_images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedSource:
+    """An image as it was found, with its scenes."""
+
+    key: str
+    image: SourceImage
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A finished sample: member names and bytes, sorted, and what rendering did."""
+
+    split: str
+    members: tuple[tuple[str, bytes], ...]
+    renders: tuple[Render, ...]
+
+
+def load(config: Config) -> Job:
+    """The rendering stage. Accounting counts (image, scene)."""
+    return Job(
+        read=lambda unit: read_paired_sources(config, unit),
+        process=RenderStage(config, ClipStore(config.run_dir)),
+        open_sink=lambda unit, transaction, _rejects: ShardSink(transaction, unit),
+        batch_rows=16,
+        scenes=config.scenes,
+    )
+
+
+def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Rejected]:
+    """Bring a unit's pairs and its images together; both are in the order of keys."""
+    refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
+    rows = read_rows(config.run_dir / layout.pairs(unit), Pair)
+    wanted = {key: tuple(pairs) for key, pairs in groupby(rows, key=lambda pair: pair.image)}
+    if config.images.kind == "folder":
+        uris = {pairs[0].image_uri for pairs in wanted.values()}
+        refs = [ref for ref in refs if ref.uri in uris]
+    for image in read_images(config.images, refs, config.seed):
+        if image.key not in wanted:
+            continue  # rejected earlier; an archive's reader passes it by again
+        pairs = wanted.pop(image.key)
+        yield image if isinstance(image, Rejected) else PairedSource(key=image.key, image=image, pairs=pairs)
+    for key in sorted(wanted):
+        yield Rejected(key=key, reason=Reason.CHANGED, detail="the image is gone")
+
+
+class ClipStore:
+    """Reads one clip's samples at a time, through memory-mapped files."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._units = sorted(path.stem for path in (run_dir / layout.CLIPS).glob("*.parquet"))
+        self._place = {
+            clip: (number, row)
+            for number, unit in enumerate(self._units)
+            for row, clip in enumerate(
+                read_columns(run_dir / layout.clips(unit), ["clip"])["clip"].to_pylist()
+            )
+        }
+        self._files: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, clip: str) -> np.ndarray:
+        """The (S,) int16 samples of a clip.
+
+        Raises:
+            WorkError: the pool does not hold it.
+        """
+        if clip not in self._place:
+            raise WorkError(f"{self._run_dir}: the pool holds no clip {clip!r} although a pair uses it")
+        number, row = self._place[clip]
+        if number not in self._files:
+            path = self._run_dir / layout.audio(self._units[number])
+            self._files[number] = np.load(path, mmap_mode="r")
+        return self._files[number][row]
+
+
+class RenderStage:
+    """Mixes the scenes of images and packs them into samples."""
+
+    def __init__(self, config: Config, clips: ClipStore) -> None:
+        self._config = config
+        self._clips = clips
+
+    def __call__(self, rows: Sequence[PairedSource]) -> list[Sample | Rejected]:
+        return [self._render(row) for row in rows]
+
+    def _render(self, row: PairedSource) -> Sample | Rejected:
+        if sha256(row.image.data).hexdigest() != row.pairs[0].image_sha256:
+            return Rejected(
+                key=row.key, reason=Reason.CHANGED, detail="another sha256 than when it was paired"
+            )
+        min_side = None if self._config.render.image == "original" else self._config.render.image
+        try:
+            jpeg = to_jpeg(row.image.data, min_side)
+        except UnreadableImage as error:
+            return Rejected(key=row.key, reason=error.reason, detail=error.detail)
+        scenes = [self._mix(pair) for pair in row.pairs]
+        renders = tuple(render for render, _ in scenes)
+        sounds = [(f"{row.key}.{render.scene}.flac", flac) for render, flac in scenes]
+        record = (f"{row.key}.json", sample_json(row.pairs, renders))
+        members = tuple(sorted([*sounds, (f"{row.key}.jpg", jpeg), record]))
+        return Sample(split=row.pairs[0].split, members=members, renders=renders)
+
+    def _mix(self, pair: Pair) -> tuple[Render, bytes]:
+        clips = [self._clips[source.clip] for source in pair.sources]
+        gains_db = [source.gain_db for source in pair.sources]
+        mix = mix_clips(clips, gains_db, self._config.mix.peak_dbfs)
+        render = Render(
+            image=pair.image,
+            scene=pair.scene,
+            mix_gain_db=mix.mix_gain_db,
+            peak_dbfs=mix.peak_dbfs,
+            mix_sha256=pcm_sha256(mix.samples),
+        )
+        return render, encode_flac(mix.samples, self._config.audio.sample_rate)
+
+
+def sample_json(pairs: tuple[Pair, ...], renders: tuple[Render, ...]) -> bytes:
+    """The sample's record: the same fields in every sample, nothing null, no list empty, floats with a point.
+
+    Hugging Face infers the types of a dataset from its first samples and bends the others to them.
+    """
+    first = pairs[0]
+    scenes = [
+        {
+            "scene": pair.scene,
+            "caption": pair.caption,
+            "mix_gain_db": float(render.mix_gain_db),
+            "peak_dbfs": float(render.peak_dbfs),
+            "mix_sha256": render.mix_sha256,
+            "sources": [asdict(source) for source in pair.sources],
+        }
+        for pair, render in zip(pairs, renders, strict=True)
+    ]
+    record = {
+        "key": first.image,
+        "image_uri": first.image_uri,
+        "image_sha256": first.image_sha256,
+        "width": first.width,
+        "height": first.height,
+        "split": first.split,
+        "scenes": scenes,
+    }
+    return canonical_json(record).encode()
+
+
+class ShardSink:
+    """Writes the samples of a unit: an archive for each split that has any, and the table of renders."""
+
+    def __init__(self, transaction: Transaction, unit: str) -> None:
+        self._transaction = transaction
+        self._unit = unit
+        self._table = TableWriter(transaction.create(layout.renders(unit)), Render)
+        self._archives: dict[str, TarWriter] = {}
+
+    def write(self, row: Sample) -> None:
+        """Add one sample."""
+        if row.split not in self._archives:
+            file = self._transaction.create(layout.shard(row.split, self._unit))
+            self._archives[row.split] = TarWriter(file)
+        for name, data in row.members:
+            self._archives[row.split].add(name, data)
+        for render in row.renders:
+            self._table.write(render)
+
+    def close(self) -> None:
+        """Finish table and archives."""
+        self._table.close()
+        for archive in self._archives.values():
+            archive.close()

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sonify.config import load_config, make_config
+from sonify.errors import InputError
+
+CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/sonify/*.yaml"))
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "images": {"kind": "folder", "path": str(tmp_path)},
+        "audio": {"sources": [{"kind": "folder", "path": str(tmp_path)}]},
+    }
+
+
+def write(tmp_path, raw) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_defaults_are_the_documented_ones(minimal):
+    config = make_config(minimal)
+    assert (config.audio.clip_seconds, config.audio.sample_rate) == (5.0, 16000)
+    assert config.mix.lufs == (-32.0, -28.0)
+    assert (config.retrieval.top_k, config.retrieval.margin, config.retrieval.signed_sqrt) == (100, 0.8, True)
+    assert config.scenes == ("captions",)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_loads_and_refuses_a_misspelt_key(path, tmp_path):
+    raw = yaml.safe_load(path.read_text())
+    raw["images"]["path"] = raw["audio"]["sources"][0]["path"] = str(tmp_path)
+    assert make_config(raw)
+    assert path.read_text().startswith("#")
+    for section in [key for key, value in raw.items() if isinstance(value, dict)]:
+        misspelt = {**raw, section: {**raw[section], "shard_sise": 3}}
+        with pytest.raises(InputError, match="shard_sise: no such key"):
+            make_config(misspelt)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mix": {"lufs": [-28, -32]}}, "lufs must be"),
+        ({"mix": {"peak_dbfs": "loud"}}, "mix.peak_dbfs: .*found 'loud'"),
+        ({"mixx": {}}, "mixx: no such key"),
+        ({"run_dir": None}, "run_dir"),
+        ({"images": {"kind": "zip", "path": "."}}, "zip"),
+        ({"images": {"kind": "folder", "path": "/no/such/folder"}}, "images.path: no such file or folder"),
+        ({"retrieval": {"margin": 1.5}}, "retrieval.margin"),
+        ({"concepts": {"extractors": []}}, "concepts.extractors"),
+        (
+            {"concepts": {"extractors": [{"kind": "captions"}, {"kind": "captions"}]}},
+            "two extractors are named",
+        ),
+        ({"images": {"kind": "folder", "path": ".", "exclude": "nowhere.txt"}}, "images.exclude"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_the_key(minimal, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make_config(minimal | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_validation_images_need_validation_recordings(minimal):
+    minimal["audio"]["validation"] = 0
+    with pytest.raises(InputError, match=r"images.validation is above 0 but audio.validation is 0"):
+        make_config(minimal)
+
+
+def test_overrides_reach_into_sections_and_lists(minimal, tmp_path):
+    overrides = ["mix.lufs=[-34,-30]", "audio.sources.0.name=mine", "engine.kind=local"]
+    config = load_config(write(tmp_path, minimal), overrides)
+    assert config.mix.lufs == (-34.0, -30.0)
+    assert config.audio.sources[0].name == "mine"
+    assert config.engine.kind == "local"
+
+
+@pytest.mark.parametrize("override", ["mix", "audio.sources.7.name=x", "seed.x=1", "mix.lufs=[", "nope=1"])
+def test_a_wrong_override_is_refused(minimal, tmp_path, override):
+    with pytest.raises(InputError):
+        load_config(write(tmp_path, minimal), [override])
+
+
+@pytest.mark.parametrize("text", ["- a list", "{", "\x00", ""])
+def test_a_file_that_is_no_config_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match="config"):
+        load_config(path)
+
+
+def test_scenes_are_named_by_extractor_and_draw(minimal):
+    two = {"extractors": [{"kind": "captions", "name": "a"}, {"kind": "captions", "name": "b"}]}
+    assert make_config(minimal | {"concepts": two}).scenes == ("a", "b")
+    drawn = minimal | {"concepts": two, "retrieval": {"draws": 2}}
+    assert make_config(drawn).scenes == ("a-0", "a-1", "b-0", "b-1")
+    assert make_config(drawn | {"render": {"scenes": "any"}}).scenes == (
+        "scene-0",
+        "scene-1",
+        "scene-2",
+        "scene-3",
+    )

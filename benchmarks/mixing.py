@@ -1,7 +1,7 @@
 """Mixing from stored loudness, against pyloudnorm asked at each use of a clip.
 
 Run as `python -m benchmarks.mixing`; ten seconds. The floor is a ratio of 6. Both read their clips from a
-memory-mapped int16 array, as the pool is read; the rate counts uses of a clip, the mix and its rounding included.
+memory-mapped int16 array; the rate counts uses of a clip, with the sum, the ceiling and the rounding.
 """
 
 import tempfile
@@ -33,7 +33,7 @@ def make_pool(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def mix_from_stored(pool: np.ndarray, loudness: np.ndarray, clips: np.ndarray) -> np.ndarray:
+def mix_from_stored(pool: np.ndarray, loudness: list[float], clips: np.ndarray) -> np.ndarray:
     gains = [gain_to_target_db(loudness[clip], TARGET_LUFS, max_gain_db=60.0) for clip in clips]
     return mix_clips([pool[clip] for clip in clips], gains, CEILING_DBFS).samples
 
@@ -50,7 +50,7 @@ def mix_by_measuring(pool: np.ndarray, clips: np.ndarray) -> np.ndarray:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pool = make_pool(Path(folder, "pool.npy"))
-        loudness = np.array([measure_loudness(clip, SAMPLE_RATE_HZ) for clip in pool])
+        loudness = [measure_loudness(clip, SAMPLE_RATE_HZ) for clip in pool]
         rng = np.random.default_rng(1)
         mixes = [rng.choice(CLIPS, SOURCES, replace=False) for _ in range(MIXES)]
         stored, measured = mix_from_stored(pool, loudness, mixes[0]), mix_by_measuring(pool, mixes[0])

@@ -141,7 +141,7 @@ class Mix(Section):
     """Loudness of each source (LUFS, drawn uniformly between the two) and the ceiling of the mix (dBFS)."""
 
     lufs: tuple[float, float] = (-32.0, -28.0)
-    peak_dbfs: float = Field(default=-1.0, le=0)
+    peak_dbfs: float = Field(default=-1.0, ge=-60, le=0)
     max_gain_db: float = Field(default=30.0, ge=0)
     prominence: None = None
 

@@ -88,9 +88,8 @@ class RayExecutor:
     def _start(self, stage: Stage) -> Any:
         import ray  # noqa: PLC0415
 
-        # one thread in each numeric library unless the stage asks for more: scores depend on the number
-        environment = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
-        remote = ray.remote(num_cpus=stage.num_cpus, num_gpus=stage.num_gpus, runtime_env=environment)(Worker)
+        # Ray gives a worker's numeric libraries as many threads as the stage has CPUs
+        remote = ray.remote(num_cpus=stage.num_cpus, num_gpus=stage.num_gpus)(Worker)
         return remote.remote(self._config)
 
     def _replace(self, dead: Any, stage: Stage) -> Any:

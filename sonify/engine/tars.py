@@ -1,7 +1,7 @@
 """WebDataset archives: indexed without trust, written deterministically.
 
-Only single header blocks are parsed by `tarfile`. Its `TarFile` stops in silence where an archive was cut between
-two members, follows long-name headers by recursion, and reads as many bytes into memory as a header claims.
+`tarfile` parses single header blocks only. Its `TarFile` stops in silence where an archive was cut between
+members, follows long-name headers by recursion, and reads into memory as many bytes as a header claims.
 """
 
 import os
@@ -93,7 +93,7 @@ class TarWriter:
         self._file = file
 
     def add(self, name: str, data: bytes) -> None:
-        """Write one regular file: mode 0644, no owner, no time; a pax header only where ustar has no room."""
+        """Write one regular file: mode 0644, no owner, no time, a pax header only if ustar has no room."""
         header = tarfile.TarInfo(name)
         header.size = len(data)
         self._file.write(header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
@@ -138,7 +138,7 @@ def _scan(file: BinaryIO) -> Iterator[tuple[bytes, Member]]:
         elif header.type in _EXTENSIONS:
             of_next |= _read_extension(file, header.type, start, size)
         else:
-            name = said[b"path"].decode("utf-8", "surrogateescape") if b"path" in said else header.name
+            name = said[b"path"].decode("utf-8", "surrogateescape") if said.get(b"path") else header.name
             kind = tarfile.GNUTYPE_SPARSE if b"sparse" in said else header.type
             yield kind, Member(name=name, offset=start, size_bytes=size)
             of_next = {}
@@ -152,7 +152,7 @@ def _read_header(file: BinaryIO, offset: int) -> tarfile.TarInfo | None:
     if len(block) < BLOCK:
         raise tarfile.ReadError(f"neither a header nor the end marker at byte {offset}: the file ends")
     if block == bytes(BLOCK):
-        while chunk := file.read(MAX_EXTENSION_BYTES):
+        while chunk := file.read(2**20):
             # A hole in a broken copy looks like the end marker, and so does the end of the first of two
             # archives in one file: both would hide members.
             if chunk.count(0) < len(chunk):
@@ -201,7 +201,7 @@ def _parse_pax(body: bytes, start: int) -> dict[bytes, bytes]:
         length = int(digits) if digits.isdigit() else 0
         record = body[position + len(digits) + 1 : position + length]
         keyword, equals, value = record.partition(b"=")
-        if not equals or not value.endswith(b"\n"):
+        if not equals or not value.endswith(b"\n") or position + length > len(body):
             raise tarfile.ReadError(f"malformed pax header at byte {start}")
         if keyword == b"size" and not (value[:-1].isdigit() and len(value) < 20):
             raise tarfile.ReadError(f"malformed size in the pax header at byte {start}")

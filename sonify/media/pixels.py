@@ -76,16 +76,18 @@ def inspect_image(data: bytes) -> ImageInfo:
     """
     with _refusals():
         image = _open(data)
-        info = _describe(image)
+        width, height = image.size
+        if isinstance(image, JpegImageFile):
+            # To read the entropy-coded stream to its end is the proof; at 1/8 the rest of the work is small.
+            image.draft(None, (max(1, width // 8), max(1, height // 8)))
+        image.load()
         if isinstance(image, PngImageFile):
             _open(data).verify()  # every chunk's checksum; decoding stops at the last pixel
             if _PNG_END not in data:
                 raise UnreadableImage(Reason.UNREADABLE, "PNG file without its end")
-        if isinstance(image, JpegImageFile):
-            # To read the entropy-coded stream to its end is the proof; at 1/8 the rest of the work is small.
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-        image.load()
-    return info
+        if _orientation(image) >= 5:
+            width, height = height, width
+        return ImageInfo(width=width, height=height, verbatim=_is_verbatim(image))
 
 
 def decode_rgb(data: bytes, min_side: int | None = None) -> Image.Image:
@@ -98,8 +100,6 @@ def decode_rgb(data: bytes, min_side: int | None = None) -> Image.Image:
     """
     with _refusals():
         image = _open(data)
-        orientation = _orientation(image)
-        profile = image.info.get("icc_profile")
         size = _shrunk(image.size, min_side)
         draft = image.draft(None, size) if size != image.size else None
         image.load()
@@ -109,7 +109,8 @@ def decode_rgb(data: bytes, min_side: int | None = None) -> Image.Image:
             # LANCZOS 1.95. The box says where a scaled decode rounded its size up: else the picture shifts.
             box = draft[1] if draft else None
             picture = picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-        picture = _srgb(picture, profile)
+        picture = _srgb(picture, image.info.get("icc_profile"))
+        orientation = _orientation(image)
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 
 
@@ -129,9 +130,9 @@ def to_jpeg(data: bytes, min_side: int | None) -> bytes:
         UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
     """
     with _refusals():
-        info = _describe(_open(data))
-    if info.verbatim and (min_side is None or min(info.width, info.height) <= min_side):
-        return data
+        image = _open(data)
+        if _is_verbatim(image) and (min_side is None or min(image.size) <= min_side):
+            return data
     return encode_jpeg(decode_rgb(data, min_side))
 
 
@@ -152,15 +153,14 @@ def _open(data: bytes) -> ImageFile:
             raise UnreadableImage(Reason.TOO_LARGE, f"{scans} JPEG scans; at most {MAX_JPEG_SCANS} are read")
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
         image = PngImageFile(io.BytesIO(data))
+        if image.mode == "P" and image.palette is None:
+            raise UnreadableImage(Reason.UNREADABLE, "PNG of palette colours without a palette")
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        _check_size(
-            *_webp_size(data)
-        )  # the class makes its decoder, with the canvas, as soon as it is called
+        _check_size(*_webp_size(data))  # before the class is called: it makes the canvas at once
         image = WebPImageFile(io.BytesIO(data))
     elif data[:4] in _OTHER_FORMATS or data[4:8] == b"ftyp":
-        raise UnreadableImage(
-            Reason.UNSUPPORTED, f"{_OTHER_FORMATS.get(data[:4], 'AVIF or HEIF')}, not JPEG, PNG or WebP"
-        )
+        found = _OTHER_FORMATS.get(data[:4], "AVIF, HEIF or video")
+        raise UnreadableImage(Reason.UNSUPPORTED, f"{found}, not JPEG, PNG or WebP")
     else:
         raise UnreadableImage(Reason.UNREADABLE, "not a JPEG, PNG or WebP file" if data else "empty file")
     _check_size(*image.size)
@@ -183,15 +183,12 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
-def _describe(image: ImageFile) -> ImageInfo:
-    orientation = _orientation(image)
-    width, height = image.size if orientation < 5 else image.size[::-1]
-    verbatim = isinstance(image, JpegImageFile) and image.mode in ("RGB", "L") and orientation == 1
-    return ImageInfo(width=width, height=height, verbatim=verbatim)
+def _is_verbatim(image: ImageFile) -> bool:
+    return isinstance(image, JpegImageFile) and image.mode in ("RGB", "L") and _orientation(image) == 1
 
 
 def _orientation(image: ImageFile) -> int:
-    """The EXIF orientation, 1 to 8."""
+    """The EXIF orientation, 1 to 8, of a loaded image or any JPEG: a PNG's may stand behind its pixels."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DECODER_ERRORS:

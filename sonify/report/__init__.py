@@ -1,1 +1,1 @@
-"""What a person looks at: the gallery of a run and the pictures of its sounds."""
+"""What a person looks at of a run: its state, its damage, the use of its pool, its gallery."""

@@ -5,8 +5,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-# Equal steps of OKLab lightness from ink over teal and sand to cream, so that equal steps in dB look equal; the dark
-# end is a night sky rather than black, which reads as a screen on a white page and as a panel on a dark one.
+# Equal steps of OKLab lightness from ink over teal and sand to cream, so that equal steps in dB look equal.
+# The dark end is not black: it reads as a screen on a white page and as a panel on a dark one.
 ANCHORS_RGB = (
     (6, 13, 28),
     (17, 37, 75),
@@ -21,12 +21,12 @@ ANCHORS_RGB = (
 LOWEST_HZ = 40.0
 WINDOW_SEC = 0.032
 RANGE_DB = 70.0
-# The brightest colour is the loudest point of the sound, but never below this: hiss must not look like a storm.
-DIMMEST_PEAK_DBFS = -75.0
+# The brightest colour is the sound's loudest point, but never below this: hiss must not look like a storm.
+DIMMEST_PEAK_DBFS = -60.0
 
 
 def spectrogram_image(samples: np.ndarray, sample_rate_hz: int, width: int, height: int) -> Image.Image:
-    """Draw mono samples in [-1, 1]; each row of pixels is one mel band, from 40 Hz up to half the sample rate."""
+    """Draw mono samples in [-1, 1]; a row of pixels is a mel band, from 40 Hz up to half the sample rate."""
     window_size = 1 << round(np.log2(WINDOW_SEC * sample_rate_hz))
     power = _power(samples.astype(np.float32, copy=False), window_size, width)
     bands = _mel_bands(power, sample_rate_hz, height)
@@ -60,9 +60,9 @@ def _hann(size: int) -> np.ndarray:
 def _mel_bands(power: np.ndarray, sample_rate_hz: int, num_bands: int) -> np.ndarray:
     """Mean power of each mel band, lowest first, by column.
 
-    Differences of the running sum over frequency: a product with a matrix of filters would wake a BLAS thread on
-    every core for each picture. Where bands are narrower than a bin, at low frequencies, they reach one bin to each
-    side, which blends neighbours instead of drawing steps.
+    Differences of the running sum over frequency: a product with a matrix of filters wakes a BLAS thread on
+    every core for each picture, and doubled the gallery's CPU time. Where bands are narrower than a bin, at
+    low frequencies, they reach one bin to each side, which blends neighbours instead of drawing steps.
     """
     edges_mel = np.linspace(_mel(LOWEST_HZ), _mel(sample_rate_hz / 2.0), num_bands + 1)
     num_bins = power.shape[1]

@@ -46,8 +46,3 @@ def bank_mean(encoder: Encoder) -> np.ndarray:
     """
     names = [f"This is a sound of {sound.name}" for sound in load_ontology().values()]
     return encoder(names).mean(axis=0)
-
-
-def center_queries(queries: np.ndarray, retrieval: Retrieval, bank: np.ndarray) -> np.ndarray:
-    """Apply `hubness` to (Q, D) queries."""
-    return queries - bank if retrieval.hubness == "querybank" else queries

@@ -6,12 +6,14 @@ path relative to the image set, so they are unique without looking at other unit
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from sonify.config import FolderImages, Images, WebDatasetImages
-from sonify.engine.tars import index_tar, read_member
+from sonify.engine.tars import Member, index_tar, read_member
 from sonify.errors import InputError, TransientError
 from sonify.keys import escape_key, hash64
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
@@ -19,8 +21,11 @@ from sonify.sources.usertables import read_user_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_TABLES = ("captions.csv", "captions.parquet")
-# Far above any camera's file; a member that claims more is refused unread.
-MAX_FILE_BYTES = 512 << 20
+# Far above any camera's file; a file that claims more is refused unread.
+MAX_IMAGE_BYTES = 512 << 20
+# A caption is cut here, which its own checks then refuse; SA-1B's JSON with its masks reaches some megabytes.
+MAX_TEXT_BYTES = 1 << 20
+MAX_JSON_BYTES = 64 << 20
 
 
 def list_images(images: Images, seed: int) -> Iterator[tuple[ImageRef, ...]]:
@@ -111,7 +116,7 @@ def _read_file(root: Path, ref: ImageRef) -> SourceImage | Rejected:
     key = escape_key(ref.uri)
     path = root / ref.uri
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
             return Rejected(key=key, reason=Reason.TOO_LARGE, detail=f"{path.stat().st_size} bytes")
         data = path.read_bytes()
         caption = ref.caption or _sidecar_caption(path)
@@ -125,17 +130,21 @@ def _read_file(root: Path, ref: ImageRef) -> SourceImage | Rejected:
 def _sidecar_caption(path: Path) -> bytes | None:
     text = path.with_suffix(".txt")
     if text.is_file():
-        return text.read_bytes()
+        with text.open("rb") as file:
+            return file.read(MAX_TEXT_BYTES)
     record = path.with_suffix(".json")
-    return _json_caption(record.read_bytes()) if record.is_file() else None
+    if record.is_file():
+        with record.open("rb") as file:
+            return _json_caption(file.read(MAX_JSON_BYTES))
+    return None
 
 
 def _json_caption(data: bytes) -> bytes | None:
-    """The `caption` of a JSON object; a broken object is handed on whole, for the caption's own checks to refuse."""
+    """The `caption` of a JSON object; a broken object is handed on as no UTF-8, for the caption's checks to refuse."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
-        return b"\xff" + data[:100]
+        return b"\xff not JSON"
     caption = record.get("caption") if isinstance(record, dict) else None
     return caption.encode("utf-8", "surrogatepass") if isinstance(caption, str) else None
 
@@ -158,18 +167,16 @@ def _read_archive(root: Path, ref: ImageRef, seed: int) -> Iterator[SourceImage 
         for key, member in images:
             if ref.below and _sampling_hash(key, seed) >= ref.below:
                 continue
-            if member.size_bytes > MAX_FILE_BYTES:
+            if member.size_bytes > MAX_IMAGE_BYTES:
                 yield Rejected(key=key, reason=Reason.TOO_LARGE, detail=f"{member.size_bytes} bytes")
                 continue
-            stem = member.name.rpartition(".")[0]
-            text, record = by_name.get(f"{stem}.txt"), by_name.get(f"{stem}.json")
-            caption = (
-                read_member(file, text)
-                if text
-                else _json_caption(read_member(file, record))
-                if record
-                else None
-            )
-            yield SourceImage(
-                key=key, uri=f"{ref.uri}/{member.name}", data=read_member(file, member), caption=caption
-            )
+            caption = _member_caption(file, by_name, member.name.rpartition(".")[0])
+            yield SourceImage(key=key, uri=f"{ref.uri}/{member.name}", data=read_member(file, member), caption=caption)
+
+
+def _member_caption(file: BinaryIO, by_name: Mapping[str, Member], stem: str) -> bytes | None:
+    if text := by_name.get(f"{stem}.txt"):
+        return read_member(file, replace(text, size_bytes=min(text.size_bytes, MAX_TEXT_BYTES)))
+    if record := by_name.get(f"{stem}.json"):
+        return _json_caption(read_member(file, replace(record, size_bytes=min(record.size_bytes, MAX_JSON_BYTES))))
+    return None

@@ -222,6 +222,12 @@ def test_containers_that_are_not_listed_are_refused(tmp_path: Path, container: s
     assert refusal(path).reason in {Reason.UNSUPPORTED, Reason.UNREADABLE}
 
 
+def test_a_container_that_only_ffmpeg_knows_is_refused(tmp_path: Path) -> None:
+    path = write_with_ffmpeg(tmp_path / "sound.avi", stereo_noise(), "pcm_s16le", "avi", RATE_HZ)
+
+    assert refusal(path).reason is Reason.UNSUPPORTED
+
+
 def test_a_codec_that_is_not_listed_is_refused(tmp_path: Path) -> None:
     path = write_with_ffmpeg(tmp_path / "sound.mka", stereo_noise(), "ac3", "matroska", RATE_HZ)
 

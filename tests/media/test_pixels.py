@@ -125,6 +125,14 @@ def test_damaged_metadata_do_not_hide_a_picture(exif: bytes) -> None:
         assert decode_rgb(data).size == (64, 32)
 
 
+def test_an_orientation_behind_the_pixels_counts() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    late = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    data = encode(quarters(), "PNG").replace(chunk(b"IEND", b""), late + chunk(b"IEND", b""))
+    assert (inspect_image(data).width, decode_rgb(data).width) == (32, 32)
+
+
 def test_cmyk_red_is_red() -> None:
     data = encode(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=95)
     assert_near(decode_rgb(data), (16, 16), RED)
@@ -338,6 +346,11 @@ def test_a_flipped_bit_in_a_png_is_found() -> None:
         (b"\xff\xd8\xff", Reason.UNREADABLE),
         (b"\xff\xd8\xff\xd9", Reason.UNREADABLE),
         (b"\x89PNG\r\n\x1a\n", Reason.UNREADABLE),
+        (
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\10\0\0\0\0") + chunk(b"IEND", b""),
+            Reason.UNREADABLE,
+        ),
+        (png(1, 1, depth=8, colour=3, rows=b"\0\0"), Reason.UNREADABLE),
         (b"RIFF\x10\0\0\0WEBPVP8 ", Reason.UNREADABLE),
         (b"RIFF", Reason.UNREADABLE),
         (encode(quarters(), "GIF"), Reason.UNSUPPORTED),

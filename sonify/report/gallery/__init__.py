@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sonify import layout
 from sonify.engine.files import naming_full_disk
 from sonify.errors import InputError
 from sonify.report.gallery.media import write_media
@@ -15,7 +16,7 @@ from sonify.report.gallery.survey import clips_of, survey_run
 def build_gallery(run_dir: Path, rows: int = 2000) -> Path:
     """Write RUN/gallery, replacing an older one, and return its folder.
 
-    Of a run with more than `rows` images, those with the lowest hash of their key are shown: the same every time.
+    Of a run with more than `rows` images, those with the lowest hash of their key are shown, always the same.
 
     Raises:
         InputError: nothing is rendered yet, or `rows` is below 1.
@@ -25,10 +26,10 @@ def build_gallery(run_dir: Path, rows: int = 2000) -> Path:
         raise InputError(f"rows: expected at least 1 image to show, found {rows}")
     summary, pictures = survey_run(run_dir, rows)
     clips = clips_of(run_dir, pictures)
-    with naming_full_disk(run_dir), _replacing(run_dir / "gallery") as folder:
+    with naming_full_disk(run_dir), _replacing(run_dir / layout.GALLERY) as folder:
         media = write_media(run_dir, pictures, folder)
         write_pages(folder, summary, list(zip(pictures, media, strict=True)), clips)
-    return run_dir / "gallery"
+    return run_dir / layout.GALLERY
 
 
 @contextmanager

@@ -1,21 +1,24 @@
 """What the gallery shows and plays: a preview of each image, and the sound and spectrogram of each scene."""
 
-import io
-import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
+import numpy as np
 from PIL import Image
+from soundfile import LibsndfileError
 
+from sonify import layout
+from sonify.engine.tars import Member, index_tar, read_member
 from sonify.errors import WorkError
+from sonify.media.audio import decode_flac
+from sonify.media.pixels import UnreadableImage, decode_rgb
 from sonify.report.gallery.survey import Picture
 from sonify.report.spectrogram import spectrogram_image
 
-PREVIEW_PX = 640
-SPECTROGRAM_PX = (640, 112)
+PREVIEW_PX = (640, 480)  # longer and shorter side at most
+SPECTROGRAM_PX = (640, 96)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,28 +33,12 @@ class Sound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """Files of one image, relative to the gallery; width and height are of the preview. Sounds are in scene order."""
+    """Files of one image, relative to the gallery; the size is the preview's, sounds are in scene order."""
 
     preview: str
     width: int
     height: int
     sounds: tuple[Sound, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """Where a member's bytes lie in an archive, so that any thread reads them without walking it again."""
-
-    archive: Path
-    name: str
-    offset: int
-    size_bytes: int
-
-    def read(self) -> bytes:
-        """Return the member's bytes."""
-        with self.archive.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size_bytes)
 
 
 def write_media(run_dir: Path, pictures: Sequence[Picture], folder: Path) -> list[Media]:
@@ -64,11 +51,16 @@ def write_media(run_dir: Path, pictures: Sequence[Picture], folder: Path) -> lis
     members = _locate(run_dir, pictures)
 
     def write(number: int, picture: Picture) -> Media:
+        files = [members[name] for name in _member_names(picture)]
         # Numbered, because a key may be longer than a file name can be.
-        return _write_picture([members[name] for name in _member_names(picture)], folder, f"media/{number:06d}")
+        return _write_picture(run_dir / _shard(picture), files, folder, f"media/{number:06d}")
 
     with ThreadPoolExecutor() as pool:  # decoding, encoding and FFTs run outside the interpreter's lock
         return list(pool.map(write, range(1, len(pictures) + 1), pictures))
+
+
+def _shard(picture: Picture) -> str:
+    return layout.shard(picture.split, picture.unit)
 
 
 def _member_names(picture: Picture) -> list[str]:
@@ -76,61 +68,53 @@ def _member_names(picture: Picture) -> list[str]:
 
 
 def _locate(run_dir: Path, pictures: Sequence[Picture]) -> dict[str, Member]:
-    wanted: dict[Path, list[str]] = {}
+    """Find all members that are needed, by name, walking each shard's headers once."""
+    wanted: dict[str, set[str]] = {}
     for picture in pictures:
-        archive = run_dir / "shards" / picture.split / f"{picture.unit}.tar"
-        wanted.setdefault(archive, []).extend(_member_names(picture))
-    return {member.name: member for archive in wanted for member in _find(archive, frozenset(wanted[archive]))}
+        wanted.setdefault(_shard(picture), set()).update(_member_names(picture))
+    members = {}
+    for shard, names in wanted.items():
+        found = {member.name: member for member in _index(run_dir / shard) if member.name in names}
+        if missing := names - found.keys():
+            raise WorkError(f"{run_dir / shard}: lacks {min(missing)}; run `sonify verify {run_dir}`")
+        members |= found
+    return members
 
 
-def _find(archive: Path, names: frozenset[str]) -> list[Member]:
-    """Walk the headers of an archive; the data between them is skipped, not read."""
+def _index(shard: Path) -> list[Member]:
     try:
-        with tarfile.open(archive, "r:") as tar:
-            found = [
-                Member(archive=archive, name=info.name, offset=info.offset_data, size_bytes=info.size)
-                for info in tar
-                if info.isfile() and info.name in names
-            ]
-    except (OSError, tarfile.TarError) as error:
-        raise WorkError(f"{archive}: not readable ({error}); run `sonify verify`") from error
-    if missing := names - {member.name for member in found}:
-        raise WorkError(f"{archive}: lacks {min(missing)}; run `sonify verify`")
-    return found
-
-
-def _write_picture(members: list[Member], folder: Path, stem: str) -> Media:
-    image, *sounds = members
-    width, height = _write_preview(image, folder / f"{stem}.jpg")
-    return Media(
-        preview=f"{stem}.jpg",
-        width=width,
-        height=height,
-        sounds=tuple(_write_sound(sound, folder, f"{stem}-{n}") for n, sound in enumerate(sounds, start=1)),
-    )
-
-
-def _write_preview(member: Member, path: Path) -> tuple[int, int]:
-    try:
-        image = Image.open(io.BytesIO(member.read()))
-        image.draft(None, (PREVIEW_PX, PREVIEW_PX))  # a large JPEG is decoded at 1/2, 1/4 or 1/8
-        image.load()
+        members, _ = index_tar(shard, shard.stem)
     except OSError as error:
-        raise WorkError(f"{member.archive}: {member.name} is not readable ({error}); run `sonify verify`") from error
-    image.thumbnail((PREVIEW_PX, PREVIEW_PX))
-    image.save(path, quality=82, icc_profile=image.info.get("icc_profile"))
-    return image.size
+        raise WorkError(f"{shard}: not readable ({error.strerror}); run `sonify verify`") from error
+    return members
 
 
-def _write_sound(member: Member, folder: Path, stem: str) -> Sound:
-    data = member.read()
+def _write_picture(shard: Path, members: Sequence[Member], folder: Path, stem: str) -> Media:
+    with shard.open("rb") as file:
+        image, *sounds = [read_member(file, member) for member in members]
     try:
-        samples, sample_rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise WorkError(f"{member.archive}: {member.name} is not readable ({error}); run `sonify verify`") from error
+        preview = _preview(image)
+        written = tuple(_write_sound(data, folder, f"{stem}-{n}") for n, data in enumerate(sounds, start=1))
+    except (UnreadableImage, LibsndfileError) as error:
+        raise WorkError(
+            f"{shard}: {members[0].name} or its sounds are damaged; run `sonify verify`"
+        ) from error
+    preview.save(folder / f"{stem}.jpg", quality=82)
+    return Media(preview=f"{stem}.jpg", width=preview.width, height=preview.height, sounds=written)
+
+
+def _preview(data: bytes) -> Image.Image:
+    image = decode_rgb(data, min_side=min(PREVIEW_PX))
+    image.thumbnail((max(PREVIEW_PX), max(PREVIEW_PX)))
+    return image
+
+
+def _write_sound(data: bytes, folder: Path, stem: str) -> Sound:
+    samples, sample_rate_hz = decode_flac(data)
     (folder / f"{stem}.flac").write_bytes(data)
-    picture = spectrogram_image(samples.mean(axis=1), sample_rate_hz, *SPECTROGRAM_PX)
-    picture.save(folder / f"{stem}-spectrogram.jpg", quality=80)  # as good to the eye as WebP, in a tenth of the time
+    picture = spectrogram_image(samples / np.float32(2**15), sample_rate_hz, *SPECTROGRAM_PX)
+    # At this quality as good to the eye as WebP, in a tenth of the time.
+    picture.save(folder / f"{stem}-spectrogram.jpg", quality=80)
     return Sound(
         audio=f"{stem}.flac",
         spectrogram=f"{stem}-spectrogram.jpg",

@@ -1,7 +1,7 @@
 """The gallery's data and its page.
 
-A page opened from disk may not fetch, so data is JavaScript that <script> loads: an index of all images for search and
-paging, and a file of details for each PAGE_SIZE images, loaded when one of them is shown.
+A page opened from disk may not fetch, so data is JavaScript that <script> loads: an index of all images for
+search and paging, and a file of details for each PAGE_SIZE images, loaded when one of them is shown.
 """
 
 import json
@@ -39,7 +39,7 @@ def write_pages(
 
 
 def _script_json(value: Any) -> str:
-    """Return ASCII JSON that is safe inside a script: it cannot end the element, open a comment or break a line."""
+    """Return ASCII JSON that, inside a script, cannot end the element, open a comment or break a line."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -54,7 +54,7 @@ def _index(summary: Summary, pictures: Sequence[Picture], clips: Mapping[str, Cl
         "histograms": [
             _histogram("Cosine of the clips", summary.cosines, COSINE_STEP, ""),
             _histogram("Gain of the clips", summary.gains_db, GAIN_STEP_DB, "dB"),
-            _histogram("Concepts in a scene", summary.concepts_in_scene, 1, ""),
+            _histogram("Concepts a scene", summary.concepts_in_scene, 1, ""),
         ],
         "concepts": _frequent_concepts(pictures),
         "page_size": PAGE_SIZE,
@@ -71,7 +71,9 @@ def _histogram(title: str, bins: Counter[int], step: float, unit: str) -> dict[s
 
 def _frequent_concepts(pictures: Sequence[Picture]) -> list[str]:
     """The concepts heard in the most images."""
-    heard = ({source.concept for scene in picture.scenes for source in scene.pair.sources} for picture in pictures)
+    heard = (
+        {source.concept for scene in picture.scenes for source in scene.pair.sources} for picture in pictures
+    )
     images = Counter(chain.from_iterable(heard))
     return sorted(images, key=lambda concept: (-images[concept], concept))[:FREQUENT_CONCEPTS]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sonify import layout
 from sonify.engine.tables import read_rows
 from sonify.errors import InputError, WorkError
 from sonify.keys import hash64
@@ -44,9 +45,9 @@ class Picture:
 class DistinctCounter:
     """Counts distinct names in fixed memory (linear counting).
 
-    Exact up to some thousand names; 2 million are counted to 0.01 %. The table is 64 MiB of zero pages, of which a
-    run touches what it uses.
-    Source: Whang, Vander-Zanden and Taylor, "A linear-time probabilistic counting algorithm", ACM TODS 15 (1990).
+    Exact up to some thousand names; 2 million are counted to 0.01 %. The table is 64 MiB of zero pages, of
+    which a run touches what it uses.
+    Source: Whang et al., "A linear-time probabilistic counting algorithm", ACM TODS 15 (1990).
     """
 
     SLOTS = 1 << 26
@@ -90,7 +91,7 @@ class Summary:
 
 
 def survey_run(run_dir: Path, num_pictures: int) -> tuple[Summary, list[Picture]]:
-    """Return the run's figures and at most `num_pictures` images, those with the lowest hash, in the order of their keys.
+    """Return the run's figures and the `num_pictures` images with the lowest hash, sorted by key.
 
     Raises:
         InputError: nothing is rendered.
@@ -98,22 +99,20 @@ def survey_run(run_dir: Path, num_pictures: int) -> tuple[Summary, list[Picture]
     """
     summary = Summary(run=run_dir.resolve().name)
     chosen: list[tuple[int, str, Picture]] = []
-    for renders in sorted((run_dir / "renders").glob("*.parquet")):
+    for renders in sorted((run_dir / layout.RENDERS).glob("*.parquet")):
         pictures = _read_unit(run_dir, renders.stem)
         for picture in pictures:
             summary.add(picture)
         candidates = ((hash64("gallery", picture.key), picture.key, picture) for picture in pictures)
         chosen = heapq.nsmallest(num_pictures, chain(chosen, candidates), key=itemgetter(0, 1))
     if not chosen:
-        raise InputError(
-            f"{run_dir}: no rendered images to show; make them with `sonify run --config FILE` (or its stage `render`)"
-        )
+        raise InputError(f"{run_dir}: no rendered images to show; make them with `sonify run --config FILE`")
     return summary, [picture for _, _, picture in sorted(chosen, key=itemgetter(1))]
 
 
 def _read_unit(run_dir: Path, unit: str) -> list[Picture]:
-    rendered = {(row.image, row.scene): row for row in read_rows(run_dir / f"renders/{unit}.parquet", Render)}
-    pairs = run_dir / f"pairs/{unit}.parquet"
+    rendered = {(row.image, row.scene): row for row in read_rows(run_dir / layout.renders(unit), Render)}
+    pairs = run_dir / layout.pairs(unit)
     if not pairs.exists():
         raise WorkError(f"{pairs}: missing, though the unit is rendered; run `sonify verify {run_dir}`")
     scenes: dict[str, list[Scene]] = {}
@@ -123,7 +122,8 @@ def _read_unit(run_dir: Path, unit: str) -> list[Picture]:
     if rendered:
         raise WorkError(f"{pairs}: lacks {len(rendered)} rendered scenes; run `sonify verify {run_dir}`")
     return [
-        Picture(key=key, unit=unit, split=found[0].pair.split, scenes=tuple(found)) for key, found in scenes.items()
+        Picture(key=key, unit=unit, split=found[0].pair.split, scenes=tuple(found))
+        for key, found in scenes.items()
     ]
 
 
@@ -134,12 +134,12 @@ def clips_of(run_dir: Path, pictures: Sequence[Picture]) -> dict[str, Clip]:
         WorkError: the pool lacks one.
     """
     wanted = {s.clip for picture in pictures for scene in picture.scenes for s in scene.pair.sources}
-    tables = sorted((run_dir / "pool" / "clips").glob("*.parquet"))
+    tables = sorted((run_dir / layout.CLIPS).glob("*.parquet"))
     rows = chain.from_iterable(read_rows(table, Clip) for table in tables)
     clips = {row.clip: row for row in rows if row.clip in wanted}
     if missing := wanted - clips.keys():
         raise WorkError(
-            f"{run_dir}/pool/clips: lacks {len(missing)} clips that pairs use, such as {min(missing)};"
+            f"{run_dir / layout.CLIPS}: lacks {len(missing)} clips that pairs use, such as {min(missing)};"
             f" run `sonify verify {run_dir}`"
         )
     return clips

@@ -1,0 +1,10 @@
+"""`make bench`: every benchmark, each in a process of its own, one JSON line a measurement."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("pairing", "mixing", "image_decode", "engine", "resume", "whole_run")
+
+if __name__ == "__main__":
+    for name in BENCHMARKS:
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

@@ -1,0 +1,67 @@
+"""A disk that fills up in each stage: a small tmpfs in a user namespace."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from sonify.run import run
+from tests.engine.hashing import hash_run
+from tests.fakes import small_config, small_input
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from sonify.errors import DiskFull
+from sonify.run import run
+from tests.engine.hashing import hash_run
+from tests.fakes import small_config
+
+root = Path(sys.argv[1])
+stages = ["pool", "embeddings", "concepts", "pair", "render"]
+stage = sys.argv[2]
+before = stages[: stages.index(stage)]
+if before:
+    run(small_config(root, run="small/run"), stages=before)
+filler = root / "small" / "filler"
+with filler.open("wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+try:
+    run(small_config(root, run="small/run"))
+except DiskFull as error:
+    assert "free some space" in str(error), error
+else:
+    sys.exit("the disk was not full")
+filler.unlink()
+run(small_config(root, run="small/run"))
+for path, sha256 in sorted(hash_run(root / "small/run").items()):
+    print(path, sha256)
+"""
+
+
+def in_namespace(root, stage):
+    command = f'mount -t tmpfs -o size=12m tmpfs "{root}/small" && exec "$0" -c "$1" "{root}" {stage}'
+    return ["unshare", "-rm", "sh", "-c", command, sys.executable, SCRIPT]
+
+
+@pytest.fixture
+def namespaces():
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no user namespaces on this machine: a small disk cannot be made")
+
+
+@pytest.mark.parametrize("stage", ["pool", "embeddings", "concepts", "pair", "render"])
+@pytest.mark.usefixtures("namespaces")
+def test_a_full_disk_is_said_in_one_line_and_the_run_resumes(tmp_path, stage):
+    small_input(tmp_path, photos=16, recordings=8)
+    (tmp_path / "small").mkdir()
+    done = subprocess.run(in_namespace(tmp_path, stage), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run(small_config(tmp_path, run="straight"))
+    expected = [f"{path} {sha256}" for path, sha256 in sorted(hash_run(tmp_path / "straight").items())]
+    assert done.stdout.splitlines() == expected

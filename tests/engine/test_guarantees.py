@@ -1,0 +1,267 @@
+"""What the engine promises: the same bytes, nothing lost, nothing twice, whoever is killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sonify import layout
+from sonify.engine.commits import read_commit
+from sonify.engine.local import LocalExecutor
+from sonify.engine.tables import count_rows
+from sonify.errors import InputError, WorkError
+from sonify.run import open_run, plan_run, run
+from tests.engine.hashing import hash_run
+from tests.fakes import picture, small_config, small_input, write_photos
+
+
+@pytest.fixture
+def root(tmp_path):
+    photos, _ = small_input(tmp_path, photos=20)
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    return tmp_path
+
+
+def ray(workers):
+    return {"kind": "ray", "workers": workers}
+
+
+def commits(run_dir):
+    return [read_commit(path).commit for path in sorted((run_dir / layout.COMMITS).rglob("*.json"))]
+
+
+def test_every_stage_balances_and_hands_on_all_its_rows(root):
+    config = small_config(root)
+    counts = run(config)
+    assert counts["concepts/captions"].rows_in == 21
+    assert counts["concepts/captions"].rejected == {"unreadable": 1}
+    assert counts["pair"].rows_in == counts["concepts/captions"].rows_out
+    assert counts["render"].rows_in == counts["pair"].rows_out
+    for commit in commits(config.run_dir):
+        assert commit.rows.balances()
+        for file in commit.files:
+            if file.path.startswith(layout.REJECTS):
+                assert count_rows(config.run_dir / file.path) == sum(commit.rows.rejected.values())
+
+
+def test_the_order_of_units_does_not_matter(root, monkeypatch):
+    run(small_config(root, run="straight"))
+    in_order = LocalExecutor.__call__
+
+    def shuffled(self, stage, tasks):
+        return in_order(self, stage, random.Random(3).sample(list(tasks), len(tasks)))
+
+    monkeypatch.setattr(LocalExecutor, "__call__", shuffled)
+    run(small_config(root, run="shuffled"))
+    assert hash_run(root / "shuffled") == hash_run(root / "straight")
+
+
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_ray_workers_gives_the_same_bytes(root, workers):
+    run(small_config(root, run="local"))
+    run(small_config(root, run="ray", engine=ray(workers)))
+    assert hash_run(root / "ray") == hash_run(root / "local")
+
+
+def test_killed_at_any_step_of_a_commit_the_resumed_run_is_the_same(tmp_path):
+    small_input(tmp_path, photos=8, recordings=8)
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"no picture")
+    command = [sys.executable, "-m", "tests.engine.kill_matrix", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+def test_a_finished_run_does_nothing(root):
+    config = small_config(root)
+    run(config)
+    before = {path: path.stat().st_mtime_ns for path in (config.run_dir / layout.COMMITS).rglob("*.json")}
+    run(config)
+    assert {path: path.stat().st_mtime_ns for path in (config.run_dir / layout.COMMITS).rglob("*.json")} == before
+
+
+def test_another_configuration_is_refused_and_the_key_is_named(root):
+    run(small_config(root))
+    with pytest.raises(InputError, match=r"mix.peak_dbfs was -1.0 then, is -3.0 now.*--redo render"):
+        run(small_config(root, mix={"peak_dbfs": -3.0}))
+    with pytest.raises(InputError, match=r"pool was made under another.*audio.clip_seconds"):
+        run(small_config(root, audio={**small_config(root).audio.model_dump(mode="json"), "clip_seconds": 4.0}))
+
+
+def test_redo_replaces_a_stage_and_what_depends_on_it(root):
+    run(small_config(root))
+    before = hash_run(root / "run")
+    louder = small_config(root, mix={"lufs": [-26.0, -25.0]})
+    run(louder, redo="pair")
+    after = hash_run(root / "run")
+    changed = {path.partition("/")[0] for path in after if before.get(path) != after[path]}
+    assert changed == {"pairs", "renders", "shards", "commits"}
+    run(small_config(root, run="fresh", mix={"lufs": [-26.0, -25.0]}))
+    assert after == hash_run(root / "fresh")
+
+
+def test_new_images_are_added_and_nothing_else_is_done_again(root):
+    run(small_config(root))
+    before = hash_run(root / "run")
+    (root / "photos" / "new.jpg").write_bytes(picture(77))
+    (root / "photos" / "new.txt").write_text("a dog barks")
+    run(small_config(root))
+    after = hash_run(root / "run")
+    assert {path: after[path] for path in before} == before
+    assert "pairs/000003.parquet" in after
+
+
+def test_new_recordings_ask_for_a_redo_of_the_pairs(root):
+    run(small_config(root))
+    (root / "sounds" / "new.flac").write_bytes((root / "sounds" / "000.flac").read_bytes())
+    with pytest.raises(InputError, match="--redo pair"):
+        run(small_config(root))
+
+
+def test_two_runs_at_once_on_one_directory_are_refused(root):
+    with open_run(root / "run"), pytest.raises(InputError, match="another command is at work"):
+        run(small_config(root))
+
+
+def test_planning_writes_nothing(root):
+    plans = plan_run(small_config(root, run="never"))
+    assert plans[0].stage.name == "pool"
+    assert not (root / "never").exists()
+
+
+def test_a_row_that_raises_is_found_and_rejected(root, monkeypatch):
+    from sonify.stages import concepts  # noqa: PLC0415
+
+    inspect = concepts.inspect_image
+
+    def raises(data):
+        if data == picture(5) or data == picture(6):
+            raise RuntimeError("a decoder's bug")
+        return inspect(data)
+
+    monkeypatch.setattr(concepts, "inspect_image", raises)
+    counts = run(small_config(root))
+    assert counts["concepts/captions"].rejected == {"crashed": 2, "unreadable": 1}
+    assert counts["concepts/captions"].balances()
+
+
+def test_a_unit_that_fails_as_a_whole_is_given_up_and_the_others_go_on(root, monkeypatch):
+    from sonify.stages import pair  # noqa: PLC0415
+
+    read = pair.read_scenes
+
+    def fails(config, unit):
+        if unit == "000001":
+            raise RuntimeError("no such thing")
+        return read(config, unit)
+
+    monkeypatch.setattr(pair, "read_scenes", fails)
+    with pytest.raises(WorkError, match="1 units were given up"):
+        run(small_config(root))
+    assert sorted(path.stem for path in (root / "run/pairs").iterdir()) == ["000000", "000002"]
+    assert sorted(path.stem for path in (root / "run/renders").iterdir()) == ["000000", "000002"]
+    monkeypatch.undo()
+    run(small_config(root))
+    run(small_config(root, run="straight"))
+    assert hash_run(root / "run") == hash_run(root / "straight")
+
+
+def test_too_many_faults_stop_the_run(tmp_path):
+    small_input(tmp_path, photos=0)
+    names = {f"{n:04d}.jpg": "a dog barks" for n in range(1200)}
+    photos = write_photos(tmp_path / "photos", names)
+    for n in range(0, 1200, 10):
+        (photos / f"{n:04d}.jpg").write_bytes(b"broken")
+    with pytest.raises(WorkError, match=r"faults \(most: unreadable\), above engine.max_fault_ratio"):
+        run(small_config(tmp_path))
+    assert not (tmp_path / "run" / layout.PAIRS).exists()
+    run(small_config(tmp_path, engine={"kind": "local", "max_fault_ratio": 0.2}))
+
+
+def test_images_without_any_concept_stop_the_run(tmp_path):
+    small_input(tmp_path, photos=0)
+    write_photos(tmp_path / "photos", {f"{n}.jpg": "a grey wall" for n in range(5)})
+    with pytest.raises(WorkError, match="no image has a sounding concept"):
+        run(small_config(tmp_path))
+
+
+def test_images_without_captions_get_a_hint(tmp_path):
+    small_input(tmp_path, photos=0)
+    write_photos(tmp_path / "photos", {f"{n}.jpg": "" for n in range(5)})
+    with pytest.raises(WorkError, match=r"5 no_caption.*put a captions.csv"):
+        run(small_config(tmp_path))
+
+
+def ray_workers(parent):
+    """Pids of the Ray workers of a driver, by /proc: they are children of its raylet."""
+    pids = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline") as file:
+                    line = file.read()
+            except OSError:
+                continue
+            if line.startswith("ray::Worker"):
+                pids.append(int(entry))
+    return pids
+
+
+def test_a_ray_worker_that_is_killed_is_replaced(tmp_path):
+    small_input(tmp_path, photos=64)
+    run(small_config(tmp_path, run="local", images=photos_of(tmp_path, shard_size=2)))
+    killed = []
+    stop = threading.Event()
+
+    def killer():
+        while not stop.is_set():
+            for pid in ray_workers(os.getpid()):
+                if pid not in killed and len(killed) < 3:
+                    time.sleep(0.7)
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    break
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        run(small_config(tmp_path, run="ray", images=photos_of(tmp_path, shard_size=2), engine=ray(2)))
+    finally:
+        stop.set()
+        thread.join()
+    assert killed
+    assert hash_run(tmp_path / "ray") == hash_run(tmp_path / "local")
+
+
+KILLER = """
+import os, signal, sys
+if any("default_worker" in word for word in sys.orig_argv):
+    from sonify.stages import concepts
+    inspect = concepts.inspect_image
+    def kills(data):
+        if data.endswith(b"deadly"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inspect(data)
+    concepts.inspect_image = kills
+"""
+
+
+def test_rows_that_kill_their_worker_are_found_and_rejected(root, monkeypatch):
+    for name in ("003.jpg", "012.jpg"):
+        (root / "photos" / name).write_bytes(picture(1) + b"deadly")
+    (root / "site").mkdir()
+    (root / "site" / "sitecustomize.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", str(root / "site"), prepend=os.pathsep)
+    counts = run(small_config(root, engine=ray(2)))
+    assert counts["concepts/captions"].rejected == {"crashed": 2, "unreadable": 1}
+    assert counts["concepts/captions"].balances()
+
+
+def photos_of(root, **settings):
+    return {"kind": "folder", "path": str(root / "photos"), "validation": 0, **settings}

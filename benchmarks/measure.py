@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def interleaved(
-    ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 5
-) -> tuple[float, float]:
+def interleaved(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 5) -> tuple[float, float]:
     """Return the median seconds of each, taken in turns so that the machine's other work falls on both."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(1 + rounds):

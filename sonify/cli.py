@@ -9,6 +9,7 @@ import json
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
     )
+    logging.getLogger("faiss").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF of one image among millions is no news
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
@@ -58,9 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in STAGE_COMMANDS.items():
         command = _add(commands, name, text, _run)
-        command.add_argument(
-            "--config", type=Path, required=True, help="YAML file; key=value after it overrides it"
-        )
+        command.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
         command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
         command.set_defaults(name=name, redo=None)
         if name == "run":
@@ -68,22 +69,16 @@ def build_parser() -> argparse.ArgumentParser:
     status = _add(commands, "status", "what is done, rejected and used", _status)
     status.add_argument("run_dir", type=Path)
     status.add_argument("--json", action="store_true")
-    status.add_argument(
-        "--usage", action="store_true", help="compare the pool's use under other retrieval settings"
-    )
+    status.add_argument("--usage", action="store_true", help="compare the pool's use under other retrieval settings")
     verify = _add(commands, "verify", "check every committed file and count", _verify)
     verify.add_argument("run_dir", type=Path)
     verify.add_argument("--json", action="store_true")
-    verify.add_argument(
-        "--repair", action="store_true", help="withdraw what is damaged; the next run does it again"
-    )
+    verify.add_argument("--repair", action="store_true", help="withdraw what is damaged; the next run does it again")
     gallery = _add(commands, "gallery", "write a page to look at and listen to", _gallery)
     gallery.add_argument("run_dir", type=Path)
     gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
     demo = _add(commands, "demo", "the whole job on the embedded sample", _demo)
-    demo.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), help="run directory (default: %(default)s)"
-    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="run directory (default: %(default)s)")
     return parser
 
 

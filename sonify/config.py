@@ -53,7 +53,7 @@ Images = Annotated[FolderImages | WebDatasetImages, Field(discriminator="kind")]
 
 
 class FolderSounds(Section):
-    """Sounds in a folder, recursively, with an optional `metadata.csv` (file, text, licence, attribution, recording)."""
+    """Sounds in a folder, recursively; `metadata.csv` has file and any of text, licence, attribution, recording."""
 
     kind: Literal["folder"]
     path: Path
@@ -267,10 +267,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _child(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, list):
-        child = node[_index(node, part, override)]
-    else:
-        child = node.setdefault(part, {})
+    child = node[_index(node, part, override)] if isinstance(node, list) else node.setdefault(part, {})
     if child is None and isinstance(node, dict):
         child = node[part] = {}
     if not isinstance(child, dict | list):

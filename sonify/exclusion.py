@@ -1,8 +1,11 @@
 """Exclusion lists: keys, file names or sha256 that must not be used, one a line."""
 
+import re
 from pathlib import Path
 
 from sonify.errors import InputError
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def read_exclusions(path: Path | None) -> frozenset[str]:

@@ -92,9 +92,7 @@ def open_run(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(
-                f"run_dir: another command is at work in {run_dir}; wait for it to end"
-            ) from error
+            raise InputError(f"run_dir: another command is at work in {run_dir}; wait for it to end") from error
         clear_temporary(run_dir)
         yield
 
@@ -173,9 +171,7 @@ def _withdraw_from(config: Config, name: str, record: RunRecord) -> RunRecord:
 class _Work:
     """One call of `run`: the plans so far, the record, and what was given up."""
 
-    def __init__(
-        self, config: Config, record: RunRecord, executor: Callable[[], Executor], display: Display
-    ) -> None:
+    def __init__(self, config: Config, record: RunRecord, executor: Callable[[], Executor], display: Display) -> None:
         self._config = config
         self._run_dir = config.run_dir
         self._record = record
@@ -199,9 +195,7 @@ class _Work:
                 f"{len(self._given_up)} units were given up and stay undone ({self._given_up[0]}); the reasons are"
                 " above, and the same command tries them again"
             )
-        counts = {
-            key: total(stored.commit.rows for stored in plan.done.values()) for key, plan in plans.items()
-        }
+        counts = {key: total(stored.commit.rows for stored in plan.done.values()) for key, plan in plans.items()}
         return {stage.key: counts[stage.key] for stage in chosen}
 
     def _do_stage(self, plan: Plan) -> None:

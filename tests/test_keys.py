@@ -18,9 +18,7 @@ def test_different_names_get_different_keys(names):
     assert len({escape_key(name) for name in names}) == len(names)
 
 
-@pytest.mark.parametrize(
-    ("name", "key"), [("cats/tom_1.jpg", "cats_2ftom__1_2ejpg"), ("é.png", "_c3_a9_2epng")]
-)
+@pytest.mark.parametrize(("name", "key"), [("cats/tom_1.jpg", "cats_2ftom__1_2ejpg"), ("é.png", "_c3_a9_2epng")])
 def test_keys_are_what_other_peoples_scripts_expect(name, key):
     assert escape_key(name) == key
 
@@ -34,7 +32,8 @@ def test_randomness_depends_on_every_part_and_on_nothing_else():
 
 def test_uniform_is_uniform():
     values = [uniform("test", n) for n in range(20_000)]
-    assert 0 <= min(values) < 0.001 < 0.999 < max(values) < 1
+    assert 0 <= min(values) < 0.001
+    assert 0.999 < max(values) < 1
     assert abs(sum(values) / len(values) - 0.5) < 0.01
 
 

@@ -19,9 +19,7 @@ CEILING_DBFS = st.floats(-40, 0)
 
 
 def noise(seed: int, amplitude: float = 3000.0, frames: int = 5 * RATE_HZ) -> np.ndarray:
-    return (
-        np.rint(np.random.default_rng(seed).normal(0, amplitude, frames)).clip(-32768, 32767).astype(np.int16)
-    )
+    return np.rint(np.random.default_rng(seed).normal(0, amplitude, frames)).clip(-32768, 32767).astype(np.int16)
 
 
 def exact_sum(clips: list[np.ndarray], gains_db: list[float]) -> np.ndarray:
@@ -32,9 +30,7 @@ def exact_sum(clips: list[np.ndarray], gains_db: list[float]) -> np.ndarray:
     ("loudness_lufs", "target_lufs", "expected"),
     [(-20.0, -30.0, -10.0), (-50.0, -30.0, 20.0), (-70.0, -30.0, 30.0), (-30.123456, -30.0, 0.1235)],
 )
-def test_the_gain_is_the_difference_up_to_its_limit(
-    loudness_lufs: float, target_lufs: float, expected: float
-) -> None:
+def test_the_gain_is_the_difference_up_to_its_limit(loudness_lufs: float, target_lufs: float, expected: float) -> None:
     assert gain_to_target_db(loudness_lufs, target_lufs, max_gain_db=30.0) == expected
 
 
@@ -79,9 +75,7 @@ def test_a_loud_sum_is_lowered_as_a_whole() -> None:
 
 
 @given(sources=SOURCES, peak_dbfs=CEILING_DBFS)
-def test_the_ceiling_holds_and_nothing_wraps(
-    sources: list[tuple[np.ndarray, float]], peak_dbfs: float
-) -> None:
+def test_the_ceiling_holds_and_nothing_wraps(sources: list[tuple[np.ndarray, float]], peak_dbfs: float) -> None:
     clips, gains_db = [clip for clip, _ in sources], [gain for _, gain in sources]
 
     mix = mix_clips(clips, gains_db, peak_dbfs)
@@ -96,9 +90,7 @@ def test_the_ceiling_holds_and_nothing_wraps(
 
 
 @given(sources=SOURCES, peak_dbfs=CEILING_DBFS)
-def test_the_ceiling_takes_off_no_more_than_it_must(
-    sources: list[tuple[np.ndarray, float]], peak_dbfs: float
-) -> None:
+def test_the_ceiling_takes_off_no_more_than_it_must(sources: list[tuple[np.ndarray, float]], peak_dbfs: float) -> None:
     clips, gains_db = [clip for clip, _ in sources], [gain for _, gain in sources]
 
     mix = mix_clips(clips, gains_db, peak_dbfs)

@@ -60,9 +60,7 @@ def buzz(frequency_hz: Sound, cutoff_hz: Track) -> Sound:
     exp(k cos x) has the harmonics I_n(k), which fall as exp(-n^2 / 2k).
     """
     k = 0.5 * (cutoff_hz / frequency_hz) ** 2
-    pulses = np.exp(
-        np.maximum(k * (np.cos(phase_of(frequency_hz)) - 1), -40)
-    )  # lower ones are slow denormals
+    pulses = np.exp(np.maximum(k * (np.cos(phase_of(frequency_hz)) - 1), -40))  # lower ones are slow denormals
     return (pulses - pulses.mean()) / pulses.std()
 
 
@@ -193,9 +191,7 @@ def room(rng: Generator, sound: Sound, reverberation_sec: float, wet: float) -> 
 
 
 def _fast_size(at_least: int) -> int:
-    return -(-at_least // (RATE // 4)) * (
-        RATE // 4
-    )  # 11,025 = 3^2 5^2 7^2: no large prime slows the transform
+    return -(-at_least // (RATE // 4)) * (RATE // 4)  # 11,025 = 3^2 5^2 7^2: no large prime slows the transform
 
 
 def wide(left: Sound, right: Sound) -> Sound:

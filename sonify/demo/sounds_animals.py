@@ -48,9 +48,7 @@ def cat_purring(rng: Generator, variation: int) -> Sound:
     inhaling = breathing > 0
     phase = phase_of(rate_hz * np.where(inhaling, 1.06, 0.96) * wander(rng, 10, 8, 0.94, 1.06))
     opening = np.exp(2.5 * (np.cos(phase) - 1)) * per_cycle(rng, phase, 0.25)
-    rattle = shape(
-        noise(rng, 10), resonances((90, 120, 1.0), (240, 200, 0.8), (650, 500, 0.35), (1800, 1500, 0.08))
-    )
+    rattle = shape(noise(rng, 10), resonances((90, 120, 1.0), (240, 200, 0.8), (650, 500, 0.35), (1800, 1500, 0.08)))
     airflow = shape(noise(rng, 10), band(400, 3000, 1))
     strength = np.abs(breathing) ** 0.4 * np.where(inhaling, 1, 0.65)
     return (rattle / rattle.std() * (0.1 + opening) + 0.02 * airflow) * strength
@@ -59,9 +57,7 @@ def cat_purring(rng: Generator, variation: int) -> Sound:
 def cat_meowing(rng: Generator, variation: int) -> Sound:
     """Pitch rises and falls while the mouth opens from [i] to [a] and closes to [u]."""
     base_hz, starts = ((520, (0.4, 2.5, 4.9)), (700, (0.3, 1.7, 3.2, 5.0)))[variation]
-    calls = [
-        (start, _meow(rng, base_hz * rng.uniform(0.92, 1.08), rng.uniform(0.7, 1.0))) for start in starts
-    ]
+    calls = [(start, _meow(rng, base_hz * rng.uniform(0.92, 1.08), rng.uniform(0.7, 1.0))) for start in starts]
     return room(rng, lay(7, calls), 0.4, 0.05)
 
 
@@ -111,9 +107,7 @@ def _neigh(rng: Generator, top_hz: float, tremor_hz: float) -> Sound:
     depth = line(d, (0, 0), (0.3, 0.04), (0.9, 0.12), (d, 0.2))
     tremor = np.sin(phase_of(tremor_hz * wander(rng, d, 4, 0.9, 1.1)))
     pitch = top_hz * line(d, (0, 0.55), (0.25, 1), (0.8, 0.85), (d, 0.35)) * (1 + depth * tremor)
-    level = line(d, (0, 0), (0.1, 0.7), (0.4, 1), (1.5, 0.7), (d, 0)) * (
-        1 - 2.5 * depth * (0.5 - 0.5 * tremor)
-    )
+    level = line(d, (0, 0), (0.1, 0.7), (0.4, 1), (1.5, 0.7), (d, 0)) * (1 - 2.5 * depth * (0.5 - 0.5 * tremor))
     mouth = [(1100.0, 700.0, 1.0), (2400.0, 900.0, 0.7), (3900.0, 1200.0, 0.3)]
     return _voice(rng, pitch, 0.12, mouth, 5000) * level
 
@@ -142,9 +136,7 @@ def horse_galloping(rng: Generator, variation: int) -> Sound:
     for stride in np.arange(0.2, 8.6, stride_sec):
         for beat in beats_sec:
             pitch = rng.uniform(0.88, 1.12)
-            hoof = burst(
-                rng, (0.16, 0.07)[variation], resonances(*((hz * pitch, w, g) for hz, w, g in ground))
-            )
+            hoof = burst(rng, (0.16, 0.07)[variation], resonances(*((hz * pitch, w, g) for hz, w, g in ground)))
             hooves.append((stride + beat + rng.normal(0, 0.012), rng.uniform(0.6, 1) * hoof))
     grit = sprinkle(rng, 9, 60, clicks(rng, 12, 0.01, 800, 5000), 8)
     return room(rng, lay(9, hooves) + 0.02 * grit, 0.3, 0.06)
@@ -194,20 +186,14 @@ def owl_hooting(rng: Generator, variation: int) -> Sound:
         (780, ((0.3, 0.7), (3.0, 0.18), (3.5, 1.3))),
         (330, ((0.4, 0.4), (0.95, 0.16), (1.2, 0.3), (1.9, 0.45), (2.8, 0.45))),
     )[variation]
-    calls = [
-        (start + repeat, _hoot(rng, pitch_hz, d, variation == 0)) for repeat in (0, 5.3) for start, d in hoots
-    ]
+    calls = [(start + repeat, _hoot(rng, pitch_hz, d, variation == 0)) for repeat in (0, 5.3) for start, d in hoots]
     night = 0.004 * shape(noise(rng, 10.5), band(100, 1500, 1))
     return room(rng, lay(10.5, calls), 1.2, 0.25) + night
 
 
 def _hoot(rng: Generator, pitch_hz: float, duration_sec: float, quaver: bool) -> Sound:
     d = duration_sec
-    pitch = (
-        pitch_hz
-        * line(d, (0, 0.93), (0.25 * d, 1.0), (0.8 * d, 1.0), (d, 0.95))
-        * wander(rng, d, 8, 0.995, 1.005)
-    )
+    pitch = pitch_hz * line(d, (0, 0.93), (0.25 * d, 1.0), (0.8 * d, 1.0), (d, 0.95)) * wander(rng, d, 8, 0.995, 1.005)
     tremble = 1 - 0.5 * (quaver and d > 1) * (0.5 + 0.5 * np.sin(2 * np.pi * 13 * times(d)))
     tone = np.sin(phase_of(pitch)) + 0.12 * np.sin(2 * phase_of(pitch)) + 0.04 * np.sin(3 * phase_of(pitch))
     breath = 0.03 * shape(noise(rng, d), resonances((pitch_hz, 200, 1)))

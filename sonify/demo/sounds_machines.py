@@ -69,9 +69,7 @@ def rocket_rumble(rng: Generator, variation: int) -> Sound:
 
     def side() -> Sound:
         roar = shape(noise(rng, 12), band(0.5 * peak_hz, 2 * peak_hz)) * wander(rng, 12, 12, 0.6, 1)
-        shocks = (
-            np.maximum(0, shape(noise(rng, 12), band(150, 900, 1))) ** 3
-        )  # rare and steep, as measured ones are
+        shocks = np.maximum(0, shape(noise(rng, 12), band(150, 900, 1))) ** 3  # rare and steep, as measured ones are
         return (roar / roar.std() + 0.35 * shocks / shocks.std() * thrust) * thrust
 
     return np.tanh(0.7 * wide(side(), side()))
@@ -158,9 +156,7 @@ def spacecraft_radio(rng: Generator, variation: int) -> Sound:
     beeps = []
     for start, length in calls:
         beeps += [(start, _beep(2525)), (start + length, _beep(2475))]
-        on_air += line(
-            9, (start + 0.3, 0), (start + 0.32, 1), (start + length - 0.05, 1), (start + length, 0)
-        )
+        on_air += line(9, (start + 0.3, 0), (start + 0.32, 1), (start + length - 0.05, 1), (start + length, 0))
     talk = voice / voice.std() * on_air + 0.12 * line_noise
     return 0.5 * np.tanh(1.5 * shape(talk, band(350, 2800, 4))) + 0.55 * lay(9, beeps)
 

@@ -43,9 +43,7 @@ def church_bell(rng: Generator, variation: int) -> Sound:
         for sign in (-1, 1)
     ]
     stroke = struck(8, *modes) + lay(8, [(0, 2 * burst(rng, 0.05, band(800, 5000, 1)))])
-    tolling = [
-        (t + rng.normal(0, 0.04), rng.uniform(0.7, 1) * stroke) for t in np.arange(0.3, 10, interval_sec)
-    ]
+    tolling = [(t + rng.normal(0, 0.04), rng.uniform(0.7, 1) * stroke) for t in np.arange(0.3, 10, interval_sec)]
     return room(rng, lay(12, tolling), 1.5, 0.05) * line(12, (10.5, 1), (12, 0))
 
 
@@ -56,9 +54,7 @@ def bicycle_bell(rng: Generator, variation: int) -> Sound:
     if variation == 0:
         strokes = [(t + n * 0.28, 1 - 0.4 * n) for t in (0.3, 2.1, 4.4) for n in range(2)]
     else:
-        strokes = [
-            (t + n * 0.052, 0.6 + 0.4 * np.sin(np.pi * n / 9)) for t in (0.3, 2.0, 4.5) for n in range(10)
-        ]
+        strokes = [(t + n * 0.052, 0.6 + 0.4 * np.sin(np.pi * n / 9)) for t in (0.3, 2.0, 4.5) for n in range(10)]
     return lay(7, [(t, gain * rng.uniform(0.85, 1) * cap) for t, gain in strokes])
 
 
@@ -75,9 +71,7 @@ def telephone_ringing(rng: Generator, variation: int) -> Sound:
     size = (1.0, 1.25)[variation]
     gongs = [struck(0.8, *((size * hz * r, 0.6 * s, g) for r, s, g in _cap_modes())) for hz in (1050, 1330)]
     strokes = [
-        (start + n / 20, rng.uniform(0.8, 1) * gongs[n % 2])
-        for start, length in rings
-        for n in range(int(20 * length))
+        (start + n / 20, rng.uniform(0.8, 1) * gongs[n % 2]) for start, length in rings for n in range(int(20 * length))
     ]
     return room(rng, lay(9, strokes), 0.3, 0.05)
 
@@ -185,9 +179,7 @@ def _coin(rng: Generator, hz: float) -> Sound:
 
 def camera_shutter(rng: Generator, variation: int) -> Sound:
     """Mirror up, curtain, mirror down; then a motor, or a lever, winds the film on."""
-    shots_sec, exposure_sec = (((0.5, 2.3, 3.7, 5.4), 0.07), ((0.6, 1.1, 1.6, 4.0, 4.5, 5.0), 0.045))[
-        variation
-    ]
+    shots_sec, exposure_sec = (((0.5, 2.3, 3.7, 5.4), 0.07), ((0.6, 1.1, 1.6, 4.0, 4.5, 5.0), 0.045))[variation]
     clack = struck(0.06, (420, 0.008, 0.8), (1250, 0.006, 1), (2900, 0.004, 0.7), (5200, 0.002, 0.5))
     grit = clicks(rng, 6, 0.03, 1500, 6000)
     wind_on = shape(noise(rng, 0.28), resonances((1900, 500, 1), (3800, 900, 0.6)))
@@ -219,7 +211,5 @@ def typing_on_a_keyboard(rng: Generator, variation: int) -> Sound:
 
 def _key(rng: Generator, plate_hz: float) -> Sound:
     down = burst(rng, 0.02, resonances((2.5 * plate_hz, 1500, 1), (7 * plate_hz, 3000, 0.7)))
-    bottom = burst(
-        rng, 0.035, resonances((plate_hz, 500, 0.6), (3 * plate_hz, 1200, 1), (6 * plate_hz, 2500, 0.6))
-    )
+    bottom = burst(rng, 0.035, resonances((plate_hz, 500, 0.6), (3 * plate_hz, 1200, 1), (6 * plate_hz, 2500, 0.6)))
     return lay(0.16, [(0, 0.3 * down), (0.012, bottom), (0.095, 0.35 * down)])

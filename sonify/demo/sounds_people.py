@@ -43,9 +43,7 @@ def murmur(rng: Generator, duration_sec: float, pitch_hz: float) -> Sound:
     folds = buzz(melody, 2500)
     source = folds / folds.std() + 0.04 * noise(rng, duration_sec)
     f1, f2, f3 = (size * line(duration_sec, *track[name]) for name in ("f1", "f2", "f3"))
-    vowels = formants(
-        source, (f1, 90.0, 1.0), (f2, 120.0, 0.5), (f3, 180.0, 0.25), (3500.0 * size, 300.0, 0.12)
-    )
+    vowels = formants(source, (f1, 90.0, 1.0), (f2, 120.0, 0.5), (f3, 180.0, 0.25), (3500.0 * size, 300.0, 0.12))
     hiss = shape(noise(rng, duration_sec), resonances((4500, 2500, 1), (2500, 1500, 0.5)))
     return vowels / vowels.std() * line(duration_sec, *track["voice"]) + 0.25 * hiss * line(
         duration_sec, *track["hiss"]
@@ -106,9 +104,7 @@ def crowd_murmuring(rng: Generator, variation: int) -> Sound:
 def applause(rng: Generator, variation: int) -> Sound:
     """Each pair of hands has its own cavity, from a dull clap to a bright one; a hall's worth merges."""
     claps_per_sec = (120, 600)[variation]
-    hands = [
-        burst(rng, 0.05, resonances((hz, 700, 1), (2.2 * hz, 1500, 0.5))) for hz in rng.uniform(800, 1700, 40)
-    ]
+    hands = [burst(rng, 0.05, resonances((hz, 700, 1), (2.2 * hz, 1500, 0.5))) for hz in rng.uniform(800, 1700, 40)]
     rising = line(9, (0, 0.1), (1.0, 1), (6, 0.9), (9, 0.1))
 
     def side() -> Sound:

@@ -190,9 +190,7 @@ def spread_over_scenes(rejected: Rejected, scenes: tuple[str, ...]) -> tuple[Rej
     """An image leaves with all its scenes: where one scene is to blame, the others are `missing_scene`."""
     if not rejected.scene:
         return tuple(replace(rejected, scene=scene) for scene in scenes)
-    missing = Rejected(
-        key=rejected.key, reason=Reason.MISSING_SCENE, detail=f"{rejected.scene}: {rejected.reason}"
-    )
+    missing = Rejected(key=rejected.key, reason=Reason.MISSING_SCENE, detail=f"{rejected.scene}: {rejected.reason}")
     return tuple(rejected if scene == rejected.scene else replace(missing, scene=scene) for scene in scenes)
 
 

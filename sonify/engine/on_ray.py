@@ -114,14 +114,10 @@ class RayExecutor:
 
         try:
             num_rows = ray.get(actor.count.remote(stage.key, task.unit))
-            killers: Mapping[int, str] = dict.fromkeys(
-                find_killers(0, num_rows, survives), "kills its worker"
-            )
+            killers: Mapping[int, str] = dict.fromkeys(find_killers(0, num_rows, survives), "kills its worker")
             return actor, ray.get(actor.run.remote(stage.key, task, killers))
         except ray.exceptions.RayActorError as error:
-            return self._replace(actor, stage), Outcome(
-                unit=task.unit, error=f"its worker dies again: {error}"
-            )
+            return self._replace(actor, stage), Outcome(unit=task.unit, error=f"its worker dies again: {error}")
 
 
 def _room_for(stage: Stage) -> int:
@@ -167,9 +163,7 @@ def connect(config: Config) -> None:
     )
     if any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
         ray.shutdown()
-        early = (
-            "; ray was imported before: start it yourself and set engine.address" if imported_before else ""
-        )
+        early = "; ray was imported before: start it yourself and set engine.address" if imported_before else ""
         raise WorkError(f"Ray does not listen on loopback only{early}")
 
 
@@ -185,6 +179,4 @@ def _check_remote(engine: Engine, config: Config, address: str) -> None:
             " open Ray port runs code there; set RAY_AUTH_MODE=token on all nodes, or engine.unauthenticated=true"
         )
     if not config.run_dir.is_absolute():
-        raise InputError(
-            f"run_dir: a cluster needs an absolute path that all nodes see, found {config.run_dir}"
-        )
+        raise InputError(f"run_dir: a cluster needs an absolute path that all nodes see, found {config.run_dir}")

@@ -74,9 +74,7 @@ def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
             continue
         inputs |= whole
         if unit not in done:
-            tasks.append(
-                Task(stage=stage.name, part=stage.part, unit=unit, digest=stage.digest, inputs=inputs)
-            )
+            tasks.append(Task(stage=stage.name, part=stage.part, unit=unit, digest=stage.digest, inputs=inputs))
             continue
         _check_inputs(stage, done[unit].commit, inputs)
         valid[unit] = done[unit]
@@ -120,17 +118,13 @@ def _inputs(run_dir: Path, stage: Stage, unit: str, plans: Mapping[str, Plan]) -
     if not stage.upstream:
         return {"listing": sha256_of(run_dir / layout.listing(stage.listing, unit))}
     commits = {key: plans[key].done.get(unit) for key in stage.upstream}
-    return (
-        {key: stored.sha256 for key, stored in commits.items() if stored} if all(commits.values()) else None
-    )
+    return {key: stored.sha256 for key, stored in commits.items() if stored} if all(commits.values()) else None
 
 
 def _hash_whole(plan: Plan) -> str:
     if plan.tasks or plan.waiting:
         left = len(plan.tasks) + len(plan.waiting)
-        raise WorkError(
-            f"{plan.stage.key} has {left} units to do, and all of them are needed: `sonify run` does them"
-        )
+        raise WorkError(f"{plan.stage.key} has {left} units to do, and all of them are needed: `sonify run` does them")
     hashes = [f"{unit} {stored.sha256}" for unit, stored in sorted(plan.done.items())]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 

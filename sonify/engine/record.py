@@ -63,9 +63,7 @@ def read_record(run_dir: Path) -> RunRecord | None:
     try:
         raw = open_record(path.read_bytes())
     except DamagedRecord as error:
-        raise WorkError(
-            f"{path}: damaged ({error}); `sonify verify {run_dir} --repair` withdraws it"
-        ) from error
+        raise WorkError(f"{path}: damaged ({error}); `sonify verify {run_dir} --repair` withdraws it") from error
     stages = {key: StageRecord(**stage) for key, stage in raw.pop("stages").items()}
     return RunRecord(**raw, stages=stages)
 
@@ -78,9 +76,7 @@ def require_record(run_dir: Path) -> RunRecord:
     """
     record = read_record(run_dir)
     if record is None:
-        raise InputError(
-            f"{run_dir}: not a run: expected {layout.RUN} in it; `sonify run --config FILE` makes one"
-        )
+        raise InputError(f"{run_dir}: not a run: expected {layout.RUN} in it; `sonify run --config FILE` makes one")
     return record
 
 

@@ -22,9 +22,7 @@ def schema_of(row_type: type) -> pa.Schema:
 
 def _fields(row_type: type) -> list[pa.Field]:
     hints = typing.get_type_hints(row_type)
-    return [
-        pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in dataclasses.fields(row_type)
-    ]
+    return [pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in dataclasses.fields(row_type)]
 
 
 def _arrow_type(hint: Any) -> pa.DataType:

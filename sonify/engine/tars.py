@@ -15,9 +15,7 @@ from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected
 
 BLOCK = tarfile.BLOCKSIZE
-MAX_EXTENSION_BYTES = (
-    2**20
-)  # of one pax or long-name header; extended attributes make them long, names do not
+MAX_EXTENSION_BYTES = 2**20  # of one pax or long-name header; extended attributes make them long, names do not
 MAX_NAME_BYTES = 4096  # PATH_MAX of Linux
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -130,9 +128,7 @@ def _scan(file: BinaryIO) -> Iterator[tuple[bytes, Member]]:
         said = {} if header.type in _EXTENSIONS else of_all | of_next
         size = 0 if header.type in _WITHOUT_DATA else int(said.get(b"size", header.size))
         if start + size > end:
-            raise tarfile.ReadError(
-                f"the member at byte {offset} claims {size} bytes, but the file ends at {end}"
-            )
+            raise tarfile.ReadError(f"the member at byte {offset} claims {size} bytes, but the file ends at {end}")
         if header.type == tarfile.XGLTYPE:
             of_all |= _read_extension(file, header.type, start, size)
         elif header.type in _EXTENSIONS:

@@ -66,7 +66,7 @@ _FFMPEG_OPTIONS = {
 }
 
 
-class UnreadableSound(Exception):  # noqa: N818 - a fact about the file, turned into a `Rejected` by the stage
+class UnreadableSound(Exception):
     """A file from which no clip can be taken."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -202,9 +202,7 @@ def _libsndfile_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(block.T)
 
 
-def _ffmpeg_blocks(
-    container: InputContainer, stream: av.AudioStream, header: SoundHeader
-) -> Iterator[np.ndarray]:
+def _ffmpeg_blocks(container: InputContainer, stream: av.AudioStream, header: SoundHeader) -> Iterator[np.ndarray]:
     to_float = av.AudioResampler(format="fltp")
     parts: list[np.ndarray] = []
     for frame in container.decode(stream):

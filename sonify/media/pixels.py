@@ -47,7 +47,7 @@ _UPRIGHT = {
 }
 
 
-class UnreadableImage(Exception):  # noqa: N818 - it names what is refused, as `Rejected` does
+class UnreadableImage(Exception):
     """An image that is refused; `reason` and `detail` are those of its `Rejected`."""
 
     def __init__(self, reason: Reason, detail: str) -> None:

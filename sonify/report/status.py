@@ -80,25 +80,19 @@ def status_json(status: Status) -> dict[str, Any]:
 
 def print_status(status: Status, console: Console) -> None:
     """Print the status as tables."""
-    table = Table(
-        "stage", "units done", "to do", "rows in", "rows out", "rejected", "rows/s", title=status.run_dir
-    )
+    table = Table("stage", "units done", "to do", "rows in", "rows out", "rejected", "rows/s", title=status.run_dir)
     for stage in status.stages:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in stage.rejected.items()) or "-"
         table.add_row(stage.stage, f"{stage.units_done:,}", f"{stage.units_to_do:,}", f"{stage.rows_in:,}",
                       f"{stage.rows_out:,}", reasons, f"{stage.rows_per_sec:,.1f}")  # fmt: skip
         if stage.clips:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in stage.clips.rejected.items()) or "-"
-            table.add_row(
-                "  clips", "", "", f"{stage.clips.rows_in:,}", f"{stage.clips.rows_out:,}", reasons, ""
-            )
+            table.add_row("  clips", "", "", f"{stage.clips.rows_in:,}", f"{stage.clips.rows_out:,}", reasons, "")
     console.print(table)
     if status.usage:
         _print_usage({"this run": status.usage, **status.comparison}, console)
         if not status.comparison:
-            console.print(
-                "[dim]--usage compares with and without signed square root, margin and querybank[/dim]"
-            )
+            console.print("[dim]--usage compares with and without signed square root, margin and querybank[/dim]")
 
 
 def _stage_status(config: Config, stage: Stage, plan: Plan | None) -> StageStatus:
@@ -120,9 +114,7 @@ def _stage_status(config: Config, stage: Stage, plan: Plan | None) -> StageStatu
 
 
 def _print_usage(usages: Mapping[str, Usage], console: Console) -> None:
-    table = Table(
-        "use of the pool", "draws", "clips used", "recordings used", "Gini clips", "Gini recordings"
-    )
+    table = Table("use of the pool", "draws", "clips used", "recordings used", "Gini clips", "Gini recordings")
     for name, usage in usages.items():
         table.add_row(name, f"{usage.draws:,}", f"{usage.clips_used_share:.1%}", f"{usage.recordings_used_share:.1%}",
                       f"{usage.clips_gini:.3f}", f"{usage.recordings_gini:.3f}")  # fmt: skip

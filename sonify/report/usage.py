@@ -55,9 +55,7 @@ def gini(counts: np.ndarray) -> float:
     if ordered.sum() == 0:
         return 0.0
     ranks = np.arange(1, len(ordered) + 1)
-    return float(
-        2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum()) - (len(ordered) + 1) / len(ordered)
-    )
+    return float(2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum()) - (len(ordered) + 1) / len(ordered))
 
 
 def measure_usage(drawn: Iterable[str], recording_of: Mapping[str, str]) -> Usage:
@@ -79,10 +77,7 @@ def measure_usage(drawn: Iterable[str], recording_of: Mapping[str, str]) -> Usag
 
 def recordings_of_clips(run_dir: Path) -> dict[str, str]:
     """Each clip's recording, over the whole pool."""
-    tables = (
-        read_columns(path, ["clip", "recording"])
-        for path in sorted((run_dir / layout.CLIPS).glob("*.parquet"))
-    )
+    tables = (read_columns(path, ["clip", "recording"]) for path in sorted((run_dir / layout.CLIPS).glob("*.parquet")))
     return {
         clip: recording
         for table in tables
@@ -118,10 +113,7 @@ def compare_usage(config: Config) -> dict[str, Usage]:
 
 
 def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool]) -> Iterator[str]:
-    texts = {
-        split: sorted({s.description for p in pairs if p.split == split for s in p.sources})
-        for split in pools
-    }
+    texts = {split: sorted({s.description for p in pairs if p.split == split for s in p.sources}) for split in pools}
     rankings = {split: pool.rank(texts[split]) for split, pool in pools.items()}
     for pair in pairs:
         used: set[int] = set()

@@ -7,7 +7,6 @@ import numpy as np
 from sonify.captions.ontology import load_ontology
 from sonify.retrieval.text import TextEncoder
 
-from sonify.config import Retrieval
 from sonify.config import TextEncoder as TextEncoderConfig
 from sonify.rows import Concept
 

@@ -35,9 +35,7 @@ class SplitPool:
         self._index = ClipIndex(clips.embeddings, threads)
         self._length = list_length(retrieval.top_k, len(clips.clips))
         # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
-        self._bank = (
-            bank_mean(encoder) if retrieval.hubness == "querybank" else np.zeros(encoder.dimension, "f4")
-        )
+        self._bank = bank_mean(encoder) if retrieval.hubness == "querybank" else np.zeros(encoder.dimension, "f4")
         self._hubness = (clips.embeddings @ self._bank).astype(np.float64)
 
     def rank(self, texts: Sequence[str]) -> dict[str, Ranking]:

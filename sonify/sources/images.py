@@ -37,9 +37,7 @@ def list_images(images: Images, seed: int) -> Iterator[tuple[ImageRef, ...]]:
     units = _list_folder(images, seed) if isinstance(images, FolderImages) else _list_archives(images, seed)
     first = next(units, None)
     if first is None:
-        found = (
-            "no .tar file" if isinstance(images, WebDatasetImages) else f"no {', '.join(IMAGE_SUFFIXES)} file"
-        )
+        found = "no .tar file" if isinstance(images, WebDatasetImages) else f"no {', '.join(IMAGE_SUFFIXES)} file"
         raise InputError(f"images.path: {images.path} holds {found}: nothing to do")
     yield from chain([first], units)
 
@@ -160,9 +158,7 @@ def _read_archive(root: Path, ref: ImageRef, seed: int) -> Iterator[SourceImage 
         return
     yield from rejected
     by_name = {member.name: member for member in members}
-    images = sorted(
-        (escape_key(f"{ref.uri}/{m.name}"), m) for m in members if m.name.lower().endswith(IMAGE_SUFFIXES)
-    )
+    images = sorted((escape_key(f"{ref.uri}/{m.name}"), m) for m in members if m.name.lower().endswith(IMAGE_SUFFIXES))
     with archive.open("rb") as file:
         for key, member in images:
             if ref.below and _sampling_hash(key, seed) >= ref.below:

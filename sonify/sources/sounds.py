@@ -14,7 +14,8 @@ from sonify.sources.usertables import read_user_table
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
 SOUND_SUFFIXES = frozenset(
-    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mka .mp3 .mp4 .oga .ogg .opus .rf64 .snd .w64 .wav .webm".split()
+    {".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".mp4", ".oga", ".ogg"}
+    | {".opus", ".rf64", ".snd", ".w64", ".wav", ".webm"}
 )
 METADATA_TABLES = ("metadata.csv", "metadata.parquet")
 
@@ -39,9 +40,7 @@ def sound_path(sources: tuple[Sounds, ...], ref: SoundRef) -> Path:
 
 
 def _list_folder(source: FolderSounds) -> list[SoundRef]:
-    files = [
-        path for path in source.path.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file()
-    ]
+    files = [path for path in source.path.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file()]
     tables = [source.path / name for name in METADATA_TABLES if (source.path / name).is_file()]
     described = _metadata(tables[0]) if tables else {}
     return [_folder_ref(source, path.relative_to(source.path), described) for path in files]
@@ -70,9 +69,7 @@ def _metadata(table: Path) -> dict[str, dict[str, str]]:
     columns = read_user_table(table, ("file",), ("text", "licence", "license", "attribution", "recording"))
     names = list(columns)
     rows = zip(*columns.values(), strict=True)
-    described = (
-        dict(zip(names, (cell.decode("utf-8", "replace") for cell in row), strict=True)) for row in rows
-    )
+    described = (dict(zip(names, (cell.decode("utf-8", "replace") for cell in row), strict=True)) for row in rows)
     return {row["file"]: row for row in described}
 
 

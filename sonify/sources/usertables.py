@@ -13,9 +13,7 @@ from sonify.errors import InputError
 CSV_BLOCK_BYTES = 16 << 20
 
 
-def read_user_table(
-    path: Path, required: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, list[bytes]]:
+def read_user_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[bytes]]:
     """Read columns of a CSV or Parquet file as raw bytes; an absent optional column is empty.
 
     Raises:

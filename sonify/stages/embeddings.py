@@ -1,4 +1,4 @@
-"""Clips to embeddings: one row of `pool/embeddings/<encoder>/<unit>.npy` for each row of `pool/clips/<unit>.parquet`."""
+"""Clips to embeddings: row for row, `pool/embeddings/<encoder>/<unit>.npy` follows `pool/clips/<unit>.parquet`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -67,9 +67,7 @@ def check_splits(config: Config) -> None:
         InputError: a split has images but no recordings.
     """
     tables = (config.run_dir / layout.CLIPS).glob("*.parquet")
-    present = {
-        split for table in tables for split in read_columns(table, ["split"])["split"].unique().to_pylist()
-    }
+    present = {split for table in tables for split in read_columns(table, ["split"])["split"].unique().to_pylist()}
     if not present:
         raise InputError("audio.sources: no recording gave a clip, so there is nothing to draw from")
     if present == set(layout.SPLITS):
@@ -111,9 +109,7 @@ def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
     if config.render.scenes == "any":
         present = [concepts for concepts in heard if concepts]
         heard = (present * len(heard))[: len(heard)]
-    return tuple(
-        Scene(name=name, heard=concepts) for name, concepts in zip(config.scenes, heard, strict=True)
-    )
+    return tuple(Scene(name=name, heard=concepts) for name, concepts in zip(config.scenes, heard, strict=True))
 
 
 class PairStage:
@@ -126,9 +122,7 @@ class PairStage:
 
     def __call__(self, rows: Sequence[ImageScenes]) -> list[PairedImage | Rejected]:
         planned = [self._refuse(row) or scenes_of(self._config, row) for row in rows]
-        splits = [
-            split_of(self._config.seed, "image", row.key, self._config.images.validation) for row in rows
-        ]
+        splits = [split_of(self._config.seed, "image", row.key, self._config.images.validation) for row in rows]
         rankings = {
             split: self._rank(split, (p for p, s in zip(planned, splits, strict=True) if s == split))
             for split in self._pool

@@ -14,10 +14,10 @@ import numpy as np
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.commits import Count
-from sonify.engine.files import Transaction
+from sonify.engine.files import Transaction, sha256_of
 from sonify.engine.job import Job, RejectTable
 from sonify.engine.tables import TableWriter, read_rows
-from sonify.exclusion import read_exclusions
+from sonify.exclusion import SHA256, read_exclusions
 from sonify.keys import split_of
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
@@ -52,14 +52,15 @@ class PoolStage:
         self._audio = config.audio
         self._seed = config.seed
         self._excluded = read_exclusions(config.audio.exclude)
+        self._excludes_hashes = any(SHA256.fullmatch(line) for line in self._excluded)
 
     def __call__(self, rows: Sequence[SoundRef]) -> list[Recording | Rejected]:
         return [self._cut(row) for row in rows]
 
     def _cut(self, ref: SoundRef) -> Recording | Rejected:
-        if self._excluded & {ref.file, ref.key, ref.recording, Path(ref.file).stem}:
-            return Rejected(key=ref.key, reason=Reason.EXCLUDED)
         path = sound_path(self._audio.sources, ref)
+        if self._is_excluded(ref, path):
+            return Rejected(key=ref.key, reason=Reason.EXCLUDED)
         try:
             results = [self._describe(ref, cut) for cut in self._cuts(path)]
         except UnreadableSound as error:
@@ -70,6 +71,12 @@ class PoolStage:
             return Rejected(key=ref.key, reason=rejected[0].reason, detail=rejected[0].detail)
         return Recording(clips=clips, rejected=rejected)
 
+    def _is_excluded(self, ref: SoundRef, path: Path) -> bool:
+        """By file name (with or without folder, ending and corpus), recording, or the file's sha256."""
+        if self._excluded & {ref.file, ref.key, ref.recording, path.name, path.stem}:
+            return True
+        return self._excludes_hashes and path.is_file() and sha256_of(path) in self._excluded
+
     def _cuts(self, path: Path) -> Iterator[CutClip]:
         return cut_recording(path, self._audio.sample_rate, self._audio.clip_seconds)
 
@@ -77,9 +84,7 @@ class PoolStage:
         key = f"{ref.key}#{cut.index}"
         loudness_lufs = measure_loudness(cut.samples, self._audio.sample_rate)
         if not np.isfinite(loudness_lufs):
-            return Rejected(
-                key=key, reason=Reason.SILENT, detail="no block above the absolute gate of -70 LUFS"
-            )
+            return Rejected(key=key, reason=Reason.SILENT, detail="no block above the absolute gate of -70 LUFS")
         sha256 = pcm_sha256(cut.samples)
         if sha256 in self._excluded:
             return Rejected(key=key, reason=Reason.EXCLUDED, detail="by sha256")

@@ -78,9 +78,7 @@ class ClipStore:
         self._place = {
             clip: (number, row)
             for number, unit in enumerate(self._units)
-            for row, clip in enumerate(
-                read_columns(run_dir / layout.clips(unit), ["clip"])["clip"].to_pylist()
-            )
+            for row, clip in enumerate(read_columns(run_dir / layout.clips(unit), ["clip"])["clip"].to_pylist())
         }
         self._files: dict[int, np.ndarray] = {}
 
@@ -111,9 +109,7 @@ class RenderStage:
 
     def _render(self, row: PairedSource) -> Sample | Rejected:
         if sha256(row.image.data).hexdigest() != row.pairs[0].image_sha256:
-            return Rejected(
-                key=row.key, reason=Reason.CHANGED, detail="another sha256 than when it was paired"
-            )
+            return Rejected(key=row.key, reason=Reason.CHANGED, detail="another sha256 than when it was paired")
         min_side = None if self._config.render.image == "original" else self._config.render.image
         try:
             jpeg = to_jpeg(row.image.data, min_side)

@@ -62,7 +62,7 @@ def main(root: Path) -> None:
         if attempt(root, "killed", None) != 0 or hash_run(root / "killed") != expected:
             sys.exit(f"after a kill at step {step} the resumed run differs")
         shutil.rmtree(root / "killed")
-    print(step - 1)
+    sys.stdout.write(f"{step - 1}\n")
 
 
 if __name__ == "__main__":

@@ -43,9 +43,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return info
 
 
-def header(
-    name: str = "a", kind: bytes = tarfile.REGTYPE, size: bytes | int = 0, spare: bytes = b""
-) -> bytes:
+def header(name: str = "a", kind: bytes = tarfile.REGTYPE, size: bytes | int = 0, spare: bytes = b"") -> bytes:
     """One header block with a right checksum. A `size` in bytes is the raw field of 12."""
     info = special(name, kind)
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))

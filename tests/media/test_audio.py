@@ -126,9 +126,7 @@ def test_ffmpeg_and_libsndfile_give_the_same_samples(tmp_path: Path) -> None:
 def test_mp3_of_variable_bitrate_without_a_count_is_read_to_its_end(tmp_path: Path) -> None:
     whole = io.BytesIO()
     loud_then_quiet = np.concatenate([stereo_noise(10), stereo_noise(10) * 1e-3])
-    soundfile.write(
-        whole, loud_then_quiet, RATE_HZ, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3
-    )
+    soundfile.write(whole, loud_then_quiet, RATE_HZ, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
     data = whole.getvalue()
     assert b"Xing" in data[:100]
     path = tmp_path / "sound.mp3"

@@ -78,9 +78,7 @@ def test_one_sample_gives_one_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("samples", "rate_hz"), [([], POOL_HZ), ([0.5], 192_000)])
-def test_no_samples_at_the_pools_rate_is_too_short(
-    tmp_path: Path, samples: list[float], rate_hz: int
-) -> None:
+def test_no_samples_at_the_pools_rate_is_too_short(tmp_path: Path, samples: list[float], rate_hz: int) -> None:
     path = write(tmp_path / "sound.wav", np.array(samples), rate_hz)
 
     with pytest.raises(UnreadableSound) as caught:

@@ -29,9 +29,7 @@ def stereo_sine(levels_dbfs: list[tuple[float, float]], rate_hz: int = 48_000) -
         ([(-72, 10), (-36, 10), (-23, 60), (-36, 10), (-72, 10)], -23.0),
     ],
 )
-def test_check_signals_read_as_the_standard_says(
-    levels_dbfs: list[tuple[float, float]], expected_lufs: float
-) -> None:
+def test_check_signals_read_as_the_standard_says(levels_dbfs: list[tuple[float, float]], expected_lufs: float) -> None:
     assert measure_loudness(stereo_sine(levels_dbfs), 48_000) == pytest.approx(expected_lufs, abs=0.1)
 
 

@@ -57,9 +57,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def png(
-    width: int, height: int, *, depth: int, colour: int, rows: bytes, before: tuple[bytes, ...] = ()
-) -> bytes:
+def png(width: int, height: int, *, depth: int, colour: int, rows: bytes, before: tuple[bytes, ...] = ()) -> bytes:
     """A PNG written by hand. `rows` are the scan lines, each with its filter byte."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     body = (chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
@@ -114,9 +112,7 @@ def test_every_orientation_gives_the_same_picture(orientation: int, kind: str) -
     assert decode_rgb(data, 16).size == (32, 16)
 
 
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09"]
-)
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09"])
 def test_damaged_metadata_do_not_hide_a_picture(exif: bytes) -> None:
     data = encode(quarters(), "JPEG", exif=exif)
     with warnings.catch_warnings():
@@ -197,9 +193,7 @@ def test_transparency_is_over_white(kind: str) -> None:
 
 
 def test_grey_with_alpha_is_over_white() -> None:
-    assert_near(
-        decode_rgb(encode(Image.new("LA", (4, 4), (0, 64)), "PNG")), (1, 1), (191, 191, 191), tolerance=1
-    )
+    assert_near(decode_rgb(encode(Image.new("LA", (4, 4), (0, 64)), "PNG")), (1, 1), (191, 191, 191), tolerance=1)
 
 
 @pytest.mark.parametrize("transparency", [1, b"\xff\x00"])
@@ -235,8 +229,7 @@ def swapped_profile(**replaced: bytes) -> bytes:
     """SRGB's profile with the named tags' values taken from others of its tags, and another description."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     entries = {
-        bytes(profile[at : at + 4]): at
-        for at in range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
+        bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
     }
     values = {name: bytes(profile[at + 4 : at + 12]) for name, at in entries.items()}
     for name, other in replaced.items():
@@ -360,9 +353,7 @@ def test_a_flipped_bit_in_a_png_is_found() -> None:
         (b"\0\0\0\x1cftypavif", Reason.UNSUPPORTED),
     ],
 )
-def test_what_is_not_a_picture_is_refused(
-    data: bytes, reason: Reason, read: Callable[[bytes], object]
-) -> None:
+def test_what_is_not_a_picture_is_refused(data: bytes, reason: Reason, read: Callable[[bytes], object]) -> None:
     assert refusal(data, read) == reason
 
 
@@ -386,9 +377,7 @@ def frame_of(width: int, height: int) -> bytes:
 
 def huge_webp(width: int, height: int) -> bytes:
     canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    body = (
-        b"WEBPVP8X" + struct.pack("<II", 10, 0x10) + canvas + encode(quarters(), "WEBP", lossless=True)[12:]
-    )
+    body = b"WEBPVP8X" + struct.pack("<II", 10, 0x10) + canvas + encode(quarters(), "WEBP", lossless=True)[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 

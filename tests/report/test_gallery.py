@@ -23,12 +23,8 @@ from sonify.report.gallery.survey import DistinctCounter
 from sonify.rows import Clip, Pair, Render, SourceClip
 
 RATE_HZ = 16000
-HOSTILE = (
-    "</script><script>window.owned = 1</script><img src=x onerror='window.owned = 2'>\u2028<!-- &amp; \" ' `"
-)
-HOSTILE_ATTRIBUTION = (
-    "javascript:window.owned=3 <a href='https://evil.example/'>x</a> at https://sounds.example/7)."
-)
+HOSTILE = "</script><script>window.owned = 1</script><img src=x onerror='window.owned = 2'>\u2028<!-- &amp; \" ' `"
+HOSTILE_ATTRIBUTION = "javascript:window.owned=3 <a href='https://evil.example/'>x</a> at https://sounds.example/7)."
 SCENES = ("llava", "qwen")
 CONCEPTS = ("dog", "rain", "church bells")
 
@@ -55,9 +51,7 @@ def some_images(count: int) -> list[Shown]:
 
 def jpeg(seed: int, size: tuple[int, int]) -> bytes:
     column = np.linspace(0, 255, size[0])[None, :, None]
-    pixels = np.broadcast_to((column + np.array([0, 70, 35 * seed])) % 256, (size[1], size[0], 3)).astype(
-        np.uint8
-    )
+    pixels = np.broadcast_to((column + np.array([0, 70, 35 * seed])) % 256, (size[1], size[0], 3)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=85)
     return file.getvalue()
@@ -262,16 +256,12 @@ def test_a_second_build_replaces_the_first_and_leaves_nothing_else(tmp_path: Pat
 
 def damage_image(run: Path) -> None:
     key = some_images(1)[0].key
-    write_shard(
-        run / "shards/train/unit-0.tar", {f"{key}.jpg": b"not a picture", f"{key}.llava.flac": flac(0)}
-    )
+    write_shard(run / "shards/train/unit-0.tar", {f"{key}.jpg": b"not a picture", f"{key}.llava.flac": flac(0)})
 
 
 def damage_sound(run: Path) -> None:
     key = some_images(1)[0].key
-    write_shard(
-        run / "shards/train/unit-0.tar", {f"{key}.jpg": jpeg(0, (8, 8)), f"{key}.llava.flac": b"not a sound"}
-    )
+    write_shard(run / "shards/train/unit-0.tar", {f"{key}.jpg": jpeg(0, (8, 8)), f"{key}.llava.flac": b"not a sound"})
 
 
 def lose_member(run: Path) -> None:
@@ -377,9 +367,7 @@ def page(browser: Browser) -> Iterator[Page]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "request",
-        lambda request: (
-            None if request.url.startswith(("file:", "data:")) else complaints.append(request.url)
-        ),
+        lambda request: None if request.url.startswith(("file:", "data:")) else complaints.append(request.url),
     )
     try:
         yield page

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def archives(path, **settings):
     return WebDatasetImages(kind="webdataset", path=path, **settings)
 
 
-def read_all(images, seed=0):
+def read_all(images, seed=0) -> list[Any]:
     return [row for unit in list_images(images, seed) for row in read_images(images, unit, seed)]
 
 
@@ -67,7 +68,7 @@ def test_a_sample_has_exactly_the_size_and_depends_on_the_seed(tmp_path, kind):
         make = folder
     else:
         for part in range(4):
-            write_tar(tmp_path / f"{part}.tar", {name: b"image" for name in names[part * 10 : part * 10 + 10]})
+            write_tar(tmp_path / f"{part}.tar", dict.fromkeys(names[part * 10 : part * 10 + 10], b"image"))
         make = archives
     drawn = [{row.key for row in read_all(make(tmp_path, sample=11), seed)} for seed in (0, 0, 1)]
     assert [len(keys) for keys in drawn] == [11, 11, 11]
@@ -76,7 +77,13 @@ def test_a_sample_has_exactly_the_size_and_depends_on_the_seed(tmp_path, kind):
 
 
 def test_an_archive_gives_images_with_captions_wherever_they_stand(tmp_path):
-    members = {"b.jpg": b"B", "x/a.1.txt": b"first", "b.json": b'{"caption": "second"}', "x/a.1.jpg": b"A", "z.pkl": b"!"}
+    members = {
+        "b.jpg": b"B",
+        "x/a.1.txt": b"first",
+        "b.json": b'{"caption": "second"}',
+        "x/a.1.jpg": b"A",
+        "z.pkl": b"!",
+    }
     write_tar(tmp_path / "part.tar", members)
     rows = read_all(archives(tmp_path))
     assert [(row.uri, row.data, row.caption) for row in rows] == [
@@ -124,7 +131,9 @@ def test_a_captions_table_without_its_columns_is_an_error(tmp_path):
 
 def test_captions_in_a_table_may_hold_anything(tmp_path):
     write_photos(tmp_path, {"a.jpg": "x", "b.jpg": "x", "c.jpg": "x"}, table=False)
-    rows = b'file,caption\na.jpg,"two ""quoted""\nlines, and a comma"\nb.jpg,\xff\xfe\nc.jpg,' + b"x" * (1 << 20) + b"\n"
+    rows = (
+        b'file,caption\na.jpg,"two ""quoted""\nlines, and a comma"\nb.jpg,\xff\xfe\nc.jpg,' + b"x" * (1 << 20) + b"\n"
+    )
     (tmp_path / "captions.csv").write_bytes(rows)
     first, second, third = read_all(folder(tmp_path))
     assert first.caption == b'two "quoted"\nlines, and a comma'

@@ -3,6 +3,7 @@ import pytest
 import soundfile
 
 from sonify import layout
+from sonify.engine.files import sha256_of
 from sonify.engine.tables import read_rows
 from sonify.errors import InputError
 from sonify.media.loudness import measure_loudness
@@ -61,9 +62,12 @@ def test_silence_leaves_and_the_rest_of_its_recording_stays(root):
 
 def test_exclusion_by_file_name_clip_hash_and_file_hash(root):
     clips, _ = pool_of(small_config(root))
-    for line in ("000.flac", "000", clips[0].sha256, "folder/000.flac"):
+    of_file = sha256_of(root / "sounds" / "000.flac")
+    for line in ("000.flac", "000", clips[0].sha256, "folder/000.flac", of_file):
         (root / "exclude.txt").write_text(f"# evaluation\n{line}\n")
-        left, _ = pool_of(small_config(root, run=f"run-{line[:5]}-{len(line)}", audio=audio(root, exclude=str(root / "exclude.txt"))))
+        left, _ = pool_of(
+            small_config(root, run=f"run-{line[:5]}-{len(line)}", audio=audio(root, exclude=str(root / "exclude.txt")))
+        )
         assert [clip.file for clip in left] == ["001.flac"], line
 
 

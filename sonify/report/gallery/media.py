@@ -96,9 +96,7 @@ def _write_picture(shard: Path, members: Sequence[Member], folder: Path, stem: s
         preview = _preview(image)
         written = tuple(_write_sound(data, folder, f"{stem}-{n}") for n, data in enumerate(sounds, start=1))
     except (UnreadableImage, LibsndfileError) as error:
-        raise WorkError(
-            f"{shard}: {members[0].name} or its sounds are damaged; run `sonify verify`"
-        ) from error
+        raise WorkError(f"{shard}: {members[0].name} or its sounds are damaged; run `sonify verify`") from error
     preview.save(folder / f"{stem}.jpg", quality=82)
     return Media(preview=f"{stem}.jpg", width=preview.width, height=preview.height, sounds=written)
 

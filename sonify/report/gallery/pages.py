@@ -71,9 +71,7 @@ def _histogram(title: str, bins: Counter[int], step: float, unit: str) -> dict[s
 
 def _frequent_concepts(pictures: Sequence[Picture]) -> list[str]:
     """The concepts heard in the most images."""
-    heard = (
-        {source.concept for scene in picture.scenes for source in scene.pair.sources} for picture in pictures
-    )
+    heard = ({source.concept for scene in picture.scenes for source in scene.pair.sources} for picture in pictures)
     images = Counter(chain.from_iterable(heard))
     return sorted(images, key=lambda concept: (-images[concept], concept))[:FREQUENT_CONCEPTS]
 

@@ -122,8 +122,7 @@ def _read_unit(run_dir: Path, unit: str) -> list[Picture]:
     if rendered:
         raise WorkError(f"{pairs}: lacks {len(rendered)} rendered scenes; run `sonify verify {run_dir}`")
     return [
-        Picture(key=key, unit=unit, split=found[0].pair.split, scenes=tuple(found))
-        for key, found in scenes.items()
+        Picture(key=key, unit=unit, split=found[0].pair.split, scenes=tuple(found)) for key, found in scenes.items()
     ]
 
 

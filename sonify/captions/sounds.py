@@ -1,0 +1,130 @@
+"""Finding the sounds that a caption names: by the ontology's names and by our own table of what sounds how.
+
+The longest match wins and takes its words with it, so that "hot dog" is no dog; where a class and its ancestor are
+both named, the more specific one stays.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from sonify.captions.ontology import SoundClass, class_ids_by_name, load_ontology
+from sonify.captions.words import expand, plural, tokenize
+from sonify.rows import Concept
+
+# Rows of the table under this class name no sound: their phrases keep other words from matching.
+NO_CLASS = "-"
+# Captions name these things without their sounding, or the names are abstract: only the table's words find them.
+SILENT_BRANCHES = (
+    "Music genre", "Music role", "Music mood", "Musical concepts", "Channel, environment and background",
+    "Source-ambiguous sounds", "Miscellaneous sources", "Liquid", "Wood", "Glass", "Mechanisms", "Tools", "Door",
+    "Domestic sounds, home sounds", "Hands", "Arrow", "Animal", "Wild animals", "Water", "Steam", "Vehicle",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A sound that a text names: the class, and what is heard in plain words."""
+
+    class_id: str
+    concept: str
+
+
+def find_sounds(caption: str) -> tuple[Concept, ...]:
+    """Return the sounds that a caption names, in its order, each once."""
+    matches = most_specific(match_sounds(tokenize(caption)))
+    concepts = dict.fromkeys(match.concept for match in matches)
+    return tuple(Concept(concept=concept, description="") for concept in concepts)
+
+
+def match_sounds(tokens: Sequence[str]) -> list[Match]:
+    """Return every class that tokens name, longest match first from left to right."""
+    table = load_patterns()
+    found: list[Match] = []
+    position = 0
+    while position < len(tokens):
+        length, match = _longest(table, tokens, position)
+        if match is not None:
+            found.append(match)
+        position += length
+    return found
+
+
+def most_specific(matches: Sequence[Match]) -> list[Match]:
+    """Drop classes of which a descendant is named too."""
+    ontology = load_ontology()
+    above = {ancestor for m in matches for ancestor, steps in ontology[m.class_id].distances.items() if steps > 0}
+    return [match for match in matches if match.class_id not in above]
+
+
+def find_discard_words(caption: str, words: Sequence[str], match: str) -> tuple[str, ...]:
+    """Return the discard words that a caption holds.
+
+    Args:
+        caption: any text.
+        words: lower-case words.
+        match: `word` for whole words in singular or plural; `substring` is the paper's test, in which "sign" also
+            finds "design".
+    """
+    if match == "substring":
+        return tuple(word for word in words if word.lower() in caption.lower())
+    present = set(re.findall(r"\w+", caption.lower()))
+    return tuple(word for word in words if present & {word.lower(), plural(word.lower())})
+
+
+def _longest(
+    table: Mapping[str, Mapping[tuple[str, ...], Match | None]], tokens: Sequence[str], position: int
+) -> tuple[int, Match | None]:
+    phrases = table.get(tokens[position])
+    if phrases:
+        rest = tuple(tokens[position : position + 6])
+        for length in range(len(rest), 0, -1):
+            if rest[:length] in phrases:
+                return length, phrases[rest[:length]]
+    return 1, None
+
+
+@cache
+def load_patterns() -> Mapping[str, Mapping[tuple[str, ...], Match | None]]:
+    """Token sequences by their first token, with what they name; None blocks. Our table goes before the names."""
+    patterns: dict[str, dict[tuple[str, ...], Match | None]] = {}
+    for phrase, match in (*_table_patterns(), *_ontology_patterns()):
+        for tokens in expand(phrase):
+            patterns.setdefault(tokens[0], {}).setdefault(tokens, match)
+    return patterns
+
+
+def _table_patterns() -> Iterator[tuple[str, Match | None]]:
+    with files("sonify.captions").joinpath("synonyms.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in sorted(rows, key=lambda row: row["class"] != NO_CLASS):
+        match = None
+        if row["class"] != NO_CLASS:
+            match = Match(class_id=class_ids_by_name()[row["class"]], concept=row["concept"])
+        for phrase in row["words"].split("; "):
+            yield phrase, match
+
+
+def _ontology_patterns() -> Iterator[tuple[str, Match]]:
+    concepts = {match.class_id: match.concept for _, match in _table_patterns() if match}
+    silent = {class_ids_by_name()[name] for name in SILENT_BRANCHES}
+    for sound in load_ontology().values():
+        if sound.abstract or _under(sound, silent):
+            continue
+        concept = concepts.get(sound.id, _plain(sound.alternatives[0]))
+        for alternative in sound.alternatives:
+            if tokens := tokenize(_plain(alternative)):
+                yield " ".join(tokens), Match(class_id=sound.id, concept=concept)
+
+
+def _under(sound: SoundClass, silent: set[str]) -> bool:
+    """Whether a class or its parent is one of the silent ones."""
+    return any(steps <= 1 and class_id in silent for class_id, steps in sound.distances.items())
+
+
+def _plain(name: str) -> str:
+    """A class's name without what it says in brackets."""
+    return re.sub(r"\s*\(.*?\)|[()]", "", name).removesuffix(" etc.").strip()

@@ -1,0 +1,1 @@
+"""Finding recordings for concepts: encoders, exact search, the choice of candidates and the draw."""

@@ -1,0 +1,47 @@
+import pytest
+
+from sonify.captions.words import expand, plural, tokenize, verb_forms
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("A dog's bark!", ["a", "dog", "bark"]),
+        ("Café, naïve—über", ["cafe", "naive", "uber"]),
+        ("ice-cream_van", ["ice", "cream", "van"]),
+        ("犬が吠える", []),
+        ("", []),
+    ],
+)
+def test_tokens(text, tokens):
+    assert tokenize(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [("dog", "dogs"), ("bus", "buses"), ("church", "churches"), ("puppy", "puppies"), ("monkey", "monkeys"),
+     ("woman", "women"), ("wolf", "wolves"), ("box", "boxes")],
+)  # fmt: skip
+def test_plurals(noun, expected):
+    assert plural(noun) == expected
+
+
+@pytest.mark.parametrize(
+    ("verb", "forms"),
+    [
+        ("bark", ("bark", "barks", "barking", "barked")),
+        ("clap", ("clap", "claps", "clapping", "clapped")),
+        ("wave", ("wave", "waves", "waving", "waved")),
+        ("cry", ("cry", "cries", "crying", "cried")),
+        ("sing", ("sing", "sings", "singing", "sang")),
+    ],
+)
+def test_verb_forms(verb, forms):
+    assert verb_forms(verb) == forms
+
+
+def test_a_pattern_stands_for_its_forms():
+    assert ("dogs", "barked") not in set(expand("dog bark~"))
+    assert ("dog", "barked") in set(expand("dog bark~"))
+    assert set(expand("church bell")) == {("church", "bell"), ("church", "bells")}
+    assert set(expand("speech!")) == {("speech",)}

@@ -20,8 +20,8 @@ import numpy as np
 import pyloudnorm
 import soundfile
 import soxr
-import webdataset
 from PIL import Image
+from webdataset.writer import ShardWriter
 
 from benchmarks.inputs import SUBJECTS, config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
@@ -53,7 +53,7 @@ def script_block(arguments: tuple[Path, int, list[tuple[str, str]]]) -> int:
     """One block of the script: find the subjects, mix, write a shard."""
     root, number, rows = arguments
     table = sounds_by_text(root)
-    with webdataset.ShardWriter(str(root / "theirs" / f"{number:03d}-%06d.tar"), maxcount=UNIT, verbose=0) as writer:
+    with ShardWriter(str(root / "theirs" / f"{number:03d}-%06d.tar"), maxcount=UNIT, verbose=0) as writer:
         for name, caption in rows:
             data = (root / "photos" / name).read_bytes()
             Image.open(io.BytesIO(data)).load()  # as everybody checks that an image is one

@@ -15,7 +15,6 @@ from sonify.engine.commits import Count, total
 from sonify.engine.files import clear_temporary
 from sonify.engine.job import Task
 from sonify.engine.local import LocalExecutor
-from sonify.engine.on_ray import RayExecutor
 from sonify.engine.plan import Plan, check_settings, plan_stage, withdraw_stage
 from sonify.engine.progress import Display, StageProgress, open_display
 from sonify.engine.record import RunRecord, read_record, start_record, with_stage, with_time, write_record
@@ -133,7 +132,7 @@ def _executor(config: Config) -> Iterator[Callable[[], Executor]]:
 
     def get() -> Executor:
         if not started:
-            started.append(RayExecutor(config) if config.engine.kind == "ray" else LocalExecutor(config))
+            started.append(_start_executor(config))
         return started[0]
 
     try:
@@ -141,6 +140,14 @@ def _executor(config: Config) -> Iterator[Callable[[], Executor]]:
     finally:
         for executor in started:
             executor.close()
+
+
+def _start_executor(config: Config) -> Executor:
+    if config.engine.kind == "local":
+        return LocalExecutor(config)
+    from sonify.engine.on_ray import RayExecutor  # noqa: PLC0415 - Ray takes a second to import
+
+    return RayExecutor(config)
 
 
 def _freeze(config: Config, chosen: Sequence[Stage]) -> None:

@@ -98,8 +98,8 @@ def load_patterns() -> Mapping[str, Mapping[tuple[str, ...], Match | None]]:
 
 
 def _table_patterns() -> Iterator[tuple[str, Match | None]]:
-    with files("sonify.captions").joinpath("synonyms.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = files("sonify.captions").joinpath("synonyms.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
     for row in sorted(rows, key=lambda row: row["class"] != NO_CLASS):
         match = None
         if row["class"] != NO_CLASS:

@@ -15,6 +15,7 @@ RATE = 44_100
 Sound = NDArray[np.float64]
 Response = Callable[[Sound], Sound]  # gain at each frequency in Hz
 Track = Sound | float  # a value at each sample, or one for all
+Event = tuple[float, Sound]  # when, in seconds, and what
 
 _FRAME = 1024  # 23 ms: resolves formants and still follows a syllable
 
@@ -25,8 +26,13 @@ def times(duration_sec: float) -> Sound:
 
 
 def noise(rng: Generator, duration_sec: float) -> Sound:
-    """White noise of unit variance."""
+    """White noise of unit power."""
     return rng.standard_normal(round(duration_sec * RATE))
+
+
+def unit(sound: Sound) -> Sound:
+    """Scale to unit power, so that a sum of sounds says how loud each is."""
+    return sound / sound.std()
 
 
 def decay(duration_sec: float, time_constant_sec: float) -> Sound:
@@ -45,8 +51,8 @@ def wander(rng: Generator, duration_sec: float, changes_hz: float, low: float, h
     goals = rng.uniform(low, high, int(duration_sec * changes_hz) + 2)
     position = times(duration_sec) * changes_hz
     index = position.astype(np.intp)
-    ease = 0.5 - 0.5 * np.cos(np.pi * (position - index))
-    return goals[index] * (1 - ease) + goals[index + 1] * ease
+    part = position - index
+    return goals[index] + (goals[index + 1] - goals[index]) * part * part * (3 - 2 * part)
 
 
 def phase_of(frequency_hz: Sound) -> Sound:
@@ -54,14 +60,19 @@ def phase_of(frequency_hz: Sound) -> Sound:
     return 2 * np.pi * np.cumsum(frequency_hz) / RATE
 
 
+def pulse(phase: Sound, sharpness: float) -> Sound:
+    """One smooth pulse of height 1 in each cycle, narrower the sharper."""
+    return np.exp(sharpness * (np.cos(phase) - 1))
+
+
 def buzz(frequency_hz: Sound, cutoff_hz: Track) -> Sound:
-    """A pulse train without aliasing: its harmonic at `cutoff_hz` is 1/e of the first.
+    """A pulse train of unit power without aliasing: its harmonic at `cutoff_hz` is 1/e of the first.
 
     exp(k cos x) has the harmonics I_n(k), which fall as exp(-n^2 / 2k).
     """
     k = 0.5 * (cutoff_hz / frequency_hz) ** 2
-    pulses = np.exp(np.maximum(k * (np.cos(phase_of(frequency_hz)) - 1), -40))  # lower ones are slow denormals
-    return (pulses - pulses.mean()) / pulses.std()
+    pulses = np.exp(np.maximum(k * (np.cos(phase_of(frequency_hz)) - 1), -40))  # below are slow denormals
+    return unit(pulses - pulses.mean())
 
 
 def per_cycle(rng: Generator, phase: Sound, spread: float) -> Sound:
@@ -72,17 +83,22 @@ def per_cycle(rng: Generator, phase: Sound, spread: float) -> Sound:
 
 def shape(sound: Sound, response: Response) -> Sound:
     """Filter without delay: multiply the spectrum by a gain."""
-    frequency_hz = np.fft.rfftfreq(len(sound), 1 / RATE)
-    return np.fft.irfft(np.fft.rfft(sound) * response(frequency_hz), len(sound))
+    spectrum = np.fft.rfft(sound)
+    spectrum *= response(_bins_hz(len(sound)))
+    return np.fft.irfft(spectrum, len(sound))
+
+
+def _bins_hz(samples: int) -> Sound:
+    return np.arange(samples // 2 + 1) * (RATE / samples)
 
 
 def band(low_hz: float, high_hz: float, order: int = 2) -> Response:
     """A Butterworth band; each edge falls by 6 dB an octave and order."""
 
     def response(frequency_hz: Sound) -> Sound:
-        above = (np.maximum(frequency_hz, 1e-3) / low_hz) ** (2 * order)
+        above = (frequency_hz / low_hz) ** (2 * order)
         below = (frequency_hz / high_hz) ** (2 * order)
-        return np.sqrt(above / (1 + above) / (1 + below))
+        return np.sqrt(above / ((1 + above) * (1 + below)))
 
     return response
 
@@ -103,7 +119,7 @@ def formants(sound: Sound, *peaks: tuple[Track, float, Track]) -> Sound:
     padded = np.pad(sound, (hop, _FRAME + hop - len(sound) % hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[::hop] * window
     at = np.minimum(np.arange(len(frames)) * hop, len(sound) - 1)
-    frequency_hz = np.fft.rfftfreq(_FRAME, 1 / RATE)
+    frequency_hz = _bins_hz(_FRAME)
     gain = np.zeros((len(frames), len(frequency_hz)))
     for centre_hz, width_hz, height in peaks:
         gain += _resonance(frequency_hz, _column(centre_hz, at), width_hz, _column(height, at))
@@ -126,16 +142,27 @@ def struck(duration_sec: float, *modes: tuple[float, float, float]) -> Sound:
     """A body that was struck: each mode (frequency in Hz, time constant in seconds, gain) rings and dies away."""
     at = times(duration_sec)
     sound = sum(
-        (gain * np.exp(-at / fade) * np.sin(2 * np.pi * hz * at) for hz, fade, gain in modes),
-        np.zeros_like(at),
+        (gain * np.exp(-at / fade) * np.sin(2 * np.pi * hz * at) for hz, fade, gain in modes), np.zeros_like(at)
     )
     return sound * np.minimum(1, at / 0.0005)  # a mallet is not infinitely hard
+
+
+def burst(rng: Generator, duration_sec: float, response: Response) -> Sound:
+    """A knock without pitch: shaped noise that dies away within its duration, peak 1."""
+    knock = shape(noise(rng, duration_sec), response) * decay(duration_sec, duration_sec / 5)
+    return knock / np.abs(knock).max()
+
+
+def clicks(rng: Generator, number: int, duration_sec: float, low_hz: float, high_hz: float) -> list[Sound]:
+    """Bursts, each with a resonance of its own between the two frequencies."""
+    centres = np.exp(rng.uniform(np.log(low_hz), np.log(high_hz), number))
+    return [burst(rng, duration_sec, resonances((hz, 0.6 * hz, 1))) for hz in centres]
 
 
 def bubble(radius_mm: float) -> Sound:
     """The blip of an air bubble in water, rising in pitch as it nears the surface.
 
-    Source: Minnaert's frequency; damping and rise from van den Doel, "Physically based models for liquid sounds", 2005.
+    Source: Minnaert's frequency; damping and rise of van den Doel, "Physically based models for liquid sounds", 2005.
     """
     radius_m = radius_mm / 1000
     damping = 0.13 / radius_m + 0.0072 * radius_m**-1.5
@@ -144,8 +171,8 @@ def bubble(radius_mm: float) -> Sound:
     return radius_mm**1.5 * np.exp(-damping * at) * np.sin(2 * np.pi * hz * at)
 
 
-def lay(duration_sec: float, events: Iterable[tuple[float, Sound]]) -> Sound:
-    """Add sounds at their times in seconds; what passes the end is cut."""
+def lay(duration_sec: float, events: Iterable[Event]) -> Sound:
+    """Add sounds at their times; what passes the end is cut."""
     out = np.zeros(round(duration_sec * RATE))
     for start_sec, sound in events:
         start = max(0, round(start_sec * RATE))
@@ -165,18 +192,6 @@ def sprinkle(
     return lay(duration_sec, ((t, g * grains[p]) for t, g, p in zip(starts, gains, picks, strict=True)))
 
 
-def burst(rng: Generator, duration_sec: float, response: Response) -> Sound:
-    """A knock without pitch: shaped noise that dies away within its duration, peak 1."""
-    knock = shape(noise(rng, duration_sec), response) * decay(duration_sec, duration_sec / 5)
-    return knock / np.abs(knock).max()
-
-
-def clicks(rng: Generator, number: int, duration_sec: float, low_hz: float, high_hz: float) -> list[Sound]:
-    """Bursts, each with a resonance of its own between the two frequencies."""
-    centres = np.exp(rng.uniform(np.log(low_hz), np.log(high_hz), number))
-    return [burst(rng, duration_sec, resonances((hz, 0.6 * hz, 1))) for hz in centres]
-
-
 def room(rng: Generator, sound: Sound, reverberation_sec: float, wet: float) -> Sound:
     """Add the diffuse tail of a room; `wet` is the tail's energy against the direct sound's.
 
@@ -191,7 +206,8 @@ def room(rng: Generator, sound: Sound, reverberation_sec: float, wet: float) -> 
 
 
 def _fast_size(at_least: int) -> int:
-    return -(-at_least // (RATE // 4)) * (RATE // 4)  # 11,025 = 3^2 5^2 7^2: no large prime slows the transform
+    step = 11_025  # 3^2 5^2 7^2: no large prime slows the transform
+    return -(-at_least // step) * step
 
 
 def wide(left: Sound, right: Sound) -> Sound:
@@ -199,18 +215,16 @@ def wide(left: Sound, right: Sound) -> Sound:
     return np.column_stack([left + 0.4 * right, right + 0.4 * left])
 
 
-def pan(sound: Sound, position: Track) -> Sound:
+def pan(sound: Sound, position: float) -> Sound:
     """Place a sound between left (-1) and right (1) at constant power."""
-    angle = np.pi / 4 * (1 + np.asarray(position))
+    angle = np.pi / 4 * (1 + position)
     return np.column_stack([sound * np.cos(angle), sound * np.sin(angle)])
 
 
-def finish(rng: Generator, sound: Sound, peak_dbfs: float, fade_sec: float = 0.02) -> NDArray[np.float32]:
-    """Bring the peak to its level, over the air that every microphone hears, and fade both ends without a step."""
-    air = shape(noise(rng, len(sound) / RATE), band(60, 1500, 1))
-    sound = sound / np.abs(sound).max() + (
-        (0.001 / air.std()) * air if sound.ndim == 1 else pan(air, 0) * (0.001 / air.std())
-    )
-    ramp = 0.5 - 0.5 * np.cos(np.pi * np.minimum(1, times(len(sound) / RATE) / fade_sec))
-    sound = (sound.T * ramp * ramp[::-1]).T
-    return (sound * (10 ** (peak_dbfs / 20) / np.abs(sound).max())).astype(np.float32)
+def finish(rng: Generator, sound: Sound, peak_dbfs: float) -> NDArray[np.float32]:
+    """Bring the peak to its level, over the air that every microphone hears, and fade both ends within 20 ms."""
+    ramp = 0.5 - 0.5 * np.cos(np.pi * np.minimum(1, times(len(sound) / RATE) / 0.02))
+    air = unit(shape(noise(rng, len(sound) / RATE), band(60, 1500, 1)))
+    by_channel = (sound / np.abs(sound).max()).T + 0.001 * air  # -60 dB
+    by_channel *= ramp * ramp[::-1]
+    return (by_channel.T * (10 ** (peak_dbfs / 20) / np.abs(by_channel).max())).astype(np.float32)

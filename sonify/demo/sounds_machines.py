@@ -5,107 +5,102 @@ from numpy.random import Generator
 
 from sonify.demo.blocks import (
     RATE,
-    Response,
     Sound,
     band,
+    burst,
     buzz,
-    clicks,
     formants,
     lay,
     line,
     noise,
     per_cycle,
     phase_of,
+    pulse,
     resonances,
     room,
     shape,
-    sprinkle,
     times,
+    unit,
     wander,
     wide,
 )
 from sonify.demo.sounds_people import murmur
 
 
-def _firing(rng: Generator, firing_hz: Sound, roughness: float, exhaust: Response) -> Sound:
-    """Pressure pulses and the gas noise that rides on them; no two charges burn alike."""
-    phase = phase_of(firing_hz * (1 + 0.03 * wander(rng, len(firing_hz) / RATE, 25, -1, 1)))
-    charge = per_cycle(rng, phase, roughness)
-    pulses = np.exp(30 * (np.cos(phase) - 1)) * charge
-    gas = noise(rng, len(firing_hz) / RATE) * np.exp(2 * (np.cos(phase - 0.6) - 1)) * charge
-    beat = shape(pulses / pulses.std() + 0.7 * gas / gas.std(), exhaust)
-    return beat / beat.std()
-
-
 def motorcycle_engine(rng: Generator, variation: int) -> Sound:
     """A twin through a short exhaust: idling and revved up, or riding up through the gears."""
     if variation == 0:
-        revs = line(10, (0, 19), (3, 19), (3.5, 55), (4.1, 24), (5.5, 19), (6, 66), (6.7, 26), (8, 19))
+        revs_hz = line(9, (0, 27), (2.4, 27), (2.9, 63), (3.5, 34), (4.7, 27), (5.2, 72), (5.9, 36), (7, 27))
     else:
-        revs = line(10, (0, 32), (2.4, 80), (2.6, 54), (5.4, 94), (5.6, 68), (10, 104))
-    exhaust = resonances((90, 80, 1.0), (210, 150, 0.9), (480, 300, 0.7), (1100, 800, 0.4), (2600, 2000, 0.2))
-    uneven = 1 + 0.35 * np.cos(0.5 * phase_of(revs))  # a V-twin fires in pairs
-    load = 0.35 + revs / revs.max()
-    chain = shape(noise(rng, 10), band(1500, 7000, 1)) * load
-    return np.tanh(0.8 * _firing(rng, revs, 0.25, exhaust) * uneven * load) + 0.03 * chain
+        revs_hz = line(9, (0, 32), (2.4, 80), (2.6, 54), (5.4, 94), (5.6, 68), (9, 100))
+    phase = phase_of(revs_hz * (1 + 0.035 * wander(rng, 9, 25, -1, 1)))
+    charge = per_cycle(rng, phase, 0.45)
+    pulses, gas = pulse(phase, 58) * charge, noise(rng, 9) * pulse(phase - 0.6, 4) * charge
+    exhaust = resonances((90, 80, 1.0), (210, 150, 1.1), (480, 300, 0.9), (1100, 800, 1.0), (2600, 2000, 0.7))
+    beat = unit(shape(unit(pulses) + 0.46 * unit(gas), exhaust)) * (1 + 0.5 * np.cos(0.5 * phase))  # fires in pairs
+    load = 0.35 + revs_hz / revs_hz.max()
+    return np.tanh(2 * beat * load) + 0.1 * shape(noise(rng, 9), band(1500, 7000, 1)) * load
 
 
 def car_idling(rng: Generator, variation: int) -> Sound:
-    """Four cylinders at 850 turns a minute fire 28 times a second; a diesel is slower and knocks."""
-    firing_hz, knock = ((28.3, 0.2), (23.0, 0.6))[variation]
-    revs = firing_hz * wander(rng, 9, 3, 0.985, 1.015)
-    exhaust = resonances((58, 50, 1.0), (115, 80, 0.6), (240, 200, 0.4), (700, 600, 0.2), (1800, 1500, 0.12))
-    phase = phase_of(revs)
-    strokes = np.exp(12 * (np.cos(phase) - 1)) * per_cycle(rng, phase, 0.3) * noise(rng, 9)
-    tappets = shape(strokes, resonances((1300, 900, 1), (2700, 1500, 0.7)))
-    fan = shape(noise(rng, 9), band(150, 3000, 1))
-    return _firing(rng, revs, 0.15, exhaust) + knock * tappets / tappets.std() + 0.25 * fan / fan.std()
+    """The hum of the block at the firing rate, the rush of the fan, and valves that clatter at every stroke."""
+    firing_hz, clatter = ((22.5, 0.6), (29.0, 0.35))[variation]
+    phase = phase_of(firing_hz * wander(rng, 9, 3, 0.985, 1.015))
+    cylinder = rng.uniform(0.85, 1.15, 4)[(phase / (2 * np.pi)).astype(np.intp) % 4]
+    hum = (np.sin(phase) + np.sin(2 * phase)) * cylinder
+    block = shape(noise(rng, 9), resonances((95, 50, 1)))
+    fan = shape(noise(rng, 9), band(200, 2300, 1))
+    valves = shape(noise(rng, 9) * pulse(phase, 8) * cylinder, resonances((1750, 700, 1), (3800, 1050, 0.6)))
+    return 0.65 * hum + 0.1 * unit(block) + 0.5 * unit(fan) + clatter * unit(valves)
 
 
 def rocket_rumble(rng: Generator, variation: int) -> Sound:
     """Jet noise below 300 Hz, from ignition to a distant roar; steep shock fronts make it crackle."""
-    rise_sec, peak_hz = ((1.0, 75), (3.0, 50))[variation]
-    thrust = line(12, (0, 0.02), (0.5, 0.05), (0.5 + rise_sec, 1), (7, 0.85), (12, 0.15))
+    rise_sec, peak_hz = ((0.6, 80), (2.5, 55))[variation]
+    thrust = line(10, (0, 0.02), (0.5, 0.05), (0.5 + rise_sec, 1), (6, 0.85), (10, 0.15))
 
     def side() -> Sound:
-        roar = shape(noise(rng, 12), band(0.5 * peak_hz, 2 * peak_hz)) * wander(rng, 12, 12, 0.6, 1)
-        shocks = np.maximum(0, shape(noise(rng, 12), band(150, 900, 1))) ** 3  # rare and steep, as measured ones are
-        return (roar / roar.std() + 0.35 * shocks / shocks.std() * thrust) * thrust
+        roar = unit(shape(noise(rng, 10), band(0.4 * peak_hz, 2.6 * peak_hz)) * wander(rng, 10, 12, 0.7, 1))
+        shocks = unit(np.maximum(0, shape(noise(rng, 10), band(90, 220, 1))) ** 3)  # rare and steep
+        hiss = unit(shape(noise(rng, 10), band(300, 1000, 1)))
+        return (roar + 0.5 * shocks * thrust + 0.08 * hiss) * thrust
 
-    return np.tanh(0.7 * wide(side(), side()))
+    return np.tanh(0.6 * wide(side(), side()))
 
 
 def jet_passing(rng: Generator, variation: int) -> Sound:
-    """Broad roar that darkens as the aircraft leaves, with the fan's whine shifted down by Doppler."""
-    closest_sec, speed = ((5.0, 0.25), (4.0, 0.4))[variation]
-    offset = (times(12) - closest_sec) * 2 * speed
-    near = 1 / (1 + offset**2)
-    doppler = 1 - 0.5 * speed * offset / np.sqrt(1 + offset**2)
-    roar = formants(noise(rng, 12), (110 + 150 * near, 250.0, 1.0), (450 + 300 * near, 700.0, 0.35))
-    hiss = shape(noise(rng, 12), band(800, 4000, 1)) * near**2
-    whine = np.sin(phase_of(1900 * doppler)) + 0.5 * np.sin(phase_of(2870 * doppler))
-    return (roar / roar.std() * wander(rng, 12, 9, 0.8, 1) + 0.2 * hiss + 0.08 * whine * near) * near
+    """Broad roar that swells and fades, and the fan's whine, shifted down by Doppler as the aircraft passes."""
+    closest_sec, speed, fan_hz = ((5.0, 0.5, 3400), (3.5, 0.9, 2900))[variation]
+    offset = (times(10) - closest_sec) * speed
+    near = 0.4 + 0.6 / (1 + offset**2)
+    doppler = 1 - 0.2 * speed * offset / np.sqrt(1 + offset**2)
+    roar = formants(noise(rng, 10), (580 + 320 * near, 280.0, 1.0), (1750 + 950 * near, 560.0, 0.5))
+    rumble, hiss = shape(noise(rng, 10), band(30, 100)), shape(noise(rng, 10), band(2500, 9000, 1))
+    fan = phase_of(fan_hz * doppler)
+    whine = np.sin(fan) + 0.5 * np.sin(1.62 * fan) + 0.4 * np.sin(0.5 * fan)
+    steady = unit(roar) * wander(rng, 10, 9, 0.8, 1) + 0.8 * unit(rumble)
+    return (steady + 0.2 * unit(hiss) * near + 0.35 * whine * near) * near
 
 
 def helicopter(rng: Generator, variation: int) -> Sound:
     """Each blade slaps the wake of the one before, about eleven times a second; the turbine whines."""
     slap_hz, sharpness, whine_hz = ((11.5, 6, 2200), (17.0, 1.5, 3100))[variation]
-    blade = phase_of(slap_hz * wander(rng, 10, 1, 0.99, 1.01))
-    slap = np.exp(sharpness * (np.cos(blade) - 1)) * per_cycle(rng, blade, 0.08)
-    thump = shape(slap * (1 + 0.3 * noise(rng, 10)), resonances((40, 60, 1), (85, 70, 0.8), (190, 150, 0.5)))
-    chop = shape(noise(rng, 10), resonances((250, 300, 1), (900, 900, 0.4))) * (0.15 + slap)
-    engine = shape(noise(rng, 10), band(80, 1500, 1))
-    whine = np.sin(phase_of(whine_hz * wander(rng, 10, 1, 0.995, 1.005)))
-    coming = line(10, (0, 0.35), (5, 1), (10, 0.5))
-    return (thump / thump.std() + chop / chop.std() + 0.4 * engine / engine.std() + 0.02 * whine) * coming
+    blade = phase_of(slap_hz * wander(rng, 9, 1, 0.99, 1.01))
+    slap = pulse(blade, sharpness) * per_cycle(rng, blade, 0.08)
+    thump = shape(slap * (1 + 0.3 * noise(rng, 9)), resonances((40, 60, 1), (85, 70, 0.8), (190, 150, 0.5)))
+    chop = shape(noise(rng, 9), resonances((250, 300, 1), (900, 900, 0.4))) * (0.15 + slap)
+    engine = shape(noise(rng, 9), band(80, 1500, 1))
+    whine = np.sin(phase_of(whine_hz * wander(rng, 9, 1, 0.995, 1.005)))
+    coming = line(9, (0, 0.35), (5, 1), (9, 0.5))
+    return (unit(thump) + unit(chop) + 0.4 * unit(engine) + 0.02 * whine) * coming
 
 
 def siren(rng: Generator, variation: int) -> Sound:
     """A wail that sweeps up and down every four seconds, or a yelp three times a second."""
     period_sec = (4.2, 0.32)[variation]
-    pitch = 1050 - 450 * np.cos(2 * np.pi * times(10) / period_sec)
+    pitch = 1050 - 450 * np.cos(2 * np.pi * times(9) / period_sec)
     horn = shape(buzz(pitch, 6000), resonances((1100, 900, 1), (2600, 1500, 0.5)))
-    return room(rng, horn, 1.0, 0.15) * wander(rng, 10, 0.7, 0.75, 1)
+    return room(rng, horn, 1.0, 0.15) * wander(rng, 9, 0.7, 0.75, 1)
 
 
 def car_horn(rng: Generator, variation: int) -> Sound:
@@ -116,49 +111,41 @@ def car_horn(rng: Generator, variation: int) -> Sound:
     )[variation]
     blasts = []
     for start, length in honks:
-        envelope = line(length, (0, 0), (0.02, 1), (length - 0.03, 1), (length, 0))
-        plates = [buzz(np.full(len(envelope), hz), 5500) for hz in (low_hz, 1.22 * low_hz)]
-        blasts.append((start, (plates[0] + plates[1]) * envelope))
+        plates = sum(buzz(np.full(round(length * RATE), hz), 5500) for hz in (low_hz, 1.22 * low_hz))
+        blasts.append((start, plates * line(length, (0, 0), (0.02, 1), (length - 0.03, 1), (length, 0))))
     horn = shape(lay(6.5, blasts), resonances((900, 800, 1), (2300, 1200, 0.8), (450, 300, 0.6)))
     return room(rng, horn, 0.8, 0.1)
 
 
-def train_horn(rng: Generator, variation: int) -> Sound:
-    """A chord of air horns, and wheels over the joints of the rails."""
-    chord_hz, joints_per_sec = (((277, 330, 392, 494), 1.3), ((311, 370, 466), 1.9))[variation]
-    blow = line(11, (0.5, 0), (0.7, 1), (2.6, 1), (2.9, 0), (3.5, 0), (3.7, 1), (6.0, 1), (6.6, 0))
-    reeds = [buzz(np.full(len(blow), hz * rng.uniform(0.995, 1.005)), 3500) for hz in chord_hz]
-    horn = shape(np.sum(reeds, axis=0), resonances((600, 700, 1), (1500, 1000, 0.6))) * blow
-    clack = clicks(rng, 4, 0.06, 300, 1200)
-    starts = np.arange(0.2, 10.7, 1 / joints_per_sec)
-    joints = lay(11, [(t + n * 0.14, rng.uniform(0.7, 1) * clack[n]) for t in starts for n in range(2)])
-    rolling = shape(noise(rng, 11), band(60, 900, 1)) * wander(rng, 11, 3, 0.7, 1)
-    return room(rng, horn / horn.std(), 1.5, 0.2) + 0.6 * joints + 0.25 * rolling / rolling.std()
+def train_passing(rng: Generator, variation: int) -> Sound:
+    """A chord of air horns, and wheels in pairs over the joints of the rails."""
+    root_hz, joints_per_sec, gap_sec = ((370, 0.75, 0.19), (345, 0.95, 0.22))[variation]
+    blow = line(10, (0.5, 0), (0.7, 1), (2.2, 1), (2.5, 0), (3.0, 0), (3.2, 1), (5.0, 1), (5.6, 0))
+    reeds = sum(buzz(np.full(len(blow), root_hz * r * rng.uniform(0.995, 1.005)), 4600) for r in (1, 1.19, 1.41, 1.78))
+    horn = unit(shape(np.asarray(reeds), resonances((600, 600, 1), (1500, 900, 0.6)))) * blow
+    clack = [burst(rng, 0.14, resonances((750, 450, 1), (2550, 2550, 0.5))) for _ in range(4)]
+    starts = np.arange(0.2, 9.6, 1 / joints_per_sec)
+    joints = [(t + n * gap_sec, rng.uniform(0.6, 1) * clack[rng.integers(4)]) for t in starts for n in range(2)]
+    rolling = shape(noise(rng, 10), band(130, 1800, 1)) * wander(rng, 10, 7, 0.6, 1)
+    return room(rng, horn, 1.5, 0.35) + 3 * lay(10, joints) + 0.6 * unit(rolling)
 
 
 def radio_static(rng: Generator, variation: int) -> Sound:
-    """Between two stations: hiss that fades in and out, crackle, and the whistle of a carrier that drifts by."""
-    crackles_per_sec, whistle = ((30, 0.1), (12, 0.25))[variation]
-    fading = wander(rng, 8, 2.5, 0.15, 1) * np.where(wander(rng, 8, 14, 0, 1) > 0.75, 0.5, 1)
-    hiss = noise(rng, 8) * fading
-    crackle = sprinkle(rng, 8, crackles_per_sec, clicks(rng, 12, 0.015, 800, 4000), 9)
-    drift = np.abs(wander(rng, 8, 0.8, -1800, 2600)) + 80
-    tuned = hiss + 3 * crackle + whistle * np.sin(phase_of(drift)) * wander(rng, 8, 1.5, 0, 1)
-    return shape(tuned, band(200, 6000))
+    """Between two stations: hiss that fades and drops out, and the whistle of a carrier that drifts by."""
+    fades_hz, whistle = ((2.5, 0.07), (0.8, 0.2))[variation]
+    reception = wander(rng, 8, fades_hz, 0.45, 1) * np.where(wander(rng, 8, 14, 0, 1) > 0.75, 0.13, 1)
+    drift_hz = np.abs(wander(rng, 8, 0.8, -1800, 2600)) + 80
+    carrier = np.sin(phase_of(drift_hz)) * wander(rng, 8, 1.5, 0, 1)
+    return shape(noise(rng, 8) * reception + whistle * carrier, band(750, 8500, 1))
 
 
 def spacecraft_radio(rng: Generator, variation: int) -> Sound:
     """Quindar tones around a voice: 2525 Hz opens the channel and 2475 Hz closes it, 0.25 s each."""
-    calls = (((0.5, 3.0), (5.0, 3.2)), ((0.4, 1.6), (2.8, 1.4), (5.2, 3.4)))[variation]
-    voice = murmur(rng, 9, (115, 150)[variation])
-    line_noise = noise(rng, 9)
-    on_air = np.zeros_like(line_noise)
-    beeps = []
-    for start, length in calls:
-        beeps += [(start, _beep(2525)), (start + length, _beep(2475))]
-        on_air += line(9, (start + 0.3, 0), (start + 0.32, 1), (start + length - 0.05, 1), (start + length, 0))
-    talk = voice / voice.std() * on_air + 0.12 * line_noise
-    return 0.5 * np.tanh(1.5 * shape(talk, band(350, 2800, 4))) + 0.55 * lay(9, beeps)
+    pitch_hz, calls = ((118, ((0.5, 2.6), (4.6, 2.8))), (140, ((0.4, 1.5), (2.7, 1.3), (5.0, 2.9))))[variation]
+    on_air = sum(line(8.5, (t + 0.3, 0), (t + 0.32, 1), (t + d - 0.05, 1), (t + d, 0)) for t, d in calls)
+    beeps = [beep for t, d in calls for beep in ((t, _beep(2525)), (t + d, _beep(2475)))]
+    talk = unit(murmur(rng, 8.5, pitch_hz)) * on_air + 0.06 * noise(rng, 8.5)
+    return 0.5 * np.tanh(1.5 * shape(talk, band(350, 2800, 3))) + 0.5 * lay(8.5, beeps)
 
 
 def _beep(hz: float) -> Sound:

@@ -17,6 +17,7 @@ from sonify.demo.blocks import (
     shape,
     sprinkle,
     times,
+    unit,
     wander,
     wide,
 )
@@ -24,8 +25,7 @@ from sonify.demo.blocks import (
 
 def rain(rng: Generator, variation: int) -> Sound:
     """Single drops over the hiss of those farther away; in a downpour they merge."""
-    drops_per_sec = (120, 1200)[variation]
-    hiss = (0.05, 0.25)[variation]
+    drops_per_sec, hiss = ((120, 0.05), (1000, 0.25))[variation]
     drops = clicks(rng, 32, 0.004, 1500, 9000) + [0.3 * bubble(r) for r in rng.uniform(0.7, 1.5, 6)]
 
     def side() -> Sound:
@@ -37,91 +37,91 @@ def rain(rng: Generator, variation: int) -> Sound:
 
 def wind(rng: Generator, variation: int) -> Sound:
     """Turbulence whose pitch and level follow the gusts; around a corner it whistles."""
-    whistle = (0.5, 2.5)[variation]
-
-    gust = wander(rng, 12, 0.6, 0.25, 1) * wander(rng, 12, 3, 0.8, 1)
+    changes_hz, whistle = ((0.25, 0.1), (0.4, 0.4))[variation]
+    gust = wander(rng, 10, changes_hz, 0.15, 1) * wander(rng, 10, 9, 0.75, 1)
 
     def side() -> Sound:
-        body = (200 + 350 * gust, 350.0, gust**1.5)
-        edge = (450 + 500 * gust, 45.0, whistle * gust**2)
-        return formants(shape(noise(rng, 12), band(60, 3000, 1)), body, edge)
+        body = (80 + 150 * gust, 400.0, gust**2.5)
+        edge = (550 + 500 * gust, 60.0, whistle * gust**3)
+        return formants(shape(noise(rng, 10), band(60, 2700, 1)), body, edge)
 
     return wide(side(), side())
 
 
 def sea_waves(rng: Generator, variation: int) -> Sound:
     """Each wave swells dark, breaks bright and runs back over the sand."""
-    period_sec = (5.0, 3.5)[variation]
-    breaks = [at + rng.uniform(-0.4, 0.4) for at in np.arange(2.0, 14, period_sec)]
-    swell = np.sum([_surge(12, at, 1.6, 1.4) for at in breaks], axis=0)
-    foam = np.sum([_surge(12, at + 0.4, 0.5, 1.1) for at in breaks], axis=0)
+    period_sec = (4.6, 3.2)[variation]
+    breaks = [at + rng.uniform(-0.4, 0.4) for at in np.arange(1.5, 12, period_sec)]
+    swell = 0.25 + np.sum([_surge(11, at, 0.4, 1.7) for at in breaks], axis=0)
+    foam = np.sum([_surge(11, at + 0.7, 0.2, 0.6) for at in breaks], axis=0)
 
     def side() -> Sound:
-        dark = shape(noise(rng, 12), band(60, 700, 1))
-        bright = shape(noise(rng, 12), band(600, 2500, 1))
-        return dark * (0.25 + swell) + bright * (0.05 + 0.4 * foam)
+        dark = shape(noise(rng, 11), band(50, 350, 1))
+        bright = shape(noise(rng, 11), band(1100, 4500, 1))
+        return dark * swell + 0.4 * bright * foam
 
     return wide(side(), side())
 
 
 def _surge(duration_sec: float, peak_sec: float, rise_sec: float, fall_sec: float) -> Sound:
     offset = times(duration_sec) - peak_sec
-    return np.exp(-np.abs(offset) / np.where(offset < 0, rise_sec / 2, fall_sec))
+    return np.exp(-np.abs(offset) / np.where(offset < 0, rise_sec, fall_sec))
 
 
 def thunder(rng: Generator, variation: int) -> Sound:
-    """The near end of the bolt cracks, its far parts arrive later and duller: air absorbs the treble first."""
-    nearness = (1.0, 0.1)[variation]
-    arrivals = 0.8 + np.concatenate([[0], np.cumsum(rng.exponential(0.6, 11))])
-    strengths = rng.uniform(0.3, 1, 12) * np.exp(-arrivals / 4)
+    """Over rain, the near end of the bolt; its far parts arrive later and duller: air absorbs the treble first."""
+    nearness = (0.25, 0.0)[variation]
+    arrivals = 0.8 + np.concatenate([[0], np.cumsum(rng.exponential(0.5, 11))])
+    strengths = rng.uniform(0.3, 1, 12) * np.exp(-arrivals / 5.5)
 
     def arriving(time_constant_sec: float, rise_sec: float) -> Sound:
-        clap = decay(6, time_constant_sec) * (1 - decay(6, rise_sec))
-        return lay(12, zip(arrivals, strengths[:, None] * clap, strict=True))
+        clap = decay(4, time_constant_sec) * (1 - decay(4, rise_sec))
+        return lay(10, zip(arrivals, strengths[:, None] * clap, strict=True))
 
-    rolling, rattling = arriving(1.8, 0.12), arriving(0.7, 0.03)
+    rolling, rattling = arriving(0.6, 0.4), arriving(0.3, 0.06)
 
     def side() -> Sound:
-        low = shape(noise(rng, 12), band(35, 130)) * rolling
-        middle = shape(noise(rng, 12), band(100, 600, 1)) * rattling
-        crack = shape(noise(rng, 12), band(300, 3000, 1)) * rattling**2
-        return 3 * low + (0.3 + 0.4 * nearness) * middle + 0.25 * nearness * crack
+        low = unit(shape(noise(rng, 10), band(65, 170)))
+        crack = unit(shape(noise(rng, 10), band(300, 3000, 1)))
+        rainfall = unit(shape(noise(rng, 10), band(800, 8000, 1)))
+        return 1.5 * low * rolling + nearness * crack * rattling**2 + 0.05 * rainfall
 
     return wide(side(), side())
 
 
 def stream(rng: Generator, variation: int) -> Sound:
-    """Bubbles by the hundred, small ones far more often than large ones, in the rush of the water."""
-    bubbles_per_sec, rush = ((500, 0.25), (1200, 0.5))[variation]
-    bubbles = [bubble(r) for r in 0.6 * (1 + rng.pareto(2.2, 80)).clip(max=4)]
+    """Bubbles by the thousand, small ones far more often than large ones, in the rush of the water."""
+    bubbles_per_sec, smallest_mm = ((700, 1.0), (1500, 0.8))[variation]
+    bubbles = [bubble(r) for r in smallest_mm * (1 + rng.pareto(3.8, 80)).clip(max=4.5)]
 
     def side() -> Sound:
-        water = shape(noise(rng, 10), band(300, 5000, 1)) * wander(rng, 10, 3, 0.7, 1)
-        return rush * water + 0.5 * sprinkle(rng, 10, bubbles_per_sec, bubbles)
+        rush = shape(noise(rng, 9), band(550, 2700, 1)) * wander(rng, 9, 10, 0.6, 1)
+        return unit(sprinkle(rng, 9, bubbles_per_sec, bubbles, 7.5)) + 0.7 * unit(rush)
 
     return wide(side(), side())
 
 
 def fire(rng: Generator, variation: int) -> Sound:
     """A soft roar, and wood that cracks: most cracks faint, a few sharp."""
-    cracks_per_sec = (22, 45)[variation]
-    roar = shape(noise(rng, 10), band(30, 180, 1)) * wander(rng, 10, 5, 0.3, 1)
-    hiss = shape(noise(rng, 10), band(1500, 9000, 1)) * wander(rng, 10, 2, 0.3, 1)
-    cracks = sprinkle(rng, 10, cracks_per_sec, clicks(rng, 32, 0.004, 2500, 11000), spread_db=10)
-    pops = sprinkle(rng, 10, 3, clicks(rng, 8, 0.012, 700, 2500), spread_db=8)
-    return 0.6 * roar + 0.05 * hiss + cracks + pops
+    cracks_per_sec, pops_per_sec = ((60, 2), (140, 6))[variation]
+    roar = unit(shape(noise(rng, 10), band(120, 1300, 1)) * wander(rng, 10, 11, 0.3, 1))
+    hiss = unit(shape(noise(rng, 10), band(2000, 9000, 1)) * wander(rng, 10, 2, 0.3, 1))
+    cracks = sprinkle(rng, 10, cracks_per_sec, clicks(rng, 32, 0.003, 3300, 11000), 3.5)
+    pops = sprinkle(rng, 10, pops_per_sec, clicks(rng, 8, 0.012, 700, 2500), 3.5)
+    return 0.05 * roar + 0.025 * hiss + cracks + pops
 
 
 def dripping_tap(rng: Generator, variation: int) -> Sound:
-    """Each drop ticks on the surface and draws bubbles under, which sing; the basin answers."""
-    interval_sec, radius_mm = ((1.1, 3.4), (0.55, 2.4))[variation]
-    starts = 0.3 + interval_sec * np.arange(int(7 / interval_sec))
+    """Each drop ticks on the surface and draws a few bubbles under, which sing; the basin answers."""
+    interval_sec, radius_mm = ((1.0, 3.2), (0.55, 2.3))[variation]
+    starts = np.arange(0.3, 7.4, interval_sec)
     drops = []
-    for start in starts + rng.normal(0, 0.07 * interval_sec, len(starts)):
-        drops.append((start, 2 * clicks(rng, 1, 0.006, 2500, 6000)[0]))
-        for n in range(rng.integers(1, 4)):
-            drops.append((start + 0.015 + 0.03 * n, bubble(radius_mm * rng.uniform(0.6, 1.1))))
-    return room(rng, lay(8, drops), 0.5, 0.1)
+    for start in starts + rng.normal(0, 0.1 * interval_sec, len(starts)):
+        drops.append((start, 2.5 * clicks(rng, 1, 0.006, 3500, 9000)[0]))
+        drops += [
+            (start + 0.02 + 0.045 * n, bubble(radius_mm * rng.uniform(0.7, 1.2))) for n in range(rng.integers(1, 4))
+        ]
+    return room(rng, lay(8, drops), 0.3, 0.2)
 
 
 def pouring(rng: Generator, variation: int) -> Sound:
@@ -132,7 +132,6 @@ def pouring(rng: Generator, variation: int) -> Sound:
     air_hz = start_hz * (end_hz / start_hz) ** filling
     bubbles = sprinkle(rng, 8, 260, [bubble(r) for r in rng.uniform(0.6, 3.5, 60)], 8)
     splash = sprinkle(rng, 8, 900, clicks(rng, 24, 0.006, 1500, 8000), 8)
-    jet = (bubbles / bubbles.std() + 0.8 * splash / splash.std()) * open_tap
+    jet = (unit(bubbles) + 0.8 * unit(splash)) * open_tap
     ringing = formants(jet, (air_hz, 350.0, 1.0), (3 * air_hz, 600.0, 0.5))
-    drips = lay(8, [(t, 0.6 * bubble(2.5)) for t in (6.9, 7.3)])
-    return ringing + 0.8 * jet + drips
+    return ringing + 0.8 * jet + lay(8, [(t, 0.6 * bubble(2.5)) for t in (6.9, 7.3)])

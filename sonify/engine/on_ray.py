@@ -5,10 +5,13 @@ the rows that kill are found, and these are rejected.
 """
 
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray.exceptions import RayActorError, RayTaskError
 
 from sonify.config import Config, Engine
 from sonify.engine.job import Task
@@ -38,8 +41,6 @@ class RayExecutor:
         Raises:
             WorkError: the stage cannot be loaded.
         """
-        import ray  # noqa: PLC0415 - `connect` decides what Ray may listen on before it is imported
-
         self._prepare(stage, len(tasks))
         waiting = deque((task, 0) for task in tasks)
         idle = list(self._actors)
@@ -52,7 +53,7 @@ class RayExecutor:
             actor, task, deaths = running.pop(ended)
             try:
                 yield ray.get(ended)
-            except ray.exceptions.RayActorError:
+            except RayActorError:
                 actor = self._replace(actor, stage)
                 if deaths + 1 < DEATHS_BEFORE_SEARCH:
                     waiting.appendleft((task, deaths + 1))
@@ -63,15 +64,11 @@ class RayExecutor:
 
     def close(self) -> None:
         """Stop the actors, and the Ray that was started here."""
-        import ray  # noqa: PLC0415
-
         for actor in self._actors:
             ray.kill(actor)
         ray.shutdown()
 
     def _prepare(self, stage: Stage, num_tasks: int) -> None:
-        import ray  # noqa: PLC0415
-
         resources = (stage.num_cpus, stage.num_gpus)
         if resources != self._resources:
             for actor in self._actors:
@@ -82,12 +79,10 @@ class RayExecutor:
             self._actors.append(self._start(stage))
         try:
             ray.get([actor.load.remote(stage.key) for actor in self._actors])
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             raise error.cause if isinstance(error.cause, InputError | WorkError) else error from error
 
     def _start(self, stage: Stage) -> Any:
-        import ray  # noqa: PLC0415
-
         # Ray gives a worker's numeric libraries as many threads as the stage has CPUs
         remote = ray.remote(num_cpus=stage.num_cpus, num_gpus=stage.num_gpus)(Worker)
         return remote.remote(self._config)
@@ -99,31 +94,28 @@ class RayExecutor:
 
     def _search(self, actor: Any, stage: Stage, task: Task) -> tuple[Any, Outcome]:
         """Halve a unit that killed its worker until the rows that kill are known, then do the rest."""
-        import ray  # noqa: PLC0415
 
         def survives(start: int, stop: int) -> bool:
             nonlocal actor
             try:
                 ray.get(actor.probe.remote(stage.key, task.unit, start, stop))
-            except ray.exceptions.RayActorError:
+            except RayActorError:
                 actor = self._replace(actor, stage)
                 return False
-            except ray.exceptions.RayTaskError:
+            except RayTaskError:
                 return True  # raising is not dying: the worker finds such rows by itself
             return True
 
         try:
-            num_rows = ray.get(actor.count.remote(stage.key, task.unit))
+            num_rows: int = ray.get(actor.count.remote(stage.key, task.unit))
             killers: Mapping[int, str] = dict.fromkeys(find_killers(0, num_rows, survives), "kills its worker")
             return actor, ray.get(actor.run.remote(stage.key, task, killers))
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             return self._replace(actor, stage), Outcome(unit=task.unit, error=f"its worker dies again: {error}")
 
 
 def _room_for(stage: Stage) -> int:
     """How many actors of a stage the cluster has room for."""
-    import ray  # noqa: PLC0415
-
     total = ray.cluster_resources()
     rooms = [int(total.get("CPU", 0) / stage.num_cpus)] if stage.num_cpus else []
     rooms += [int(total.get("GPU", 0) / stage.num_gpus)] if stage.num_gpus else []
@@ -142,20 +134,17 @@ def connect(config: Config) -> None:
     if address and not _is_local(address):
         _check_remote(config.engine, config, address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:
-        # the one switch by which Ray binds to loopback: it must be set before Ray is imported
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    imported_before = "ray" in sys.modules
-    import ray  # noqa: PLC0415
-
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address:
         ray.init(address=address, **quiet)
         return
-    workers = config.engine.workers
+    # Ray has one switch that makes it bind to loopback, meant for laptops: read by this process here, and by the
+    # processes that it starts from the environment. Without it, every Ray port listens on all interfaces (measured).
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray.init(
         address="local",
-        num_cpus=max(workers or 0, os.cpu_count() or 1),
+        num_cpus=max(config.engine.workers or 0, os.cpu_count() or 1),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _node_ip_address=LOOPBACK,
@@ -163,8 +152,7 @@ def connect(config: Config) -> None:
     )
     if any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
         ray.shutdown()
-        early = "; ray was imported before: start it yourself and set engine.address" if imported_before else ""
-        raise WorkError(f"Ray does not listen on loopback only{early}")
+        raise WorkError("Ray does not listen on loopback only; start it yourself and set engine.address")
 
 
 def _is_local(address: str) -> bool:

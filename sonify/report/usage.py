@@ -105,7 +105,7 @@ def compare_usage(config: Config) -> dict[str, Usage]:
     parts = read_pool(config.run_dir, config.retrieval.encoder.kind)
     compared: dict[str, Usage] = {}
     for name, changes in VARIANTS.items():
-        retrieval = Retrieval.model_validate(config.retrieval.model_dump() | changes)
+        retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})
         changed = config.model_copy(update={"retrieval": retrieval})
         pools = {split: SplitPool(part, encoder, retrieval, threads=1) for split, part in parts.items()}
         compared[name] = measure_usage(_draw_again(pairs, changed, pools), recording_of)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from sonify.captions.ontology import load_ontology
-from sonify.retrieval.text import TextEncoder
 
+from sonify.captions.ontology import load_ontology
 from sonify.config import TextEncoder as TextEncoderConfig
+from sonify.retrieval.text import TextEncoder
 from sonify.rows import Concept
 
 

@@ -24,7 +24,8 @@ WEIGHT_PER_STEP = 0.6
 CLASS_SHARE = 0.8
 # Words of the query's sentence and of captions that say nothing of the sound.
 STOP_WORDS = frozenset(
-    "a an the of in on at to and or with by is are be this that it its sound sounds noise audio recording clip".split()
+    {"a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "by", "is", "are", "be", "this", "that"}
+    | {"it", "its", "sound", "sounds", "noise", "audio", "recording", "clip"}
 )
 _TRIGRAMS = re.compile(r"(?=(...))")
 

@@ -13,6 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pandas  # noqa: F401 - pyarrow imports it where it is installed, which each fork would do again
+
 from sonify.run import run
 from tests.engine.hashing import hash_run
 from tests.fakes import small_config

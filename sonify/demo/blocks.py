@@ -16,6 +16,7 @@ Sound = NDArray[np.float64]
 Response = Callable[[Sound], Sound]  # gain at each frequency in Hz
 Track = Sound | float  # a value at each sample, or one for all
 Event = tuple[float, Sound]  # when, in seconds, and what
+Peak = tuple[Track, float, Track]  # a resonance: centre in Hz, bandwidth in Hz, gain
 
 _FRAME = 1024  # 23 ms: resolves formants and still follows a syllable
 
@@ -89,7 +90,7 @@ def shape(sound: Sound, response: Response) -> Sound:
 
 
 def _bins_hz(samples: int) -> Sound:
-    return np.arange(samples // 2 + 1) * (RATE / samples)
+    return np.arange(samples // 2 + 1, dtype=np.float64) * (RATE / samples)
 
 
 def band(low_hz: float, high_hz: float, order: int = 2) -> Response:
@@ -112,8 +113,8 @@ def resonances(*peaks: tuple[float, float, float]) -> Response:
     return response
 
 
-def formants(sound: Sound, *peaks: tuple[Track, float, Track]) -> Sound:
-    """Filter by resonances that move: each (centre in Hz, bandwidth in Hz, gain)."""
+def formants(sound: Sound, *peaks: Peak) -> Sound:
+    """Filter by resonances that move, side by side."""
     hop = _FRAME // 2
     window = np.sqrt(np.hanning(_FRAME + 1)[:-1])  # twice, half-overlapped, they sum to 1
     padded = np.pad(sound, (hop, _FRAME + hop - len(sound) % hop))
@@ -223,8 +224,10 @@ def pan(sound: Sound, position: float) -> Sound:
 
 def finish(rng: Generator, sound: Sound, peak_dbfs: float) -> NDArray[np.float32]:
     """Bring the peak to its level, over the air that every microphone hears, and fade both ends within 20 ms."""
-    ramp = 0.5 - 0.5 * np.cos(np.pi * np.minimum(1, times(len(sound) / RATE) / 0.02))
-    air = unit(shape(noise(rng, len(sound) / RATE), band(60, 1500, 1)))
-    by_channel = (sound / np.abs(sound).max()).T + 0.001 * air  # -60 dB
-    by_channel *= ramp * ramp[::-1]
-    return (by_channel.T * (10 ** (peak_dbfs / 20) / np.abs(by_channel).max())).astype(np.float32)
+    samples = len(sound)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * times(0.02) / 0.02)
+    air = np.resize(unit(shape(noise(rng, 1), band(60, 1500, 1))), samples)  # filtered in a ring: repeats without seam
+    scaled = (sound / np.abs(sound).max()).T + 0.001 * air  # -60 dB
+    scaled[..., : len(ramp)] *= ramp
+    scaled[..., -len(ramp) :] *= ramp[::-1]
+    return (scaled.T * (10 ** (peak_dbfs / 20) / np.abs(scaled).max())).astype(np.float32)

@@ -7,8 +7,8 @@ from numpy.random import Generator
 
 from sonify.demo.blocks import (
     RATE,
+    Peak,
     Sound,
-    Track,
     band,
     burst,
     buzz,
@@ -31,9 +31,7 @@ from sonify.demo.blocks import (
 )
 
 
-def _voice(
-    rng: Generator, pitch_hz: Sound, breath: float, peaks: Sequence[tuple[Track, float, Track]], cutoff_hz: float
-) -> Sound:
+def _voice(rng: Generator, pitch_hz: Sound, breath: float, peaks: Sequence[Peak], cutoff_hz: float) -> Sound:
     """Vocal folds and breath through a mouth; `breath` is the noise's share."""
     duration = len(pitch_hz) / RATE
     jitter = 1 + 0.012 * wander(rng, duration, 90, -1, 1)
@@ -72,12 +70,10 @@ def _meow(rng: Generator, base_hz: float, duration_sec: float) -> Sound:
 def dog_barking(rng: Generator, variation: int) -> Sound:
     """Harsh bursts of voice, an arch in pitch and less than a fifth of a second long, in twos and threes."""
     base_hz, length_sec, throat_hz = ((430, 0.18, (800, 1500)), (700, 0.13, (1100, 2100)))[variation]
-    starts = 0.3 + np.cumsum(rng.choice([0.4, 0.48, 1.2], size=14, p=[0.4, 0.3, 0.3]))
-    barks = [
-        (t, rng.uniform(0.7, 1) * _bark(rng, base_hz * rng.uniform(0.93, 1.07), length_sec, throat_hz))
-        for t in starts
-        if t < 7.5
-    ]
+    barks = []
+    for start in np.cumsum(rng.choice([0.4, 0.48, 1.2], size=14, p=[0.4, 0.3, 0.3])):
+        bark = _bark(rng, base_hz * rng.uniform(0.93, 1.07), length_sec, throat_hz)
+        barks.append((start, rng.uniform(0.7, 1) * bark))
     return room(rng, lay(8, barks), 0.5, 0.1)
 
 
@@ -86,16 +82,8 @@ def _bark(rng: Generator, base_hz: float, duration_sec: float, throat_hz: tuple[
     pitch = base_hz * line(d, (0, 0.7), (0.35 * d, 1.2), (0.6 * d, 1.15), (d, 0.7))
     level = line(d, (0, 0), (0.12 * d, 0.7), (0.4 * d, 1), (0.65 * d, 0.6), (d, 0)) ** 1.5
     jaw = line(d, (0, 0.7), (0.4 * d, 1), (d, 0.7))
-    return (
-        _voice(
-            rng,
-            pitch,
-            0.35,
-            [(throat_hz[0] * jaw, 300.0, 1.0), (throat_hz[1], 400.0, 0.4), (2800.0, 900.0, 0.08)],
-            2500,
-        )
-        * level
-    )
+    throat = [(throat_hz[0] * jaw, 300.0, 1.0), (throat_hz[1], 400.0, 0.4), (2800.0, 900.0, 0.08)]
+    return _voice(rng, pitch, 0.35, throat, 2500) * level
 
 
 def horse_neighing(rng: Generator, variation: int) -> Sound:
@@ -110,9 +98,8 @@ def _neigh(rng: Generator, top_hz: float, tremor_hz: float) -> Sound:
     shaking = np.sin(phase_of(tremor_hz * wander(rng, d, 4, 0.85, 1.15)))
     depth = line(d, (0, 0.01), (0.3, 0.015), (0.9, 0.05), (d, 0.075))
     rough = wander(rng, d, 200, -1, 1)
-    pitch = (
-        top_hz * line(d, (0, 0.6), (0.2, 1), (0.6 * d, 0.85), (d, 0.64)) * (1 + depth * shaking) * (1 + 0.01 * rough)
-    )
+    falling = line(d, (0, 0.6), (0.2, 1), (0.6 * d, 0.85), (d, 0.64))
+    pitch = top_hz * falling * (1 + depth * shaking) * (1 + 0.01 * rough)
     level = line(d, (0, 0), (0.1, 0.7), (0.4, 1), (0.7 * d, 0.7), (d, 0)) * (1 + 0.9 * wander(rng, d, 150, -1, 1))
     breaking = 1 - line(d, (0, 0.1), (0.5, 0.4), (d, 1)) * (0.5 - 0.5 * shaking)
     octave_below = 1 + 0.3 * np.sin(0.5 * phase_of(pitch))
@@ -146,9 +133,8 @@ def _crow(rng: Generator, base_hz: float, duration_sec: float, breath: float) ->
     d = duration_sec
     pitch = base_hz * line(d, (0, 0.9), (0.08, 1), (0.7 * d, 0.98), (d, 0.82)) * (1 + 0.01 * wander(rng, d, 60, -1, 1))
     level = line(d, (0, 0), (0.03, 1), (0.8 * d, 0.9), (d, 0)) * (1 + 0.8 * breath * wander(rng, d, 150, -1, 1))
-    return (
-        _voice(rng, pitch, breath, [(1550.0, 230.0, 1.0), (3500.0, 700.0, 0.12), (6200.0, 1500.0, 0.1)], 5000) * level
-    )
+    throat = [(1550.0, 230.0, 1.0), (3500.0, 700.0, 0.12), (6200.0, 1500.0, 0.1)]
+    return _voice(rng, pitch, breath, throat, 5000) * level
 
 
 def birds_chirping(rng: Generator, variation: int) -> Sound:
@@ -157,7 +143,7 @@ def birds_chirping(rng: Generator, variation: int) -> Sound:
     songs = np.zeros((len(times(10)), 2))
     for branch in np.linspace(-0.8, 0.8, singers):
         motif = [_chirp(rng, low_hz) for _ in range(rng.integers(2, 6))]
-        starts = rng.uniform(0, 2) + np.cumsum(rng.uniform(1.2, 2.6, 8))
+        starts = np.cumsum(rng.uniform(1.2, 2.6, 8)) - rng.uniform(0, 1.2)
         notes = [(s + 0.16 * n, note) for s in starts for n, note in enumerate(motif)]
         songs += pan(rng.uniform(0.3, 1) * lay(10, notes), branch)
     return songs + pan(0.004 * shape(noise(rng, 10), band(200, 3000, 1)), 0)
@@ -210,7 +196,7 @@ def frogs_croaking(rng: Generator, variation: int) -> Sound:
     throat_hz, pulses_per_sec, length_sec = ((950, 42, 0.4), (1700, 65, 0.22))[variation]
     pond = 0.003 * shape(noise(rng, 8), band(200, 4000, 1))
     for distance, size in ((1.0, 1.0), (0.5, 1.15), (0.35, 0.87)):
-        starts = rng.uniform(0.1, 0.6) + np.cumsum(rng.uniform(0.7, 1.3, 14) * length_sec * 2.4)
+        starts = rng.uniform(0.1, 0.9) + np.arange(14) * length_sec * 2.4 * rng.uniform(0.85, 1.15)
         croaks = [(s, _croak(rng, throat_hz * size, pulses_per_sec, length_sec)) for s in starts if s < 7.4]
         pond += distance * lay(8, croaks)
     return room(rng, pond, 0.5, 0.1)

@@ -106,14 +106,14 @@ def siren(rng: Generator, variation: int) -> Sound:
 def car_horn(rng: Generator, variation: int) -> Sound:
     """Two diaphragms a third apart."""
     low_hz, honks = (
-        (405, ((0.3, 0.25), (0.75, 1.2), (3.6, 0.9))),
-        (345, ((0.4, 0.35), (1.1, 0.35), (3.0, 1.8))),
+        (405, ((0.3, 0.25), (0.75, 1.2), (5.2, 0.9))),
+        (345, ((0.4, 0.35), (1.1, 0.35), (4.0, 1.8))),
     )[variation]
     blasts = []
     for start, length in honks:
         plates = sum(buzz(np.full(round(length * RATE), hz), 5500) for hz in (low_hz, 1.22 * low_hz))
         blasts.append((start, plates * line(length, (0, 0), (0.02, 1), (length - 0.03, 1), (length, 0))))
-    horn = shape(lay(6.5, blasts), resonances((900, 800, 1), (2300, 1200, 0.8), (450, 300, 0.6)))
+    horn = shape(lay(7, blasts), resonances((900, 800, 1), (2300, 1200, 0.8), (450, 300, 0.6)))
     return room(rng, horn, 0.8, 0.1)
 
 

@@ -37,8 +37,8 @@ def rain(rng: Generator, variation: int) -> Sound:
 
 def wind(rng: Generator, variation: int) -> Sound:
     """Turbulence whose pitch and level follow the gusts; around a corner it whistles."""
-    changes_hz, whistle = ((0.25, 0.1), (0.4, 0.4))[variation]
-    gust = wander(rng, 10, changes_hz, 0.15, 1) * wander(rng, 10, 9, 0.75, 1)
+    changes_hz, whistle = ((0.3, 0.1), (0.45, 0.4))[variation]
+    gust = wander(rng, 10, changes_hz, 0.35, 1) * wander(rng, 10, 9, 0.75, 1)
 
     def side() -> Sound:
         body = (80 + 150 * gust, 400.0, gust**2.5)
@@ -51,13 +51,13 @@ def wind(rng: Generator, variation: int) -> Sound:
 def sea_waves(rng: Generator, variation: int) -> Sound:
     """Each wave swells dark, breaks bright and runs back over the sand."""
     period_sec = (4.6, 3.2)[variation]
-    breaks = [at + rng.uniform(-0.4, 0.4) for at in np.arange(1.5, 12, period_sec)]
-    swell = 0.25 + np.sum([_surge(11, at, 0.4, 1.7) for at in breaks], axis=0)
-    foam = np.sum([_surge(11, at + 0.7, 0.2, 0.6) for at in breaks], axis=0)
+    breaks = [at + rng.uniform(-0.4, 0.4) for at in np.arange(1.5, 11, period_sec)]
+    swell = 0.25 + np.sum([_surge(10, at, 0.4, 1.7) for at in breaks], axis=0)
+    foam = np.sum([_surge(10, at + 0.7, 0.2, 0.6) for at in breaks], axis=0)
 
     def side() -> Sound:
-        dark = shape(noise(rng, 11), band(50, 350, 1))
-        bright = shape(noise(rng, 11), band(1100, 4500, 1))
+        dark = shape(noise(rng, 10), band(50, 350, 1))
+        bright = shape(noise(rng, 10), band(1100, 4500, 1))
         return dark * swell + 0.4 * bright * foam
 
     return wide(side(), side())
@@ -92,7 +92,7 @@ def thunder(rng: Generator, variation: int) -> Sound:
 def stream(rng: Generator, variation: int) -> Sound:
     """Bubbles by the thousand, small ones far more often than large ones, in the rush of the water."""
     bubbles_per_sec, smallest_mm = ((700, 1.0), (1500, 0.8))[variation]
-    bubbles = [bubble(r) for r in smallest_mm * (1 + rng.pareto(3.8, 80)).clip(max=4.5)]
+    bubbles = [bubble(r) for r in smallest_mm * (1 + rng.pareto(3, 200)).clip(max=4.5)]
 
     def side() -> Sound:
         rush = shape(noise(rng, 9), band(550, 2700, 1)) * wander(rng, 9, 10, 0.6, 1)

@@ -171,7 +171,7 @@ def _coin(rng: Generator, lowest_hz: float) -> Sound:
 
 def camera_shutter(rng: Generator, variation: int) -> Sound:
     """Mirror up, curtain, mirror down; then a motor winds on."""
-    shots_sec, exposure_sec = (((0.5, 1.8, 3.3, 4.6), 0.053), ((0.5, 1.0, 1.5, 3.4, 3.9, 4.4), 0.037))[variation]
+    shots_sec, exposure_sec = (((0.5, 1.8, 3.3, 5.5), 0.053), ((0.5, 1.0, 1.5, 3.4, 5.4, 5.9), 0.037))[variation]
     motor = shape(noise(rng, 0.2), resonances((2500, 750, 1), (5000, 1200, 0.6)))
     motor *= (0.5 + 0.5 * np.sin(2 * np.pi * 35 * times(0.2))) * line(0.2, (0, 0), (0.02, 1), (0.17, 0.8), (0.2, 0))
     parts = []
@@ -179,7 +179,7 @@ def camera_shutter(rng: Generator, variation: int) -> Sound:
         parts += [(start, _clack(rng)), (start + exposure_sec, _clack(rng))]
         parts += [(start + exposure_sec + 0.02, 0.4 * _clack(rng))]
         parts.append((start + exposure_sec + 0.05, 0.6 * motor / np.abs(motor).max()))
-    return room(rng, lay(6, parts), 0.2, 0.03)
+    return room(rng, lay(7, parts), 0.2, 0.03)
 
 
 def _clack(rng: Generator) -> Sound:

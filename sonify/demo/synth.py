@@ -56,7 +56,7 @@ KINDS = (
     Kind("footsteps", "footsteps on gravel", -10, objects.footsteps_on_gravel),
     Kind("knocking", "knocking on a wooden door", -7, objects.knocking_on_a_door),
     Kind("page-turning", "turning the pages of a book, paper rustling", -18, objects.turning_pages),
-    Kind("spoon", "a spoon clinking in a cup", -13, objects.stirring_with_a_spoon),
+    Kind("spoon", "a spoon stirring and clinking in a cup", -13, objects.stirring_with_a_spoon),
     Kind("coins", "coins clinking and dropping", -10, objects.coins_clinking),
     Kind("camera", "a camera shutter clicking", -11, objects.camera_shutter),
     Kind("keyboard", "typing on a computer keyboard", -14, objects.typing_on_a_keyboard),
@@ -78,7 +78,7 @@ KINDS = (
 
 
 def synthesise(kind: Kind, variation: int) -> NDArray[np.float32]:
-    """Make one recording at `blocks.RATE`: shape (samples,) or (samples, 2), 6 to 12 seconds, always the same."""
+    """Make one recording at `blocks.RATE`: shape (samples,) or (samples, 2), 6 to 10 seconds, always the same."""
     assert 0 <= variation < VARIATIONS, variation
     rng = np.random.default_rng(hash64("demo", kind.name, variation))
     return finish(rng, kind.make(rng, variation), kind.peak_dbfs)

@@ -1,0 +1,179 @@
+import csv
+
+import pytest
+import soundfile
+
+from sonify import layout
+from sonify.engine.job import StoredReject
+from sonify.engine.tables import read_rows
+from sonify.errors import InputError
+from sonify.keys import split_of
+from sonify.report.usage import read_pairs
+from sonify.rows import Clip
+from sonify.run import run
+from tests.fakes import small_config, small_input, tone, write_photos, write_sounds
+
+PAIRED = ["pool", "embeddings", "concepts", "pair"]
+
+
+def pair(config):
+    counts = run(config, stages=PAIRED)["pair"]
+    rejects = sorted((config.run_dir / layout.REJECTS / "pair").glob("*"))
+    return list(read_pairs(config.run_dir)), [row for p in rejects for row in read_rows(p, StoredReject)], counts
+
+
+def clips_of(config):
+    tables = sorted((config.run_dir / layout.CLIPS).glob("*.parquet"))
+    return {clip.clip: clip for table in tables for clip in read_rows(table, Clip)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    small_input(tmp_path, photos=16)
+    return tmp_path
+
+
+def test_a_pair_follows_from_the_pool_and_the_settings(root):
+    config = small_config(root)
+    pairs, _, _ = pair(config)
+    clips = clips_of(config)
+    assert len(pairs) == 16
+    for row in pairs:
+        for source in row.sources:
+            assert -32 <= source.target_lufs <= -28
+            gain = source.target_lufs - clips[source.clip].loudness_lufs
+            assert source.gain_db == pytest.approx(min(gain, 30.0), abs=1e-4)
+            assert source.cosine <= 1.000001
+            assert source.num_candidates >= 1
+            assert source.description == f"This is a sound of {source.concept}"
+
+
+def test_the_drawn_clip_is_of_the_named_subject(root):
+    pairs, _, _ = pair(small_config(root))
+    with (root / "sounds" / "metadata.csv").open() as file:
+        texts = {row["file"]: row["text"] for row in csv.DictReader(file)}
+    for row in pairs:
+        drawn = texts[row.sources[0].clip.removeprefix("folder/").partition("#")[0]]
+        assert drawn in row.caption
+
+
+def test_other_seeds_and_scenes_draw_other_clips(root):
+    soundfile.write(root / "sounds" / "more.wav", tone(9, seconds=40), 16000)
+    one, _, _ = pair(small_config(root, run="one", retrieval={"draws": 3}))
+    other, _, _ = pair(small_config(root, run="other", retrieval={"draws": 3}, seed=1))
+    assert [row.scene for row in one[:3]] == ["captions-0", "captions-1", "captions-2"]
+    assert [row.sources for row in one] != [row.sources for row in other]
+    assert len({row.sources[0].clip for row in one if row.image == one[0].image}) > 1
+
+
+def test_no_recording_is_heard_twice_in_a_scene(tmp_path):
+    small_input(tmp_path, photos=0)
+    write_photos(
+        tmp_path / "photos", {f"{n}.jpg": "a dog, a growling hound, a howling wolf and a puppy" for n in range(8)}
+    )
+    for file in (tmp_path / "sounds").iterdir():
+        file.unlink()
+    write_sounds(tmp_path / "sounds", {"a.wav": "dogs growling and howling", "b.wav": "dog"}, seconds=20)
+    config = small_config(tmp_path)
+    pairs, _, _ = pair(config)
+    clips = clips_of(config)
+    for row in pairs:
+        recordings = [clips[source.clip].recording for source in row.sources]
+        assert len(recordings) == len(set(recordings))
+
+
+def test_a_discard_word_in_any_caption_discards_the_image_in_all_scenes(root):
+    (root / "other.csv").write_text("file,caption\n" + "".join(f"{n:03d}.jpg,a dog and a sign\n" for n in range(3)))
+    extractors = [{"kind": "captions"}, {"kind": "captions", "name": "other", "file": str(root / "other.csv")}]
+    config = small_config(root, concepts={"extractors": extractors})
+    pairs, rejects, counts = pair(config)
+    assert pairs == []
+    discarded = [row for row in rejects if row.reason == "discarded"]
+    assert {(row.key, row.scene) for row in discarded} == {
+        (f"{n:03d}_2ejpg", scene) for n in range(3) for scene in ("captions", "other")
+    }
+    assert {row.detail for row in discarded} == {"sign"}
+    assert counts.rejected == {"discarded": 6, "missing_scene": 26}
+    assert counts.balances()
+
+
+def test_a_missing_scene_is_filled_by_further_draws_where_any_scene_will_do(root):
+    (root / "other.csv").write_text("file,caption\n000.jpg,thunder\n")
+    extractors = [{"kind": "captions"}, {"kind": "captions", "name": "other", "file": str(root / "other.csv")}]
+    config = small_config(root, concepts={"extractors": extractors}, render={"scenes": "any"})
+    pairs, _, counts = pair(config)
+    assert counts.rows_out == counts.rows_in == 32
+    assert {row.scene for row in pairs} == {"scene-0", "scene-1"}
+    assert all(row.caption for row in pairs)
+
+
+def test_a_concept_below_the_lowest_cosine_is_dropped(root):
+    write_photos(root / "photos", {"odd.jpg": "a dog beside a didgeridoo", "odder.jpg": "a didgeridoo"})
+    pairs, rejects, _ = pair(small_config(root, retrieval={"min_cosine": 0.5}))
+    odd = next(row for row in pairs if row.image == "odd_2ejpg")
+    assert [source.concept for source in odd.sources] == ["dog barking"]
+    assert [(row.key, row.reason) for row in rejects] == [("odder_2ejpg", "no_match")]
+
+
+@pytest.mark.parametrize("line", ["000_2ejpg", "000.jpg"])
+def test_excluded_images_leave(root, line):
+    (root / "exclude.txt").write_text(line + "\n")
+    images = small_config(root).images.model_dump(mode="json") | {"exclude": str(root / "exclude.txt")}
+    _, rejects, counts = pair(small_config(root, images=images))
+    assert [(row.key, row.reason) for row in rejects] == [("000_2ejpg", "excluded")]
+    assert counts.rows_out == 15
+
+
+def test_validation_images_hear_only_validation_recordings(tmp_path):
+    small_input(tmp_path, photos=60, recordings=64)
+    both = {"validation": 0.3}
+    config = small_config(tmp_path, images=small_config(tmp_path).images.model_dump(mode="json") | both,
+                          audio=small_config(tmp_path).audio.model_dump(mode="json") | both)  # fmt: skip
+    pairs, _, _ = pair(config)
+    clips = clips_of(config)
+    assert {row.split for row in pairs} == {"train", "validation"}
+    for row in pairs:
+        assert row.split == split_of(0, "image", row.image, 0.3)
+        assert all(clips[source.clip].split == row.split for source in row.sources)
+
+
+def test_validation_images_without_validation_recordings_are_an_error_before_the_start(tmp_path):
+    small_input(tmp_path, photos=30, recordings=2)
+    images = small_config(tmp_path).images.model_dump(mode="json") | {"validation": 0.5}
+    audio = small_config(tmp_path).audio.model_dump(mode="json") | {"validation": 0.0001}
+    config = small_config(tmp_path, images=images, audio=audio)
+    with pytest.raises(InputError, match="no validation recordings"):
+        pair(config)
+    assert not (config.run_dir / layout.PAIRS).exists()
+
+
+def test_on_real_photographs_the_drawn_clip_is_of_the_photographs_class(test_data, tmp_path):
+    with (test_data / "photos/sound_class.csv").open() as file:
+        classes = {row["file"]: row["sound_class"] for row in csv.DictReader(file)}
+    with (test_data / "sounds/metadata.csv").open() as file:
+        class_of = {row["file"]: row["class"] for row in csv.DictReader(file)}
+    few = tmp_path / "few"
+    few.mkdir()
+    wanted = sorted(set(classes.values()))
+    by_class = {name: [file for file in sorted(class_of) if class_of[file] == name] for name in set(class_of.values())}
+    some = [by_class[name][3] for name in wanted] + [by_class[name][5] for name in sorted(by_class)] + [
+        by_class[name][1] for name in wanted[:7]
+    ]  # fmt: skip
+    for file in some[:80]:
+        (few / file).symlink_to(test_data / "sounds" / file)
+    (few / "metadata.csv").symlink_to(test_data / "sounds" / "metadata.csv")
+    assert len(list(few.glob("*.flac"))) == 80
+    for run_name, sounds in (("whole", test_data / "sounds"), ("few", few)):
+        config = small_config(
+            tmp_path,
+            run=run_name,
+            images={"kind": "folder", "path": str(test_data / "photos"), "shard_size": 64, "validation": 0},
+            audio={"sources": [{"kind": "folder", "path": str(sounds)}], "validation": 0},
+        )
+        pairs, _, _ = pair(config)
+        heard = {
+            row.image_uri: {class_of[s.clip.removeprefix("folder/").partition("#")[0]] for s in row.sources}
+            for row in pairs
+        }
+        right = sum(name in heard.get(file, set()) for file, name in classes.items())
+        assert right / len(classes) >= 0.95, run_name

@@ -126,12 +126,12 @@ def dripping_tap(rng: Generator, variation: int) -> Sound:
 
 def pouring(rng: Generator, variation: int) -> Sound:
     """The air column above the water shortens as the vessel fills, and its resonance climbs."""
-    start_hz, end_hz = ((500, 1600), (650, 1200))[variation]
+    start_hz, end_hz = ((570, 1550), (650, 1200))[variation]
     filling = line(8, (0.6, 0), (6.5, 1))
     open_tap = line(8, (0.4, 0), (0.7, 1), (6.3, 1), (6.7, 0))
     air_hz = start_hz * (end_hz / start_hz) ** filling
-    bubbles = sprinkle(rng, 8, 260, [bubble(r) for r in rng.uniform(0.6, 3.5, 60)], 8)
-    splash = sprinkle(rng, 8, 900, clicks(rng, 24, 0.006, 1500, 8000), 8)
-    jet = (unit(bubbles) + 0.8 * unit(splash)) * open_tap
-    ringing = formants(jet, (air_hz, 350.0, 1.0), (3 * air_hz, 600.0, 0.5))
-    return ringing + 0.8 * jet + lay(8, [(t, 0.6 * bubble(2.5)) for t in (6.9, 7.3)])
+    bubbles = unit(sprinkle(rng, 8, 250, [bubble(r) / r**1.2 for r in rng.uniform(0.95, 4, 60)], 8.5))
+    splash = unit(sprinkle(rng, 8, 1300, clicks(rng, 24, 0.005, 2000, 8500), 8))
+    ringing = unit(formants(splash + 0.5 * bubbles, (air_hz, 260.0, 1.0), (3 * air_hz, 520.0, 0.9)))
+    drips = lay(8, [(t, 3 * bubble(2.5)) for t in (6.9, 7.3)])
+    return (ringing + 0.25 * bubbles + 0.18 * splash) * open_tap + 0.3 * drips

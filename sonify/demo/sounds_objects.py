@@ -57,9 +57,8 @@ def bicycle_bell(rng: Generator, variation: int) -> Sound:
         modes = ((0.998, 1, 1), (1.002, 1, 1), (1.44, 0.67, 0.9), (2.73, 0.45, 0.9), (3.51, 0.27, 0.35))
         cap = struck(1.8, *((1830 * ratio, 0.72 * ring, gain) for ratio, ring, gain in modes))
         cap += lay(1.8, [(0, 1.5 * burst(rng, 0.006, band(2500, 9000, 1)))])
-        return room(
-            rng, lay(7, [(s + 0.28 * n, (1, 0.68)[n] * cap) for s in (0.3, 2.3, 4.5) for n in range(2)]), 0.3, 0.05
-        )
+        dings = [(s + later, gain * cap) for s in (0.3, 2.3, 4.5) for later, gain in ((0, 1), (0.28, 0.68))]
+        return room(rng, lay(7, dings), 0.3, 0.05)
     cap = struck(1.6, *((1920 * ratio, 0.5 * ring, gain) for ratio, ring, gain in _CAP))
     strokes = [s + 0.117 * n + rng.normal(0, 0.012) for s in (0.3, 2.4, 4.6) for n in range(12)]
     return room(rng, lay(7, [(t, rng.uniform(0.5, 1) * cap) for t in strokes]), 0.3, 0.03)

@@ -1,4 +1,8 @@
-"""The sounds of the embedded sample, made from formulas: each kind by name, in two variations."""
+"""The sounds of the embedded sample, made from formulas: each kind by name, in two variations.
+
+Where a number in the recipes has no source beside it, it was fitted: to spectrograms of field recordings, and until an
+AudioSet tagger (YAMNet) heard the kind that the recipe claims.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,10 +5,11 @@ import subprocess
 import tarfile
 
 import numpy as np
+import pyebur128
 import pytest
 import soundfile
-import webdataset
 from PIL import Image
+from webdataset.compat import WebDataset
 
 from sonify import layout
 from sonify.engine.tables import read_rows
@@ -34,7 +35,10 @@ def members(config):
     found = {}
     for path in sorted((config.run_dir / layout.SHARDS).rglob("*.tar")):
         with tarfile.open(path) as archive:
-            found |= {m.name: archive.extractfile(m).read() for m in archive.getmembers()}
+            for member in archive.getmembers():
+                file = archive.extractfile(member)
+                assert file is not None
+                found[member.name] = file.read()
     return found
 
 
@@ -90,7 +94,7 @@ def test_json_has_fixed_fields_no_null_no_empty_list_and_floats_with_a_point(ren
 def test_webdataset_opens_the_shards_as_they_are(rendered):
     _, config = rendered
     urls = [str(path) for path in sorted((config.run_dir / layout.SHARDS / "train").iterdir())]
-    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    samples = list(WebDataset(urls, shardshuffle=False))
     assert len(samples) == 13
     for sample in samples:
         assert {"jpg", "json", "captions-0.flac", "captions-1.flac"} <= set(sample)
@@ -131,13 +135,12 @@ def test_an_image_that_changed_after_pairing_is_rejected(tmp_path):
     assert counts.balances()
 
 
-@pytest.mark.slow
-def test_an_independent_meter_measures_the_target_loudness(test_data, tmp_path):
-    """FFmpeg's ebur128 against target + mix gain, on single-source scenes of real recordings."""
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not installed: no independent loudness meter")
+@pytest.fixture(scope="module")
+def single_source_scenes(test_data, tmp_path_factory):
+    """(pair, mix gain in dB, FLAC bytes) of every scene of one source, of real photographs and recordings."""
+    root = tmp_path_factory.mktemp("real")
     config = small_config(
-        tmp_path,
+        root,
         images={"kind": "folder", "path": str(test_data / "photos"), "shard_size": 64, "validation": 0},
         audio={"sources": [{"kind": "folder", "path": str(test_data / "sounds")}], "validation": 0},
     )
@@ -145,20 +148,45 @@ def test_an_independent_meter_measures_the_target_loudness(test_data, tmp_path):
     gains = {(row.image, row.scene): row.mix_gain_db for row in renders(config)}
     found = members(config)
     single = [pair for pair in read_pairs(config.run_dir) if len(pair.sources) == 1]
-    limited = capped = 0
-    assert len(single) > 50
-    for pair in single:
-        mix_gain_db = gains[pair.image, pair.scene]
-        limited += mix_gain_db < 0
-        if pair.sources[0].gain_db >= config.mix.max_gain_db:
-            capped += 1
-            continue  # too quiet a recording to be brought to its target
+    assert len(single) > 100
+    return [(pair, gains[pair.image, pair.scene], found[f"{pair.image}.{pair.scene}.flac"]) for pair in single]
+
+
+def check_loudness(scenes, measure):
+    """Nearly all scenes are within 0.1 LU of target + mix gain.
+
+    The others have blocks near -70 LUFS, which the gain takes over BS.1770's absolute gate: the relative gate moves
+    with them, and so does the loudness, whoever measures it.
+    """
+    errors = np.array([abs(measure(flac) - pair.sources[0].target_lufs - gain_db) for pair, gain_db, flac in scenes])
+    assert np.median(errors) < 0.01
+    assert np.mean(errors < 0.1) >= 0.95
+    assert errors.max() < 0.5
+
+
+def test_rendered_scenes_have_the_target_loudness_by_libebur128(single_source_scenes):
+    def measure(flac):
+        samples, rate = soundfile.read(io.BytesIO(flac))
+        meter = pyebur128.R128State(1, rate, pyebur128.MeasurementMode.MODE_I)
+        meter.add_frames(samples, len(samples))
+        return pyebur128.get_loudness_global(meter)
+
+    check_loudness(single_source_scenes, measure)
+    assert all(pair.sources[0].gain_db < 30.0 for pair, _, _ in single_source_scenes)
+    assert np.mean([mix_gain_db < 0 for _, mix_gain_db, _ in single_source_scenes]) <= 0.05
+
+
+@pytest.mark.slow
+def test_rendered_scenes_have_the_target_loudness_by_ffmpeg(single_source_scenes, tmp_path):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed: no ebur128 filter to measure with")
+
+    def measure(flac):
         path = tmp_path / "scene.flac"
-        path.write_bytes(found[f"{pair.image}.{pair.scene}.flac"])
-        measured = ebur128(path)
-        assert measured == pytest.approx(pair.sources[0].target_lufs + mix_gain_db, abs=0.1), pair
-    assert limited / len(single) <= 0.05
-    assert capped / len(single) <= 0.05
+        path.write_bytes(flac)
+        return ebur128(path)
+
+    check_loudness(single_source_scenes, measure)
 
 
 def ebur128(path) -> float:

@@ -11,17 +11,23 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from sonify.captions.ontology import SoundClass, class_ids_by_name, load_ontology
+from sonify.captions.ontology import class_ids_by_name, load_ontology
 from sonify.captions.words import expand, plural, tokenize
 from sonify.rows import Concept
 
 # Rows of the table under this class name no sound: their phrases keep other words from matching.
 NO_CLASS = "-"
-# Captions name these things without their sounding, or the names are abstract: only the table's words find them.
+# Captions use the names of these classes in other senses, or name the things without their sounding: only the table's
+# words find them. The branches stand for all that is below them.
 SILENT_BRANCHES = (
     "Music genre", "Music role", "Music mood", "Musical concepts", "Channel, environment and background",
-    "Source-ambiguous sounds", "Miscellaneous sources", "Liquid", "Wood", "Glass", "Mechanisms", "Tools", "Door",
-    "Domestic sounds, home sounds", "Hands", "Arrow", "Animal", "Wild animals", "Water", "Steam", "Vehicle",
+    "Source-ambiguous sounds", "Miscellaneous sources",
+)  # fmt: skip
+SILENT_CLASSES = (
+    "Animal", "Wild animals", "Liquid", "Water", "Steam", "Wood", "Glass", "Mechanisms", "Tools", "Vehicle", "Hands",
+    "Door", "Cupboard open or close", "Drawer open or close", "Dishes, pots, and pans", "Cutlery, silverware",
+    "Zipper (clothing)", "Velcro, hook and loop fastener", "Coin (dropping)", "Scissors", "Packing tape, duct tape",
+    "Camera", "Gears", "Pulleys", "Domestic sounds, home sounds",
 )  # fmt: skip
 
 
@@ -110,19 +116,14 @@ def _table_patterns() -> Iterator[tuple[str, Match | None]]:
 
 def _ontology_patterns() -> Iterator[tuple[str, Match]]:
     concepts = {match.class_id: match.concept for _, match in _table_patterns() if match}
-    silent = {class_ids_by_name()[name] for name in SILENT_BRANCHES}
+    branches = {class_ids_by_name()[name] for name in SILENT_BRANCHES}
     for sound in load_ontology().values():
-        if sound.abstract or _under(sound, silent):
+        if sound.abstract or sound.name in SILENT_CLASSES or branches & set(sound.distances):
             continue
         concept = concepts.get(sound.id, _plain(sound.alternatives[0]))
         for alternative in sound.alternatives:
             if tokens := tokenize(_plain(alternative)):
                 yield " ".join(tokens), Match(class_id=sound.id, concept=concept)
-
-
-def _under(sound: SoundClass, silent: set[str]) -> bool:
-    """Whether a class or its parent is one of the silent ones."""
-    return any(steps <= 1 and class_id in silent for class_id, steps in sound.distances.items())
 
 
 def _plain(name: str) -> str:

@@ -31,18 +31,15 @@ def tokenize(text: str) -> list[str]:
 def expand(pattern: str) -> Iterator[tuple[str, ...]]:
     """Yield the token sequences that a pattern stands for.
 
-    `word~` is a verb in all its forms, a last word is a noun in singular and plural, `word!` stays as it is.
+    `word~` is a verb in all its forms, `word!` stays as it is, any other word is a noun in singular and plural.
     """
-    words = pattern.split()
-    yield from product(*(_forms(word, last=n == len(words) - 1) for n, word in enumerate(words)))
+    yield from product(*(_forms(word) for word in pattern.split()))
 
 
-def _forms(word: str, last: bool) -> tuple[str, ...]:
+def _forms(word: str) -> tuple[str, ...]:
     if word.endswith("~"):
         return verb_forms(word[:-1])
-    if word.endswith("!") or not last:
-        return (word.rstrip("!"),)
-    return (word, plural(word))
+    return (word[:-1],) if word.endswith("!") else (word, plural(word))
 
 
 def plural(noun: str) -> str:

@@ -16,12 +16,13 @@ def run_demo(run_dir: Path) -> Path:
     """
     sample = run_dir / "sample"
     write_sample(sample)
-    # a sample of some thirty recordings is too small to keep a part of it for validation
+    # a sample of ninety recordings is too small to keep a part of it for validation
     config = make_config(
         {
             "run_dir": str(run_dir),
             "images": {"kind": "folder", "path": str(sample / "photos"), "shard_size": 8, "validation": 0},
             "audio": {"sources": [{"kind": "folder", "path": str(sample / "sounds")}], "validation": 0},
+            "retrieval": {"min_cosine": 0.3},  # the text encoder gives unrelated sounds about 0.1
             "engine": {"workers": 2},
         },
         where="demo",

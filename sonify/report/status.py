@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -80,7 +81,9 @@ def status_json(status: Status) -> dict[str, Any]:
 
 def print_status(status: Status, console: Console) -> None:
     """Print the status as tables."""
-    table = Table("stage", "units done", "to do", "rows in", "rows out", "rejected", "rows/s", title=status.run_dir)
+    table = Table(
+        "stage", "units done", "to do", "rows in", "rows out", "rejected", "rows/s", title=status.run_dir, box=SIMPLE
+    )
     for stage in status.stages:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in stage.rejected.items()) or "-"
         table.add_row(stage.stage, f"{stage.units_done:,}", f"{stage.units_to_do:,}", f"{stage.rows_in:,}",
@@ -114,7 +117,9 @@ def _stage_status(config: Config, stage: Stage, plan: Plan | None) -> StageStatu
 
 
 def _print_usage(usages: Mapping[str, Usage], console: Console) -> None:
-    table = Table("use of the pool", "draws", "clips used", "recordings used", "Gini clips", "Gini recordings")
+    table = Table(
+        "use of the pool", "draws", "clips used", "recordings used", "Gini clips", "Gini recordings", box=SIMPLE
+    )
     for name, usage in usages.items():
         table.add_row(name, f"{usage.draws:,}", f"{usage.clips_used_share:.1%}", f"{usage.recordings_used_share:.1%}",
                       f"{usage.clips_gini:.3f}", f"{usage.recordings_gini:.3f}")  # fmt: skip

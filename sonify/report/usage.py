@@ -24,13 +24,12 @@ from sonify.stages.pair import draw_source
 SCENES_COMPARED = 2000
 
 VARIANTS: Mapping[str, Mapping[str, object]] = {
-    "as configured": {},
-    "without signed square root": {"signed_sqrt": False},
-    "with signed square root": {"signed_sqrt": True},
-    "without margin (the paper)": {"margin": 0.0},
-    "without margin, without signed square root": {"margin": 0.0, "signed_sqrt": False},
-    "without margin, with querybank": {"margin": 0.0, "hubness": "querybank"},
-    "with querybank": {"hubness": "querybank"},
+    "square root, no margin (the paper)": {"signed_sqrt": True, "margin": 0.0, "hubness": "none"},
+    "no square root, no margin": {"signed_sqrt": False, "margin": 0.0, "hubness": "none"},
+    "square root, no margin, querybank": {"signed_sqrt": True, "margin": 0.0, "hubness": "querybank"},
+    "square root, margin 0.8": {"signed_sqrt": True, "margin": 0.8, "hubness": "none"},
+    "no square root, margin 0.8": {"signed_sqrt": False, "margin": 0.8, "hubness": "none"},
+    "square root, margin 0.8, querybank": {"signed_sqrt": True, "margin": 0.8, "hubness": "querybank"},
 }
 
 

@@ -41,7 +41,6 @@ def test_verb_forms(verb, forms):
 
 
 def test_a_pattern_stands_for_its_forms():
-    assert ("dogs", "barked") not in set(expand("dog bark~"))
-    assert ("dog", "barked") in set(expand("dog bark~"))
-    assert set(expand("church bell")) == {("church", "bell"), ("church", "bells")}
+    assert {("dog", "barked"), ("dogs", "barking")} < set(expand("dog bark~"))
+    assert {("church", "bell"), ("church", "bells")} < set(expand("church bell"))
     assert set(expand("speech!")) == {("speech",)}

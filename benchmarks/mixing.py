@@ -22,7 +22,7 @@ SOURCES = 3  # in one mix, of the five that a scene may have
 TARGET_LUFS = -30.0
 CEILING_DBFS = -1.0
 
-METER = pyloudnorm.Meter(SAMPLE_RATE_HZ)
+METER = pyloudnorm.Meter(SAMPLE_RATE_HZ, filter_class="DeMan")  # the same filters on both sides
 
 
 def make_pool(path: Path) -> np.ndarray:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkError as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
-        print("sonify: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        print("sonify: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
 
 
@@ -86,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -103,9 +103,12 @@ def _check_overrides(rest: Sequence[str], takes_config: bool) -> list[str]:
     return list(rest)
 
 
+# Commands import what they need: `--help` and a misspelt key answer at once.
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    from sonify.run import run  # noqa: PLC0415 - `--help` and a misspelt key answer without loading the engine
-    from sonify.stages.table import COMMAND_STAGES  # noqa: PLC0415
+    from sonify.run import run
+    from sonify.stages.table import COMMAND_STAGES
 
     config = load_config(arguments.config, arguments.overrides)
     if arguments.dry_run:
@@ -117,21 +120,21 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _print_plan(config: Config) -> None:
-    from sonify.run import plan_run, preview_input  # noqa: PLC0415
+    from sonify.run import plan_run, preview_input
 
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
-    print(resolved)  # noqa: T201
-    print("\n# input")  # noqa: T201
+    print(resolved)
+    print("\n# input")
     for line in preview_input(config):
-        print(f"# {line}")  # noqa: T201
-    print("# plan: stage, units, done, to do, waiting for a stage before")  # noqa: T201
+        print(f"# {line}")
+    print("# plan: stage, units, done, to do, waiting for a stage before")
     for plan in plan_run(config):
         done, to_do, waiting = len(plan.done), len(plan.tasks), len(plan.waiting)
-        print(f"# {plan.stage.key}: {done + to_do + waiting}, {done}, {to_do}, {waiting}")  # noqa: T201
+        print(f"# {plan.stage.key}: {done + to_do + waiting}, {done}, {to_do}, {waiting}")
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from sonify.report.status import print_status, read_status  # noqa: PLC0415
+    from sonify.report.status import print_status, read_status
 
     status = read_status(arguments.run_dir, compare=arguments.usage)
     if arguments.json:
@@ -142,15 +145,15 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from sonify.report.verify import verify  # noqa: PLC0415
+    from sonify.report.verify import verify
 
     result = verify(arguments.run_dir, arguments.repair)
     if arguments.json:
         _print_json(asdict(result))
     else:
         for damage in result.damage:
-            print(f"{damage.path}: {damage.what}")  # noqa: T201
-        print(f"{result.commits:,} commits, {result.files:,} files, {len(result.damage):,} damaged")  # noqa: T201
+            print(f"{damage.path}: {damage.what}")
+        print(f"{result.commits:,} commits, {result.files:,} files, {len(result.damage):,} damaged")
     if not result.damage:
         return 0
     if result.repaired:
@@ -159,28 +162,28 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _gallery(arguments: argparse.Namespace) -> int:
-    from sonify.report.gallery import build_gallery  # noqa: PLC0415
+    from sonify.report.gallery import build_gallery
 
     if arguments.rows < 1:
         raise InputError(f"--rows: expected at least 1, found {arguments.rows}")
-    print(build_gallery(arguments.run_dir, arguments.rows) / "index.html")  # noqa: T201
+    print(build_gallery(arguments.run_dir, arguments.rows) / "index.html")
     return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from sonify.demo.demo import run_demo  # noqa: PLC0415
+    from sonify.demo.demo import run_demo
 
     page = run_demo(arguments.out)
-    print(f"the gallery is at {page}: open it in a browser")  # noqa: T201
+    print(f"the gallery is at {page}: open it in a browser")
     return 0
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, sort_keys=True))  # noqa: T201
+    print(json.dumps(value, indent=2, sort_keys=True))
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"sonify: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+    print(f"sonify: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 

@@ -93,7 +93,10 @@ def open_run(run_dir: Path) -> Iterator[None]:
         except OSError as error:
             raise InputError(f"run_dir: another command is at work in {run_dir}; wait for it to end") from error
         clear_temporary(run_dir)
-        yield
+        try:
+            yield
+        finally:
+            clear_temporary(run_dir)
 
 
 def plan_run(config: Config) -> list[Plan]:

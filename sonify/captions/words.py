@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 
 _TOKEN = re.compile(r"[a-z0-9]+")
@@ -42,6 +43,7 @@ def _forms(word: str) -> tuple[str, ...]:
     return (word[:-1],) if word.endswith("!") else (word, plural(word))
 
 
+@cache
 def plural(noun: str) -> str:
     """The plural of an English noun."""
     if noun in _IRREGULAR_PLURALS:

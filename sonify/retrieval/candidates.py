@@ -54,7 +54,8 @@ def choose_candidates(
     if retrieval.margin > 0:
         keep &= similarities >= retrieval.margin * similarities[0]
     keep[0] = True  # rounding can put a mean above equal scores, and a negative best below its own margin
-    keep &= _rank_within(recordings, keep) < CLIPS_PER_RECORDING
+    if len(set(recordings.tolist())) < len(recordings):
+        keep &= _rank_within(recordings, keep) < CLIPS_PER_RECORDING
     return Candidates(
         clips=clips[keep],
         similarities=similarities[keep].astype(np.float64),

@@ -52,6 +52,8 @@ class ClipIndex:
             length: at most the number of clips.
             u: in [0, 1), turns the ring of the last group's members, of which only some find a seat.
         """
+        if self._index.ntotal == self.num_clips:
+            return ranking.groups, ranking.similarities  # no clip equals another: groups are clips
         starts = self._starts[ranking.groups]
         sizes = self._starts[ranking.groups + 1] - starts
         before = np.cumsum(sizes) - sizes

@@ -6,6 +6,8 @@ Every rule of the draw is in `sonify.retrieval.candidates`; this module brings c
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from sonify import layout
 from sonify.captions.sounds import find_discard_words
 from sonify.config import Config
@@ -204,12 +206,13 @@ def draw_source(
     candidates = pool.candidates(ranking, uniform("seat", *key))
     if pool.cosine(candidates, 0) < config.retrieval.min_cosine:
         return None
-    free = [n for n, clip in enumerate(candidates.clips) if int(pool.clips.recordings[clip]) not in used]
-    if not free:
+    recordings = pool.clips.recordings[candidates.clips]
+    free = np.flatnonzero(~np.isin(recordings, list(used))) if used else np.arange(len(recordings))
+    if not len(free):
         return None
-    chosen = free[draw_position(candidates.scores[free], config.retrieval, uniform("draw", *key))]
+    chosen = int(free[draw_position(candidates.scores[free], config.retrieval, uniform("draw", *key))])
     clip = int(candidates.clips[chosen])
-    used.add(int(pool.clips.recordings[clip]))
+    used.add(int(recordings[chosen]))
     low, high = config.mix.lufs
     target_lufs = round(low + (high - low) * uniform("loudness", *key), 4)
     return SourceClip(

@@ -1,12 +1,8 @@
 """What the engine promises: the same bytes, nothing lost, nothing twice, whoever is killed."""
 
-import os
 import random
-import signal
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
@@ -195,73 +191,3 @@ def test_images_without_captions_get_a_hint(tmp_path):
     write_photos(tmp_path / "photos", {f"{n}.jpg": "" for n in range(5)})
     with pytest.raises(WorkError, match=r"5 no_caption.*put a captions.csv"):
         run(small_config(tmp_path))
-
-
-def ray_workers(parent):
-    """Pids of the Ray workers of a driver, by /proc: they are children of its raylet."""
-    pids = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline") as file:
-                    line = file.read()
-            except OSError:
-                continue
-            if line.startswith("ray::Worker"):
-                pids.append(int(entry))
-    return pids
-
-
-def test_a_ray_worker_that_is_killed_is_replaced(tmp_path):
-    small_input(tmp_path, photos=64)
-    run(small_config(tmp_path, run="local", images=photos_of(tmp_path, shard_size=2)))
-    killed = []
-    stop = threading.Event()
-
-    def killer():
-        while not stop.is_set():
-            for pid in ray_workers(os.getpid()):
-                if pid not in killed and len(killed) < 3:
-                    time.sleep(0.7)
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-                    break
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=killer)
-    thread.start()
-    try:
-        run(small_config(tmp_path, run="ray", images=photos_of(tmp_path, shard_size=2), engine=ray(2)))
-    finally:
-        stop.set()
-        thread.join()
-    assert killed
-    assert hash_run(tmp_path / "ray") == hash_run(tmp_path / "local")
-
-
-KILLER = """
-import os, signal, sys
-if any("default_worker" in word for word in sys.orig_argv):
-    from sonify.stages import concepts
-    inspect = concepts.inspect_image
-    def kills(data):
-        if data.endswith(b"deadly"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return inspect(data)
-    concepts.inspect_image = kills
-"""
-
-
-def test_rows_that_kill_their_worker_are_found_and_rejected(root, monkeypatch):
-    for name in ("003.jpg", "012.jpg"):
-        (root / "photos" / name).write_bytes(picture(1) + b"deadly")
-    (root / "site").mkdir()
-    (root / "site" / "sitecustomize.py").write_text(KILLER)
-    monkeypatch.setenv("PYTHONPATH", str(root / "site"), prepend=os.pathsep)
-    counts = run(small_config(root, engine=ray(2)))
-    assert counts["concepts/captions"].rejected == {"crashed": 2, "unreadable": 1}
-    assert counts["concepts/captions"].balances()
-
-
-def photos_of(root, **settings):
-    return {"kind": "folder", "path": str(root / "photos"), "validation": 0, **settings}

@@ -122,7 +122,7 @@ def _scene(scene: Scene, sound: Sound, clips: Mapping[str, Clip]) -> dict[str, A
 def _source(source: SourceClip, clip: Clip) -> dict[str, Any]:
     return {
         "concept": source.concept,
-        "description": source.description,
+        "description": "" if source.description == f"This is a sound of {source.concept}" else source.description,
         "cosine": round(source.cosine, 4),
         "score": round(source.score, 4),
         "threshold": round(source.threshold, 4),

@@ -1,0 +1,130 @@
+"""Ray's workers and its driver are killed, and nothing is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sonify.errors import InputError
+from sonify.run import run
+from tests.engine.hashing import hash_run
+from tests.fakes import picture, small_config, small_input
+
+STAGES = ("pool", "embeddings", "concepts/captions", "pair", "render")
+RAY = {"kind": "ray", "workers": 2}
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sonify.run import run
+from tests.fakes import small_config
+run(small_config(Path(sys.argv[1]), run="ray", images=IMAGES, engine={"kind": "ray", "workers": 2}))
+"""
+
+KILLER = """
+import os, signal, sys
+if any("default_worker" in word for word in sys.orig_argv):
+    from sonify.stages import concepts
+    inspect = concepts.inspect_image
+    def kills(data):
+        if data.endswith(b"deadly"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inspect(data)
+    concepts.inspect_image = kills
+"""
+
+
+def photos_of(root):
+    return {"kind": "folder", "path": str(root / "photos"), "shard_size": 2, "validation": 0}
+
+
+def begun_stages(run_dir: Path) -> set[str]:
+    """The stages that a run has begun, by its record."""
+    try:
+        return set(json.loads((run_dir / "run.json").read_text())["stages"])
+    except FileNotFoundError:
+        return set()
+
+
+def ray_workers() -> list[int]:
+    """Pids of the Ray workers on this machine."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::Worker"):
+                pids.append(int(entry.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return pids
+
+
+@pytest.fixture
+def root(tmp_path):
+    small_input(tmp_path, photos=48)
+    run(small_config(tmp_path, run="local", images=photos_of(tmp_path)))
+    return tmp_path
+
+
+def test_a_worker_killed_in_each_stage_is_replaced(root):
+    killed: dict[str, int] = {}
+    stop = threading.Event()
+
+    def kill_one_in_each_stage():
+        while not stop.is_set():
+            begun = [stage for stage in STAGES if stage in begun_stages(root / "ray") and stage not in killed]
+            for stage, pid in zip(begun, ray_workers(), strict=False):
+                os.kill(pid, signal.SIGKILL)
+                killed[stage] = pid
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_one_in_each_stage)
+    thread.start()
+    try:
+        run(small_config(root, run="ray", images=photos_of(root), engine=RAY))
+    finally:
+        stop.set()
+        thread.join()
+    assert set(killed) == set(STAGES)
+    assert hash_run(root / "ray") == hash_run(root / "local")
+
+
+def test_a_driver_killed_in_each_stage_resumes(root):
+    script = DRIVER.replace("IMAGES", repr(photos_of(root)))
+    for stage in STAGES:
+        driver = subprocess.Popen([sys.executable, "-c", script, str(root)])
+        while stage not in begun_stages(root / "ray") and driver.poll() is None:
+            time.sleep(0.02)
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL, stage
+    run(small_config(root, run="ray", images=photos_of(root), engine=RAY))
+    assert hash_run(root / "ray") == hash_run(root / "local")
+
+
+def test_rows_that_kill_their_worker_are_found_and_rejected(tmp_path, monkeypatch):
+    small_input(tmp_path, photos=20)
+    for name in ("003.jpg", "012.jpg"):
+        (tmp_path / "photos" / name).write_bytes(picture(1) + b"deadly")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    counts = run(small_config(tmp_path, engine=RAY))
+    assert counts["concepts/captions"].rejected == {"crashed": 2}
+    assert counts["concepts/captions"].balances()
+
+
+def test_a_cluster_elsewhere_needs_a_token_and_an_absolute_run_directory(tmp_path, monkeypatch):
+    small_input(tmp_path, photos=2)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    elsewhere = {"kind": "ray", "address": "192.0.2.77:6379"}
+    with pytest.raises(InputError, match="RAY_AUTH_MODE=token on all nodes"):
+        run(small_config(tmp_path, engine=elsewhere))
+    relative = small_config(tmp_path, engine=elsewhere | {"unauthenticated": True})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="absolute path that all nodes see"):
+        run(relative.model_copy(update={"run_dir": Path("run")}))

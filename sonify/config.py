@@ -5,18 +5,21 @@ raises `InputError` with one line that names the key, what was expected and what
 relative to the directory the command runs in.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sonify.errors import InputError
 
 KINDS = frozenset({"folder", "webdataset", "esc50"})
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+# Absolute, so that a run goes on from any directory.
+InputPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -24,15 +27,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """A part of the configuration: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ImageSet(Section):
     """What every kind of image set has in common."""
 
-    path: Path
+    path: InputPath
     sample: int | None = Field(default=None, ge=1)
-    exclude: Path | None = None
+    exclude: InputPath | None = None
     validation: Share = 0.01
 
 
@@ -56,7 +59,7 @@ class FolderSounds(Section):
     """Sounds in a folder, recursively; `metadata.csv` has file and any of text, licence, attribution, recording."""
 
     kind: Literal["folder"]
-    path: Path
+    path: InputPath
     name: Name = "folder"
 
 
@@ -64,7 +67,7 @@ class Esc50Sounds(Section):
     """The ESC-50 folder, with `meta/esc50.csv` and `audio/`."""
 
     kind: Literal["esc50"]
-    path: Path
+    path: InputPath
     name: Name = "esc50"
 
 
@@ -77,7 +80,7 @@ class Audio(Section):
     sources: tuple[Sounds, ...] = Field(min_length=1)
     clip_seconds: float = Field(default=5.0, ge=1.0, le=60.0)
     sample_rate: int = Field(default=16000, ge=8000, le=192000)
-    exclude: Path | None = None
+    exclude: InputPath | None = None
     validation: Share = 0.02
 
     @model_validator(mode="after")
@@ -93,7 +96,7 @@ class CaptionsExtractor(Section):
 
     kind: Literal["captions"]
     name: Name = "captions"
-    file: Path | None = None
+    file: InputPath | None = None
 
 
 Extractor = CaptionsExtractor
@@ -222,17 +225,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return make_config(raw, where=f"config {path}")
 
 
-def make_config(raw: dict[str, Any], where: str = "config") -> Config:
-    """Check a plain mapping, as a notebook would write it.
+def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool = True) -> Config:
+    """Check a plain mapping, as a notebook would write it; `check_paths` asks that the input is there.
 
     Raises:
         InputError: a key, a type or a path is wrong.
     """
     try:
-        config = Config.model_validate(raw)
+        # through JSON, whose types are YAML's: lists stand for tuples there, and nothing else is bent
+        config = Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         raise InputError(f"{where}: {'; '.join(_describe(e) for e in error.errors()[:3])}") from error
-    for key, file in _paths(config):
+    except (RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not a mapping of sections: {error}") from error
+    for key, file in _paths(config) if check_paths else []:
         if file is not None and not file.exists():
             raise InputError(f"{where}: {key}: no such file or folder: {file}")
     return config

@@ -17,6 +17,15 @@ GALLERY = "gallery"
 
 SPLITS = ("train", "validation")
 
+# What a stage writes besides commits and rejects; the first stages own their listings.
+STAGE_FOLDERS = {
+    "pool": (CLIPS, AUDIO, f"{UNITS}/pool"),
+    "embeddings": (EMBEDDINGS,),
+    "concepts": (CONCEPTS, f"{UNITS}/concepts"),
+    "pair": (PAIRS,),
+    "render": (RENDERS, SHARDS),
+}
+
 
 def listing(stage: str, unit: str) -> str:
     """The frozen input of a unit."""

@@ -66,10 +66,11 @@ def run(config: Config, stages: Collection[str] | None = None, redo: str | None 
     chosen = [stage for stage in stages_of(config) if stages is None or stage.name in stages]
     with open_run(config.run_dir), _executor(config) as executor, open_display() as display:
         record = start_record(config, read_record(config.run_dir))
-        if redo is not None:
-            record = _withdraw_from(config, redo, record)
+        replaced = stages_below(config, redo) if redo is not None else frozenset()
         for stage in chosen:
-            check_settings(config.run_dir, stage, record)
+            if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
+                check_settings(config.run_dir, stage, record)
+        record = _withdraw(config, replaced, record)
         _freeze(config, chosen)
         work = _Work(config, record, executor, display)
         return work.do(chosen)
@@ -105,10 +106,7 @@ def plan_run(config: Config) -> list[Plan]:
     plans: dict[str, Plan] = {}
     for stage in stages_of(config):
         check_settings(config.run_dir, stage, record)
-        try:
-            plans[stage.key] = plan_stage(config.run_dir, stage, plans)
-        except WorkError:
-            break  # it waits for a whole stage upstream
+        plans[stage.key] = plan_stage(config.run_dir, stage, plans)
     return list(plans.values())
 
 
@@ -161,19 +159,28 @@ def _freeze(config: Config, chosen: Sequence[Stage]) -> None:
         freeze_images(config)
 
 
-def _withdraw_from(config: Config, name: str, record: RunRecord) -> RunRecord:
-    """Remove a stage and all that depends on it, the furthest first."""
+def stages_below(config: Config, name: str) -> frozenset[str]:
+    """The keys of a stage and of all that depends on it.
+
+    Raises:
+        InputError: there is no such stage.
+    """
     stages = stages_of(config)
     if name not in {stage.name for stage in stages}:
         known = ", ".join(dict.fromkeys(stage.name for stage in stages))
         raise InputError(f"--redo {name}: expected one of {known}")
-    replaced: set[str] = set()
+    below: set[str] = set()
     for stage in stages:
-        if stage.name == name or replaced & {*stage.upstream, *stage.upstream_whole}:
-            replaced.add(stage.key)
-    names = [stage.name for stage in stages if stage.key in replaced]
-    for gone in dict.fromkeys(reversed(names)):
-        withdraw_stage(config.run_dir, gone)
+        if stage.name == name or below & {*stage.upstream, *stage.upstream_whole}:
+            below.add(stage.key)
+    return frozenset(below)
+
+
+def _withdraw(config: Config, keys: Collection[str], record: RunRecord) -> RunRecord:
+    """Remove stages, the furthest first, and forget their settings."""
+    names = dict.fromkeys(stage.name for stage in reversed(stages_of(config)) if stage.key in keys)
+    for name in names:
+        withdraw_stage(config.run_dir, name)
     kept = {key: entry for key, entry in record.stages.items() if key.partition("/")[0] not in names}
     return replace(record, stages=kept)
 
@@ -196,6 +203,7 @@ class _Work:
         for stage in stages_of(self._config):
             plans[stage.key] = plan_stage(self._run_dir, stage, plans)
             if stage.key in keys:
+                self._check_upstream(plans[stage.key])
                 self._do_stage(plans[stage.key])
                 plans[stage.key] = plan_stage(self._run_dir, stage, plans)
             if stage.key == keys[-1]:
@@ -208,18 +216,36 @@ class _Work:
         counts = {key: total(stored.commit.rows for stored in plan.done.values()) for key, plan in plans.items()}
         return {stage.key: counts[stage.key] for stage in chosen}
 
+    def _check_upstream(self, plan: Plan) -> None:
+        """A stage needs something to work on; units that wait for others are named, and the rest is done."""
+        if self._given_up:
+            return
+        stage = plan.stage
+        before = ", ".join(dict.fromkeys(key.partition("/")[0] for key in (*stage.upstream, *stage.upstream_whole)))
+        if not plan.done and not plan.tasks:
+            raise InputError(
+                f"{stage.key}: nothing to work on: {before} come before it; `sonify run` does all in order"
+            )
+        if plan.waiting:
+            self._given_up.append(f"{stage.key} {plan.waiting[0]}")
+            log.error("%s: %d units wait for %s", stage.key, len(plan.waiting), before)
+
     def _do_stage(self, plan: Plan) -> None:
         stage = plan.stage
         self._record = with_stage(self._record, stage)
         write_record(self._run_dir, self._record)
+        tally = total(stored.commit.rows for stored in plan.done.values())
         if plan.tasks:
             stage.check()
-            self._do_tasks(plan)
+            tally = self._do_tasks(plan, tally)
+        check_faults(stage, tally, self._config.engine.max_fault_ratio)
+        check_any_concept(stage, tally)
+        if stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
+            log.warning("%s: %s images have no caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
 
-    def _do_tasks(self, plan: Plan) -> None:
-        tally = before = total(stored.commit.rows for stored in plan.done.values())
-        units = len(plan.done) + len(plan.tasks) + len(plan.waiting)
-        progress = StageProgress(plan.stage.key, len(plan.done), units)
+    def _do_tasks(self, plan: Plan, before: Count) -> Count:
+        tally = before
+        progress = StageProgress(plan.stage.key, len(plan.done), len(plan.done) + len(plan.tasks) + len(plan.waiting))
         self._display.start(progress)
         started = time.monotonic()
         try:
@@ -236,9 +262,7 @@ class _Work:
             self._record = with_time(self._record, plan.stage, time.monotonic() - started, rows)
             write_record(self._run_dir, self._record)
         self._display.finish(progress)
-        check_any_concept(plan.stage, tally)
-        if plan.stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
-            log.warning("%s: %s images have no caption: %s", plan.stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
+        return tally
 
     def _give_up(self, stage: Stage, outcome: Outcome) -> None:
         if outcome.disk_full:

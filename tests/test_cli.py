@@ -51,8 +51,11 @@ def test_single_stages_do_their_part(config_file, tmp_path, capsys):
 
 
 def test_a_stage_before_its_time_says_what_is_missing(config_file, capsys):
-    assert main(["pair", "--config", str(config_file)]) == 3
-    assert "embeddings has" in capsys.readouterr().err or "sonify run" in capsys.readouterr().err
+    assert main(["pair", "--config", str(config_file)]) == 2
+    assert "nothing to work on" in capsys.readouterr().err
+    assert main(["concepts", "--config", str(config_file)]) == 0
+    for command in ("pair", "render"):
+        assert main([command, "--config", str(config_file)]) == 2
 
 
 def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_path, capsys):

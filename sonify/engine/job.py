@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 from sonify import layout
 from sonify.engine.commits import Commit, Count, write_commit
-from sonify.engine.files import Transaction
+from sonify.engine.files import Transaction, naming_full_disk
 from sonify.engine.tables import TableWriter
+from sonify.errors import WorkError
 from sonify.rows import Reason, Rejected
 
-Row = Any  # a frozen row with a `key`; each stage has its own types
+Row = Any  # frozen, of the stage's own types; a row that is read has a `key`
 
 
 class Sink(Protocol):
@@ -45,13 +46,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One unit of one stage to be done. `part` tells a stage's extractors apart; it is empty elsewhere."""
+    """One unit of one stage to be done. `part` tells a stage's extractors apart; it is empty elsewhere.
+
+    `rows_expected` is what the commits upstream say that there is to read; None where only reading tells.
+    """
 
     stage: str
     part: str
     unit: str
     digest: str
     inputs: Mapping[str, str]
+    rows_expected: int | None
 
     @property
     def rejects_path(self) -> str:
@@ -110,12 +115,16 @@ def run_task(run_dir: Path, job: Job, task: Task, crashed: Mapping[int, str]) ->
     Raises:
         DiskFull: no room is left.
     """
-    with Transaction(run_dir) as transaction:
+    with naming_full_disk(run_dir), Transaction(run_dir) as transaction:
         rejects = RejectTable(transaction, task)
         sink = job.open_sink(task.unit, transaction, rejects)
         count = _drain(job, _numbered(job, task.unit), crashed, sink, rejects)
         clips = sink.close()
         rejects.close()
+        if task.rows_expected is not None and count.rows_in != task.rows_expected:
+            raise WorkError(
+                f"{task.stage} {task.unit}: {task.rows_expected} rows were committed before, {count.rows_in} read"
+            )
         assert count.balances(), (task, count)
         assert clips is None or clips.balances(), (task, clips)
         commit = Commit(

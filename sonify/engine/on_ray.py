@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from sonify.config import Config, Engine
 from sonify.engine.job import Task
-from sonify.engine.worker import Outcome, Worker, find_killers
+from sonify.engine.worker import Outcome, TooManyKillers, Worker, find_killers
 from sonify.errors import InputError, WorkError
 from sonify.stages.table import Stage
 
@@ -74,13 +74,18 @@ class RayExecutor:
             for actor in self._actors:
                 ray.kill(actor)
             self._actors, self._resources = [], resources
-        wanted = min(num_tasks, self._config.engine.workers or _room_for(stage))
+        # more actors than the cluster has room for would be waited for in vain
+        wanted = min(num_tasks, self._config.engine.workers or num_tasks, _room_for(stage))
         while len(self._actors) < wanted:
             self._actors.append(self._start(stage))
         try:
             ray.get([actor.load.remote(stage.key) for actor in self._actors])
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, InputError | WorkError) else error from error
+        except RayActorError as error:
+            raise WorkError(
+                f"{stage.key}: a worker dies while it loads: {' '.join(str(error).split())[:300]}"
+            ) from error
 
     def _start(self, stage: Stage) -> Any:
         # Ray gives a worker's numeric libraries as many threads as the stage has CPUs
@@ -110,6 +115,10 @@ class RayExecutor:
             num_rows: int = ray.get(actor.count.remote(stage.key, task.unit))
             killers: Mapping[int, str] = dict.fromkeys(find_killers(0, num_rows, survives), "kills its worker")
             return actor, ray.get(actor.run.remote(stage.key, task, killers))
+        except TooManyKillers:
+            return actor, Outcome(
+                unit=task.unit, error="so many of its rows kill their worker that the fault is not theirs"
+            )
         except RayActorError as error:
             return self._replace(actor, stage), Outcome(unit=task.unit, error=f"its worker dies again: {error}")
 
@@ -131,12 +140,19 @@ def connect(config: Config) -> None:
         InputError: the cluster is on another machine and lacks token authentication or a shared run directory.
     """
     address = config.engine.address or os.environ.get("RAY_ADDRESS")
+    if address == "local":
+        address = None
     if address and not _is_local(address):
         _check_remote(config.engine, config, address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address:
-        ray.init(address=address, **quiet)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"engine.address: no cluster answers at {address}: {' '.join(str(error).split())}"
+            ) from error
         return
     # Ray has one switch that makes it bind to loopback, meant for laptops: read by this process here, and by the
     # processes that it starts from the environment. Without it, every Ray port listens on all interfaces (measured).
@@ -157,7 +173,7 @@ def connect(config: Config) -> None:
 
 def _is_local(address: str) -> bool:
     host = address.removeprefix("ray://").rpartition(":")[0]
-    return address in ("auto", "local") or host in (LOOPBACK, "localhost", "[::1]")
+    return address == "auto" or host in (LOOPBACK, "localhost", "[::1]")
 
 
 def _check_remote(engine: Engine, config: Config, address: str) -> None:

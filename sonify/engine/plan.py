@@ -1,6 +1,7 @@
 """What of a stage is done and what is to do, read off the commits."""
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from sonify.engine.commits import (
     StoredCommit,
     commit_files,
     read_commit,
-    withdraw,
 )
 from sonify.engine.files import sha256_of
 from sonify.engine.job import Task
@@ -24,12 +24,17 @@ from sonify.stages.table import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A stage's units: done with their commits, to do, and waiting for a unit upstream that is not done."""
+    """A stage's units: done with their commits, to do, and waiting for work upstream that is not done."""
 
     stage: Stage
     done: Mapping[str, StoredCommit]
     tasks: tuple[Task, ...]
     waiting: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are units and all are done."""
+        return bool(self.done) and not self.tasks and not self.waiting
 
 
 def read_done(run_dir: Path, stage: Stage) -> dict[str, StoredCommit]:
@@ -59,9 +64,11 @@ def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
 
     Raises:
         InputError: a unit was made from other input than there is now.
-        WorkError: a stage of which all units are needed is not done.
+        WorkError: a record is damaged.
     """
     units = listed_units(run_dir, stage.listing)
+    if not all(plans[key].complete for key in stage.upstream_whole):
+        return Plan(stage=stage, done={}, tasks=(), waiting=tuple(units))
     done = read_done(run_dir, stage)
     whole = {key: _hash_whole(plans[key]) for key in stage.upstream_whole}
     tasks: list[Task] = []
@@ -74,7 +81,16 @@ def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
             continue
         inputs |= whole
         if unit not in done:
-            tasks.append(Task(stage=stage.name, part=stage.part, unit=unit, digest=stage.digest, inputs=inputs))
+            expected = stage.rows_expected([plans[key].done[unit].commit for key in stage.upstream])
+            task = Task(
+                stage=stage.name,
+                part=stage.part,
+                unit=unit,
+                digest=stage.digest,
+                inputs=inputs,
+                rows_expected=expected,
+            )
+            tasks.append(task)
             continue
         _check_inputs(stage, done[unit].commit, inputs)
         valid[unit] = done[unit]
@@ -88,25 +104,29 @@ def check_settings(run_dir: Path, stage: Stage, record: RunRecord | None) -> Non
         InputError: the stage has commits under other settings.
     """
     before = record.stages.get(stage.key) if record else None
-    if before is None or before.digest == stage.digest:
-        return
-    if next(commit_files(run_dir, stage.name, before.digest), None) is not None:
+    if before is not None and before.digest != stage.digest:
+        others = [before.digest]
+        difference = describe_difference(stage, before)
+    else:
+        # a stage of several extractors has one digest for each; of another stage, all commits must be today's
+        others = [] if stage.part else _other_digests(run_dir, stage)
+        difference = f"its commits stand under {', '.join(others)}"
+    if any(next(commit_files(run_dir, stage.name, digest), None) for digest in others):
         raise InputError(
-            f"{run_dir}: {stage.key} was made under another configuration: {describe_difference(stage, before)};"
+            f"{run_dir}: {stage.key} was made under another configuration: {difference};"
             f" use another run_dir, or `--redo {stage.name}` to replace it"
         )
 
 
 def withdraw_stage(run_dir: Path, name: str) -> None:
-    """Remove a stage's commits, then its files."""
-    for path in sorted((run_dir / layout.COMMITS / name).glob("*/*.json")):
-        try:
-            withdraw(run_dir, read_commit(path))
-        except DamagedRecord:
-            path.unlink()
-    if name in ("pool", "concepts"):
-        for path in sorted((run_dir / layout.UNITS / name).glob("*.parquet")):
-            path.unlink()
+    """Remove a stage: its commits first, so that files without a record are at worst rubbish."""
+    for folder in (f"{layout.COMMITS}/{name}", *layout.STAGE_FOLDERS[name], f"{layout.REJECTS}/{name}"):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
+
+
+def _other_digests(run_dir: Path, stage: Stage) -> list[str]:
+    folder = run_dir / layout.COMMITS / stage.name
+    return sorted(path.name for path in folder.glob("*") if path.name != stage.digest)
 
 
 def _has_size(path: Path, size_bytes: int) -> bool:
@@ -122,9 +142,6 @@ def _inputs(run_dir: Path, stage: Stage, unit: str, plans: Mapping[str, Plan]) -
 
 
 def _hash_whole(plan: Plan) -> str:
-    if plan.tasks or plan.waiting:
-        left = len(plan.tasks) + len(plan.waiting)
-        raise WorkError(f"{plan.stage.key} has {left} units to do, and all of them are needed: `sonify run` does them")
     hashes = [f"{unit} {stored.sha256}" for unit, stored in sorted(plan.done.items())]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 

@@ -37,11 +37,16 @@ def _arrow_type(hint: Any) -> pa.DataType:
 
 
 class TableWriter:
-    """Writes rows to Parquet a row group at a time; the same rows give the same bytes."""
+    """Writes rows to Parquet; the same rows give the same bytes.
+
+    The compressed table is held until `close`, as a writer that meets a full disk cannot be closed.
+    """
 
     def __init__(self, file: BinaryIO, row_type: type) -> None:
         self._schema = schema_of(row_type)
-        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd", write_statistics=True)
+        self._file = file
+        self._buffer = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(self._buffer, self._schema, compression="zstd", write_statistics=True)
         self._rows: list[dict[str, Any]] = []
         self.num_rows = 0
 
@@ -58,9 +63,10 @@ class TableWriter:
             self._rows = []
 
     def close(self) -> None:
-        """Write what is left and the footer; the file itself stays open."""
+        """Write the file, which stays open."""
         self._flush()
         self._writer.close()
+        self._file.write(self._buffer.getvalue())
 
 
 def write_rows(file: BinaryIO, row_type: type, rows: Sequence[Any]) -> None:

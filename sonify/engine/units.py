@@ -35,11 +35,12 @@ def freeze_sounds(config: Config) -> None:
 
 
 def freeze_images(config: Config) -> None:
-    """Give every image (or archive) that is in no unit yet a place in a new one; a sample, once drawn, stays."""
-    known = {ref.uri for ref in _frozen(config.run_dir, "concepts", ImageRef)}
-    if known and config.images.sample is not None:
-        return
-    units = list_images(config.images, config.seed)
+    """Give every image (or archive) that is in no unit yet a place in a new one.
+
+    A sample's bound is frozen with the first listing: images that come later join where they fall below it.
+    """
+    known: dict[str, int] = {ref.uri: ref.below for ref in _frozen(config.run_dir, "concepts", ImageRef)}
+    units = list_images(config.images, config.seed, below=next(iter(known.values()), None))
     if known:
         new = (ref for unit in units for ref in unit if ref.uri not in known)
         units = _blocks(new, getattr(config.images, "shard_size", 1))

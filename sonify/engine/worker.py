@@ -11,6 +11,9 @@ from sonify.engine.job import Job, Task, count_rows_in, probe_task, run_task
 from sonify.errors import DiskFull, InputError, TransientError, WorkError
 from sonify.stages.table import stages_of
 
+# In one unit; each costs some ten passes over a part of it.
+MOST_KILLERS = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -41,6 +44,8 @@ class Worker:
         job = self._load(stage_key)
         try:
             return self._attempt(job, task, crashed)
+        except (OSError, MemoryError) as error:
+            return Outcome(unit=task.unit, error=_traceback(error))  # the machine's trouble, not a row's
         except Exception as error:  # noqa: BLE001 - recorded with the unit: a bad unit never stops a run
             return self._search(job, task, crashed, error)
 
@@ -68,9 +73,11 @@ class Worker:
             find_killers(0, count_rows_in(job, task.unit), survives)
             if found:
                 return self._attempt(job, task, {**crashed, **found})
+        except TooManyKillers:
+            pass  # rows in numbers do not break by themselves: it is the stage, and the unit stays undone
         except Exception as again:  # noqa: BLE001 - as in `run`
             error = again
-        return Outcome(unit=task.unit, error="".join(traceback.format_exception(error)))
+        return Outcome(unit=task.unit, error=_traceback(error))
 
     def probe(self, stage_key: str, unit: str, start: int, stop: int) -> None:
         """Process some rows and keep nothing."""
@@ -81,11 +88,31 @@ class Worker:
         return count_rows_in(self._load(stage_key), unit)
 
 
+class TooManyKillers(Exception):
+    """So many rows do not survive that the fault is not theirs."""
+
+
 def find_killers(start: int, stop: int, survives: Callable[[int, int], bool]) -> list[int]:
-    """Halve a range of rows until each row that does not survive on its own is found."""
-    if start >= stop or survives(start, stop):
-        return []
-    if stop - start == 1:
-        return [start]
-    middle = (start + stop) // 2
-    return find_killers(start, middle, survives) + find_killers(middle, stop, survives)
+    """Halve a range of rows until each row that does not survive on its own is found.
+
+    Raises:
+        TooManyKillers: there are more than `MOST_KILLERS`.
+    """
+    killers: list[int] = []
+    ranges = [(start, stop)]
+    while ranges:
+        first, last = ranges.pop()
+        if first >= last or survives(first, last):
+            continue
+        if last - first > 1:
+            middle = (first + last) // 2
+            ranges += [(middle, last), (first, middle)]
+            continue
+        killers.append(first)
+        if len(killers) > MOST_KILLERS:
+            raise TooManyKillers
+    return killers
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

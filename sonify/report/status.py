@@ -1,9 +1,8 @@
 """`sonify status`: what is done, what is to do, what was rejected and why, and how the pool is used."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -14,7 +13,7 @@ from sonify.engine.commits import Count, total
 from sonify.engine.plan import Plan
 from sonify.engine.record import require_record
 from sonify.engine.units import listed_units
-from sonify.report.usage import Usage, compare_usage, run_usage
+from sonify.report.usage import Usage, compare_usage, count_discards, run_usage
 from sonify.run import plan_run
 from sonify.stages.table import Stage, stages_of
 
@@ -39,6 +38,7 @@ class Status:
 
     run_dir: str
     stages: tuple[StageStatus, ...]
+    discard_words: Mapping[str, int]
     usage: Usage | None
     comparison: Mapping[str, Usage]
 
@@ -49,7 +49,7 @@ def config_of_run(run_dir: Path) -> Config:
     Raises:
         InputError: the folder is not a run.
     """
-    return make_config({**require_record(run_dir).config, "run_dir": str(run_dir)}, where=str(run_dir))
+    return make_config({**require_record(run_dir).config, "run_dir": str(run_dir)}, str(run_dir), check_paths=False)
 
 
 def read_status(run_dir: Path, compare: bool = False) -> Status:
@@ -69,14 +69,10 @@ def read_status(run_dir: Path, compare: bool = False) -> Status:
     return Status(
         run_dir=str(run_dir),
         stages=tuple(_stage_status(config, stage, plans.get(stage.key)) for stage in stages_of(config)),
+        discard_words=count_discards(run_dir),
         usage=usage,
         comparison=compare_usage(config) if compare and usage else {},
     )
-
-
-def status_json(status: Status) -> dict[str, Any]:
-    """The status as plain data."""
-    return asdict(status)
 
 
 def print_status(status: Status, console: Console) -> None:
@@ -92,6 +88,9 @@ def print_status(status: Status, console: Console) -> None:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in stage.clips.rejected.items()) or "-"
             table.add_row("  clips", "", "", f"{stage.clips.rows_in:,}", f"{stage.clips.rows_out:,}", reasons, "")
     console.print(table)
+    if status.discard_words:
+        words = ", ".join(f"{word} {n:,}" for word, n in status.discard_words.items())
+        console.print(f"scenes discarded by word: {words}", highlight=False)
     if status.usage:
         _print_usage({"this run": status.usage, **status.comparison}, console)
         if not status.comparison:

@@ -5,7 +5,7 @@ concepts, together with this project's margin and `querybank`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from sonify.config import Config, Retrieval
 from sonify.engine.tables import read_columns, read_rows
 from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.pool import SplitPool, read_pool
-from sonify.rows import Concept, Pair
+from sonify.rows import Concept, Pair, Reason
 from sonify.stages.pair import draw_source
 
 # Enough draws to tell shares to a percent or so, few enough for a command that answers in seconds.
@@ -57,9 +57,8 @@ def gini(counts: np.ndarray) -> float:
     return float(2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum()) - (len(ordered) + 1) / len(ordered))
 
 
-def measure_usage(drawn: Iterable[str], recording_of: Mapping[str, str]) -> Usage:
-    """Count draws over a pool, given each clip's recording."""
-    clips = Counter(drawn)
+def measure_usage(clips: Counter[str], recording_of: Mapping[str, str]) -> Usage:
+    """Measure draws of each clip over a pool, given each clip's recording."""
     recordings: Counter[str] = Counter()
     for clip, n in clips.items():
         recordings[recording_of[clip]] += n
@@ -92,7 +91,10 @@ def read_pairs(run_dir: Path) -> Iterator[Pair]:
 
 def run_usage(run_dir: Path) -> Usage | None:
     """The use of the pool by all pairs of a run; None where nothing is paired yet."""
-    drawn = [source.clip for pair in read_pairs(run_dir) for source in pair.sources]
+    drawn: Counter[str] = Counter()
+    for path in sorted((run_dir / layout.PAIRS).glob("*.parquet")):
+        sources = read_columns(path, ["sources"])["sources"].combine_chunks().flatten()
+        drawn.update({entry["values"]: entry["counts"] for entry in sources.field("clip").value_counts().to_pylist()})
     return measure_usage(drawn, recordings_of_clips(run_dir)) if drawn else None
 
 
@@ -107,8 +109,18 @@ def compare_usage(config: Config) -> dict[str, Usage]:
         retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})
         changed = config.model_copy(update={"retrieval": retrieval})
         pools = {split: SplitPool(part, encoder, retrieval, threads=1) for split, part in parts.items()}
-        compared[name] = measure_usage(_draw_again(pairs, changed, pools), recording_of)
+        compared[name] = measure_usage(Counter(_draw_again(pairs, changed, pools)), recording_of)
     return compared
+
+
+def count_discards(run_dir: Path) -> dict[str, int]:
+    """How many scenes each discard word took out."""
+    words: Counter[str] = Counter()
+    for path in sorted((run_dir / layout.REJECTS / "pair").glob("*.parquet")):
+        table = read_columns(path, ["reason", "detail"])
+        rows = zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True)
+        words.update(detail for reason, detail in rows if reason == Reason.DISCARDED)
+    return dict(words.most_common())
 
 
 def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool]) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """`sonify verify`: does every file of a run hold what was committed? `--repair` withdraws what does not."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -144,8 +143,3 @@ def _withdraw_damaged(run_dir: Path, stored: Sequence[StoredCommit], damage: Seq
     for d in damage:
         if d.path in records or not d.record:
             (run_dir / d.path).unlink(missing_ok=True)
-
-
-def verification_json(verification: Verification) -> dict[str, object]:
-    """The verification as plain data."""
-    return dataclasses.asdict(verification)

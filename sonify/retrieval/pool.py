@@ -29,14 +29,17 @@ class SplitPool:
     """Ranks texts against the clips of one split and says which clips may stand for a text."""
 
     def __init__(self, clips: PoolClips, encoder: Encoder, retrieval: Retrieval, threads: int) -> None:
-        self.clips = clips
+        self.clips = clips.clips
+        self.recordings = clips.recordings
+        self.loudness_lufs = clips.loudness_lufs
         self._encoder = encoder
         self._retrieval = retrieval
         self._index = ClipIndex(clips.embeddings, threads)
         self._length = list_length(retrieval.top_k, len(clips.clips))
         # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
-        self._bank = bank_mean(encoder) if retrieval.hubness == "querybank" else np.zeros(encoder.dimension, "f4")
-        self._hubness = (clips.embeddings @ self._bank).astype(np.float64)
+        centred = retrieval.hubness == "querybank"
+        self._bank = bank_mean(encoder) if centred else np.zeros(encoder.dimension, dtype=np.float32)
+        self._hubness = clips.embeddings @ self._bank if centred else np.zeros(len(clips.clips), dtype=np.float32)
 
     def rank(self, texts: Sequence[str]) -> dict[str, Ranking]:
         """Encode and search distinct texts, in one batch."""
@@ -48,7 +51,7 @@ class SplitPool:
     def candidates(self, ranking: Ranking, u: float) -> Candidates:
         """The clips that may be drawn; `u` in [0, 1) seats equal clips where the ranking ends among them."""
         clips, similarities = self._index.top_clips(ranking, self._length, u)
-        return choose_candidates(clips, similarities, self.clips.recordings[clips], self._retrieval)
+        return choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
 
     def cosine(self, candidates: Candidates, position: int) -> float:
         """The cosine of a candidate, whatever hubness took off it."""

@@ -39,7 +39,7 @@ class TextEncoder:
         return np.stack([encode_text(text) for text in texts])
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=10_000)  # 40 MB
 def encode_text(text: str) -> np.ndarray:
     """Encode one text as a (1024,) float32 unit row."""
     tokens = [token for token in tokenize(text) if token not in STOP_WORDS]
@@ -67,7 +67,7 @@ def _class_places() -> dict[str, int]:
     return {class_id: place for place, class_id in enumerate(load_ontology())}
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=5_000)  # 40 MB
 def _word_vector(word: str) -> np.ndarray:
     vector = np.zeros(DIMENSION)
     first = len(_class_places())

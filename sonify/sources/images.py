@@ -14,9 +14,10 @@ from typing import BinaryIO
 
 from sonify.config import FolderImages, Images, WebDatasetImages
 from sonify.engine.tars import Member, index_tar, read_member
-from sonify.errors import InputError, TransientError
+from sonify.errors import InputError
 from sonify.keys import escape_key, hash64
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
+from sonify.sources.mounts import check_mounted
 from sonify.sources.usertables import read_user_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -28,13 +29,21 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
 
 
-def list_images(images: Images, seed: int) -> Iterator[tuple[ImageRef, ...]]:
+def list_images(images: Images, seed: int, below: int | None = None) -> Iterator[tuple[ImageRef, ...]]:
     """Yield the listing of each unit of the image set as it is now, in a fixed order.
+
+    Args:
+        images: the image set.
+        seed: of the sample.
+        below: the sample's bound where one was drawn before; else it is drawn from what is there.
 
     Raises:
         InputError: there is no image, or the captions table is not one.
     """
-    units = _list_folder(images, seed) if isinstance(images, FolderImages) else _list_archives(images, seed)
+    if isinstance(images, FolderImages):
+        units = _list_folder(images, seed, below)
+    else:
+        units = _list_archives(images, seed, below)
     first = next(units, None)
     if first is None:
         found = "no .tar file" if isinstance(images, WebDatasetImages) else f"no {', '.join(IMAGE_SUFFIXES)} file"
@@ -63,23 +72,27 @@ def captions_by_uri(table: Path) -> dict[str, bytes]:
     return dict(zip(files, columns["caption"], strict=True))
 
 
-def _list_folder(images: FolderImages, seed: int) -> Iterator[tuple[ImageRef, ...]]:
+def _list_folder(images: FolderImages, seed: int, below: int | None) -> Iterator[tuple[ImageRef, ...]]:
     tables = [images.path / name for name in CAPTION_TABLES if (images.path / name).is_file()]
     captions = captions_by_uri(tables[0]) if tables else {}
     uris = _relative_files(images.path, IMAGE_SUFFIXES)
-    if images.sample is not None:
+    if images.sample is None:
+        below = 0
+    elif below is None:
         below = _sampling_bound((escape_key(uri) for uri in uris), images.sample, seed)
+    if below:
         uris = [uri for uri in uris if _sampling_hash(escape_key(uri), seed) < below]
     uris.sort(key=escape_key)
     for start in range(0, len(uris), images.shard_size):
         block = uris[start : start + images.shard_size]
-        yield tuple(ImageRef(uri=uri, caption=captions.get(uri, b""), below=0) for uri in block)
+        yield tuple(ImageRef(uri=uri, caption=captions.get(uri, b""), below=below) for uri in block)
 
 
-def _list_archives(images: WebDatasetImages, seed: int) -> Iterator[tuple[ImageRef, ...]]:
+def _list_archives(images: WebDatasetImages, seed: int, below: int | None) -> Iterator[tuple[ImageRef, ...]]:
     uris = [images.path.name] if images.path.is_file() else _relative_files(images.path, (".tar",))
-    below = 0
-    if images.sample is not None:
+    if images.sample is None:
+        below = 0
+    elif below is None:
         keys = chain.from_iterable(_archive_keys(_archive(images.path, uri), uri) for uri in uris)
         below = _sampling_bound(keys, images.sample, seed)
     for uri in sorted(uris, key=escape_key):
@@ -119,8 +132,7 @@ def _read_file(root: Path, ref: ImageRef) -> SourceImage | Rejected:
         data = path.read_bytes()
         caption = ref.caption or _sidecar_caption(path)
     except OSError as error:
-        if not root.exists():
-            raise TransientError(f"images.path: {root} is gone; is the disk mounted?") from error
+        check_mounted(root, error)
         return Rejected(key=key, reason=Reason.UNREADABLE, detail=error.strerror or str(error))
     return SourceImage(key=key, uri=ref.uri, data=data, caption=caption)
 
@@ -152,8 +164,7 @@ def _read_archive(root: Path, ref: ImageRef, seed: int) -> Iterator[SourceImage 
     try:
         members, rejected = index_tar(archive, ref.uri)
     except OSError as error:
-        if not root.exists():
-            raise TransientError(f"images.path: {root} is gone; is the disk mounted?") from error
+        check_mounted(root, error)
         yield Rejected(key=escape_key(ref.uri), reason=Reason.UNREADABLE, detail=error.strerror or str(error))
         return
     yield from rejected

@@ -87,6 +87,8 @@ def _list_esc50(source: Esc50Sounds) -> list[SoundRef]:
 
 
 def _esc50_ref(source: Esc50Sounds, row: dict[str, str]) -> SoundRef:
+    if Path(row["filename"]).name != row["filename"]:
+        raise InputError(f"audio.sources: {source.path}/meta/esc50.csv: {row['filename']!r} is no file name")
     return SoundRef(
         corpus=source.name,
         file=f"audio/{row['filename']}",

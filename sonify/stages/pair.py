@@ -5,6 +5,7 @@ Every rule of the draw is in `sonify.retrieval.candidates`; this module brings c
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from sonify.engine.job import Job
 from sonify.engine.tables import TableWriter, read_columns, read_rows
 from sonify.errors import InputError
 from sonify.exclusion import read_exclusions
-from sonify.keys import split_of, uniform
+from sonify.keys import escape_key, split_of, uniform
 from sonify.mixing import gain_to_target_db
 from sonify.retrieval.candidates import draw_position
 from sonify.retrieval.encoders import query_text
@@ -24,7 +25,7 @@ from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
 from sonify.rows import Concept, ImageConcepts, Pair, Reason, Rejected, SourceClip
 
-# Part of the stage's identity: search scores differ in the last bits between thread counts (measured).
+# One of the stage's settings: search scores differ in the last bits between thread counts (measured).
 THREADS = 1
 
 
@@ -63,26 +64,34 @@ def load(config: Config) -> Job:
 
 
 def check_splits(config: Config) -> None:
-    """Make sure that every image has recordings of its own split to draw from.
+    """Make sure, as soon as the pool is there, that images have recordings of their own split to draw from.
 
     Raises:
-        InputError: a split has images but no recordings.
+        InputError: a split may have images but has no recording, or there is no clip at all.
     """
-    tables = (config.run_dir / layout.CLIPS).glob("*.parquet")
+    tables = sorted((config.run_dir / layout.CLIPS).glob("*.parquet"))
+    if not tables:
+        return  # concepts can be found before there is a pool
     present = {split for table in tables for split in read_columns(table, ["split"])["split"].unique().to_pylist()}
     if not present:
         raise InputError("audio.sources: no recording gave a clip, so there is nothing to draw from")
-    if present == set(layout.SPLITS):
-        return
-    for table in sorted((config.run_dir / layout.CONCEPTS).glob("*/*.parquet")):
-        for key in read_columns(table, ["image"])["image"].to_pylist():
-            split = split_of(config.seed, "image", key, config.images.validation)
-            if split not in present:
-                raise InputError(
-                    f"images.validation, audio.validation: there are {split} images but no {split} recordings to draw"
-                    " from (the split is drawn by hash, and this pool is small): raise audio.validation, or set both"
-                    " to 0"
-                )
+    share = config.images.validation
+    wanted = {"train"} if share == 0 else {"validation"} if share == 1 else set(layout.SPLITS)
+    for split in sorted(wanted - present):
+        if split in _listed_splits(config):
+            raise InputError(
+                f"images.validation, audio.validation: there are {split} images but no {split} recordings to draw from"
+                " (the split is drawn by hash, and this pool is small): raise audio.validation, or set both to 0"
+            )
+
+
+def _listed_splits(config: Config) -> set[str]:
+    """The splits that the listed images fall into; archives, whose images are not listed, may hold both."""
+    if config.images.kind != "folder":
+        return set(layout.SPLITS)
+    listings = sorted((config.run_dir / layout.UNITS / "concepts").glob("*.parquet"))
+    uris = (uri for path in listings for uri in read_columns(path, ["uri"])["uri"].to_pylist())
+    return {split_of(config.seed, "image", escape_key(uri), config.images.validation) for uri in uris}
 
 
 def read_scenes(config: Config, unit: str) -> Iterator[ImageScenes]:
@@ -105,12 +114,9 @@ def read_scenes(config: Config, unit: str) -> Iterator[ImageScenes]:
 
 
 def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
-    """The scenes of an image under their names; with `render.scenes: any` missing ones are further draws of others."""
+    """The scenes of an image under their names."""
     draws = config.retrieval.draws
     heard = [image.by_extractor.get(e.name) for e in config.concepts.extractors for _ in range(draws)]
-    if config.render.scenes == "any":
-        present = [concepts for concepts in heard if concepts]
-        heard = (present * len(heard))[: len(heard)]
     return tuple(Scene(name=name, heard=concepts) for name, concepts in zip(config.scenes, heard, strict=True))
 
 
@@ -159,16 +165,39 @@ class PairStage:
     def _pair_image(
         self, key: str, split: str, scenes: tuple[Scene, ...], rankings: Mapping[str, Ranking]
     ) -> PairedImage | Rejected:
-        pairs: list[Pair] = []
-        for scene in scenes:
-            if scene.heard is None:
-                return Rejected(key=key, reason=Reason.MISSING_SCENE, scene=scene.name)
-            sources = self._draw_sources(split, scene.name, scene.heard, rankings)
-            if not sources:
-                named = ", ".join(concept.concept for concept in scene.heard.concepts)
-                return Rejected(key=key, reason=Reason.NO_MATCH, scene=scene.name, detail=named)
-            pairs.append(make_pair(split, scene.name, scene.heard, sources))
-        return PairedImage(tuple(pairs))
+        results = [self._pair_scene(key, split, scene, rankings) for scene in scenes]
+        if self._config.render.scenes == "any":
+            results = self._fill(split, scenes, results, rankings)
+        rejected = next((result for result in results if isinstance(result, Rejected)), None)
+        return rejected or PairedImage(tuple(result for result in results if isinstance(result, Pair)))
+
+    def _fill(
+        self,
+        split: str,
+        scenes: tuple[Scene, ...],
+        results: list[Pair | Rejected],
+        rankings: Mapping[str, Ranking],
+    ) -> list[Pair | Rejected]:
+        """Replace scenes that found nothing by further draws of those that did, in turn."""
+        heard = [scene.heard for scene, r in zip(scenes, results, strict=True) if isinstance(r, Pair)]
+        if not heard:
+            return results
+        others = cycle(heard)
+        return [
+            result
+            if isinstance(result, Pair)
+            else self._pair_scene(result.key, split, Scene(name=scene.name, heard=next(others)), rankings)
+            for scene, result in zip(scenes, results, strict=True)
+        ]
+
+    def _pair_scene(self, key: str, split: str, scene: Scene, rankings: Mapping[str, Ranking]) -> Pair | Rejected:
+        if scene.heard is None:
+            return Rejected(key=key, reason=Reason.MISSING_SCENE, scene=scene.name)
+        sources = self._draw_sources(split, scene.name, scene.heard, rankings)
+        if not sources:
+            named = ", ".join(concept.concept for concept in scene.heard.concepts)
+            return Rejected(key=key, reason=Reason.NO_MATCH, scene=scene.name, detail=named)
+        return make_pair(split, scene.name, scene.heard, sources)
 
     def _draw_sources(
         self, split: str, scene: str, heard: ImageConcepts, rankings: Mapping[str, Ranking]
@@ -206,7 +235,7 @@ def draw_source(
     candidates = pool.candidates(ranking, uniform("seat", *key))
     if pool.cosine(candidates, 0) < config.retrieval.min_cosine:
         return None
-    recordings = pool.clips.recordings[candidates.clips]
+    recordings = pool.recordings[candidates.clips]
     free = np.flatnonzero(~np.isin(recordings, list(used))) if used else np.arange(len(recordings))
     if not len(free):
         return None
@@ -218,13 +247,13 @@ def draw_source(
     return SourceClip(
         concept=concept.concept,
         description=query_text(concept, "description"),
-        clip=pool.clips.clips[clip],
+        clip=pool.clips[clip],
         cosine=round(pool.cosine(candidates, chosen), 6),
         score=round(float(candidates.scores[chosen]), 6),
         threshold=round(candidates.threshold, 6),
         num_candidates=len(candidates.clips),
         target_lufs=target_lufs,
-        gain_db=gain_to_target_db(float(pool.clips.loudness_lufs[clip]), target_lufs, config.mix.max_gain_db),
+        gain_db=gain_to_target_db(float(pool.loudness_lufs[clip]), target_lufs, config.mix.max_gain_db),
     )
 
 

@@ -3,9 +3,13 @@
 The samples of a unit lie in one `.npy` of (clips, samples) int16, so that one clip is one read at a known offset.
 """
 
+import errno
+import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +28,11 @@ from sonify.media.clips import CutClip, cut_recording
 from sonify.media.loudness import measure_loudness, peak_dbfs
 from sonify.mixing import pcm_sha256
 from sonify.rows import Clip, Reason, Rejected, SoundRef
+from sonify.sources.mounts import check_mounted
 from sonify.sources.sounds import sound_path
+
+# All clips of a recording are held until it is known to be sound: 460 MB at 16 kHz.
+MAX_RECORDING_SEC = 4 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,7 @@ class PoolStage:
         self._audio = config.audio
         self._seed = config.seed
         self._excluded = read_exclusions(config.audio.exclude)
+        self._most_clips = math.ceil(MAX_RECORDING_SEC / config.audio.clip_seconds)
         self._excludes_hashes = any(SHA256.fullmatch(line) for line in self._excluded)
 
     def __call__(self, rows: Sequence[SoundRef]) -> list[Recording | Rejected]:
@@ -62,9 +71,15 @@ class PoolStage:
         if self._is_excluded(ref, path):
             return Rejected(key=ref.key, reason=Reason.EXCLUDED)
         try:
-            results = [self._describe(ref, cut) for cut in self._cuts(path)]
+            cuts = islice(self._cuts(path), self._most_clips + 1)
+            results = [self._describe(ref, cut) for cut in cuts]
         except UnreadableSound as error:
+            if not path.is_file():
+                source = next(source for source in self._audio.sources if source.name == ref.corpus)
+                check_mounted(source.path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
             return Rejected(key=ref.key, reason=error.reason, detail=error.detail)
+        if len(results) > self._most_clips:
+            return Rejected(key=ref.key, reason=Reason.TOO_LARGE, detail=f"over {MAX_RECORDING_SEC} s")
         rejected = tuple(result for result in results if isinstance(result, Rejected))
         clips = tuple(result for result in results if not isinstance(result, Rejected))
         if not clips:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,9 @@ from sonify.media.pixels import UnreadableImage, to_jpeg
 from sonify.mixing import mix_clips, pcm_sha256
 from sonify.rows import ImageRef, Pair, Reason, Rejected, Render, SourceImage
 from sonify.sources.images import read_images
+
+# Of a pool's files, as many stay mapped: a process may not open all of a large pool's at once.
+OPEN_FILES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +64,16 @@ def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Re
     if config.images.kind == "folder":
         uris = {pairs[0].image_uri for pairs in wanted.values()}
         refs = [ref for ref in refs if ref.uri in uris]
+    lost: dict[str, Rejected] = {}
     for image in read_images(config.images, refs, config.seed):
         if image.key not in wanted:
-            continue  # rejected earlier; an archive's reader passes it by again
-        pairs = wanted.pop(image.key)
-        yield image if isinstance(image, Rejected) else PairedSource(key=image.key, image=image, pairs=pairs)
+            continue  # it left earlier; an archive's reader passes it by again
+        if isinstance(image, Rejected):
+            lost[image.key] = image  # unless it is the second member of the image's name
+        else:
+            yield PairedSource(key=image.key, image=image, pairs=wanted.pop(image.key))
     for key in sorted(wanted):
-        yield Rejected(key=key, reason=Reason.CHANGED, detail="the image is gone")
+        yield lost.get(key) or Rejected(key=key, reason=Reason.CHANGED, detail="the image is gone")
 
 
 class ClipStore:
@@ -80,7 +87,10 @@ class ClipStore:
             for number, unit in enumerate(self._units)
             for row, clip in enumerate(read_columns(run_dir / layout.clips(unit), ["clip"])["clip"].to_pylist())
         }
-        self._files: dict[int, np.ndarray] = {}
+        self._open = lru_cache(OPEN_FILES)(self._map)
+
+    def _map(self, unit: str) -> np.ndarray:
+        return np.load(self._run_dir / layout.audio(unit), mmap_mode="r")
 
     def __getitem__(self, clip: str) -> np.ndarray:
         """The (S,) int16 samples of a clip.
@@ -91,10 +101,7 @@ class ClipStore:
         if clip not in self._place:
             raise WorkError(f"{self._run_dir}: the pool holds no clip {clip!r} although a pair uses it")
         number, row = self._place[clip]
-        if number not in self._files:
-            path = self._run_dir / layout.audio(self._units[number])
-            self._files[number] = np.load(path, mmap_mode="r")
-        return self._files[number][row]
+        return self._open(self._units[number])[row]
 
 
 class RenderStage:
@@ -138,6 +145,8 @@ class RenderStage:
 
 def sample_json(pairs: tuple[Pair, ...], renders: tuple[Render, ...]) -> bytes:
     """The sample's record: the same fields in every sample, nothing null, no list empty, floats with a point.
+
+    `width` and `height` are the original image's, as its `image_sha256` is.
 
     Hugging Face infers the types of a dataset from its first samples and bends the others to them.
     """

@@ -5,13 +5,13 @@ Raise `version` when a change to a stage's code changes its bytes.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sonify.config import CaptionsExtractor, Config
-from sonify.engine.commits import digest_of
+from sonify.engine.commits import Commit, digest_of
 from sonify.engine.job import Job
 from sonify.stages import concepts, embeddings, pair, pool, render
 
@@ -22,7 +22,7 @@ class Stage:
 
     `listing` names the frozen listing that its units follow. `upstream` are stages whose commit of the same unit it
     reads, `upstream_whole` those of which it reads every unit. `part` tells a stage's extractors apart. `check` raises
-    `InputError` where the stage must not start.
+    `InputError` where the stage must not start; `rows_expected` says how many rows the upstream commits of a unit hold.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Stage:
     upstream: tuple[str, ...] = ()
     upstream_whole: tuple[str, ...] = ()
     check: Callable[[], None] = lambda: None
+    rows_expected: Callable[[Sequence[Commit]], int | None] = lambda _upstream: None
     num_cpus: float = 1
     num_gpus: float = 0
 
@@ -76,6 +77,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             settings=_pick(config, "retrieval.encoder"),
             load=lambda: embeddings.load(config),
             upstream=("pool",),
+            rows_expected=lambda upstream: upstream[0].clips.rows_out if upstream[0].clips else None,
         ),
         *extractors,
         Stage(
@@ -85,11 +87,16 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             settings=_pick(config, "seed", "retrieval", "mix.lufs", "mix.max_gain_db", "render.scenes")
             | _pick(config, "images.validation", "concepts.discard_words", "concepts.discard_match")
             | {"images.exclude": _content(config.images.exclude)}
-            | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]},
+            | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
+            | {"threads": pair.THREADS},
             load=lambda: pair.load(config),
             check=lambda: pair.check_splits(config),
             upstream=tuple(extractor.key for extractor in extractors),
             upstream_whole=("embeddings",),
+            # several extractors overlap in images: only one alone says how many there are
+            rows_expected=lambda upstream: (
+                upstream[0].rows.rows_out * len(config.scenes) if len(upstream) == 1 else None
+            ),
         ),
         Stage(
             name="render",
@@ -99,6 +106,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             load=lambda: render.load(config),
             upstream=("pair",),
             upstream_whole=("pool",),
+            rows_expected=lambda upstream: upstream[0].rows.rows_out,
         ),
     )
 
@@ -122,6 +130,7 @@ def _concepts(config: Config, extractor: CaptionsExtractor) -> Stage:
         | {f"concepts.extractors.{key}": value for key, value in extractor.model_dump(mode="json").items()}
         | {"concepts.extractors.file": _content(extractor.file)},
         load=lambda: concepts.load(config, extractor),
+        check=lambda: pair.check_splits(config),
     )
 
 

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ def test_gini_of_known_distributions(counts, expected):
 
 def test_usage_counts_clips_and_recordings_of_the_whole_pool():
     recording_of = {"a": "r", "b": "r", "c": "s", "d": "t"}
-    usage = measure_usage(["a", "a", "b", "c"], recording_of)
+    usage = measure_usage(Counter("aabc"), recording_of)
     assert usage.draws == 4
     assert usage.clips_used_share == 0.75
     assert usage.recordings_used_share == round(2 / 3, 4)

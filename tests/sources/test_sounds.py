@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from sonify.config import Audio
@@ -7,7 +9,7 @@ from tests.fakes import write_sounds
 
 
 def audio(*sources):
-    return Audio.model_validate({"sources": list(sources)})
+    return Audio.model_validate_json(json.dumps({"sources": list(sources)}))
 
 
 def folder(path, **settings):

@@ -191,3 +191,82 @@ def test_images_without_captions_get_a_hint(tmp_path):
     write_photos(tmp_path / "photos", {f"{n}.jpg": "" for n in range(5)})
     with pytest.raises(WorkError, match=r"5 no_caption.*put a captions.csv"):
         run(small_config(tmp_path))
+
+
+def test_a_limit_that_stopped_a_run_stops_it_again(tmp_path):
+    small_input(tmp_path, photos=0)
+    write_photos(tmp_path / "photos", {f"{n}.jpg": "a grey wall" for n in range(5)})
+    for _ in range(2):
+        with pytest.raises(WorkError, match="no image has a sounding concept"):
+            run(small_config(tmp_path))
+
+
+def test_a_redo_that_would_not_fit_the_rest_withdraws_nothing(root):
+    run(small_config(root))
+    before = hash_run(root / "run")
+    longer = {**small_config(root).audio.model_dump(mode="json"), "clip_seconds": 4.0}
+    with pytest.raises(InputError, match="pool was made under another configuration"):
+        run(small_config(root, audio=longer), redo="concepts")
+    assert hash_run(root / "run") == before
+
+
+def test_settings_are_compared_even_where_the_record_is_lost(root):
+    run(small_config(root))
+    (root / "run" / layout.RUN).unlink()
+    with pytest.raises(InputError, match="pair was made under another configuration"):
+        run(small_config(root, mix={"lufs": [-26.0, -25.0]}))
+
+
+@pytest.mark.parametrize("trouble", [OSError(24, "Too many open files"), MemoryError()])
+def test_the_machines_trouble_leaves_the_unit_undone_and_rejects_nothing(root, monkeypatch, trouble):
+    from sonify.stages import render  # noqa: PLC0415
+
+    def fails(*_arguments):
+        raise trouble
+
+    monkeypatch.setattr(render, "mix_clips", fails)
+    with pytest.raises(WorkError, match="units were given up"):
+        run(small_config(root))
+    monkeypatch.undo()
+    assert run(small_config(root))["render"].rejected == {}
+
+
+def test_rows_that_fail_in_numbers_are_not_rejected(root, monkeypatch):
+    from sonify.stages import render  # noqa: PLC0415
+
+    def fails(*_arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(render, "mix_clips", fails)
+    monkeypatch.setattr("sonify.engine.worker.MOST_KILLERS", 2)
+    with pytest.raises(WorkError, match="units were given up"):
+        run(small_config(root))
+    monkeypatch.undo()
+    assert run(small_config(root))["render"].rejected == {}
+
+
+def test_a_stage_that_reads_less_than_was_committed_is_found_out(root, monkeypatch):
+    from sonify.stages import pair  # noqa: PLC0415
+
+    read = pair.read_scenes
+    monkeypatch.setattr(pair, "read_scenes", lambda config, unit: list(read(config, unit))[1:])
+    with pytest.raises(WorkError, match="units were given up"):
+        run(small_config(root))
+
+
+def test_a_lost_disk_rejects_nothing(root):
+    config = small_config(root)
+    run(config, stages=["pool"])
+    from sonify.engine.units import freeze_images  # noqa: PLC0415
+
+    freeze_images(config)
+    (root / "photos").rename(root / "elsewhere")
+    (root / "photos").mkdir()
+    (root / "photos" / "mount point").mkdir()
+    for path in (root / "photos").iterdir():
+        path.rmdir()
+    with pytest.raises((WorkError, InputError)):
+        run(config)
+    (root / "photos").rmdir()
+    (root / "elsewhere").rename(root / "photos")
+    assert run(config)["concepts/captions"].rejected == {"unreadable": 1}

@@ -153,9 +153,11 @@ def test_new_images_become_new_units_and_old_units_stay(tmp_path):
         assert (config.run_dir / "units/concepts" / name).read_bytes() == data
 
 
-def test_a_lost_listing_comes_back_the_same(tmp_path):
+@pytest.mark.parametrize("sample", [None, 18])
+def test_a_lost_listing_comes_back_the_same(tmp_path, sample):
     small_input(tmp_path, photos=20)
-    config = small_config(tmp_path)
+    images = small_config(tmp_path).images.model_dump(mode="json") | {"sample": sample}
+    config = small_config(tmp_path, images=images)
     freeze_images(config)
     lost = config.run_dir / "units/concepts/000001.parquet"
     before = lost.read_bytes()

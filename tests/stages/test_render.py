@@ -13,6 +13,7 @@ from webdataset.compat import WebDataset
 
 from sonify import layout
 from sonify.engine.tables import read_rows
+from sonify.engine.tars import TarWriter
 from sonify.mixing import pcm_sha256
 from sonify.report.usage import read_pairs
 from sonify.rows import Clip, Render
@@ -207,3 +208,20 @@ def test_photos_of_one_stem_do_not_merge(tmp_path):
     config = small_config(tmp_path)
     run(config)
     assert len({name.partition(".")[0] for name in members(config)}) == 3
+
+
+def test_the_second_member_of_a_name_does_not_take_the_first_along(tmp_path):
+    small_input(tmp_path, photos=0)
+    path = tmp_path / "tars" / "a.tar"
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        archive = TarWriter(file)
+        for name, data in (("x.jpg", picture(1)), ("x.txt", b"a dog"), ("x.jpg", picture(2)), ("y.jpg", picture(3))):
+            archive.add(name, data)
+        archive.add("y.txt", b"a cat")
+        archive.close()
+    config = small_config(tmp_path, images={"kind": "webdataset", "path": str(path.parent), "validation": 0})
+    counts = run(config)
+    assert counts["concepts/captions"].rejected == {"duplicate_key": 1}
+    assert counts["render"].rows_out == 2
+    assert members(config)["a_2etar_2fx_2ejpg.jpg"] == picture(1)

@@ -69,7 +69,7 @@ def default_config() -> Config:
     here = str(Path(__file__).parent)
     return make_config(
         {
-            "run_dir": here,
+            "run_dir": "runs/benchmark",
             "images": {"kind": "folder", "path": here, "validation": 0},
             "audio": {"sources": [{"kind": "folder", "path": here}], "validation": 0},
         }

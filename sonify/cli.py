@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("faiss").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF of one image among millions is no news
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
         return arguments.command(arguments)
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sonify: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,7 +118,8 @@ def _run(arguments: argparse.Namespace) -> int:
         _print_plan(config)
         return 0
     run(config, COMMAND_STAGES.get(arguments.name), arguments.redo)
-    logging.getLogger(__name__).info("done; look at it: sonify gallery %s", config.run_dir)
+    if arguments.name == "run":
+        logging.getLogger(__name__).info("done; look at it: sonify gallery %s", config.run_dir)
     return 0
 
 
@@ -124,13 +128,12 @@ def _print_plan(config: Config) -> None:
 
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     print(resolved)
-    print("\n# input")
-    for line in preview_input(config):
-        print(f"# {line}")
-    print("# plan: stage, units, done, to do, waiting for a stage before")
+    preview = preview_input(config)
+    what = "images" if config.images.kind == "folder" else "archives"
+    print(f"\n# input: {preview.recordings:,} recordings, {preview.images:,} {what}")
     for plan in plan_run(config):
-        done, to_do, waiting = len(plan.done), len(plan.tasks), len(plan.waiting)
-        print(f"# {plan.stage.key}: {done + to_do + waiting}, {done}, {to_do}, {waiting}")
+        units = max(preview.units[plan.stage.listing], len(plan.done) + len(plan.tasks) + len(plan.waiting))
+        print(f"# {plan.stage.key}: {units:,} units, {len(plan.done):,} done, {units - len(plan.done):,} to do")
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -140,7 +143,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(asdict(status))
     else:
-        print_status(status, Console())
+        print_status(status, Console() if sys.stdout.isatty() else Console(width=160))
     return 0
 
 
@@ -188,4 +191,7 @@ def _fail(error: Exception, code: int) -> int:
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    """End in good order; whoever is impatient and asks again is not heard."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -79,7 +79,7 @@ class Audio(Section):
 
     sources: tuple[Sounds, ...] = Field(min_length=1)
     clip_seconds: float = Field(default=5.0, ge=1.0, le=60.0)
-    sample_rate: int = Field(default=16000, ge=8000, le=192000)
+    sample_rate: int = Field(default=16000, ge=8000, le=48000)
     exclude: InputPath | None = None
     validation: Share = 0.02
 
@@ -216,8 +216,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"config {path}: cannot be read ({error.strerror}); --config takes a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"config {path}: not YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(raw, dict):
         raise InputError(f"config {path}: expected a mapping of sections, found {type(raw).__name__}")
     for override in overrides:
@@ -238,20 +238,40 @@ def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool
         raise InputError(f"{where}: {'; '.join(_describe(e) for e in error.errors()[:3])}") from error
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a mapping of sections: {error}") from error
-    for key, file in _paths(config) if check_paths else []:
-        if file is not None and not file.exists():
-            raise InputError(f"{where}: {key}: no such file or folder: {file}")
+    if check_paths:
+        _check_paths(config, where)
     return config
 
 
-def _paths(config: Config) -> list[tuple[str, Path | None]]:
-    return [
-        ("images.path", config.images.path),
-        ("images.exclude", config.images.exclude),
-        ("audio.exclude", config.audio.exclude),
-        *((f"audio.sources.{n}.path", source.path) for n, source in enumerate(config.audio.sources)),
-        *((f"concepts.extractors.{n}.file", e.file) for n, e in enumerate(config.concepts.extractors)),
+def _check_paths(config: Config, where: str) -> None:
+    for key, path, is_list in _paths(config):
+        try:
+            present = path.is_file() if is_list else path.exists()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{where}: {key}: not a path: {_short(path)}") from error
+        if not present:
+            raise InputError(f"{where}: {key}: no such {'file' if is_list else 'file or folder'}: {_short(path)}")
+        run_dir = config.run_dir.absolute()
+        if not is_list and path in (run_dir, *run_dir.parents):
+            raise InputError(f"{where}: run_dir: {run_dir} lies inside {key}: the run would read its own output")
+
+
+def _paths(config: Config) -> list[tuple[str, Path, bool]]:
+    """The input paths that are set: key, path, and whether it is a list's file."""
+    paths = [
+        ("images.path", config.images.path, False),
+        ("images.exclude", config.images.exclude, True),
+        ("audio.exclude", config.audio.exclude, True),
+        *((f"audio.sources.{n}.path", source.path, False) for n, source in enumerate(config.audio.sources)),
+        *((f"concepts.extractors.{n}.file", e.file, True) for n, e in enumerate(config.concepts.extractors)),
     ]
+    return [(key, path, is_list) for key, path, is_list in paths if path is not None]
+
+
+def _short(value: object) -> str:
+    """A value as a message shows it: untrusted, so not longer than a line."""
+    text = repr(value) if not isinstance(value, Path) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -260,8 +280,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"override {override!r}: expected key=value, such as mix.lufs=[-34,-30]")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"override {_short(override)}: the value is not YAML") from error
     *parents, last = key.split(".")
     node: Any = raw
     for part in parents:
@@ -282,19 +302,21 @@ def _child(node: Any, part: str, override: str) -> Any:
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not (part.isascii() and part.isdigit()) or int(part) >= len(node):
         raise InputError(f"override {override!r}: expected a position from 0 to {len(node) - 1}, found {part!r}")
     return int(part)
 
 
 def _describe(error: Any) -> str:
     # pydantic puts the branch of a union into the path (`images.folder.x`, `image.literal['original']`)
-    parts = [str(part) for part in error["loc"] if str(part) not in KINDS and not re.search(r"[\[-]", str(part))]
-    key = ".".join(parts) or "config"
+    *parents, last = [str(part) for part in error["loc"]] or ["config"]
+    branches = [part for part in parents if part not in KINDS and not re.search(r"[\[-]", part)]
+    is_branch = error["type"] != "extra_forbidden" and re.search(r"[\[-]", last)
+    key = ".".join(branches if is_branch else [*branches, last]) or "config"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{key}: no such key; check the spelling"
     if error["type"] == "missing":
         return f"{key}: missing, must be set"
-    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    found = "" if error["type"] == "value_error" else f", found {_short(error['input'])}"
     return f"{key}: {message[0].lower()}{message[1:]}{found}"

@@ -17,7 +17,8 @@ def read_exclusions(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"exclusion list {path}: expected one key or sha256 a line: {error}") from error
-    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    entries = (line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    return frozenset(entry.lower() if SHA256.fullmatch(entry.lower()) else entry for entry in entries)

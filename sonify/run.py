@@ -3,9 +3,10 @@
 import fcntl
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from sonify.engine.local import LocalExecutor
 from sonify.engine.plan import Plan, check_settings, plan_stage, withdraw_stage
 from sonify.engine.progress import Display, StageProgress, open_display
 from sonify.engine.record import RunRecord, read_record, start_record, with_stage, with_time, write_record
-from sonify.engine.units import freeze_images, freeze_sounds
+from sonify.engine.units import RECORDINGS_IN_UNIT, freeze_images, freeze_sounds
 from sonify.engine.worker import Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.rows import NOT_FAULTS, Reason
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 ROWS_BEFORE_FAULT_LIMIT = 1000
 HINT_NO_CAPTIONS = (
     "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table with"
-    " concepts.extractors.0.file"
+    " concepts.extractors.0.file, then `--redo concepts`"
 )
 
 
@@ -67,10 +68,14 @@ def run(config: Config, stages: Collection[str] | None = None, redo: str | None 
     with open_run(config.run_dir), _executor(config) as executor, open_display() as display:
         record = start_record(config, read_record(config.run_dir))
         replaced = stages_below(config, redo) if redo is not None else frozenset()
-        for stage in chosen:
+        for stage in _up_to_last(config, chosen):
             if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
                 check_settings(config.run_dir, stage, record)
         record = _withdraw(config, replaced, record)
+        for stage in chosen:
+            if not stage.upstream:  # a listing, too, belongs to the settings that it was made under
+                record = with_stage(record, stage)
+        write_record(config.run_dir, record)
         _freeze(config, chosen)
         work = _Work(config, record, executor, display)
         return work.do(chosen)
@@ -110,20 +115,25 @@ def plan_run(config: Config) -> list[Plan]:
     return list(plans.values())
 
 
-def preview_input(config: Config) -> Iterator[str]:
-    """Say what the input holds, without writing anything.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What the input holds: recordings, images (or archives), and the units that they make, by listing."""
+
+    recordings: int
+    images: int
+    units: Mapping[str, int]
+
+
+def preview_input(config: Config) -> Preview:
+    """Count the input, without writing anything.
 
     Raises:
         InputError: there is no input.
     """
     recordings = sum(1 for _ in list_sounds(config.audio))
-    yield f"recordings: {recordings:,}"
-    units = images = 0
-    for unit in list_images(config.images, config.seed):
-        units += 1
-        images += len(unit)
-    what = "images" if config.images.kind == "folder" else "archives"
-    yield f"{what}: {images:,} in {units:,} units"
+    sizes = [len(unit) for unit in list_images(config.images, config.seed)]
+    units = {"pool": ceil(recordings / RECORDINGS_IN_UNIT), "concepts": len(sizes)}
+    return Preview(recordings=recordings, images=sum(sizes), units=units)
 
 
 @contextmanager
@@ -149,6 +159,16 @@ def _start_executor(config: Config) -> Executor:
     from sonify.engine.on_ray import RayExecutor  # noqa: PLC0415 - Ray takes a second to import
 
     return RayExecutor(config)
+
+
+def _up_to_last(config: Config, chosen: Sequence[Stage]) -> Iterator[Stage]:
+    """The chosen stages and all before them."""
+    keys = {stage.key for stage in chosen}
+    for stage in stages_of(config):
+        yield stage
+        keys.discard(stage.key)
+        if not keys:
+            return
 
 
 def _freeze(config: Config, chosen: Sequence[Stage]) -> None:
@@ -202,6 +222,8 @@ class _Work:
         keys = [stage.key for stage in chosen]
         for stage in stages_of(self._config):
             plans[stage.key] = plan_stage(self._run_dir, stage, plans)
+            if plans[stage.key].stale:
+                raise InputError(f"{self._run_dir}: {plans[stage.key].stale}")
             if stage.key in keys:
                 self._check_upstream(plans[stage.key])
                 self._do_stage(plans[stage.key])
@@ -240,8 +262,9 @@ class _Work:
             tally = self._do_tasks(plan, tally)
         check_faults(stage, tally, self._config.engine.max_fault_ratio)
         check_any_concept(stage, tally)
+        check_any_pair(stage, tally)
         if stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
-            log.warning("%s: %s images have no caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
+            log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
 
     def _do_tasks(self, plan: Plan, before: Count) -> Count:
         tally = before
@@ -301,3 +324,17 @@ def check_any_concept(stage: Stage, rows: Count) -> None:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
         hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
         raise WorkError(f"{stage.key}: no image has a sounding concept ({reasons}); {hint}")
+
+
+def check_any_pair(stage: Stage, rows: Count) -> None:
+    """Stop where no image gets a sound: an empty dataset is no success.
+
+    Raises:
+        WorkError: rows came in and none is paired.
+    """
+    if stage.name == "pair" and rows.rows_in and not rows.rows_out:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
+        raise WorkError(
+            f"pair: no image got a sound ({reasons}); look at rejects/pair and at retrieval.min_cosine, mend the cause"
+            " and `--redo pair`"
+        )

@@ -11,10 +11,11 @@ CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/sonify/*.yaml"))
 
 @pytest.fixture
 def minimal(tmp_path):
+    (tmp_path / "input").mkdir()
     return {
         "run_dir": str(tmp_path / "run"),
-        "images": {"kind": "folder", "path": str(tmp_path)},
-        "audio": {"sources": [{"kind": "folder", "path": str(tmp_path)}]},
+        "images": {"kind": "folder", "path": str(tmp_path / "input")},
+        "audio": {"sources": [{"kind": "folder", "path": str(tmp_path / "input")}]},
     }
 
 
@@ -59,13 +60,22 @@ def test_every_shipped_config_loads_and_refuses_a_misspelt_key(path, tmp_path):
             {"concepts": {"extractors": [{"kind": "captions"}, {"kind": "captions"}]}},
             "two extractors are named",
         ),
-        ({"images": {"kind": "folder", "path": ".", "exclude": "nowhere.txt"}}, "images.exclude"),
+        ({"images": {"kind": "folder", "path": "tests", "exclude": "nowhere.txt"}}, "images.exclude"),
+        ({"images": {"kind": "folder", "path": "tests", "exclude": "tests"}}, "images.exclude: no such file: "),
+        ({"images": {"kind": "folder", "path": "x" * 5000}}, "images.path"),
+        ({"images": {"kind": "folder", "path": "tests", "shard-size": 5}}, "images.shard-size: no such key"),
+        ({"run_dir": "tests/run", "images": {"kind": "folder", "path": "tests"}}, "lies inside images.path"),
+        ({"retrieval": {"temperature": float("inf")}}, "retrieval.temperature"),
+        ({"retrieval": {"signed_sqrt": "off"}}, "retrieval.signed_sqrt"),
+        ({"seed": True}, "seed"),
+        ({"seed": "x" * 100_000}, "seed"),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_the_key(minimal, change, message):
     with pytest.raises(InputError, match=message) as caught:
         make_config(minimal | change)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 def test_validation_images_need_validation_recordings(minimal):

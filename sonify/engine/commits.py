@@ -7,6 +7,7 @@ a flipped byte anywhere in it is found.
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -124,7 +125,10 @@ def withdraw(run_dir: Path, stored: StoredCommit) -> None:
     """Undo a commit: the record first, so that a file without a record is at worst rubbish."""
     stored.path.unlink(missing_ok=True)
     for file in stored.commit.files:
-        (run_dir / file.path).unlink(missing_ok=True)
+        path = run_dir / file.path
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
 
 
 def total(counts: Iterable[Count]) -> Count:

@@ -5,6 +5,8 @@ the rows that kill are found, and these are rejected.
 """
 
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -158,6 +160,7 @@ def connect(config: Config) -> None:
     # processes that it starts from the environment. Without it, every Ray port listens on all interfaces (measured).
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    terminate = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",
         num_cpus=max(config.engine.workers or 0, os.cpu_count() or 1),
@@ -166,6 +169,8 @@ def connect(config: Config) -> None:
         _node_ip_address=LOOPBACK,
         **quiet,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray puts its own handler there, which ends the process at once
     if any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
         ray.shutdown()
         raise WorkError("Ray does not listen on loopback only; start it yourself and set engine.address")

@@ -30,6 +30,7 @@ class Plan:
     done: Mapping[str, StoredCommit]
     tasks: tuple[Task, ...]
     waiting: tuple[str, ...]
+    stale: str = ""  # names a unit that was made from other input than there is now
 
     @property
     def complete(self) -> bool:
@@ -63,7 +64,6 @@ def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
         plans: of all stages upstream, by key.
 
     Raises:
-        InputError: a unit was made from other input than there is now.
         WorkError: a record is damaged.
     """
     units = listed_units(run_dir, stage.listing)
@@ -74,6 +74,7 @@ def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
     tasks: list[Task] = []
     waiting: list[str] = []
     valid: dict[str, StoredCommit] = {}
+    stale = ""
     for unit in units:
         inputs = _inputs(run_dir, stage, unit, plans)
         if inputs is None:
@@ -92,9 +93,9 @@ def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
             )
             tasks.append(task)
             continue
-        _check_inputs(stage, done[unit].commit, inputs)
+        stale = stale or _describe_stale(stage, done[unit].commit, inputs)
         valid[unit] = done[unit]
-    return Plan(stage=stage, done=valid, tasks=tuple(tasks), waiting=tuple(waiting))
+    return Plan(stage=stage, done=valid, tasks=tuple(tasks), waiting=tuple(waiting), stale=stale)
 
 
 def check_settings(run_dir: Path, stage: Stage, record: RunRecord | None) -> None:
@@ -111,7 +112,8 @@ def check_settings(run_dir: Path, stage: Stage, record: RunRecord | None) -> Non
         # a stage of several extractors has one digest for each; of another stage, all commits must be today's
         others = [] if stage.part else _other_digests(run_dir, stage)
         difference = f"its commits stand under {', '.join(others)}"
-    if any(next(commit_files(run_dir, stage.name, digest), None) for digest in others):
+    listed = not stage.upstream and before is not None and others and listed_units(run_dir, stage.listing)
+    if listed or any(next(commit_files(run_dir, stage.name, digest), None) for digest in others):
         raise InputError(
             f"{run_dir}: {stage.key} was made under another configuration: {difference};"
             f" use another run_dir, or `--redo {stage.name}` to replace it"
@@ -146,10 +148,11 @@ def _hash_whole(plan: Plan) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _check_inputs(stage: Stage, commit: Commit, inputs: Mapping[str, str]) -> None:
+def _describe_stale(stage: Stage, commit: Commit, inputs: Mapping[str, str]) -> str:
     differing = [key for key in inputs if commit.inputs.get(key) != inputs[key]]
-    if differing:
-        raise InputError(
-            f"{stage.key} unit {commit.unit} was made from another {differing[0]} than there is now (new recordings"
-            f" or a redone stage); `--redo {stage.name}` makes it again"
-        )
+    if not differing:
+        return ""
+    return (
+        f"{stage.key} unit {commit.unit} was made from another {differing[0]} than there is now (new recordings or a"
+        f" redone stage); `--redo {stage.name}` makes it again"
+    )

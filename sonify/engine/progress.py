@@ -76,7 +76,7 @@ class Display:
         """Show a stage's new state."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=state.units[0], description=state.line())
-        elif state.due:
+        elif state.due and state.units[0] < state.units[1]:
             log.info(state.line())
 
     def finish(self, state: StageProgress) -> None:

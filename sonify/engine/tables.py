@@ -3,11 +3,14 @@
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from sonify.errors import WorkError
 
 Row = TypeVar("Row")
 
@@ -78,9 +81,13 @@ def write_rows(file: BinaryIO, row_type: type, rows: Sequence[Any]) -> None:
 
 
 def read_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
-    """Read a table's rows in order, a row group at a time."""
+    """Read a table's rows in order, a row group at a time.
+
+    Raises:
+        WorkError: the table is missing or damaged.
+    """
     build = _builder(row_type)
-    with pq.ParquetFile(path) as file:
+    with _naming_damage(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(ROWS_IN_GROUP):
             for row in batch.to_pylist():
                 yield build(row)
@@ -111,5 +118,19 @@ def count_rows(path: Path) -> int:
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read some columns of a table."""
-    return pq.read_table(path, columns=list(columns))
+    """Read some columns of a table.
+
+    Raises:
+        WorkError: the table is missing or damaged.
+    """
+    with _naming_damage(path):
+        return pq.read_table(path, columns=list(columns))
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        what = str(error).splitlines()[0][:200]
+        raise WorkError(f"{path}: missing or damaged ({what}); `sonify verify` with --repair withdraws it") from error

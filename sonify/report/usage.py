@@ -61,7 +61,7 @@ def measure_usage(clips: Counter[str], recording_of: Mapping[str, str]) -> Usage
     """Measure draws of each clip over a pool, given each clip's recording."""
     recordings: Counter[str] = Counter()
     for clip, n in clips.items():
-        recordings[recording_of[clip]] += n
+        recordings[recording_of.get(clip, clip)] += n
     num_recordings = len(set(recording_of.values()))
     return Usage(
         draws=clips.total(),

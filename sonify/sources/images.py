@@ -17,13 +17,13 @@ from sonify.engine.tars import Member, index_tar, read_member
 from sonify.errors import InputError
 from sonify.keys import escape_key, hash64
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
-from sonify.sources.mounts import check_mounted
+from sonify.sources.files import check_mounted, is_utf8, with_readable_names
 from sonify.sources.usertables import read_user_table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_TABLES = ("captions.csv", "captions.parquet")
 # Far above any camera's file; a file that claims more is refused unread.
-MAX_IMAGE_BYTES = 512 << 20
+MAX_IMAGE_BYTES = 128 << 20
 # A caption is cut here, which its own checks then refuse; SA-1B's JSON with its masks reaches some megabytes.
 MAX_TEXT_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
@@ -101,7 +101,7 @@ def _list_archives(images: WebDatasetImages, seed: int, below: int | None) -> It
 
 def _relative_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     found = (path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    return [path.relative_to(root).as_posix() for path in found]
+    return with_readable_names(path.relative_to(root).as_posix() for path in found)
 
 
 def _archive(root: Path, uri: str) -> Path:
@@ -173,6 +173,9 @@ def _read_archive(root: Path, ref: ImageRef, seed: int) -> Iterator[SourceImage 
     with archive.open("rb") as file:
         for key, member in images:
             if ref.below and _sampling_hash(key, seed) >= ref.below:
+                continue
+            if not is_utf8(member.name):
+                yield Rejected(key=key, reason=Reason.UNSUPPORTED, detail="a name that is not UTF-8")
                 continue
             if member.size_bytes > MAX_IMAGE_BYTES:
                 yield Rejected(key=key, reason=Reason.TOO_LARGE, detail=f"{member.size_bytes} bytes")

@@ -5,11 +5,12 @@ A new collection is one function here, one line in `list_sounds` and one model i
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sonify.config import Audio, Esc50Sounds, FolderSounds, Sounds
 from sonify.errors import InputError
 from sonify.rows import SoundRef
+from sonify.sources.files import with_readable_names
 from sonify.sources.usertables import read_user_table
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
@@ -40,13 +41,14 @@ def sound_path(sources: tuple[Sounds, ...], ref: SoundRef) -> Path:
 
 
 def _list_folder(source: FolderSounds) -> list[SoundRef]:
-    files = [path for path in source.path.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file()]
+    found = (path for path in source.path.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
+    files = with_readable_names(path.relative_to(source.path).as_posix() for path in found)
     tables = [source.path / name for name in METADATA_TABLES if (source.path / name).is_file()]
     described = _metadata(tables[0]) if tables else {}
-    return [_folder_ref(source, path.relative_to(source.path), described) for path in files]
+    return [_folder_ref(source, PurePosixPath(file), described) for file in files]
 
 
-def _folder_ref(source: FolderSounds, file: Path, described: dict[str, dict[str, str]]) -> SoundRef:
+def _folder_ref(source: FolderSounds, file: PurePosixPath, described: dict[str, dict[str, str]]) -> SoundRef:
     fields = described.get(file.as_posix(), {})
     recording = fields.get("recording") or file.as_posix()
     return SoundRef(
@@ -59,7 +61,7 @@ def _folder_ref(source: FolderSounds, file: Path, described: dict[str, dict[str,
     )
 
 
-def _spoken_name(file: Path) -> str:
+def _spoken_name(file: PurePosixPath) -> str:
     """A file's name and folder as words, for recordings that nobody described: `dogs/big_bark-2.wav`."""
     words = "".join(c if c.isalpha() else " " for c in " ".join(file.with_suffix("").parts))
     return " ".join(words.split())
@@ -78,8 +80,8 @@ def _list_esc50(source: Esc50Sounds) -> list[SoundRef]:
     try:
         with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return [_esc50_ref(source, row) for row in rows]
-    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        return list({row["filename"]: _esc50_ref(source, row) for row in rows}.values())
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError, TypeError, csv.Error) as error:
         raise InputError(
             f"audio.sources: expected ESC-50's meta/esc50.csv (filename, category, src_file, ...) in {source.path}:"
             f" {error}"

@@ -21,14 +21,15 @@ def read_user_table(path: Path, required: Sequence[str], optional: Sequence[str]
     """
     try:
         table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        columns = {name: _column(table, name) for name in (*required, *optional)}
+    except (pa.ArrowException, KeyError, OSError) as error:
         raise InputError(f"{path}: not a readable table: {str(error).splitlines()[0]}") from error
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise InputError(
             f"{path}: expected the columns {', '.join(required)} in its first line, found {table.column_names}"
         )
-    return {name: _column(table, name) for name in (*required, *optional)}
+    return columns
 
 
 def _read_csv(path: Path) -> pa.Table:

@@ -31,7 +31,7 @@ def load(config: Config, extractor: CaptionsExtractor) -> Job:
         open_sink=lambda unit, transaction, _rejects: TableSink(
             transaction.create(layout.concepts(extractor.name, unit)), ImageConcepts
         ),
-        batch_rows=32,
+        batch_rows=8,
     )
 
 

@@ -28,7 +28,7 @@ from sonify.media.clips import CutClip, cut_recording
 from sonify.media.loudness import measure_loudness, peak_dbfs
 from sonify.mixing import pcm_sha256
 from sonify.rows import Clip, Reason, Rejected, SoundRef
-from sonify.sources.mounts import check_mounted
+from sonify.sources.files import check_mounted
 from sonify.sources.sounds import sound_path
 
 # All clips of a recording are held until it is known to be sound: 460 MB at 16 kHz.

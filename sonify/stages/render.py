@@ -51,7 +51,7 @@ def load(config: Config) -> Job:
         read=lambda unit: read_paired_sources(config, unit),
         process=RenderStage(config, ClipStore(config.run_dir)),
         open_sink=lambda unit, transaction, _rejects: ShardSink(transaction, unit),
-        batch_rows=16,
+        batch_rows=8,
         scenes=config.scenes,
     )
 

@@ -80,14 +80,22 @@ class RayExecutor:
         wanted = min(num_tasks, self._config.engine.workers or num_tasks, _room_for(stage))
         while len(self._actors) < wanted:
             self._actors.append(self._start(stage))
+        loading = [(actor, actor.load.remote(stage.key)) for actor in self._actors]
+        for actor, loaded in loading:
+            try:
+                ray.get(loaded)
+            except RayActorError:
+                self._load_again(actor, stage)
+            except RayTaskError as error:
+                raise error.cause if isinstance(error.cause, InputError | WorkError) else error from error
+
+    def _load_again(self, dead: Any, stage: Stage) -> None:
+        """One death may be the machine's fault; two while loading are the stage's."""
         try:
-            ray.get([actor.load.remote(stage.key) for actor in self._actors])
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, InputError | WorkError) else error from error
+            ray.get(self._replace(dead, stage).load.remote(stage.key))
         except RayActorError as error:
-            raise WorkError(
-                f"{stage.key}: a worker dies while it loads: {' '.join(str(error).split())[:300]}"
-            ) from error
+            reason = " ".join(str(error).split())[:300]
+            raise WorkError(f"{stage.key}: workers die while they load it: {reason}") from error
 
     def _start(self, stage: Stage) -> Any:
         # Ray gives a worker's numeric libraries as many threads as the stage has CPUs

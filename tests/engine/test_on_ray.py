@@ -1,6 +1,5 @@
 """Ray's workers and its driver are killed, and nothing is lost."""
 
-import json
 import os
 import signal
 import subprocess
@@ -45,11 +44,18 @@ def photos_of(root):
 
 
 def begun_stages(run_dir: Path) -> set[str]:
-    """The stages that a run has begun, by its record."""
-    try:
-        return set(json.loads((run_dir / "run.json").read_text())["stages"])
-    except FileNotFoundError:
-        return set()
+    """The stages that a run has begun: those before them have a commit for each of their units."""
+    begun = set()
+    for stage in STAGES:
+        name = stage.partition("/")[0]
+        listing = "pool" if name in ("pool", "embeddings") else "concepts"
+        units = len(list((run_dir / "units" / listing).glob("*.parquet")))
+        if not units:
+            break
+        begun.add(stage)
+        if len(list((run_dir / "commits" / name).glob("*/*.json"))) < units:
+            break
+    return begun
 
 
 def parent_of(pid: str) -> str:

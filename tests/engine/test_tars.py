@@ -292,12 +292,13 @@ def test_a_name_of_a_megabyte_is_rejected_under_its_beginning(bomb: bytes, tmp_p
 
 
 INDEX_AND_MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from sonify.engine.tars import index_tar
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from tests.memory import peak_kib
+before = peak_kib()
 members, rejected = index_tar(Path(sys.argv[1]), "x")
-print(len(members), len(rejected), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(len(members), len(rejected), (peak_kib() - before) // 1024)
 """
 
 

@@ -226,15 +226,16 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
         file.truncate(44 + data_bytes)
     short = write(tmp_path / "short.wav", np.zeros((10 * 44_100, 2)), 44_100)
     script = """
-import resource, sys
+import sys
 from pathlib import Path
 from sonify.media.clips import cut_recording
+from tests.memory import peak_kib
 
-def peak_kib(path):
+def count_and_peak(path):
     count = sum(1 for _ in cut_recording(Path(path), 16000, 5.0))
-    return count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return count, peak_kib()
 
-print(*peak_kib(sys.argv[1]), *peak_kib(sys.argv[2]))
+print(*count_and_peak(sys.argv[1]), *count_and_peak(sys.argv[2]))
 """
 
     done = subprocess.run(

@@ -411,15 +411,16 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Reason | None]] = {
 }
 
 READ_AND_MEASURE = """
-import resource, sys, warnings
+import sys, warnings
 from sonify.media.pixels import UnreadableImage, inspect_image
+from tests.memory import peak_kib
 warnings.simplefilter("error")
 try:
     inspect_image(sys.stdin.buffer.read())
     print("None")
 except UnreadableImage as refused:
     print(refused.reason)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_kib() // 1024)
 """
 
 

@@ -26,6 +26,14 @@ class Reason(StrEnum):
     BAD_CAPTION = "bad_caption"  # not UTF-8, or longer than a caption can be
     NO_CONCEPTS = "no_concepts"
     DISCARDED = "discarded"  # a discard word in a caption
+    # what a model said
+    NO_ANSWER = "no_answer"  # the model or its server refuses this one image
+    EMPTY_ANSWER = "empty_answer"
+    REFUSAL = "refusal"  # "I'm sorry, but ..."
+    LOOPING = "looping"  # the same words again and again
+    BAD_ANSWER = "bad_answer"  # no text in the form that was asked for: HTML, another language, a leaked prompt
+    UNCONFIRMED = "unconfirmed"  # the check confirmed none of the scene's concepts
+    NOT_A_PHOTO = "not_a_photo"  # the check took the image for a drawing, a statue, a logo
     # pairing
     NO_MATCH = "no_match"
     MISSING_SCENE = "missing_scene"  # another scene of the same image is missing
@@ -42,6 +50,8 @@ NOT_FAULTS = frozenset(
         Reason.DISCARDED,
         Reason.NO_MATCH,
         Reason.MISSING_SCENE,
+        Reason.UNCONFIRMED,
+        Reason.NOT_A_PHOTO,
     }
 )
 
@@ -126,10 +136,16 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concept:
-    """A sounding concept: what is heard, and how. An empty `description` is a bare name."""
+    """A sounding concept: what is heard, and how. An empty `description` is a bare name.
+
+    `prominence` is the model's word (`foreground`, `background`, `ambience`; empty: it said none) and `area` the share
+    of the image that the sounding thing takes (0.0: not told).
+    """
 
     concept: str
     description: str
+    prominence: str = ""
+    area: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

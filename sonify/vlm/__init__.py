@@ -1,0 +1,1 @@
+"""Vision-language models: prompts, backends, and what their answers mean."""

@@ -8,23 +8,30 @@ UNITS = "units"
 CLIPS = "pool/clips"
 AUDIO = "pool/audio"
 EMBEDDINGS = "pool/embeddings"
+ANSWERS = "answers"
 CONCEPTS = "concepts"
+CHECKS = "checks"
 PAIRS = "pairs"
 RENDERS = "renders"
 SHARDS = "shards"
 REJECTS = "rejects"
 GALLERY = "gallery"
+LOGS = "logs"
 
 SPLITS = ("train", "validation")
 
-# What a stage writes besides commits and rejects; the first stages own their listings.
+# What a stage writes besides commits and rejects.
 STAGE_FOLDERS = {
-    "pool": (CLIPS, AUDIO, f"{UNITS}/pool"),
-    "embeddings": (EMBEDDINGS,),
-    "concepts": (CONCEPTS, f"{UNITS}/concepts"),
+    "pool": (CLIPS, AUDIO),
+    "embeddings": (),
+    "concepts": (CONCEPTS,),
+    "checks": (CHECKS,),
     "pair": (PAIRS,),
     "render": (RENDERS, SHARDS),
 }
+# What models were asked for stays when a stage is redone, and is used again where it still answers the question;
+# redoing it by its own name forgets it.
+RECORDED = {"answers": ANSWERS, "embeddings": EMBEDDINGS}
 
 
 def listing(stage: str, unit: str) -> str:
@@ -43,13 +50,28 @@ def audio(unit: str) -> str:
 
 
 def embeddings(encoder: str, unit: str) -> str:
-    """The embeddings of those clips, row for row."""
+    """The embeddings of those clips, row for row, in the space of one part of an encoder."""
     return f"{EMBEDDINGS}/{encoder}/{unit}.npy"
+
+
+def embedding_keys(encoder: str, unit: str) -> str:
+    """What each of those embeddings was made from."""
+    return f"{EMBEDDINGS}/{encoder}/{unit}.parquet"
 
 
 def concepts(extractor: str, unit: str) -> str:
     """What one extractor heard in a unit's images."""
     return f"{CONCEPTS}/{extractor}/{unit}.parquet"
+
+
+def answers(name: str, unit: str) -> str:
+    """What a model said of a unit's images, unparsed."""
+    return f"{ANSWERS}/{name}/{unit}.parquet"
+
+
+def checks(extractor: str, unit: str) -> str:
+    """What the check found of one extractor's concepts."""
+    return f"{CHECKS}/{extractor}/{unit}.parquet"
 
 
 def pairs(unit: str) -> str:

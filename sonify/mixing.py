@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sonify.config import Prominence
 from sonify.media import loudness
 from sonify.media.loudness import FULL_SCALE
+from sonify.rows import Concept
+
+# The smallest box is not inaudible.
+MIN_PROMINENCE_DB = -12.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,20 @@ def gain_to_target_db(loudness_lufs: float, target_lufs: float, max_gain_db: flo
     if not math.isfinite(loudness_lufs):
         raise ValueError(f"no gain brings a loudness of {loudness_lufs} LUFS to a target")
     return round(min(target_lufs - loudness_lufs, max_gain_db), 4) + 0.0  # -0.0 becomes 0.0
+
+
+def prominence_db(concept: Concept, prominence: Prominence | None) -> float:
+    """How far below its target a concept is to be heard: by its box where there is one, else by the model's word.
+
+    Ambience has no place in the image, and one level.
+    """
+    if prominence is None:
+        return 0.0
+    if concept.prominence == "ambience":
+        return prominence.ambience_db
+    if concept.area > 0:
+        return max(MIN_PROMINENCE_DB, min(0.0, 10 * math.log10(concept.area / prominence.reference_area)))
+    return prominence.background_db if concept.prominence == "background" else 0.0
 
 
 def mix_clips(clips: Sequence[np.ndarray], gains_db: Sequence[float], peak_dbfs: float) -> Mix:

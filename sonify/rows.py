@@ -21,6 +21,7 @@ class Reason(StrEnum):
     TOO_SHORT = "too_short"  # no samples, or a tail under one second
     BAD_SAMPLES = "bad_samples"  # NaN or infinity
     EXCLUDED = "excluded"  # named in an exclusion list
+    MISSING = "missing"  # a corpus's table names it, and there is no file: videos vanish
     # captions and concepts
     NO_CAPTION = "no_caption"
     BAD_CAPTION = "bad_caption"  # not UTF-8, or longer than a caption can be
@@ -45,6 +46,7 @@ class Reason(StrEnum):
 NOT_FAULTS = frozenset(
     {
         Reason.EXCLUDED,
+        Reason.MISSING,
         Reason.NO_CAPTION,
         Reason.NO_CONCEPTS,
         Reason.DISCARDED,
@@ -91,7 +93,13 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoundRef:
-    """One line of a sound unit's frozen listing. `recording` is the original upload that clips may share."""
+    """One line of a sound unit's frozen listing.
+
+    `file` is a path below the corpus's folder, a member of an archive (`a.tar/b.flac`) or a row of a table
+    (`a.parquet/000012`). `recording` is the original upload that clips may share, over all corpora where it has a
+    public id (`youtube/...`, `freesound/...`). `refused` is a `Reason` where listing already found that there is
+    nothing to read, and empty elsewhere.
+    """
 
     corpus: str
     file: str
@@ -99,6 +107,8 @@ class SoundRef:
     text: str
     licence: str
     attribution: str
+    refused: str = ""
+    detail: str = ""
 
     @property
     def key(self) -> str:
@@ -163,6 +173,48 @@ class ImageConcepts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedAnswer:
+    """What a model said when it was asked about an image (the contract of `answers/`).
+
+    The same question is one of the same model about the same image in the same words. `finished` is False where the
+    token limit cut the answer.
+    """
+
+    image: str
+    image_sha256: str
+    model: str
+    prompt: str
+    answer: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the check says of one concept."""
+
+    concept: str
+    visible: bool
+    real: bool
+    sounding: bool
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it may be heard."""
+        return self.visible and self.real and self.sounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedImage:
+    """What the check found in one image (the contract of `checks/`); `foils` are things that are not there."""
+
+    image: str
+    medium: str
+    concepts: tuple[Verdict, ...]
+    foils: tuple[Verdict, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceClip:
     """A clip drawn for one concept of one scene, and how loud it is to be."""
 
@@ -179,7 +231,10 @@ class SourceClip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """What is heard in one scene of one image (the contract of `pairs/`)."""
+    """What is heard in one scene of one image (the contract of `pairs/`).
+
+    `medium` and `check_answer` are the check's; both are empty where nothing was checked.
+    """
 
     image: str
     image_uri: str
@@ -189,6 +244,8 @@ class Pair:
     split: str
     scene: str
     caption: str
+    medium: str
+    check_answer: str
     sources: tuple[SourceClip, ...]
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,15 +18,24 @@ from sonify.engine.files import clear_temporary
 from sonify.engine.job import Task
 from sonify.engine.limits import HINT_NO_CAPTIONS, check_any_concept, check_any_pair, check_faults
 from sonify.engine.local import LocalExecutor
-from sonify.engine.plan import Plan, check_settings, plan_stage, withdraw_stage
+from sonify.engine.plan import Plan, check_settings, plan_stage, read_done, withdraw_stage
 from sonify.engine.progress import Display, StageProgress, open_display
-from sonify.engine.record import RunRecord, read_record, start_record, with_stage, with_time, write_record
-from sonify.engine.units import RECORDINGS_IN_UNIT, freeze_images, freeze_sounds
+from sonify.engine.record import (
+    RunRecord,
+    read_record,
+    same_input,
+    start_record,
+    with_stage,
+    with_time,
+    write_record,
+)
+from sonify.engine.units import RECORDINGS_IN_UNIT, freeze_images, freeze_sounds, listed_units
 from sonify.engine.worker import Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.rows import Reason
 from sonify.sources.images import list_images
 from sonify.sources.sounds import list_sounds
+from sonify.stages.checks import count_foils
 from sonify.stages.table import Stage, stages_of
 
 log = logging.getLogger(__name__)
@@ -65,12 +75,16 @@ def run(config: Config, stages: Collection[str] | None = None, redo: str | None 
         for stage in _up_to_last(config, chosen):
             if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
                 check_settings(config.run_dir, stage, record)
+        again = _forget_listings(config, replaced, record)
         record = _withdraw(config, replaced, record)
+        if redo in layout.RECORDED:
+            shutil.rmtree(config.run_dir / layout.RECORDED[redo], ignore_errors=True)
         for stage in chosen:
             if not stage.upstream:  # a listing, too, belongs to the settings that it was made under
                 record = with_stage(record, stage)
         write_record(config.run_dir, record)
-        _freeze(config, chosen)
+        _freeze(config, chosen, again)
+        record = _fetch_models(config, chosen, record)
         work = _Work(config, record, executor, display)
         return work.do(chosen)
 
@@ -165,27 +179,66 @@ def _up_to_last(config: Config, chosen: Sequence[Stage]) -> Iterator[Stage]:
             return
 
 
-def _freeze(config: Config, chosen: Sequence[Stage]) -> None:
+def _freeze(config: Config, chosen: Sequence[Stage], again: Collection[str]) -> None:
     names = {stage.name for stage in chosen}
     if "pool" in names:
-        freeze_sounds(config)
+        freeze_sounds(config, again="pool" in again)
     if "concepts" in names:
-        freeze_images(config)
+        freeze_images(config, again="concepts" in again)
+
+
+def _forget_listings(config: Config, replaced: Collection[str], record: RunRecord) -> frozenset[str]:
+    """The listings of which a stage is redone and which are to be read again.
+
+    Units stay as they are, so that what models said of them is found again; other images are another listing.
+    """
+    owners = {stage.listing: stage for stage in stages_of(config) if stage.key in replaced and not stage.upstream}
+    for listing, stage in owners.items():
+        if not same_input(stage, record.stages.get(stage.key)):
+            withdraw_stage(config.run_dir, stage.name)  # commits before the listing that they were made from
+            shutil.rmtree(config.run_dir / layout.UNITS / listing, ignore_errors=True)
+    return frozenset(owners)
+
+
+def _fetch_models(config: Config, chosen: Sequence[Stage], record: RunRecord) -> RunRecord:
+    """Get every model that there is work for, before any work, and note which ones they are.
+
+    Raises:
+        InputError: a model cannot be had, or is another one than the work that is there was done with.
+    """
+    for stage in (stage for stage in chosen if stage.fetch):
+        done = read_done(config.run_dir, stage)
+        open_units = [unit for unit in listed_units(config.run_dir, stage.listing) if unit not in done]
+        answered = [unit for unit in open_units if (config.run_dir / stage.recorded / f"{unit}.parquet").is_file()]
+        if not open_units or (stage.recorded and len(answered) == len(open_units)):
+            continue
+        assert stage.fetch
+        for model, identity in stage.fetch().items():
+            before = record.models.get(model)
+            if before not in (None, identity) and done:
+                raise InputError(
+                    f"{config.run_dir}: {stage.key} was done with {model} as {before}, and that is {identity} now;"
+                    f" use the same files, or `--redo {stage.name}`"
+                )
+            record = replace(record, models={**record.models, model: identity})
+    write_record(config.run_dir, record)
+    return record
 
 
 def stages_below(config: Config, name: str) -> frozenset[str]:
-    """The keys of a stage and of all that depends on it.
+    """The keys of a stage and of all that depends on it; `answers` are those of models, which `concepts` alone keeps.
 
     Raises:
         InputError: there is no such stage.
     """
     stages = stages_of(config)
-    if name not in {stage.name for stage in stages}:
-        known = ", ".join(dict.fromkeys(stage.name for stage in stages))
+    if name not in {*(stage.name for stage in stages), *layout.RECORDED}:
+        known = ", ".join(dict.fromkeys((*(stage.name for stage in stages), *layout.RECORDED)))
         raise InputError(f"--redo {name}: expected one of {known}")
     below: set[str] = set()
     for stage in stages:
-        if stage.name == name or below & {*stage.upstream, *stage.upstream_whole}:
+        first = stage.name == ("concepts" if name == "answers" else name)
+        if first or below & {*stage.upstream, *stage.upstream_whole}:
             below.add(stage.key)
     return frozenset(below)
 
@@ -259,6 +312,9 @@ class _Work:
         check_any_pair(stage, tally)
         if stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
             log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
+        if stage.name == "checks":
+            foils = count_foils(self._run_dir, stage.part)
+            log.info("%s: %d of %d things that are not there were confirmed", stage.key, foils.confirmed, foils.asked)
 
     def _do_tasks(self, plan: Plan, before: Count) -> Count:
         tally = before

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from sonify.config import Prominence
 from sonify.media.loudness import SILENCE_DBFS, measure_loudness
-from sonify.mixing import gain_to_target_db, mix_clips, pcm_sha256
+from sonify.mixing import gain_to_target_db, mix_clips, pcm_sha256, prominence_db
+from sonify.rows import Concept
 
 RATE_HZ = 16_000
 
@@ -153,3 +155,24 @@ def test_the_hash_is_of_little_endian_pcm() -> None:
     assert pcm_sha256(samples) == expected
     assert pcm_sha256(samples.astype(">i2")) == expected
     assert pcm_sha256(np.repeat(samples, 2)[::2]) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "area", "expected_db"),
+    [
+        ("foreground", 0.0, 0.0),
+        ("background", 0.0, -6.0),
+        ("ambience", 0.0, -9.0),
+        ("", 0.0, 0.0),
+        ("background", 0.02, -10.0),  # the box counts, not the word: 10 log10(0.02 / 0.2)
+        ("background", 0.2, 0.0),
+        ("foreground", 0.9, 0.0),
+        ("foreground", 0.0001, -12.0),
+        ("ambience", 0.9, -9.0),
+    ],
+)
+def test_prominence_lowers_by_box_or_by_word(word: str, area: float, expected_db: float) -> None:
+    concept = Concept(concept="dog", description="", prominence=word, area=area)
+
+    assert prominence_db(concept, Prominence()) == pytest.approx(expected_db)
+    assert prominence_db(concept, None) == 0.0

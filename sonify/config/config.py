@@ -11,6 +11,8 @@ from sonify.config.images import Images
 from sonify.config.sections import InputPath, Section, Share
 from sonify.config.sounds import Sounds
 
+Medium = Literal["photo", "drawing", "statue", "logo", "screen", "other"]
+
 
 class Audio(Section):
     """The pool of recordings."""
@@ -38,6 +40,7 @@ class Concepts(Section):
     max_concepts: int = Field(default=5, ge=1, le=100)
     check: bool = False
     checker: VlmExtractor | None = None  # who is asked; null: the extractor's own model
+    media: tuple[Medium, ...] = Field(default=("photo",), min_length=1)  # what a checked image may be
 
     @model_validator(mode="after")
     def _consistent(self) -> "Concepts":

@@ -15,7 +15,10 @@ class TextEncoder(Section):
 
 
 class ClapModel(Section):
-    """What both CLAP libraries have in common; `cpus` are the threads of a worker without a GPU."""
+    """What both CLAP libraries have in common; `cpus` are the threads of a worker without a GPU.
+
+    `batch_size` texts go through the model at once, and on a GPU as many clips.
+    """
 
     device: Device = "auto"
     gpus: Gpus = 1.0
@@ -37,7 +40,10 @@ class LaionClapEncoder(ClapModel):
     kind: Literal["laion_clap"]
     checkpoint: InputPath
     audio_model: Literal["HTSAT-tiny", "HTSAT-base"] = "HTSAT-tiny"
-    roberta: str = "roberta-base"  # the tokenizer and shape of the text tower, a hub id or a folder
+    fusion: bool = False  # whether the checkpoint is one that was trained with feature fusion
+    # Only the tokenizer and the shape of the text tower: a hub id or a folder.
+    roberta: str = Field(default="roberta-base", min_length=1)
+    roberta_revision: str | None = None
 
 
 class HybridEncoder(Section):

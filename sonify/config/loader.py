@@ -16,7 +16,8 @@ from upath import UPath
 
 from sonify.config.config import Config
 from sonify.config.sections import Place, Section
-from sonify.errors import InputError
+from sonify.errors import InputError, TransientError
+from sonify.sources.remote import kind_of
 
 # What pydantic puts into an error's path for the branch of a union.
 BRANCHES = frozenset(
@@ -69,16 +70,16 @@ def _check_paths(config: Config, where: str) -> None:
     run_dir = config.run_dir.absolute()
     for key, place in _places(config):
         try:
-            present = place.exists()
+            kind = kind_of(place)
         except (OSError, ValueError) as error:
             raise InputError(f"{where}: {key}: not a path: {_short(place)}") from error
-        except ImportError as error:
-            raise InputError(f"{where}: {key}: {_short(place)} needs another package: {error}") from error
-        if not present:
+        except TransientError as error:
+            raise InputError(f"{where}: {key}: {error}") from error
+        if kind is None:
             raise InputError(f"{where}: {key}: no such file or folder: {_short(place)}")
         if isinstance(place, Path) and place in (run_dir, *run_dir.parents):
             raise InputError(f"{where}: run_dir: {run_dir} lies inside {key}: the run would read its own output")
-        if key.endswith(LISTS) and not place.is_file():
+        if key.endswith(LISTS) and kind != "file":
             raise InputError(f"{where}: {key}: no such file: {_short(place)}")
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,15 @@ def commit_files(run_dir: Path, stage: str, digest: str) -> Iterator[Path]:
     return iter(sorted((run_dir / layout.COMMITS / stage / digest).glob("*.json")))
 
 
-def withdraw(run_dir: Path, stored: StoredCommit) -> None:
-    """Undo a commit: the record first, so that a file without a record is at worst rubbish."""
+def withdraw(run_dir: Path, stored: StoredCommit, damaged: Collection[str]) -> None:
+    """Undo a commit: the record first, so that a file without a record is at worst rubbish.
+
+    What models were asked for stays, unless it is damaged itself.
+    """
     stored.path.unlink(missing_ok=True)
     for file in stored.commit.files:
+        if file.path.startswith(tuple(layout.RECORDED.values())) and file.path not in damaged:
+            continue
         path = run_dir / file.path
         if path.is_dir():
             shutil.rmtree(path)

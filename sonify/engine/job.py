@@ -1,6 +1,6 @@
 """What the engine knows of a stage, and how one unit of it becomes a commit."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,14 +34,17 @@ class Job:
     """A loaded stage.
 
     `process` gives one row or one `Rejected` for each row in, in order, and nothing else is asked of it. Each row
-    counts once for each of `scenes`.
+    counts once for each of `scenes`. A stage that waits for others (a decoder's threads, a server) gives `begin`, which
+    starts a window's work in the background and returns what `process` then gets: one window is always begun ahead.
     """
 
     read: Callable[[str], Iterator[Row | Rejected]]
-    process: Callable[[Sequence[Row]], Sequence[Row | Rejected]]
+    process: Callable[[Any], Sequence[Row | Rejected]]
     open_sink: Callable[[str, Transaction, "RejectTable"], Sink]
     batch_rows: int
     scenes: tuple[str, ...] = ("",)
+    begin: Callable[[Sequence[Row]], Any] | None = None
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +145,8 @@ def run_task(run_dir: Path, job: Job, task: Task, crashed: Mapping[int, str]) ->
 
 def probe_task(job: Job, unit: str, start: int, stop: int, crashed: Mapping[int, str]) -> None:
     """Process the rows from `start` to `stop` and keep nothing: does this part of the unit survive?"""
-    rows = islice(_numbered(job, unit), start, stop)
-    while window := list(islice(rows, job.batch_rows)):
-        _process_window(job, window, crashed)
+    for _ in _results(job, islice(_numbered(job, unit), start, stop), crashed):
+        pass
 
 
 def count_rows_in(job: Job, unit: str) -> int:
@@ -165,23 +167,42 @@ def _drain(
 ) -> Count:
     rows_in = rows_out = 0
     reasons: Counter[str] = Counter()
-    while window := list(islice(rows, job.batch_rows)):
-        for result in _process_window(job, window, crashed):
-            rows_in += len(job.scenes)
-            if isinstance(result, Rejected):
-                for rejected in spread_over_scenes(result, job.scenes):
-                    rejects.write(rejected)
-                    reasons[rejected.reason] += 1
-            else:
-                sink.write(result)
-                rows_out += len(job.scenes)
+    for result in _results(job, rows, crashed):
+        rows_in += len(job.scenes)
+        if isinstance(result, Rejected):
+            for rejected in spread_over_scenes(result, job.scenes):
+                rejects.write(rejected)
+                reasons[rejected.reason] += 1
+        else:
+            sink.write(result)
+            rows_out += len(job.scenes)
     return Count(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
 
 
-def _process_window(
-    job: Job, window: list[tuple[int, Row | Rejected]], crashed: Mapping[int, str]
-) -> list[Row | Rejected]:
-    """Results in the order of the window; rows that arrive rejected, or are known to crash, are not processed."""
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Rows in work: their numbers, those that are settled already, and what `process` is to get for the others."""
+
+    numbers: list[int]
+    settled: Mapping[int, Rejected]
+    begun: Any
+
+
+def _results(
+    job: Job, rows: Iterator[tuple[int, Row | Rejected]], crashed: Mapping[int, str]
+) -> Iterator[Row | Rejected]:
+    """Results in the order of the rows."""
+    ahead: deque[_Window] = deque()
+    while window := list(islice(rows, job.batch_rows)):
+        ahead.append(_begin_window(job, window, crashed))
+        if job.begin is None or len(ahead) > 1:
+            yield from _process_window(job, ahead.popleft())
+    while ahead:
+        yield from _process_window(job, ahead.popleft())
+
+
+def _begin_window(job: Job, window: list[tuple[int, Row | Rejected]], crashed: Mapping[int, str]) -> _Window:
+    """Rows that arrive rejected, or are known to crash, are not processed."""
     settled: dict[int, Rejected] = {}
     for n, row in window:
         if isinstance(row, Rejected):
@@ -189,10 +210,16 @@ def _process_window(
         elif n in crashed:
             settled[n] = Rejected(key=row.key, reason=Reason.CRASHED, detail=crashed[n])
     rows = [row for n, row in window if n not in settled]
-    processed = job.process(rows) if rows else []
-    assert len(processed) == len(rows), (len(processed), len(rows))
+    begun = job.begin(rows) if rows and job.begin else rows
+    return _Window(numbers=[n for n, _ in window], settled=settled, begun=begun)
+
+
+def _process_window(job: Job, window: _Window) -> list[Row | Rejected]:
+    num_rows = len(window.numbers) - len(window.settled)
+    processed = job.process(window.begun) if num_rows else []
+    assert len(processed) == num_rows, (len(processed), num_rows)
     results = iter(processed)
-    return [settled[n] if n in settled else next(results) for n, _ in window]
+    return [window.settled[n] if n in window.settled else next(results) for n in window.numbers]
 
 
 def spread_over_scenes(rejected: Rejected, scenes: tuple[str, ...]) -> tuple[Rejected, ...]:

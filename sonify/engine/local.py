@@ -20,4 +20,5 @@ class LocalExecutor:
             yield self._worker.run(stage.key, task, {})
 
     def close(self) -> None:
-        """Nothing is left running."""
+        """End what the last stage has started."""
+        self._worker.close()

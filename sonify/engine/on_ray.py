@@ -71,13 +71,13 @@ class RayExecutor:
         ray.shutdown()
 
     def _prepare(self, stage: Stage, num_tasks: int) -> None:
-        resources = (stage.num_cpus, stage.num_gpus)
+        resources = _resources(stage)
         if resources != self._resources:
             for actor in self._actors:
                 ray.kill(actor)
             self._actors, self._resources = [], resources
         # more actors than the cluster has room for would be waited for in vain
-        wanted = min(num_tasks, self._config.engine.workers or num_tasks, _room_for(stage))
+        wanted = min(num_tasks, self._config.engine.workers or num_tasks, _room_for(stage.key, resources))
         while len(self._actors) < wanted:
             self._actors.append(self._start(stage))
         loading = [(actor, actor.load.remote(stage.key)) for actor in self._actors]
@@ -99,7 +99,8 @@ class RayExecutor:
 
     def _start(self, stage: Stage) -> Any:
         # Ray gives a worker's numeric libraries as many threads as the stage has CPUs
-        remote = ray.remote(num_cpus=stage.num_cpus, num_gpus=stage.num_gpus)(Worker)
+        num_cpus, num_gpus = _resources(stage)
+        remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(Worker)
         return remote.remote(self._config)
 
     def _replace(self, dead: Any, stage: Stage) -> Any:
@@ -133,12 +134,29 @@ class RayExecutor:
             return self._replace(actor, stage), Outcome(unit=task.unit, error=f"its worker dies again: {error}")
 
 
-def _room_for(stage: Stage) -> int:
-    """How many actors of a stage the cluster has room for."""
-    total = ray.cluster_resources()
-    rooms = [int(total.get("CPU", 0) / stage.num_cpus)] if stage.num_cpus else []
-    rooms += [int(total.get("GPU", 0) / stage.num_gpus)] if stage.num_gpus else []
-    return max(1, min(rooms))
+def _resources(stage: Stage) -> tuple[float, float]:
+    """CPUs and GPUs of one actor; what may run on a GPU does where there is any."""
+    without = stage.gpu_optional and not ray.cluster_resources().get("GPU", 0)
+    return stage.num_cpus, 0 if without else stage.num_gpus
+
+
+def _room_for(stage: str, resources: tuple[float, float]) -> int:
+    """How many actors the cluster has room for.
+
+    Raises:
+        InputError: not even one: Ray would wait for it without a word.
+    """
+    cluster = ray.cluster_resources()
+    room = cluster.get("CPU", 0) // resources[0] if resources[0] else float("inf")
+    if resources[1]:
+        room = min(room, cluster.get("GPU", 0) // resources[1])
+    if room < 1:
+        found = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
+        raise InputError(
+            f"{stage}: a worker asks for {resources[0]:g} CPUs and {resources[1]:g} GPUs, and Ray has {found}: lower"
+            " its `cpus` or `gpus`, or set `device: cpu`"
+        )
+    return int(min(room, 2**31))
 
 
 def connect(config: Config) -> None:

@@ -3,8 +3,9 @@
 import dataclasses
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ LIBRARIES = (
     "ray",
     "soundfile",
     "soxr",
+    "torch",
+    "transformers",
+    "laion-clap",
 )
 
 
@@ -48,6 +52,7 @@ class RunRecord:
     config_digest: str
     seed: int
     versions: Mapping[str, str]
+    models: Mapping[str, str] = field(default_factory=dict)  # what each is: a commit, or a digest of its files
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
 
 
@@ -85,6 +90,14 @@ def write_record(run_dir: Path, record: RunRecord) -> None:
     write_atomically(run_dir, layout.RUN, seal_record(dataclasses.asdict(record)))
 
 
+def _installed_versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # extras, which this run may not need
+            found[name] = version(name)
+    return found
+
+
 def start_record(config: Config, before: RunRecord | None) -> RunRecord:
     """The record of a run that begins, or goes on, under this configuration."""
     plain = config.model_dump(mode="json")
@@ -92,7 +105,8 @@ def start_record(config: Config, before: RunRecord | None) -> RunRecord:
         config=plain,
         config_digest=digest_of(plain),
         seed=config.seed,
-        versions={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        versions=_installed_versions() | {"python": platform.python_version()},
+        models=before.models if before else {},
         stages=before.stages if before else {},
     )
 
@@ -111,6 +125,15 @@ def with_time(record: RunRecord, stage: Stage, seconds: float, rows: int) -> Run
     known = record.stages[stage.key]
     entry = dataclasses.replace(known, seconds=round(known.seconds + seconds, 3), rows=known.rows + rows)
     return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
+
+
+def same_input(stage: Stage, before: StageRecord | None) -> bool:
+    """Whether a stage reads the same images or sounds as before, whatever else of it has changed."""
+
+    def of_input(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key.startswith("images.") or key == "seed"}
+
+    return before is None or of_input(stage.settings) == of_input(before.settings)
 
 
 def describe_difference(stage: Stage, before: StageRecord) -> str:

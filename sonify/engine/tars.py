@@ -8,11 +8,12 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
+from sonify.config.sections import Place
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected
+from sonify.sources.files import open_place
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_EXTENSION_BYTES = 2**20  # of one pax or long-name header; extended attributes make them long, names do not
@@ -41,7 +42,7 @@ class Member:
     size_bytes: int
 
 
-def index_tar(path: Path, archive: str) -> tuple[list[Member], list[Rejected]]:
+def index_tar(place: Place, archive: str) -> tuple[list[Member], list[Rejected]]:
     """List the complete regular files of an uncompressed tar, reading headers only.
 
     Every other member but a directory is rejected under `archive/name`, escaped; damage, which ends the list,
@@ -50,25 +51,43 @@ def index_tar(path: Path, archive: str) -> tuple[list[Member], list[Rejected]]:
     Raises:
         OSError: the file cannot be read.
     """
+    with open_place(place) as file:
+        return index_members(file, archive)
+
+
+def index_members(file: BinaryIO, archive: str) -> tuple[list[Member], list[Rejected]]:
+    """Do what `index_tar` does with an opened archive.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     members: list[Member] = []
     rejected: list[Rejected] = []
     seen: set[str] = set()
     try:
-        with path.open("rb") as file:
-            for kind, member in _scan(file):
-                if kind == tarfile.DIRTYPE:
-                    continue
-                refusal = _refusal(kind, member, seen)
-                if refusal is None:
-                    seen.add(member.name)
-                    members.append(member)
-                else:
-                    key = escape_key(f"{archive}/{member.name[:MAX_NAME_BYTES]}")
-                    rejected.append(Rejected(key=key, reason=refusal[0], detail=refusal[1]))
+        for kind, member in _scan(file):
+            if kind == tarfile.DIRTYPE:
+                continue
+            refusal = _refusal(kind, member, seen)
+            if refusal is None:
+                seen.add(member.name)
+                members.append(member)
+            else:
+                key = escape_key(f"{archive}/{member.name[:MAX_NAME_BYTES]}")
+                rejected.append(Rejected(key=key, reason=refusal[0], detail=refusal[1]))
     except tarfile.TarError as damage:
         key = escape_key(archive)
         rejected.append(Rejected(key=key, reason=Reason.DAMAGED_ARCHIVE, detail=str(damage)))
     return members, rejected
+
+
+def iter_files(file: BinaryIO) -> Iterator[Member]:
+    """Yield the complete regular files of an opened archive, however many there are, in their order.
+
+    Raises:
+        tarfile.TarError: the archive is damaged; the message says where.
+    """
+    return (member for kind, member in _scan(file) if kind in _FILES)
 
 
 def read_member(file: BinaryIO, member: Member) -> bytes:

@@ -3,7 +3,6 @@
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from sonify.config import Config
 from sonify.engine.commits import Commit
@@ -30,10 +29,24 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._load = lru_cache(maxsize=1)(self._load_job)
+        self._stage_key = ""
+        self._job: Job | None = None
 
-    def _load_job(self, stage_key: str) -> Job:
-        return next(stage for stage in stages_of(self._config) if stage.key == stage_key).load()
+    def _load(self, stage_key: str) -> Job:
+        if self._job is None or stage_key != self._stage_key:
+            self.close()  # before the next model is loaded beside it
+            stage = next(stage for stage in stages_of(self._config) if stage.key == stage_key)
+            try:
+                self._job, self._stage_key = stage.load(), stage_key
+            except TransientError as error:
+                raise WorkError(f"{stage_key}: {error}") from error
+        return self._job
+
+    def close(self) -> None:
+        """End what the loaded stage has started."""
+        if self._job is not None:
+            self._job.close()
+        self._job = None
 
     def load(self, stage_key: str) -> None:
         """Load a stage now, so that what is wrong with its models or settings shows before any unit."""

@@ -81,10 +81,7 @@ def inspect_image(data: bytes) -> ImageInfo:
             # To read the entropy-coded stream to its end is the proof; at 1/8 the rest of the work is small.
             image.draft(None, (max(1, width // 8), max(1, height // 8)))
         image.load()
-        if isinstance(image, PngImageFile):
-            _open(data).verify()  # every chunk's checksum; decoding stops at the last pixel
-            if _PNG_END not in data:
-                raise UnreadableImage(Reason.UNREADABLE, "PNG file without its end")
+        _check_end(image, data)
         if _orientation(image) >= 5:
             width, height = height, width
         return ImageInfo(width=width, height=height, verbatim=_is_verbatim(image))
@@ -99,19 +96,46 @@ def decode_rgb(data: bytes, min_side: int | None = None) -> Image.Image:
         UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
     """
     with _refusals():
+        return _upright(_open(data), min_side)
+
+
+def decode_for_model(data: bytes, shorter_side_px: int) -> tuple[ImageInfo, Image.Image]:
+    """Decode once: what `inspect_image` says and proves, and the picture of `decode_rgb`.
+
+    Raises:
+        UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
+    """
+    with _refusals():
         image = _open(data)
-        size = _shrunk(image.size, min_side)
-        draft = image.draft(None, size) if size != image.size else None
-        image.load()
-        picture = _opaque(image)
-        if draft or picture.size != size:
-            # Against full decode and LANCZOS, of heavy JPEGs (5 bits a pixel), BICUBIC is 2.2 times as fast,
-            # LANCZOS 1.95. The box says where a scaled decode rounded its size up: else the picture shifts.
-            box = draft[1] if draft else None
-            picture = picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-        picture = _srgb(picture, image.info.get("icc_profile"))
-        orientation = _orientation(image)
+        width, height = image.size
+        picture = _upright(image, shorter_side_px)
+        _check_end(image, data)
+        if _orientation(image) >= 5:
+            width, height = height, width
+        return ImageInfo(width=width, height=height, verbatim=_is_verbatim(image)), picture
+
+
+def _upright(image: ImageFile, min_side: int | None) -> Image.Image:
+    size = shrunk_size(image.size, min_side)
+    draft = image.draft(None, size) if size != image.size else None
+    image.load()
+    picture = _opaque(image)
+    if draft or picture.size != size:
+        # Against full decode and LANCZOS, of heavy JPEGs (5 bits a pixel), BICUBIC is 2.2 times as fast,
+        # LANCZOS 1.95. The box says where a scaled decode rounded its size up: else the picture shifts.
+        box = draft[1] if draft else None
+        picture = picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    picture = _srgb(picture, image.info.get("icc_profile"))
+    orientation = _orientation(image)
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+def _check_end(image: ImageFile, data: bytes) -> None:
+    """Refuse a PNG that is damaged behind its last pixel, where decoding stops."""
+    if isinstance(image, PngImageFile):
+        _open(data).verify()  # every chunk's checksum
+        if _PNG_END not in data:
+            raise UnreadableImage(Reason.UNREADABLE, "PNG file without its end")
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
@@ -196,7 +220,8 @@ def _orientation(image: ImageFile) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
-def _shrunk(size: tuple[int, int], min_side: int | None) -> tuple[int, int]:
+def shrunk_size(size: tuple[int, int], min_side: int | None) -> tuple[int, int]:
+    """Width and height with a shorter side of at most `min_side` pixels."""
     shorter = min(size)
     if min_side is None or shorter <= min_side:
         return size

@@ -15,6 +15,7 @@ from sonify.engine.record import require_record
 from sonify.engine.units import listed_units
 from sonify.report.usage import Usage, compare_usage, count_discards, run_usage
 from sonify.run import plan_run
+from sonify.stages.checks import FoilShare, count_foils
 from sonify.stages.table import Stage, stages_of
 
 
@@ -34,11 +35,12 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A whole run. `comparison` is filled where it was asked for."""
+    """A whole run. `foils` are counted for each extractor that is checked; `comparison` is filled where asked for."""
 
     run_dir: str
     stages: tuple[StageStatus, ...]
     discard_words: Mapping[str, int]
+    foils: Mapping[str, FoilShare]
     usage: Usage | None
     comparison: Mapping[str, Usage]
 
@@ -70,6 +72,7 @@ def read_status(run_dir: Path, compare: bool = False) -> Status:
         run_dir=str(run_dir),
         stages=tuple(_stage_status(config, stage, plans.get(stage.key)) for stage in stages_of(config)),
         discard_words=count_discards(run_dir),
+        foils={stage.part: count_foils(run_dir, stage.part) for stage in stages_of(config) if stage.name == "checks"},
         usage=usage,
         comparison=compare_usage(config) if compare and usage else {},
     )
@@ -91,6 +94,9 @@ def print_status(status: Status, console: Console) -> None:
     if status.discard_words:
         words = ", ".join(f"{word} {n:,}" for word, n in status.discard_words.items())
         console.print(f"scenes discarded by word: {words}", highlight=False)
+    for extractor, foils in status.foils.items():
+        line = f"{extractor}: {foils.confirmed:,} of {foils.asked:,} things that are not there were confirmed"
+        console.print(line, highlight=False)
     if status.usage:
         _print_usage({"this run": status.usage, **status.comparison}, console)
         if not status.comparison:

@@ -103,7 +103,7 @@ def compare_usage(config: Config) -> dict[str, Usage]:
     pairs = list(islice(read_pairs(config.run_dir), SCENES_COMPARED))
     recording_of = recordings_of_clips(config.run_dir)
     encoder = load_encoder(config.retrieval.encoder)
-    parts = read_pool(config.run_dir, config.retrieval.encoder.kind)
+    parts = read_pool(config.run_dir, encoder)
     compared: dict[str, Usage] = {}
     for name, changes in VARIANTS.items():
         retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})

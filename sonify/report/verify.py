@@ -106,8 +106,8 @@ def _check_file(path: Path, file: FileRecord) -> str:
 
 def _check_count(run_dir: Path, commit: Commit, path: str) -> str:
     """What is wrong between a table's rows and its commit's counts, or nothing."""
-    if not path.endswith(".parquet"):
-        return ""
+    if not path.endswith(".parquet") or path.startswith(layout.ANSWERS):
+        return ""  # an answer may be one that was no use
     counts = [count for count in (commit.rows, commit.clips) if count]
     if path.startswith(layout.REJECTS):
         expected = sum(n for count in counts for n in count.rejected.values())
@@ -137,9 +137,10 @@ def _check_listings(run_dir: Path, stored: Sequence[StoredCommit]) -> Iterator[D
 def _withdraw_damaged(run_dir: Path, stored: Sequence[StoredCommit], damage: Sequence[Damage]) -> None:
     """Undo what is damaged. A listing is removed alone: listed again it is the same, or the next run says so."""
     records = {d.record for d in damage if d.record}
+    damaged = {d.path for d in damage}
     for commit in stored:
         if commit.path.relative_to(run_dir).as_posix() in records:
-            withdraw(run_dir, commit)
+            withdraw(run_dir, commit, damaged)
     for d in damage:
         if d.path in records or not d.record:
             (run_dir / d.path).unlink(missing_ok=True)

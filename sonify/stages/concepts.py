@@ -11,7 +11,8 @@ from sonify.engine.sinks import TableSink
 from sonify.engine.tables import read_rows
 from sonify.media.pixels import UnreadableImage, inspect_image
 from sonify.rows import ImageConcepts, ImageRef, Reason, Rejected, SourceImage
-from sonify.sources.images import captions_by_uri, read_images
+from sonify.sources.captions import Captions, captions_for
+from sonify.sources.images import read_images
 
 # Longer than any caption (SAM-LLaVA's reach 2,000 characters): a longer one is some other file.
 MAX_CAPTION_CHARS = 10_000
@@ -19,7 +20,7 @@ MAX_CAPTION_CHARS = 10_000
 
 def load(config: Config, extractor: CaptionsExtractor) -> Job:
     """The concepts stage of one extractor. Accounting counts images."""
-    own_captions = captions_by_uri(extractor.file) if extractor.file else None
+    own_captions = captions_for(config.run_dir, extractor.file) if extractor.file else None
 
     def read(unit: str) -> Iterator[SourceImage | Rejected]:
         refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
@@ -38,7 +39,7 @@ def load(config: Config, extractor: CaptionsExtractor) -> Job:
 class CaptionsStage:
     """Finds the sounds that captions name. `own_captions` stand in for the images' captions where given."""
 
-    def __init__(self, max_concepts: int, own_captions: dict[str, bytes] | None) -> None:
+    def __init__(self, max_concepts: int, own_captions: Captions | None) -> None:
         self._max_concepts = max_concepts
         self._own_captions = own_captions
 
@@ -50,7 +51,7 @@ class CaptionsStage:
             info = inspect_image(row.data)
         except UnreadableImage as error:
             return Rejected(key=row.key, reason=error.reason, detail=error.detail)
-        raw = row.caption if self._own_captions is None else self._own_captions.get(row.uri)
+        raw = row.caption if self._own_captions is None else self._own_captions(row.uri)
         caption = decode_caption(row.key, raw)
         if isinstance(caption, Rejected):
             return caption

@@ -1,7 +1,13 @@
-"""Clips to embeddings: row for row, `pool/embeddings/<encoder>/<unit>.npy` follows `pool/clips/<unit>.parquet`."""
+"""Clips to embeddings: row for row, `pool/embeddings/<part>/<unit>.npy` follows `pool/clips/<unit>.parquet`.
 
-from collections.abc import Sequence
+An encoder has one part or, where it is a hybrid, two. Beside the embeddings of a part that hears lies what each was
+made from, so that a pool that is made again is embedded only where it changed.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,49 +15,143 @@ from sonify import layout
 from sonify.config import Config
 from sonify.engine.files import Transaction
 from sonify.engine.job import Job
-from sonify.engine.tables import read_rows
-from sonify.retrieval.encoders import load_encoder
+from sonify.engine.tables import TableWriter, read_rows
+from sonify.errors import WorkError
+from sonify.retrieval.encoders import JointEncoder, Part, load_encoder
+from sonify.retrieval.segments import SegmentReader
 from sonify.rows import Clip
 from sonify.stages.pool import RowsFile
 
 
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """The (D,) float32 embedding of one clip."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingKey:
+    """What an embedding was made from (`pool/embeddings/<part>/<unit>.parquet`), and its own hash.
 
-    vector: np.ndarray
+    `model` is the model and all that its numbers depend on. The hash finds an `.npy` of another time: a killed run can
+    leave it beside this table.
+    """
+
+    clip: str
+    sha256: str
+    model: str
+    embedding_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipToEmbed:
+    """A clip, and its embedding by sound where it is known from before."""
+
+    clip: Clip
+    known: np.ndarray | None
+
+    @property
+    def key(self) -> str:
+        """The clip."""
+        return self.clip.clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A clip's (D,) float32 embeddings, one for each part of the encoder."""
+
+    clip: Clip
+    vectors: tuple[np.ndarray, ...]
 
 
 def load(config: Config) -> Job:
-    """The embedding stage: clips to vectors in the space of the config's encoder."""
-    encoder = load_encoder(config.retrieval.encoder)
-    name = config.retrieval.encoder.kind
+    """The embedding stage: clips to vectors in the spaces of the config's encoder.
 
-    def embed(clips: Sequence[Clip]) -> list[Embedding]:
-        return [Embedding(vector) for vector in encoder([clip.text for clip in clips])]
-
-    def open_sink(unit: str, transaction: Transaction, _rejects: object) -> "EmbeddingSink":
-        file = transaction.create(layout.embeddings(name, unit))
-        return EmbeddingSink(RowsFile(file, np.dtype("<f4"), encoder.dimension))
-
+    Raises:
+        InputError: the encoder cannot be loaded, or does not go with the configuration.
+    """
+    stage = EmbeddingStage(config, load_encoder(config.retrieval.encoder))
     return Job(
-        read=lambda unit: read_rows(config.run_dir / layout.clips(unit), Clip),
-        process=embed,
-        open_sink=open_sink,
+        read=stage.read,
+        process=stage,
+        open_sink=lambda unit, transaction, _rejects: EmbeddingSink(transaction, unit, stage.parts),
         batch_rows=256,
     )
 
 
-class EmbeddingSink:
-    """Writes the embeddings of a unit."""
+class EmbeddingStage:
+    """Embeds clips by their text, their sound or both."""
 
-    def __init__(self, file: RowsFile) -> None:
-        self._file = file
+    def __init__(self, config: Config, encoder: JointEncoder) -> None:
+        self.parts = encoder.parts
+        self._run_dir = config.run_dir
+        self._heard = next((part for part in encoder.parts if part.hears), None)
+        self._segments = SegmentReader(config.audio) if self._heard else None
+
+    def read(self, unit: str) -> Iterator[ClipToEmbed]:
+        """The clips of a unit, with what is known of them."""
+        known = read_known(self._run_dir, self._heard, unit) if self._heard else {}
+        for clip in read_rows(self._run_dir / layout.clips(unit), Clip):
+            yield ClipToEmbed(clip=clip, known=known.get((clip.clip, clip.sha256)))
+
+    def __call__(self, rows: Sequence[ClipToEmbed]) -> list[Embedding]:
+        columns = [self._embed(part, rows) for part in self.parts]
+        vectors = zip(*columns, strict=True)
+        return [Embedding(clip=row.clip, vectors=found) for row, found in zip(rows, vectors, strict=True)]
+
+    def _embed(self, part: Part, rows: Sequence[ClipToEmbed]) -> Sequence[np.ndarray]:
+        if part.hears is None or self._segments is None:
+            return list(part.encoder([row.clip.text for row in rows]))
+        unknown = [row.clip for row in rows if row.known is None]
+        fresh = part.hears.embed_segments(self._segments(unknown))
+        return [next(fresh) if row.known is None else row.known for row in rows]
+
+
+def read_known(run_dir: Path, part: Part, unit: str) -> Mapping[tuple[str, str], np.ndarray]:
+    """The embeddings that an earlier run of the unit left, by clip and its sha256, where they are still right."""
+    keys = run_dir / layout.embedding_keys(part.id, unit)
+    embeddings = run_dir / layout.embeddings(part.id, unit)
+    if not keys.is_file() or not embeddings.is_file():
+        return {}
+    try:
+        rows = np.load(embeddings, mmap_mode="r")
+        stored = list(read_rows(keys, EmbeddingKey))
+    except (ValueError, WorkError):
+        return {}  # damaged: it is replaced now
+    return {
+        (key.clip, key.sha256): row
+        for key, row in zip(stored, rows, strict=False)
+        if key.model == part.model and key.embedding_sha256 == _sha256(row)
+    }
+
+
+class EmbeddingSink:
+    """Writes the embeddings of a unit, and what those by sound were made from."""
+
+    def __init__(self, transaction: Transaction, unit: str, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._files = [
+            RowsFile(transaction.create(layout.embeddings(part.id, unit)), np.dtype("<f4"), part.encoder.dimension)
+            for part in parts
+        ]
+        self._keys = {
+            part.id: TableWriter(transaction.create(layout.embedding_keys(part.id, unit)), EmbeddingKey)
+            for part in parts
+            if part.hears
+        }
 
     def write(self, row: Embedding) -> None:
-        """Add one clip's embedding."""
-        self._file.write(row.vector)
+        """Add one clip's embeddings."""
+        for part, file, vector in zip(self._parts, self._files, row.vectors, strict=True):
+            file.write(vector)
+            if part.id in self._keys:
+                key = EmbeddingKey(
+                    clip=row.clip.clip,
+                    sha256=row.clip.sha256,
+                    model=part.model,
+                    embedding_sha256=_sha256(vector),
+                )
+                self._keys[part.id].write(key)
 
     def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
+        """Finish the files."""
+        for file in (*self._files, *self._keys.values()):
+            file.close()
+
+
+def _sha256(vector: np.ndarray) -> str:
+    return hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest()

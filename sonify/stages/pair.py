@@ -3,8 +3,8 @@
 Every rule of the draw is in `sonify.retrieval.candidates`; this module brings concepts and pool together.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 import numpy as np
@@ -14,27 +14,20 @@ from sonify.captions.sounds import find_discard_words
 from sonify.config import Config
 from sonify.engine.files import Transaction
 from sonify.engine.job import Job
-from sonify.engine.tables import TableWriter, read_columns, read_rows
+from sonify.engine.tables import TableWriter, read_columns
 from sonify.errors import InputError
-from sonify.exclusion import read_exclusions
+from sonify.exclusion import exclusion_names, read_exclusions
 from sonify.keys import escape_key, split_of, uniform
-from sonify.mixing import gain_to_target_db
+from sonify.mixing import gain_to_target_db, prominence_db
 from sonify.retrieval.candidates import draw_position
 from sonify.retrieval.encoders import query_text
 from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
-from sonify.rows import Concept, ImageConcepts, Pair, Reason, Rejected, SourceClip
+from sonify.rows import Concept, Pair, Reason, Rejected, SourceClip
+from sonify.stages.scenes import Heard, ImageScenes, Scene, read_scenes, scenes_of
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
 THREADS = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageScenes:
-    """What each extractor heard in one image; an extractor that heard nothing is absent."""
-
-    key: str
-    by_extractor: Mapping[str, ImageConcepts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +35,6 @@ class PairedImage:
     """All the scenes of one image."""
 
     pairs: tuple[Pair, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """A scene to be drawn: `heard` is None where its extractor heard nothing."""
-
-    name: str
-    heard: ImageConcepts | None
 
 
 def load(config: Config) -> Job:
@@ -94,32 +79,6 @@ def _listed_splits(config: Config) -> set[str]:
     return {split_of(config.seed, "image", escape_key(uri), config.images.validation) for uri in uris}
 
 
-def read_scenes(config: Config, unit: str) -> Iterator[ImageScenes]:
-    """Merge the extractors' tables of a unit, all sorted by key, into one row an image."""
-    tables = {
-        extractor.name: read_rows(config.run_dir / layout.concepts(extractor.name, unit), ImageConcepts)
-        for extractor in config.concepts.extractors
-    }
-    heads = {name: head for name, rows in tables.items() if (head := next(rows, None))}
-    while heads:
-        key = min(head.image for head in heads.values())
-        heard = {name: head for name, head in heads.items() if head.image == key}
-        yield ImageScenes(key=key, by_extractor=heard)
-        for name in heard:
-            following = next(tables[name], None)
-            if following is None:
-                del heads[name]
-            else:
-                heads[name] = following
-
-
-def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
-    """The scenes of an image under their names."""
-    draws = config.retrieval.draws
-    heard = [image.by_extractor.get(e.name) for e in config.concepts.extractors for _ in range(draws)]
-    return tuple(Scene(name=name, heard=concepts) for name, concepts in zip(config.scenes, heard, strict=True))
-
-
 class PairStage:
     """Draws recordings for concepts, from the pool of the image's own split."""
 
@@ -143,8 +102,8 @@ class PairStage:
     def _refuse(self, row: ImageScenes) -> Rejected | None:
         """Images that are excluded, or whose caption, in any extractor's words, holds a discard word."""
         settings = self._config.concepts
-        for heard in row.by_extractor.values():
-            if self._excluded & {heard.image, heard.image_uri, heard.image_sha256}:
+        for heard in (heard.concepts for heard in row.by_extractor.values()):
+            if self._excluded & exclusion_names(heard.image, heard.image_uri, heard.image_sha256):
                 return Rejected(key=row.key, reason=Reason.EXCLUDED)
             if words := find_discard_words(heard.caption, settings.discard_words, settings.discard_match):
                 return Rejected(key=row.key, reason=Reason.DISCARDED, detail=words[0])
@@ -157,8 +116,7 @@ class PairStage:
             for plan in plans
             if not isinstance(plan, Rejected)
             for scene in plan
-            if scene.heard
-            for concept in scene.heard.concepts
+            for concept in scene.concepts
         }
         return self._pool[split].rank(sorted(texts))
 
@@ -179,35 +137,45 @@ class PairStage:
         rankings: Mapping[str, Ranking],
     ) -> list[Pair | Rejected]:
         """Replace scenes that found nothing by further draws of those that did, in turn."""
-        heard = [scene.heard for scene, r in zip(scenes, results, strict=True) if isinstance(r, Pair)]
-        if not heard:
+        paired = [scene for scene, result in zip(scenes, results, strict=True) if isinstance(result, Pair)]
+        if not paired:
             return results
-        others = cycle(heard)
+        others = cycle(paired)
         return [
             result
             if isinstance(result, Pair)
-            else self._pair_scene(result.key, split, Scene(name=scene.name, heard=next(others)), rankings)
+            else self._pair_scene(result.key, split, replace(next(others), name=scene.name), rankings)
             for scene, result in zip(scenes, results, strict=True)
         ]
 
     def _pair_scene(self, key: str, split: str, scene: Scene, rankings: Mapping[str, Ranking]) -> Pair | Rejected:
         if scene.heard is None:
             return Rejected(key=key, reason=Reason.MISSING_SCENE, scene=scene.name)
-        sources = self._draw_sources(split, scene.name, scene.heard, rankings)
+        if not scene.concepts:
+            return self._refuse_scene(key, scene.name, scene.heard)
+        sources = self._draw_sources(key, split, scene, rankings)
         if not sources:
-            named = ", ".join(concept.concept for concept in scene.heard.concepts)
+            named = ", ".join(concept.concept for concept in scene.concepts)
             return Rejected(key=key, reason=Reason.NO_MATCH, scene=scene.name, detail=named)
         return make_pair(split, scene.name, scene.heard, sources)
 
+    def _refuse_scene(self, key: str, scene: str, heard: Heard) -> Rejected:
+        """Say what the check had against a scene."""
+        assert heard.check is not None  # concepts without a check are never left out
+        if heard.check.medium not in self._config.concepts.media:
+            return Rejected(key=key, reason=Reason.NOT_A_PHOTO, scene=scene, detail=heard.check.medium)
+        named = ", ".join(concept.concept for concept in heard.concepts.concepts)
+        return Rejected(key=key, reason=Reason.UNCONFIRMED, scene=scene, detail=named)
+
     def _draw_sources(
-        self, split: str, scene: str, heard: ImageConcepts, rankings: Mapping[str, Ranking]
+        self, key: str, split: str, scene: Scene, rankings: Mapping[str, Ranking]
     ) -> tuple[SourceClip, ...]:
         """One clip for each concept that has one; no recording is heard twice."""
         used: set[int] = set()
         sources: list[SourceClip] = []
-        for concept in heard.concepts:
+        for concept in scene.concepts:
             ranking = rankings[query_text(concept, self._config.retrieval.query)]
-            drawn = draw_source(self._pool[split], ranking, used, concept, self._config, (heard.image, scene))
+            drawn = draw_source(self._pool[split], ranking, used, concept, self._config, (key, scene.name))
             if drawn is not None:
                 sources.append(drawn)
         return tuple(sources)
@@ -243,7 +211,8 @@ def draw_source(
     clip = int(candidates.clips[chosen])
     used.add(int(recordings[chosen]))
     low, high = config.mix.lufs
-    target_lufs = round(low + (high - low) * uniform("loudness", *key), 4)
+    drawn_lufs = low + (high - low) * uniform("loudness", *key)
+    target_lufs = round(drawn_lufs + prominence_db(concept, config.mix.prominence), 4)
     return SourceClip(
         concept=concept.concept,
         description=query_text(concept, "description"),
@@ -257,17 +226,19 @@ def draw_source(
     )
 
 
-def make_pair(split: str, scene: str, heard: ImageConcepts, sources: tuple[SourceClip, ...]) -> Pair:
+def make_pair(split: str, scene: str, heard: Heard, sources: tuple[SourceClip, ...]) -> Pair:
     """A row of `pairs/`."""
     return Pair(
-        image=heard.image,
-        image_uri=heard.image_uri,
-        image_sha256=heard.image_sha256,
-        width=heard.width,
-        height=heard.height,
+        image=heard.concepts.image,
+        image_uri=heard.concepts.image_uri,
+        image_sha256=heard.concepts.image_sha256,
+        width=heard.concepts.width,
+        height=heard.concepts.height,
         split=split,
         scene=scene,
-        caption=heard.caption,
+        caption=heard.concepts.caption,
+        medium=heard.check.medium if heard.check else "",
+        check_answer=heard.check.answer if heard.check else "",
         sources=sources,
     )
 

@@ -3,14 +3,13 @@
 The samples of a unit lie in one `.npy` of (clips, samples) int16, so that one clip is one read at a known offset.
 """
 
-import errno
+import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
@@ -23,13 +22,12 @@ from sonify.engine.job import Job, RejectTable
 from sonify.engine.tables import TableWriter, read_rows
 from sonify.exclusion import SHA256, read_exclusions
 from sonify.keys import split_of
-from sonify.media.audio import UnreadableSound
+from sonify.media.audio import StoredSound, UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
 from sonify.media.loudness import measure_loudness, peak_dbfs
 from sonify.mixing import pcm_sha256
 from sonify.rows import Clip, Reason, Rejected, SoundRef
-from sonify.sources.files import check_mounted
-from sonify.sources.sounds import sound_path
+from sonify.sources.sounds import open_sound
 
 # All clips of a recording are held until it is known to be sound: 460 MB at 16 kHz.
 MAX_RECORDING_SEC = 4 * 3600
@@ -64,19 +62,22 @@ class PoolStage:
         self._excludes_hashes = any(SHA256.fullmatch(line) for line in self._excluded)
 
     def __call__(self, rows: Sequence[SoundRef]) -> list[Recording | Rejected]:
-        return [self._cut(row) for row in rows]
+        return [self._refuse(row) or self._cut(row) for row in rows]
+
+    def _refuse(self, ref: SoundRef) -> Rejected | None:
+        """What the listing alone decides."""
+        if self._excluded & names_of(ref):
+            return Rejected(key=ref.key, reason=Reason.EXCLUDED)
+        return Rejected(key=ref.key, reason=Reason(ref.refused), detail=ref.detail) if ref.refused else None
 
     def _cut(self, ref: SoundRef) -> Recording | Rejected:
-        path = sound_path(self._audio.sources, ref)
-        if self._is_excluded(ref, path):
-            return Rejected(key=ref.key, reason=Reason.EXCLUDED)
         try:
-            cuts = islice(self._cuts(path), self._most_clips + 1)
+            recording = open_sound(self._audio.sources, ref.corpus, ref.file)
+            if self._excludes_hashes and _sha256(recording) in self._excluded:
+                return Rejected(key=ref.key, reason=Reason.EXCLUDED, detail="by sha256 of the file")
+            cuts = islice(self._cuts(recording), self._most_clips + 1)
             results = [self._describe(ref, cut) for cut in cuts]
         except UnreadableSound as error:
-            if not path.is_file():
-                source = next(source for source in self._audio.sources if source.name == ref.corpus)
-                check_mounted(source.path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
             return Rejected(key=ref.key, reason=error.reason, detail=error.detail)
         if len(results) > self._most_clips:
             return Rejected(key=ref.key, reason=Reason.TOO_LARGE, detail=f"over {MAX_RECORDING_SEC} s")
@@ -86,14 +87,8 @@ class PoolStage:
             return Rejected(key=ref.key, reason=rejected[0].reason, detail=rejected[0].detail)
         return Recording(clips=clips, rejected=rejected)
 
-    def _is_excluded(self, ref: SoundRef, path: Path) -> bool:
-        """By file name (with or without folder, ending and corpus), recording, or the file's sha256."""
-        if self._excluded & {ref.file, ref.key, ref.recording, path.name, path.stem}:
-            return True
-        return self._excludes_hashes and path.is_file() and sha256_of(path) in self._excluded
-
-    def _cuts(self, path: Path) -> Iterator[CutClip]:
-        return cut_recording(path, self._audio.sample_rate, self._audio.clip_seconds)
+    def _cuts(self, recording: StoredSound) -> Iterator[CutClip]:
+        return cut_recording(recording, self._audio.sample_rate, self._audio.clip_seconds)
 
     def _describe(self, ref: SoundRef, cut: CutClip) -> tuple[Clip, np.ndarray] | Rejected:
         key = f"{ref.key}#{cut.index}"
@@ -119,6 +114,20 @@ class PoolStage:
             sha256=sha256,
         )
         return clip, cut.samples
+
+
+def names_of(ref: SoundRef) -> frozenset[str]:
+    """All by which an exclusion list may name a recording.
+
+    The file, with or without its corpus, its folder or its ending; the upload, with or without where it is from
+    (`youtube/ID`, `ID`; `freesound/NUMBER`, `NUMBER`) or an ending.
+    """
+    file, upload = PurePosixPath(ref.file), ref.recording.partition("/")[2]
+    return frozenset({ref.file, ref.key, file.name, file.stem, ref.recording, upload, PurePosixPath(upload).stem})
+
+
+def _sha256(recording: StoredSound) -> str:
+    return hashlib.sha256(recording).hexdigest() if isinstance(recording, bytes) else sha256_of(recording)
 
 
 class PoolSink:

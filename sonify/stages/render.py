@@ -61,13 +61,10 @@ def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Re
     refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
     rows = read_rows(config.run_dir / layout.pairs(unit), Pair)
     wanted = {key: tuple(pairs) for key, pairs in groupby(rows, key=lambda pair: pair.image)}
-    if config.images.kind == "folder":
-        uris = {pairs[0].image_uri for pairs in wanted.values()}
-        refs = [ref for ref in refs if ref.uri in uris]
     lost: dict[str, Rejected] = {}
-    for image in read_images(config.images, refs, config.seed):
+    for image in read_images(config.images, refs, config.seed, keys=frozenset(wanted)):
         if image.key not in wanted:
-            continue  # it left earlier; an archive's reader passes it by again
+            continue  # an archive's rejects come again
         if isinstance(image, Rejected):
             lost[image.key] = image  # unless it is the second member of the image's name
         else:

@@ -7,13 +7,22 @@ Raise `version` when a change to a stage's code changes its bytes.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sonify.config import CaptionsExtractor, Config
+from sonify import layout
+from sonify.config import CaptionsExtractor, Config, Extractor, Place, TransformersVlm, VlmExtractor
 from sonify.engine.commits import Commit, digest_of
 from sonify.engine.job import Job
-from sonify.stages import concepts, embeddings, pair, pool, render
+from sonify.stages import checks, concepts, embeddings, pair, pool, render, vlm_concepts
+from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of
+from sonify.vlm.checking import CHECK_VERSION
+from sonify.vlm.parsing import PARSER_VERSION
+from sonify.vlm.prompts import PROMPT_VERSION
+
+# Fields of an extractor that its answers do not depend on.
+OPERATIONAL = frozenset(
+    {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus", "environment"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +46,9 @@ class Stage:
     rows_expected: Callable[[Sequence[Commit]], int | None] = lambda _upstream: None
     num_cpus: float = 1
     num_gpus: float = 0
+    gpu_optional: bool = False  # runs on CPUs where the cluster has no GPU
+    recorded: str = ""  # the folder where answers are kept; a unit that has some there may need no model
+    fetch: Callable[[], Mapping[str, str]] | None = None  # gets its models before any work: names and identities
 
     @property
     def key(self) -> str:
@@ -53,7 +65,7 @@ class Stage:
 # The commands that run a part of the job, and the stages each stands for.
 COMMAND_STAGES = {
     "pool": ("pool", "embeddings"),
-    "concepts": ("concepts",),
+    "concepts": ("concepts", "checks"),
     "pair": ("pair",),
     "render": ("render",),
 }
@@ -62,6 +74,7 @@ COMMAND_STAGES = {
 def stages_of(config: Config) -> tuple[Stage, ...]:
     """All stages of a run, each after what it depends on."""
     extractors = tuple(_concepts(config, extractor) for extractor in config.concepts.extractors)
+    checkers = tuple(_check(config, extractor) for extractor in config.concepts.extractors if config.concepts.check)
     return (
         Stage(
             name="pool",
@@ -80,18 +93,20 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             rows_expected=lambda upstream: upstream[0].clips.rows_out if upstream[0].clips else None,
         ),
         *extractors,
+        *checkers,
         Stage(
             name="pair",
-            version=1,
+            version=2,
             listing="concepts",
-            settings=_pick(config, "seed", "retrieval", "mix.lufs", "mix.max_gain_db", "render.scenes")
-            | _pick(config, "images.validation", "concepts.discard_words", "concepts.discard_match")
+            settings=_pick(config, "seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+            | _pick(config, "render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
+            | (_pick(config, "concepts.media") if config.concepts.check else {})
             | {"images.exclude": _content(config.images.exclude)}
             | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
             | {"threads": pair.THREADS},
             load=lambda: pair.load(config),
             check=lambda: pair.check_splits(config),
-            upstream=tuple(extractor.key for extractor in extractors),
+            upstream=tuple(stage.key for stage in checkers or extractors),
             upstream_whole=("embeddings",),
             # several extractors overlap in images: only one alone says how many there are
             rows_expected=lambda upstream: (
@@ -111,27 +126,64 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
     )
 
 
-def _concepts(config: Config, extractor: CaptionsExtractor) -> Stage:
+def _concepts(config: Config, extractor: Extractor) -> Stage:
     sampling = _pick(config, "seed") if config.images.sample is not None else {}
     images = _pick(config, "images")
-    for late in (
-        "images.validation",
-        "images.exclude",
-    ):  # applied by `pair`, so that a VLM is never paid twice
-        images.pop(late)
+    for late in ("images.validation", "images.exclude"):
+        images.pop(late)  # applied by `pair`, so that a VLM is never paid twice
+    common: dict[str, Any] = {
+        "name": "concepts",
+        "part": extractor.name,
+        "listing": "concepts",
+        "check": lambda: pair.check_splits(config),
+    }
+    settings = sampling | images | _pick(config, "concepts.max_concepts")
+    if isinstance(extractor, CaptionsExtractor):
+        return Stage(
+            **common,
+            version=2,
+            settings=settings | _extractor_settings(extractor) | {"concepts.extractors.file": _content(extractor.file)},
+            load=lambda: concepts.load(config, extractor),
+        )
     return Stage(
-        name="concepts",
+        **common,
+        **_model_resources(extractor),
+        recorded=f"{layout.ANSWERS}/{extractor.name}",
+        version=1,
+        settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
+        load=lambda: vlm_concepts.load(config, extractor),
+    )
+
+
+def _check(config: Config, extractor: Extractor) -> Stage:
+    checker = checks.checker_of(config, extractor)
+    return Stage(
+        name="checks",
         part=extractor.name,
         version=1,
         listing="concepts",
-        settings=sampling
-        | images
-        | _pick(config, "concepts.max_concepts")
-        | {f"concepts.extractors.{key}": value for key, value in extractor.model_dump(mode="json").items()}
-        | {"concepts.extractors.file": _content(extractor.file)},
-        load=lambda: concepts.load(config, extractor),
-        check=lambda: pair.check_splits(config),
+        settings=_pick(config, "seed") | _extractor_settings(checker) | {"check": CHECK_VERSION},
+        load=lambda: checks.load(config, extractor),
+        upstream=(f"concepts/{extractor.name}",),
+        rows_expected=lambda upstream: upstream[0].rows.rows_out,
+        recorded=f"{layout.ANSWERS}/{extractor.name}.check",
+        **_model_resources(checker),
     )
+
+
+def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
+    """What an extractor's answers depend on: not where its server is, nor how hard it is driven."""
+    fields = extractor.model_dump(mode="json", exclude=set(OPERATIONAL))
+    return {f"concepts.extractors.{key}": value for key, value in fields.items()}
+
+
+def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:
+    return {
+        "num_cpus": cpus_of(vlm),
+        "num_gpus": gpus_of(vlm),
+        "gpu_optional": isinstance(vlm, TransformersVlm) and vlm.device == "auto",
+        "fetch": lambda: fetch_vlm(vlm),
+    }
 
 
 def _pick(config: Config, *keys: str) -> dict[str, Any]:
@@ -148,6 +200,8 @@ def _pick(config: Config, *keys: str) -> dict[str, Any]:
     return picked
 
 
-def _content(path: Path | None) -> str:
-    """The identity of a list's file: its content, not its name."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+def _content(path: Place | None) -> str:
+    """The identity of a list's file: its content, not its name; of a folder, its name."""
+    if path is None:
+        return ""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)

@@ -34,10 +34,7 @@ class NoAnswer:
 
 
 class Vlm(Protocol):
-    """A loaded model. `window` is how many questions a call should bring, `overlap` how many calls may run at once."""
-
-    window: int
-    overlap: int
+    """A loaded model; it may be called from several threads where `sonify.vlm.backends` says so."""
 
     def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
         """Answer questions, in their order.

@@ -5,7 +5,10 @@ from pathlib import Path
 from sonify import layout
 from sonify.engine.files import sha256_of
 
-PROMISED = ("pool", layout.CONCEPTS, layout.PAIRS, layout.RENDERS, layout.SHARDS, layout.REJECTS, layout.COMMITS)
+PROMISED = (
+    "pool", layout.ANSWERS, layout.CONCEPTS, layout.CHECKS, layout.PAIRS, layout.RENDERS, layout.SHARDS, layout.REJECTS,
+    layout.COMMITS,
+)  # fmt: skip
 
 
 def hash_run(run_dir: Path) -> dict[str, str]:

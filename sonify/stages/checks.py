@@ -1,0 +1,124 @@
+"""Concepts to checked concepts: one more question about each image, over all its concepts and two foils.
+
+It answers the paper's own failure cases: sounds invented by association, drawings and statues taken for the thing.
+Models like to say yes; how often they confirm the foils says how much their other answers are worth.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from sonify import layout
+from sonify.config import Config, Extractor, VlmExtractor
+from sonify.engine.job import Job
+from sonify.engine.sinks import TableSink
+from sonify.engine.tables import read_columns, read_rows
+from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage, Verdict
+from sonify.stages.asking import Ask, Asked, Asker, Begun
+from sonify.stages.join import join_images
+from sonify.vlm.checking import check_question, foils_for, ordered_names, parse_check
+from sonify.vlm.parsing import Unusable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardImage:
+    """An image with what an extractor heard in it."""
+
+    key: str
+    image: SourceImage
+    heard: ImageConcepts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoilShare:
+    """How many things that are not there were asked for, and how many were confirmed all the same."""
+
+    asked: int
+    confirmed: int
+
+
+def checker_of(config: Config, extractor: Extractor) -> VlmExtractor:
+    """Who checks an extractor's concepts: the configured checker, or the extractor's own model."""
+    checker = config.concepts.checker or extractor
+    assert checker.kind == "vlm", checker  # the configuration refuses anything else
+    return checker
+
+
+def load(config: Config, extractor: Extractor) -> Job:
+    """The check of one extractor's concepts. Accounting counts images."""
+    asker = Asker(checker_of(config, extractor), config.run_dir, f"{extractor.name}.check")
+    stage = CheckStage(asker, config.seed)
+    return Job(
+        read=lambda unit: read_heard_images(config, extractor, unit),
+        begin=stage.begin,
+        process=stage,
+        open_sink=lambda unit, transaction, _rejects: asker.open(
+            unit, transaction, TableSink(transaction.create(layout.checks(extractor.name, unit)), CheckedImage)
+        ),
+        batch_rows=asker.window,
+        close=asker.close,
+    )
+
+
+def read_heard_images(config: Config, extractor: Extractor, unit: str) -> Iterator[HeardImage | Rejected]:
+    """Bring a unit's images and an extractor's concepts together."""
+    rows = read_rows(config.run_dir / layout.concepts(extractor.name, unit), ImageConcepts)
+    for found in join_images(config, unit, {row.image: row for row in rows}):
+        if isinstance(found, Rejected):
+            yield found
+        else:
+            image, heard = found
+            yield HeardImage(key=heard.image, image=image, heard=heard)
+
+
+class CheckStage:
+    """Asks whether what was named is visible, real and sounding."""
+
+    def __init__(self, asker: Asker, seed: int) -> None:
+        self._asker = asker
+        self._seed = seed
+
+    def begin(self, rows: Sequence[HeardImage]) -> tuple[Sequence[HeardImage], Begun]:
+        """Start to ask about a window of images."""
+        asks = [Ask(key=row.key, data=row.image.data, prompt=check_question(self._names(row.heard))) for row in rows]
+        return rows, self._asker.begin(asks)
+
+    def __call__(self, begun: tuple[Sequence[HeardImage], Begun]) -> list[CheckedImage | Rejected]:
+        rows, asked = begun
+        results = zip(rows, self._asker.collect(asked), strict=True)
+        return [result if isinstance(result, Rejected) else self._read(row.heard, result) for row, result in results]
+
+    def _names(self, heard: ImageConcepts) -> tuple[str, ...]:
+        """What is asked for, in an order that gives the foils away to nobody."""
+        names = [concept.concept for concept in heard.concepts]
+        foils = foils_for(heard.concepts, heard.image, self._seed)
+        return ordered_names(names, foils, heard.image, self._seed)
+
+    def _read(self, heard: ImageConcepts, asked: Asked) -> CheckedImage | Rejected:
+        check = parse_check(asked.said.answer, self._names(heard))
+        if isinstance(check, Unusable):
+            return Rejected(key=heard.image, reason=check.reason, detail=check.detail)
+        named = {concept.concept for concept in heard.concepts}
+        verdicts = [
+            Verdict(concept=v.name, visible=v.visible, real=v.real, sounding=v.sounding) for v in check.verdicts
+        ]
+        return CheckedImage(
+            image=heard.image,
+            medium=check.medium,
+            concepts=tuple(verdict for verdict in verdicts if verdict.concept in named),
+            foils=tuple(verdict for verdict in verdicts if verdict.concept not in named),
+            answer=asked.said.answer,
+        )
+
+
+def count_foils(run_dir: Path, extractor: str) -> FoilShare:
+    """Count over all the checked units of an extractor."""
+    asked = confirmed = 0
+    for path in sorted((run_dir / layout.CHECKS / extractor).glob("*.parquet")):
+        foils = read_columns(path, ["foils"])["foils"].combine_chunks().flatten()
+        asked += len(foils)
+        both = pc.and_(foils.field("visible"), foils.field("real"))  # pyright: ignore[reportAttributeAccessIssue]
+        confirmed += pc.sum(pc.and_(both, foils.field("sounding"))).as_py() or 0  # pyright: ignore[reportAttributeAccessIssue]
+    return FoilShare(asked=asked, confirmed=confirmed)

@@ -1,0 +1,36 @@
+"""Images brought together again with what earlier stages found in them."""
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from sonify import layout
+from sonify.config import Config
+from sonify.engine.tables import read_rows
+from sonify.keys import escape_key
+from sonify.rows import ImageRef, Reason, Rejected, SourceImage
+from sonify.sources.images import read_images
+
+Found = TypeVar("Found")
+
+
+def join_images(
+    config: Config, unit: str, wanted: Mapping[str, Found]
+) -> Iterator[tuple[SourceImage, Found] | Rejected]:
+    """Read a unit's images again, in the order of keys, and pair those that are wanted with what is known of them.
+
+    Each wanted image comes once: itself, or why it cannot be had any more.
+    """
+    refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
+    if config.images.kind == "folder":
+        refs = [ref for ref in refs if escape_key(ref.uri) in wanted]
+    left = dict(wanted)
+    lost: dict[str, Rejected] = {}
+    for image in read_images(config.images, refs, config.seed):
+        if image.key not in left:
+            continue  # it left earlier; an archive's reader passes it by again
+        if isinstance(image, Rejected):
+            lost[image.key] = image  # unless it is the second member of the image's name
+        else:
+            yield image, left.pop(image.key)
+    for key in sorted(left):
+        yield lost.get(key) or Rejected(key=key, reason=Reason.CHANGED, detail="the image is gone")

@@ -1,0 +1,74 @@
+"""The backends of a vision-language model: which module loads which, and how many questions each wants at once."""
+
+from pathlib import Path
+
+from sonify.config import EndpointVlm, ServerVlm, TransformersVlm, VlmExtractor
+from sonify.vlm.questions import Vlm
+
+
+def load_vlm(config: VlmExtractor, log_folder: Path) -> Vlm:
+    """Load a model here, or reach or start the server that has it.
+
+    Raises:
+        InputError: the model, the server or what either needs is not there.
+    """
+    # each backend needs libraries that the others do without
+    if isinstance(config, TransformersVlm):
+        from sonify.vlm.in_process import load  # noqa: PLC0415
+
+        return load(config)
+    if isinstance(config, EndpointVlm):
+        from sonify.vlm.endpoint import load  # noqa: PLC0415
+
+        return load(config)
+    from sonify.vlm.server import load  # noqa: PLC0415
+
+    return load(config, log_folder)
+
+
+def fetch_vlm(config: VlmExtractor) -> dict[str, str]:
+    """Get a model's files here, or see that its server has it; its name and what exactly it is.
+
+    Raises:
+        InputError: there is no such model, or no way to get it.
+    """
+    if isinstance(config, EndpointVlm):
+        from sonify.vlm.endpoint import check_endpoint  # noqa: PLC0415
+
+        check_endpoint(config)
+        return {model_name(config): "endpoint"}
+    from sonify.models import SERVER_FILES, VLM_FILES, fetch_model  # noqa: PLC0415
+
+    files = VLM_FILES if isinstance(config, TransformersVlm) else SERVER_FILES
+    fetched = fetch_model(config.model, config.revision, files)
+    return {model_name(config): fetched.identity}
+
+
+def model_name(config: VlmExtractor) -> str:
+    """What an answer is recorded under: the model as the configuration names it."""
+    revision = None if isinstance(config, EndpointVlm) else config.revision
+    return f"{config.model}@{revision}" if revision else config.model
+
+
+def window_of(config: VlmExtractor) -> int:
+    """How many questions one call brings: a batch, or twice what may be on its way, so that no slot waits."""
+    return config.batch_size if isinstance(config, TransformersVlm) else 2 * config.concurrency
+
+
+def overlap_of(config: VlmExtractor) -> int:
+    """How many calls run at once: a model here takes one, a server is kept busy by two."""
+    return 1 if isinstance(config, TransformersVlm) else 2
+
+
+def cpus_of(config: VlmExtractor) -> int:
+    """CPUs that a worker asks for, and threads that a model in it uses."""
+    return 1 if isinstance(config, EndpointVlm) else config.cpus
+
+
+def gpus_of(config: VlmExtractor) -> float | None:
+    """GPUs that a worker asks for; None: `gpus` where the cluster has any, none elsewhere."""
+    if isinstance(config, ServerVlm):
+        return config.gpus
+    if isinstance(config, TransformersVlm) and config.device != "cpu":
+        return config.gpus
+    return 0.0

@@ -1,0 +1,223 @@
+"""The grounding check: one more question over all concepts of an image and two foils that are not there.
+
+Models name what is not there, and take drawings and statues for what they show; asked of each thing they know better.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sonify.captions.words import tokenize
+from sonify.keys import hash64
+from sonify.rows import Reason
+from sonify.vlm.cleaning import Unusable, lines_of, read_text, unusable
+from sonify.vlm.foils import foils_for
+from sonify.vlm.loose_json import json_values
+from sonify.vlm.naming import same_name, strip_marks
+from sonify.vlm.vocabulary import NAME_KEYS, says_sorry
+
+__all__ = [
+    "CHECK_VERSION",
+    "Check",
+    "Unusable",
+    "Verdict",
+    "check_question",
+    "foils_for",
+    "ordered_names",
+    "parse_check",
+]
+
+# Rises with every change of the question, of the foils, or of what an answer to it means.
+CHECK_VERSION = 1
+
+MEDIA = ("photo", "drawing", "statue", "logo", "screen", "other")
+
+_COMMA = re.compile(r",\s*+|$")
+_QUESTION = (
+    "Look at this image again and answer in plain lines. Some of the things named below are not in it.\n"
+    "First line: what is the image: photo, drawing, statue (a photo of a statue or a toy), logo or screen (a photo of"
+    " one), or other?\n"
+    "medium: one of these words\n"
+    "Then one line for each of these names, in this order: {names}\n"
+    "name: visible yes or no, real yes or no, sounding yes or no\n"
+    "visible: it can be seen in the image. real: it is the thing itself and no picture, toy or statue of it."
+    " sounding: it is making a sound right now."
+)
+_MEDIUM_WORDS = {
+    "photo": "photo", "photograph": "photo", "photography": "photo", "photographic": "photo", "snapshot": "photo",
+    "drawing": "drawing", "painting": "drawing", "illustration": "drawing", "cartoon": "drawing", "sketch": "drawing",
+    "comic": "drawing", "anime": "drawing", "render": "drawing", "rendering": "drawing", "clipart": "drawing",
+    "artwork": "drawing", "canvas": "drawing", "watercolor": "drawing", "mural": "drawing", "engraving": "drawing",
+    "statue": "statue", "sculpture": "statue", "toy": "statue", "figurine": "statue",
+    "logo": "logo", "icon": "logo", "emblem": "logo",
+    "screen": "screen", "screenshot": "screen", "monitor": "screen",
+    "other": "other", "poster": "other", "diagram": "other", "map": "other", "chart": "other", "collage": "other",
+}  # fmt: skip
+_ASKED = {"visible": 0, "real": 1, "sounding": 2, "audible": 2}
+_YES = frozenset(("yes", "true", "y", "✓", "✔", "✅", "☑"))
+_SAID = re.compile(r"\b(?:yes|no|true|false|y|n)\b|[✓✔✅☑✗✘❌☒]", re.IGNORECASE)
+# The form itself, said back: no answer.
+_FORM = re.compile(r"\byes\s*+(?:/|or\b|\|)\s*+no\b|\btrue\s*+(?:/|or\b)\s*+false\b|\by\s*+/\s*+n\b", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"\bnot (?:present|there|shown|in the (?:image|picture|photo))\b|\babsent\b|\bn/a\b", re.IGNORECASE
+)
+_OF_ONE = re.compile(
+    r"\b(not |in|un|non-)?(visible|real|sounding|audible)\b(?:[\"'\s:=(-]|is\b|->|now\b)*+(\w+|[✓✔✅☑✗✘❌☒])?",
+    re.IGNORECASE,
+)
+_HEAD = re.compile(
+    r"\s*+[:=|](?!\d)\s*+|\s++[-–—]\s++|[,\s]\s*+\(?(?=(?:is )?(?:not )?(?:visible|invisible)\b)", re.IGNORECASE
+)
+_MEDIUM = re.compile(r"(?:the |image )?medium\b\W*+(?:of the image\b\W*+)?(?:is\b\W*+)?(.++)", re.IGNORECASE)
+_MEDIUM_SENTENCE = re.compile(
+    r"(?:(?:the|this) image is |it is |it's |this is )?(?:an? |the )?(?:\w+ )?\w+\W*$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the model says of one thing; what it did not say is False."""
+
+    name: str
+    visible: bool
+    real: bool
+    sounding: bool
+
+    @property
+    def confirmed(self) -> bool:
+        return self.visible and self.real and self.sounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """An answer to the check: one verdict for each name, in the question's order.
+
+    `medium` is one of `MEDIA`; it is empty where the model gave none of these words.
+    """
+
+    medium: str
+    verdicts: tuple[Verdict, ...]
+
+
+def ordered_names(concepts: Sequence[str], foils: Sequence[str], key: str, seed: int) -> tuple[str, ...]:
+    """Concepts and foils in an order that tells nothing, so that the place of a foil does not give it away."""
+    return tuple(sorted([*concepts, *foils], key=lambda name: hash64(seed, "check order", key, name)))
+
+
+def check_question(names: Sequence[str]) -> str:
+    """The question over all names, in their order."""
+    return _QUESTION.format(names=", ".join(names))
+
+
+def parse_check(answer: str, names: Sequence[str]) -> Check | Unusable:
+    """Read an answer to `check_question(names)`. A name of which it says nothing, or two things, is not confirmed."""
+    turns = read_text(answer)
+    if isinstance(turns, Unusable):
+        return turns
+    values = list(json_values(turns[0]))
+    sayings = _from_json(values, names) or _from_lines(lines_of(_one_a_line(turns[0], names)), names)
+    medium = next((value for name, said in sayings if not name and (value := _medium(said))), "")
+    told = [(name, three) for name, said in sayings if name and (three := _three(said)) is not None]
+    if not told and not medium:
+        return unusable(Reason.REFUSAL if says_sorry(turns[0]) else Reason.BAD_ANSWER, turns[0])
+    return Check(medium=medium, verdicts=tuple(_verdict(name, told) for name in names))
+
+
+def _verdict(name: str, told: Sequence[tuple[str, tuple[bool, ...]]]) -> Verdict:
+    said = [three for of, three in told if of == name] or [(False, False, False)]
+    visible, real, sounding = (all(column) for column in zip(*said, strict=True))
+    return Verdict(name=name, visible=visible, real=real, sounding=sounding)
+
+
+def _from_json(values: Sequence[object], names: Sequence[str]) -> list[tuple[str, str]]:
+    """What is said of each name, and under the empty name of the medium."""
+    sayings: list[tuple[str, str]] = []
+    for value in values:
+        if isinstance(value, list):
+            sayings += _from_json(value, names)
+        elif isinstance(value, dict):
+            own = next((str(v) for k, v in value.items() if k.lower() in NAME_KEYS), "")
+            if name := _known(own, names):
+                sayings.append((name, _spelled(value)))
+            else:
+                sayings += _from_mapping(value, names)
+    return sayings
+
+
+def _from_mapping(value: dict[str, object], names: Sequence[str]) -> list[tuple[str, str]]:
+    sayings: list[tuple[str, str]] = []
+    for key, inner in value.items():
+        if name := _known(key, names):
+            sayings.append((name, _spelled(inner)))
+        elif key.lower() in ("medium", "image_medium"):
+            sayings.append(("", str(inner)))
+        else:
+            sayings += _from_json([inner], names)
+    return sayings
+
+
+def _spelled(value: object) -> str:
+    """A JSON value in the words of the plain form."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_spelled(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_spelled, value))
+    return {True: "yes", False: "no"}.get(value, "") if isinstance(value, bool) else str(value)
+
+
+def _from_lines(lines: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
+    """As `_from_json`; lines that begin with what was asked go on with the last name."""
+    sayings: list[tuple[str, str]] = []
+    for line in lines:
+        text = strip_marks(line.strip("| \t").replace(" | ", ", ", 99) if line.startswith("|") else line)[0]
+        medium = _MEDIUM.match(text)
+        head = _HEAD.search(text) or _COMMA.search(text)
+        assert head is not None
+        if medium is not None:
+            sayings.append(("", medium[1]))
+        elif name := _known(text[: head.start()], names):
+            sayings.append((name, text[head.end() :]))
+        elif sayings and sayings[-1][0] and _OF_ONE.match(text):
+            sayings[-1] = (sayings[-1][0], f"{sayings[-1][1]}, {text}")
+        elif _MEDIUM_SENTENCE.match(text):
+            sayings.append(("", text))
+    return sayings
+
+
+def _one_a_line(text: str, names: Sequence[str]) -> str:
+    """A new line before each name that follows an answer on the same line."""
+    known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    before = "|".join(("yes", "no", *MEDIA))
+    return re.sub(
+        rf"((?:\b(?:{before})\b[.;,)]?|[.;)])\s++)(?=(?:the |an? )?(?:{known})\s*:)", r"\1\n", text, flags=re.I
+    )
+
+
+def _known(raw: str, names: Sequence[str]) -> str:
+    """The name that is meant, empty where it is none of them."""
+    return next((name for name in names if same_name(raw[:100], name)), "")
+
+
+def _three(value: str) -> tuple[bool, bool, bool] | None:
+    """Visible, real and sounding; what is not said is False, and None where nothing is."""
+    if _FORM.search(value):
+        return None
+    answers = [word.lower() in _YES for word in _SAID.findall(value)]
+    found: dict[int, bool] = {}
+    for match in _OF_ONE.finditer(value):
+        yes = (match[3] or "").lower() in _YES if answers else True
+        found.setdefault(_ASKED[match[2].lower()], yes and not match[1])
+    if found:
+        return found.get(0, False), found.get(1, False), found.get(2, False)
+    if len(answers) == 3:
+        return answers[0], answers[1], answers[2]
+    return (False, False, False) if answers == [False] or _ABSENT.search(value) else None
+
+
+def _medium(said: str) -> str:
+    """The medium that words name; a photo of something else is that, and the whole list said back is none."""
+    media = {_MEDIUM_WORDS[word] for word in tokenize(said.partition(" not ")[0]) if word in _MEDIUM_WORDS}
+    others = sorted(media - {"photo"}, key=MEDIA.index)
+    if len(media) > 2:
+        return ""
+    return others[0] if others else "".join(media)

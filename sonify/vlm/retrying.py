@@ -1,0 +1,143 @@
+"""How a server that fails is asked again: jittered waits, a deadline for each question, a breaker for the client."""
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from itertools import count
+from typing import TypeVar
+
+from sonify.errors import TransientError
+
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """`timeout_sec` bounds one try whatever the server does; no try begins `max_wait_sec` after the first or later."""
+
+    timeout_sec: float
+    max_wait_sec: float
+    first_delay_sec: float = 0.5
+    longest_delay_sec: float = 30.0
+    most_bad_replies: int = 5
+    failures_to_open: int = 10
+
+    def delay_sec(self, tries: int) -> float:
+        """Exponential with full jitter, so that clients that failed together do not come back together.
+
+        Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+        """
+        longest = min(self.longest_delay_sec, self.first_delay_sec * 2.0 ** min(tries - 1, 30))
+        return random.uniform(0, longest)  # noqa: S311 - spreads load, decides nothing
+
+
+class Cause(Enum):
+    """What a failed try says of the server."""
+
+    DOWN = "down"  # no connection, no answer in time, 5xx
+    BUSY = "busy"  # it is there and asks for patience
+    BAD_REPLY = "bad reply"  # 200, and not what was asked for: a proxy's page, half a JSON
+
+
+class TryFailed(Exception):
+    """One try failed and the next may not."""
+
+    def __init__(self, cause: Cause, what: str, retry_after_sec: float = 0.0) -> None:
+        super().__init__(what)
+        self.cause = cause
+        self.retry_after_sec = retry_after_sec
+
+
+class CircuitBreaker:
+    """Opens after so many failures in a row over the whole client; then one request at a time probes the server."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._failures = 0
+        self._probing = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server counts as down."""
+        return self._failures >= self._policy.failures_to_open
+
+    async def run(self, ask: Callable[[], Awaitable[Out]], deadline: float) -> Out:
+        """Ask once, now or, while the breaker is open, when it is this question's turn to probe.
+
+        Raises:
+            TryFailed: the try failed.
+            TimeoutError: the deadline came before the turn.
+        """
+        if not self.is_open:
+            return await self._watched(ask)
+        async with asyncio.timeout_at(deadline):
+            await self._probing.acquire()
+        try:
+            if self.is_open:
+                delay_sec = self._policy.delay_sec(1 + self._failures - self._policy.failures_to_open)
+                await asyncio.sleep(max(0.0, min(delay_sec, deadline - asyncio.get_running_loop().time())))
+                return await self._watched(ask)
+        finally:
+            self._probing.release()
+        return await self._watched(ask)
+
+    async def _watched(self, ask: Callable[[], Awaitable[Out]]) -> Out:
+        try:
+            answer = await ask()
+        except TryFailed as failed:
+            self._failures = 0 if failed.cause is Cause.BUSY else self._failures + 1
+            raise
+        self._failures = 0
+        return answer
+
+
+async def persist(ask: Callable[[], Awaitable[Out]], policy: RetryPolicy, breaker: CircuitBreaker, where: str) -> Out:
+    """Ask until there is an answer.
+
+    Raises:
+        TransientError: the deadline has passed, or so many replies were no answers that waiting will not help.
+    """
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    deadline = start + policy.max_wait_sec
+    bad_replies, last = 0, "the server fails for other requests"
+    for tries in count(1):
+        try:
+            return await breaker.run(ask, deadline)
+        except TimeoutError:
+            raise TransientError(f"{where}: gave up after {clock() - start:.0f} s: {last}") from None
+        except TryFailed as failure:
+            failed = failure
+        last, bad_replies = str(failed), bad_replies + (failed.cause is Cause.BAD_REPLY)
+        if clock() >= deadline or bad_replies >= policy.most_bad_replies:
+            raise TransientError(f"{where}: gave up after {tries} tries in {clock() - start:.0f} s: {last}")
+        delay_sec = max(policy.delay_sec(tries), failed.retry_after_sec)
+        await asyncio.sleep(min(delay_sec, max(0.0, deadline - clock())))
+    raise AssertionError
+
+
+def parse_retry_after(value: str | None) -> float:
+    """Seconds to wait by a Retry-After header, which holds seconds or a date; 0 where it holds neither.
+
+    Source: RFC 9110, 10.2.3.
+    """
+    if value is None:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _seconds_until(value)
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
+def _seconds_until(date: str) -> float:
+    try:
+        moment = parsedate_to_datetime(date)
+    except ValueError:
+        return 0.0
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

@@ -1,0 +1,251 @@
+"""A vision-language model in a serving engine that the worker starts, watches, replaces and ends."""
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from sonify.config.extractors import ServerVlm
+from sonify.errors import InputError, TransientError, WorkError
+from sonify.vlm import engine_guard
+from sonify.vlm.endpoint import Endpoint, Service, policy_of
+from sonify.vlm.engines import LOOPBACK, Launch, engine_environment, plan_launch
+from sonify.vlm.questions import Answer, NoAnswer, Question
+from sonify.vlm.retrying import RetryPolicy
+
+HEALTH_TIMEOUT_SEC = 5.0
+# An engine whose requests fail is ill when it does not answer this often in a row, a second apart.
+ILL_AFTER = 3
+WATCH_SEC = 0.5
+GRACE_SEC = 10.0
+# For one call; a window that ends so many engines leaves its unit undone.
+MOST_RESTARTS = 2
+# Between choosing a port and an engine's opening it, another process may take it.
+MOST_PORTS = 3
+LOG_TAIL_BYTES, LOG_TAIL_CHARS = 8192, 600
+
+
+def load(config: ServerVlm, log_folder: Path, policy: RetryPolicy | None = None) -> "Server":
+    """Start the engine and wait until it is ready.
+
+    Raises:
+        InputError: it cannot be started, or ends by itself before it is ready.
+        WorkError: it is not ready in time.
+    """
+    log_folder.mkdir(parents=True, exist_ok=True)
+    server = Server(config, log_folder / f"{config.name}-{socket.gethostname()}-{os.getpid()}.log", policy)
+    server.start()
+    return server
+
+
+class EngineFailed(Exception):
+    """The engine has to be replaced."""
+
+
+class EngineProcess:
+    """An engine and the guard that ends it when this process ends, however that happens."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+        guard = [sys.executable, "-I", engine_guard.__file__, str(GRACE_SEC), str(log_file)]
+        self._guard = subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
+            [*guard, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment)
+        )
+        self._guard.wait()  # it goes on as a process of its own
+        assert self._guard.stdin is not None
+        assert self._guard.stdout is not None
+        self._lifeline, self._reports = self._guard.stdin, self._guard.stdout
+        self._ended: str | None = None
+
+    def ended(self, within_sec: float = 0.0) -> str | None:
+        """How the engine ended; None while it runs."""
+        if self._ended is None and select.select([self._reports], [], [], within_sec)[0]:
+            line = os.read(self._reports.fileno(), 1024).decode(errors="replace").strip()
+            self._ended = line or "ended with its guard"
+        return self._ended
+
+    def stop(self) -> None:
+        """End the engine with all its processes, and wait for that."""
+        self._lifeline.close()
+        deadline = time.monotonic() + GRACE_SEC + 5
+        while select.select([self._reports], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not os.read(self._reports.fileno(), 1024):
+                break
+        self._reports.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A running engine and the client that asks it."""
+
+    process: EngineProcess
+    client: Endpoint
+    root: str
+
+    def is_healthy(self) -> bool:
+        """Whether its health page says so or, where it has none, whether it lists its models."""
+        status = self.client.status_of(f"{self.root}/health", HEALTH_TIMEOUT_SEC)
+        if status in (404, 405):
+            status = self.client.status_of(f"{self.root}/v1/models", HEALTH_TIMEOUT_SEC)
+        return status == 200
+
+    def stop(self) -> None:
+        """End both."""
+        self.client.close()
+        self.process.stop()
+
+
+class Server:
+    """A `Vlm`; an engine that dies or hangs while it is asked is replaced."""
+
+    def __init__(self, config: ServerVlm, log_file: Path, policy: RetryPolicy | None = None) -> None:
+        self._config = config
+        self._log_file = log_file
+        self._policy = policy or policy_of(config)
+        self._launch: Launch = plan_launch(config)
+        self._engine: Engine | None = None
+        self._changing = threading.Lock()
+        self._closing = threading.Event()
+
+    def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
+        """Answer questions, in their order.
+
+        Raises:
+            TransientError: no engine lived long enough to answer.
+        """
+        reason = ""
+        for _ in range(1 + MOST_RESTARTS):
+            engine = self._running()
+            try:
+                return self._ask(engine, questions)
+            except EngineFailed as failed:
+                reason = str(failed)
+                self._drop(engine)
+        raise TransientError(f"extractor {self._config.name}: {MOST_RESTARTS} restarts did not help: {reason}")
+
+    def start(self) -> None:
+        """Start the engine unless it runs, and wait until it is ready.
+
+        Raises:
+            InputError: it ends before it is ready.
+            WorkError: it is not ready in time.
+        """
+        with self._changing:
+            if self._engine is None:
+                self._engine = self._start()
+
+    def close(self) -> None:
+        """End the engine, also one that is being started."""
+        self._closing.set()
+        with self._changing:
+            if self._engine is not None:
+                self._engine.stop()
+            self._engine = None
+
+    def _running(self) -> Engine:
+        try:
+            self.start()
+        except (InputError, WorkError) as error:  # it did start before
+            raise TransientError(f"the engine does not start again: {error}") from error
+        assert self._engine is not None
+        return self._engine
+
+    def _drop(self, engine: Engine) -> None:
+        with self._changing:
+            if self._engine is engine:  # another thread may have replaced it already
+                engine.stop()
+                self._engine = None
+
+    def _ask(self, engine: Engine, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
+        answers = engine.client.submit(questions)
+        ill = 0
+        try:
+            while not wait([answers], timeout=WATCH_SEC).done:
+                if ended := engine.process.ended():
+                    raise EngineFailed(self._obituary(f"the engine ended by itself ({ended})"))
+                ill = ill + 1 if engine.client.is_struggling and not engine.is_healthy() else 0
+                if ill >= ILL_AFTER:
+                    raise EngineFailed(self._obituary("the engine hangs"))
+            return answers.result()
+        except TransientError as error:
+            raise EngineFailed(str(error)) from error
+        except CancelledError:
+            raise EngineFailed("the engine was replaced") from None
+        finally:
+            answers.cancel()
+
+    def _start(self) -> Engine:
+        for attempt in range(1, 1 + MOST_PORTS):
+            port = free_port()
+            engine = self._launch_on(port)
+            try:
+                self._await_ready(engine)
+            except InputError:
+                engine.stop()
+                if attempt < MOST_PORTS and is_taken(port):
+                    continue
+                raise
+            except BaseException:
+                engine.stop()
+                raise
+            return engine
+        raise AssertionError
+
+    def _launch_on(self, port: int) -> Engine:
+        root = f"http://{LOOPBACK}:{port}"
+        service = Service(
+            url=f"{root}/v1",
+            model=self._launch.served_name,
+            max_new_tokens=self._config.max_new_tokens,
+            concurrency=self._config.concurrency,
+        )
+        environment = engine_environment(os.environ, self._config.environment)
+        process = EngineProcess(self._launch.on_port(port), environment, self._log_file)
+        return Engine(process=process, client=Endpoint(service, self._policy), root=root)
+
+    def _await_ready(self, engine: Engine) -> None:
+        """Wait for the engine; one of a known kind is known to serve the model under its name."""
+        deadline = time.monotonic() + self._config.start_timeout_sec
+        while not engine.is_healthy():
+            if ended := engine.process.ended(WATCH_SEC):
+                raise InputError(self._obituary(f"the engine ended before it was ready ({ended})"))
+            if self._closing.is_set():
+                raise TransientError(f"extractor {self._config.name}: closed before the engine was ready")
+            if time.monotonic() > deadline:
+                waited = f"{self._config.start_timeout_sec:g} s (start_timeout_sec)"
+                raise WorkError(self._obituary(f"the engine is not ready after {waited}"))
+        if not isinstance(self._config.command, str):
+            engine.client.check_model()
+
+    def _obituary(self, what: str) -> str:
+        """One line with what the engine said last."""
+        said = last_lines(self._log_file)
+        return f"extractor {self._config.name}: {what}; its log {self._log_file} ends: {said}"
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def is_taken(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def last_lines(log_file: Path) -> str:
+    """The end of a log as one line."""
+    with log_file.open("rb") as log:
+        log.seek(max(0, log_file.stat().st_size - LOG_TAIL_BYTES))
+        text = log.read().decode("utf-8", "replace")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    return " | ".join(line for line in lines if line)[-LOG_TAIL_CHARS:] or "(nothing)"

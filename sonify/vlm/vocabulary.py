@@ -1,0 +1,131 @@
+"""The words by which an answer's parts are told apart: keys, headings, and what is said where nothing sounds."""
+
+import re
+
+
+def words_of(text: str) -> frozenset[str]:
+    """A set of words, written as text."""
+    return frozenset(text.split())
+
+
+# Keys and headings, in lower case, with spaces for underscores and without numbers.
+CAPTION_KEYS = frozenset(
+    ("caption", "image caption", "photo caption", "image description", "scene description", "scene", "captions")
+)
+NAME_KEYS = words_of("name concept label object thing source entity item element") | {
+    "sound source", "sounding concept", "sounding object", "sound concept",
+}  # fmt: skip
+DESCRIPTION_KEYS = words_of("description sound sounds desc audio query") | {
+    "sound description", "audio description", "sound query", "clap query", "what it sounds like",
+}  # fmt: skip
+PROMINENCE_KEYS = words_of("prominence position placement layer role level depth type")
+BOX_KEYS = frozenset(("bbox", "bbox 2d", "box", "box 2d", "bounding box", "boundingbox", "coordinates"))
+PROMINENCES = {
+    "foreground": "foreground", "background": "background", "ambience": "ambience", "ambient": "ambience",
+    "ambiance": "ambience", "ambient sound": "ambience", "ambient sounds": "ambience",
+    "foreground sounds": "foreground", "background sounds": "background", "in the foreground": "foreground",
+    "in the background": "background", "foreground sound": "foreground", "background sound": "background",
+}  # fmt: skip
+
+# What stands before a colon and names nothing that sounds: headings, remarks, errors.
+_HEADINGS = words_of(
+    """
+    concepts sounds names list answer output response result results note notes error warning code message status
+    detail details summary overall conclusion explanation reasoning setting location place time weather mood season
+    lighting colors colours color composition style medium objects object items example examples format disclaimer
+    image photo picture scene title question prompt user assistant system nothing none n/a silence silent
+    description caption name prominence audible things elements sources analysis observation context atmosphere
+    date exception traceback content-type content-length http https bbox box area confidence
+    sure certainly ok okay yes no hint tip important remember instructions instruction task role keywords tags
+    subject background foreground ambience step text language total count number visible inaudible id type
+    url file version data
+    """
+)
+_HEADING_WORDS = words_of(
+    """
+    concepts concept sounds sound sounding audible visible present present: list in the image of and potential
+    possible objects object items things elements sources source that can be heard here are acoustic scene now right
+    names name descriptions description following identified detected your answer final output for with json photo
+    """
+)
+# A line that begins so is a sentence, whatever colon it has.
+_SENTENCE_STARTS = words_of(
+    """
+    i i'm i've you your we it it's its there there's this these those that here here's based as if since however
+    although because please let sure certainly what which how why when where who note in on at from overall
+    additionally finally also given unfortunately sorry looking considering while to not no nothing first second
+    lastly for with thank thanks hope ignore
+    """
+)
+
+UNSEEN = re.compile(
+    r"\b(?:not (?:directly |actually |currently )?(?:visible|seen|shown|present|pictured|in (?:the )?(?:image|frame))"
+    r"|off[- ]?(?:camera|screen|frame)|out of (?:the )?(?:frame|view|shot)|unseen|invisible"
+    r"|outside (?:of )?(?:the |this )?(?:image|frame|picture|photo)|absent)\b",
+    re.IGNORECASE,
+)
+SILENT = re.compile(
+    r"\b(?:silent(?:ly)?|soundless|noiseless|inaudible|no (?:audible |apparent |discernible )?(?:sounds?|noise)"
+    r"|without (?:a |any )?(?:sounds?|noise)|not (?:audible|sounding|heard)"
+    r"|(?:not|n't|cannot|never) (?:make|making|produce|producing|emit|emitting|making|generate|generating) "
+    r"(?:any |a |much )?(?:sounds?|noise)|nothing (?:to hear|is heard|can be heard))\b"
+    r"|^(?:none|n/a|nothing|null|silence)\W*$",
+    re.IGNORECASE,
+)
+_NOTHING_ALONE = frozenset(
+    ("none", "nothing", "n/a", "na", "null", "silence", "no", "nil", "no sounds", "no sound", "no concepts", "[]", "{}")
+)
+_NOTHING_SAID = re.compile(
+    r"\b(?:no|none|nothing|(?:n't|not) (?:contain |have |show |depict )?any\w*)\b"
+    r"[^.]{0,120}\b(?:sound|sounds|sounding|audible|heard|hear|noise|noises)\b",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"(?:\bi(?:'m| am) (?:so |very |really )?sorry\b|\bi apologi[sz]e|\bmy apologies\b|\bsorry,? (?:but )?i\b"
+    r"|\bi (?:can ?not|can't|am unable|'m unable|am not able|'m not able|do not have|don't have|won't|will not)\b"
+    r"|\bi'm (?:unable|not able)\b|\bunable to (?:assist|help|process|analy[sz]e|view|see|identify|comply|provide)"
+    r"|\bas an? (?:ai|language|text|vision|large)\b|\bi must decline|\bagainst my\b|\bcontent policy\b"
+    r"|\bno image (?:was |is |has been )?(?:provided|attached|uploaded)"
+    r"|\bplease (?:provide|upload|attach|share) (?:the|an) "
+    r"|\blo siento\b|\bje suis désolée?|\bdésolée?,|\bes tut mir leid|\bentschuldig|\bich kann (?:leider )?nicht"
+    r"|\bmi dispiace\b|\bdesculpe\b|\bsinto muito\b|\bhet spijt me\b|\bprzepraszam\b|извините|прошу прощения|не могу"
+    r"|抱歉|对不起|對不起|无法|無法|申し訳|できません|죄송|آسف|عذرا|क्षमा|माफ़)",
+    re.IGNORECASE,
+)
+# Words that hold sentences together, in English and, without accents, in other languages of Latin letters. Words that
+# English shares with them (in, die, van, met, no, do) tell nothing.
+_ENGLISH = words_of("the of and with is are while sound sounds from by its or as to at being that there")
+_FOREIGN = words_of(
+    """
+    el la los las un una unos del por que esta mientras sonido le les des une et avec dans est pendant bruit chien der
+    das ein eine einen und mit ist im auf wahrend gerausch il lo gli che nel della di sono rumore suono os um uma dos
+    em enquanto het een op geluid ett och pa ljud av jest sie na dzwiek oraz lyd og bir ve sesi yang suara
+    """
+)
+
+
+def is_heading(name: str) -> bool:
+    """Whether what stands before a colon is a heading or the beginning of a sentence and not the name of a thing."""
+    words = name.lower().split()
+    return (
+        not words
+        or name.lower() in _HEADINGS
+        or words[0] in _SENTENCE_STARTS
+        or all(word in _HEADING_WORDS or word in _HEADINGS for word in words)
+    )
+
+
+def says_nothing_sounds(line: str) -> bool:
+    """Whether a line says that nothing can be heard."""
+    return line.lower().strip(" .!\"'()*-_`") in _NOTHING_ALONE or bool(_NOTHING_SAID.search(line))
+
+
+def says_sorry(text: str) -> bool:
+    """Whether a text without any concept refuses, in one of a dozen languages."""
+    return bool(_REFUSAL.search(text[:1000].replace("’", "'")))
+
+
+def is_foreign(tokens: list[str]) -> bool:
+    """Whether more words of a text hold sentences of other languages together than English ones."""
+    foreign = sum(token in _FOREIGN for token in tokens)
+    return foreign >= 2 and foreign > sum(token in _ENGLISH for token in tokens)

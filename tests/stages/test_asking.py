@@ -1,0 +1,212 @@
+"""Concepts and checks from a model behind a real server on loopback."""
+
+import hashlib
+import io
+import re
+from collections.abc import Callable
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from sonify.config import Config
+from sonify.errors import WorkError
+from sonify.run import run
+from tests.engine.hashing import hash_run
+from tests.fakes import small_config, small_input
+from tests.vlm.faulty_server import Fault, FaultyServer, numbered_image, serving
+
+PHOTOS = 20
+SAID = (
+    "caption: a dog on grass\ndog: sound of a dog barking (foreground)\nrain: rain falling (ambience)",
+    "caption: a cat at home\n- **cat**: a cat meowing (foreground)",
+    "caption: a church\n1. church bell: a church bell ringing (background)",
+)
+
+
+def say(image: Image.Image, prompt: str) -> str:
+    """An answer in form to either question; nothing is confirmed of a church, and one photo is a drawing."""
+    number = number_in(image)
+    if "medium:" not in prompt:
+        return SAID[number % len(SAID)]
+    names = re.search(r"in this order: (.*)\n", prompt)
+    assert names
+    verdict = "no" if number % len(SAID) == 2 else "yes"
+    lines = [f"{name}: visible {verdict}, real yes, sounding yes" for name in names[1].split(", ")]
+    return "\n".join([f"medium: {'drawing' if number == 3 else 'photo'}", *lines])
+
+
+def number_in(image: Image.Image) -> int:
+    fields = image.convert("L").resize((4, 4), Image.Resampling.BOX).tobytes()
+    return sum(1 << n for n, level in enumerate(fields) if level > 127)
+
+
+@pytest.fixture
+def server():
+    with serving(answer=say) as running:
+        yield running
+
+
+@pytest.fixture
+def configure(tmp_path, server) -> Callable[..., Config]:
+    small_input(tmp_path, photos=1)
+    for n in range(PHOTOS):
+        buffer = io.BytesIO()
+        numbered_image(n).save(buffer, "JPEG", quality=95)
+        (tmp_path / "photos" / f"{n:03d}.jpg").write_bytes(buffer.getvalue())
+    return lambda run="run", url=server.url, **concepts: small_config(
+        tmp_path, run, concepts={"extractors": [extractor(url)], **concepts}
+    )
+
+
+def extractor(url: str, name: str = "eye", **fields: object) -> dict[str, object]:
+    return {
+        "kind": "vlm", "name": name, "backend": "endpoint", "model": "stub", "url": url, "concurrency": 4,
+        "image_size": 64, "timeout_sec": 2.0, "max_wait_sec": 4.0, **fields,
+    }  # fmt: skip
+
+
+def questions(server: FaultyServer) -> int:
+    return len(server.seen)
+
+
+def test_what_a_model_says_becomes_concepts_and_is_kept(configure, server):
+    config = configure()
+    counts = run(config)
+
+    assert counts["concepts/eye"].rows_out == PHOTOS == questions(server)
+    concepts = pq.read_table(config.run_dir / "concepts" / "eye").to_pylist()
+    answers = pq.read_table(config.run_dir / "answers" / "eye").to_pylist()
+    assert [row["answer"] for row in concepts] == [row["answer"] for row in answers]
+    first = concepts[0]
+    assert first["caption"] == "a dog on grass"
+    assert [(c["concept"], c["prominence"]) for c in first["concepts"]] == [("dog", "foreground"), ("rain", "ambience")]
+    assert first["image_sha256"] == hashlib.sha256((config.images.path / "000.jpg").read_bytes()).hexdigest()
+    assert {row["prompt"] for row in answers} == {server.seen[0].prompt}
+
+
+def test_redone_concepts_ask_nobody_and_need_no_server(configure, server):
+    config = configure()
+    run(config)
+    before = hash_run(config.run_dir)
+    asked = questions(server)
+
+    run(configure(url="http://127.0.0.1:9/v1"), redo="concepts")  # nothing listens there
+
+    assert questions(server) == asked
+    assert hash_run(config.run_dir) == before
+
+
+def test_other_limits_read_the_same_answers_again(configure, server):
+    run(configure())
+    asked = questions(server)
+    run(configure(max_concepts=1, extractors=[extractor(server.url)]), redo="concepts")
+    assert questions(server) == 2 * asked  # the prompt names the limit: it is another question
+
+
+def test_redone_answers_are_asked_for_again(configure, server):
+    run(configure())
+    asked = questions(server)
+    run(configure(), redo="answers")
+    assert questions(server) == 2 * asked
+
+
+def test_an_image_that_has_changed_is_asked_about_again(configure, server, tmp_path):
+    config = configure()
+    run(config)
+    asked = questions(server)
+    (tmp_path / "photos" / "001.jpg").write_bytes((tmp_path / "photos" / "004.jpg").read_bytes())
+    (tmp_path / "photos" / "002.jpg").unlink()
+
+    counts = run(config, redo="concepts")
+
+    assert questions(server) == asked + 1
+    assert counts["concepts/eye"].rows_in == PHOTOS - 1
+
+
+def test_answers_that_are_no_use_are_counted_and_kept(configure, server):
+    server.answer = lambda image, prompt: say(image, prompt) if number_in(image) % 2 else "I'm sorry, but I can't help."
+    config = configure()
+    counts = run(config)
+
+    assert counts["concepts/eye"].rejected == {"refusal": PHOTOS // 2}
+    assert len(pq.read_table(config.run_dir / "answers" / "eye")) == PHOTOS
+
+
+def test_a_model_that_hears_nothing_anywhere_stops_the_run(configure, server):
+    server.answer = lambda _image, _prompt: "caption: a wall\nnone"
+    with pytest.raises(WorkError, match="no image has a sounding concept"):
+        run(configure())
+
+
+def test_a_server_that_fails_leaves_units_undone_and_loses_nothing(configure, server):
+    straight = configure("straight")
+    run(straight)
+    server.faults = (Fault("status", status=500, after=questions(server) + 9),)
+    config = configure("broken")
+    with pytest.raises(WorkError, match="given up"):
+        run(config)
+    server.faults = ()
+    run(config)
+    assert hash_run(config.run_dir) == hash_run(straight.run_dir)
+
+
+def test_two_extractors_give_two_scenes(configure, server):
+    config = configure(extractors=[extractor(server.url), extractor(server.url, "other")])
+    run(config)
+    pairs = pq.read_table(config.run_dir / "pairs").to_pylist()
+    assert [(pair["image"], pair["scene"]) for pair in pairs[:2]] == [("000_2ejpg", "eye"), ("000_2ejpg", "other")]
+    assert len(pairs) == 2 * PHOTOS
+
+
+def test_the_check_filters_what_is_heard_and_is_kept(configure, server):
+    config = configure(check=True)
+    counts = run(config)
+
+    churches = sum(n % len(SAID) == 2 for n in range(PHOTOS))
+    assert counts["checks/eye"].rows_out == PHOTOS
+    assert counts["pair"].rejected == {"not_a_photo": 1, "unconfirmed": churches}
+    pairs = pq.read_table(config.run_dir / "pairs").to_pylist()
+    assert {pair["medium"] for pair in pairs} == {"photo"}
+    assert all("visible yes" in pair["check_answer"] for pair in pairs)
+    checks = pq.read_table(config.run_dir / "checks" / "eye").to_pylist()
+    assert all(len(row["foils"]) == 2 for row in checks)
+    named = {c["concept"] for row in checks for c in row["concepts"]}
+    assert named == {"dog", "rain", "cat", "church bell"}
+
+
+def test_another_filter_asks_nobody(configure, server):
+    run(configure(check=True))
+    asked = questions(server)
+    counts = run(configure(check=True, media=["photo", "drawing"]), redo="pair")
+    assert questions(server) == asked
+    assert "not_a_photo" not in counts["pair"].rejected
+    run(configure(check=True, media=["photo", "drawing"]), redo="concepts")
+    assert questions(server) == asked
+
+
+def test_how_often_foils_are_confirmed_is_reported(configure, server):
+    from sonify.report.status import read_status  # noqa: PLC0415 - the one test that needs it
+
+    config: Config = configure(check=True)
+    run(config)
+    (foils,) = read_status(config.run_dir).foils.values()
+    churches = sum(n % len(SAID) == 2 for n in range(PHOTOS))
+    assert (foils.asked, foils.confirmed) == (2 * PHOTOS, 2 * (PHOTOS - churches))
+
+
+def test_a_photo_is_decoded_for_the_model_at_the_size_it_asks_for(configure, server, tmp_path):
+    with Image.open(tmp_path / "photos" / "005.jpg") as small:
+        small.resize((640, 480)).save(tmp_path / "photos" / "005.jpg", quality=95)
+    run(configure())
+    assert {seen.number for seen in server.seen} == set(range(PHOTOS))
+
+
+def test_damaged_answers_are_asked_for_again(configure, server, tmp_path):
+    config = configure()
+    run(config)
+    asked = questions(server)
+    damaged = sorted((config.run_dir / "answers" / "eye").glob("*.parquet"))[0]
+    damaged.write_bytes(b"PAR1 nonsense" * 10)
+    run(config, redo="concepts")
+    assert questions(server) == asked + 8  # one unit

@@ -1,0 +1,354 @@
+import threading
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from sonify.config.extractors import EndpointVlm
+from sonify.errors import InputError, TransientError
+from sonify.rows import Reason
+from sonify.vlm.endpoint import check_endpoint, load
+from sonify.vlm.questions import Answer, NoAnswer, Question
+from sonify.vlm.retrying import RetryPolicy, parse_retry_after
+from tests.vlm.faulty_server import Fault, FaultyServer, answer_for, numbered_image, serving
+
+KEY = "sk-planted-4f1d7c"
+QUICK = RetryPolicy(timeout_sec=1.0, max_wait_sec=8.0, first_delay_sec=0.05, longest_delay_sec=0.2)
+
+
+def config_for(server: FaultyServer | None = None, **fields) -> EndpointVlm:
+    base = {"kind": "vlm", "name": "stub", "backend": "endpoint", "model": "stub", "concurrency": 4}
+    return EndpointVlm.model_validate(base | {"url": server.url if server else "http://127.0.0.1:9/v1"} | fields)
+
+
+def questions(*numbers: int) -> list[Question]:
+    return [Question(image=numbered_image(number), prompt="What can be heard?") for number in numbers]
+
+
+def expected(*numbers: int) -> list[Answer]:
+    return [Answer(text=answer_for(numbered_image(number), ""), finished=True) for number in numbers]
+
+
+def ask(server: FaultyServer, numbers: range | list[int], policy: RetryPolicy = QUICK, **fields) -> list:
+    vlm = load(config_for(server, **fields), policy)
+    try:
+        return vlm(questions(*numbers))
+    finally:
+        vlm.close()
+
+
+def chain_of(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def test_answers_come_in_the_order_of_the_questions_and_each_once():
+    with serving(latency_sec=0.02) as server:
+        assert ask(server, range(50)) == expected(*range(50))
+        assert server.answered == dict.fromkeys(range(50), 1)
+        assert server.most_at_once == 4
+
+
+def test_a_request_has_the_form_that_servers_read():
+    with serving() as server:
+        ask(server, [7], max_new_tokens=99)
+    body = server.seen[0].body
+    assert {key: body[key] for key in body if key != "messages"} == {
+        "model": "stub",
+        "temperature": 0,
+        "max_tokens": 99,
+        "stream": False,
+    }
+    ((image, text),) = (message["content"] for message in body["messages"])
+    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert text == {"type": "text", "text": "What can be heard?"}
+    assert "Authorization" not in server.seen[0].headers
+
+
+def test_calls_from_two_threads_share_the_limit():
+    with serving(latency_sec=0.05) as server:
+        vlm = load(config_for(server), QUICK)
+        with ThreadPoolExecutor(2) as callers:
+            calls = [callers.submit(vlm, questions(*range(start, start + 20))) for start in (0, 100)]
+            assert [call.result() for call in calls] == [expected(*range(20)), expected(*range(100, 120))]
+        vlm.close()
+        assert server.most_at_once == 4
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("status", status=429, count=6),
+        Fault("status", status=500, tries=2),
+        Fault("status", status=503, count=4, retry_after="0.1"),
+        Fault("html", tries=1),
+        Fault("not_json", tries=1),
+        Fault("no_fields", tries=1),
+        Fault("half", tries=1),
+        Fault("endless", count=2),
+        Fault("hang", count=3),
+        Fault("drip", count=3),
+        Fault("swap", count=4),
+        Fault("half", every=3),
+    ],
+    ids=lambda fault: fault.kind,
+)
+def test_nothing_is_lost_doubled_or_swapped_while_a_server_recovers(fault):
+    numbers = list(range(12))
+    with serving(fault, latency_sec=0.01) as server:
+        assert ask(server, numbers) == expected(*numbers)
+        assert len(server.seen) > len(numbers)  # it did fail
+        assert set(server.answered.values()) == {1}
+
+
+def test_a_server_that_asks_for_two_seconds_is_given_them():
+    with serving(Fault("status", status=429, retry_after="2", count=1)) as server:
+        assert ask(server, [1]) == expected(1)
+    first, second = (seen.at_sec for seen in server.seen)
+    assert 1.9 < second - first < 4
+
+
+def test_a_server_that_is_busy_for_a_while_is_not_hammered():
+    with serving(Fault("status", status=429, sec=1.0)) as server:
+        assert ask(server, range(8)) == expected(*range(8))
+        assert len(server.seen) < 200
+
+
+def test_waiting_is_capped_by_what_is_left_of_max_wait():
+    policy = RetryPolicy(timeout_sec=1, max_wait_sec=1.0, first_delay_sec=0.05)
+    with serving(Fault("status", status=429, retry_after="3600")) as server:
+        start = time.monotonic()
+        with pytest.raises(TransientError, match=r"gave up after 2 tries in 1 s: the server answers 429") as caught:
+            ask(server, [1], policy)
+        assert 0.9 < time.monotonic() - start < 2.5
+        assert server.url in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["hang", "drip", "endless"])
+def test_one_try_ends_in_time_whatever_the_server_does(kind):
+    policy = RetryPolicy(timeout_sec=0.5, max_wait_sec=0.5, first_delay_sec=0.05, most_bad_replies=2)
+    with serving(Fault(kind)) as server:
+        start = time.monotonic()
+        with pytest.raises(TransientError, match=r"no whole answer within 0.5 s|longer than 4 MiB"):
+            ask(server, [1], policy)
+        assert time.monotonic() - start < 3
+
+
+def test_an_endless_answer_does_not_fill_the_memory():
+    with serving(Fault("endless", count=1)) as server:
+        tracemalloc.start()
+        assert ask(server, [1]) == expected(1)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak_bytes < 40 << 20
+
+
+def test_a_long_answer_is_an_answer():
+    with serving(Fault("large")) as server:
+        (answer,) = ask(server, [1])
+        assert len(answer.text) == 3 * 350_000
+
+
+@pytest.mark.parametrize("kind", ["html", "not_json", "no_fields"])
+def test_replies_that_are_no_answers_are_asked_for_a_bounded_number_of_times(kind):
+    with serving(Fault(kind)) as server:
+        with pytest.raises(TransientError, match="gave up after 5 tries"):
+            ask(server, [1])
+        assert len(server.seen) == 5
+
+
+def test_an_answer_that_the_token_limit_cut_says_so():
+    with serving(Fault("length", number=1)) as server:
+        assert [answer.finished for answer in ask(server, [0, 1])] == [True, False]
+
+
+def test_a_refusal_in_its_own_field_is_an_answer():
+    with serving(Fault("refusal")) as server:
+        assert ask(server, [1]) == [Answer(text="I can't help with that.", finished=True)]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_one_refused_image_is_no_answer_and_asked_once(status):
+    with serving(Fault("status", status=status, number=5)) as server:
+        answers = ask(server, range(8))
+        refused = answers.pop(5)
+        assert isinstance(refused, NoAnswer)
+        assert refused.reason is Reason.NO_ANSWER
+        assert str(status) in refused.detail
+        assert "as told" in refused.detail
+        assert answers == expected(0, 1, 2, 3, 4, 6, 7)
+        assert len(server.seen) == 8
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault("status", status=401), "401.*api_key_env"),
+        (Fault("status", status=403), "403.*api_key_env"),
+        (Fault("status", status=404), "404.*check url .* and model"),
+    ],
+)
+def test_what_no_waiting_changes_is_an_input_error_at_once(fault, says):
+    with serving(fault) as server:
+        with pytest.raises(InputError, match=says) as caught:
+            ask(server, range(8))
+        assert server.url in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_redirects_are_not_followed_and_the_key_goes_nowhere_else(monkeypatch):
+    monkeypatch.setenv("STUB_KEY", KEY)
+    with serving() as elsewhere, serving(Fault("redirect", location=f"{elsewhere.url}/chat/completions")) as server:
+        with pytest.raises(InputError, match=r"307.*final address"):
+            ask(server, [1], api_key_env="STUB_KEY")
+        assert elsewhere.seen == []
+
+
+def test_a_proxy_of_the_environment_is_not_used(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving() as server:
+        assert ask(server, [1]) == expected(1)
+
+
+def test_a_wrong_model_is_named_with_those_served():
+    with (
+        serving(model="llava-1.5") as server,
+        pytest.raises(InputError, match=r"'stub'; set model to one of: llava-1.5"),
+    ):
+        check_endpoint(config_for(server))
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(caplog):
+    with serving() as first:
+        port = int(first.url.split(":")[2].split("/")[0])
+    vlm = load(config_for(url=f"http://127.0.0.1:{port}/v1"), QUICK)
+    assert "does not answer yet" in caplog.text
+    with ThreadPoolExecutor(1) as caller:
+        call = caller.submit(vlm, questions(3))
+        time.sleep(0.7)
+        with serving(port=port):
+            assert call.result() == expected(3)
+    vlm.close()
+
+
+def test_a_dead_server_leaves_the_unit_undone_after_max_wait():
+    policy = RetryPolicy(timeout_sec=1, max_wait_sec=1.0, first_delay_sec=0.02, longest_delay_sec=0.1)
+    vlm = load(config_for(), policy)
+    start = time.monotonic()
+    with pytest.raises(TransientError, match=r"http://127.0.0.1:9/v1: gave up after .* refused|Connect"):
+        vlm(questions(*range(8)))
+    vlm.close()
+    assert time.monotonic() - start < 3
+
+
+def test_an_open_breaker_lets_one_request_at_a_time_probe():
+    policy = RetryPolicy(
+        timeout_sec=5, max_wait_sec=20, first_delay_sec=0.02, longest_delay_sec=0.1, failures_to_open=8
+    )
+    # thirty requests at once fail, and the server takes its time to say so
+    with serving(Fault("status", status=503, count=40), latency_sec=0.05) as server:
+        assert ask(server, range(30), policy, concurrency=30) == expected(*range(30))
+    at_once = [seen.at_once for seen in server.seen]
+    assert len(at_once) == 70
+    assert max(at_once[:30]) > 20
+    assert set(at_once[36:41]) == {1}  # the last of these is answered well, and the others may go
+    assert max(at_once[41:]) > 15
+
+
+def test_requests_that_wait_for_the_breaker_give_up_in_time():
+    policy = RetryPolicy(timeout_sec=5, max_wait_sec=1, first_delay_sec=0.3, failures_to_open=3)
+    with serving(Fault("status", status=503)) as server:
+        start = time.monotonic()
+        with pytest.raises(TransientError, match="gave up"):
+            ask(server, range(30), policy, concurrency=10)
+        assert time.monotonic() - start < 3
+        assert len(server.seen) < 25
+
+
+def test_a_refused_or_missing_key_is_an_input_error_that_names_the_variable(monkeypatch):
+    monkeypatch.delenv("STUB_KEY", raising=False)
+    with serving(key=KEY) as server:
+        with pytest.raises(InputError, match="STUB_KEY"):
+            check_endpoint(config_for(server, api_key_env="STUB_KEY"))
+        monkeypatch.setenv("STUB_KEY", "another")
+        with pytest.raises(InputError, match="401: check the key in STUB_KEY"):
+            check_endpoint(config_for(server, api_key_env="STUB_KEY"))
+        monkeypatch.setenv("STUB_KEY", "two\nlines")
+        with pytest.raises(InputError, match="characters that no key can have"):
+            check_endpoint(config_for(server, api_key_env="STUB_KEY"))
+        with pytest.raises(InputError, match="401: check api_key_env"):
+            check_endpoint(config_for(server))
+        monkeypatch.setenv("STUB_KEY", KEY)
+        assert ask(server, [1], api_key_env="STUB_KEY") == expected(1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("echo", status=500),
+        Fault("echo", status=429),
+        Fault("echo", status=404),
+        Fault("echo", status=401),
+        Fault("echo", status=418),
+        Fault("half"),
+        Fault("hang"),
+        Fault("html"),
+        Fault("redirect", location=f"http://127.0.0.1:9/?key={KEY}"),
+    ],
+    ids=lambda fault: f"{fault.kind}-{fault.status}",
+)
+def test_the_key_is_in_no_error_and_no_log(fault, monkeypatch, caplog):
+    monkeypatch.setenv("STUB_KEY", KEY)
+    caplog.set_level(0)
+    policy = RetryPolicy(timeout_sec=0.2, max_wait_sec=0.2, first_delay_sec=0.05)
+    with serving(fault, key=KEY) as server:
+        vlm = load(config_for(server, api_key_env="STUB_KEY"), policy)
+        with pytest.raises((InputError, TransientError)) as caught:
+            vlm(questions(1))
+        held = "".join(repr(part) for part in (vlm, vars(vlm)))
+        vlm.close()
+    for error in chain_of(caught.value):
+        assert KEY not in f"{error} {error!r} {getattr(error, '__dict__', '')}"
+    assert KEY not in held + caplog.text
+
+
+def test_the_key_is_in_no_answer(monkeypatch):
+    monkeypatch.setenv("STUB_KEY", KEY)
+    with serving(Fault("echo", status=200, number=1), Fault("echo", status=400, number=2), key=KEY) as server:
+        answered, refused = ask(server, [1, 2], api_key_env="STUB_KEY")
+    assert "Bearer ***" in answered.text
+    assert "***" in refused.detail or "Bearer" not in refused.detail
+    assert KEY not in answered.text + refused.detail
+
+
+def test_an_interrupted_caller_leaves_no_requests_behind():
+    with serving(Fault("hang", count=4)) as server:
+        vlm = load(config_for(server), RetryPolicy(timeout_sec=30, max_wait_sec=30))
+        call = vlm.submit(questions(*range(8)))
+        while len(server.seen) < 4:
+            time.sleep(0.01)
+        call.cancel()
+        assert vlm(questions(20)) == expected(20)  # the slots are free again
+        vlm.close()
+        vlm.close()
+    assert not any(thread.name == "endpoint" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("7", 7), ("0.5", 0.5), ("-3", 0), ("soon", 0), ("nan", 0), ("inf", 0), ("", 0), (None, 0)]
+)
+def test_retry_after_in_seconds(value, seconds):
+    assert parse_retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date():
+    later = datetime.now(UTC) + timedelta(seconds=90)
+    assert parse_retry_after(format_datetime(later, usegmt=True)) == pytest.approx(90, abs=2)
+    assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0

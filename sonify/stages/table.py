@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sonify import layout
-from sonify.config import CaptionsExtractor, Config, Extractor, Place, TransformersVlm, VlmExtractor
+from sonify.config import CaptionsExtractor, Config, Encoder, Extractor, Place, TransformersVlm, VlmExtractor
 from sonify.engine.commits import Commit, digest_of
 from sonify.engine.job import Job
+from sonify.retrieval import encoders
 from sonify.stages import checks, concepts, embeddings, pair, pool, render, vlm_concepts
 from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of
 from sonify.vlm.checking import CHECK_VERSION
@@ -87,8 +88,9 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             name="embeddings",
             version=1,
             listing="pool",
-            settings=_pick(config, "retrieval.encoder"),
+            settings=_encoder_settings(config, "weight"),  # a hybrid's spaces are embedded apart
             load=lambda: embeddings.load(config),
+            **_encoder_resources(config.retrieval.encoder),
             upstream=("pool",),
             rows_expected=lambda upstream: upstream[0].clips.rows_out if upstream[0].clips else None,
         ),
@@ -99,12 +101,14 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             version=2,
             listing="concepts",
             settings=_pick(config, "seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+            | _encoder_settings(config)
             | _pick(config, "render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
             | (_pick(config, "concepts.media") if config.concepts.check else {})
             | {"images.exclude": _content(config.images.exclude)}
             | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
             | {"threads": pair.THREADS},
             load=lambda: pair.load(config),
+            **_encoder_resources(config.retrieval.encoder),
             check=lambda: pair.check_splits(config),
             upstream=tuple(stage.key for stage in checkers or extractors),
             upstream_whole=("embeddings",),
@@ -175,6 +179,21 @@ def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
     """What an extractor's answers depend on: not where its server is, nor how hard it is driven."""
     fields = extractor.model_dump(mode="json", exclude=set(OPERATIONAL))
     return {f"concepts.extractors.{key}": value for key, value in fields.items()}
+
+
+def _encoder_settings(config: Config, *without: str) -> dict[str, Any]:
+    fields = config.retrieval.encoder.model_dump(mode="json", exclude={"gpus": True, "audio": {"gpus"}})
+    return {"retrieval.encoder": {key: value for key, value in fields.items() if key not in without}}
+
+
+def _encoder_resources(encoder: Encoder) -> dict[str, Any]:
+    clap = encoders.clap_of(encoder)
+    return {
+        "num_cpus": encoders.cpus_of(encoder),
+        "num_gpus": encoders.gpus_of(encoder),
+        "gpu_optional": clap is not None and clap.device == "auto",
+        "fetch": (lambda: encoders.fetch_encoder(encoder)) if clap else None,
+    }
 
 
 def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:

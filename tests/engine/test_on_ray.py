@@ -13,6 +13,7 @@ import pytest
 from sonify.errors import InputError
 from sonify.run import run
 from tests.engine.hashing import hash_run
+from tests.engine.ray_processes import ray_workers
 from tests.fakes import picture, small_config, small_input
 
 STAGES = ("pool", "embeddings", "concepts/captions", "pair", "render")
@@ -56,24 +57,6 @@ def begun_stages(run_dir: Path) -> set[str]:
         if len(list((run_dir / "commits" / name).glob("*/*.json"))) < units:
             break
     return begun
-
-
-def parent_of(pid: str) -> str:
-    return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1]
-
-
-def ray_workers() -> list[int]:
-    """Pids of the workers of the Ray that this process started: children of its raylet."""
-    pids = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if not entry.name.isdigit() or not (entry / "cmdline").read_bytes().startswith(b"ray::Worker"):
-                continue
-            if parent_of(parent_of(entry.name)) == str(os.getpid()):
-                pids.append(int(entry.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return pids
 
 
 @pytest.fixture

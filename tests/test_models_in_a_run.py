@@ -1,0 +1,133 @@
+"""Real models at tiny size through whole runs on Ray: the same bytes over workers, kills and executors."""
+
+import csv
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from sonify.config import Config, make_config
+from sonify.engine.record import require_record
+from sonify.run import run
+from tests.engine.hashing import hash_run
+from tests.engine.ray_processes import ray_workers
+from tests.fakes import write_photos, write_sounds
+from tests.tiny_models import answering_llava, answering_qwen_vl, tiny_clap
+
+LLAVA_SAYS = "Caption: a dog on grass.\ndog: sound of a dog barking (foreground)\nwind: wind in the trees (ambience)"
+QWEN_SAYS = "**Caption**: waves on a beach.\n1. **waves**: waves breaking on the shore (background)"
+OTHER = "Caption: a street.\ncar: a car passing by (foreground)"
+PHOTOS = 16
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Folders of the three models, taught in a few seconds each."""
+    folder = tmp_path_factory.mktemp("models")
+    red, blue = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
+    answering_llava(folder / "llava", [(red, LLAVA_SAYS), (blue, OTHER)])
+    answering_qwen_vl(folder / "qwen", [(red, QWEN_SAYS), (blue, OTHER)])
+    tiny_clap(folder / "clap")
+    return folder
+
+
+@pytest.fixture
+def configure(tmp_path, models) -> Callable[..., Config]:
+    """Runs over red and blue photos and some tones, with two models that look and one that listens."""
+    write_photos(tmp_path / "photos", {f"{n:02d}.jpg": "" for n in range(PHOTOS)}, table=False)
+    for n in range(PHOTOS):
+        colour = "red" if n % 3 else "blue"
+        Image.new("RGB", (90 + n, 70), colour).save(tmp_path / "photos" / f"{n:02d}.jpg", quality=95)
+    write_sounds(tmp_path / "sounds", {f"{n:02d}.flac": "" for n in range(6)})
+    return lambda run_name, **engine: make_config(settings(tmp_path, models, run_name, engine))
+
+
+def settings(root: Path, models: Path, run_name: str, engine: dict[str, object]) -> dict[str, object]:
+    def vlm(name: str) -> dict[str, object]:
+        return {
+            "kind": "vlm", "name": name, "backend": "transformers", "model": str(models / name), "batch_size": 4,
+            "max_new_tokens": 48, "device": "cpu",
+        }  # fmt: skip
+
+    return {
+        "run_dir": str(root / run_name),
+        "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 4, "validation": 0},
+        "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0},
+        "concepts": {"extractors": [vlm("llava"), vlm("qwen")]},
+        "retrieval": {"encoder": {"kind": "clap", "model": str(models / "clap"), "device": "cpu"}, "min_cosine": -1},
+        "engine": engine,
+    }
+
+
+def test_models_give_the_same_bytes_here_and_on_ray_with_workers_killed(configure):
+    straight = configure("straight", kind="local")
+    counts = run(straight)
+    assert counts["concepts/llava"].rows_out == counts["concepts/qwen"].rows_out == PHOTOS
+    assert counts["render"].rows_out == 2 * PHOTOS
+    said = {row["answer"] for row in pq.read_table(straight.run_dir / "concepts" / "llava").to_pylist()}
+    assert said == {LLAVA_SAYS, OTHER}
+    expected = hash_run(straight.run_dir)
+
+    killed = configure("killed", kind="ray", workers=2)
+    kills = run_killing_workers(killed)
+    assert kills >= 3
+    assert hash_run(killed.run_dir) == expected
+
+
+def run_killing_workers(config: Config) -> int:
+    """Kill a worker soon after the first unit of each stage that asks a model is begun."""
+    stop = threading.Event()
+    kills: list[int] = []
+
+    def kill() -> None:
+        waiting = ["commits/pool", "commits/embeddings", "commits/concepts"]
+        while waiting and not stop.is_set():
+            if (config.run_dir / waiting[0]).is_dir() and (pids := ray_workers()):
+                waiting.pop(0)
+                os.kill(pids[0], signal.SIGKILL)
+                kills.append(pids[0])
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        run(config)
+    finally:
+        stop.set()
+        thread.join()
+    return len(kills)
+
+
+def test_what_was_loaded_is_recorded(configure, models):
+    config = configure("run", kind="local")
+    run(config, stages=("pool", "embeddings"))
+    run(config, stages=("concepts",))
+    record = require_record(config.run_dir)
+    assert set(record.models) == {str(models / name) for name in ("llava", "qwen", "clap")}
+    assert {"torch", "transformers"} <= set(record.versions)
+
+
+def test_a_grown_pool_embeds_only_what_is_new(configure, tmp_path):
+    config = configure("run", kind="local")
+    run(config, stages=("pool", "embeddings"))
+    embeddings = sorted((config.run_dir / "pool" / "embeddings").glob("*/*.npy"))
+    before = [(path, path.stat().st_mtime_ns, path.read_bytes()) for path in embeddings]
+    write_sounds(tmp_path / "more", {"new.flac": ""}, seconds=7.0)
+    shutil.copy(tmp_path / "more" / "new.flac", tmp_path / "sounds")
+
+    run(config, stages=("pool", "embeddings"))
+
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime, _ in before)
+    assert len(sorted((config.run_dir / "pool" / "embeddings").glob("*/*.npy"))) == len(before) + 1
+
+    with (tmp_path / "sounds" / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "text"), ("00.flac", "another text")])
+    run(config, stages=("pool", "embeddings"), redo="pool")
+    assert all(path.read_bytes() == data for path, _, data in before)

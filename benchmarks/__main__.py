@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("pairing", "mixing", "image_decode", "engine", "resume", "whole_run")
+BENCHMARKS = ("pairing", "pool", "clap", "vlm_path", "mixing", "image_decode", "engine", "resume", "whole_run")
 
 if __name__ == "__main__":
     for name in BENCHMARKS:

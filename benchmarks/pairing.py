@@ -16,7 +16,8 @@ from benchmarks.measure import interleaved, report
 from sonify.config import Config, make_config
 from sonify.retrieval.pool import PoolClips, SplitPool
 from sonify.rows import Concept, ImageConcepts
-from sonify.stages.pair import ImageScenes, PairStage
+from sonify.stages.pair import PairStage
+from sonify.stages.scenes import Heard, ImageScenes
 
 POOL, DIMENSION, THREADS = 500_000, 512, 2
 BATCH = 2048
@@ -48,15 +49,18 @@ def images_of(concepts: Sequence[int]) -> list[ImageScenes]:
         ImageScenes(
             key=f"image-{n}",
             by_extractor={
-                "captions": ImageConcepts(
-                    image=f"image-{n}",
-                    image_uri=f"{n}.jpg",
-                    image_sha256="",
-                    width=1,
-                    height=1,
-                    caption="",
-                    answer="",
-                    concepts=(Concept(concept=str(concept), description=""),),
+                "captions": Heard(
+                    concepts=ImageConcepts(
+                        image=f"image-{n}",
+                        image_uri=f"{n}.jpg",
+                        image_sha256="",
+                        width=1,
+                        height=1,
+                        caption="",
+                        answer="",
+                        concepts=(Concept(concept=str(concept), description=""),),
+                    ),
+                    check=None,
                 )
             },
         )

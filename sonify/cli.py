@@ -124,16 +124,30 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _print_plan(config: Config) -> None:
-    from sonify.run import plan_run, preview_input
+    from sonify.engine.progress import spoken
+    from sonify.report.estimate import estimate
+    from sonify.run import plan_run
 
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     print(resolved)
-    preview = preview_input(config)
-    what = "images" if config.images.kind == "folder" else "archives"
-    print(f"\n# input: {preview.recordings:,} recordings, {preview.images:,} {what}")
-    for plan in plan_run(config):
-        units = max(preview.units[plan.stage.listing], len(plan.done) + len(plan.tasks) + len(plan.waiting))
-        print(f"# {plan.stage.key}: {units:,} units, {len(plan.done):,} done, {units - len(plan.done):,} to do")
+    plans = plan_run(config)
+    expected = estimate(config, plans)
+    print(f"\n# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
+    for key, count in expected.questions.items():
+        print(f"# {key}: {count:,} questions to a model")
+    print(f"# disk: pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}, before features")
+    for plan in plans:
+        key, done = plan.stage.key, len(plan.done)
+        units = max(expected.units[plan.stage.listing], done + len(plan.tasks) + len(plan.waiting))
+        seconds = expected.seconds[key]
+        time_left = "" if units == done else ", time not known before its first unit"
+        if seconds is not None and units > done:
+            time_left = f", some {spoken(seconds)} at this run's rate"
+        print(f"# {key}: {units:,} units, {done:,} done, {units - done:,} to do{time_left}")
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:,.1f} MB"
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -4,10 +4,9 @@ import fcntl
 import logging
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -29,12 +28,10 @@ from sonify.engine.record import (
     with_time,
     write_record,
 )
-from sonify.engine.units import RECORDINGS_IN_UNIT, freeze_images, freeze_sounds, listed_units
+from sonify.engine.units import freeze_images, freeze_sounds, listed_units
 from sonify.engine.worker import Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.rows import Reason
-from sonify.sources.images import list_images
-from sonify.sources.sounds import list_sounds
 from sonify.stages.checks import count_foils
 from sonify.stages.table import Stage, stages_of
 
@@ -121,27 +118,6 @@ def plan_run(config: Config) -> list[Plan]:
         check_settings(config.run_dir, stage, record)
         plans[stage.key] = plan_stage(config.run_dir, stage, plans)
     return list(plans.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
-    """What the input holds: recordings, images (or archives), and the units that they make, by listing."""
-
-    recordings: int
-    images: int
-    units: Mapping[str, int]
-
-
-def preview_input(config: Config) -> Preview:
-    """Count the input, without writing anything.
-
-    Raises:
-        InputError: there is no input.
-    """
-    recordings = sum(1 for _ in list_sounds(config.audio))
-    sizes = [len(unit) for unit in list_images(config.images, config.seed)]
-    units = {"pool": ceil(recordings / RECORDINGS_IN_UNIT), "concepts": len(sizes)}
-    return Preview(recordings=recordings, images=sum(sizes), units=units)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
     resolved = yaml.safe_load(out)
     assert resolved["mix"]["lufs"] == [-34.0, -30.0]
     assert resolved["seed"] == 7
-    assert "# input: 16 recordings, 12 images" in out
+    assert "# input: 16 recordings, some 16 clips, 12 images" in out
     assert "# render: 2 units, 0 done, 2 to do" in out
     assert not (tmp_path / "run").exists()
 

@@ -139,6 +139,13 @@ def test_what_is_wrong_with_a_model_is_one_line_that_names_the_key(minimal, conc
     assert "\n" not in str(raised.value)
 
 
+def test_clips_longer_than_claps_window_are_refused(minimal):
+    clap = minimal | {"retrieval": {"encoder": {"kind": "clap"}}}
+    assert make_config(clap | {"audio": minimal["audio"] | {"clip_seconds": 10.0}})
+    with pytest.raises(InputError, match="clip_seconds is 12, and CLAP hears 10 seconds"):
+        make_config(clap | {"audio": minimal["audio"] | {"clip_seconds": 12.0}})
+
+
 def test_every_input_that_is_named_must_be_there(minimal, tmp_path):
     captions = {"kind": "captions", "file": str(tmp_path / "none.csv")}
     with pytest.raises(InputError, match=r"concepts.extractors.0.file: no such file"):

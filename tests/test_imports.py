@@ -32,6 +32,16 @@ def test_importing_any_module_writes_nothing_and_starts_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_the_ray_executor_imports_ray(tmp_path):
-    others = [name for name in modules() if name != "sonify.engine.on_ray"]
-    assert import_in(tmp_path, others) == []
+# Loaded by those who need them, and only then: the light install has no torch.
+HEAVY = {
+    "sonify.engine.on_ray",
+    "sonify.networks",
+    "sonify.vlm.in_process",
+    "sonify.retrieval.clap",
+    "sonify.retrieval.laion",
+}
+
+
+def test_only_the_modules_that_need_ray_or_torch_import_them(tmp_path):
+    assert set(modules()) >= HEAVY
+    assert import_in(tmp_path, [name for name in modules() if name not in HEAVY]) == []

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sonify.config.encoders import Encoder, TextEncoder
+from sonify.config.encoders import CLAP_SECONDS, Encoder, TextEncoder
 from sonify.config.extractors import CaptionsExtractor, Extractor, VlmExtractor
 from sonify.config.images import Images
 from sonify.config.sections import InputPath, Section, Share
@@ -134,6 +134,15 @@ class Config(Section):
             raise ValueError(
                 "images.validation is above 0 but audio.validation is 0: validation images have no recordings to draw"
                 " from; set both above 0, or both to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_fit_the_encoder(self) -> "Config":
+        if self.retrieval.encoder.kind != "text" and self.audio.clip_seconds > CLAP_SECONDS:
+            raise ValueError(
+                f"audio.clip_seconds is {self.audio.clip_seconds:g}, and CLAP hears {CLAP_SECONDS:g} seconds: set at"
+                " most that, or the text encoder"
             )
         return self
 

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sonify.config.extractors import Device, Gpus
-from sonify.config.sections import InputPath, Section, Share
+from sonify.config.sections import InputPath, Model, Section, Share
+
+# CLAP's window; of what is longer, its libraries take a part at random.
+CLAP_SECONDS = 10.0
 
 
 class TextEncoder(Section):
@@ -30,7 +33,7 @@ class ClapEncoder(ClapModel):
     """CLAP in transformers: a hub id or a folder."""
 
     kind: Literal["clap"]
-    model: str = Field(default="laion/clap-htsat-unfused", min_length=1)
+    model: Model = "laion/clap-htsat-unfused"
     revision: str | None = None
 
 
@@ -42,7 +45,7 @@ class LaionClapEncoder(ClapModel):
     audio_model: Literal["HTSAT-tiny", "HTSAT-base"] = "HTSAT-tiny"
     fusion: bool = False  # whether the checkpoint is one that was trained with feature fusion
     # Only the tokenizer and the shape of the text tower: a hub id or a folder.
-    roberta: str = Field(default="roberta-base", min_length=1)
+    roberta: Model = "roberta-base"
     roberta_revision: str | None = None
 
 

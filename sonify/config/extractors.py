@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from sonify.config.sections import InputPath, Name, Section
+from sonify.config.sections import InputPath, Model, Name, Section
 
 Device = Literal["auto", "cpu", "cuda"]
 Gpus = Annotated[float, Field(gt=0, le=64)]
@@ -29,7 +29,7 @@ class Vlm(Section):
 
     kind: Literal["vlm"]
     name: Name
-    model: str = Field(min_length=1)
+    model: Model
     max_new_tokens: int = Field(default=512, ge=1, le=8192)
     image_size: int = Field(default=672, ge=16, le=4096)
 
@@ -41,7 +41,7 @@ class TransformersVlm(Vlm):
     revision: str | None = None
     device: Device = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    gpus: Gpus = 1.0
+    gpus: float = Field(default=1.0, gt=0, le=1)  # more than one GPU takes a serving engine
     cpus: int = Field(default=1, ge=1)
     batch_size: int = Field(default=8, ge=1, le=1024)
 

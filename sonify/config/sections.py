@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 from upath import UPath
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -15,13 +15,20 @@ def to_place(value: Any) -> Place:
     """Local places are made absolute, so that a run goes on from any directory."""
     if not isinstance(value, str | Path | UPath) or not str(value):
         raise ValueError("expected a path or a URL")
-    text = str(value)
+    text = str(value).removeprefix("file://")
     if "://" in text:
         return UPath(text)
     return Path(text).expanduser().absolute()
 
 
+def to_model(value: str) -> str:
+    """A hub id stays as it is; a folder is made absolute, since workers run elsewhere."""
+    folder = Path(value).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else value
+
+
 InputPath = Annotated[Place, PlainValidator(to_place), PlainSerializer(str)]
+Model = Annotated[str, Field(min_length=1), AfterValidator(to_model)]  # a hub id or a folder
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -24,7 +24,10 @@ class Esc50Sounds(Section):
 
 
 class AudioSetSounds(Section):
-    """AudioSet: a segment list, the class labels, and a folder of sounds (or tars of them) named by YouTube id."""
+    """AudioSet: a segment list, the class labels, and a folder of sounds (or tars of them) named by YouTube id.
+
+    Segments without a file are counted as `missing`; so are rows of the other corpora that come with a table.
+    """
 
     kind: Literal["audioset"]
     path: InputPath
@@ -52,7 +55,10 @@ class BbcSounds(Section):
 
 
 class WebDatasetSounds(Section):
-    """Tar archives of sounds with a `.json` or `.txt` beside each (LAION-Audio)."""
+    """Tar archives of sounds with a `.json` or `.txt` beside each (LAION-Audio).
+
+    `licence` is that of recordings whose JSON names none.
+    """
 
     kind: Literal["webdataset"]
     path: InputPath
@@ -61,7 +67,10 @@ class WebDatasetSounds(Section):
 
 
 class ParquetSounds(Section):
-    """Parquet files with a Hugging Face audio column (`bytes` or `path`) and a text column."""
+    """Parquet files with a Hugging Face audio column (`bytes` or `path`) and a text column (WavCaps, AudioCaps).
+
+    `licence` is that of rows without one in a column of that name.
+    """
 
     kind: Literal["parquet"]
     path: InputPath

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
@@ -89,32 +89,34 @@ class SoundHeader:
     subtype: str
 
 
+# Where a recording's bytes are: a file of its own, or what was read out of an archive or a table.
+StoredSound = Path | bytes
 Opened = tuple[SoundHeader, Iterator[np.ndarray]]
 
 
-def read_header(path: Path) -> SoundHeader:
+def read_header(recording: StoredSound) -> SoundHeader:
     """Read and check the header; no sample is decoded by libsndfile, a first packet may be by FFmpeg.
 
     Raises:
         UnreadableSound: the file is not one that is read (`unsupported`), or no sound file (`unreadable`).
     """
-    with open_recording(path) as (header, _):
+    with open_recording(recording) as (header, _):
         return header
 
 
-def read_blocks(path: Path) -> Iterator[np.ndarray]:
+def read_blocks(recording: StoredSound) -> Iterator[np.ndarray]:
     """Yield the samples, (channels, frames) float32 with full scale at 1.0 and not limited to it.
 
     Raises:
         UnreadableSound: as `read_header`, or the decoder fails on the way.
     """
-    with open_recording(path) as (_, blocks):
+    with open_recording(recording) as (_, blocks):
         yield from blocks
 
 
 @contextmanager
-def open_recording(path: Path) -> Iterator[Opened]:
-    """Open a file for one pass: its header, already checked, and the blocks of `read_blocks`.
+def open_recording(recording: StoredSound) -> Iterator[Opened]:
+    """Open a recording for one pass: its header, already checked, and the blocks of `read_blocks`.
 
     A stream that ends early without an error of its decoder is kept as far as it goes: WAV headers written to
     a pipe claim gigabytes. A decoder's error, as in a truncated FLAC, refuses the whole file.
@@ -122,14 +124,7 @@ def open_recording(path: Path) -> Iterator[Opened]:
     Raises:
         UnreadableSound: as `read_blocks`.
     """
-    if not path.is_file():
-        raise UnreadableSound(Reason.UNREADABLE, "no such file")
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError as error:
-        raise UnreadableSound(Reason.UNREADABLE, "no permission to read it") from error
-    # Without a name, from which FFmpeg would guess; without a buffer, as libsndfile moves the descriptor.
-    with open(descriptor, "rb", buffering=0) as file:
+    with io.BytesIO(recording) if isinstance(recording, bytes) else _open_file(recording) as file:
         open_by = _open_by_libsndfile if _is_for_libsndfile(file.read(26)) else _open_by_ffmpeg
         file.seek(0)
         try:
@@ -139,6 +134,17 @@ def open_recording(path: Path) -> Iterator[Opened]:
             raise UnreadableSound(Reason.UNREADABLE, error.error_string) from error
         except FFmpegError as error:
             raise UnreadableSound(Reason.UNREADABLE, error.strerror or type(error).__name__) from error
+
+
+def _open_file(path: Path) -> BinaryIO:
+    if not path.is_file():
+        raise UnreadableSound(Reason.UNREADABLE, "no such file")
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError as error:
+        raise UnreadableSound(Reason.UNREADABLE, "no permission to read it") from error
+    # Without a name, from which FFmpeg would guess; without a buffer, as libsndfile moves the descriptor.
+    return cast(BinaryIO, open(descriptor, "rb", buffering=0))
 
 
 def _is_for_libsndfile(head: bytes) -> bool:
@@ -152,7 +158,8 @@ def _is_for_libsndfile(head: bytes) -> bool:
 @contextmanager
 def _open_by_libsndfile(file: BinaryIO) -> Iterator[Opened]:
     # By descriptor: a path would also be tried by its extension, and "-" is standard input.
-    with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+    source = file if isinstance(file, io.BytesIO) else file.fileno()
+    with soundfile.SoundFile(source, closefd=False) as sound:
         header = SoundHeader(
             sample_rate_hz=sound.samplerate,
             channels=sound.channels,

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import soxr
 
-from sonify.media.audio import UnreadableSound, open_recording, read_blocks
+from sonify.media.audio import StoredSound, UnreadableSound, open_recording, read_blocks
 from sonify.media.loudness import FULL_SCALE
 from sonify.rows import Reason
 
@@ -42,18 +41,21 @@ class _Survey:
     offset: float
 
 
-def cut_recording(path: Path, sample_rate_hz: int, clip_seconds: float) -> Iterator[CutClip]:
+def cut_recording(
+    recording: StoredSound, sample_rate_hz: int, clip_seconds: float, min_tail_sec: float = MIN_TAIL_SEC
+) -> Iterator[CutClip]:
     """Yield the clips of a recording, in memory that does not grow with its length.
 
-    Everything that refuses a recording is found before its first clip.
+    Everything that refuses a recording is found before its first clip. At another rate, where rounding can leave a
+    tail just below the least, `min_tail_sec=0` gives every clip that the pool's rate gave.
 
     Raises:
         UnreadableSound: not a file that is read, no samples (`too_short`), NaN or infinity (`bad_samples`).
     """
     held: list[np.ndarray] = []
-    with open_recording(path) as (header, blocks):
+    with open_recording(recording) as (header, blocks):
         survey = _survey(_holding(blocks, held))
-    blocks = held if survey.values <= HELD_SAMPLES else read_blocks(path)
+    blocks = held if survey.values <= HELD_SAMPLES else read_blocks(recording)
     signal = _resampled(_mono(blocks, survey), header.sample_rate_hz, sample_rate_hz)
     clip_samples = round(clip_seconds * sample_rate_hz)
     pieces = _pieces(signal, clip_samples)
@@ -61,7 +63,7 @@ def cut_recording(path: Path, sample_rate_hz: int, clip_seconds: float) -> Itera
     if first is None:
         raise UnreadableSound(Reason.TOO_SHORT, f"no sample at {sample_rate_hz} Hz")
     for index, piece in enumerate(chain([first], pieces)):
-        if index > 0 and piece.size < MIN_TAIL_SEC * sample_rate_hz:
+        if index > 0 and piece.size < min_tail_sec * sample_rate_hz:
             return
         yield CutClip(
             index=index,

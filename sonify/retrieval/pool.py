@@ -11,7 +11,7 @@ from sonify import layout
 from sonify.config import Config, Retrieval
 from sonify.engine.tables import read_columns
 from sonify.retrieval.candidates import Candidates, choose_candidates, list_length
-from sonify.retrieval.encoders import Encoder, bank_mean, load_encoder
+from sonify.retrieval.encoders import Encoder, JointEncoder, bank_mean, load_encoder
 from sonify.retrieval.index import ClipIndex, Ranking
 
 
@@ -61,16 +61,16 @@ class SplitPool:
 def load_pool(config: Config, threads: int) -> dict[str, SplitPool]:
     """Load the whole pool, split by split; a split without clips is absent."""
     encoder = load_encoder(config.retrieval.encoder)
-    parts = read_pool(config.run_dir, config.retrieval.encoder.kind)
+    parts = read_pool(config.run_dir, encoder)
     return {split: SplitPool(part, encoder, config.retrieval, threads) for split, part in parts.items()}
 
 
-def read_pool(run_dir: Path, encoder: str) -> dict[str, PoolClips]:
+def read_pool(run_dir: Path, encoder: JointEncoder) -> dict[str, PoolClips]:
     """Read clips and embeddings of every pool unit, split by split."""
     tables = sorted((run_dir / layout.CLIPS).glob("*.parquet"))
     columns = ("clip", "recording", "loudness_lufs", "split")
     table = pa.concat_tables(read_columns(path, columns) for path in tables)
-    embeddings = np.concatenate([np.load(run_dir / layout.embeddings(encoder, path.stem)) for path in tables])
+    embeddings = np.concatenate([_read_embeddings(run_dir, encoder, path.stem) for path in tables])
     recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
@@ -86,3 +86,7 @@ def read_pool(run_dir: Path, encoder: str) -> dict[str, PoolClips]:
         for split, part in parts.items()
         if len(part)
     }
+
+
+def _read_embeddings(run_dir: Path, encoder: JointEncoder, unit: str) -> np.ndarray:
+    return encoder.join([np.load(run_dir / layout.embeddings(part.id, unit)) for part in encoder.parts])

@@ -24,7 +24,7 @@ from sonify.retrieval.encoders import query_text
 from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
 from sonify.rows import Concept, Pair, Reason, Rejected, SourceClip
-from sonify.stages.scenes import Heard, ImageScenes, Scene, read_scenes, scenes_of
+from sonify.stages.scenes import Heard, ImageScenes, Scene, is_other_medium, read_scenes, scenes_of
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
 THREADS = 1
@@ -162,7 +162,7 @@ class PairStage:
     def _refuse_scene(self, key: str, scene: str, heard: Heard) -> Rejected:
         """Say what the check had against a scene."""
         assert heard.check is not None  # concepts without a check are never left out
-        if heard.check.medium not in self._config.concepts.media:
+        if is_other_medium(self._config, heard.check):
             return Rejected(key=key, reason=Reason.NOT_A_PHOTO, scene=scene, detail=heard.check.medium)
         named = ", ".join(concept.concept for concept in heard.concepts.concepts)
         return Rejected(key=key, reason=Reason.UNCONFIRMED, scene=scene, detail=named)

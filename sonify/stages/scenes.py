@@ -72,10 +72,15 @@ def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
 
 
 def confirmed(config: Config, heard: Heard) -> tuple[Concept, ...]:
-    """The concepts that the check leaves: all where there is none, none where the image is no photograph."""
+    """The concepts that the check leaves: all where there is none, none where the image is of another medium."""
     if heard.check is None:
         return heard.concepts.concepts
-    if heard.check.medium not in config.concepts.media:
+    if is_other_medium(config, heard.check):
         return ()
     kept = {verdict.concept for verdict in heard.check.concepts if verdict.confirmed}
     return tuple(concept for concept in heard.concepts.concepts if concept.concept in kept)
+
+
+def is_other_medium(config: Config, check: CheckedImage) -> bool:
+    """Whether the model said what the image is, and it is not one of `concepts.media`."""
+    return check.medium not in ("", *config.concepts.media)

@@ -14,6 +14,7 @@ from sonify.config import CaptionsExtractor, Config, Encoder, Extractor, Place, 
 from sonify.engine.commits import Commit, digest_of
 from sonify.engine.job import Job
 from sonify.retrieval import encoders
+from sonify.sources.captions import identify_captions
 from sonify.stages import checks, concepts, embeddings, pair, pool, render, vlm_concepts
 from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of
 from sonify.vlm.checking import CHECK_VERSION
@@ -79,7 +80,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
     return (
         Stage(
             name="pool",
-            version=1,
+            version=2,
             listing="pool",
             settings=_pick(config, "seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
             load=lambda: pool.load(config),
@@ -143,10 +144,11 @@ def _concepts(config: Config, extractor: Extractor) -> Stage:
     }
     settings = sampling | images | _pick(config, "concepts.max_concepts")
     if isinstance(extractor, CaptionsExtractor):
+        captions = identify_captions(extractor.file) if extractor.file else ""
         return Stage(
             **common,
             version=2,
-            settings=settings | _extractor_settings(extractor) | {"concepts.extractors.file": _content(extractor.file)},
+            settings=settings | _extractor_settings(extractor) | {"concepts.extractors.file": captions},
             load=lambda: concepts.load(config, extractor),
         )
     return Stage(
@@ -220,7 +222,5 @@ def _pick(config: Config, *keys: str) -> dict[str, Any]:
 
 
 def _content(path: Place | None) -> str:
-    """The identity of a list's file: its content, not its name; of a folder, its name."""
-    if path is None:
-        return ""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
+    """The identity of a list's file: its content, not its name."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""

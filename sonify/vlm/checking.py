@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from sonify.captions.words import tokenize
 from sonify.keys import hash64
 from sonify.rows import Reason
-from sonify.vlm.cleaning import Unusable, lines_of, read_text, unusable
+from sonify.vlm.cleaning import Unusable, read_text, unusable
 from sonify.vlm.foils import foils_for
-from sonify.vlm.loose_json import json_values
-from sonify.vlm.naming import same_name, strip_marks
-from sonify.vlm.vocabulary import NAME_KEYS, says_sorry
+from sonify.vlm.sayings import MEDIA, OF_ONE, find_sayings
+from sonify.vlm.vocabulary import says_sorry
 
 __all__ = [
     "CHECK_VERSION",
@@ -30,9 +29,6 @@ __all__ = [
 # Rises with every change of the question, of the foils, or of what an answer to it means.
 CHECK_VERSION = 1
 
-MEDIA = ("photo", "drawing", "statue", "logo", "screen", "other")
-
-_COMMA = re.compile(r",\s*+|$")
 _QUESTION = (
     "Look at this image again and answer in plain lines. Some of the things named below are not in it.\n"
     "First line: what is the image: photo, drawing, statue (a photo of a statue or a toy), logo or screen (a photo of"
@@ -58,19 +54,12 @@ _YES = frozenset(("yes", "true", "y", "✓", "✔", "✅", "☑"))
 _SAID = re.compile(r"\b(?:yes|no|true|false|y|n)\b|[✓✔✅☑✗✘❌☒]", re.IGNORECASE)
 # The form itself, said back: no answer.
 _FORM = re.compile(r"\byes\s*+(?:/|or\b|\|)\s*+no\b|\btrue\s*+(?:/|or\b)\s*+false\b|\by\s*+/\s*+n\b", re.IGNORECASE)
+# `visible, real and sounding`, without a yes
+_PLAIN = re.compile(
+    r"(?:\b(?:is |are )?(?:not )?(?:visible|real|sounding|audible)\b(?:[\s,;.()]|\band\b|\bbut\b)*+)++", re.IGNORECASE
+)
 _ABSENT = re.compile(
     r"\bnot (?:present|there|shown|in the (?:image|picture|photo))\b|\babsent\b|\bn/a\b", re.IGNORECASE
-)
-_OF_ONE = re.compile(
-    r"\b(not |in|un|non-)?(visible|real|sounding|audible)\b(?:[\"'\s:=(-]|is\b|->|now\b)*+(\w+|[✓✔✅☑✗✘❌☒])?",
-    re.IGNORECASE,
-)
-_HEAD = re.compile(
-    r"\s*+[:=|](?!\d)\s*+|\s++[-–—]\s++|[,\s]\s*+\(?(?=(?:is )?(?:not )?(?:visible|invisible)\b)", re.IGNORECASE
-)
-_MEDIUM = re.compile(r"(?:the |image )?medium\b\W*+(?:of the image\b\W*+)?(?:is\b\W*+)?(.++)", re.IGNORECASE)
-_MEDIUM_SENTENCE = re.compile(
-    r"(?:(?:the|this) image is |it is |it's |this is )?(?:an? |the )?(?:\w+ )?\w+\W*$", re.IGNORECASE
 )
 
 
@@ -114,12 +103,16 @@ def parse_check(answer: str, names: Sequence[str]) -> Check | Unusable:
     turns = read_text(answer)
     if isinstance(turns, Unusable):
         return turns
-    values = list(json_values(turns[0]))
-    sayings = _from_json(values, names) or _from_lines(lines_of(_one_a_line(turns[0], names)), names)
+    results = [_read_turn(turn, names) for turn in turns]
+    return next((result for result in results if isinstance(result, Check)), results[0])
+
+
+def _read_turn(text: str, names: Sequence[str]) -> Check | Unusable:
+    sayings = find_sayings(text, names)
     medium = next((value for name, said in sayings if not name and (value := _medium(said))), "")
     told = [(name, three) for name, said in sayings if name and (three := _three(said)) is not None]
     if not told and not medium:
-        return unusable(Reason.REFUSAL if says_sorry(turns[0]) else Reason.BAD_ANSWER, turns[0])
+        return unusable(Reason.REFUSAL if says_sorry(text) else Reason.BAD_ANSWER, text)
     return Check(medium=medium, verdicts=tuple(_verdict(name, told) for name in names))
 
 
@@ -129,83 +122,15 @@ def _verdict(name: str, told: Sequence[tuple[str, tuple[bool, ...]]]) -> Verdict
     return Verdict(name=name, visible=visible, real=real, sounding=sounding)
 
 
-def _from_json(values: Sequence[object], names: Sequence[str]) -> list[tuple[str, str]]:
-    """What is said of each name, and under the empty name of the medium."""
-    sayings: list[tuple[str, str]] = []
-    for value in values:
-        if isinstance(value, list):
-            sayings += _from_json(value, names)
-        elif isinstance(value, dict):
-            own = next((str(v) for k, v in value.items() if k.lower() in NAME_KEYS), "")
-            if name := _known(own, names):
-                sayings.append((name, _spelled(value)))
-            else:
-                sayings += _from_mapping(value, names)
-    return sayings
-
-
-def _from_mapping(value: dict[str, object], names: Sequence[str]) -> list[tuple[str, str]]:
-    sayings: list[tuple[str, str]] = []
-    for key, inner in value.items():
-        if name := _known(key, names):
-            sayings.append((name, _spelled(inner)))
-        elif key.lower() in ("medium", "image_medium"):
-            sayings.append(("", str(inner)))
-        else:
-            sayings += _from_json([inner], names)
-    return sayings
-
-
-def _spelled(value: object) -> str:
-    """A JSON value in the words of the plain form."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_spelled(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_spelled, value))
-    return {True: "yes", False: "no"}.get(value, "") if isinstance(value, bool) else str(value)
-
-
-def _from_lines(lines: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
-    """As `_from_json`; lines that begin with what was asked go on with the last name."""
-    sayings: list[tuple[str, str]] = []
-    for line in lines:
-        text = strip_marks(line.strip("| \t").replace(" | ", ", ", 99) if line.startswith("|") else line)[0]
-        medium = _MEDIUM.match(text)
-        head = _HEAD.search(text) or _COMMA.search(text)
-        assert head is not None
-        if medium is not None:
-            sayings.append(("", medium[1]))
-        elif name := _known(text[: head.start()], names):
-            sayings.append((name, text[head.end() :]))
-        elif sayings and sayings[-1][0] and _OF_ONE.match(text):
-            sayings[-1] = (sayings[-1][0], f"{sayings[-1][1]}, {text}")
-        elif _MEDIUM_SENTENCE.match(text):
-            sayings.append(("", text))
-    return sayings
-
-
-def _one_a_line(text: str, names: Sequence[str]) -> str:
-    """A new line before each name that follows an answer on the same line."""
-    known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    before = "|".join(("yes", "no", *MEDIA))
-    return re.sub(
-        rf"((?:\b(?:{before})\b[.;,)]?|[.;)])\s++)(?=(?:the |an? )?(?:{known})\s*:)", r"\1\n", text, flags=re.I
-    )
-
-
-def _known(raw: str, names: Sequence[str]) -> str:
-    """The name that is meant, empty where it is none of them."""
-    return next((name for name in names if same_name(raw[:100], name)), "")
-
-
 def _three(value: str) -> tuple[bool, bool, bool] | None:
     """Visible, real and sounding; what is not said is False, and None where nothing is."""
     if _FORM.search(value):
         return None
     answers = [word.lower() in _YES for word in _SAID.findall(value)]
+    plain = _PLAIN.fullmatch(value.strip()) is not None
     found: dict[int, bool] = {}
-    for match in _OF_ONE.finditer(value):
-        yes = (match[3] or "").lower() in _YES if answers else True
+    for match in OF_ONE.finditer(value):
+        yes = plain or (match[3] or "").lower() in _YES
         found.setdefault(_ASKED[match[2].lower()], yes and not match[1])
     if found:
         return found.get(0, False), found.get(1, False), found.get(2, False)
@@ -215,7 +140,7 @@ def _three(value: str) -> tuple[bool, bool, bool] | None:
 
 
 def _medium(said: str) -> str:
-    """The medium that words name; a photo of something else is that, and the whole list said back is none."""
+    """The medium that words name: of `photo of a statue` the statue, and of the whole list said back none."""
     media = {_MEDIUM_WORDS[word] for word in tokenize(said.partition(" not ")[0]) if word in _MEDIUM_WORDS}
     others = sorted(media - {"photo"}, key=MEDIA.index)
     if len(media) > 2:

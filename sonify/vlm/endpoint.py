@@ -16,7 +16,7 @@ from sonify.config.extractors import EndpointVlm, RemoteVlm
 from sonify.errors import InputError
 from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.retrying import Cause, CircuitBreaker, RetryPolicy, TryFailed, persist
-from sonify.vlm.wire import Reply, ServerRefused, encode_request, names_served, new_request_id, read_reply
+from sonify.vlm.wire import Reply, ServerRefused, encode_request, names_served, new_request_id, quote, read_reply
 
 # A well-formed answer has some kilobytes; a server that sends more without end must not fill the memory.
 MAX_REPLY_BYTES = 4 << 20
@@ -38,9 +38,9 @@ class Service:
     key: str = field(default="", repr=False)
     key_env: str | None = None
 
-    def hide_key(self, text: str) -> str:
+    def hide_key(self, said: bytes) -> bytes:
         """Take the key out of what a server said: some echo it."""
-        return text.replace(self.key, "***") if self.key else text
+        return said.replace(self.key.encode(), b"***") if self.key else said
 
 
 def load(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint":
@@ -155,7 +155,7 @@ class Endpoint:
         served = names_served(reply.body) if reply.status == 200 else []
         # `transformers serve` lists what lies in the hub's cache, not the folder that it serves
         if served and service.model not in served and not Path(service.model).is_dir():
-            names = service.hide_key(", ".join(served[:10]))
+            names = ", ".join(served[:10])
             raise InputError(f"{service.url} does not serve the model {service.model!r}; set model to one of: {names}")
 
     def close(self) -> None:
@@ -194,51 +194,54 @@ class Endpoint:
         )
         # a question that waits to be tried again keeps its slot: a server that asks for patience is asked less
         async with self._slots:
-            answer = await persist(lambda: self._ask(body), self._policy, self._breaker, service.url)
-        if isinstance(answer, NoAnswer):
-            return NoAnswer(reason=answer.reason, detail=service.hide_key(answer.detail))
-        return Answer(text=service.hide_key(answer.text), finished=answer.finished)
+            return await persist(lambda: self._ask(body), self._policy, self._breaker, service.url)
 
     async def _ask(self, body: bytes) -> Answer | NoAnswer:
         request_id = new_request_id()
         reply = await self._post(body, request_id)
         try:
             return read_reply(reply, request_id)
-        except TryFailed as failure:
-            failed = TryFailed(failure.cause, self._service.hide_key(str(failure)), failure.retry_after_sec)
         except ServerRefused as refused:
-            failed = self._refusal(refused)
-        raise failed
+            raise self._refusal(refused) from None
 
     async def _post(self, body: bytes, request_id: str) -> Reply:
-        """One try, which ends within the timeout, or TryFailed.
-
-        An aiohttp error holds the request's headers and with them the key, so none is chained to what is raised.
-        """
-        url = f"{self._service.url}/chat/completions"
+        """One try, which ends within the timeout, or TryFailed."""
+        service, timeout_sec = self._service, self._policy.timeout_sec
+        url = f"{service.url}/chat/completions"
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
         try:
             async with (
-                asyncio.timeout(self._policy.timeout_sec),
+                asyncio.timeout(timeout_sec),
                 self._session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
-                return await _read_whole(response)
-        except TryFailed as failure:
-            failed: Exception = failure
+                return await self._read_whole(response)
         except aiohttp.ClientConnectorCertificateError as error:
-            failed = InputError(f"{self._service.url}: its certificate is not valid: {error.certificate_error}")
+            raise InputError(f"{service.url}: its certificate is not valid: {error.certificate_error}") from None
         except TimeoutError:
-            failed = TryFailed(Cause.DOWN, f"no whole answer within {self._policy.timeout_sec:g} s")
+            raise TryFailed(Cause.DOWN, f"no whole answer within {timeout_sec:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            failed = TryFailed(Cause.DOWN, self._service.hide_key(f"{type(error).__name__}: {error}"))
-        raise failed
+            said = quote(service.hide_key(str(error).encode()))
+            raise TryFailed(Cause.DOWN, f"{type(error).__name__}: {said}") from None
 
     async def _get(self, url: str, timeout_sec: float) -> Reply | None:
         try:
             async with asyncio.timeout(timeout_sec), self._session.get(url, allow_redirects=False) as response:
-                return await _read_whole(response)
+                return await self._read_whole(response)
         except (aiohttp.ClientError, OSError, TimeoutError, TryFailed):
             return None
+
+    async def _read_whole(self, response: aiohttp.ClientResponse) -> Reply:
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > MAX_REPLY_BYTES:
+                raise TryFailed(Cause.BAD_REPLY, f"an answer longer than {MAX_REPLY_BYTES >> 20} MiB")
+        return Reply(
+            status=response.status,
+            body=self._service.hide_key(bytes(body)),
+            retry_after=response.headers.get("Retry-After"),
+            request_id=response.headers.get("X-Request-Id", ""),
+        )
 
     def _refusal(self, refused: ServerRefused) -> InputError:
         service = self._service
@@ -249,7 +252,7 @@ class Endpoint:
             advice = "redirects are not followed, for the key's sake: set url to the final address"
         else:
             advice = f"check url (it usually ends in /v1) and model ({service.model})"
-        return InputError(service.hide_key(f"{service.url} answers {refused}: {advice}"))
+        return InputError(f"{service.url} answers {refused}: {advice}")
 
 
 async def _open_session(key: str) -> aiohttp.ClientSession:
@@ -260,19 +263,4 @@ async def _open_session(key: str) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),  # each try has its own
         trust_env=False,  # no proxy, no .netrc
-    )
-
-
-async def _read_whole(response: aiohttp.ClientResponse) -> Reply:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_REPLY_BYTES:
-            raise TryFailed(Cause.BAD_REPLY, f"an answer longer than {MAX_REPLY_BYTES >> 20} MiB")
-    headers = response.headers
-    return Reply(
-        status=response.status,
-        body=bytes(body),
-        retry_after=headers.get("Retry-After"),
-        request_id=headers.get("X-Request-Id", ""),
     )

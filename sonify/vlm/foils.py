@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
-from sonify.captions.ontology import load_ontology
+from sonify.captions.ontology import class_ids_by_name, load_ontology
 from sonify.captions.sounds import match_sounds, most_specific
 from sonify.captions.words import tokenize
 from sonify.keys import hash64
@@ -20,9 +20,9 @@ FOILS = (
     "jackhammer", "sewing machine", "typewriter", "vacuum cleaner", "hair dryer", "blender", "cash register",
     "alarm clock", "telephone ringing", "kettle", "fireworks", "waterfall", "volcano eruption",
 )  # fmt: skip
-# Nearer in the ontology's tree is related: a dog and a pig are 4 steps apart (through Animal), a bus and a train 4
-# (through Vehicle), a guitar and a gong 4; a car and a lawn mower 6.
-UNRELATED_STEPS = 5
+# What is below one of these only is not related: a bus and a blender. All animals are, all instruments, all vehicles.
+BROAD_CLASSES = ("Sounds of things", "Source-ambiguous sounds", "Channel, environment and background")
+UNRELATED_STEPS = 100
 
 
 def foils_for(concepts: Sequence[Concept], key: str, seed: int) -> tuple[str, str]:
@@ -53,9 +53,9 @@ def _classes(text: str) -> tuple[str, ...]:
 
 
 def _steps(ours: Iterable[str], theirs: Iterable[str]) -> int:
-    """Steps through the nearest common ancestor, at most `UNRELATED_STEPS`: from there on all are equally far."""
+    """Steps through the nearest common ancestor that is no broad class; `UNRELATED_STEPS` where there is none."""
     ontology = load_ontology()
+    broad = {class_ids_by_name()[name] for name in BROAD_CLASSES}
     pairs = product((ontology[one].distances for one in ours), [ontology[other].distances for other in theirs])
-    return min(
-        [UNRELATED_STEPS, *(one[shared] + two[shared] for one, two in pairs for shared in one.keys() & two.keys())]
-    )
+    shared = ((one, two, ancestor) for one, two in pairs for ancestor in (one.keys() & two.keys()) - broad)
+    return min((one[ancestor] + two[ancestor] for one, two, ancestor in shared), default=UNRELATED_STEPS)

@@ -21,7 +21,7 @@ from sonify.rows import Reason
 from sonify.vlm.questions import Answer, NoAnswer, Question
 
 # Asked of the processor when it is loaded: a template for text alone drops the image or writes it out as words.
-TRIAL = Question(image=Image.new("RGB", (64, 64)), prompt="What can be heard?")
+TRIAL = Question(image=Image.new("RGB", (64, 64)), prompt="any sound")
 
 
 def load(config: TransformersVlm) -> "InProcessVlm":
@@ -30,10 +30,6 @@ def load(config: TransformersVlm) -> "InProcessVlm":
     Raises:
         InputError: there is no such model, it cannot be loaded or has no chat template, or the settings do not fit.
     """
-    if config.gpus > 1:
-        raise InputError(
-            f"{config.name}: a model in the worker uses one GPU, not {config.gpus:g}; use `backend: server`"
-        )
     fetched = fetch_model(config.model, config.revision, VLM_FILES)
     device = choose_device(config.device)
     torch.set_num_threads(config.cpus)
@@ -69,14 +65,16 @@ class InProcessVlm:
             MemoryError: they do not fit on the GPU together.
         """
         torch.set_num_threads(self._threads)  # each time, since another stage in this process may have set its own
+        refused: dict[int, NoAnswer] = {}
         try:
-            return list(self._generate(self._prepare(questions)))
+            inputs = self._prepare(questions)
         except ValueError:
             refused = self._find_refused(questions)
-            if not refused:
-                raise
-        taken = [question for n, question in enumerate(questions) if n not in refused]
-        answers = iter(self._generate(self._prepare(taken)) if taken else ())
+            taken = [question for n, question in enumerate(questions) if n not in refused]
+            if not taken:
+                return list(refused.values())
+            inputs = self._prepare(taken)
+        answers = iter(self._generate(inputs))
         return [refused[n] if n in refused else next(answers) for n in range(len(questions))]
 
     def close(self) -> None:
@@ -90,7 +88,7 @@ class InProcessVlm:
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise MemoryError(
-                f"{len(inputs['input_ids'])} images do not fit on the GPU together: lower `batch_size` or `image_size` ({error})"
+                f"{len(inputs['input_ids'])} images do not fit on the GPU together, lower `batch_size`: {error}"
             ) from error
         new = tokens[:, inputs["input_ids"].shape[1] :].cpu()
         texts = self._tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -39,7 +39,8 @@ def _repeats(ids: np.ndarray, max_period: int, min_repeats: int, min_length: int
     """Whether a run of at least `min_length` items, and of `min_repeats` periods, repeats with some period."""
     for period in range(1, min(max_period, len(ids) // min_repeats) + 1):
         needed = max(min_length, min_repeats * period) - period
-        if _longest_run(ids[period:] == ids[:-period]) >= needed:
+        same = ids[period:] == ids[:-period]
+        if np.count_nonzero(same) >= needed and _longest_run(same) >= needed:
             return True
     return False
 

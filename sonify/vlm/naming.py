@@ -14,7 +14,6 @@ _EMPHASIS = re.compile(r"[*`]++|(?<!\w)_++|_++(?!\w)")
 _PARENTHESES = re.compile(r"\([^()]*+\)|\[[^\[\]]*+\]")
 _LATIN = re.compile(r"[a-z\u00c0-\u024f0-9]++(?:(?: ?[&/'’-] ?|,? |\. )[a-z\u00c0-\u024f0-9]++)*+['’]?")
 _LETTER = re.compile(r"[A-Za-z]")
-_NUMBER = re.compile(r"\d+")
 _NOT_IN_KEYS = words_of(
     "a an the some several many few two three four five six seven eight nine ten one multiple various"
 )

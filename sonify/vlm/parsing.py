@@ -42,7 +42,7 @@ _PROMINENCE = re.compile(
 )
 # Where the token limit cut a description, it may end in such words, and what is left may say nothing.
 _DANGLING = words_of("a an the of with and or to from while as for into is are its their")
-_EMPTY_WORDS = _DANGLING | words_of("sound sounds noise noises audio soft loud gentle")
+_EMPTY_WORDS = _DANGLING | words_of("sound sounds noise noises audio soft loud gentle yes no true false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +136,9 @@ def clean_description(raw: str) -> str | None:
     text = " ".join(raw.replace("*", "").replace("`", "").split())
     if len(text) > MAX_DESCRIPTION_CHARS:
         text = text[:MAX_DESCRIPTION_CHARS].rpartition(" ")[0]
-    if text.count("(") > text.count(")"):
-        text = text[: text.rindex("(")]
+    for opens, closes in ("()", "[]"):
+        if text.count(opens) > text.count(closes):
+            text = text[: text.rindex(opens)]
     words = text.strip(" .,;:\"'“”").split()
     while words and words[-1].lower() in _DANGLING:
         words = words[:-1]

@@ -112,7 +112,7 @@ async def persist(ask: Callable[[], Awaitable[Out]], policy: RetryPolicy, breake
         except TimeoutError:
             raise TransientError(f"{where}: gave up after {clock() - start:.0f} s: {last}") from None
         except TryFailed as failure:
-            failed = failure
+            failed = failure  # nothing is raised here: an HTTP error in the chain would hold the request's key
         last, bad_replies = str(failed), bad_replies + (failed.cause is Cause.BAD_REPLY)
         if clock() >= deadline or bad_replies >= policy.most_bad_replies:
             raise TransientError(f"{where}: gave up after {tries} tries in {clock() - start:.0f} s: {last}")

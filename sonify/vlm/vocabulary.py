@@ -54,7 +54,8 @@ _SENTENCE_STARTS = words_of(
     i i'm i've you your we it it's its there there's this these those that here here's based as if since however
     although because please let sure certainly what which how why when where who note in on at from overall
     additionally finally also given unfortunately sorry looking considering while to not no nothing first second
-    lastly for with thank thanks hope ignore
+    lastly for with thank thanks hope ignore therefore thus hence
+    moreover furthermore regarding
     """
 )
 
@@ -73,7 +74,7 @@ SILENT = re.compile(
     re.IGNORECASE,
 )
 _NOTHING_ALONE = frozenset(
-    ("none", "nothing", "n/a", "na", "null", "silence", "no", "nil", "no sounds", "no sound", "no concepts", "[]", "{}")
+    ("none", "nothing", "n/a", "na", "null", "silence", "no sounds", "no sound", "no concepts", "[]", "{}")
 )
 _NOTHING_SAID = re.compile(
     r"\b(?:no|none|nothing|(?:n't|not) (?:contain |have |show |depict )?any\w*)\b"

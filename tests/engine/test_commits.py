@@ -73,7 +73,7 @@ def test_withdrawing_removes_record_and_files(tmp_path):
     with Transaction(tmp_path) as transaction:
         transaction.create("pairs/000000.parquet").write(b"data")
         write_commit(tmp_path, commit(transaction.publish()))
-    withdraw(tmp_path, read_commit(tmp_path / "commits/pair/d/000000.json"))
+    withdraw(tmp_path, read_commit(tmp_path / "commits/pair/d/000000.json"), damaged=[])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

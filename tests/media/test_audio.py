@@ -88,6 +88,36 @@ def test_opus_is_read(tmp_path: Path) -> None:
     assert read(path).shape == (2, RATE_HZ)
 
 
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "m4a"])
+def test_a_recording_is_the_same_in_a_file_and_in_memory(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "sound"
+    if kind == "m4a":
+        write_with_ffmpeg(path, stereo_noise(), "aac", "ipod", RATE_HZ)
+    else:
+        soundfile.write(path, stereo_noise(), RATE_HZ, format=kind)
+    data = path.read_bytes()
+
+    assert read_header(data) == read_header(path)
+    assert np.array_equal(np.concatenate(list(read_blocks(data)), axis=1), read(path))
+
+
+@pytest.mark.parametrize("data", [b"", b"fLaC", b"<html>404</html>", b"RIFF\x04\0\0\0WAVE"])
+def test_bytes_that_are_no_recording_are_refused(data: bytes) -> None:
+    with pytest.raises(UnreadableSound) as caught:
+        list(read_blocks(data))
+    assert caught.value.reason in (Reason.UNREADABLE, Reason.UNSUPPORTED)
+
+
+def test_a_truncated_recording_in_memory_is_refused_like_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "sound.flac"
+    soundfile.write(path, stereo_noise(), RATE_HZ)
+    path.write_bytes(data := path.read_bytes()[: path.stat().st_size // 2])
+
+    with pytest.raises(UnreadableSound) as caught:
+        list(read_blocks(data))
+    assert (caught.value.reason, caught.value.detail) == (refusal(path).reason, refusal(path).detail)
+
+
 @pytest.mark.parametrize(
     ("codec", "container", "rate_hz", "subtype"),
     [

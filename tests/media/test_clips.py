@@ -71,6 +71,17 @@ def test_a_recording_at_the_pools_rate_keeps_its_samples(tmp_path: Path) -> None
     assert np.array_equal(np.concatenate([clip.samples for clip in clips])[: len(samples)], samples)
 
 
+@pytest.mark.parametrize("seconds", [12.0, 100.0])
+def test_clips_of_a_recording_in_memory_are_those_of_its_file(tmp_path: Path, seconds: float) -> None:
+    path = write(tmp_path / "sound.flac", np.column_stack([sine(seconds, 44_100)] * 2), 44_100)
+
+    in_memory = list(cut_recording(path.read_bytes(), POOL_HZ, 5.0))
+
+    assert len(in_memory) == len(cut(path))
+    for ours, theirs in zip(in_memory, cut(path), strict=True):
+        assert np.array_equal(ours.samples, theirs.samples)
+
+
 def test_one_sample_gives_one_clip(tmp_path: Path) -> None:
     (clip,) = cut(write(tmp_path / "sound.wav", np.array([0.5])))
 

@@ -14,12 +14,14 @@ from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 from sonify.media.pixels import (
     MAX_JPEG_SCANS,
     UnreadableImage,
+    decode_for_model,
     decode_rgb,
     encode_jpeg,
     inspect_image,
     to_jpeg,
 )
 from sonify.rows import Reason
+from tests.fakes import picture
 
 RED = (255, 0, 0)
 ORIENTATION = 0x0112
@@ -484,3 +486,40 @@ def test_other_pictures_become_upright_rgb_jpegs() -> None:
         info = inspect_image(made)
         assert (info.width, info.height, info.verbatim) == (*size, True)
         assert b"secret" not in made
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_decode_for_a_model_refuses_what_inspection_refuses(kind):
+    """Cut at every place, and with one byte changed at many: each is refused by both or by neither."""
+    whole = picture(3, (96, 64), kind)
+    rng = np.random.default_rng(0)
+    damaged = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 150))]
+    for place in rng.integers(0, len(whole), 300):
+        damaged.append(whole[:place] + bytes([int(rng.integers(256))]) + whole[place + 1 :])
+    seen = set()
+    for data in [whole, *damaged]:
+        outcomes = []
+        for inspect in (inspect_image, lambda data: decode_for_model(data, 16)[0]):
+            try:
+                outcomes.append(inspect(data))
+            except UnreadableImage as error:
+                outcomes.append(error.reason)
+        assert outcomes[0] == outcomes[1]
+        seen.add(type(outcomes[0]))
+    assert len(seen) == 2  # some were refused, some were not
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("side", [40, 300, 5000])
+def test_a_decode_for_a_model_gives_the_picture_and_the_original_size(orientation, side):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.open(io.BytesIO(picture(1, (600, 400)))).save(buffer, "JPEG", exif=exif)
+    info, image = decode_for_model(buffer.getvalue(), side)
+    assert info == inspect_image(buffer.getvalue())
+    assert (info.width, info.height) == ((600, 400) if orientation == 1 else (400, 600))
+    expected = decode_rgb(buffer.getvalue(), side)
+    assert image.size == expected.size
+    assert image.tobytes() == expected.tobytes()
+    assert min(image.size) == min(side, 400)

@@ -107,6 +107,8 @@ def pair(number: int, image: Shown, scene: str) -> Pair:
         split=image.split,
         scene=scene,
         caption=image.caption,
+        medium="",
+        check_answer="",
         sources=tuple(source(concept, 0.5 + number / 100 + k / 1000) for k, concept in enumerate(concepts)),
     )
 

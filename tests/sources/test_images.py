@@ -8,7 +8,8 @@ from sonify.engine.units import freeze_images, listed_units
 from sonify.errors import InputError, TransientError
 from sonify.keys import escape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
-from sonify.sources.images import MAX_TEXT_BYTES, list_images, read_images
+from sonify.sources.images import list_images, read_images
+from sonify.sources.images.folder import MAX_TEXT_BYTES
 from tests.fakes import picture, small_config, small_input, write_photos, write_tar
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from sonify.config import Audio
 from sonify.errors import InputError
-from sonify.sources.sounds import list_sounds, sound_path
+from sonify.sources.sounds import list_sounds, open_sound
 from tests.fakes import write_sounds
 
 
@@ -49,9 +49,11 @@ def test_esc50_is_read_from_its_own_table(tmp_path):
     source = audio({"kind": "esc50", "path": str(tmp_path)})
     first, second = list_sounds(source)
     assert first.text == "vacuum cleaner"
-    assert first.recording == second.recording == "esc50/100210"
+    assert first.recording == second.recording == "freesound/100210"
     assert "100210" in first.attribution
-    assert sound_path(source.sources, first) == tmp_path / "audio" / "1-100210-A-36.wav"
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "1-100210-A-36.wav").write_bytes(b"")
+    assert open_sound(source.sources, first.corpus, first.file) == tmp_path / "audio" / "1-100210-A-36.wav"
 
 
 def test_the_published_esc50_table_is_read(test_data, tmp_path):

@@ -2,8 +2,13 @@
 
 import hashlib
 import io
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -210,3 +215,39 @@ def test_damaged_answers_are_asked_for_again(configure, server, tmp_path):
     damaged.write_bytes(b"PAR1 nonsense" * 10)
     run(config, redo="concepts")
     assert questions(server) == asked + 8  # one unit
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+from sonify.config import make_config
+from sonify.run import run
+from tests.memory import peak_kib
+run(make_config(json.loads(sys.argv[1])), stages=("concepts",))
+print(peak_kib())
+"""
+
+
+def peak_of_units(root: Path, server: FaultyServer, units_of: int) -> int:
+    raw = {
+        "run_dir": str(root / f"of-{units_of}"),
+        "images": {"kind": "folder", "path": str(root / "large"), "shard_size": units_of, "validation": 0},
+        "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0},
+        "concepts": {"extractors": [extractor(server.url)]},
+        "engine": {"kind": "local"},
+    }
+    done = subprocess.run([sys.executable, "-c", MEASURED, json.dumps(raw)], check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+def test_memory_follows_the_window_and_not_the_unit(configure, server, tmp_path):
+    configure()
+    (tmp_path / "large").mkdir()
+    noise = Image.effect_noise((400, 300), 90).convert("RGB")
+    noise.save(tmp_path / "large" / "first.jpg", quality=95)  # 100 KB, and 360 KB decoded
+    for n in range(1000):
+        os.link(tmp_path / "large" / "first.jpg", tmp_path / "large" / f"{n:04d}.jpg")
+
+    of_100, of_1000 = (peak_of_units(tmp_path, server, units_of) for units_of in (100, 1000))
+
+    assert of_1000 < of_100 + 15 * 1024  # 900 more images are 90 MB as files and 320 MB decoded

@@ -239,6 +239,14 @@ async def _half(told: Told) -> web.StreamResponse:
     return response
 
 
+async def _garbage(told: Told) -> web.Response:
+    """What is no HTTP: aiohttp reports it with the whole request, its headers too."""
+    assert told.request.transport is not None
+    told.request.transport.write(b"HTTP/1.1 2OO fine\r\nContent-Length: 2\r\n\r\n{}")
+    told.request.transport.close()
+    return web.Response()
+
+
 async def _drip(told: Told) -> web.StreamResponse:
     data = json.dumps(told.good).encode()
     response = await _begin(told.request, len(data))
@@ -289,6 +297,7 @@ FAULTS: dict[str, Callable[[Told], Awaitable[web.StreamResponse]]] = {
     "redirect": _redirect,
     "hang": _hang,
     "half": _half,
+    "garbage": _garbage,
     "drip": _drip,
     "large": _large,
     "endless": _endless,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,12 @@ def test_an_engine_that_dies_of_every_question_leaves_the_unit_undone(tmp_path):
 
 def test_an_engine_that_hangs_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(server_module, "HEALTH_TIMEOUT_SEC", 0.3)
-    server = load(config_for(*plan({"kind": "hang", "after": 6})), tmp_path, QUICK)
+    server = load(config_for(*plan({"kind": "hang", "after": 6})), tmp_path, replace(QUICK, max_wait_sec=90))
     try:
         assert said(server, *range(6)) == texts(*range(6))
+        start = time.monotonic()
         assert said(server, *range(6)) == texts(*range(6))
+        assert time.monotonic() - start < 45  # well before the questions give up
         assert len(pids(tmp_path)) == 2
     finally:
         server.close()
@@ -270,7 +273,7 @@ def test_an_engine_sees_the_gpus_and_no_keys():
     assert engine_environment(own, {"A": "1", "HF_HOME": "/other"}) == kept | {"A": "1", "HF_HOME": "/other"}
 
 
-@pytest.mark.parametrize("make_model", [tiny_llava, tiny_qwen_vl])
+@pytest.mark.parametrize("make_model", [tiny_llava, pytest.param(tiny_qwen_vl, marks=pytest.mark.slow)])
 def test_transformers_serve_answers_about_images(tmp_path, make_model):
     folder = make_model(tmp_path / "model")
     config = config_for(command="transformers", model=str(folder), max_new_tokens=6, start_timeout_sec=120)
@@ -280,8 +283,9 @@ def test_transformers_serve_answers_about_images(tmp_path, make_model):
         assert answers == server(questions(1, 2, 3))  # greedy
     finally:
         server.close()
+    # noise does not come to an end
+    assert [isinstance(answer, Answer) and answer.finished for answer in answers] == [False] * 3
     assert all(isinstance(answer, Answer) for answer in answers), answers
-    assert not any(answer.finished for answer in answers)  # noise does not come to an end
 
 
 def test_free_ports_are_free():

@@ -1,0 +1,199 @@
+"""What a model's folder must hold to be loaded, and what tells one model's files from another's."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from sonify.errors import InputError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+# The library's own limit on a safetensors header.
+MAX_HEADER_BYTES = 100_000_000
+SAMPLE_BYTES = 4096
+
+
+def require(*libraries: str) -> None:
+    """Refuse to go on without libraries that the light installation has not.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    for library in libraries:
+        if find_spec(library) is None:
+            raise InputError(f"models need the library {library}, which is not installed: pip install 'sonify[models]'")
+
+
+def check_config(folder: Path) -> None:
+    """Refuse a folder without a `config.json` that names a model's type.
+
+    Raises:
+        InputError: there is none, or it is not readable.
+    """
+    _model_type(folder)
+
+
+def check_clap(folder: Path) -> None:
+    """Refuse what is not a CLAP.
+
+    Raises:
+        InputError: it is another kind of model.
+    """
+    found = _model_type(folder)
+    if found != "clap":
+        raise InputError(
+            f"{folder}: expected a model of type 'clap', such as laion/clap-htsat-unfused, found '{found}'"
+        )
+
+
+def check_vlm(folder: Path) -> None:
+    """Refuse what transformers cannot load by itself as a model that answers about images.
+
+    Raises:
+        InputError: it is another kind of model, or needs the code that comes with it.
+    """
+    require("torch", "transformers")
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 - imports torch
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN,
+    )
+
+    found = _model_type(folder)
+    if found in KNOWN:
+        return
+    if "auto_map" in _read_json(folder / "config.json"):
+        raise InputError(
+            f"{folder}: a model of type '{found}' is loaded by code from its repository, which is never run here;"
+            " serve it by an engine that knows it, with `backend: server`"
+        )
+    raise InputError(
+        f"{folder}: expected a model that answers about images (llava, llava_next, qwen2_vl, smolvlm and"
+        f" {len(KNOWN) - 4} more types), found '{found}'"
+    )
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse weights that are missing, cut short, or pickled.
+
+    Raises:
+        InputError: what is wrong with which file.
+    """
+    for file in _weight_files(folder):
+        if not file.is_file():
+            raise InputError(f"{folder}: {INDEX} names {file.name}, which is missing; fetch the model again")
+        _read_header(file)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a folder without a tokenizer.
+
+    Raises:
+        InputError: there is none.
+    """
+    _require_one(folder, "a tokenizer", TOKENIZERS)
+
+
+def check_processor(folder: Path) -> None:
+    """Refuse a folder that does not say how images or sounds are prepared.
+
+    Raises:
+        InputError: it does not.
+    """
+    _require_one(folder, "a processor", PROCESSORS)
+
+
+def identify_folder(folder: Path) -> str:
+    """Hash the settings, and of the weights the names, shapes and both ends of every tensor.
+
+    A hash of all bytes would cost as much as loading the model. This one changes whenever a tensor is trained,
+    converted or replaced; it does not see a single number that is edited in the middle of a tensor.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.suffix in {".json", ".jinja", ".txt", ".model"}):
+        data = file.read_bytes()
+        digest.update(f"{file.name} {len(data)}\n".encode() + data)
+    for file in _weight_files(folder) if _has_weights(folder) else ():
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        for sample in _sample_tensors(file):
+            digest.update(sample)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _sample_tensors(file: Path) -> Iterator[bytes]:
+    header = _read_header(file)
+    with file.open("rb") as stream:
+        data_start = 8 + struct.unpack("<Q", stream.read(8))[0]
+        stream.seek(0)
+        yield stream.read(data_start)
+        for start, end in sorted(tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__"):
+            for at in (start, max(start, end - SAMPLE_BYTES)):
+                stream.seek(data_start + at)
+                yield stream.read(min(SAMPLE_BYTES, end - at))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load: one, or those that an index names."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
+            raise InputError(
+                f"{folder}: has its weights only as {pickles[0]}, which is a pickle and never read; convert them to"
+                " safetensors (many hub models have them so in the revision refs/pr/1)"
+            )
+        raise InputError(f"{folder}: expected weights in {WEIGHTS} or {INDEX}, found neither")
+    shards = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise InputError(f"{folder / INDEX}: expected a `weight_map` of tensors to files; fetch the model again")
+    return [folder / Path(name).name for name in sorted(set(shards.values()))]
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
+def _read_header(file: Path) -> dict:
+    """The header of a safetensors file, whose tensors must fill the file to its end."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER_BYTES + 1
+        text = stream.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
+    try:
+        header = json.loads(text)
+        end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{file}: not a safetensors file, or cut short; fetch it again") from error
+    if size != 8 + length + end:
+        raise InputError(f"{file}: expected {8 + length + end} bytes, found {size}; it is cut short: fetch it again")
+    return header
+
+
+def _model_type(folder: Path) -> str:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json, so it is not the folder of a model")
+    found = _read_json(path).get("model_type")
+    if not isinstance(found, str):
+        raise InputError(f"{path}: expected a `model_type`, found none")
+    return found
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:  # not UTF-8 is one as well
+        raise InputError(f"{path}: not JSON ({error}); fetch the model again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _require_one(folder: Path, what: str, names: tuple[str, ...]) -> None:
+    if not any((folder / name).is_file() for name in names):
+        raise InputError(f"{folder}: has no file of {what}: expected one of {', '.join(names)}")

@@ -1,0 +1,79 @@
+"""Loads the models of `sonify.models` into torch, and refuses what transformers would only warn of."""
+
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from sonify.errors import InputError
+from sonify.models import FetchedModel
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that is asked for; `auto` is the GPU where there is one.
+
+    Raises:
+        InputError: a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, and torch finds no GPU here; use `device: auto` or `cpu`")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """The precision that is asked for; `auto` is bfloat16 on a GPU, float32 on a CPU."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, dtype)
+
+
+def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a model class's weights for inference.
+
+    Raises:
+        InputError: the library cannot build it, it does not fit on the GPU, or weights are missing: the library would
+            fill in random numbers.
+    """
+    transformers.logging.disable_progress_bar()  # every worker's own bars would be written over each other
+    try:
+        network, report = auto_class.from_pretrained(
+            fetched.path,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        raise _unusable(fetched, error) from error
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"{fetched.path}: {len(missing)} of the tensors of {type(network).__name__} are not in the weights, such as"
+            f" {missing[0]}; fetch the model again, or take one of this type"
+        )
+    try:
+        return network.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{fetched.model}: does not fit on the GPU; take a larger one, or a smaller model") from error
+
+
+def load_part(auto_class: Any, fetched: FetchedModel) -> Any:
+    """Load a processor, tokenizer or feature extractor.
+
+    Raises:
+        InputError: a file is missing or damaged, or a library that it needs is.
+    """
+    try:
+        return auto_class.from_pretrained(fetched.path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+        raise _unusable(fetched, error) from error
+
+
+def _unusable(fetched: FetchedModel, error: Exception) -> InputError:
+    why = " ".join(str(error).split())[:300]
+    return InputError(f"{fetched.path}: transformers cannot load {fetched.model} ({type(error).__name__}: {why})")

@@ -1,0 +1,122 @@
+"""What a run will ask for: images, clips, questions to models, disk and time, from a look at some of the input."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil
+from statistics import mean
+
+from sonify.config import Config
+from sonify.engine.plan import Plan
+from sonify.engine.record import read_record
+from sonify.engine.units import RECORDINGS_IN_UNIT
+from sonify.errors import InputError
+from sonify.media.audio import UnreadableSound, read_header
+from sonify.rows import ImageRef, SoundRef, SourceImage
+from sonify.sources.images import count_images, list_images, read_images
+from sonify.sources.sounds import list_sounds, open_sound
+
+# Looked at: enough for a mean to some tenths, few enough to answer at once.
+IMAGES_SEEN = 32
+RECORDINGS_SEEN = 64
+ARCHIVES_SEEN = 3
+# FLAC against 16-bit PCM: 0.3 to 0.6 of it for the recordings seen.
+FLAC_SHARE = 0.5
+EMBEDDING_BYTES = 4 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Numbers to plan by; images and clips are counted where that is quick, else drawn out from a part.
+
+    `units` are those of each listing, `questions` those still to be
+    asked for each extractor; `seconds` of each stage, None where this run
+    has not measured its rate yet.
+    """
+
+    images: int
+    recordings: int
+    clips: int
+    units: Mapping[str, int]
+    questions: Mapping[str, int]
+    pool_bytes: int
+    shard_bytes: int
+    seconds: Mapping[str, float | None]
+
+
+def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
+    """Look at some of the input.
+
+    Raises:
+        InputError: there is no input.
+    """
+    units = list(list_images(config.images, config.seed))
+    refs = list(list_sounds(config.audio))
+    images, image_bytes = _images(config, units)
+    clips = round(len(refs) * _clips_in_recording(config, refs))
+    clip_bytes = 2 * round(config.audio.clip_seconds * config.audio.sample_rate)
+    scenes = len(config.scenes)
+    return Estimate(
+        images=images,
+        recordings=len(refs),
+        clips=clips,
+        units={"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), "concepts": len(units)},
+        questions=dict(_questions(plans, images)),
+        pool_bytes=clips * (clip_bytes + EMBEDDING_BYTES),
+        shard_bytes=round(images * (image_bytes + scenes * clip_bytes * FLAC_SHARE)),
+        seconds=_seconds(config, plans, {"pool": len(refs), "embeddings": clips}, images),
+    )
+
+
+def _images(config: Config, units: Sequence[Sequence[ImageRef]]) -> tuple[int, float]:
+    """How many images there are, and the mean bytes of those seen."""
+    seen = list(islice(_seen_images(config, units), IMAGES_SEEN))
+    size_bytes = mean(len(image.data) for image in seen) if seen else 0.0
+    if config.images.kind == "folder":
+        return sum(len(unit) for unit in units), size_bytes
+    if config.images.sample is not None:
+        return config.images.sample, size_bytes
+    looked_at = units[:: max(1, len(units) // ARCHIVES_SEEN)][:ARCHIVES_SEEN]
+    return round(mean(count_images(config.images, unit) for unit in looked_at) * len(units)), size_bytes
+
+
+def _seen_images(config: Config, units: Sequence[Sequence[ImageRef]]) -> Iterator[SourceImage]:
+    for unit in units:
+        yield from (row for row in read_images(config.images, unit, config.seed) if isinstance(row, SourceImage))
+
+
+def _clips_in_recording(config: Config, refs: Sequence[SoundRef]) -> float:
+    counts: list[float] = []
+    for ref in refs[:: max(1, len(refs) // RECORDINGS_SEEN)][:RECORDINGS_SEEN]:
+        try:
+            header = read_header(open_sound(config.audio.sources, ref.corpus, ref.file))
+        except UnreadableSound:
+            counts.append(0.0)
+        else:
+            counts.append(max(1.0, round(header.frames / header.sample_rate_hz / config.audio.clip_seconds)))
+    if not any(counts):
+        raise InputError("audio.sources: none of the recordings looked at can be read")
+    return mean(counts)
+
+
+def _questions(plans: Sequence[Plan], images: int) -> Iterator[tuple[str, int]]:
+    """For each model's stage, one question for each image that is not done; a check has at most as many."""
+    for plan in plans:
+        if plan.stage.recorded:
+            yield plan.stage.key, images - _rows_done(plan)
+
+
+def _seconds(config: Config, plans: Sequence[Plan], rows: Mapping[str, int], images: int) -> dict[str, float | None]:
+    """The time that is left to each stage at the rate that this run has had so far."""
+    record = read_record(config.run_dir)
+    left: dict[str, float | None] = {}
+    for plan in plans:
+        known = record.stages.get(plan.stage.key) if record else None
+        rows_left = rows.get(plan.stage.name, images) - _rows_done(plan)
+        measured = known is not None and known.rows > 0 and known.seconds > 0
+        left[plan.stage.key] = known.seconds / known.rows * max(rows_left, 0) if known and measured else None
+    return left
+
+
+def _rows_done(plan: Plan) -> int:
+    return sum(stored.commit.rows.rows_in for stored in plan.done.values())

@@ -1,0 +1,220 @@
+"""Captions that come apart from the images, joined by file name or by image id.
+
+SAM-LLaVA-Captions10M is published as one `SA1B_caption.tar.gz` of `sa_<id>.txt`, and read back from the Hugging Face
+hub as Parquet of `__key__` and `txt`. Ten million captions are in no worker's memory: they are brought once into an
+SQLite table under the run directory, which every worker opens for reading.
+"""
+
+import errno
+import fcntl
+import gzip
+import hashlib
+import os
+import re
+import sqlite3
+import tarfile
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+from urllib.parse import quote
+
+from sonify import layout
+from sonify.config.sections import Place
+from sonify.engine.files import naming_full_disk, sync_folder
+from sonify.engine.tars import Member, iter_files, read_member
+from sonify.errors import InputError
+from sonify.sources.files import (
+    child,
+    is_below,
+    is_file,
+    iter_files_below,
+    list_files,
+    open_local,
+    open_place,
+    read_bytes,
+)
+from sonify.sources.usertables import iter_user_table, read_user_table
+
+Captions = Callable[[str], bytes | None]
+
+# `file` is an image's path as in the listing; the others are its id: the file's name without folder and ending.
+FILE_COLUMN = "file"
+ID_COLUMNS = ("image", "image_id", "id", "key", "__key__")
+TEXT_COLUMNS = ("caption", "text", "txt")
+# Far above any caption, which is refused at a tenth of it.
+MAX_CAPTION_BYTES = 1 << 20
+# As many files of a folder are looked at to tell a folder of texts from one of tables: a listing of 11 million is long.
+FIRST_FILES = 100
+# Of a larger file the two ends stand for the whole.
+HASHED_WHOLE_BYTES = 16 << 20
+HASHED_END_BYTES = 1 << 20
+
+_IMAGE_ENDING = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
+
+
+def read_captions_table(table: Place) -> dict[str, bytes]:
+    """Read a captions table (file, caption) that lies with the images.
+
+    Raises:
+        InputError: it is not such a table.
+    """
+    columns = read_user_table(table, ("file", "caption"))
+    files = (file.decode("utf-8", "surrogateescape") for file in columns["file"])
+    return dict(zip(files, columns["caption"], strict=True))
+
+
+def captions_for(run_dir: Path, place: Place) -> Captions:
+    """Open captions by an image's uri; the first to ask for a table or an archive brings it into the run directory.
+
+    `place` is a CSV or Parquet table, a folder of Parquet tables, a tar (or tar.gz) of `<id>.txt`, or a folder of
+    `<id>.txt`: flat, or in folders named as the images' folders or archives are.
+
+    Raises:
+        InputError: it is none of these.
+        DiskFull: the run directory has no room for them.
+    """
+    tables = _tables(place)
+    if not tables and not _is_archive(place):
+        return lambda uri: _read_text(place, uri)
+    name = f"{identify_captions(place)}.sqlite"
+    stored = run_dir / layout.UNITS / "captions" / name
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    with stored.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers that start together wait for the first
+        if not stored.is_file():
+            rows = _table_rows(tables) if tables else _archive_rows(place)
+            _store(run_dir, stored, rows)
+    # immutable: no lock is asked for, which network file systems do not always have
+    connection = sqlite3.connect(f"file:{quote(str(stored))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    return lambda uri: _look_up(connection, uri)
+
+
+def identify_captions(place: Place) -> str:
+    """What the captions are, as 16 hexadecimal digits; a folder of texts is known by its name alone."""
+    digest = hashlib.sha256(b"captions 1\n")
+    for table in _tables(place) or ([place] if _is_archive(place) else []):
+        with open_place(table) as file:
+            size = file.seek(0, 2)
+            digest.update(f"{size}\n".encode())
+            ends = (
+                [(0, size)] if size <= HASHED_WHOLE_BYTES else [(0, HASHED_END_BYTES), (size - HASHED_END_BYTES, size)]
+            )
+            for start, stop in ends:
+                file.seek(start)
+                digest.update(file.read(stop - start))
+    return digest.hexdigest()[:16]
+
+
+def _is_archive(place: Place) -> bool:
+    return place.name.endswith((".tar", ".tar.gz", ".tgz")) and is_file(place)
+
+
+def _tables(place: Place) -> list[Place]:
+    """The tables that the place is or, as a folder, holds."""
+    if place.suffix in (".csv", ".parquet"):
+        return [place]
+    if _is_archive(place):
+        return []
+    if is_file(place):
+        raise InputError(f"{place}: expected captions as .csv, .parquet, .tar, .tar.gz, or a folder of them or of .txt")
+    first = islice(iter_files_below(place), FIRST_FILES)
+    if not any(name.endswith(".parquet") for name in first):
+        return []
+    return [child(place, name) for name in list_files(place, (".parquet",))]
+
+
+def _table_rows(tables: Iterable[Place]) -> Iterator[tuple[bytes, bytes]]:
+    for table in tables:
+        by_file = _has_file_column(table)
+        names = (FILE_COLUMN,) if by_file else ID_COLUMNS
+        for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
+            for file, text in zip(files, texts, strict=True):
+                yield (b"/" + file if by_file else image_id(file.decode("utf-8", "surrogateescape"))), text
+
+
+def _has_file_column(table: Place) -> bool:
+    try:
+        next(iter_user_table(table, ((FILE_COLUMN,), TEXT_COLUMNS)), None)
+    except InputError:
+        return False  # or no table at all, which reading it says
+    return True
+
+
+def _archive_rows(place: Place) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        with open_local(place) as packed:
+            file = packed if place.name.endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=packed))
+            for member in iter_files(file):
+                if member.name.lower().endswith(".txt"):
+                    cut = Member(
+                        name=member.name,
+                        offset=member.offset,
+                        size_bytes=min(member.size_bytes, MAX_CAPTION_BYTES),
+                    )
+                    yield image_id(member.name), read_member(file, cut)
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{place}: a damaged archive of captions: {error}; fetch it again") from error
+
+
+def image_id(name: str) -> bytes:
+    """What joins an image and its caption: `sa_1` for `./a/sa_1.jpg`, `sa_1.txt` and `sa_1`."""
+    last = PurePosixPath(name).name.removesuffix(".txt")
+    return _IMAGE_ENDING.sub("", last).encode("utf-8", "surrogateescape")
+
+
+def _store(run_dir: Path, stored: Path, rows: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write the table; only the whole one gets its name."""
+    part = run_dir / layout.TEMPORARY / uuid.uuid4().hex
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with naming_full_disk(run_dir):
+        try:
+            with sqlite3.connect(part, isolation_level=None) as connection:
+                connection.execute("PRAGMA journal_mode = OFF")
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.execute("CREATE TABLE captions (name BLOB NOT NULL, caption BLOB NOT NULL)")
+                connection.execute("BEGIN")
+                connection.executemany("INSERT INTO captions VALUES (?, ?)", rows)
+                connection.execute("CREATE INDEX by_name ON captions (name)")
+                connection.execute("COMMIT")
+            connection.close()
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(stored)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            raise OSError(errno.ENOSPC, str(error)) from error
+        finally:
+            part.unlink(missing_ok=True)
+    sync_folder(stored.parent)
+
+
+def _look_up(connection: sqlite3.Connection, uri: str) -> bytes | None:
+    """By path, by path inside an archive, by id; of several captions of one name the last."""
+    inside = uri.partition(".tar/")[2]
+    for name in (f"/{uri}".encode(), f"/{inside}".encode(), image_id(uri)):
+        found = connection.execute(
+            "SELECT caption FROM captions WHERE name = ? ORDER BY rowid DESC LIMIT 1", (name,)
+        ).fetchone()
+        if found:
+            return found[0]
+    return None
+
+
+def _read_text(root: Place, uri: str) -> bytes | None:
+    """The caption in a folder of texts: beside the image's own path, or flat under its id."""
+    path = PurePosixPath(uri)
+    folder = path.parent.as_posix()
+    flat = f"{path.stem}.txt"
+    for name in dict.fromkeys((f"{folder.removesuffix('.tar')}/{flat}", f"{folder}/{flat}", flat)):
+        if not is_below(name):
+            continue
+        place = child(root, name)
+        try:
+            return read_bytes(place, MAX_CAPTION_BYTES)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            continue
+    return None

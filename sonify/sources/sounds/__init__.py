@@ -1,0 +1,48 @@
+"""Sound collections: which recordings there are, with their text, licence and attribution.
+
+A new collection is one function that lists it, one line in `LISTERS` and one model in `sonify.config`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from sonify.config import Audio
+from sonify.errors import InputError
+from sonify.rows import SoundRef
+from sonify.sources.sounds.audioset import list_audioset
+from sonify.sources.sounds.bbc import list_bbc
+from sonify.sources.sounds.esc50 import list_esc50
+from sonify.sources.sounds.folder import list_folder
+from sonify.sources.sounds.fsd50k import list_fsd50k
+from sonify.sources.sounds.opening import open_sound
+from sonify.sources.sounds.parquet import list_parquet
+from sonify.sources.sounds.webdataset import list_webdataset
+
+__all__ = ["list_sounds", "open_sound"]
+
+LISTERS: Mapping[str, Callable[[Any], list[SoundRef]]] = {
+    "folder": list_folder,
+    "esc50": list_esc50,
+    "audioset": list_audioset,
+    "fsd50k": list_fsd50k,
+    "bbc": list_bbc,
+    "webdataset": list_webdataset,
+    "parquet": list_parquet,
+}
+
+
+def list_sounds(audio: Audio) -> Iterator[SoundRef]:
+    """Yield every recording of every source, in a fixed order, those without a file (`refused`) included.
+
+    Raises:
+        InputError: a source holds no recording, or its table is not one.
+        TransientError: the store that it lies in cannot be reached.
+    """
+    for source in audio.sources:
+        try:
+            refs = LISTERS[source.kind](source)
+        except OSError as error:
+            raise InputError(f"audio.sources: {source.path} cannot be read: {error}") from error
+        if not refs:
+            raise InputError(f"audio.sources: {source.path} holds no recording: nothing to draw from")
+        yield from sorted(refs, key=lambda ref: ref.file)

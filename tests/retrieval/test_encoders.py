@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from sonify.config import ClapEncoder, HybridEncoder, TextEncoder
+from sonify.config import Encoder as EncoderConfig
+from sonify.errors import InputError
+from sonify.retrieval.encoders import JointEncoder, Part, cpus_of, fetch_encoder, gpus_of, load_encoder
+from sonify.retrieval.text import TextEncoder as WordsEncoder
+from tests.tiny_models import tiny_clap
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_clap(tmp_path_factory.mktemp("models") / "clap")
+
+
+def clap_config(folder, **changes):
+    return ClapEncoder(**{"kind": "clap", "model": str(folder), "device": "cpu", "batch_size": 2, **changes})
+
+
+def test_the_text_encoder_is_as_it_is_alone():
+    encoder = load_encoder(TextEncoder(kind="text"))
+    assert [part.id for part in encoder.parts] == ["text"]
+    texts = ["a dog", "rain"]
+    assert np.array_equal(encoder(texts), WordsEncoder()(texts))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_one_product_of_a_hybrid_is_the_weighted_sum_of_both_cosines(folder, weight):
+    hybrid = load_encoder(HybridEncoder(kind="hybrid", audio=clap_config(folder), weight=weight))
+    clap, text = load_encoder(clap_config(folder)), load_encoder(TextEncoder(kind="text"))
+    clips = [np.random.default_rng(n).integers(-9999, 9999, 48_000, dtype=np.int16) for n in range(3)]
+    heard = np.stack(list(clap.parts[0].hears.embed_segments(clips)))  # pyright: ignore[reportOptionalMemberAccess]
+    written = text(["a dog", "rain", "a church bell"])
+    queries = ["dog barking", "thunder"]
+    expected = weight * clap(queries) @ heard.T + (1 - weight) * text(queries) @ written.T
+    rows = hybrid.join([heard, written])
+    assert hybrid.dimension == rows.shape[1] == 32 + WordsEncoder.dimension
+    assert np.abs(hybrid(queries) @ rows.T - expected).max() < 1e-6
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_a_hybrids_parts_are_stored_as_those_of_each_alone(folder):
+    hybrid = load_encoder(HybridEncoder(kind="hybrid", audio=clap_config(folder)))
+    assert [part.id for part in hybrid.parts] == [load_encoder(clap_config(folder)).parts[0].id, "text"]
+
+
+def test_the_folder_of_embeddings_follows_the_weights(folder, tmp_path):
+    (part,) = load_encoder(clap_config(folder)).parts
+    same = tmp_path / "same"
+    same.mkdir()
+    for file in folder.iterdir():
+        (same / file.name).write_bytes(file.read_bytes())
+    assert load_encoder(clap_config(same)).parts[0].id == part.id
+    weights = bytearray((same / "model.safetensors").read_bytes())
+    weights[-2] ^= 1
+    (same / "model.safetensors").write_bytes(weights)
+    assert load_encoder(clap_config(same)).parts[0].id != part.id
+
+
+def test_threads_are_part_of_what_an_embedding_was_made_from(folder):
+    one, two = (load_encoder(clap_config(folder, cpus=cpus)).parts[0] for cpus in (1, 2))
+    assert one.id == two.id
+    assert one.model != two.model
+
+
+def test_models_are_fetched_by_name_and_identity(folder):
+    assert fetch_encoder(TextEncoder(kind="text")) == {}
+    (name, identity), *others = fetch_encoder(clap_config(folder)).items()
+    assert (name, others) == (str(folder), [])
+    assert identity.startswith("sha256:")
+    assert fetch_encoder(HybridEncoder(kind="hybrid", audio=clap_config(folder))) == {name: identity}
+
+
+def test_resources_are_claps_and_none_for_text():
+    clap = ClapEncoder(kind="clap", cpus=3, gpus=0.25)
+    hybrid = HybridEncoder(kind="hybrid", audio=clap)
+    assert [(cpus_of(c), gpus_of(c)) for c in (clap, hybrid)] == [(3, 0.25), (3, 0.25)]
+    assert (cpus_of(TextEncoder(kind="text")), gpus_of(TextEncoder(kind="text"))) == (1, 0)
+    assert gpus_of(clap.model_copy(update={"device": "cpu"})) == 0
+
+
+def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="there is no such folder") as error:
+        load_encoder(clap_config(tmp_path / "none"))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_fields_and_kinds_are_refused():
+    for wrong in ({"kind": "clap", "modle": "x"}, {"kind": "clip"}, {"kind": "hybrid", "weight": 1.5}):
+        with pytest.raises(ValidationError):
+            TypeAdapter(EncoderConfig).validate_python(wrong)
+
+
+def test_a_joint_encoder_keeps_the_order_of_its_parts():
+    parts = [
+        Part(id=name, model=name, share=share, encoder=WordsEncoder()) for name, share in (("a", 0.36), ("b", 0.64))
+    ]
+    row = JointEncoder(parts)(["a dog"])[0]
+    (words,) = WordsEncoder()(["a dog"])
+    assert np.allclose(row, np.concatenate([0.6 * words, 0.8 * words]), atol=1e-7)

@@ -1,0 +1,233 @@
+import csv
+import gzip
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sonify import layout
+from sonify.config import Sa1bImages
+from sonify.engine.job import StoredReject
+from sonify.engine.tables import read_rows
+from sonify.engine.tars import index_tar
+from sonify.errors import InputError
+from sonify.rows import Pair, Reason, SourceImage
+from sonify.run import run
+from sonify.sources.captions import captions_for, identify_captions
+from sonify.sources.images import list_images, read_images
+from tests.fakes import SUBJECTS, picture, small_config, small_input
+from tests.stores import sa1b_members, sa1b_record, tar_bytes
+
+IDS = range(223_750, 223_762)
+
+
+def sa1b(path, **settings):
+    return Sa1bImages(kind="sa1b", path=path, **settings)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "sa1b"
+    folder.mkdir()
+    for part in range(2):
+        ids = range(IDS.start + 6 * part, IDS.start + 6 * part + 6)
+        (folder / f"sa_00002{part}.tar").write_bytes(tar_bytes(sa1b_members(ids)))
+    return folder
+
+
+def llava(image: int) -> str:
+    return f"The image features a {SUBJECTS[image % 4]} in a yard. " + "It is a sunny day and nobody is there. " * 45
+
+
+def texts():
+    return {f"sa_{image}.txt": llava(image).encode() for image in IDS}
+
+
+def as_gzip(root):
+    path = root / "SA1B_caption.tar.gz"
+    path.write_bytes(tar_bytes({f"./{name}": data for name, data in texts().items()}, "w:gz"))
+    return path
+
+
+def as_tar(root):
+    path = root / "captions.tar"
+    path.write_bytes(gzip.decompress(as_gzip(root).read_bytes()))
+    return path
+
+
+def as_flat_folder(root):
+    path = root / "captions"
+    path.mkdir()
+    for name, data in texts().items():
+        (path / name).write_bytes(data)
+    return path
+
+
+def as_folders(root):
+    for number, (name, data) in enumerate(texts().items()):
+        folder = root / "captions" / f"sa_00002{number // 6}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return root / "captions"
+
+
+def as_hub_parquet(root):
+    folder = root / "captions" / "default" / "train"
+    folder.mkdir(parents=True)
+    for part in range(2):
+        ids = list(IDS)[part::2]
+        columns = {
+            "txt": [llava(n) for n in ids],
+            "__key__": [f"sa_{n}" for n in ids],
+            "__url__": ["hf://x"] * len(ids),
+        }
+        pq.write_table(pa.table(columns), folder / f"{part:04d}.parquet")
+    return root / "captions"
+
+
+def as_csv(root):
+    path = root / "captions.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *((f"sa_{n}.jpg", llava(n)) for n in IDS)])
+    return path
+
+
+LAYOUTS = [as_gzip, as_tar, as_flat_folder, as_folders, as_hub_parquet, as_csv]
+
+
+def test_archives_are_units_and_images_have_their_plain_names(images):
+    units = list(list_images(sa1b(images), 0))
+    assert [ref.uri for unit in units for ref in unit] == ["sa_000020.tar", "sa_000021.tar"]
+    rows = list(read_images(sa1b(images), units[0], 0))
+    assert [row.uri for row in rows if isinstance(row, SourceImage)] == [
+        f"sa_000020.tar/sa_{n}.jpg" for n in range(223_750, 223_756)
+    ]
+    assert [row.key for row in rows] == sorted(row.key for row in rows)
+    assert rows[2] == SourceImage(
+        key="sa__000020_2etar_2fsa__223752_2ejpg",
+        uri="sa_000020.tar/sa_223752.jpg",
+        data=picture(223_752),
+        caption=None,
+    )
+
+
+def test_masks_are_not_parsed(tmp_path):
+    members = {"./sa_1.jpg": picture(), "./sa_1.json": b'{"caption": "a dog", "annotations": [' + b"[" * 200_000}
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    (row,) = read_images(sa1b(tmp_path), next(list_images(sa1b(tmp_path), 0)), 0)
+    assert isinstance(row, SourceImage)
+    assert row.caption is None
+
+
+def test_a_name_that_differs_only_in_its_dot_is_a_second_one(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"sa_1.jpg": b"first", "./sa_1.jpg": b"second"}))
+    rejected, kept = list[Any](read_images(sa1b(tmp_path), next(list_images(sa1b(tmp_path), 0)), 0))
+    assert (rejected.reason, kept.data) == (Reason.DUPLICATE_KEY, b"first")
+
+
+def test_only_the_images_that_are_asked_for_are_read(images):
+    unit = next(list_images(sa1b(images), 0))
+    key = "sa__000020_2etar_2fsa__223752_2ejpg"
+    assert [row.key for row in read_images(sa1b(images), unit, 0, keys={key})] == [key]
+
+
+@pytest.mark.parametrize("make", LAYOUTS)
+def test_captions_are_joined_by_image_id(tmp_path, make):
+    captions = captions_for(tmp_path / "run", make(tmp_path))
+    for image in IDS:
+        assert captions(f"sa_000020.tar/sa_{image}.jpg" if image < 223_756 else f"sa_000021.tar/sa_{image}.jpg") == (
+            llava(image).encode()
+        )
+    assert captions("sa_000020.tar/sa_1.jpg") is None
+
+
+@pytest.mark.parametrize("make", [as_gzip, as_csv])
+def test_captions_are_stored_once_and_anew_when_they_change(tmp_path, make):
+    place = make(tmp_path)
+    stored = tmp_path / "run" / layout.UNITS / "captions"
+    captions_for(tmp_path / "run", place)
+    (first,) = stored.glob("*.sqlite")
+    before = first.stat()
+    captions_for(tmp_path / "run", place)
+    assert first.stat() == before
+    was = identify_captions(place)
+    place.write_bytes(place.read_bytes() + b"\0" if place.suffix == ".gz" else b"image,caption\nsa_1.jpg,another\n")
+    assert identify_captions(place) != was
+    if place.suffix == ".csv":
+        assert captions_for(tmp_path / "run", place)("x.tar/sa_1.jpg") == b"another"
+
+
+@pytest.mark.parametrize("cut", [100, 1000])
+def test_a_cut_archive_of_captions_is_an_error_and_leaves_nothing(tmp_path, cut):
+    place = as_gzip(tmp_path)
+    place.write_bytes(place.read_bytes()[:-cut])
+    with pytest.raises(InputError, match="damaged archive of captions"):
+        captions_for(tmp_path / "run", place)
+    assert [path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_a_table_by_file_is_joined_by_the_whole_path_only(tmp_path):
+    table = tmp_path / "captions.csv"
+    table.write_text("file,caption\n001.jpg,a dog\n001.jpg,a cat\n")
+    captions = captions_for(tmp_path / "run", table)
+    assert captions("001.jpg") == b"a cat"
+    assert captions("other/001.jpg") is None
+
+
+def test_a_folder_of_texts_is_not_left_by_a_name(tmp_path):
+    (tmp_path / "sa_1.txt").write_text("secret")
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "sa_2.txt").write_text("a dog")
+    captions = captions_for(tmp_path / "run", tmp_path / "captions")
+    assert captions("a.tar/sa_2.jpg") == b"a dog"
+    assert captions("../sa_1.jpg") is None
+
+
+@pytest.mark.parametrize("name", ["captions.zip", "captions.txt"])
+def test_another_kind_of_captions_file_is_an_error(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(InputError, match="expected captions as"):
+        captions_for(tmp_path / "run", tmp_path / name)
+
+
+def test_a_whole_run_of_sa1b_with_its_captions(tmp_path, images):
+    small_input(tmp_path)
+    (tmp_path / "exclude.txt").write_text("# asked to be taken down\nsa_223751\n")
+    broken = sa1b_members(range(300, 301)) | {"./sa_301.jpg": picture()[:-300], "./sa_301.json": sa1b_record(301)}
+    (images / "sa_000022.tar").write_bytes(tar_bytes(broken))
+    captions = as_gzip(tmp_path)
+    config = small_config(
+        tmp_path,
+        images={
+            "kind": "sa1b",
+            "path": str(images),
+            "validation": 0,
+            "exclude": str(tmp_path / "exclude.txt"),
+        },
+        concepts={"extractors": [{"kind": "captions", "file": str(captions)}]},
+        engine={"kind": "local", "max_fault_ratio": 1.0},
+    )
+    counts = run(config)
+    pairs = [row for path in sorted((config.run_dir / "pairs").iterdir()) for row in read_rows(path, Pair)]
+    assert [pair.image_uri.rpartition("/")[2] for pair in pairs] == [f"sa_{n}.jpg" for n in IDS if n != 223_751]
+    assert all(
+        pair.caption == " ".join(llava(n).split())
+        for pair, n in zip(pairs, [n for n in IDS if n != 223_751], strict=True)
+    )
+    rejected = [
+        (row.key, row.stage, row.reason)
+        for path in sorted((config.run_dir / layout.REJECTS).rglob("*.parquet"))
+        for row in read_rows(path, StoredReject)
+    ]
+    assert rejected == [
+        ("sa__000022_2etar_2fsa__300_2ejpg", "concepts", Reason.NO_CAPTION),
+        ("sa__000022_2etar_2fsa__301_2ejpg", "concepts", Reason.UNREADABLE),
+        ("sa__000020_2etar_2fsa__223751_2ejpg", "pair", Reason.EXCLUDED),
+    ]
+    assert counts["render"].rows_out == 11
+    members, _ = index_tar(config.run_dir / "shards/train/000000.tar", "x")
+    assert [member.name for member in members][:2] == [
+        "sa__000020_2etar_2fsa__223750_2ejpg.captions.flac",
+        "sa__000020_2etar_2fsa__223750_2ejpg.jpg",
+    ]

@@ -1,0 +1,432 @@
+"""Fetching, checking and loading models: a hub on loopback, real folders, and what is wrong with them in one line."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    ClapModel,
+    ClapProcessor,
+    LlavaForConditionalGeneration,
+)
+
+from sonify.errors import InputError
+from sonify.models import CLAP_FILES, TOKENIZER_FILES, VLM_FILES, Files, fetch_model
+from sonify.networks import load_network, load_part
+from tests.tiny_models import tiny_clap, tiny_llava
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "some-people/tiny-llava"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llava(tmp_path_factory.mktemp("built") / "llava")
+
+
+@pytest.fixture
+def llava(built: Path, tmp_path: Path) -> Path:
+    """A folder of its own to break."""
+    return Path(shutil.copytree(built, tmp_path / "llava"))
+
+
+class Hub(ThreadingHTTPServer):
+    """What `snapshot_download` asks of a hub, for one model at one commit; it remembers which files were taken."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), HubRequest)
+        self.folder = folder
+        self.asked: list[str] = []
+
+
+class HubRequest(BaseHTTPRequestHandler):
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        files = [
+            {"type": "file", "path": str(file.relative_to(self.server.folder)), "size": file.stat().st_size, "oid": "0"}
+            for file in sorted(self.server.folder.rglob("*"))
+            if file.is_file()
+        ]
+        if path == f"/api/models/{NAME}/revision/main":
+            self._send(200, json.dumps({"id": NAME, "sha": COMMIT}).encode())
+        elif path == f"/api/models/{NAME}/tree/{COMMIT}":
+            self._send(200, json.dumps(files).encode())
+        elif path == f"/api/models/{NAME}":
+            self._send(200, json.dumps({"id": NAME, "sha": COMMIT}).encode())
+        elif path.startswith(f"/api/models/{NAME}/revision/"):
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif path.startswith(f"/{NAME}/resolve/{COMMIT}/"):
+            self._send(200, (self.server.folder / path.rpartition(f"{COMMIT}/")[2]).read_bytes())
+        else:
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        etag = {"ETag": f'"{hash(body):x}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}
+        for name, value in (etag | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and no hub to be reached."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(llava: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    hub = Hub(llava)
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    thread = Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    yield hub
+    hub.shutdown()
+    hub.server_close()
+    thread.join()
+
+
+def cached(cache: Path, folder: Path) -> Path:
+    """Lay a model into the hub's cache as its tools do."""
+    model = cache / f"models--{NAME.replace('/', '--')}"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(COMMIT)
+    return Path(shutil.copytree(folder, model / "snapshots" / COMMIT))
+
+
+def edit_json(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def refusal(model: str, revision: str | None = None, files: Files = VLM_FILES) -> str:
+    with pytest.raises(InputError) as refused:
+        fetch_model(model, revision, files)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_download_takes_what_is_needed_and_no_code_or_pickle(hub: Hub) -> None:
+    for unwanted in ("pytorch_model.bin", "modeling_own.py", "training_args.pt", "onnx/config.json", "README.md"):
+        (hub.folder / unwanted).parent.mkdir(exist_ok=True)
+        (hub.folder / unwanted).write_text("{}")
+
+    fetched = fetch_model(NAME, None, VLM_FILES)
+
+    assert fetched.identity == COMMIT
+    assert sorted(path.name for path in fetched.path.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_what_was_fetched_is_found_again_without_asking_the_hub(hub: Hub, revision: str | None) -> None:
+    first = fetch_model(NAME, None, VLM_FILES)
+    hub.asked.clear()
+
+    assert fetch_model(NAME, revision, VLM_FILES) == first
+    assert hub.asked == []
+
+
+def test_an_unfinished_snapshot_is_completed(hub: Hub) -> None:
+    fetch_model(NAME, None, TOKENIZER_FILES)
+
+    fetched = fetch_model(NAME, None, VLM_FILES)
+
+    assert (fetched.path / "model.safetensors").is_file()
+
+
+def test_unknown_models_and_revisions_are_told_apart(hub: Hub) -> None:
+    assert "no such model" in refusal("some-people/another")
+    assert f"has {NAME}, but no revision v9" in refusal(NAME, "v9")
+
+
+def test_a_model_in_the_cache_needs_no_network(cache: Path, llava: Path) -> None:
+    snapshot = cached(cache, llava)
+
+    fetched = fetch_model(NAME, None, VLM_FILES)
+
+    assert (fetched.path, fetched.identity) == (snapshot, COMMIT)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize("revision", [None, "v1.5", COMMIT])
+def test_without_files_and_network_a_line_says_how_to_get_them(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, revision: str | None
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    start = time.monotonic()
+
+    said = refusal(NAME, revision)
+
+    assert time.monotonic() - start < 5
+    assert f"hf download {NAME}{f' --revision {revision}' if revision else ''}`" in said
+    assert said.startswith(f"{NAME}@{revision}" if revision else NAME)
+    assert "HF_HOME" in said
+
+
+def test_what_is_wrong_with_a_cached_model_is_said_rather_than_that_the_hub_is_away(cache: Path, llava: Path) -> None:
+    cached(cache, llava).joinpath("tokenizer.json").unlink()
+
+    assert "has no file of a tokenizer" in refusal(NAME)
+
+
+@pytest.mark.parametrize(
+    "model", ["./not/there", "/not/there", "a/b/c", "~/none", "no such", "-x/y", "../x", "a--b", "x.git"]
+)
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(cache: Path, model: str) -> None:
+    assert refusal(model).startswith(f"{model}: there is no such folder")
+
+
+def test_a_folder_has_no_revision(llava: Path) -> None:
+    assert "leave out `revision: v1`" in refusal(str(llava), "v1")
+
+
+def shard(folder: Path) -> None:
+    LlavaForConditionalGeneration.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink()
+
+
+def _without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _config_cut(folder: Path) -> None:
+    (folder / "config.json").write_bytes((folder / "config.json").read_bytes()[:50])
+
+
+def _config_list(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def _without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _cut_in_the_header(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+
+
+def _empty(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def _pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
+
+
+def _without_a_shard(folder: Path) -> None:
+    shard(folder)
+    (folder / "model-00002-of-00007.safetensors").unlink(missing_ok=True)
+    sorted(folder.glob("model-*.safetensors"))[0].unlink()
+
+
+def _without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def _without_processor(folder: Path) -> None:
+    (folder / "processor_config.json").unlink()
+
+
+def _bert(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(model_type="bert"))
+
+
+def _own_code(folder: Path) -> None:
+    edit_json(
+        folder / "config.json",
+        lambda config: config.update(model_type="cogvlm", auto_map={"AutoModelForCausalLM": "own.CogVLM"}),
+    )
+
+
+def _without_type(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda config: config.pop("model_type"))
+
+
+@pytest.mark.parametrize(
+    ("break_folder", "expected"),
+    [
+        (_without_config, "no config.json"),
+        (_config_cut, "config.json: not JSON"),
+        (_config_list, "expected a JSON object, found list"),
+        (_without_type, "expected a `model_type`"),
+        (_bert, "expected a model that answers about images"),
+        (_own_code, "backend: server"),
+        (_without_weights, "found neither"),
+        (_pickled, "pytorch_model.bin, which is a pickle"),
+        (_cut, "cut short"),
+        (_cut_in_the_header, "cut short"),
+        (_empty, "cut short"),
+        (_pointer, "cut short"),
+        (_without_a_shard, "which is missing"),
+        (_without_tokenizer, "tokenizer"),
+        (_without_processor, "processor"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(
+    llava: Path, break_folder: Callable[[Path], None], expected: str
+) -> None:
+    break_folder(llava)
+
+    said = refusal(str(llava))
+
+    assert said.startswith(str(llava))
+    assert expected in said
+
+
+def test_another_kind_of_model_is_named_with_what_was_expected(llava: Path, tmp_path: Path) -> None:
+    clap = tiny_clap(tmp_path / "clap")
+
+    assert "'clap'" in refusal(str(clap))
+    said = refusal(str(llava), files=CLAP_FILES)
+    assert "expected a model of type 'clap'" in said
+    assert "found 'llava'" in said
+
+
+def test_sharded_weights_are_loaded(llava: Path) -> None:
+    shard(llava)
+
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    assert load_network(AutoModelForImageTextToText, fetched, CPU, torch.float32).num_parameters() > 100_000
+
+
+def test_a_clap_is_fetched_and_loaded(tmp_path: Path) -> None:
+    fetched = fetch_model(str(tiny_clap(tmp_path)), None, CLAP_FILES)
+
+    network = load_network(ClapModel, fetched, CPU, torch.float32)
+    processor = load_part(ClapProcessor, fetched)
+
+    assert not network.training
+    assert processor.feature_extractor.sampling_rate == 48_000
+
+
+def test_weights_that_lack_a_tensor_are_refused_and_not_filled_with_random_numbers(llava: Path) -> None:
+    tensors = load_file(llava / "model.safetensors")
+    lost = next(name for name in tensors if "mlp" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, llava / "model.safetensors")
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    with pytest.raises(InputError, match="1 of the tensors of LlavaForConditionalGeneration are not in the weights"):
+        load_network(AutoModelForImageTextToText, fetched, CPU, torch.float32)
+
+
+def test_weights_of_another_shape_are_refused(llava: Path) -> None:
+    edit_json(llava / "config.json", lambda config: config["text_config"].update(intermediate_size=256))
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    with pytest.raises(InputError, match="cannot load") as refused:
+        load_network(AutoModelForImageTextToText, fetched, CPU, torch.float32)
+    assert "\n" not in str(refused.value)
+
+
+def test_tied_weights_are_not_missing(llava: Path) -> None:
+    edit_json(llava / "config.json", lambda config: config.update(tie_word_embeddings=True))
+    edit_json(llava / "config.json", lambda config: config["text_config"].update(tie_word_embeddings=True))
+    tensors = load_file(llava / "model.safetensors")
+    head = next(name for name in tensors if "lm_head" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != head}, llava / "model.safetensors")
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    network = load_network(AutoModelForImageTextToText, fetched, CPU, torch.float32)
+
+    head_module = network.get_output_embeddings()
+    assert head_module is not None
+    assert head_module.weight is network.get_input_embeddings().weight
+
+
+def test_a_processor_that_wants_its_own_code_is_refused(llava: Path) -> None:
+    edit_json(
+        llava / "processor_config.json",
+        lambda config: config.update(auto_map={"AutoProcessor": "own.Own"}, processor_class="Own"),
+    )
+    (llava / "own.py").write_text(f"open({str(llava / 'ran')!r}, 'w')")
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    with pytest.raises(InputError, match="cannot load"):
+        load_part(AutoProcessor, fetched)
+    assert not (llava / "ran").exists()
+
+
+def test_a_damaged_tokenizer_is_refused(llava: Path) -> None:
+    (llava / "tokenizer.json").write_text("{}")
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    with pytest.raises(InputError, match="cannot load"):
+        load_part(AutoProcessor, fetched)
+
+
+def test_a_folder_is_known_by_its_content_wherever_it_lies(llava: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(llava, tmp_path / "elsewhere")
+
+    assert fetch_model(str(moved), None, VLM_FILES).identity == fetch_model(str(llava), None, VLM_FILES).identity
+
+
+def _train_one_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = sorted(tensors)[3]
+    save_file(tensors | {name: tensors[name] + 1e-3}, folder / "model.safetensors", {"format": "pt"})
+
+
+def _edit_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("USER: <image>\n{{ messages }}")
+
+
+def _edit_settings(folder: Path) -> None:
+    edit_json(folder / "generation_config.json", lambda config: config.update(repetition_penalty=1.1))
+
+
+@pytest.mark.parametrize("change", [_train_one_tensor, _edit_template, _edit_settings])
+def test_a_folder_that_changes_is_another_model(llava: Path, change: Callable[[Path], None]) -> None:
+    before = fetch_model(str(llava), None, VLM_FILES).identity
+    tensors = load_file(llava / "model.safetensors")
+    save_file(tensors, llava / "model.safetensors", {"format": "pt"})
+    assert fetch_model(str(llava), None, VLM_FILES).identity == before  # writing it again changes nothing
+
+    change(llava)
+
+    assert fetch_model(str(llava), None, VLM_FILES).identity != before

@@ -1,0 +1,254 @@
+"""Real model classes at tiny size with seeded random weights, saved as ordinary model folders.
+
+`answering_llava` and `answering_qwen_vl` are taught a few pairs of image and answer, so that they say
+what a parser reads.
+"""
+
+import json
+import random
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    ClapAudioConfig,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapProcessor,
+    ClapTextConfig,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+    RobertaTokenizer,
+)
+
+Pairs = Sequence[tuple[Image.Image, str]]
+
+SENTENCES = (
+    "Caption: a dog on grass.",
+    "dog: sound of a dog barking (foreground)",
+    "wind: wind in the trees (background)",
+)
+HIDDEN = 64
+MOST_STEPS = 1000
+LEARNT, STEPS_LEARNT = 0.01, 30  # mean loss of a token of an answer, in so many steps in a row
+PROMPT_SEEN = 16  # characters at its end that the templates below pass on, so that what is learnt holds for any prompt
+PROMPT_LETTERS = string.ascii_letters + string.digits + ".,:-\n()'" + 10 * "etaoin"
+
+SEEN = f"{{{{ part['text'][-{PROMPT_SEEN}:] }}}}"
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() }}: "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    f"{{% for part in message['content'] %}}{{% if part['type'] == 'text' %}}{SEEN} {{% endif %}}{{% endfor %}}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+QWEN_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    f"{{% else %}}{SEEN}{{% endif %}}{{% endfor %}}<|im_end|>\n{{% endfor %}}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_llava(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
+    """LLaVA-1.5: a CLIP tower, a projector and a Llama; four image tokens of 14 pixels each side."""
+    tokenizer = _trained_tokenizer(sentences, ["<unk>", "<s>", "</s>", "<pad>", "<image>"])
+    tokenizer.add_special_tokens({"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA_TEMPLATE,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(**_text_shape(tokenizer)),
+        image_token_index=_id(tokenizer, "<image>"),
+        image_seq_length=4,
+    )
+    torch.manual_seed(0)
+    return _save(folder, LlavaForConditionalGeneration(config), processor)
+
+
+def tiny_qwen_vl(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
+    """Qwen2-VL; images are brought to at most 16 patches of 14 pixels, four of which make a token."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    tokenizer = _trained_tokenizer(sentences, [*specials, "<|image_pad|>", "<|video_pad|>"])
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+    pixels: dict[str, Any] = {"min_pixels": 28 * 28, "max_pixels": 56 * 56}
+    processor = Qwen2VLProcessor(
+        Qwen2VLImageProcessor(**pixels), tokenizer, Qwen2VLVideoProcessor(**pixels), chat_template=QWEN_TEMPLATE
+    )
+    config = Qwen2VLConfig(
+        text_config=_text_shape(tokenizer)
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}},
+        vision_config={"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": HIDDEN, "mlp_ratio": 2},
+        image_token_id=_id(tokenizer, "<|image_pad|>"),
+        video_token_id=_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=_id(tokenizer, "<|vision_end|>"),
+    )
+    torch.manual_seed(0)
+    return _save(folder, Qwen2VLForConditionalGeneration(config), processor)
+
+
+def tiny_clap(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
+    """CLAP with the front end of `laion/clap-htsat-unfused`: 48 kHz, ten seconds, 64 mel bands."""
+    bpe = _trained_bpe(sentences, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    vocab, merges = bpe.get_vocab(), _merges(bpe)
+    tokenizer = RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=512)
+    front_end = ClapFeatureExtractor(
+        feature_size=64,
+        sampling_rate=48_000,
+        hop_length=480,
+        max_length_s=10,
+        fft_window_size=1024,
+        frequency_min=50,
+        frequency_max=14_000,
+        truncation="rand_trunc",
+        padding="repeatpad",
+    )
+    text = ClapTextConfig(
+        vocab_size=len(vocab), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        projection_dim=32,
+    )  # fmt: skip
+    audio = ClapAudioConfig(
+        patch_embeds_hidden_size=8, hidden_size=32, depths=[1, 1, 1], num_attention_heads=[1, 2, 4],
+        num_hidden_layers=3, patch_size=8, patch_stride=[8, 8], mlp_ratio=2.0, projection_dim=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=32))
+    return _save(folder, model, ClapProcessor(front_end, tokenizer))
+
+
+def answering_llava(folder: Path, pairs: Pairs) -> Path:
+    """A tiny LLaVA that gives each image its answer, whatever the prompt, and images of a like colour the same."""
+    return _teach(tiny_llava(folder, [answer for _, answer in pairs]), pairs)
+
+
+def answering_qwen_vl(folder: Path, pairs: Pairs) -> Path:
+    """As `answering_llava`, of the Qwen2-VL kind."""
+    return _teach(tiny_qwen_vl(folder, [answer for _, answer in pairs]), pairs)
+
+
+def _teach(folder: Path, pairs: Pairs) -> Path:
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).train()
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more wait for each other: these matrices are tiny
+    _fit(model, processor, pairs)
+    torch.set_num_threads(threads)
+    return _save(folder, model, processor)
+
+
+def _fit(model, processor, pairs: Pairs) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    learnt = 0
+    for step in range(MOST_STEPS):
+        loss = model(**_lessons(processor, pairs, random.Random(step))).loss
+        learnt = learnt + 1 if loss.item() < LEARNT else 0
+        if learnt == STEPS_LEARNT:
+            return
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    raise AssertionError(f"the tiny model has not learnt its {len(pairs)} answers in {MOST_STEPS} steps")
+
+
+def _lessons(processor, pairs: Pairs, rng: random.Random) -> dict:
+    """Each pair twice, in random sizes, behind random prompts; only the answers count in the loss."""
+    images = [image.resize((rng.randint(60, 120), rng.randint(60, 120))) for image, _ in [*pairs, *pairs]]
+    answers = [answer + processor.tokenizer.eos_token for _, answer in pairs] * 2
+    prompts = [_prompt(answers, rng.randint(1, PROMPT_SEEN), rng) for _ in images]
+    texts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}],
+            add_generation_prompt=True,
+        )
+        for prompt in prompts
+    ]
+    whole = [text + answer for text, answer in zip(texts, answers, strict=True)]
+    inputs = processor(text=whole, images=images, padding=True, return_tensors="pt")
+    labels = torch.full_like(inputs["input_ids"], -100)
+    for row, answer in enumerate(answers):
+        tokens = len(processor.tokenizer.encode(answer, add_special_tokens=False))
+        labels[row, -tokens:] = inputs["input_ids"][row, -tokens:]  # padded on the left
+    return {**inputs, "labels": labels}
+
+
+def _prompt(answers: Sequence[str], length: int, rng: random.Random) -> str:
+    """Half nonsense, half words of the answers, which real prompts hold as well."""
+    words = " ".join(answers).split()
+    nonsense = ("".join(rng.choices(PROMPT_LETTERS, k=rng.randint(1, 9))) for _ in range(length))
+    return " ".join(rng.choice((word, rng.choice(words))) for word in nonsense)[:length]
+
+
+def _id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
+
+
+def _text_shape(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _trained_bpe(sentences: Sequence[str], specials: list[str]) -> Tokenizer:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        sentences,
+        trainers.BpeTrainer(vocab_size=2000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
+    return bpe
+
+
+def _trained_tokenizer(sentences: Sequence[str], specials: list[str]) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=_trained_bpe(sentences, specials), padding_side="left")
+
+
+def _merges(bpe: Tokenizer) -> Any:
+    return [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+
+
+def _save(folder: Path, model, processor) -> Path:
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

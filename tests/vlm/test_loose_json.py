@@ -1,0 +1,45 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sonify.vlm.loose_json import json_values
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(-1000, 1000).map(lambda x: round(x, 3)) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(TEXTS, VALUES, min_size=1, max_size=4))
+def test_json_is_read_as_json_is(value):
+    for indent in (None, 2):
+        assert list(json_values(json.dumps(value, indent=indent))) == [json.loads(json.dumps(value))]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("{'a': 'it\\'s', 'b': 'it's', 'c': None,}", [{"a": "it's", "b": "it's", "c": None}]),
+        ("[{a: True}, {b: (1, 2.5)},]", [[{"a": True}, {"b": [1.0, 2.5]}]]),
+        ('first {"a": 1} then {"b": 2} [not this]', [{"a": 1.0}, {"b": 2.0}]),
+        ('{"a": "line\nbreak \\q"}', [{"a": "line\nbreak q"}]),
+        ('[{"a": "b"}, {"c": "cut', [[{"a": "b"}, {}]]),
+        ('{"a": [1, 2', [{"a": [1.0, 2.0]}]),
+        ('{"a": "b", "c"', [{"a": "b"}]),
+        ('{"a": , "b": "c"}', [{"b": "c"}]),
+        ("[]", [[]]),
+        ("no brackets at all", []),
+        ("dog [a kind of animal]: barks (loudly)", []),
+    ],
+)
+def test_what_models_write_for_json_is_read_too(text, values):
+    assert list(json_values(text)) == values
+
+
+@given(st.text(alphabet="{}[]()'\":,\\ a1\n", max_size=60))
+def test_any_text_is_read_without_an_error(text):
+    list(json_values(text))

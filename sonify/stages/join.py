@@ -6,7 +6,6 @@ from typing import TypeVar
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.tables import read_rows
-from sonify.keys import escape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.images import read_images
 
@@ -21,13 +20,11 @@ def join_images(
     Each wanted image comes once: itself, or why it cannot be had any more.
     """
     refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
-    if config.images.kind == "folder":
-        refs = [ref for ref in refs if escape_key(ref.uri) in wanted]
     left = dict(wanted)
     lost: dict[str, Rejected] = {}
-    for image in read_images(config.images, refs, config.seed):
+    for image in read_images(config.images, refs, config.seed, keys=wanted.keys()):
         if image.key not in left:
-            continue  # it left earlier; an archive's reader passes it by again
+            continue  # an archive's rejects come again
         if isinstance(image, Rejected):
             lost[image.key] = image  # unless it is the second member of the image's name
         else:

@@ -20,8 +20,8 @@ from sonify.errors import WorkError
 from sonify.media.audio import encode_flac
 from sonify.media.pixels import UnreadableImage, to_jpeg
 from sonify.mixing import mix_clips, pcm_sha256
-from sonify.rows import ImageRef, Pair, Reason, Rejected, Render, SourceImage
-from sonify.sources.images import read_images
+from sonify.rows import Pair, Reason, Rejected, Render, SourceImage
+from sonify.stages.join import join_images
 
 # Of a pool's files, as many stay mapped: a process may not open all of a large pool's at once.
 OPEN_FILES = 64
@@ -58,19 +58,14 @@ def load(config: Config) -> Job:
 
 def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Rejected]:
     """Bring a unit's pairs and its images together; both are in the order of keys."""
-    refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
     rows = read_rows(config.run_dir / layout.pairs(unit), Pair)
     wanted = {key: tuple(pairs) for key, pairs in groupby(rows, key=lambda pair: pair.image)}
-    lost: dict[str, Rejected] = {}
-    for image in read_images(config.images, refs, config.seed, keys=frozenset(wanted)):
-        if image.key not in wanted:
-            continue  # an archive's rejects come again
-        if isinstance(image, Rejected):
-            lost[image.key] = image  # unless it is the second member of the image's name
+    for found in join_images(config, unit, wanted):
+        if isinstance(found, Rejected):
+            yield found
         else:
-            yield PairedSource(key=image.key, image=image, pairs=wanted.pop(image.key))
-    for key in sorted(wanted):
-        yield lost.get(key) or Rejected(key=key, reason=Reason.CHANGED, detail="the image is gone")
+            image, pairs = found
+            yield PairedSource(key=image.key, image=image, pairs=pairs)
 
 
 class ClipStore:

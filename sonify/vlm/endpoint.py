@@ -14,8 +14,9 @@ import aiohttp
 
 from sonify.config.extractors import EndpointVlm, RemoteVlm
 from sonify.errors import InputError
+from sonify.rows import Reason
 from sonify.vlm.questions import Answer, NoAnswer, Question
-from sonify.vlm.retrying import Cause, CircuitBreaker, RetryPolicy, TryFailed, persist
+from sonify.vlm.retrying import Cause, CircuitBreaker, QuestionFails, RetryPolicy, TryFailed, persist
 from sonify.vlm.wire import Reply, ServerRefused, encode_request, names_served, new_request_id, quote, read_reply
 
 # A well-formed answer has some kilobytes; a server that sends more without end must not fill the memory.
@@ -194,7 +195,10 @@ class Endpoint:
         )
         # a question that waits to be tried again keeps its slot: a server that asks for patience is asked less
         async with self._slots:
-            return await persist(lambda: self._ask(body), self._policy, self._breaker, service.url)
+            try:
+                return await persist(lambda: self._ask(body), self._policy, self._breaker, service.url)
+            except QuestionFails as failed:
+                return NoAnswer(reason=Reason.NO_ANSWER, detail=str(failed))
 
     async def _ask(self, body: bytes) -> Answer | NoAnswer:
         request_id = new_request_id()

@@ -24,7 +24,8 @@ class RetryPolicy:
     max_wait_sec: float
     first_delay_sec: float = 0.5
     longest_delay_sec: float = 30.0
-    most_bad_replies: int = 5
+    most_bad_replies: int = 5  # of a server that answers nobody
+    tries_to_blame: int = 8  # some 45 s of failing while others are answered: the question is to blame
     failures_to_open: int = 10
 
     def delay_sec(self, tries: int) -> float:
@@ -53,12 +54,17 @@ class TryFailed(Exception):
         self.retry_after_sec = retry_after_sec
 
 
+class QuestionFails(Exception):
+    """The server is well, and this question fails again and again."""
+
+
 class CircuitBreaker:
     """Opens after so many failures in a row over the whole client; then one request at a time probes the server."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._failures = 0
+        self.answered = 0
         self._probing = asyncio.Lock()
 
     @property
@@ -93,6 +99,7 @@ class CircuitBreaker:
             self._failures = 0 if failed.cause is Cause.BUSY else self._failures + 1
             raise
         self._failures = 0
+        self.answered += 1
         return answer
 
 
@@ -101,11 +108,13 @@ async def persist(ask: Callable[[], Awaitable[Out]], policy: RetryPolicy, breake
 
     Raises:
         TransientError: the deadline has passed, or so many replies were no answers that waiting will not help.
+        QuestionFails: others are answered meanwhile.
     """
     clock = asyncio.get_running_loop().time
     start = clock()
     deadline = start + policy.max_wait_sec
-    bad_replies, last = 0, "the server fails for other requests"
+    answered_before = breaker.answered
+    bad_replies, own_failures, last = 0, 0, "the server fails for other requests"
     for tries in count(1):
         try:
             return await breaker.run(ask, deadline)
@@ -114,7 +123,11 @@ async def persist(ask: Callable[[], Awaitable[Out]], policy: RetryPolicy, breake
         except TryFailed as failure:
             failed = failure  # nothing is raised here: an HTTP error in the chain would hold the request's key
         last, bad_replies = str(failed), bad_replies + (failed.cause is Cause.BAD_REPLY)
-        if clock() >= deadline or bad_replies >= policy.most_bad_replies:
+        own_failures += failed.cause is not Cause.BUSY
+        others_answered = breaker.answered - answered_before >= policy.failures_to_open
+        if own_failures >= policy.tries_to_blame and others_answered:
+            raise QuestionFails(f"failed {own_failures} times in {clock() - start:.0f} s, others did not: {last}")
+        if clock() >= deadline or (bad_replies >= policy.most_bad_replies and not others_answered):
             raise TransientError(f"{where}: gave up after {tries} tries in {clock() - start:.0f} s: {last}")
         delay_sec = max(policy.delay_sec(tries), failed.retry_after_sec)
         await asyncio.sleep(min(delay_sec, max(0.0, deadline - clock())))

@@ -267,6 +267,16 @@ def test_an_open_breaker_lets_one_request_at_a_time_probe():
     assert max(at_once[41:]) > 4
 
 
+@pytest.mark.parametrize("kind", ["status", "html"])
+def test_a_question_that_fails_while_others_are_answered_is_to_blame(kind):
+    with serving(Fault(kind, number=3)) as server:
+        answers = ask(server, range(30))
+
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, NoAnswer)] == [3]
+    assert answers[3].reason == Reason.NO_ANSWER
+    assert "others did not" in answers[3].detail
+
+
 def test_requests_that_wait_for_the_breaker_give_up_in_time():
     policy = RetryPolicy(timeout_sec=5, max_wait_sec=1, first_delay_sec=0.3, failures_to_open=3)
     with serving(Fault("status", status=503)) as server:

@@ -133,8 +133,8 @@ def _print_plan(config: Config) -> None:
     plans = plan_run(config)
     expected = estimate(config, plans)
     print(f"\n# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
-    for key, count in expected.questions.items():
-        print(f"# {key}: {count:,} questions to a model")
+    for key, count in expected.model_calls.items():
+        print(f"# {key}: some {count:,} model calls")
     print(f"# disk: pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}, before features")
     for plan in plans:
         key, done = plan.stage.key, len(plan.done)

@@ -190,7 +190,7 @@ class RecordedAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the check says of one concept."""
+    """What the check says of one thing; what the model did not say is False."""
 
     concept: str
     visible: bool

@@ -29,8 +29,8 @@ EMBEDDING_BYTES = 4 * 1024
 class Estimate:
     """Numbers to plan by; images and clips are counted where that is quick, else drawn out from a part.
 
-    `units` are those of each listing, `questions` those still to be
-    asked for each extractor; `seconds` of each stage, None where this run
+    `units` are those of each listing, `model_calls` those still to come
+    of each stage with a model; `seconds` of each stage, None where this run
     has not measured its rate yet.
     """
 
@@ -38,7 +38,7 @@ class Estimate:
     recordings: int
     clips: int
     units: Mapping[str, int]
-    questions: Mapping[str, int]
+    model_calls: Mapping[str, int]
     pool_bytes: int
     shard_bytes: int
     seconds: Mapping[str, float | None]
@@ -61,7 +61,7 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
         recordings=len(refs),
         clips=clips,
         units={"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), "concepts": len(units)},
-        questions=dict(_questions(plans, images)),
+        model_calls=dict(_model_calls(config, plans, images, clips)),
         pool_bytes=clips * (clip_bytes + EMBEDDING_BYTES),
         shard_bytes=round(images * (image_bytes + scenes * clip_bytes * FLAC_SHARE)),
         seconds=_seconds(config, plans, {"pool": len(refs), "embeddings": clips}, images),
@@ -99,11 +99,13 @@ def _clips_in_recording(config: Config, refs: Sequence[SoundRef]) -> float:
     return mean(counts)
 
 
-def _questions(plans: Sequence[Plan], images: int) -> Iterator[tuple[str, int]]:
-    """For each model's stage, one question for each image that is not done; a check has at most as many."""
+def _model_calls(config: Config, plans: Sequence[Plan], images: int, clips: int) -> Iterator[tuple[str, int]]:
+    """One for each image that an extractor or a check has not done (a check has at most as many), and for each clip."""
     for plan in plans:
         if plan.stage.recorded:
-            yield plan.stage.key, images - _rows_done(plan)
+            yield plan.stage.key, max(images - _rows_done(plan), 0)
+        elif plan.stage.name == "embeddings" and config.retrieval.encoder.kind != "text":
+            yield plan.stage.key, max(clips - _rows_done(plan), 0)
 
 
 def _seconds(config: Config, plans: Sequence[Plan], rows: Mapping[str, int], images: int) -> dict[str, float | None]:

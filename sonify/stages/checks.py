@@ -15,7 +15,7 @@ from sonify.config import Config, Extractor, VlmExtractor
 from sonify.engine.job import Job
 from sonify.engine.sinks import TableSink
 from sonify.engine.tables import read_columns, read_rows
-from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage, Verdict
+from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.stages.asking import Ask, Asked, Asker, Begun
 from sonify.stages.join import join_images
 from sonify.vlm.checking import check_question, foils_for, ordered_names, parse_check
@@ -101,14 +101,11 @@ class CheckStage:
         if isinstance(check, Unusable):
             return Rejected(key=heard.image, reason=check.reason, detail=check.detail)
         named = {concept.concept for concept in heard.concepts}
-        verdicts = [
-            Verdict(concept=v.name, visible=v.visible, real=v.real, sounding=v.sounding) for v in check.verdicts
-        ]
         return CheckedImage(
             image=heard.image,
             medium=check.medium,
-            concepts=tuple(verdict for verdict in verdicts if verdict.concept in named),
-            foils=tuple(verdict for verdict in verdicts if verdict.concept not in named),
+            concepts=tuple(verdict for verdict in check.verdicts if verdict.concept in named),
+            foils=tuple(verdict for verdict in check.verdicts if verdict.concept not in named),
             answer=asked.said.answer,
         )
 

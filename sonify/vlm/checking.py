@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sonify.captions.words import tokenize
 from sonify.keys import hash64
-from sonify.rows import Reason
+from sonify.rows import Reason, Verdict
 from sonify.vlm.cleaning import Unusable, read_text, unusable
 from sonify.vlm.foils import foils_for
 from sonify.vlm.sayings import MEDIA, OF_ONE, find_sayings
@@ -19,7 +19,6 @@ __all__ = [
     "CHECK_VERSION",
     "Check",
     "Unusable",
-    "Verdict",
     "check_question",
     "foils_for",
     "ordered_names",
@@ -64,20 +63,6 @@ _ABSENT = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the model says of one thing; what it did not say is False."""
-
-    name: str
-    visible: bool
-    real: bool
-    sounding: bool
-
-    @property
-    def confirmed(self) -> bool:
-        return self.visible and self.real and self.sounding
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """An answer to the check: one verdict for each name, in the question's order.
 
@@ -119,7 +104,7 @@ def _read_turn(text: str, names: Sequence[str]) -> Check | Unusable:
 def _verdict(name: str, told: Sequence[tuple[str, tuple[bool, ...]]]) -> Verdict:
     said = [three for of, three in told if of == name] or [(False, False, False)]
     visible, real, sounding = (all(column) for column in zip(*said, strict=True))
-    return Verdict(name=name, visible=visible, real=real, sounding=sounding)
+    return Verdict(concept=name, visible=visible, real=real, sounding=sounding)
 
 
 def _three(value: str) -> tuple[bool, bool, bool] | None:

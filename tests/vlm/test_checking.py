@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from sonify.captions.sounds import match_sounds
 from sonify.captions.words import tokenize
-from sonify.rows import Concept, Reason
+from sonify.rows import Concept, Reason, Verdict
 from sonify.vlm.checking import (
     CHECK_VERSION,
     Check,
     Unusable,
-    Verdict,
     check_question,
     foils_for,
     ordered_names,
@@ -44,7 +43,7 @@ def test_answers_mean_what_the_corpus_says(case):
     assert result.medium == case["medium"]
     said = ["".join("ny"[word] for word in (v.visible, v.real, v.sounding)) for v in result.verdicts]
     assert said == case["told"]
-    assert [verdict.name for verdict in result.verdicts] == list(NAMES)
+    assert [verdict.concept for verdict in result.verdicts] == list(NAMES)
     assert [verdict.confirmed for verdict in result.verdicts] == [told == "yyy" for told in case["told"]]
 
 
@@ -64,7 +63,7 @@ def test_an_answer_in_the_asked_form_is_read_as_it_stands(said, medium):
         visible, real, sounding = ("yes" if yes else "no" for yes in three)
         lines.append(f"{name}: visible {visible}, real {real}, sounding {sounding}")
     expected = tuple(
-        Verdict(name=name, visible=visible, real=real, sounding=sounding)
+        Verdict(concept=name, visible=visible, real=real, sounding=sounding)
         for name, (visible, real, sounding) in zip(names, told, strict=True)
     )
     assert parse_check("\n".join(lines), names) == Check(medium=medium, verdicts=expected)
@@ -73,7 +72,7 @@ def test_an_answer_in_the_asked_form_is_read_as_it_stands(said, medium):
 @given(st.text(max_size=300), st.lists(st.text(max_size=20), max_size=4))
 def test_any_text_and_any_names_are_read_without_an_error(answer, names):
     result = parse_check(answer, names)
-    assert isinstance(result, Unusable) or [verdict.name for verdict in result.verdicts] == names
+    assert isinstance(result, Unusable) or [verdict.concept for verdict in result.verdicts] == names
 
 
 def test_the_question_said_back_confirms_nothing():

@@ -1,0 +1,49 @@
+from sonify.config import make_config
+from sonify.report.estimate import estimate
+from sonify.run import plan_run, run
+from tests.fakes import picture, small_config, small_input, write_tar
+
+EYE = {"kind": "vlm", "name": "eye", "backend": "endpoint", "model": "stub", "url": "http://127.0.0.1:9/v1"}
+
+
+def of(config):
+    return estimate(config, plan_run(config))
+
+
+def test_model_calls_disk_and_units_are_estimated_before_anything_runs(tmp_path):
+    small_input(tmp_path, photos=24, recordings=16)
+    config = small_config(
+        tmp_path,
+        concepts={"extractors": [EYE, EYE | {"name": "other"}], "check": True},
+        retrieval={"encoder": {"kind": "clap"}},
+    )
+    expected = of(config)
+    assert (expected.images, expected.recordings, expected.clips) == (24, 16, 16)
+    assert expected.units == {"pool": 1, "concepts": 3}
+    assert expected.model_calls == {
+        "embeddings": 16, "concepts/eye": 24, "concepts/other": 24, "checks/eye": 24, "checks/other": 24
+    }  # fmt: skip
+    assert expected.pool_bytes >= 16 * 5 * 16000 * 2
+    assert set(expected.seconds.values()) == {None}
+    assert not config.run_dir.exists()
+
+
+def test_what_is_done_is_no_more_to_do_and_the_rest_has_a_rate(tmp_path):
+    small_input(tmp_path)
+    config = small_config(tmp_path)
+    run(config, stages=("pool", "embeddings", "concepts"))
+    expected = of(config)
+    assert expected.seconds["pool"] == expected.seconds["concepts/captions"] == 0.0
+    assert expected.seconds["render"] is None
+
+
+def test_images_in_archives_are_counted_by_their_headers(tmp_path):
+    small_input(tmp_path)
+    for n in range(6):
+        write_tar(tmp_path / "tars" / f"{n}.tar", {f"{k}.jpg": picture(k) for k in range(10)})
+    images = {"kind": "webdataset", "path": str(tmp_path / "tars"), "validation": 0}
+    config = small_config(tmp_path, images=images)
+    expected = of(config)
+    assert (expected.images, expected.units["concepts"]) == (60, 6)
+    sampled = make_config(config.model_dump(mode="json") | {"images": images | {"sample": 7}})
+    assert of(sampled).images == 7

@@ -19,7 +19,8 @@ from sonify.engine.on_ray import RayExecutor
 from sonify.engine.plan import plan_stage
 from sonify.engine.record import read_record
 from sonify.run import run
-from sonify.stages.table import Stage, stages_of
+from sonify.engine.stage import Stage
+from sonify.stages.table import stages_of
 
 IMAGES, UNIT, WORKERS = 3200, 64, 2
 

@@ -176,13 +176,14 @@ class ImageConcepts:
 class RecordedAnswer:
     """What a model said when it was asked about an image (the contract of `answers/`).
 
-    The same question is one of the same model about the same image in the same words. `finished` is False where the
-    token limit cut the answer.
+    `source` is a digest of the model's files, its settings and the question's form; it makes the question together with
+    the image and the prompt. `finished` is False where the token limit cut the answer.
     """
 
     image: str
     image_sha256: str
     model: str
+    source: str
     prompt: str
     answer: str
     finished: bool

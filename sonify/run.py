@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sonify import layout
 from sonify.config import Config
-from sonify.engine.commits import Count, total
+from sonify.engine.commits import Count, commit_files, total
 from sonify.engine.files import clear_temporary
 from sonify.engine.job import Task
 from sonify.engine.limits import HINT_NO_CAPTIONS, check_any_concept, check_any_pair, check_faults
@@ -28,12 +28,13 @@ from sonify.engine.record import (
     with_time,
     write_record,
 )
+from sonify.engine.stage import Stage
 from sonify.engine.units import freeze_images, freeze_sounds, listed_units
 from sonify.engine.worker import Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.rows import Reason
 from sonify.stages.checks import count_foils
-from sonify.stages.table import Stage, stages_of
+from sonify.stages.table import stages_of
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,8 @@ def _forget_listings(config: Config, replaced: Collection[str], record: RunRecor
     """
     owners = {stage.listing: stage for stage in stages_of(config) if stage.key in replaced and not stage.upstream}
     for listing, stage in owners.items():
-        if not same_input(stage, record.stages.get(stage.key)):
+        before = [entry for key, entry in record.stages.items() if key.partition("/")[0] == stage.name]
+        if not all(same_input(stage, entry) for entry in before):
             withdraw_stage(config.run_dir, stage.name)  # commits before the listing that they were made from
             shutil.rmtree(config.run_dir / layout.UNITS / listing, ignore_errors=True)
     return frozenset(owners)
@@ -182,23 +184,27 @@ def _fetch_models(config: Config, chosen: Sequence[Stage], record: RunRecord) ->
     Raises:
         InputError: a model cannot be had, or is another one than the work that is there was done with.
     """
-    for stage in (stage for stage in chosen if stage.fetch):
+    for stage in (stage for stage in chosen if stage.models):
         done = read_done(config.run_dir, stage)
-        open_units = [unit for unit in listed_units(config.run_dir, stage.listing) if unit not in done]
-        answered = [unit for unit in open_units if (config.run_dir / stage.recorded / f"{unit}.parquet").is_file()]
-        if not open_units or (stage.recorded and len(answered) == len(open_units)):
+        to_do = [unit for unit in listed_units(config.run_dir, stage.listing) if unit not in done]
+        if all(stage.has_answers(config.run_dir, unit) for unit in to_do):
             continue
-        assert stage.fetch
         for model, identity in stage.fetch().items():
-            before = record.models.get(model)
-            if before not in (None, identity) and done:
-                raise InputError(
-                    f"{config.run_dir}: {stage.key} was done with {model} as {before}, and that is {identity} now;"
-                    f" use the same files, or `--redo {stage.name}`"
-                )
+            _check_same_model(config, model, record.models.get(model), identity)
             record = replace(record, models={**record.models, model: identity})
     write_record(config.run_dir, record)
     return record
+
+
+def _check_same_model(config: Config, model: str, before: str | None, identity: str) -> None:
+    if before in (None, identity):
+        return
+    for stage in stages_of(config):
+        if model in stage.models and next(commit_files(config.run_dir, stage.name, stage.digest), None):
+            raise InputError(
+                f"{config.run_dir}: {stage.key} was done with {model} as {before}, and that is {identity} now; use the"
+                f" same files, or `--redo {stage.name}`"
+            )
 
 
 def stages_below(config: Config, name: str) -> frozenset[str]:

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 from sonify import layout
 from sonify.engine.commits import Commit, Count, write_commit
 from sonify.engine.files import Transaction, naming_full_disk
-from sonify.engine.tables import TableWriter
+from sonify.engine.tables import TableWriter, storable
 from sonify.errors import WorkError
 from sonify.rows import Reason, Rejected
+
+MAX_DETAIL_CHARS = 300  # details quote untrusted input
 
 Row = Any  # frozen, of the stage's own types; a row that is read has a `key`
 
@@ -85,7 +87,7 @@ class RejectTable:
                 scene=rejected.scene,
                 stage=self._task.stage,
                 reason=rejected.reason,
-                detail=_storable(rejected.detail),
+                detail=storable(rejected.detail[:MAX_DETAIL_CHARS]),
             )
         )
 
@@ -228,8 +230,3 @@ def spread_over_scenes(rejected: Rejected, scenes: tuple[str, ...]) -> tuple[Rej
         return tuple(replace(rejected, scene=scene) for scene in scenes)
     missing = Rejected(key=rejected.key, reason=Reason.MISSING_SCENE, detail=f"{rejected.scene}: {rejected.reason}")
     return tuple(rejected if scene == rejected.scene else replace(missing, scene=scene) for scene in scenes)
-
-
-def _storable(detail: str) -> str:
-    """At most 300 characters that Parquet accepts: details quote untrusted input."""
-    return detail[:300].encode("utf-8", "backslashreplace").decode()

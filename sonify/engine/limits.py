@@ -1,9 +1,9 @@
 """When a run stops by itself: too many faults, no concept anywhere, no image with a sound."""
 
 from sonify.engine.commits import Count
+from sonify.engine.stage import Stage
 from sonify.errors import WorkError
 from sonify.rows import NOT_FAULTS, Reason
-from sonify.stages.table import Stage
 
 # Fewer rows than this say nothing about a share of faults.
 ROWS_BEFORE_FAULT_LIMIT = 1000

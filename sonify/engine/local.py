@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from sonify.config import Config
 from sonify.engine.job import Task
+from sonify.engine.stage import Stage
 from sonify.engine.worker import Outcome, Worker
-from sonify.stages.table import Stage
 
 
 class LocalExecutor:

@@ -17,9 +17,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from sonify.config import Config, Engine
 from sonify.engine.job import Task
+from sonify.engine.stage import Stage
 from sonify.engine.worker import Outcome, TooManyKillers, Worker, find_killers
 from sonify.errors import InputError, WorkError
-from sonify.stages.table import Stage
 
 # Units travel as paths, so next to nothing is ever stored.
 OBJECT_STORE_BYTES = 100 << 20
@@ -147,16 +147,15 @@ def _room_for(stage: str, resources: tuple[float, float]) -> int:
         InputError: not even one: Ray would wait for it without a word.
     """
     cluster = ray.cluster_resources()
-    room = cluster.get("CPU", 0) // resources[0] if resources[0] else float("inf")
-    if resources[1]:
-        room = min(room, cluster.get("GPU", 0) // resources[1])
+    rooms = [cluster.get(name, 0) / asked for name, asked in zip(("CPU", "GPU"), resources, strict=True) if asked]
+    room = int(min(rooms) + 1e-9)  # ten tenths of a GPU are one
     if room < 1:
         found = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
         raise InputError(
             f"{stage}: a worker asks for {resources[0]:g} CPUs and {resources[1]:g} GPUs, and Ray has {found}: lower"
             " its `cpus` or `gpus`, or set `device: cpu`"
         )
-    return int(min(room, 2**31))
+    return room
 
 
 def connect(config: Config) -> None:

@@ -17,9 +17,9 @@ from sonify.engine.commits import (
 from sonify.engine.files import sha256_of
 from sonify.engine.job import Task
 from sonify.engine.record import RunRecord, describe_difference
+from sonify.engine.stage import Stage
 from sonify.engine.units import listed_units
 from sonify.errors import InputError, WorkError
-from sonify.stages.table import Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from sonify import layout
 from sonify.config import Config
 from sonify.engine.commits import DamagedRecord, digest_of, open_record, seal_record
 from sonify.engine.files import write_atomically
+from sonify.engine.stage import Stage
 from sonify.errors import InputError, WorkError
-from sonify.stages.table import Stage
 
 LIBRARIES = (
     "sonify",
@@ -127,13 +127,13 @@ def with_time(record: RunRecord, stage: Stage, seconds: float, rows: int) -> Run
     return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
 
 
-def same_input(stage: Stage, before: StageRecord | None) -> bool:
+def same_input(stage: Stage, before: StageRecord) -> bool:
     """Whether a stage reads the same images or sounds as before, whatever else of it has changed."""
 
     def of_input(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in settings.items() if key.startswith("images.") or key == "seed"}
 
-    return before is None or of_input(stage.settings) == of_input(before.settings)
+    return of_input(stage.settings) == of_input(before.settings)
 
 
 def describe_difference(stage: Stage, before: StageRecord) -> str:

@@ -18,6 +18,11 @@ ROWS_IN_GROUP = 4096
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
 
 
+def storable(text: str) -> str:
+    """Text that Parquet accepts: untrusted text may hold half a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def schema_of(row_type: type) -> pa.Schema:
     """The Arrow schema of a frozen row: plain fields, and tuples of plain or frozen rows as lists."""
     return pa.schema(_fields(row_type))

@@ -61,7 +61,7 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
         recordings=len(refs),
         clips=clips,
         units={"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), "concepts": len(units)},
-        model_calls=dict(_model_calls(config, plans, images, clips)),
+        model_calls=dict(_model_calls(plans, images, clips)),
         pool_bytes=clips * (clip_bytes + EMBEDDING_BYTES),
         shard_bytes=round(images * (image_bytes + scenes * clip_bytes * FLAC_SHARE)),
         seconds=_seconds(config, plans, {"pool": len(refs), "embeddings": clips}, images),
@@ -99,13 +99,12 @@ def _clips_in_recording(config: Config, refs: Sequence[SoundRef]) -> float:
     return mean(counts)
 
 
-def _model_calls(config: Config, plans: Sequence[Plan], images: int, clips: int) -> Iterator[tuple[str, int]]:
+def _model_calls(plans: Sequence[Plan], images: int, clips: int) -> Iterator[tuple[str, int]]:
     """One for each image that an extractor or a check has not done (a check has at most as many), and for each clip."""
     for plan in plans:
-        if plan.stage.recorded:
-            yield plan.stage.key, max(images - _rows_done(plan), 0)
-        elif plan.stage.name == "embeddings" and config.retrieval.encoder.kind != "text":
-            yield plan.stage.key, max(clips - _rows_done(plan), 0)
+        if plan.stage.models and plan.stage.name != "pair":
+            rows = clips if plan.stage.name == "embeddings" else images
+            yield plan.stage.key, max(rows - _rows_done(plan), 0)
 
 
 def _seconds(config: Config, plans: Sequence[Plan], rows: Mapping[str, int], images: int) -> dict[str, float | None]:

@@ -12,11 +12,12 @@ from sonify.config import Config, make_config
 from sonify.engine.commits import Count, total
 from sonify.engine.plan import Plan
 from sonify.engine.record import require_record
+from sonify.engine.stage import Stage
 from sonify.engine.units import listed_units
 from sonify.report.usage import Usage, compare_usage, count_discards, run_usage
 from sonify.run import plan_run
 from sonify.stages.checks import FoilShare, count_foils
-from sonify.stages.table import Stage, stages_of
+from sonify.stages.table import stages_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

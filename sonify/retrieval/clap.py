@@ -7,8 +7,7 @@ costs 6 % (measured), texts and everything on a GPU go in batches that always ha
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -19,13 +18,15 @@ from sonify.config import ClapEncoder, ClapModel, LaionClapEncoder
 from sonify.config.encoders import CLAP_SECONDS
 from sonify.errors import InputError, WorkError
 from sonify.media.loudness import FULL_SCALE
-from sonify.models import CLAP_FILES, TOKENIZER_FILES, fetch_model
+from sonify.models import CLAP_FILES, TOKENIZER_FILES, FetchedModel, fetch_model
+from sonify.networks import choose_device, load_network, load_part
 from sonify.retrieval.segments import SAMPLE_RATE_HZ
 
 WINDOW = round(CLAP_SECONDS * SAMPLE_RATE_HZ)
 MAX_TOKENS = 77  # of the texts that CLAP was trained with
 # Texts are padded to the next multiple: most take one step, and a longer text does not lengthen the others.
 TOKENS_STEP = 16
+TEXTS_STEP = 16
 # Texts that a worker remembers: 200 MB at 512 dimensions.
 MAX_REMEMBERED = 100_000
 
@@ -56,7 +57,8 @@ class Clap:
         self.dimension = towers.dimension
         self._towers = towers
         self._device = device
-        self._texts = settings.batch_size
+        # a row's last bits depend on its place in batches of 5 or 6, on none in those of a multiple of 4 (measured)
+        self._texts = -(-settings.batch_size // TEXTS_STEP) * TEXTS_STEP
         self._sounds = 1 if device.type == "cpu" else settings.batch_size
         self._threads = settings.cpus
         self.arithmetic = f"{device.type}, {self._threads} threads, batches of {self._sounds}"
@@ -169,57 +171,24 @@ def load_clap(config: ClapEncoder | LaionClapEncoder) -> Clap:
     Raises:
         InputError: the device or a library is not there, or the model is not a CLAP.
     """
-    device = _choose_device(config.device)
+    device = choose_device(config.device)
     if isinstance(config, ClapEncoder):
-        folder = fetch_model(config.model, config.revision, CLAP_FILES).path
-        return Clap(load_transformers_towers(folder, device), config, device)
+        fetched = fetch_model(config.model, config.revision, CLAP_FILES)
+        return Clap(_load_transformers_towers(fetched, device), config, device)
     from sonify.retrieval.laion import load_laion_towers  # noqa: PLC0415 - its library is rarely there
 
     roberta = fetch_model(config.roberta, config.roberta_revision, TOKENIZER_FILES).path
     return Clap(load_laion_towers(config, roberta, device), config, device)
 
 
-def load_transformers_towers(folder: Path, device: torch.device) -> TransformersTowers:
-    """Load a model folder.
-
-    Raises:
-        InputError: it is not a whole CLAP, or its front end is not the one that clips are prepared for.
-    """
-    network = _load_network(folder)
-    extractor = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
+def _load_transformers_towers(fetched: FetchedModel, device: torch.device) -> TransformersTowers:
+    network = cast(ClapNetwork, load_network(ClapNetwork, fetched, device, torch.float32))
+    extractor = load_part(ClapFeatureExtractor, fetched)
     found = (extractor.sampling_rate, extractor.nb_max_samples, extractor.padding)
     expected = (SAMPLE_RATE_HZ, WINDOW, "repeatpad")
     if found != expected:
-        raise InputError(f"retrieval.encoder.model: {folder}: expected a front end of {expected}, found {found}")
-    tokenizer = RobertaTokenizer.from_pretrained(folder, local_files_only=True)
-    return TransformersTowers(network.to(device), extractor, tokenizer)
-
-
-def _load_network(folder: Path) -> Any:
-    """The network in float32, with every weight out of the folder and none drawn at random."""
-    loaded: Any = ClapNetwork.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    network, info = loaded
-    # a mismatch is a name, or a name with both shapes
-    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
-    if wrong := sorted({*info["missing_keys"], *mismatched}):
-        raise InputError(
-            f"retrieval.encoder.model: {folder}: {len(wrong)} tensors of CLAP are not in its weights, or in another"
-            f" shape, such as {wrong[0]}: not a checkpoint of the network that its config.json describes"
-        )
-    return network
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("retrieval.encoder.device: cuda is asked for, and torch sees no GPU here; set cpu or auto")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        raise InputError(f"retrieval.encoder.model: {fetched.path}: expected a front end of {expected}, found {found}")
+    return TransformersTowers(network, extractor, load_part(RobertaTokenizer, fetched))
 
 
 def _pooled(output: object) -> torch.Tensor:

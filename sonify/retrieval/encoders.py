@@ -108,6 +108,14 @@ def fetch_encoder(config: EncoderConfig) -> Mapping[str, str]:
     return {} if clap is None else _fetch_clap(clap)
 
 
+def model_names(config: EncoderConfig) -> tuple[str, ...]:
+    """What `fetch_encoder` fetches."""
+    clap = clap_of(config)
+    if clap is None:
+        return ()
+    return (clap.model,) if isinstance(clap, ClapEncoder) else (str(clap.checkpoint), clap.roberta)
+
+
 def cpus_of(config: EncoderConfig) -> int:
     """CPUs that a worker asks for, and threads that the model in it uses."""
     clap = clap_of(config)

@@ -95,7 +95,10 @@ def captions_for(run_dir: Path, place: Place) -> Captions:
 def identify_captions(place: Place) -> str:
     """What the captions are, as 16 hexadecimal digits; a folder of texts is known by its name alone."""
     digest = hashlib.sha256(b"captions 1\n")
-    for table in _tables(place) or ([place] if _is_archive(place) else []):
+    tables = _tables(place) or ([place] if _is_archive(place) else [])
+    if not tables:
+        digest.update(str(place).encode())
+    for table in tables:
         with open_place(table) as file:
             size = file.seek(0, 2)
             digest.update(f"{size}\n".encode())

@@ -1,39 +1,75 @@
 """Asking a model about images: decoded off the model's thread, a window ahead, and every answer is kept.
 
-What was answered before to the same question is not asked again, so that a new parser or filter costs nothing.
+What was answered before to the same question is not asked again, so that a new parser or filter costs nothing. Where a
+part of a unit is recalled, the rest is a batch of another shape than in a run from the start: the same bytes are then
+promised from the answers on.
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from sonify import layout
 from sonify.config import VlmExtractor
+from sonify.engine.commits import digest_of
 from sonify.engine.files import Transaction
 from sonify.engine.job import Sink
-from sonify.engine.tables import TableWriter, read_rows
+from sonify.engine.record import require_record
+from sonify.engine.tables import TableWriter, read_columns, read_rows, storable
 from sonify.errors import WorkError
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import RecordedAnswer, Rejected
 from sonify.vlm.backends import load_vlm, model_name, overlap_of, window_of
-from sonify.vlm.questions import NoAnswer, Question
+from sonify.vlm.questions import NoAnswer, Question, Vlm
 
 log = logging.getLogger(__name__)
 
 # Decoding 2 megapixels to a model's size takes some 10 ms, an answer of a real model ten times as long and more.
 DECODING_THREADS = 2
+# What an answer depends on besides the model and the words.
+SETTINGS = {"image_size", "max_new_tokens", "dtype"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Where a stage's answers are kept, whose they are, and in what words they were asked for."""
+
+    name: str
+    vlm: VlmExtractor
+    words: str
+
+    def source(self, run_dir: Path) -> str:
+        """A digest of all that an answer depends on, save the image: what run.json says the model is, and its settings.
+
+        Empty where the model is not in run.json, since it was never fetched for this run.
+        """
+        identity = require_record(run_dir).models.get(model_name(self.vlm), "")
+        settings = self.vlm.model_dump(mode="json", include=SETTINGS)
+        return digest_of({"identity": identity, "words": self.words, **settings})[:16] if identity else ""
+
+    def has_answers(self, run_dir: Path, unit: str) -> bool:
+        """Whether today's model was asked about a unit's images before, in the same words."""
+        path = run_dir / layout.answers(self.name, unit)
+        if not path.is_file():
+            return False
+        try:
+            return self.source(run_dir) in read_columns(path, ["source"])["source"].unique().to_pylist()
+        except WorkError:
+            return False  # damaged: they are asked for again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A file's bytes, and what is asked of the image in it."""
+    """A row of the stage's with its image's bytes, and what is asked of the image."""
 
+    row: Any
     key: str
     data: bytes
     prompt: str
@@ -41,8 +77,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """An image and what was said of it. `image` is dropped once the model has seen it."""
+    """A row and what was said of its image. `image` is dropped once the model has seen it."""
 
+    row: Any
     info: ImageInfo
     image: Image.Image | None
     said: RecordedAnswer
@@ -52,28 +89,34 @@ Begun = Future[list[Asked | Rejected]]
 
 
 class Asker:
-    """Asks one model, unit after unit; `name` is that of its folder of answers."""
+    """Asks one model, unit after unit."""
 
-    def __init__(self, config: VlmExtractor, run_dir: Path, name: str) -> None:
-        self._image_size = config.image_size
+    def __init__(self, recorded: Recorded, run_dir: Path) -> None:
+        self._recorded = recorded
         self._run_dir = run_dir
-        self._name = name
-        self._model = model_name(config)
-        self.window = window_of(config)
-        self._vlm = cache(lambda: load_vlm(config, run_dir / layout.LOGS))
+        self._source = recorded.source(run_dir)
+        self.window = window_of(recorded.vlm)
+        self._vlm: Vlm | None = None
+        self._loading = threading.Lock()
         self._decoders = ThreadPoolExecutor(DECODING_THREADS)
-        self._callers = ThreadPoolExecutor(overlap_of(config))
+        self._callers = ThreadPoolExecutor(overlap_of(recorded.vlm))
+        self._unit = ""
         self._known: dict[RecordedAnswer, RecordedAnswer] = {}
+        self._written: set[RecordedAnswer] = set()
         self._table: TableWriter | None = None
-        if not any((run_dir / layout.ANSWERS / name).glob("*.parquet")):
-            self._vlm()  # what is wrong with it shows before any unit; where answers are kept, it may not be needed
+        units = (path.stem for path in sorted((run_dir / layout.ANSWERS / recorded.name).glob("*.parquet")))
+        if not any(recorded.has_answers(run_dir, unit) for unit in units):
+            self._load()  # what is wrong with it shows before any unit; where answers are kept, it may not be needed
 
     def open(self, unit: str, transaction: Transaction, sink: Sink) -> "AskedSink":
         """Begin a unit: recall its answers, and keep those that come beside the stage's own table."""
-        path = layout.answers(self._name, unit)
-        self._known = {_unanswered(said): said for said in _read_answers(self._run_dir / path)}
+        path = layout.answers(self._recorded.name, unit)
+        if unit != self._unit:  # a unit that is tried again goes on with what it was told the first time
+            self._known = {_question(said): said for said in _read_answers(self._run_dir / path)}
+        self._unit = unit
+        self._written = set()
         self._table = TableWriter(transaction.create(path), RecordedAnswer)
-        return AskedSink(self._table, sink)
+        return AskedSink(self, sink)
 
     def begin(self, asks: Sequence[Ask]) -> Begun:
         """Start to decode and to ask; the questions of one call are one batch."""
@@ -87,60 +130,80 @@ class Asker:
             TransientError: the model's server is not well.
         """
         results = begun.result()
-        for result in results:
-            if isinstance(result, Asked) and self._table is not None:
-                self._table.write(result.said)
+        for asked in results:
+            if isinstance(asked, Asked) and self._table is not None:
+                question = _question(asked.said)
+                self._known[question] = asked.said
+                self._written.add(question)
+                self._table.write(asked.said)
         return results
 
+    def finish(self) -> None:
+        """End a unit's answers; those to questions that were not asked today are kept behind the others."""
+        assert self._table is not None
+        for question, said in self._known.items():
+            if question not in self._written:
+                self._table.write(said)
+        self._table.close()
+        self._table, self._unit = None, ""
+
     def close(self) -> None:
-        """End the threads, and what the model has started."""
-        self._decoders.shutdown(cancel_futures=True)
-        self._callers.shutdown(cancel_futures=True)
-        if self._vlm.cache_info().currsize:
-            self._vlm().close()
+        """End what is under way, what the model has started, and the threads."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._callers.shutdown(wait=False, cancel_futures=True)
+        if self._vlm is not None:
+            self._vlm.close()
+        self._callers.shutdown()
+
+    def _load(self) -> Vlm:
+        with self._loading:  # two calls may be the first
+            if self._vlm is None:
+                self._vlm = load_vlm(self._recorded.vlm, self._run_dir / layout.LOGS)
+            return self._vlm
 
     def _see(self, ask: Ask) -> Asked | Rejected:
         """Decode an image, once, and find what was said of it before."""
         try:
-            info, image = decode_for_model(ask.data, self._image_size)
+            info, image = decode_for_model(ask.data, self._recorded.vlm.image_size)
         except UnreadableImage as error:
             return Rejected(key=ask.key, reason=error.reason, detail=error.detail)
         question = RecordedAnswer(
             image=ask.key,
             image_sha256=sha256(ask.data).hexdigest(),
-            model=self._model,
+            model=model_name(self._recorded.vlm),
+            source=self._source,
             prompt=ask.prompt,
             answer="",
             finished=False,
         )
         known = self._known.get(question)
-        return Asked(info=info, image=None if known else image, said=known or question)
+        return Asked(row=ask.row, info=info, image=None if known else image, said=known or question)
 
     def _answer(self, seen: Sequence[Future[Asked | Rejected]]) -> list[Asked | Rejected]:
         """Put what is not answered yet to the model, as one batch."""
         results = [future.result() for future in seen]
-        open_questions = {
+        pending = {
             n: Question(image=result.image, prompt=result.said.prompt)
             for n, result in enumerate(results)
             if isinstance(result, Asked) and result.image is not None
         }
-        answers = self._vlm()(list(open_questions.values())) if open_questions else []
-        for n, answer in zip(open_questions, answers, strict=True):
+        answers = self._load()(list(pending.values())) if pending else []
+        for n, answer in zip(pending, answers, strict=True):
             asked = results[n]
             assert isinstance(asked, Asked)
             if isinstance(answer, NoAnswer):
                 results[n] = Rejected(key=asked.said.image, reason=answer.reason, detail=answer.detail)
             else:
-                said = replace(asked.said, answer=_storable(answer.text), finished=answer.finished)
-                results[n] = Asked(info=asked.info, image=None, said=said)
+                said = replace(asked.said, answer=storable(answer.text), finished=answer.finished)
+                results[n] = replace(asked, image=None, said=said)
         return results
 
 
 class AskedSink:
     """A stage's own sink, and the table of answers beside it."""
 
-    def __init__(self, answers: TableWriter, sink: Sink) -> None:
-        self._answers = answers
+    def __init__(self, asker: Asker, sink: Sink) -> None:
+        self._asker = asker
         self._sink = sink
 
     def write(self, row: object) -> None:
@@ -150,10 +213,10 @@ class AskedSink:
     def close(self) -> None:
         """Finish both tables."""
         self._sink.close()
-        self._answers.close()
+        self._asker.finish()
 
 
-def _unanswered(said: RecordedAnswer) -> RecordedAnswer:
+def _question(said: RecordedAnswer) -> RecordedAnswer:
     """The question alone, under which an answer is found again."""
     return replace(said, answer="", finished=False)
 
@@ -167,8 +230,3 @@ def _read_answers(path: Path) -> list[RecordedAnswer]:
     except WorkError:
         log.warning("%s: damaged; its questions are asked again", path)
         return []
-
-
-def _storable(text: str) -> str:
-    """Text that Parquet accepts: a server's JSON may hold half a surrogate pair."""
-    return text.encode("utf-8", "backslashreplace").decode()

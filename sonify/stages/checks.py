@@ -16,9 +16,9 @@ from sonify.engine.job import Job
 from sonify.engine.sinks import TableSink
 from sonify.engine.tables import read_columns, read_rows
 from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
-from sonify.stages.asking import Ask, Asked, Asker, Begun
+from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stages.join import join_images
-from sonify.vlm.checking import check_question, foils_for, ordered_names, parse_check
+from sonify.vlm.checking import CHECK_VERSION, check_question, foils_for, ordered_names, parse_check
 from sonify.vlm.parsing import Unusable
 
 
@@ -46,9 +46,16 @@ def checker_of(config: Config, extractor: Extractor) -> VlmExtractor:
     return checker
 
 
+def recorded(config: Config, extractor: Extractor) -> Recorded:
+    """What the checker was asked; the names in the question are each image's own."""
+    return Recorded(
+        name=f"{extractor.name}.check", vlm=checker_of(config, extractor), words=f"check {CHECK_VERSION}, {config.seed}"
+    )
+
+
 def load(config: Config, extractor: Extractor) -> Job:
     """The check of one extractor's concepts. Accounting counts images."""
-    asker = Asker(checker_of(config, extractor), config.run_dir, f"{extractor.name}.check")
+    asker = Asker(recorded(config, extractor), config.run_dir)
     stage = CheckStage(asker, config.seed)
     return Job(
         read=lambda unit: read_heard_images(config, extractor, unit),
@@ -80,15 +87,20 @@ class CheckStage:
         self._asker = asker
         self._seed = seed
 
-    def begin(self, rows: Sequence[HeardImage]) -> tuple[Sequence[HeardImage], Begun]:
+    def begin(self, rows: Sequence[HeardImage]) -> Begun:
         """Start to ask about a window of images."""
-        asks = [Ask(key=row.key, data=row.image.data, prompt=check_question(self._names(row.heard))) for row in rows]
-        return rows, self._asker.begin(asks)
+        return self._asker.begin(
+            [
+                Ask(row=row, key=row.key, data=row.image.data, prompt=check_question(self._names(row.heard)))
+                for row in rows
+            ]
+        )
 
-    def __call__(self, begun: tuple[Sequence[HeardImage], Begun]) -> list[CheckedImage | Rejected]:
-        rows, asked = begun
-        results = zip(rows, self._asker.collect(asked), strict=True)
-        return [result if isinstance(result, Rejected) else self._read(row.heard, result) for row, result in results]
+    def __call__(self, begun: Begun) -> list[CheckedImage | Rejected]:
+        return [
+            asked if isinstance(asked, Rejected) else self._read(asked.row.heard, asked)
+            for asked in self._asker.collect(begun)
+        ]
 
     def _names(self, heard: ImageConcepts) -> tuple[str, ...]:
         """What is asked for, in an order that gives the foils away to nobody."""

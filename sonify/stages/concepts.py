@@ -1,6 +1,6 @@
 """Images to sounding concepts, by one extractor; `captions` finds ontology sounds in an image's own caption."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 from sonify import layout
@@ -8,11 +8,10 @@ from sonify.captions.sounds import find_sounds
 from sonify.config import CaptionsExtractor, Config
 from sonify.engine.job import Job
 from sonify.engine.sinks import TableSink
-from sonify.engine.tables import read_rows
 from sonify.media.pixels import UnreadableImage, inspect_image
-from sonify.rows import ImageConcepts, ImageRef, Reason, Rejected, SourceImage
+from sonify.rows import ImageConcepts, Reason, Rejected, SourceImage
 from sonify.sources.captions import Captions, captions_for
-from sonify.sources.images import read_images
+from sonify.stages.join import read_unit_images
 
 # Longer than any caption (SAM-LLaVA's reach 2,000 characters): a longer one is some other file.
 MAX_CAPTION_CHARS = 10_000
@@ -21,13 +20,8 @@ MAX_CAPTION_CHARS = 10_000
 def load(config: Config, extractor: CaptionsExtractor) -> Job:
     """The concepts stage of one extractor. Accounting counts images."""
     own_captions = captions_for(config.run_dir, extractor.file) if extractor.file else None
-
-    def read(unit: str) -> Iterator[SourceImage | Rejected]:
-        refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
-        return read_images(config.images, refs, config.seed)
-
     return Job(
-        read=read,
+        read=lambda unit: read_unit_images(config, unit),
         process=CaptionsStage(config.concepts.max_concepts, own_captions),
         open_sink=lambda unit, transaction, _rejects: TableSink(
             transaction.create(layout.concepts(extractor.name, unit)), ImageConcepts

@@ -1,6 +1,6 @@
-"""Images brought together again with what earlier stages found in them."""
+"""A unit's images: as they are listed, and together with what earlier stages found in them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeVar
 
 from sonify import layout
@@ -12,6 +12,14 @@ from sonify.sources.images import read_images
 Found = TypeVar("Found")
 
 
+def read_unit_images(
+    config: Config, unit: str, keys: Collection[str] | None = None
+) -> Iterator[SourceImage | Rejected]:
+    """Read the images of a unit's frozen listing, in the order of keys; with `keys` those only, and no captions."""
+    refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
+    return read_images(config.images, refs, config.seed, keys)
+
+
 def join_images(
     config: Config, unit: str, wanted: Mapping[str, Found]
 ) -> Iterator[tuple[SourceImage, Found] | Rejected]:
@@ -19,10 +27,9 @@ def join_images(
 
     Each wanted image comes once: itself, or why it cannot be had any more.
     """
-    refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
     left = dict(wanted)
     lost: dict[str, Rejected] = {}
-    for image in read_images(config.images, refs, config.seed, keys=wanted.keys()):
+    for image in read_unit_images(config, unit, wanted.keys()):
         if image.key not in left:
             continue  # an archive's rejects come again
         if isinstance(image, Rejected):

@@ -5,63 +5,21 @@ Raise `version` when a change to a stage's code changes its bytes.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sonify import layout
-from sonify.config import CaptionsExtractor, Config, Encoder, Extractor, Place, TransformersVlm, VlmExtractor
-from sonify.engine.commits import Commit, digest_of
-from sonify.engine.job import Job
+from sonify.config import CaptionsExtractor, Config, Encoder, Extractor, Place, ServerVlm, TransformersVlm, VlmExtractor
+from sonify.engine.stage import Stage
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
 from sonify.stages import checks, concepts, embeddings, pair, pool, render, vlm_concepts
-from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of
+from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of, model_name
 from sonify.vlm.checking import CHECK_VERSION
 from sonify.vlm.parsing import PARSER_VERSION
 from sonify.vlm.prompts import PROMPT_VERSION
 
 # Fields of an extractor that its answers do not depend on.
-OPERATIONAL = frozenset(
-    {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus", "environment"}
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stage:
-    """One stage of one run.
-
-    `listing` names the frozen listing that its units follow. `upstream` are stages whose commit of the same unit it
-    reads, `upstream_whole` those of which it reads every unit. `part` tells a stage's extractors apart. `check` raises
-    `InputError` where the stage must not start; `rows_expected` says how many rows the upstream commits of a unit hold.
-    """
-
-    name: str
-    version: int
-    listing: str
-    settings: Mapping[str, Any]
-    load: Callable[[], Job]
-    part: str = ""
-    upstream: tuple[str, ...] = ()
-    upstream_whole: tuple[str, ...] = ()
-    check: Callable[[], None] = lambda: None
-    rows_expected: Callable[[Sequence[Commit]], int | None] = lambda _upstream: None
-    num_cpus: float = 1
-    num_gpus: float = 0
-    gpu_optional: bool = False  # runs on CPUs where the cluster has no GPU
-    recorded: str = ""  # the folder where answers are kept; a unit that has some there may need no model
-    fetch: Callable[[], Mapping[str, str]] | None = None  # gets its models before any work: names and identities
-
-    @property
-    def key(self) -> str:
-        """The stage's name in messages and in `run.json`."""
-        return f"{self.name}/{self.part}" if self.part else self.name
-
-    @property
-    def digest(self) -> str:
-        """What the stage's commits stand under."""
-        identity = {"stage": self.key, "version": self.version, "settings": dict(self.settings)}
-        return digest_of(identity)[:16]
+OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
+OPERATIONAL |= {"environment"}
 
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -154,7 +112,7 @@ def _concepts(config: Config, extractor: Extractor) -> Stage:
     return Stage(
         **common,
         **_model_resources(extractor),
-        recorded=f"{layout.ANSWERS}/{extractor.name}",
+        has_answers=vlm_concepts.recorded(config, extractor).has_answers,
         version=1,
         settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
         load=lambda: vlm_concepts.load(config, extractor),
@@ -172,14 +130,15 @@ def _check(config: Config, extractor: Extractor) -> Stage:
         load=lambda: checks.load(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows.rows_out,
-        recorded=f"{layout.ANSWERS}/{extractor.name}.check",
+        has_answers=checks.recorded(config, extractor).has_answers,
         **_model_resources(checker),
     )
 
 
 def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
     """What an extractor's answers depend on: not where its server is, nor how hard it is driven."""
-    fields = extractor.model_dump(mode="json", exclude=set(OPERATIONAL))
+    local = {"cpus"} if isinstance(extractor, ServerVlm) else set()
+    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | local)
     return {f"concepts.extractors.{key}": value for key, value in fields.items()}
 
 
@@ -194,7 +153,8 @@ def _encoder_resources(encoder: Encoder) -> dict[str, Any]:
         "num_cpus": encoders.cpus_of(encoder),
         "num_gpus": encoders.gpus_of(encoder),
         "gpu_optional": clap is not None and clap.device == "auto",
-        "fetch": (lambda: encoders.fetch_encoder(encoder)) if clap else None,
+        "models": encoders.model_names(encoder),
+        "fetch": lambda: encoders.fetch_encoder(encoder),
     }
 
 
@@ -203,6 +163,7 @@ def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:
         "num_cpus": cpus_of(vlm),
         "num_gpus": gpus_of(vlm),
         "gpu_optional": isinstance(vlm, TransformersVlm) and vlm.device == "auto",
+        "models": (model_name(vlm),),
         "fetch": lambda: fetch_vlm(vlm),
     }
 

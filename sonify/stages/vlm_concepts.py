@@ -1,31 +1,30 @@
 """Images to sounding concepts by a vision-language model: asked, recorded, parsed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sonify import layout
 from sonify.config import Config, VlmExtractor
 from sonify.engine.job import Job
 from sonify.engine.sinks import TableSink
-from sonify.engine.tables import read_rows
 from sonify.media.pixels import shrunk_size
-from sonify.rows import ImageConcepts, ImageRef, Rejected, SourceImage
-from sonify.sources.images import read_images
-from sonify.stages.asking import Ask, Asked, Asker, Begun
+from sonify.rows import ImageConcepts, Rejected, SourceImage
+from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
+from sonify.stages.join import read_unit_images
 from sonify.vlm.parsing import Unusable, parse_concepts
 from sonify.vlm.prompts import concepts_prompt
 
 
+def recorded(config: Config, extractor: VlmExtractor) -> Recorded:
+    """What the extractor was asked."""
+    return Recorded(name=extractor.name, vlm=extractor, words=concepts_prompt(config.concepts.max_concepts))
+
+
 def load(config: Config, extractor: VlmExtractor) -> Job:
     """The concepts stage of a model. Accounting counts images."""
-    asker = Asker(extractor, config.run_dir, extractor.name)
+    asker = Asker(recorded(config, extractor), config.run_dir)
     stage = VlmConceptsStage(asker, config.concepts.max_concepts, extractor.image_size)
-
-    def read(unit: str) -> Iterator[SourceImage | Rejected]:
-        refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
-        return read_images(config.images, refs, config.seed)
-
     return Job(
-        read=read,
+        read=lambda unit: read_unit_images(config, unit),
         begin=stage.begin,
         process=stage,
         open_sink=lambda unit, transaction, _rejects: asker.open(
@@ -45,14 +44,15 @@ class VlmConceptsStage:
         self._max_concepts = max_concepts
         self._prompt = concepts_prompt(max_concepts)
 
-    def begin(self, rows: Sequence[SourceImage]) -> tuple[Sequence[SourceImage], Begun]:
+    def begin(self, rows: Sequence[SourceImage]) -> Begun:
         """Start to ask about a window of images."""
-        return rows, self._asker.begin([Ask(key=row.key, data=row.data, prompt=self._prompt) for row in rows])
+        return self._asker.begin([Ask(row=row, key=row.key, data=row.data, prompt=self._prompt) for row in rows])
 
-    def __call__(self, begun: tuple[Sequence[SourceImage], Begun]) -> list[ImageConcepts | Rejected]:
-        rows, asked = begun
-        results = zip(rows, self._asker.collect(asked), strict=True)
-        return [result if isinstance(result, Rejected) else self._parse(row, result) for row, result in results]
+    def __call__(self, begun: Begun) -> list[ImageConcepts | Rejected]:
+        return [
+            asked if isinstance(asked, Rejected) else self._parse(asked.row, asked)
+            for asked in self._asker.collect(begun)
+        ]
 
     def _parse(self, row: SourceImage, asked: Asked) -> ImageConcepts | Rejected:
         seen_size = shrunk_size((asked.info.width, asked.info.height), self._image_size)  # boxes are in its pixels

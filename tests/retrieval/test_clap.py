@@ -112,7 +112,7 @@ def one_line(error):
 def test_weights_that_are_not_there_are_refused_and_not_drawn_at_random(folder, tmp_path):
     lacking = damaged(folder, tmp_path, lambda weights: weights.pop("text_projection.linear1.weight"))
     with pytest.raises(
-        InputError, match=r"1 tensors of CLAP are not .*such as text_projection\.linear1\.weight"
+        InputError, match=r"1 of the tensors of ClapModel are not .*such as text_projection\.linear1\.weight"
     ) as error:
         load(lacking)
     one_line(error)
@@ -144,5 +144,5 @@ def test_another_front_end_is_refused(folder, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(folder):
-    with pytest.raises(InputError, match="torch sees no GPU"):
+    with pytest.raises(InputError, match="torch finds no GPU"):
         load_clap(ClapEncoder(kind="clap", model=str(folder), device="cuda"))

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sonify.config import Config
-from sonify.errors import WorkError
+from sonify.errors import InputError, WorkError
 from sonify.run import run
 from tests.engine.hashing import hash_run
 from tests.fakes import small_config, small_input
@@ -102,11 +102,36 @@ def test_redone_concepts_ask_nobody_and_need_no_server(configure, server):
     assert hash_run(config.run_dir) == before
 
 
-def test_other_limits_read_the_same_answers_again(configure, server):
+@pytest.mark.parametrize("change", [{"image_size": 32}, {"max_new_tokens": 7}])
+def test_other_settings_of_the_model_ask_again(configure, server, change):
     run(configure())
     asked = questions(server)
-    run(configure(max_concepts=1, extractors=[extractor(server.url)]), redo="concepts")
-    assert questions(server) == 2 * asked  # the prompt names the limit: it is another question
+    run(configure(extractors=[extractor(server.url, **change)]), redo="concepts")
+    assert questions(server) == 2 * asked
+
+
+def test_a_limit_in_the_prompt_is_another_question_and_the_old_answers_stay(configure, server):
+    run(configure())
+    asked = questions(server)
+    run(configure(max_concepts=1), redo="concepts")
+    assert questions(server) == 2 * asked
+    run(configure(), redo="concepts")
+    assert questions(server) == 2 * asked
+
+
+def test_another_model_behind_kept_answers_is_checked_before_any_work(configure, server):
+    run(configure())
+    with pytest.raises(InputError, match="does not serve the model 'other'"):
+        run(configure(extractors=[extractor(server.url, model="other")]), redo="concepts")
+
+
+def test_a_renamed_extractor_and_another_sample_list_the_images_again(tmp_path):
+    small_input(tmp_path)
+    images = {"kind": "folder", "path": str(tmp_path / "photos"), "shard_size": 8, "validation": 0}
+    run(small_config(tmp_path, images=images | {"sample": 6}), stages=("concepts",))
+    renamed = {"extractors": [{"kind": "captions", "name": "other"}]}
+    config = small_config(tmp_path, images=images | {"sample": 9}, concepts=renamed)
+    assert run(config, stages=("concepts",), redo="concepts")["concepts/other"].rows_in == 9
 
 
 def test_redone_answers_are_asked_for_again(configure, server):

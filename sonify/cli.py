@@ -20,7 +20,7 @@ from rich.console import Console
 
 from sonify import __version__
 from sonify.config import Config, load_config
-from sonify.errors import InputError, WorkError
+from sonify.errors import InputError, TransientError, WorkError
 
 STAGE_COMMANDS = {
     "run": "do all stages; what is done is skipped, so the same command resumes",
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.command(arguments)
     except InputError as error:
         return _fail(error, 2)
-    except WorkError as error:
+    except (TransientError, WorkError) as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
         print("sonify: interrupted; the same command goes on from here", file=sys.stderr)

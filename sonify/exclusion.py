@@ -24,6 +24,8 @@ def read_exclusions(place: Place | None) -> frozenset[str]:
             lines = file.read().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"exclusion list {place}: expected one key or sha256 a line: {error}") from error
+    if any("\0" in line for line in lines):
+        raise InputError(f"exclusion list {place}: expected UTF-8 text, found NUL bytes: UTF-16, perhaps")
     entries = (line.strip() for line in lines if line.strip() and not line.startswith("#"))
     return frozenset(entry.lower() if SHA256.fullmatch(entry.lower()) else entry for entry in entries)
 

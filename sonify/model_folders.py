@@ -17,6 +17,7 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 # The library's own limit on a safetensors header.
 MAX_HEADER_BYTES = 100_000_000
 SAMPLE_BYTES = 4096
+SETTINGS = {".json", ".jinja", ".txt", ".model"}
 
 
 def require(*libraries: str) -> None:
@@ -114,7 +115,7 @@ def identify_folder(folder: Path) -> str:
     converted or replaced; it does not see a single number that is edited in the middle of a tensor.
     """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.suffix in {".json", ".jinja", ".txt", ".model"}):
+    for file in sorted(path for path in folder.iterdir() if path.suffix in SETTINGS and path.is_file()):
         data = file.read_bytes()
         digest.update(f"{file.name} {len(data)}\n".encode() + data)
     for file in _weight_files(folder) if _has_weights(folder) else ():
@@ -166,12 +167,21 @@ def _read_header(file: Path) -> dict:
         text = stream.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
     try:
         header = json.loads(text)
-        end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        tensors = [tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__"]
+        end = max((_end_of(offsets) for offsets in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: not a safetensors file, or cut short; fetch it again") from error
     if size != 8 + length + end:
         raise InputError(f"{file}: expected {8 + length + end} bytes, found {size}; it is cut short: fetch it again")
     return header
+
+
+def _end_of(offsets: object) -> int:
+    """The last of a tensor's two offsets, which are whole numbers in order."""
+    match offsets:
+        case [int(start), int(end)] if 0 <= start <= end:
+            return end
+    raise ValueError(offsets)
 
 
 def _model_type(folder: Path) -> str:
@@ -187,7 +197,7 @@ def _model_type(folder: Path) -> str:
 def _read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:  # not UTF-8 is one as well
+    except (ValueError, RecursionError, OSError) as error:  # not UTF-8 is a ValueError as well
         raise InputError(f"{path}: not JSON ({error}); fetch the model again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")

@@ -64,7 +64,7 @@ def fetch_model(model: str, revision: str | None, files: Files) -> FetchedModel:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise InputError(f"{model}: a folder has no revisions; leave out `revision: {revision}`")
+            raise InputError(f"{model}: a folder has no revisions; set `revision: null` instead of {revision}")
         _check(folder, files)
         return FetchedModel(model=model, path=folder.resolve(), identity=identify_folder(folder))
     require("huggingface_hub")

@@ -47,14 +47,17 @@ def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, d
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # to name them here: the library would not
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except Exception as error:
         raise _unusable(fetched, error) from error
-    if missing := sorted(report["missing_keys"]):
+    # a mismatch is a name, or a name with both shapes
+    mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    if wrong := sorted({*report["missing_keys"], *mismatched}):
         raise InputError(
-            f"{fetched.path}: {len(missing)} of the tensors of {type(network).__name__} are not in the weights, such as"
-            f" {missing[0]}; fetch the model again, or take one of this type"
+            f"{fetched.path}: {len(wrong)} of the tensors of {type(network).__name__} are not in the weights, or in"
+            f" another shape, such as {wrong[0]}; fetch the model again, or take one of this type"
         )
     try:
         return network.to(device).eval()
@@ -70,7 +73,7 @@ def load_part(auto_class: Any, fetched: FetchedModel) -> Any:
     """
     try:
         return auto_class.from_pretrained(fetched.path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+    except Exception as error:
         raise _unusable(fetched, error) from error
 
 

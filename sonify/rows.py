@@ -177,7 +177,7 @@ class RecordedAnswer:
     """What a model said when it was asked about an image (the contract of `answers/`).
 
     `source` is a digest of the model's files, its settings and the question's form; it makes the question together with
-    the image and the prompt. `finished` is False where the token limit cut the answer.
+    the image and the prompt. `finished` is False where the token limit cut the answer, `refused` why there is none.
     """
 
     image: str
@@ -185,8 +185,9 @@ class RecordedAnswer:
     model: str
     source: str
     prompt: str
-    answer: str
-    finished: bool
+    answer: str = ""
+    finished: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

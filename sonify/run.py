@@ -15,7 +15,7 @@ from sonify.config import Config
 from sonify.engine.commits import Count, commit_files, total
 from sonify.engine.files import clear_temporary
 from sonify.engine.job import Task
-from sonify.engine.limits import HINT_NO_CAPTIONS, check_any_concept, check_any_pair, check_faults
+from sonify.engine.limits import HINT_NO_CAPTIONS, check_any_concept, check_any_left, check_faults
 from sonify.engine.local import LocalExecutor
 from sonify.engine.plan import Plan, check_settings, plan_stage, read_done, withdraw_stage
 from sonify.engine.progress import Display, StageProgress, open_display
@@ -73,7 +73,7 @@ def run(config: Config, stages: Collection[str] | None = None, redo: str | None 
         for stage in _up_to_last(config, chosen):
             if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
                 check_settings(config.run_dir, stage, record)
-        again = _forget_listings(config, replaced, record)
+        again = _forget_listings(config, replaced, record) | _forget_unused_listings(config, chosen, record)
         record = _withdraw(config, replaced, record)
         if redo in layout.RECORDED:
             shutil.rmtree(config.run_dir / layout.RECORDED[redo], ignore_errors=True)
@@ -178,20 +178,35 @@ def _forget_listings(config: Config, replaced: Collection[str], record: RunRecor
     return frozenset(owners)
 
 
+def _forget_unused_listings(config: Config, chosen: Sequence[Stage], record: RunRecord) -> frozenset[str]:
+    """The listings from which nothing was made yet: a first attempt under a wrong configuration binds nobody."""
+    names = {stage.name for stage in chosen if not stage.upstream}
+    unused = frozenset(name for name in names if not any((config.run_dir / layout.COMMITS / name).glob("*/*.json")))
+    return _forget_listings(config, {stage.key for stage in chosen if stage.name in unused}, record)
+
+
 def _fetch_models(config: Config, chosen: Sequence[Stage], record: RunRecord) -> RunRecord:
     """Get every model that there is work for, before any work, and note which ones they are.
 
     Raises:
         InputError: a model cannot be had, or is another one than the work that is there was done with.
     """
+    lacking: list[str] = []
     for stage in (stage for stage in chosen if stage.models):
         done = read_done(config.run_dir, stage)
         to_do = [unit for unit in listed_units(config.run_dir, stage.listing) if unit not in done]
         if all(stage.has_answers(config.run_dir, unit) for unit in to_do):
             continue
-        for model, identity in stage.fetch().items():
+        try:
+            fetched = stage.fetch()
+        except InputError as error:
+            lacking.append(str(error))
+            continue
+        for model, identity in fetched.items():
             _check_same_model(config, model, record.models.get(model), identity)
             record = replace(record, models={**record.models, model: identity})
+    if lacking:  # all at once: who has no network fetches them in one go
+        raise InputError("; ".join(dict.fromkeys(lacking)))
     write_record(config.run_dir, record)
     return record
 
@@ -291,7 +306,7 @@ class _Work:
             tally = self._do_tasks(plan, tally)
         check_faults(stage, tally, self._config.engine.max_fault_ratio)
         check_any_concept(stage, tally)
-        check_any_pair(stage, tally)
+        check_any_left(stage, tally)
         if stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
             log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
         if stage.name == "checks":

@@ -131,12 +131,36 @@ VLM = {"kind": "vlm", "name": "eye", "backend": "transformers", "model": "some/m
         ({"extractors": [VLM | {"backend": "endpoint", "url": "ftp://there"}]}, "concepts.extractors.0.url"),
         ({"extractors": [VLM | {"backend": "endpoint", "url": "http://me:secret@there/v1"}]}, "extractors.0.url"),
         ({"extractors": [VLM | {"backend": "server", "command": []}]}, "concepts.extractors.0.command"),
+        ({"extractors": [VLM | {"backend": "endpoint", "url": "http://a..b/v1"}]}, "expected an address such as"),
+        ({"extractors": [VLM | {"backend": "endpoint", "url": "http://host:99999/v1"}]}, "expected an address such as"),
+        ({"extractors": [VLM | {"backend": "cloud"}]}, r"extractors.0.backend: expected one of .*, found 'cloud'"),
+        ({"extractors": [{"kind": "vlm", "name": "x"}]}, "extractors.0.backend: missing"),
     ],
 )
 def test_what_is_wrong_with_a_model_is_one_line_that_names_the_key(minimal, concepts, message):
     with pytest.raises(InputError, match=message) as raised:
         make_config(minimal | {"concepts": concepts})
     assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_item_is_not_called_a_list_that_is_too_short(minimal):
+    with pytest.raises(InputError) as raised:
+        make_config(minimal | {"concepts": {"extractors": [VLM | {"batch_size": 0}]}})
+    assert "batch_size" in str(raised.value)
+    assert "at least 1 item" not in str(raised.value)
+
+
+def test_a_key_that_stands_where_its_name_belongs_is_not_printed(minimal):
+    key = "sk-1234secret"
+    endpoint = VLM | {"backend": "endpoint", "url": "http://127.0.0.1:8000/v1", "api_key_env": key}
+    with pytest.raises(InputError, match="api_key_env") as raised:
+        make_config(minimal | {"concepts": {"extractors": [endpoint]}})
+    assert "secret" not in str(raised.value)
+
+
+def test_only_stores_that_are_read_are_taken(minimal):
+    with pytest.raises(InputError, match=r"images.path.*s3://"):
+        make_config(minimal | {"images": {"kind": "folder", "path": "ftp://nobody/x"}})
 
 
 def test_clips_longer_than_claps_window_are_refused(minimal):

@@ -1,8 +1,10 @@
 """Who says what could be heard in an image: captions, or a vision-language model behind one of three backends."""
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from sonify.config.sections import InputPath, Model, Name, Section
 
@@ -10,7 +12,19 @@ Device = Literal["auto", "cpu", "cuda"]
 Gpus = Annotated[float, Field(gt=0, le=64)]
 # Serving engines for which the command is known; see `sonify.vlm.server`.
 Engines = Literal["vllm", "sglang", "lmdeploy", "transformers"]
-EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+
+
+def check_url(url: str) -> str:
+    """Refuse what is no address of a server, or holds a password."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and ".." not in parts.hostname
+    except ValueError:
+        whole = False
+    if not whole or re.search(r"[@?#\s]", url):
+        raise ValueError("expected an address such as http://127.0.0.1:8000/v1, without password, query or fragment")
+    return url
 
 
 class CaptionsExtractor(Section):
@@ -50,15 +64,17 @@ class RemoteVlm(Vlm):
     """What the backends behind an OpenAI-compatible server have in common; times are for one request."""
 
     concurrency: int = Field(default=32, ge=1, le=1024)
-    timeout_sec: float = Field(default=120.0, gt=0)
-    max_wait_sec: float = Field(default=600.0, gt=0)  # how long one question is tried again before the unit is left
+    timeout_sec: float = Field(default=120.0, gt=0, le=3600)
+    max_wait_sec: float = Field(
+        default=600.0, gt=0, le=7 * 86400
+    )  # how long one question is tried again before the unit is left
 
 
 class EndpointVlm(RemoteVlm):
     """A server that runs already, such as `http://127.0.0.1:8000/v1`; its key is named by environment variable."""
 
     backend: Literal["endpoint"]
-    url: str = Field(pattern=r"^https?://[^\s@]+$")
+    url: Annotated[str, AfterValidator(check_url)]
     api_key_env: EnvironmentName | None = None
 
 

@@ -26,6 +26,7 @@ BRANCHES = frozenset(
 )
 
 # Keys whose value is one file and never a folder.
+SECRET = frozenset({"api_key_env"})
 LISTS = (".exclude", ".segments", ".labels", ".table", ".checkpoint")
 
 
@@ -58,7 +59,10 @@ def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool
         # through JSON, whose types are YAML's: lists stand for tuples there, and nothing else is bent
         config = Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise InputError(f"{where}: {'; '.join(_describe(e) for e in error.errors()[:3])}") from error
+        found = error.errors()
+        # a tuple none of whose items is right is also called too short
+        own = [e for e in found if not (e["type"] == "too_short" and len(found) > 1)]
+        raise InputError(f"{where}: {'; '.join(dict.fromkeys(_describe(e) for e in own[:3]))}") from None
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a mapping of sections: {error}") from error
     if check_paths:
@@ -138,12 +142,18 @@ def _describe(error: Any) -> str:
     # pydantic puts the branch of a union into the path (`images.folder.x`, `image.literal['original']`)
     *parents, last = [str(part) for part in error["loc"]] or ["config"]
     branches = [part for part in parents if part not in BRANCHES and not re.search(r"[\[-]", part)]
-    is_branch = error["type"] != "extra_forbidden" and re.search(r"[\[-]", last)
+    is_branch = error["type"] != "extra_forbidden" and (last in BRANCHES or re.search(r"[\[-]", last))
     key = ".".join(branches if is_branch else [*branches, last]) or "config"
-    message = error["msg"].removeprefix("Value error, ")
+    chosen_by = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
     if error["type"] == "extra_forbidden":
         return f"{key}: no such key; check the spelling"
     if error["type"] == "missing":
         return f"{key}: missing, must be set"
-    found = "" if error["type"] == "value_error" else f", found {_short(error['input'])}"
+    if error["type"] == "union_tag_not_found":
+        return f"{key}.{chosen_by}: missing, must be set"
+    if error["type"] == "union_tag_invalid":
+        return f"{key}.{chosen_by}: expected one of {error['ctx']['expected_tags']}, found {error['ctx']['tag']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    # what stands where a variable's name belongs may be the key itself
+    found = "" if error["type"] == "value_error" or last in SECRET else f", found {_short(error['input'])}"
     return f"{key}: {message[0].lower()}{message[1:]}{found}"

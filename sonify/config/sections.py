@@ -8,6 +8,7 @@ from upath import UPath
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
+STORES = ("s3", "gs", "hf", "memory")
 Place = Path | UPath  # a file or folder on this machine, or a remote one (`s3://`, `gs://`, `hf://`)
 
 
@@ -16,7 +17,10 @@ def to_place(value: Any) -> Place:
     if not isinstance(value, str | Path | UPath) or not str(value):
         raise ValueError("expected a path or a URL")
     text = str(value).removeprefix("file://")
-    if "://" in text:
+    scheme = text.partition("://")[0] if "://" in text else ""
+    if scheme and scheme not in STORES:
+        raise ValueError(f"expected a path or one of {', '.join(f'{name}://' for name in STORES)}")
+    if scheme:
         return UPath(text)
     return Path(text).expanduser().absolute()
 

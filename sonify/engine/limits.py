@@ -45,12 +45,15 @@ def check_any_concept(stage: Stage, rows: Count) -> None:
         raise WorkError(f"{stage.key}: no image has a sounding concept ({reasons}); {hint}")
 
 
-def check_any_pair(stage: Stage, rows: Count) -> None:
-    """Stop where no image gets a sound: an empty dataset is no success.
+def check_any_left(stage: Stage, rows: Count) -> None:
+    """Stop where no image can be checked or gets a sound: an empty dataset is no success.
 
     Raises:
-        WorkError: rows came in and none is paired.
+        WorkError: rows came in and none came out.
     """
+    if stage.name == "checks" and rows.rows_in and not rows.rows_out:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
+        raise WorkError(f"{stage.key}: no image could be checked ({reasons}); look at rejects/checks")
     if stage.name == "pair" and rows.rows_in and not rows.rows_out:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
         raise WorkError(

@@ -112,8 +112,7 @@ def check_settings(run_dir: Path, stage: Stage, record: RunRecord | None) -> Non
         # a stage of several extractors has one digest for each; of another stage, all commits must be today's
         others = [] if stage.part else _other_digests(run_dir, stage)
         difference = f"its commits stand under {', '.join(others)}"
-    listed = not stage.upstream and before is not None and others and listed_units(run_dir, stage.listing)
-    if listed or any(next(commit_files(run_dir, stage.name, digest), None) for digest in others):
+    if any(next(commit_files(run_dir, stage.name, digest), None) for digest in others):
         raise InputError(
             f"{run_dir}: {stage.key} was made under another configuration: {difference};"
             f" use another run_dir, or `--redo {stage.name}` to replace it"

@@ -24,6 +24,7 @@ MAX_SIDE_PX = 65_500  # libjpeg's JPEG_MAX_DIMENSION: a longer side could not be
 # Progressive encoders write about ten.
 MAX_JPEG_SCANS = 100
 JPEG_QUALITY = 95
+MOST_LONGER = 4  # a strip of 65,500 x 1,500 pixels would else be 110 MB, and a window holds many
 
 _OTHER_FORMATS = {
     b"GIF8": "GIF",
@@ -108,11 +109,16 @@ def decode_for_model(data: bytes, shorter_side_px: int) -> tuple[ImageInfo, Imag
     with _refusals():
         image = _open(data)
         width, height = image.size
-        picture = _upright(image, shorter_side_px)
+        picture = _upright(image, seen_side(image.size, shorter_side_px))
         _check_end(image, data)
         if _orientation(image) >= 5:
             width, height = height, width
         return ImageInfo(width=width, height=height, verbatim=_is_verbatim(image)), picture
+
+
+def seen_side(size: tuple[int, int], shorter_side_px: int) -> int:
+    """The shorter side that a model sees, less than asked for where the longer would be over `MOST_LONGER` times it."""
+    return max(1, min(shorter_side_px, MOST_LONGER * shorter_side_px * min(size) // max(size)))
 
 
 def _upright(image: ImageFile, min_side: int | None) -> Image.Image:

@@ -16,7 +16,7 @@ import tarfile
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from sonify import layout
 from sonify.config.sections import Place
 from sonify.engine.files import naming_full_disk, sync_folder
 from sonify.engine.tars import Member, iter_files, read_member
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.sources.files import (
     child,
     is_below,
@@ -48,6 +48,8 @@ TEXT_COLUMNS = ("caption", "text", "txt")
 MAX_CAPTION_BYTES = 1 << 20
 # As many files of a folder are looked at to tell a folder of texts from one of tables: a listing of 11 million is long.
 FIRST_FILES = 100
+TABLES = (".csv", ".parquet")
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
 # Of a larger file the two ends stand for the whole.
 HASHED_WHOLE_BYTES = 16 << 20
 HASHED_END_BYTES = 1 << 20
@@ -69,15 +71,15 @@ def read_captions_table(table: Place) -> dict[str, bytes]:
 def captions_for(run_dir: Path, place: Place) -> Captions:
     """Open captions by an image's uri; the first to ask for a table or an archive brings it into the run directory.
 
-    `place` is a CSV or Parquet table, a folder of Parquet tables, a tar (or tar.gz) of `<id>.txt`, or a folder of
+    `place` is a CSV or Parquet table, a tar (or tar.gz) of `<id>.txt`, a folder of such tables or tars, or a folder of
     `<id>.txt`: flat, or in folders named as the images' folders or archives are.
 
     Raises:
         InputError: it is none of these.
         DiskFull: the run directory has no room for them.
     """
-    tables = _tables(place)
-    if not tables and not _is_archive(place):
+    sources = _sources(place)
+    if not sources:
         return lambda uri: _read_text(place, uri)
     name = f"{identify_captions(place)}.sqlite"
     stored = run_dir / layout.UNITS / "captions" / name
@@ -85,21 +87,20 @@ def captions_for(run_dir: Path, place: Place) -> Captions:
     with stored.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers that start together wait for the first
         if not stored.is_file():
-            rows = _table_rows(tables) if tables else _archive_rows(place)
-            _store(run_dir, stored, rows)
+            _store(run_dir, stored, chain.from_iterable(map(_rows, sources)))
     # immutable: no lock is asked for, which network file systems do not always have
     connection = sqlite3.connect(f"file:{quote(str(stored))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-    return lambda uri: _look_up(connection, uri)
+    return lambda uri: _look_up(connection, stored, uri)
 
 
 def identify_captions(place: Place) -> str:
     """What the captions are, as 16 hexadecimal digits; a folder of texts is known by its name alone."""
     digest = hashlib.sha256(b"captions 1\n")
-    tables = _tables(place) or ([place] if _is_archive(place) else [])
-    if not tables:
+    sources = _sources(place)
+    if not sources:
         digest.update(str(place).encode())
-    for table in tables:
-        with open_place(table) as file:
+    for source in sources:
+        with open_place(source) as file:
             size = file.seek(0, 2)
             digest.update(f"{size}\n".encode())
             ends = (
@@ -111,31 +112,29 @@ def identify_captions(place: Place) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_archive(place: Place) -> bool:
-    return place.name.endswith((".tar", ".tar.gz", ".tgz")) and is_file(place)
-
-
-def _tables(place: Place) -> list[Place]:
-    """The tables that the place is or, as a folder, holds."""
-    if place.suffix in (".csv", ".parquet"):
+def _sources(place: Place) -> list[Place]:
+    """The tables and archives that the place is or, as a folder, holds."""
+    if place.name.endswith((*TABLES, *ARCHIVES)):
         return [place]
-    if _is_archive(place):
-        return []
     if is_file(place):
         raise InputError(f"{place}: expected captions as .csv, .parquet, .tar, .tar.gz, or a folder of them or of .txt")
     first = islice(iter_files_below(place), FIRST_FILES)
-    if not any(name.endswith(".parquet") for name in first):
+    if not any(name.endswith((*TABLES, *ARCHIVES)) for name in first):
         return []
-    return [child(place, name) for name in list_files(place, (".parquet",))]
+    names = list_files(place, {PurePosixPath(ending).suffix for ending in (*TABLES, *ARCHIVES)})
+    return [child(place, name) for name in names if name.endswith((*TABLES, *ARCHIVES))]
 
 
-def _table_rows(tables: Iterable[Place]) -> Iterator[tuple[bytes, bytes]]:
-    for table in tables:
-        by_file = _has_file_column(table)
-        names = (FILE_COLUMN,) if by_file else ID_COLUMNS
-        for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
-            for file, text in zip(files, texts, strict=True):
-                yield (b"/" + file if by_file else image_id(file.decode("utf-8", "surrogateescape"))), text
+def _rows(source: Place) -> Iterator[tuple[bytes, bytes]]:
+    return _archive_rows(source) if source.name.endswith(ARCHIVES) else _table_rows(source)
+
+
+def _table_rows(table: Place) -> Iterator[tuple[bytes, bytes]]:
+    by_file = _has_file_column(table)
+    names = (FILE_COLUMN,) if by_file else ID_COLUMNS
+    for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
+        for file, text in zip(files, texts, strict=True):
+            yield (b"/" + file if by_file else image_id(file.decode("utf-8", "surrogateescape"))), text
 
 
 def _has_file_column(table: Place) -> bool:
@@ -195,13 +194,16 @@ def _store(run_dir: Path, stored: Path, rows: Iterable[tuple[bytes, bytes]]) -> 
     sync_folder(stored.parent)
 
 
-def _look_up(connection: sqlite3.Connection, uri: str) -> bytes | None:
+def _look_up(connection: sqlite3.Connection, stored: Path, uri: str) -> bytes | None:
     """By path, by path inside an archive, by id; of several captions of one name the last."""
     inside = uri.partition(".tar/")[2]
     for name in (f"/{uri}".encode(), f"/{inside}".encode(), image_id(uri)):
-        found = connection.execute(
-            "SELECT caption FROM captions WHERE name = ? ORDER BY rowid DESC LIMIT 1", (name,)
-        ).fetchone()
+        try:
+            found = connection.execute(
+                "SELECT caption FROM captions WHERE name = ? ORDER BY rowid DESC LIMIT 1", (name,)
+            ).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise WorkError(f"{stored}: damaged ({error}); remove the file, and the next run makes it again") from error
         if found:
             return found[0]
     return None

@@ -34,6 +34,8 @@ _CLIENT_ERRORS = (
     ("google.api_core.exceptions", "GoogleAPIError"),
     ("httpx", "HTTPError"),
     ("huggingface_hub.errors", "HfHubHTTPError"),
+    ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),
 )
 _NO_CREDENTIALS = re.compile("Credential|Token|Profile|RefreshError|ParamValidation")
 _BUSY = frozenset({408, 409, 425, 429})

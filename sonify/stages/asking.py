@@ -25,7 +25,7 @@ from sonify.engine.record import require_record
 from sonify.engine.tables import TableWriter, read_columns, read_rows, storable
 from sonify.errors import WorkError
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
-from sonify.rows import RecordedAnswer, Rejected
+from sonify.rows import Reason, RecordedAnswer, Rejected
 from sonify.vlm.backends import load_vlm, model_name, overlap_of, window_of
 from sonify.vlm.questions import NoAnswer, Question, Vlm
 
@@ -136,7 +136,7 @@ class Asker:
                 self._known[question] = asked.said
                 self._written.add(question)
                 self._table.write(asked.said)
-        return results
+        return [_without_refused(result) for result in results]
 
     def finish(self) -> None:
         """End a unit's answers; those to questions that were not asked today are kept behind the others."""
@@ -173,8 +173,6 @@ class Asker:
             model=model_name(self._recorded.vlm),
             source=self._source,
             prompt=ask.prompt,
-            answer="",
-            finished=False,
         )
         known = self._known.get(question)
         return Asked(row=ask.row, info=info, image=None if known else image, said=known or question)
@@ -192,10 +190,10 @@ class Asker:
             asked = results[n]
             assert isinstance(asked, Asked)
             if isinstance(answer, NoAnswer):
-                results[n] = Rejected(key=asked.said.image, reason=answer.reason, detail=answer.detail)
+                said = replace(asked.said, refused=storable(answer.detail) or "without a word")
             else:
                 said = replace(asked.said, answer=storable(answer.text), finished=answer.finished)
-                results[n] = replace(asked, image=None, said=said)
+            results[n] = replace(asked, image=None, said=said)
         return results
 
 
@@ -216,9 +214,15 @@ class AskedSink:
         self._asker.finish()
 
 
+def _without_refused(result: Asked | Rejected) -> Asked | Rejected:
+    if isinstance(result, Asked) and result.said.refused:
+        return Rejected(key=result.said.image, reason=Reason.NO_ANSWER, detail=result.said.refused)
+    return result
+
+
 def _question(said: RecordedAnswer) -> RecordedAnswer:
     """The question alone, under which an answer is found again."""
-    return replace(said, answer="", finished=False)
+    return replace(said, answer="", finished=False, refused="")
 
 
 def _read_answers(path: Path) -> list[RecordedAnswer]:

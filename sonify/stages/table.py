@@ -62,6 +62,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             settings=_pick(config, "seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
             | _encoder_settings(config)
             | _pick(config, "render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
+            | _pick(config, "concepts.check")
             | (_pick(config, "concepts.media") if config.concepts.check else {})
             | {"images.exclude": _content(config.images.exclude)}
             | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
@@ -184,4 +185,9 @@ def _pick(config: Config, *keys: str) -> dict[str, Any]:
 
 def _content(path: Place | None) -> str:
     """The identity of a list's file: its content, not its name."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+    if path is None:
+        return ""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return "gone"  # a run that is only looked at needs no input

@@ -6,7 +6,7 @@ from sonify import layout
 from sonify.config import Config, VlmExtractor
 from sonify.engine.job import Job
 from sonify.engine.sinks import TableSink
-from sonify.media.pixels import shrunk_size
+from sonify.media.pixels import seen_side, shrunk_size
 from sonify.rows import ImageConcepts, Rejected, SourceImage
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stages.join import read_unit_images
@@ -55,7 +55,8 @@ class VlmConceptsStage:
         ]
 
     def _parse(self, row: SourceImage, asked: Asked) -> ImageConcepts | Rejected:
-        seen_size = shrunk_size((asked.info.width, asked.info.height), self._image_size)  # boxes are in its pixels
+        size = asked.info.width, asked.info.height
+        seen_size = shrunk_size(size, seen_side(size, self._image_size))  # boxes are in its pixels
         parsed = parse_concepts(asked.said.answer, self._max_concepts, seen_size)
         if isinstance(parsed, Unusable):
             return Rejected(key=row.key, reason=parsed.reason, detail=parsed.detail)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ class Endpoint:
         request_id = new_request_id()
         reply = await self._post(body, request_id)
         try:
-            return read_reply(reply, request_id)
+            return self._without_key(read_reply(reply, request_id))
         except ServerRefused as refused:
             raise self._refusal(refused) from None
 
@@ -246,6 +246,13 @@ class Endpoint:
             retry_after=response.headers.get("Retry-After"),
             request_id=response.headers.get("X-Request-Id", ""),
         )
+
+    def _without_key(self, said: Answer | NoAnswer) -> Answer | NoAnswer:
+        """Once more where JSON's escapes are undone."""
+        hide = self._service.hide_key
+        if isinstance(said, NoAnswer):
+            return replace(said, detail=hide(said.detail.encode("utf-8", "surrogatepass")).decode("utf-8", "replace"))
+        return replace(said, text=hide(said.text.encode("utf-8", "surrogatepass")).decode("utf-8", "replace"))
 
     def _refusal(self, refused: ServerRefused) -> InputError:
         service = self._service

@@ -5,7 +5,6 @@ worker with the same kind of processor and as many threads.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -55,6 +54,7 @@ class InProcessVlm:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._greedy = _greedy(network.generation_config, self._tokenizer, config.max_new_tokens)
+        network.generation_config = self._greedy  # what is not set is otherwise taken from the model's own
         self._ends = torch.tensor(self._greedy.eos_token_id).reshape(-1)
         self._try_template(fetched)
 
@@ -141,10 +141,14 @@ class InProcessVlm:
 
 
 def _greedy(own: GenerationConfig, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:
-    """A model's own settings, without what draws at random."""
-    greedy = deepcopy(own)
-    greedy.update(do_sample=False, num_beams=1, temperature=None, top_k=None, top_p=None, min_p=None, typical_p=None)
-    greedy.update(max_length=None, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
-    if greedy.eos_token_id is None:
-        greedy.eos_token_id = tokenizer.eos_token_id
-    return greedy
+    """A model's own tokens and penalty; others of its settings may draw at random, or return something else."""
+    ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+        repetition_penalty=own.repetition_penalty,
+    )

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,3 +278,57 @@ def test_memory_follows_the_window_and_not_the_unit(configure, server, tmp_path)
     of_100, of_1000 = (peak_of_units(tmp_path, server, units_of) for units_of in (100, 1000))
 
     assert of_1000 < of_100 + 15 * 1024  # 900 more images are 90 MB as files and 320 MB decoded
+
+
+def test_a_refused_image_is_not_asked_about_again(configure, server):
+    server.faults = (Fault("status", status=400, number=3),)
+    config = configure()
+    assert run(config)["concepts/eye"].rejected == {"no_answer": 1}
+    asked = questions(server)
+    counts = run(configure(url="http://127.0.0.1:9/v1"), redo="concepts")
+    assert counts["concepts/eye"].rejected == {"no_answer": 1}
+    assert questions(server) == asked
+
+
+INTERRUPTED = """
+import json, sys
+from sonify.config import make_config
+from sonify.run import run
+print("begun", flush=True)
+run(make_config(json.loads(sys.argv[1])), stages=("concepts",))
+"""
+
+
+@pytest.mark.parametrize("fault", ["hang", "down"])
+def test_an_interrupted_run_ends_within_seconds_whatever_its_server_does(configure, server, fault):
+    server.faults = (Fault("hang", delay_sec=300.0),) if fault == "hang" else ()
+    url = server.url if fault == "hang" else "http://127.0.0.1:9/v1"
+    config = configure(extractors=[extractor(url, timeout_sec=300.0, max_wait_sec=600.0)])
+    raw = json.dumps(config.model_dump(mode="json"))
+    running = subprocess.Popen([sys.executable, "-c", INTERRUPTED, raw], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout
+    running.stdout.readline()
+    time.sleep(3)
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=30)
+    assert running.returncode not in (None, 0)
+
+
+def test_a_first_attempt_under_a_wrong_configuration_binds_nobody(configure, server):
+    wrong = configure(extractors=[extractor(server.url, model="misspelt")])
+    with pytest.raises(InputError, match="does not serve"):
+        run(wrong)
+    assert run(configure())["render"].rows_out == PHOTOS
+
+
+def test_checks_that_cannot_be_read_stop_the_run(configure, server):
+    server.answer = lambda image, prompt: "no idea, sorry" if "medium:" in prompt else say(image, prompt)
+    with pytest.raises(WorkError, match="no image could be checked"):
+        run(configure(check=True))
+
+
+def test_a_long_strip_is_brought_to_a_size_that_a_window_can_hold(configure, server, tmp_path):
+    Image.new("RGB", (6000, 100), "red").save(tmp_path / "photos" / "strip.png")
+    run(configure())
+    assert max(max(seen.size) for seen in server.seen) <= 4 * 64

@@ -88,6 +88,7 @@ class Seen:
     at_once: int
     body: dict
     headers: dict[str, str]
+    size: tuple[int, int]
 
 
 @dataclass
@@ -133,7 +134,7 @@ class FaultyServer:
         image, prompt = _read_question(body)
         number = number_of(image)
         tried = sum(seen.number == number for seen in self.seen)
-        self.seen.append(Seen(number, prompt, time.monotonic(), self._now + 1, body, dict(request.headers)))
+        self.seen.append(Seen(number, prompt, time.monotonic(), self._now + 1, body, dict(request.headers), image.size))
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "wrong key"}, status=401)
         if body["model"] != self.model:

@@ -380,3 +380,20 @@ def test_retry_after_as_a_date():
     later = datetime.now(UTC) + timedelta(seconds=90)
     assert parse_retry_after(format_datetime(later, usegmt=True)) == pytest.approx(90, abs=2)
     assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+@pytest.mark.parametrize(
+    "date", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +99999999999999"]
+)
+def test_a_date_that_is_none_counts_as_no_header(date):
+    assert parse_retry_after(date) == 0.0
+
+
+def test_a_key_that_is_echoed_in_jsons_escapes_is_hidden(monkeypatch):
+    key = "sk/planted-4f1d"
+    monkeypatch.setenv("STUB_KEY", key)
+    said = "Caption: a dog.\ndog: sound of a dog " + key
+    with serving(key=key, answer=lambda _image, _prompt: said) as server:
+        (answer,) = ask(server, [1], api_key_env="STUB_KEY")
+    assert isinstance(answer, Answer)
+    assert key not in answer.text

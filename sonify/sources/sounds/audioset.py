@@ -28,7 +28,7 @@ from sonify.sources.sounds.found import (
 # The labels are CC BY 4.0; the sounds are other people's videos, under YouTube's terms unless each says otherwise.
 LICENCE = "YouTube (research only, no redistribution)"
 _NAME = re.compile(r"Y?([A-Za-z0-9_-]{11})(?:_(\d+(?:\.\d+)?))?(?:_\d+(?:\.\d+)?)?")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)

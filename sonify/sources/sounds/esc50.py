@@ -27,7 +27,7 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
 
 
 def _ref(source: Esc50Sounds, row: dict[str, str]) -> SoundRef:
-    if row["filename"].rpartition("/")[2] != row["filename"]:
+    if row["filename"] in ("", ".", "..") or set("/\0") & set(row["filename"]):
         raise InputError(f"audio.sources: {source.path}/meta/esc50.csv: {row['filename']!r} is no file name")
     return SoundRef(
         corpus=source.name,

@@ -9,6 +9,7 @@ from sonify.config import Fsd50kSounds
 from sonify.errors import InputError
 from sonify.rows import SoundRef
 from sonify.sources.files import list_files, open_place
+from sonify.sources.sounds.described import first_text
 from sonify.sources.sounds.found import SOUND_SUFFIXES, open_text, with_files
 
 
@@ -32,7 +33,7 @@ def _list_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
             about = json.load(file)
         folder = f"FSD50K.{part}_audio"
         refs = [_ref(source.name, folder, name, of, about.get(name, {})) for name, of in labels.items()]
-    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError, csv.Error) as error:
         raise InputError(
             f"audio.sources: expected FSD50K's FSD50K.ground_truth/{table.name} (fname,labels,...) and"
             f" FSD50K.metadata/{clips.name} (licence and uploader of each) in {source.path}: {error}"
@@ -44,12 +45,12 @@ def _list_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
 
 def _ref(source_name: str, folder: str, name: str, labels: str, about: Mapping[str, Any]) -> SoundRef:
     """Labels go from the leaf to the root. `name` is the number of the upload at Freesound."""
-    title, uploader = (" ".join(str(about.get(field, "unknown")).split()) for field in ("title", "uploader"))
+    title, uploader, licence = (first_text(about, [field]) or "unknown" for field in ("title", "uploader", "license"))
     return SoundRef(
         corpus=source_name,
         file=f"{folder}/{name}",
         recording=f"freesound/{name}",
         text=labels.replace("_", " ").replace(",", ", "),
-        licence=about.get("license") or "unknown",
+        licence=licence,
         attribution=f"{title} by {uploader}, https://freesound.org/s/{name}/",
     )

@@ -19,6 +19,8 @@ from sonify.sources.sounds.described import (
 )
 from sonify.sources.sounds.found import place_of, refused_ref
 
+# A dictionary repeats a long text for nothing in the file, and in full in memory.
+BATCH_ROWS = 64
 # Columns that are taken where they are there, beside the two that the configuration names.
 KNOWN_COLUMNS = (*LICENCE_FIELDS, *ATTRIBUTION_FIELDS, *YOUTUBE_FIELDS, *RECORDING_FIELDS)
 
@@ -39,7 +41,7 @@ def _list_table(source: ParquetSounds, uri: str) -> Iterator[SoundRef]:
             _check_columns(source, uri, table.schema_arrow)
             columns = [source.text_column, *(name for name in KNOWN_COLUMNS if name in table.schema_arrow.names)]
             number = 0
-            for batch in table.iter_batches(columns=columns):
+            for batch in table.iter_batches(BATCH_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     yield _ref(source, f"{uri}/row-{number:06d}", row)
                     number += 1

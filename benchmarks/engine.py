@@ -18,8 +18,8 @@ from sonify.engine.job import Task, run_task
 from sonify.engine.on_ray import RayExecutor
 from sonify.engine.plan import plan_stage
 from sonify.engine.record import read_record
-from sonify.run import run
 from sonify.engine.stage import Stage
+from sonify.run import run
 from sonify.stages.table import stages_of
 
 IMAGES, UNIT, WORKERS = 3200, 64, 2

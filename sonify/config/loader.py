@@ -61,7 +61,7 @@ def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool
     except ValidationError as error:
         found = error.errors()
         # a tuple none of whose items is right is also called too short
-        own = [e for e in found if not (e["type"] == "too_short" and len(found) > 1)]
+        own = [e for e in found if e["type"] != "too_short"] or found
         raise InputError(f"{where}: {'; '.join(dict.fromkeys(_describe(e) for e in own[:3]))}") from None
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a mapping of sections: {error}") from error

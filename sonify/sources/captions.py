@@ -121,7 +121,7 @@ def _sources(place: Place) -> list[Place]:
     first = islice(iter_files_below(place), FIRST_FILES)
     if not any(name.endswith((*TABLES, *ARCHIVES)) for name in first):
         return []
-    names = list_files(place, {PurePosixPath(ending).suffix for ending in (*TABLES, *ARCHIVES)})
+    names = list_files(place, {PurePosixPath(f"x{ending}").suffix for ending in (*TABLES, *ARCHIVES)})
     return [child(place, name) for name in names if name.endswith((*TABLES, *ARCHIVES))]
 
 

@@ -18,8 +18,9 @@ from sonify.engine.tables import read_columns, read_rows
 from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stages.join import join_images
-from sonify.vlm.checking import CHECK_VERSION, check_question, foils_for, ordered_names, parse_check
-from sonify.vlm.parsing import Unusable
+from sonify.vlm.checking import CHECK_VERSION, check_question, ordered_names, parse_check
+from sonify.vlm.cleaning import Unusable
+from sonify.vlm.foils import foils_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

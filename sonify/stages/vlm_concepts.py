@@ -10,7 +10,8 @@ from sonify.media.pixels import seen_side, shrunk_size
 from sonify.rows import ImageConcepts, Rejected, SourceImage
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stages.join import read_unit_images
-from sonify.vlm.parsing import Unusable, parse_concepts
+from sonify.vlm.cleaning import Unusable
+from sonify.vlm.parsing import parse_concepts
 from sonify.vlm.prompts import concepts_prompt
 
 

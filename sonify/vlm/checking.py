@@ -11,19 +11,8 @@ from sonify.captions.words import tokenize
 from sonify.keys import hash64
 from sonify.rows import Reason, Verdict
 from sonify.vlm.cleaning import Unusable, read_text, unusable
-from sonify.vlm.foils import foils_for
 from sonify.vlm.sayings import MEDIA, OF_ONE, find_sayings
 from sonify.vlm.vocabulary import says_sorry
-
-__all__ = [
-    "CHECK_VERSION",
-    "Check",
-    "Unusable",
-    "check_question",
-    "foils_for",
-    "ordered_names",
-    "parse_check",
-]
 
 # Rises with every change of the question, of the foils, or of what an answer to it means.
 CHECK_VERSION = 1

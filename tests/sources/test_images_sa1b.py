@@ -11,12 +11,12 @@ from sonify.config import Sa1bImages
 from sonify.engine.job import StoredReject
 from sonify.engine.tables import read_rows
 from sonify.engine.tars import index_tar
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.rows import Pair, Reason, SourceImage
 from sonify.run import run
 from sonify.sources.captions import captions_for, identify_captions
 from sonify.sources.images import list_images, read_images
-from tests.fakes import SUBJECTS, picture, small_config, small_input
+from tests.fakes import SUBJECTS, picture, small_config, small_input, write_tar
 from tests.stores import sa1b_members, sa1b_record, tar_bytes
 
 IDS = range(223_750, 223_762)
@@ -173,6 +173,26 @@ def test_a_table_by_file_is_joined_by_the_whole_path_only(tmp_path):
     captions = captions_for(tmp_path / "run", table)
     assert captions("001.jpg") == b"a cat"
     assert captions("other/001.jpg") is None
+
+
+def test_a_folder_of_archives_of_texts_is_joined_like_one(tmp_path):
+    folder = tmp_path / "captions"
+    write_tar(folder / "sa_000000.tar", {"sa_1.txt": b"a dog"})
+    write_tar(folder / "sa_000001.tar", {"sa_2.txt": b"a cat"})
+    captions = captions_for(tmp_path / "run", folder)
+    assert captions("x.tar/sa_1.jpg") == b"a dog"
+    assert captions("x.tar/sa_2.jpg") == b"a cat"
+    assert identify_captions(folder) != identify_captions(tmp_path / "nothing")
+
+
+def test_a_damaged_store_of_captions_is_an_error_of_the_work(tmp_path):
+    table = tmp_path / "captions.csv"
+    table.write_text("file,caption\n001.jpg,a dog\n")
+    captions_for(tmp_path / "run", table)
+    (stored,) = (tmp_path / "run").rglob("*.sqlite")
+    stored.write_bytes(b"nonsense" * 1000)
+    with pytest.raises(WorkError, match="remove the file, and the next run makes it again"):
+        captions_for(tmp_path / "run", table)("001.jpg")
 
 
 def test_a_folder_of_texts_is_not_left_by_a_name(tmp_path):

@@ -16,13 +16,12 @@ from sonify.rows import Concept, Reason, Verdict
 from sonify.vlm.checking import (
     CHECK_VERSION,
     Check,
-    Unusable,
     check_question,
-    foils_for,
     ordered_names,
     parse_check,
 )
-from sonify.vlm.foils import FOILS
+from sonify.vlm.cleaning import Unusable
+from sonify.vlm.foils import FOILS, foils_for
 
 NAMES = ("dog", "car", "church organ")
 CASES = yaml.safe_load((Path(__file__).parent / "answers" / "checks.yaml").read_text(encoding="utf-8"))

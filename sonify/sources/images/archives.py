@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from sonify.config import Sa1bImages, WebDatasetImages
-from sonify.config.sections import Place
 from sonify.engine.tars import Member, index_members, read_member
 from sonify.keys import escape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
-from sonify.sources.files import check_mounted, child, is_file, is_utf8, list_files, open_local
+from sonify.sources.containers import container, list_containers
+from sonify.sources.files import check_mounted, is_utf8, open_local
 from sonify.sources.images.folder import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
@@ -31,16 +31,6 @@ def list_archives(images: ArchiveImages, seed: int, below: int | None) -> Iterat
     )
     for uri in uris:
         yield (ImageRef(uri=uri, caption=b"", below=below),)
-
-
-def list_containers(path: Place, suffix: str) -> list[str]:
-    """The one file that the path is, or all of the suffix below it."""
-    return [path.name] if is_file(path) else sorted(list_files(path, (suffix,)), key=escape_key)
-
-
-def container(path: Place, uri: str) -> Place:
-    """Where a file that `list_containers` found is."""
-    return path if is_file(path) else child(path, uri)
 
 
 def read_archive(

@@ -16,8 +16,8 @@ from sonify.config.sections import Place
 from sonify.errors import InputError
 from sonify.keys import escape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
-from sonify.sources.files import check_mounted, child, is_below, leads_out, open_place
-from sonify.sources.images.archives import container, list_containers
+from sonify.sources.containers import container, file_beside, list_containers
+from sonify.sources.files import check_mounted, open_place
 from sonify.sources.images.folder import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, read_image_file
 from sonify.sources.images.sampling import is_sampled, sampling_bound
 
@@ -134,17 +134,11 @@ def _image_bytes(images: ParquetImages, place: Place, key: str, value: Any) -> b
         return data
     if not isinstance(path, str) or not path:
         return Rejected(key=key, reason=Reason.UNREADABLE, detail="the cell holds no image")
-    return _named_file(images, place.parent, key, path)
-
-
-def _named_file(images: ParquetImages, folder: Place, key: str, path: str) -> bytes | Rejected:
-    """A file that a cell names is read only below the table's folder: no URL, no way out."""
-    refused = Rejected(key=key, reason=Reason.UNSUPPORTED, detail="a path that leads out of the table's folder")
-    if not is_below(path) or ":" in path.partition("/")[0]:
-        return refused
-    file = child(folder, path)
-    if isinstance(folder, Path) and isinstance(file, Path) and leads_out(folder, file):
-        return refused
+    file = file_beside(place, path)
+    if file is None:
+        return Rejected(
+            key=key, reason=Reason.UNSUPPORTED, detail="a path that leads out of the table's folder, or a URL"
+        )
     try:
         return read_image_file(file, key)
     except OSError as error:

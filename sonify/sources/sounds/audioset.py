@@ -14,11 +14,11 @@ from functools import cache
 from sonify.config import AudioSetSounds, Place
 from sonify.errors import InputError
 from sonify.rows import Reason, SoundRef
+from sonify.sources.containers import list_containers
 from sonify.sources.files import list_files
 from sonify.sources.sounds.found import (
     SOUND_SUFFIXES,
     index_archive,
-    list_archives,
     open_text,
     refused_ref,
     stem_of,
@@ -91,7 +91,7 @@ def _find_sounds(source: AudioSetSounds) -> tuple[Mapping[str, Sequence[tuple[fl
     """Files and archive members by YouTube id, with the start that their names say."""
     files = [] if source.path.suffix.lower() == ".tar" else list_files(source.path, SOUND_SUFFIXES)
     refused: list[SoundRef] = []
-    for uri in list_archives(source.path):
+    for uri in list_containers(source.path, ".tar"):
         members, unreadable = index_archive(source.name, source.path, uri)
         files += (f"{uri}/{member.name}" for member in members if member.name.lower().endswith(SOUND_SUFFIXES))
         refused += unreadable

@@ -11,7 +11,8 @@ from sonify.engine.tars import Member, index_members
 from sonify.errors import InputError
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected, SoundRef
-from sonify.sources.files import child, is_utf8, list_files, open_place
+from sonify.sources.containers import container
+from sonify.sources.files import is_utf8, open_place
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
 SOUND_SUFFIXES = (  # a tuple, for `str.endswith`
@@ -62,23 +63,13 @@ def open_text(table: Place, errors: str = "replace") -> TextIO:
     return io.TextIOWrapper(open_place(table), encoding="utf-8-sig", errors=errors, newline="")
 
 
-def list_archives(root: Place) -> list[str]:
-    """The archives below a folder, or the archive that `root` is."""
-    return [root.name] if root.suffix.lower() == ".tar" else list_files(root, (".tar",))
-
-
-def place_of(root: Place, uri: str) -> Place:
-    """Where a listed archive or table lies; `root` is the folder, or the archive itself by its name."""
-    return root if root.suffix.lower() in (".tar", ".parquet") else child(root, uri)
-
-
 def index_archive(source_name: str, root: Place, uri: str) -> tuple[list[Member], list[SoundRef]]:
     """The readable members of an archive, and a refused row for each of the others, so that the run counts them.
 
     Raises:
         OSError: the archive cannot be read.
     """
-    with open_place(place_of(root, uri)) as file:
+    with open_place(container(root, uri)) as file:
         members, rejected = index_members(file, uri)
     unnamed = [member for member in members if not is_utf8(member.name)]
     rejected += [

@@ -16,8 +16,8 @@ from sonify.config import AudioSetSounds, ParquetSounds, Place, Sounds, WebDatas
 from sonify.engine.tars import Member, index_members, read_member
 from sonify.media.audio import StoredSound, UnreadableSound
 from sonify.rows import Reason
-from sonify.sources.files import check_mounted, child, is_below, leads_out, open_place, read_bytes
-from sonify.sources.sounds.found import place_of
+from sonify.sources.containers import container, file_beside
+from sonify.sources.files import check_mounted, child, open_place, read_bytes
 
 # A recording that is no file of its own is held in memory: 23 minutes of CD-quality WAV, some hours of MP3.
 MAX_SOUND_BYTES = 256 << 20
@@ -44,7 +44,7 @@ def open_sound(sources: tuple[Sounds, ...], corpus: str, file: str) -> StoredSou
             return _open_cell(source, file)
         in_archive = _MEMBER.fullmatch(file) if isinstance(source, WebDatasetSounds | AudioSetSounds) else None
         if in_archive:
-            return _open_member(place_of(source.path, in_archive.group(1)), in_archive.group(2))
+            return _open_member(container(source.path, in_archive.group(1)), in_archive.group(2))
         return _open_file(source.path, file)
     except OSError as error:
         check_mounted(source.path, error)
@@ -93,7 +93,7 @@ def _index(archive: Place, _version: tuple[float, int]) -> Mapping[str, Member]:
 
 def _open_cell(source: ParquetSounds, file: str) -> StoredSound:
     uri, _, row = file.rpartition("/row-")
-    table = place_of(source.path, uri)
+    table = container(source.path, uri)
     try:
         cell = _cells(table, _version(table), source.audio_column).read(int(row))
     except pa.ArrowException as error:
@@ -110,12 +110,11 @@ def _open_cell(source: ParquetSounds, file: str) -> StoredSound:
 
 def _open_beside(table: Place, name: str) -> StoredSound:
     """A recording that a table names: below the table's folder, and nowhere else."""
-    folder = table.parent
-    leads_elsewhere = "://" in name or not is_below(name)
-    if leads_elsewhere or (isinstance(folder, Path) and leads_out(folder, folder / name)):
+    file = file_beside(table, name)
+    if file is None:
         raise UnreadableSound(Reason.UNSUPPORTED, "a path out of the table's folder, or a URL: not followed")
     try:
-        return _open_file(folder, name)
+        return _open_file(table.parent, name)
     except FileNotFoundError as error:
         raise UnreadableSound(Reason.MISSING, name) from error
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 from sonify.config import ParquetSounds
 from sonify.errors import InputError
 from sonify.rows import Reason, SoundRef
-from sonify.sources.files import list_files, open_place
+from sonify.sources.containers import container, list_containers
+from sonify.sources.files import open_place
 from sonify.sources.sounds.described import (
     ATTRIBUTION_FIELDS,
     LICENCE_FIELDS,
@@ -17,7 +18,7 @@ from sonify.sources.sounds.described import (
     YOUTUBE_FIELDS,
     describe,
 )
-from sonify.sources.sounds.found import place_of, refused_ref
+from sonify.sources.sounds.found import refused_ref
 
 # A dictionary repeats a long text for nothing in the file, and in full in memory.
 BATCH_ROWS = 64
@@ -31,13 +32,12 @@ def list_parquet(source: ParquetSounds) -> list[SoundRef]:
     Raises:
         InputError: a column is missing.
     """
-    uris = [source.path.name] if source.path.suffix.lower() == ".parquet" else list_files(source.path, (".parquet",))
-    return [ref for uri in uris for ref in _list_table(source, uri)]
+    return [ref for uri in list_containers(source.path, ".parquet") for ref in _list_table(source, uri)]
 
 
 def _list_table(source: ParquetSounds, uri: str) -> Iterator[SoundRef]:
     try:
-        with open_place(place_of(source.path, uri)) as file, pq.ParquetFile(file) as table:
+        with open_place(container(source.path, uri)) as file, pq.ParquetFile(file) as table:
             _check_columns(source, uri, table.schema_arrow)
             columns = [source.text_column, *(name for name in KNOWN_COLUMNS if name in table.schema_arrow.names)]
             number = 0

@@ -7,9 +7,10 @@ from typing import Any, BinaryIO
 from sonify.config import WebDatasetSounds
 from sonify.engine.tars import Member, read_member
 from sonify.rows import Reason, SoundRef
+from sonify.sources.containers import container, list_containers
 from sonify.sources.files import open_place
 from sonify.sources.sounds.described import ATTRIBUTION_FIELDS, LICENCE_FIELDS, describe, first_text
-from sonify.sources.sounds.found import SOUND_SUFFIXES, index_archive, list_archives, place_of, refused_ref
+from sonify.sources.sounds.found import SOUND_SUFFIXES, index_archive, refused_ref
 
 # What is said of one recording; more is no description.
 MAX_RECORD_BYTES = 1 << 20
@@ -17,7 +18,7 @@ MAX_RECORD_BYTES = 1 << 20
 
 def list_webdataset(source: WebDatasetSounds) -> list[SoundRef]:
     """List the sounds of every archive; what an archive holds and cannot be read is refused."""
-    return [ref for uri in list_archives(source.path) for ref in _list_archive(source, uri)]
+    return [ref for uri in list_containers(source.path, ".tar") for ref in _list_archive(source, uri)]
 
 
 def _list_archive(source: WebDatasetSounds, uri: str) -> Iterator[SoundRef]:
@@ -27,7 +28,7 @@ def _list_archive(source: WebDatasetSounds, uri: str) -> Iterator[SoundRef]:
     sounds = [member for member in members if member.name.lower().endswith(SOUND_SUFFIXES)]
     if not sounds:
         return
-    with open_place(place_of(source.path, uri)) as archive:
+    with open_place(container(source.path, uri)) as archive:
         for sound in sounds:
             stem = sound.name.rpartition(".")[0]
             beside = by_name.get(f"{stem}.json") or by_name.get(f"{stem}.txt")

@@ -94,7 +94,7 @@ def _fetch_models(config: Config, chosen: Sequence[Stage], record: RunRecord) ->
     for stage in (stage for stage in chosen if stage.models):
         done = read_done(config.run_dir, stage)
         to_do = [unit for unit in listed_units(config.run_dir, stage.listing) if unit not in done]
-        if all(stage.has_answers(config.run_dir, unit) for unit in to_do):
+        if set(to_do) <= set(stage.units_answered(config.run_dir, to_do)):
             continue
         try:
             fetched = stage.fetch()

@@ -1,6 +1,6 @@
 """What a stage is to the engine: its name, its settings, what it depends on, and with what resources it runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ class Stage:
     gpu_optional: bool = False  # runs on CPUs where the cluster has no GPU
     models: tuple[str, ...] = ()  # the names under which run.json records them
     fetch: Callable[[], Mapping[str, str]] = dict  # gets them before any work: names and what exactly they are
-    has_answers: Callable[[Path, str], bool] = lambda _run_dir, _unit: False  # a unit that may need no model
+    # Of some units, those whose answers are kept: they may need no model.
+    units_answered: Callable[[Path, Iterable[str]], Iterable[str]] = lambda _run_dir, _units: ()
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ promised from the answers on.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -54,15 +54,13 @@ class Recorded:
         settings = self.vlm.model_dump(mode="json", include=SETTINGS)
         return digest_of({"identity": identity, "words": self.words, **settings})[:16] if identity else ""
 
-    def has_answers(self, run_dir: Path, unit: str) -> bool:
-        """Whether today's model was asked about a unit's images before, in the same words."""
-        path = run_dir / layout.answers(self.name, unit)
-        if not path.is_file():
-            return False
-        try:
-            return self.source(run_dir) in read_columns(path, ["source"])["source"].unique().to_pylist()
-        except WorkError:
-            return False  # damaged: they are asked for again
+    def units_answered(self, run_dir: Path, units: Iterable[str]) -> Iterator[str]:
+        """The units about whose images today's model was asked before, in the same words."""
+        source = self.source(run_dir)
+        for unit in units:
+            path = run_dir / layout.answers(self.name, unit)
+            if path.is_file() and source in _sources(path):
+                yield unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +103,7 @@ class Asker:
         self._written: set[RecordedAnswer] = set()
         self._table: TableWriter | None = None
         units = (path.stem for path in sorted((run_dir / layout.ANSWERS / recorded.name).glob("*.parquet")))
-        if not any(recorded.has_answers(run_dir, unit) for unit in units):
+        if not next(recorded.units_answered(run_dir, units), ""):
             self._load()  # what is wrong with it shows before any unit; where answers are kept, it may not be needed
 
     def open(self, unit: str, transaction: Transaction, sink: Sink) -> "AskedSink":
@@ -218,6 +216,13 @@ def _without_refused(result: Asked | Rejected) -> Asked | Rejected:
     if isinstance(result, Asked) and result.said.refused:
         return Rejected(key=result.said.image, reason=Reason.NO_ANSWER, detail=result.said.refused)
     return result
+
+
+def _sources(path: Path) -> list[str]:
+    try:
+        return read_columns(path, ["source"])["source"].unique().to_pylist()
+    except WorkError:
+        return []  # damaged: they are asked for again
 
 
 def _question(said: RecordedAnswer) -> RecordedAnswer:

@@ -113,7 +113,7 @@ def _concepts(config: Config, extractor: Extractor) -> Stage:
     return Stage(
         **common,
         **_model_resources(extractor),
-        has_answers=vlm_concepts.recorded(config, extractor).has_answers,
+        units_answered=vlm_concepts.recorded(config, extractor).units_answered,
         version=1,
         settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
         load=lambda: vlm_concepts.load(config, extractor),
@@ -131,7 +131,7 @@ def _check(config: Config, extractor: Extractor) -> Stage:
         load=lambda: checks.load(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows.rows_out,
-        has_answers=checks.recorded(config, extractor).has_answers,
+        units_answered=checks.recorded(config, extractor).units_answered,
         **_model_resources(checker),
     )
 

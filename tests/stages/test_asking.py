@@ -332,3 +332,20 @@ def test_a_long_strip_is_brought_to_a_size_that_a_window_can_hold(configure, ser
     Image.new("RGB", (6000, 100), "red").save(tmp_path / "photos" / "strip.png")
     run(configure())
     assert max(max(seen.size) for seen in server.seen) <= 4 * 64
+
+
+def test_prominence_lowers_what_the_model_puts_in_the_background(configure, tmp_path, server):
+    plain = configure("plain")
+    run(plain)
+    lowered = small_config(
+        tmp_path, "lowered", concepts={"extractors": [extractor(server.url)]}, mix={"prominence": {}}
+    )
+    run(lowered)
+
+    def targets(config: Config) -> dict[tuple[str, str], float]:
+        pairs = pq.read_table(config.run_dir / "pairs").to_pylist()
+        return {(pair["image"], s["concept"]): s["target_lufs"] for pair in pairs for s in pair["sources"]}
+
+    before, after = targets(plain), targets(lowered)
+    differences = {name: round(after[image, name] - before[image, name], 3) for image, name in before}
+    assert differences == {"dog": 0.0, "cat": 0.0, "rain": -9.0, "church bell": -6.0}

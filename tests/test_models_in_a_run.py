@@ -15,6 +15,7 @@ from PIL import Image
 
 from sonify.config import Config, make_config
 from sonify.engine.record import require_record
+from sonify.errors import InputError
 from sonify.run import run
 from tests.engine.hashing import hash_run
 from tests.engine.ray_processes import ray_workers
@@ -131,3 +132,20 @@ def test_a_grown_pool_embeds_only_what_is_new(configure, tmp_path):
         csv.writer(file).writerows([("file", "text"), ("00.flac", "another text")])
     run(config, stages=("pool", "embeddings"), redo="pool")
     assert all(path.read_bytes() == data for path, _, data in before)
+
+
+def test_other_weights_under_the_same_name_are_refused_and_then_asked(configure, models, tmp_path):
+    shutil.copytree(models / "llava", tmp_path / "own")
+    raw = configure("run", kind="local").model_dump(mode="json")
+    raw["concepts"]["extractors"] = [raw["concepts"]["extractors"][0] | {"model": str(tmp_path / "own")}]
+    config = make_config(raw)
+    run(config, stages=("concepts",))
+    shutil.copytree(models / "qwen", tmp_path / "own", dirs_exist_ok=True)
+    shutil.copy(tmp_path / "photos" / "00.jpg", tmp_path / "photos" / "new.jpg")
+
+    with pytest.raises(InputError, match="use the same files, or `--redo concepts`"):
+        run(config, stages=("concepts",))
+    run(config, stages=("concepts",), redo="concepts")
+
+    said = {row["answer"] for row in pq.read_table(config.run_dir / "concepts" / "llava").to_pylist()}
+    assert said == {QWEN_SAYS, OTHER}

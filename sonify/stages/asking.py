@@ -17,16 +17,16 @@ from typing import Any
 from PIL import Image
 
 from sonify import layout
-from sonify.config import VlmExtractor
+from sonify.config import EndpointVlm, VlmExtractor
 from sonify.engine.commits import digest_of
 from sonify.engine.files import Transaction
 from sonify.engine.job import Sink
 from sonify.engine.record import require_record
 from sonify.engine.tables import TableWriter, read_columns, read_rows, storable
-from sonify.errors import WorkError
+from sonify.errors import InputError, WorkError
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import Reason, RecordedAnswer, Rejected
-from sonify.vlm.backends import load_vlm, model_name, overlap_of, window_of
+from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, window_of
 from sonify.vlm.questions import NoAnswer, Question, Vlm
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,20 @@ class Recorded:
         identity = require_record(run_dir).models.get(model_name(self.vlm), "")
         settings = self.vlm.model_dump(mode="json", include=SETTINGS)
         return digest_of({"identity": identity, "words": self.words, **settings})[:16] if identity else ""
+
+    def check_here(self, run_dir: Path) -> None:
+        """Make sure that this machine's files of the model are those that the run was begun with.
+
+        Raises:
+            InputError: they are others, as an unpinned revision may be on another node.
+        """
+        expected = require_record(run_dir).models.get(model_name(self.vlm))
+        found = fetch_vlm(self.vlm)[model_name(self.vlm)]
+        if expected not in (None, found):
+            raise InputError(
+                f"{self.vlm.model} is {found} on this machine and {expected} in run.json: pin `revision`, or share"
+                " HF_HOME"
+            )
 
     def units_answered(self, run_dir: Path, units: Iterable[str]) -> Iterator[str]:
         """The units about whose images today's model was asked before, in the same words."""
@@ -156,6 +170,8 @@ class Asker:
     def _load(self) -> Vlm:
         with self._loading:  # two calls may be the first
             if self._vlm is None:
+                if not isinstance(self._recorded.vlm, EndpointVlm):  # whose files are not here
+                    self._recorded.check_here(self._run_dir)
                 self._vlm = load_vlm(self._recorded.vlm, self._run_dir / layout.LOGS)
             return self._vlm
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from sonify.config import Config
@@ -290,29 +291,23 @@ def test_a_refused_image_is_not_asked_about_again(configure, server):
     assert questions(server) == asked
 
 
-INTERRUPTED = """
-import json, sys
-from sonify.config import make_config
-from sonify.run import run
-print("begun", flush=True)
-run(make_config(json.loads(sys.argv[1])), stages=("concepts",))
-"""
-
-
 @pytest.mark.parametrize("fault", ["hang", "down"])
 def test_an_interrupted_run_ends_within_seconds_whatever_its_server_does(configure, server, fault):
     server.faults = (Fault("hang", delay_sec=300.0),) if fault == "hang" else ()
     url = server.url if fault == "hang" else "http://127.0.0.1:9/v1"
     config = configure(extractors=[extractor(url, timeout_sec=300.0, max_wait_sec=600.0)])
-    raw = json.dumps(config.model_dump(mode="json"))
-    running = subprocess.Popen([sys.executable, "-c", INTERRUPTED, raw], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert running.stdout
-    running.stdout.readline()
+    path = config.run_dir.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "sonify", "concepts", "--config", str(path)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (config.run_dir / "units" / "concepts").is_dir():
+        time.sleep(0.05)
+        assert running.poll() is None
     time.sleep(3)
-    assert running.poll() is None
-    running.send_signal(signal.SIGINT)
-    running.communicate(timeout=30)
-    assert running.returncode not in (None, 0)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "the same command goes on from here" in said
 
 
 def test_a_first_attempt_under_a_wrong_configuration_binds_nobody(configure, server):

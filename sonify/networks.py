@@ -50,7 +50,7 @@ def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, d
             ignore_mismatched_sizes=True,  # to name them here: the library would not
             output_loading_info=True,
         )
-    except Exception as error:
+    except Exception as error:  # of a damaged folder the library raises whatever its code meets
         raise _unusable(fetched, error) from error
     # a mismatch is a name, or a name with both shapes
     mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
@@ -73,7 +73,7 @@ def load_part(auto_class: Any, fetched: FetchedModel) -> Any:
     """
     try:
         return auto_class.from_pretrained(fetched.path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
+    except Exception as error:  # as above
         raise _unusable(fetched, error) from error
 
 

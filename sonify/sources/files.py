@@ -20,24 +20,11 @@ from sonify.errors import InputError, TransientError, WorkError
 from sonify.sources.remote import (
     BLOCK_BYTES,
     RemoteFile,
-    is_remote,
     kind_of,
     list_remote,
     read_remote,
     size_of_remote,
 )
-
-__all__ = [
-    "check_mounted",
-    "child",
-    "is_file",
-    "is_remote",
-    "list_files",
-    "open_local",
-    "open_place",
-    "read_ahead",
-    "read_bytes",
-]
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ CHECKS = "checks"
 PAIRS = "pairs"
 RENDERS = "renders"
 SHARDS = "shards"
+FEATURES = "features"
 REJECTS = "rejects"
 GALLERY = "gallery"
 LOGS = "logs"
@@ -28,6 +29,7 @@ STAGE_FOLDERS = {
     "checks": (CHECKS,),
     "pair": (PAIRS,),
     "render": (RENDERS, SHARDS),
+    "features": (FEATURES,),
 }
 # What models were asked for stays when a stage is redone, and is used again where it still answers the question;
 # redoing it by its own name forgets it.
@@ -87,6 +89,16 @@ def renders(unit: str) -> str:
 def shard(split: str, unit: str) -> str:
     """A unit's WebDataset archive."""
     return f"{SHARDS}/{split}/{unit}.tar"
+
+
+def features(split: str, unit: str) -> str:
+    """A unit's archive of training samples."""
+    return f"{FEATURES}/{split}/{unit}.tar"
+
+
+def feature_index(split: str, unit: str) -> str:
+    """Where in that archive each sample lies, with its sha256."""
+    return f"{FEATURES}/{split}/{unit}.parquet"
 
 
 def rejects(stage: str, part: str, unit: str) -> str:

@@ -260,3 +260,17 @@ class Render:
     mix_gain_db: float
     peak_dbfs: float
     mix_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureEntry:
+    """A training sample's place in its archive: its members, with their headers, are the bytes from `offset` on.
+
+    `recordings` are those that are heard in it, sorted; with the sha256 a sample is checked by one read.
+    """
+
+    key: str
+    offset: int
+    size_bytes: int
+    sha256: str
+    recordings: tuple[str, ...]

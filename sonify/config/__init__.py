@@ -18,8 +18,9 @@ from sonify.config.extractors import (
     Vlm,
     VlmExtractor,
 )
+from sonify.config.features import Features
 from sonify.config.images import FolderImages, Images, ParquetImages, Sa1bImages, WebDatasetImages
-from sonify.config.loader import load_config, make_config
+from sonify.config.loader import load_config, load_settings, make_config, make_settings
 from sonify.config.sections import InputPath, Place, Section
 from sonify.config.sounds import (
     AudioSetSounds,
@@ -46,6 +47,7 @@ __all__ = [
     "Engine",
     "Esc50Sounds",
     "Extractor",
+    "Features",
     "FolderImages",
     "FolderSounds",
     "Fsd50kSounds",
@@ -71,5 +73,7 @@ __all__ = [
     "WebDatasetImages",
     "WebDatasetSounds",
     "load_config",
+    "load_settings",
     "make_config",
+    "make_settings",
 ]

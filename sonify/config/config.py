@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from sonify.config.encoders import CLAP_SECONDS, Encoder, TextEncoder
 from sonify.config.extractors import CaptionsExtractor, Extractor, VlmExtractor
+from sonify.config.features import Features
 from sonify.config.images import Images
 from sonify.config.sections import InputPath, Section, Share
 from sonify.config.sounds import Sounds
@@ -126,6 +127,7 @@ class Config(Section):
     retrieval: Retrieval = Retrieval()
     mix: Mix = Mix()
     render: RenderSettings = RenderSettings()
+    features: Features | None = None  # null: the run ends with the shards
     engine: Engine = Engine()
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -19,10 +19,13 @@ from sonify.config.sections import Place, Section
 from sonify.errors import InputError, TransientError
 from sonify.sources.remote import kind_of
 
+Settings = TypeVar("Settings", bound=Section)
+
 # What pydantic puts into an error's path for the branch of a union.
 BRANCHES = frozenset(
     {"folder", "webdataset", "sa1b", "parquet", "esc50", "audioset", "fsd50k", "bbc", "captions", "vlm"}
     | {"transformers", "endpoint", "server", "text", "clap", "laion_clap", "hybrid"}
+    | {"scratch", "checkpoint"}
 )
 
 # Keys whose value is one file and never a folder.
@@ -31,7 +34,16 @@ LISTS = (".exclude", ".segments", ".labels", ".table", ".checkpoint")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `a.b=value` overrides and check the result.
+    """Read a run's YAML file, apply `a.b=value` overrides and check the result.
+
+    Raises:
+        InputError: the file, a key, a type or a path is wrong.
+    """
+    return load_settings(path, overrides, Config)
+
+
+def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) -> Settings:
+    """Do what `load_config` does for any kind of configuration.
 
     Raises:
         InputError: the file, a key, a type or a path is wrong.
@@ -46,7 +58,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise InputError(f"config {path}: expected a mapping of sections, found {type(raw).__name__}")
     for override in overrides:
         _apply(raw, override)
-    return make_config(raw, where=f"config {path}")
+    return make_settings(raw, kind, where=f"config {path}")
 
 
 def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool = True) -> Config:
@@ -55,9 +67,20 @@ def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool
     Raises:
         InputError: a key, a type or a path is wrong.
     """
+    return make_settings(raw, Config, where, check_paths)
+
+
+def make_settings(
+    raw: Mapping[str, Any], kind: type[Settings], where: str = "config", check_paths: bool = True
+) -> Settings:
+    """Do what `make_config` does for any kind of configuration.
+
+    Raises:
+        InputError: a key, a type or a path is wrong.
+    """
     try:
         # through JSON, whose types are YAML's: lists stand for tuples there, and nothing else is bent
-        config = Config.model_validate_json(json.dumps(raw, default=str))
+        config = kind.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         found = error.errors()
         # a tuple none of whose items is right is also called too short
@@ -70,8 +93,8 @@ def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool
     return config
 
 
-def _check_paths(config: Config, where: str) -> None:
-    run_dir = config.run_dir.absolute()
+def _check_paths(config: Section, where: str) -> None:
+    run_dir: Path = getattr(config, "run_dir", Path()).absolute()
     for key, place in _places(config):
         try:
             kind = kind_of(place)
@@ -81,7 +104,7 @@ def _check_paths(config: Config, where: str) -> None:
             raise InputError(f"{where}: {key}: {error}") from error
         if kind is None:
             raise InputError(f"{where}: {key}: no such file or folder: {_short(place)}")
-        if isinstance(place, Path) and place in (run_dir, *run_dir.parents):
+        if isinstance(config, Config) and isinstance(place, Path) and place in (run_dir, *run_dir.parents):
             raise InputError(f"{where}: run_dir: {run_dir} lies inside {key}: the run would read its own output")
         if key.endswith(LISTS) and kind != "file":
             raise InputError(f"{where}: {key}: no such file: {_short(place)}")

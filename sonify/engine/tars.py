@@ -109,6 +109,10 @@ class TarWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
+    def tell(self) -> int:
+        """Where the next member starts."""
+        return self._file.tell()
+
     def add(self, name: str, data: bytes) -> None:
         """Write one regular file: mode 0644, no owner, no time, a pax header only if ustar has no room."""
         header = tarfile.TarInfo(name)

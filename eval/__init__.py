@@ -1,0 +1,1 @@
+"""Studies of what a trained model makes of sounds."""

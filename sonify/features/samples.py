@@ -1,0 +1,84 @@
+"""Training samples: which members one has, and how a unit's archives and their indexes are written.
+
+    <key>.latent.npy           (C, H, W) float16: the posterior's mean, unscaled
+    <key>.latent_std.npy       its standard deviation, where `features.std`
+    <key>.latent_flip.npy      the mean of the mirrored image, where `features.flip` (and `latent_flip_std.npy`)
+    <key>.<scene>.audio.npy    (T, D) float16
+    <key>.json                 captions, concepts, labels, clips and recordings of its scenes
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from sonify import layout
+from sonify.engine.files import Transaction
+from sonify.engine.tables import TableWriter
+from sonify.engine.tars import TarWriter
+from sonify.rows import FeatureEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSample:
+    """A finished training sample: member names and bytes, sorted; `recordings` are sorted too."""
+
+    key: str
+    split: str
+    members: tuple[tuple[str, bytes], ...]
+    recordings: tuple[str, ...]
+
+
+def encode_npy(array: np.ndarray) -> bytes:
+    """An array as a `.npy` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+class FeatureSink:
+    """Writes the training samples of a unit: for each split that has any, an archive and its index."""
+
+    def __init__(self, transaction: Transaction, unit: str) -> None:
+        self._transaction = transaction
+        self._unit = unit
+        self._splits: dict[str, _Split] = {}
+
+    def write(self, row: FeatureSample) -> None:
+        """Add one sample."""
+        if row.split not in self._splits:
+            self._splits[row.split] = _Split(
+                self._transaction.create(layout.features(row.split, self._unit)),
+                self._transaction.create(layout.feature_index(row.split, self._unit)),
+            )
+        self._splits[row.split].add(row)
+
+    def close(self) -> None:
+        """Finish archives and indexes."""
+        for split in self._splits.values():
+            split.close()
+
+
+class _Split:
+    def __init__(self, archive: BinaryIO, index: BinaryIO) -> None:
+        self._file = archive
+        self._archive = TarWriter(archive)
+        self._index = TableWriter(index, FeatureEntry)
+
+    def add(self, row: FeatureSample) -> None:
+        start = self._archive.tell()
+        for name, data in row.members:
+            self._archive.add(name, data)
+        size_bytes = self._archive.tell() - start
+        self._file.seek(start)
+        sha256 = hashlib.sha256(self._file.read(size_bytes)).hexdigest()
+        entry = FeatureEntry(
+            key=row.key, offset=start, size_bytes=size_bytes, sha256=sha256, recordings=row.recordings
+        )
+        self._index.write(entry)
+
+    def close(self) -> None:
+        self._archive.close()
+        self._index.close()

@@ -1,0 +1,1 @@
+"""Training an audio-conditioned PixArt-alpha on what `sonify` wrote, and making pictures with it."""

@@ -1,0 +1,118 @@
+"""The configuration of a training run: frozen, typed, refusing what it does not know."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sonify.config.sections import InputPath, Model, Section, Share
+
+
+class Data(Section):
+    """What is read: runs of `sonify` that have features. `window_shards` archives are shuffled among each other."""
+
+    runs: tuple[InputPath, ...] = Field(min_length=1)
+    split: Literal["train", "validation"] = "train"
+    window_shards: int = Field(default=64, ge=1)
+    workers: int = Field(default=4, ge=0, le=64)  # loader processes of each GPU; 0 reads in the training process
+
+
+class Scratch(Section):
+    """Random weights, of any size."""
+
+    kind: Literal["scratch"]
+
+
+class Checkpoint(Section):
+    """A text-conditioned PixArt-alpha, of which all is kept but the projection of the condition.
+
+    `model` is a hub id or a folder of diffusers'; `projector` a safetensors file with `caption_projection`'s tensors.
+    """
+
+    kind: Literal["checkpoint"]
+    model: Model = "PixArt-alpha/PixArt-XL-2-512x512"
+    revision: str | None = None
+    projector: InputPath | None = None
+
+
+class Transformer(Section):
+    """The diffusion transformer; its width is `heads * head_dim`, its input `sample_size` squared latents."""
+
+    init: Annotated[Scratch | Checkpoint, Field(discriminator="kind")] = Scratch(kind="scratch")
+    layers: int = Field(default=28, ge=1)
+    heads: int = Field(default=16, ge=1)
+    head_dim: int = Field(default=72, ge=8)
+    patch_size: int = Field(default=2, ge=1)
+    sample_size: int = Field(default=64, ge=2)
+    latent_channels: int = Field(default=4, ge=1)
+    caption_channels: int = Field(default=768, ge=1)  # of one vector of the condition: AST's 768, YAMNet's 521
+    null_condition: Literal["zeros", "silence"] = "zeros"
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> "Transformer":
+        if self.sample_size % self.patch_size:
+            raise ValueError(f"sample_size {self.sample_size} is not a multiple of patch_size {self.patch_size}")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW, with PixArt-alpha's settings.
+
+    The rate at a total batch of B is `learning_rate * sqrt(B / reference_batch)`: 3.16e-5 for 640.
+    """
+
+    learning_rate: float = Field(default=2.0e-5, gt=0)
+    reference_batch: int = Field(default=256, ge=1)
+    weight_decay: float = Field(default=3.0e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1.0e-10, gt=0)
+    warmup_steps: int = Field(default=1000, ge=0)
+    clip_norm: float = Field(default=0.01, gt=0)
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+
+
+class Batch(Section):
+    """`total` images a step, however many processes there are; `per_device` of them go through the model at once."""
+
+    total: int = Field(default=640, ge=1)
+    per_device: int = Field(default=40, ge=1)
+
+
+class Checkpoints(Section):
+    """How often the whole state is saved, and how many are kept."""
+
+    every: int = Field(default=1000, ge=1)
+    keep: int = Field(default=3, ge=1)
+
+
+class Samples(Section):
+    """Pictures made now and then from the first `sounds` scenes of the validation split, always the same."""
+
+    every: int = Field(default=5000, ge=1)
+    sounds: int = Field(default=8, ge=0)
+    steps: int = Field(default=20, ge=1)
+    guidance: float = Field(default=4.5, ge=1)
+
+
+class TrainConfig(Section):
+    """A whole training run; `run_dir` gets checkpoints, metrics, sample grids and the released pipeline."""
+
+    run_dir: Path
+    seed: int = 0
+    max_steps: int = Field(ge=1)
+    devices: int | None = Field(default=None, ge=1)  # GPUs that must be there; null: all that are visible, or the CPU
+    data: Data
+    vae: Model = "stabilityai/sd-vae-ft-ema"  # that the latents were made with; samples and the pipeline need it
+    vae_revision: str | None = None
+    ast: Model | None = "MIT/ast-finetuned-audioset-10-10-0.4593"  # null: the condition is not AST's
+    ast_revision: str | None = None
+    model: Transformer = Transformer()
+    optimizer: Optimizer = Optimizer()
+    batch: Batch = Batch()
+    condition_dropout: Share = 0.1
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = True  # each block by torch.compile
+    recompute: bool = False  # activations are computed again in the backward pass: less memory, a third more work
+    log_every: int = Field(default=10, ge=1)
+    checkpoints: Checkpoints = Checkpoints()
+    samples: Samples = Samples()

@@ -3,7 +3,19 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("pairing", "pool", "clap", "vlm_path", "mixing", "image_decode", "engine", "resume", "whole_run")
+BENCHMARKS = (
+    "pairing",
+    "pool",
+    "clap",
+    "features",
+    "vlm_path",
+    "mixing",
+    "image_decode",
+    "engine",
+    "resume",
+    "whole_run",
+    "loader",
+)
 
 if __name__ == "__main__":
     for name in BENCHMARKS:

@@ -28,6 +28,7 @@ STAGE_COMMANDS = {
     "concepts": "say what could be heard in each image",
     "pair": "draw recordings for the concepts",
     "render": "mix the recordings and write the shards",
+    "features": "turn the shards into latents and audio features to train on",
 }
 
 
@@ -135,7 +136,8 @@ def _print_plan(config: Config) -> None:
     print(f"\n# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
     for key, count in expected.model_calls.items():
         print(f"# {key}: some {count:,} model calls")
-    print(f"# disk: pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}, before features")
+    disk = f"pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}"
+    print(f"# disk: {disk}, features {_gigabytes(expected.feature_bytes)}")
     for plan in plans:
         key, done = plan.stage.key, len(plan.done)
         units = max(expected.units[plan.stage.listing], done + len(plan.tasks) + len(plan.waiting))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from sonify.errors import InputError
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # as transformers and diffusers name them
+INDEXES = tuple(f"{name}.index.json" for name in WEIGHTS)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+VAES = ("AutoencoderKL", "AutoencoderTiny")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 # The library's own limit on a safetensors header.
 MAX_HEADER_BYTES = 100_000_000
@@ -53,6 +54,43 @@ def check_clap(folder: Path) -> None:
         )
 
 
+def check_ast(folder: Path) -> None:
+    """Refuse what is not an Audio Spectrogram Transformer.
+
+    Raises:
+        InputError: it is another kind of model.
+    """
+    found = _model_type(folder)
+    if found != "audio-spectrogram-transformer":
+        raise InputError(
+            f"{folder}: expected a model of type 'audio-spectrogram-transformer', such as"
+            f" MIT/ast-finetuned-audioset-10-10-0.4593, found '{found}'"
+        )
+
+
+def check_vae(folder: Path) -> None:
+    """Refuse what is not one of the autoencoders that are read.
+
+    Raises:
+        InputError: it is another kind of model.
+    """
+    found = vae_class(folder)
+    if found not in VAES:
+        raise InputError(
+            f"{folder}: expected one of diffusers' {' or '.join(VAES)}, such as stabilityai/sd-vae-ft-ema, found"
+            f" '{found}'"
+        )
+
+
+def vae_class(folder: Path) -> str:
+    """The class that a folder of diffusers' names, whatever it is.
+
+    Raises:
+        InputError: it names none.
+    """
+    return _named_in_config(folder, "_class_name")
+
+
 def check_vlm(folder: Path) -> None:
     """Refuse what transformers cannot load by itself as a model that answers about images.
 
@@ -86,7 +124,7 @@ def check_weights(folder: Path) -> None:
     """
     for file in _weight_files(folder):
         if not file.is_file():
-            raise InputError(f"{folder}: {INDEX} names {file.name}, which is missing; fetch the model again")
+            raise InputError(f"{folder}: its index names {file.name}, which is missing; fetch the model again")
         _read_header(file)
 
 
@@ -138,24 +176,29 @@ def _sample_tensors(file: Path) -> Iterator[bytes]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers would load: one, or those that an index names."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
+    """The files that the library would load: one, or those that an index names."""
+    if whole := _first_of(folder, WEIGHTS):
+        return [whole]
+    index = _first_of(folder, INDEXES)
+    if index is None:
         if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
             raise InputError(
                 f"{folder}: has its weights only as {pickles[0]}, which is a pickle and never read; convert them to"
                 " safetensors (many hub models have them so in the revision refs/pr/1)"
             )
-        raise InputError(f"{folder}: expected weights in {WEIGHTS} or {INDEX}, found neither")
-    shards = _read_json(folder / INDEX).get("weight_map")
+        raise InputError(f"{folder}: expected weights in {' or '.join(WEIGHTS)} or with an index, found none")
+    shards = _read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise InputError(f"{folder / INDEX}: expected a `weight_map` of tensors to files; fetch the model again")
+        raise InputError(f"{index}: expected a `weight_map` of tensors to files; fetch the model again")
     return [folder / Path(name).name for name in sorted(set(shards.values()))]
 
 
 def _has_weights(folder: Path) -> bool:
-    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    return _first_of(folder, (*WEIGHTS, *INDEXES)) is not None
+
+
+def _first_of(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _read_header(file: Path) -> dict:
@@ -185,12 +228,16 @@ def _end_of(offsets: object) -> int:
 
 
 def _model_type(folder: Path) -> str:
+    return _named_in_config(folder, "model_type")
+
+
+def _named_in_config(folder: Path, key: str) -> str:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder}: no config.json, so it is not the folder of a model")
-    found = _read_json(path).get("model_type")
+    found = _read_json(path).get(key)
     if not isinstance(found, str):
-        raise InputError(f"{path}: expected a `model_type`, found none")
+        raise InputError(f"{path}: expected a `{key}`, found none")
     return found
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from sonify.errors import InputError
 from sonify.model_folders import (
+    check_ast,
     check_clap,
     check_config,
     check_processor,
     check_tokenizer,
+    check_vae,
     check_vlm,
     check_weights,
     identify_folder,
@@ -33,6 +35,7 @@ class Files:
 
     patterns: tuple[str, ...]
     checks: tuple[Callable[[Path], None], ...]
+    ignored: tuple[str, ...] = COPIES
 
 
 VLM_FILES = Files(
@@ -42,6 +45,11 @@ CLAP_FILES = Files(
     patterns=(*TOKENIZER, "*.safetensors"), checks=(check_clap, check_weights, check_tokenizer, check_processor)
 )
 TOKENIZER_FILES = Files(patterns=TOKENIZER, checks=(check_config, check_tokenizer))
+AST_FILES = Files(patterns=("*.json", "*.safetensors"), checks=(check_ast, check_weights, check_processor))
+VAE_FILES = Files(
+    patterns=("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
+    checks=(check_vae, check_weights),
+)
 # For a serving engine, which knows what it needs and what it runs.
 SERVER_FILES = Files(patterns=(*VLM_FILES.patterns, "*.py", "*.bin", "*.tiktoken"), checks=(check_config,))
 
@@ -98,7 +106,7 @@ def _find_or_download(model: str, revision: str | None, files: Files) -> Path:
                 model,
                 revision=revision,
                 allow_patterns=list(files.patterns),
-                ignore_patterns=list(COPIES),
+                ignore_patterns=list(files.ignored),
                 local_files_only=here,
             )
         )

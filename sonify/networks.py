@@ -1,6 +1,8 @@
 """Loads the models of `sonify.models` into torch, and refuses what transformers would only warn of."""
 
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 import torch
 import transformers
@@ -10,6 +12,7 @@ from sonify.errors import InputError
 from sonify.models import FetchedModel
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -32,6 +35,15 @@ def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)
 
 
+@contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """Full float32 and repeatable sums; set each time, since another stage in this process may differ."""
+    torch.set_num_threads(threads)
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(), exact:
+        yield
+
+
 def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """Load a model class's weights for inference.
 
@@ -51,7 +63,17 @@ def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, d
             output_loading_info=True,
         )
     except Exception as error:  # of a damaged folder the library raises whatever its code meets
-        raise _unusable(fetched, error) from error
+        raise unusable(fetched, error) from error
+    check_whole(network, report, fetched)
+    return place_network(network, device, fetched)
+
+
+def check_whole(network: torch.nn.Module, report: Mapping[str, Any], fetched: FetchedModel) -> None:
+    """Refuse weights that lack a tensor, by the report that transformers and diffusers give when they load one.
+
+    Raises:
+        InputError: some are missing, or have another shape.
+    """
     # a mismatch is a name, or a name with both shapes
     mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     if wrong := sorted({*report["missing_keys"], *mismatched}):
@@ -59,6 +81,14 @@ def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, d
             f"{fetched.path}: {len(wrong)} of the tensors of {type(network).__name__} are not in the weights, or in"
             f" another shape, such as {wrong[0]}; fetch the model again, or take one of this type"
         )
+
+
+def place_network(network: Network, device: torch.device, fetched: FetchedModel) -> Network:
+    """Bring a network to its device, for inference.
+
+    Raises:
+        InputError: it does not fit on the GPU.
+    """
     try:
         return network.to(device).eval()
     except torch.OutOfMemoryError as error:
@@ -74,9 +104,10 @@ def load_part(auto_class: Any, fetched: FetchedModel) -> Any:
     try:
         return auto_class.from_pretrained(fetched.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
-        raise _unusable(fetched, error) from error
+        raise unusable(fetched, error) from error
 
 
-def _unusable(fetched: FetchedModel, error: Exception) -> InputError:
+def unusable(fetched: FetchedModel, error: Exception) -> InputError:
+    """What a library's own complaint about a model's files becomes."""
     why = " ".join(str(error).split())[:300]
-    return InputError(f"{fetched.path}: transformers cannot load {fetched.model} ({type(error).__name__}: {why})")
+    return InputError(f"{fetched.path}: the library cannot load {fetched.model} ({type(error).__name__}: {why})")

@@ -63,6 +63,10 @@ def run(config: Config, stages: Collection[str] | None = None, redo: str | None 
         WorkError: units were given up, faults passed the limit, the disk is full, or something is damaged.
     """
     chosen = [stage for stage in stages_of(config) if stages is None or stage.name in stages]
+    if not chosen:
+        raise InputError(
+            f"{', '.join(stages or ())}: the configuration has no such section; see configs/sonify/demo.yaml"
+        )
     with open_run(config.run_dir), _executor(config) as executor, open_display() as display:
         record = prepare(config, chosen, redo)
         work = _Work(config, record, executor, display)

@@ -39,6 +39,10 @@ HEAVY = {
     "sonify.vlm.in_process",
     "sonify.retrieval.clap",
     "sonify.retrieval.laion",
+    "sonify.features.ast",
+    "sonify.features.batches",
+    "sonify.features.logmel",
+    "sonify.features.vae",
 }
 
 

@@ -114,5 +114,6 @@ class TrainConfig(Section):
     compile: bool = True  # each block by torch.compile
     recompute: bool = False  # activations are computed again in the backward pass: less memory, a third more work
     log_every: int = Field(default=10, ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim"], ...] = ("tensorboard",)
     checkpoints: Checkpoints = Checkpoints()
     samples: Samples = Samples()

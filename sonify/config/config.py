@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from sonify.config.encoders import CLAP_SECONDS, Encoder, TextEncoder
 from sonify.config.extractors import CaptionsExtractor, Extractor, VlmExtractor
-from sonify.config.features import Features
+from sonify.config.features import AST_SAMPLE_RATE_HZ, AST_SECONDS, Features
 from sonify.config.images import Images
 from sonify.config.sections import InputPath, Section, Share
 from sonify.config.sounds import Sounds
@@ -145,6 +145,17 @@ class Config(Section):
             raise ValueError(
                 f"audio.clip_seconds is {self.audio.clip_seconds:g}, and CLAP hears {CLAP_SECONDS:g} seconds: set at"
                 " most that, or the text encoder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_fit_ast(self) -> "Config":
+        audio = self.audio
+        if self.features and (audio.sample_rate != AST_SAMPLE_RATE_HZ or audio.clip_seconds > AST_SECONDS):
+            raise ValueError(
+                f"features: AST hears {AST_SAMPLE_RATE_HZ} Hz and at most {AST_SECONDS:g} seconds, but"
+                f" audio.sample_rate is {audio.sample_rate} and audio.clip_seconds {audio.clip_seconds:g}: change them,"
+                " or leave `features` out"
             )
         return self
 

@@ -7,6 +7,10 @@ from pydantic import Field
 from sonify.config.extractors import Device, Gpus
 from sonify.config.sections import Model, Section
 
+# What the published ASTs were trained on: 1024 frames, one every 10 ms.
+AST_SAMPLE_RATE_HZ = 16_000
+AST_SECONDS = 10.24
+
 
 class Features(Section):
     """Which networks look and listen; `cpus` are the threads of a worker without a GPU.

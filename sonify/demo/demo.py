@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sonify.config import make_config
+from sonify.config import Config, make_config
 from sonify.demo.sample import write_sample
 from sonify.report.gallery import build_gallery
 from sonify.run import run
@@ -14,10 +14,16 @@ def run_demo(run_dir: Path) -> Path:
     Raises:
         InputError: scikit-image, whose photographs the sample uses, is not installed; or the folder holds another run.
     """
+    write_sample(run_dir / "sample")
+    run(demo_config(run_dir))
+    return build_gallery(run_dir) / "index.html"
+
+
+def demo_config(run_dir: Path) -> Config:
+    """What `configs/sonify/demo.yaml` says as well; the sample must be there."""
     sample = run_dir / "sample"
-    write_sample(sample)
     # a sample of ninety recordings is too small to keep a part of it for validation
-    config = make_config(
+    return make_config(
         {
             "run_dir": str(run_dir),
             "images": {"kind": "folder", "path": str(sample / "photos"), "shard_size": 8, "validation": 0},
@@ -27,5 +33,3 @@ def run_demo(run_dir: Path) -> Path:
         },
         where="demo",
     )
-    run(config)
-    return build_gallery(run_dir) / "index.html"

@@ -29,6 +29,7 @@ LIBRARIES = (
     "soxr",
     "torch",
     "transformers",
+    "diffusers",
     "laion-clap",
 )
 

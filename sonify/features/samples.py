@@ -1,10 +1,10 @@
 """Training samples: which members one has, and how a unit's archives and their indexes are written.
 
-    <key>.latent.npy           (C, H, W) float16: the posterior's mean, unscaled
-    <key>.latent_std.npy       its standard deviation, where `features.std`
-    <key>.latent_flip.npy      the mean of the mirrored image, where `features.flip` (and `latent_flip_std.npy`)
-    <key>.<scene>.audio.npy    (T, D) float16
-    <key>.json                 captions, concepts, labels, clips and recordings of its scenes
+<key>.latent.npy           (C, H, W) float16: the posterior's mean, unscaled
+<key>.latent_std.npy       its standard deviation, where `features.std`
+<key>.latent_flip.npy      the mean of the mirrored image, where `features.flip` (and `latent_flip_std.npy`)
+<key>.<scene>.audio.npy    (T, D) float16
+<key>.json                 captions, concepts, labels, clips and recordings of its scenes
 """
 
 import hashlib
@@ -74,9 +74,7 @@ class _Split:
         size_bytes = self._archive.tell() - start
         self._file.seek(start)
         sha256 = hashlib.sha256(self._file.read(size_bytes)).hexdigest()
-        entry = FeatureEntry(
-            key=row.key, offset=start, size_bytes=size_bytes, sha256=sha256, recordings=row.recordings
-        )
+        entry = FeatureEntry(key=row.key, offset=start, size_bytes=size_bytes, sha256=sha256, recordings=row.recordings)
         self._index.write(entry)
 
     def close(self) -> None:

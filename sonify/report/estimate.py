@@ -23,6 +23,10 @@ ARCHIVES_SEEN = 3
 # FLAC against 16-bit PCM: 0.3 to 0.6 of it for the recordings seen.
 FLAC_SHARE = 0.5
 EMBEDDING_BYTES = 4 * 1024
+# Of Stable Diffusion's autoencoders, and of AST-base: a column of 12 patches each 100 ms.
+LATENT_CHANNELS, LATENT_FACTOR = 4, 8
+AST_ROWS, AST_COLUMNS_IN_SECOND, AST_WIDTH = 12, 10, 768
+RECORD_BYTES = 8 * 1024  # a sample's JSON, and its tar headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,7 @@ class Estimate:
     model_calls: Mapping[str, int]
     pool_bytes: int
     shard_bytes: int
+    feature_bytes: int
     seconds: Mapping[str, float | None]
 
 
@@ -56,15 +61,17 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
     clips = round(len(refs) * _clips_in_recording(config, refs))
     clip_bytes = 2 * round(config.audio.clip_seconds * config.audio.sample_rate)
     scenes = len(config.scenes)
+    by_scene = dict.fromkeys(("pair", "render", "features"), images * scenes)
     return Estimate(
         images=images,
         recordings=len(refs),
         clips=clips,
         units={"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), "concepts": len(units)},
-        model_calls=dict(_model_calls(plans, images, clips)),
+        model_calls=dict(_model_calls(plans, {"embeddings": clips, "features": images * scenes}, images)),
         pool_bytes=clips * (clip_bytes + EMBEDDING_BYTES),
         shard_bytes=round(images * (image_bytes + scenes * clip_bytes * FLAC_SHARE)),
-        seconds=_seconds(config, plans, {"pool": len(refs), "embeddings": clips}, images),
+        feature_bytes=images * _feature_bytes(config),
+        seconds=_seconds(config, plans, {"pool": len(refs), "embeddings": clips} | by_scene, images),
     )
 
 
@@ -99,12 +106,22 @@ def _clips_in_recording(config: Config, refs: Sequence[SoundRef]) -> float:
     return mean(counts)
 
 
-def _model_calls(plans: Sequence[Plan], images: int, clips: int) -> Iterator[tuple[str, int]]:
-    """One for each image that an extractor or a check has not done (a check has at most as many), and for each clip."""
+def _feature_bytes(config: Config) -> int:
+    """Of one image, with a VAE and an AST of the published shapes."""
+    settings = config.features
+    if settings is None:
+        return 0
+    latents = LATENT_CHANNELS * (settings.size // LATENT_FACTOR) ** 2 * (1 + settings.flip) * (1 + settings.std)
+    rows = AST_ROWS if settings.frequency == "all" else 1
+    vectors = len(config.scenes) * rows * round(config.audio.clip_seconds * AST_COLUMNS_IN_SECOND)
+    return 2 * (latents + vectors * AST_WIDTH) + RECORD_BYTES
+
+
+def _model_calls(plans: Sequence[Plan], rows: Mapping[str, int], images: int) -> Iterator[tuple[str, int]]:
+    """One for each image that an extractor or a check has not done (a check has at most as many), clip and scene."""
     for plan in plans:
         if plan.stage.models and plan.stage.name != "pair":
-            rows = clips if plan.stage.name == "embeddings" else images
-            yield plan.stage.key, max(rows - _rows_done(plan), 0)
+            yield plan.stage.key, max(rows.get(plan.stage.name, images) - _rows_done(plan), 0)
 
 
 def _seconds(config: Config, plans: Sequence[Plan], rows: Mapping[str, int], images: int) -> dict[str, float | None]:

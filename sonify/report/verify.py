@@ -11,6 +11,7 @@ from sonify import layout
 from sonify.engine.commits import Commit, DamagedRecord, StoredCommit, open_record, read_commit, withdraw
 from sonify.engine.files import FileRecord, sha256_of
 from sonify.engine.tables import count_rows
+from sonify.engine.tars import index_tar
 from sonify.errors import InputError
 from sonify.run import open_run
 
@@ -108,6 +109,8 @@ def _check_count(run_dir: Path, commit: Commit, path: str) -> str:
     """What is wrong between a table's rows and its commit's counts, or nothing."""
     if not path.endswith(".parquet") or path.startswith(layout.ANSWERS):
         return ""  # an answer may be one that was no use
+    if path.startswith(layout.FEATURES):
+        return _check_index(run_dir / path)
     counts = [count for count in (commit.rows, commit.clips) if count]
     if path.startswith(layout.REJECTS):
         expected = sum(n for count in counts for n in count.rejected.values())
@@ -118,6 +121,17 @@ def _check_count(run_dir: Path, commit: Commit, path: str) -> str:
     except (pa.ArrowInvalid, OSError) as error:
         return f"not a table: {error}"
     return "" if found == expected else f"expected {expected} rows, found {found}"
+
+
+def _check_index(path: Path) -> str:
+    """What is wrong between an archive of training samples and its index, or nothing."""
+    try:
+        expected, _ = index_tar(path.with_suffix(".tar"), path.stem)
+        found = count_rows(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        return f"not a table, or no archive beside it: {error}"
+    samples = sum(member.name.endswith(".json") for member in expected)
+    return "" if found == samples else f"expected {samples} rows, found {found}"
 
 
 def _check_listings(run_dir: Path, stored: Sequence[StoredCommit]) -> Iterator[Damage]:

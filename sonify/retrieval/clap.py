@@ -5,7 +5,6 @@ costs 6 % (measured), texts and everything on a GPU go in batches that always ha
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol, cast
 
@@ -19,7 +18,7 @@ from sonify.config.encoders import CLAP_SECONDS
 from sonify.errors import InputError, WorkError
 from sonify.media.loudness import FULL_SCALE
 from sonify.models import CLAP_FILES, TOKENIZER_FILES, FetchedModel, fetch_model
-from sonify.networks import choose_device, load_network, load_part
+from sonify.networks import choose_device, computing, load_network, load_part
 from sonify.retrieval.segments import SAMPLE_RATE_HZ
 
 WINDOW = round(CLAP_SECONDS * SAMPLE_RATE_HZ)
@@ -80,7 +79,7 @@ class Clap:
             waveforms = np.zeros((self._sounds, WINDOW), np.float32)
             for row, segment in zip(waveforms, batch, strict=False):
                 fill_window(row, segment)
-            with self._computing():
+            with computing(self._threads):
                 embeddings = self._towers.embed_audio(torch.from_numpy(waveforms).to(self._device))
             yield from _rows(embeddings)[: len(batch)]
 
@@ -102,16 +101,8 @@ class Clap:
         tokens = self._towers.tokenizer(filled, truncation=True, max_length=MAX_TOKENS)
         length = self._padded_length(batch[0])
         padded = self._towers.tokenizer.pad(tokens, padding="max_length", max_length=length, return_tensors="pt")
-        with self._computing():
+        with computing(self._threads):
             return _rows(self._towers.embed_text(padded.to(self._device)))
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Full float32 and repeatable sums; set each time, since another stage in this process may differ."""
-        torch.set_num_threads(self._threads)
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
-            yield
 
 
 def fill_window(window: np.ndarray, segment: np.ndarray) -> None:

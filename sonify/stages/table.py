@@ -7,11 +7,21 @@ Raise `version` when a change to a stage's code changes its bytes.
 import hashlib
 from typing import Any
 
-from sonify.config import CaptionsExtractor, Config, Encoder, Extractor, Place, ServerVlm, TransformersVlm, VlmExtractor
+from sonify.config import (
+    CaptionsExtractor,
+    Config,
+    Encoder,
+    Extractor,
+    Features,
+    Place,
+    ServerVlm,
+    TransformersVlm,
+    VlmExtractor,
+)
 from sonify.engine.stage import Stage
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
-from sonify.stages import checks, concepts, embeddings, pair, pool, render, vlm_concepts
+from sonify.stages import checks, concepts, embeddings, features, pair, pool, render, vlm_concepts
 from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of, model_name
 from sonify.vlm.checking import CHECK_VERSION
 from sonify.vlm.parsing import PARSER_VERSION
@@ -28,6 +38,7 @@ COMMAND_STAGES = {
     "concepts": ("concepts", "checks"),
     "pair": ("pair",),
     "render": ("render",),
+    "features": ("features",),
 }
 
 
@@ -35,6 +46,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
     """All stages of a run, each after what it depends on."""
     extractors = tuple(_concepts(config, extractor) for extractor in config.concepts.extractors)
     checkers = tuple(_check(config, extractor) for extractor in config.concepts.extractors if config.concepts.check)
+    render_stage = _render(config)
     return (
         Stage(
             name="pool",
@@ -77,16 +89,40 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
                 upstream[0].rows.rows_out * len(config.scenes) if len(upstream) == 1 else None
             ),
         ),
-        Stage(
-            name="render",
-            version=1,
-            listing="concepts",
-            settings=_pick(config, "render.image", "render.audio", "mix.peak_dbfs"),
-            load=lambda: render.load(config),
-            upstream=("pair",),
-            upstream_whole=("pool",),
-            rows_expected=lambda upstream: upstream[0].rows.rows_out,
-        ),
+        render_stage,
+        *([_features(config, config.features, render_stage.digest)] if config.features else []),
+    )
+
+
+def _render(config: Config) -> Stage:
+    return Stage(
+        name="render",
+        version=1,
+        listing="concepts",
+        settings=_pick(config, "render.image", "render.audio", "mix.peak_dbfs"),
+        load=lambda: render.load(config),
+        upstream=("pair",),
+        upstream_whole=("pool",),
+        rows_expected=lambda upstream: upstream[0].rows.rows_out,
+    )
+
+
+def _features(config: Config, settings: Features, render_digest: str) -> Stage:
+    picked = _pick(config, "features")
+    picked.pop("features.gpus")
+    return Stage(
+        name="features",
+        version=1,
+        listing="concepts",
+        settings=picked,
+        load=lambda: features.load(config, settings, render_digest),
+        upstream=("render",),
+        rows_expected=lambda upstream: upstream[0].rows.rows_out,
+        num_cpus=settings.cpus,
+        num_gpus=0.0 if settings.device == "cpu" else settings.gpus,
+        gpu_optional=settings.device == "auto",
+        models=(settings.vae, settings.ast),
+        fetch=lambda: features.fetch(settings),
     )
 
 

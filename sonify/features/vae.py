@@ -1,0 +1,71 @@
+"""Latents: images through diffusers' AutoencoderKL or AutoencoderTiny, and back.
+
+B  images, C  channels, H, W  height and width
+"""
+
+from dataclasses import dataclass
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from sonify.model_folders import vae_class
+from sonify.models import VAE_FILES, fetch_model
+from sonify.networks import check_whole, place_network, unusable
+
+Vae = AutoencoderKL | AutoencoderTiny
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """What an image may be in latent space, unscaled float32; an AutoencoderTiny has no deviation."""
+
+    mean_BCHW: torch.Tensor  # noqa: N815 - shape suffix
+    std_BCHW: torch.Tensor  # noqa: N815 - shape suffix
+
+
+def load_vae(model: str, revision: str | None, device: torch.device, dtype: torch.dtype) -> Vae:
+    """Load an autoencoder.
+
+    Raises:
+        InputError: it cannot be had, is of another class, or lacks weights.
+    """
+    fetched = fetch_model(model, revision, VAE_FILES)
+    kind = AutoencoderKL if vae_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
+    diffusers.logging.disable_progress_bar()
+    diffusers.logging.set_verbosity_error()  # what it would warn of is refused below
+    try:
+        vae, report = kind.from_pretrained(
+            fetched.path,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # to name them here, as the missing ones
+            output_loading_info=True,
+        )
+    except Exception as error:  # of a damaged folder the library raises whatever its code meets
+        raise unusable(fetched, error) from error
+    check_whole(vae, report, fetched)
+    return place_network(vae, device, fetched)
+
+
+@torch.no_grad()
+def encode(vae: Vae, pixels_BHWC: np.ndarray | torch.Tensor) -> Posterior:
+    """Encode (B, H, W, 3) uint8 images, whose sides the VAE's factor divides."""
+    pixels_BCHW = torch.as_tensor(pixels_BHWC).to(vae.device).permute(0, 3, 1, 2)
+    # both classes take -1 to 1; AutoencoderTiny brings it to TAESD's 0 to 1 by itself
+    images_BCHW = (pixels_BCHW.float() / 127.5 - 1).to(vae.dtype)
+    if isinstance(vae, AutoencoderTiny):
+        mean_BCHW = vae.encode(images_BCHW).latents.float()
+        return Posterior(mean_BCHW=mean_BCHW, std_BCHW=torch.zeros_like(mean_BCHW))
+    posterior = vae.encode(images_BCHW).latent_dist
+    return Posterior(mean_BCHW=posterior.mean.float(), std_BCHW=posterior.std.float())
+
+
+@torch.no_grad()
+def decode(vae: Vae, latents_BCHW: torch.Tensor) -> np.ndarray:
+    """Decode unscaled latents to (B, H, W, 3) uint8 images."""
+    images_BCHW = vae.decode(latents_BCHW.to(vae.device, vae.dtype)).sample.float()
+    pixels_BCHW = ((images_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()

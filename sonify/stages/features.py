@@ -1,0 +1,245 @@
+"""Shards to training shards: latents of the images, audio features of the scenes."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sonify import layout
+from sonify.config import Config, Features
+from sonify.engine.commits import canonical_json, read_commit
+from sonify.engine.files import FileRecord
+from sonify.engine.job import Job
+from sonify.engine.tables import read_columns
+from sonify.engine.tars import index_members, read_member
+from sonify.errors import InputError, WorkError
+from sonify.features.pixels import decode_square
+from sonify.features.samples import FeatureSample, FeatureSink, encode_npy
+from sonify.media.audio import decode_flac
+from sonify.model_folders import require
+from sonify.models import AST_FILES, VAE_FILES, fetch_model
+
+if TYPE_CHECKING:
+    from sonify.features.batches import Encoders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSample:
+    """A sample as it lies in a shard: the image's bytes, the record, and a FLAC for each of its scenes."""
+
+    key: str
+    image: bytes
+    sounds: tuple[bytes, ...]
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """The (H, W, 3) uint8 square of an image, and the (S,) int16 sounds of its scenes."""
+
+    pixels: np.ndarray
+    sounds: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What the pool says of a clip."""
+
+    label: str
+    recording: str
+
+
+Begun = Sequence[tuple[StoredSample, Future[Decoded]]]
+
+
+def fetch(settings: Features) -> dict[str, str]:
+    """Get both networks here; their names and what exactly they are.
+
+    Raises:
+        InputError: one cannot be had or used, or a library is missing.
+    """
+    require("torch", "transformers", "diffusers")
+    fetched: dict[str, str] = {}
+    lacking: list[str] = []
+    for key, model, revision, files in (
+        ("vae", settings.vae, settings.vae_revision, VAE_FILES),
+        ("ast", settings.ast, settings.ast_revision, AST_FILES),
+    ):
+        try:
+            fetched[model] = fetch_model(model, revision, files).identity
+        except InputError as error:
+            lacking.append(f"features.{key}: {error}")
+    if lacking:
+        raise InputError("; ".join(lacking))
+    return fetched
+
+
+def load(config: Config, settings: Features, render_digest: str) -> Job:
+    """The stage of training features. Accounting counts (image, scene).
+
+    Raises:
+        InputError: a network cannot be loaded.
+    """
+    from sonify.features.batches import Encoders  # noqa: PLC0415 - torch takes seconds to import
+
+    stage = FeatureStage(Encoders(settings), PoolTexts(config.run_dir), settings, config.audio.sample_rate)
+    return Job(
+        read=ShardReader(config.run_dir, render_digest),
+        begin=stage.begin,
+        process=stage,
+        open_sink=lambda unit, transaction, _rejects: FeatureSink(transaction, unit),
+        batch_rows=settings.batch_size,
+        scenes=config.scenes,
+        close=stage.close,
+    )
+
+
+class ShardReader:
+    """Reads the samples of a unit's shards, once their bytes have proved to be the committed ones."""
+
+    def __init__(self, run_dir: Path, render_digest: str) -> None:
+        self._run_dir = run_dir
+        self._digest = render_digest
+
+    def __call__(self, unit: str) -> Iterator[StoredSample]:
+        """Yield the samples, split by split in the order of keys.
+
+        Raises:
+            WorkError: a shard is not what was committed.
+        """
+        commit = read_commit(self._run_dir / layout.commit("render", self._digest, unit)).commit
+        for file in commit.files:
+            if file.path.startswith(f"{layout.SHARDS}/"):
+                yield from self._read(file)
+
+    def _read(self, file: FileRecord) -> Iterator[StoredSample]:
+        path = self._run_dir / file.path
+        with path.open("rb") as shard:
+            if hashlib.file_digest(shard, "sha256").hexdigest() != file.sha256:
+                raise WorkError(
+                    f"{path}: damaged (another sha256 than was committed); `sonify verify {self._run_dir} --repair`,"
+                    " then `sonify run`, makes it again"
+                )
+            members, rejected = index_members(shard, file.path)
+            assert not rejected, rejected
+            for key, group in groupby(members, key=lambda member: member.name.partition(".")[0]):
+                parts = {member.name.removeprefix(f"{key}."): read_member(shard, member) for member in group}
+                record = json.loads(parts["json"])
+                sounds = tuple(parts[f"{scene['scene']}.flac"] for scene in record["scenes"])
+                yield StoredSample(key=key, image=parts["jpg"], sounds=sounds, record=record)
+
+
+class PoolTexts:
+    """Looks up what the pool says of clips; a large pool is held as three columns, not as objects."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        paths = sorted((run_dir / layout.CLIPS).glob("*.parquet"))
+        tables = [read_columns(path, ["clip", "text", "recording"]) for path in paths]
+        self._table = pa.concat_tables(tables).combine_chunks()
+
+    def __call__(self, clips: Collection[str]) -> dict[str, Heard]:
+        """Find clips.
+
+        Raises:
+            WorkError: the pool does not hold one.
+        """
+        wanted = sorted(set(clips))
+        rows = pc.index_in(pa.array(wanted, pa.string()), self._table["clip"])  # pyright: ignore[reportAttributeAccessIssue]
+        for clip, row in zip(wanted, rows.to_pylist(), strict=True):
+            if row is None:
+                raise WorkError(f"{self._run_dir}: the pool holds no clip {clip!r} although a shard uses it")
+        found = self._table.take(rows).to_pylist()
+        return {row["clip"]: Heard(label=row["text"], recording=row["recording"]) for row in found}
+
+
+class FeatureStage:
+    """Decodes a window ahead in threads, and encodes windows to training samples."""
+
+    def __init__(self, encoders: "Encoders", texts: PoolTexts, settings: Features, sample_rate_hz: int) -> None:
+        self._encoders = encoders
+        self._texts = texts
+        self._size = settings.size
+        self._sample_rate_hz = sample_rate_hz
+        self._threads = ThreadPoolExecutor(settings.cpus)
+
+    def begin(self, rows: Sequence[StoredSample]) -> Begun:
+        """Start to decode a window."""
+        return [(row, self._threads.submit(self._decode, row)) for row in rows]
+
+    def __call__(self, begun: Begun) -> list[FeatureSample]:
+        rows = [row for row, _ in begun]
+        decoded = [future.result() for _, future in begun]
+        latents = self._encoders.look(np.stack([one.pixels for one in decoded]))
+        heard = self._encoders.listen(np.stack([sound for one in decoded for sound in one.sounds]))
+        texts = self._texts([source["clip"] for row in rows for source in sources_of(row.record)])
+        features = heard.reshape(len(rows), -1, *heard.shape[1:])  # of each image, those of its scenes
+        return [
+            make_sample(row.record, {name: arrays[n] for name, arrays in latents.items()}, features[n], texts)
+            for n, row in enumerate(rows)
+        ]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _decode(self, row: StoredSample) -> Decoded:
+        sounds = [decode_flac(data) for data in row.sounds]
+        assert all(rate == self._sample_rate_hz and samples.ndim == 1 for samples, rate in sounds), row.key
+        return Decoded(pixels=decode_square(row.image, self._size), sounds=tuple(samples for samples, _ in sounds))
+
+
+def sources_of(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The sources of all scenes of a sample."""
+    return (source for scene in record["scenes"] for source in scene["sources"])
+
+
+def make_sample(
+    record: Mapping[str, Any], latents: Mapping[str, np.ndarray], heard: np.ndarray, texts: Mapping[str, Heard]
+) -> FeatureSample:
+    """Put a training sample together.
+
+    Args:
+        record: the JSON of the image's sample in its shard.
+        latents: arrays by name.
+        heard: (scenes, T, D) audio features, in the record's order.
+        texts: what the pool says of the clips.
+    """
+    key = record["key"]
+    arrays = {f"{key}.{name}.npy": array for name, array in latents.items()}
+    arrays |= {f"{key}.{scene['scene']}.audio.npy": array for scene, array in zip(record["scenes"], heard, strict=True)}
+    members = [(name, encode_npy(array)) for name, array in arrays.items()]
+    members.append((f"{key}.json", canonical_json(training_record(record, texts)).encode()))
+    return FeatureSample(
+        key=key,
+        split=record["split"],
+        members=tuple(sorted(members)),
+        recordings=tuple(sorted({texts[source["clip"]].recording for source in sources_of(record)})),
+    )
+
+
+def training_record(record: Mapping[str, Any], texts: Mapping[str, Heard]) -> dict[str, Any]:
+    """What training and evaluation need to know of a sample: the same fields in every sample."""
+
+    def source_of(source: Mapping[str, Any]) -> dict[str, str]:
+        heard = texts[source["clip"]]
+        said = {name: source[name] for name in ("concept", "description", "clip")}
+        return said | {"label": heard.label, "recording": heard.recording}
+
+    scenes = [
+        {
+            "scene": scene["scene"],
+            "caption": scene["caption"],
+            "sources": [source_of(source) for source in scene["sources"]],
+        }
+        for scene in record["scenes"]
+    ]
+    return {name: record[name] for name in ("key", "split", "image_uri")} | {"scenes": scenes}

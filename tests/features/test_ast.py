@@ -1,0 +1,128 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, ASTModel
+
+from sonify.errors import InputError
+from sonify.features.ast import AstFeatures, load_ast
+from tests.features.recordings import read_waveforms
+from train.tiny import AST_WIDTH, write_tiny_ast
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_ast(tmp_path_factory.mktemp("tiny") / "ast")
+
+
+def load(folder):
+    return load_ast(str(folder), None, CPU, torch.float32)
+
+
+def test_the_numbers_are_those_of_the_plain_library_one_sound_at_a_time(folder, test_data):
+    network, extractor = load(folder)
+    waveforms = read_waveforms(test_data / "sounds", 4)
+    found = AstFeatures(network, extractor, "all")(waveforms)
+    plain, front_end = ASTModel.from_pretrained(folder).eval(), ASTFeatureExtractor.from_pretrained(folder)
+    for features, waveform in zip(found, waveforms, strict=True):
+        with torch.no_grad():
+            inputs = front_end(waveform, sampling_rate=16000, return_tensors="pt")
+            hidden = plain(**inputs).last_hidden_state[0, 2:]  # the tokens of class and distillation are first
+        expected = hidden.reshape(12, 101, AST_WIDTH)[:, :49].reshape(12 * 49, AST_WIDTH)
+        torch.testing.assert_close(features, expected, atol=1e-4, rtol=0)
+
+
+def test_the_mean_is_that_of_all_rows_of_one_time(folder, test_data):
+    network, extractor = load(folder)
+    waveforms = torch.from_numpy(read_waveforms(test_data / "sounds", 2))
+    rows = AstFeatures(network, extractor, "all")(waveforms).reshape(2, 12, 49, AST_WIDTH)
+    mean = AstFeatures(network, extractor, "mean")(waveforms)
+    torch.testing.assert_close(mean, rows.mean(1))
+    assert rows.std(1).mean() > 0.1  # they do differ
+
+
+@pytest.mark.parametrize(
+    ("seconds", "columns"), [(0.1, 0), (0.2, 1), (1.0, 9), (5.0, 49), (10.0, 99), (10.24, 101), (60.0, 101)]
+)
+def test_columns_are_those_whose_patch_lies_within_the_sound(folder, seconds, columns):
+    features = AstFeatures(*load(folder), "mean")
+    samples = round(seconds * 16000)
+    assert features.num_columns(samples) == columns
+    if columns:
+        assert features(np.zeros((1, samples), np.float32)).shape == (1, columns, AST_WIDTH)
+    else:
+        with pytest.raises(ValueError, match="too short"):
+            features(np.zeros((1, samples), np.float32))
+
+
+def test_shapes_follow_the_models_own_configuration(tmp_path):
+    config = ASTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_mel_bins=64,
+        max_length=200, patch_size=8, time_stride=4, frequency_stride=8,
+    )  # fmt: skip
+    ASTModel(config).save_pretrained(tmp_path)
+    ASTFeatureExtractor(num_mel_bins=64, max_length=200).save_pretrained(tmp_path)
+    features = AstFeatures(*load(tmp_path), "all")
+    columns = (98 - 8) // 4 + 1
+    assert features.num_columns(16000) == columns
+    assert features(np.zeros((1, 16000), np.float32)).shape == (1, 8 * columns, 16)
+
+
+def test_a_classifiers_checkpoint_is_loaded_without_its_head(tmp_path, folder):
+    config = ASTConfig.from_pretrained(folder)
+    classifier = ASTForAudioClassification(config)
+    classifier.save_pretrained(tmp_path)
+    ASTFeatureExtractor().save_pretrained(tmp_path)
+    network, _ = load(tmp_path)
+    kept = classifier.audio_spectrogram_transformer.layernorm.weight
+    assert torch.equal(network.layernorm.weight, kept)
+    assert torch.equal(
+        network.embeddings.position_embeddings,
+        classifier.audio_spectrogram_transformer.embeddings.position_embeddings,
+    )
+
+
+def test_bfloat16_is_near_float32(folder, test_data):
+    waveforms = read_waveforms(test_data / "sounds", 2)
+    exact = AstFeatures(*load(folder), "mean")(waveforms)
+    rough = AstFeatures(*load_ast(str(folder), None, CPU, torch.bfloat16), "mean")(waveforms)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().mean() < 0.03 * exact.std()
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def lose_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("layernorm.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def pickle_weights(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("break_folder", "message"),
+    [
+        (lambda f: edit_json(f / "config.json", model_type="bert"), "expected a model of type 'audio-spectrogram-tr"),
+        (lambda f: edit_json(f / "preprocessor_config.json", sampling_rate=48000), "expected a front end"),
+        (lambda f: edit_json(f / "preprocessor_config.json", max_length=512), "expected a front end"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "no file of a processor"),
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lose_tensor, "1 of the tensors of ASTModel are not in the weights"),
+        (pickle_weights, "pytorch_model.bin, which is a pickle and never read"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, break_folder, message):
+    folder = write_tiny_ast(tmp_path / "ast")
+    break_folder(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)

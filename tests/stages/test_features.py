@@ -1,0 +1,297 @@
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import ASTFeatureExtractor, ASTModel
+
+from sonify import layout
+from sonify.engine.commits import commit_files, read_commit
+from sonify.engine.local import LocalExecutor
+from sonify.engine.record import require_record
+from sonify.engine.tables import read_rows
+from sonify.errors import InputError, WorkError
+from sonify.features.pixels import decode_square
+from sonify.features.vae import encode, load_vae
+from sonify.media.audio import decode_flac
+from sonify.report.verify import verify
+from sonify.rows import Clip, FeatureEntry
+from sonify.run import run
+from tests.engine.hashing import hash_run
+from tests.fakes import small_config, small_input
+from train.tiny import write_tiny_ast, write_tiny_vae
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    return {"vae": str(write_tiny_vae(folder / "vae")), "ast": str(write_tiny_ast(folder / "ast"))}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """A run of three units that has come to its shards, with two scenes an image and both splits."""
+    root = tmp_path_factory.mktemp("features")
+    small_input(root, photos=20, recordings=24)
+    run(configure(root, "rendered"))
+    return root
+
+
+def configure(root, name, **features):
+    sections: dict[str, object] = {
+        "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 8, "validation": 0.3},
+        "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0.3},
+        "retrieval": {"draws": 2},
+    }
+    return small_config(root, run=name, **sections, **({"features": {"size": 64, **features}} if features else {}))
+
+
+def extract(root, name, **features):
+    """Go on from the shards, in a copy."""
+    shutil.copytree(root / "rendered", root / name)
+    config = configure(root, name, **features)
+    return config, run(config, ("features",))["features"]
+
+
+@pytest.fixture(scope="module")
+def finished(rendered, networks):
+    config, counts = extract(rendered, "finished", **networks, batch_size=3, flip=True, std=True)
+    return config, counts
+
+
+def members(config, folder):
+    found = {}
+    for path in sorted((config.run_dir / folder).rglob("*.tar")):
+        with tarfile.open(path) as archive:
+            for member in archive.getmembers():
+                file = archive.extractfile(member)
+                assert file is not None
+                found[member.name] = file.read()
+    return found
+
+
+def test_every_scene_of_every_image_comes_through_in_its_split(finished):
+    config, counts = finished
+    assert (counts.rows_in, counts.rows_out, counts.rejected) == (40, 40, {})
+    for split in layout.SPLITS:
+        shards = sorted((config.run_dir / layout.SHARDS / split).iterdir())
+        assert shards
+        for shard in shards:
+            with (
+                tarfile.open(shard) as theirs,
+                tarfile.open(config.run_dir / layout.features(split, shard.stem)) as ours,
+            ):
+                keys = [name.partition(".")[0] for name in theirs.getnames()]
+                assert list(dict.fromkeys(keys)) == list(dict.fromkeys(n.partition(".")[0] for n in ours.getnames()))
+
+
+def test_every_sample_has_the_same_members_of_the_same_shapes(finished):
+    config, _ = finished
+    found = members(config, layout.FEATURES)
+    shapes: dict[str, set] = {}
+    for name, data in found.items():
+        if name.endswith(".npy"):
+            array = np.load(io.BytesIO(data))
+            shapes.setdefault(name.partition(".")[2], set()).add((array.shape, array.dtype.name))
+    latent, heard = {((4, 8, 8), "float16")}, {((49, 32), "float16")}
+    latents = ("latent", "latent_flip", "latent_flip_std", "latent_std")
+    assert shapes == {f"{name}.npy": latent for name in latents} | {f"captions-{n}.audio.npy": heard for n in (0, 1)}
+    assert len(found) == 20 * 7
+
+
+def test_the_numbers_are_those_of_the_libraries_one_at_a_time(finished, networks):
+    config, _ = finished
+    shards, found = members(config, layout.SHARDS), members(config, layout.FEATURES)
+    vae = load_vae(networks["vae"], None, CPU, torch.float32)
+    network, extractor = ASTModel.from_pretrained(networks["ast"]), ASTFeatureExtractor.from_pretrained(networks["ast"])
+    for key in ("000_2ejpg", "005_2ejpg", "019_2ejpg"):
+        pixels = decode_square(shards[f"{key}.jpg"], 64)
+        for name, seen in (("latent", pixels), ("latent_flip", np.ascontiguousarray(pixels[:, ::-1]))):
+            posterior = encode(vae, seen[None])
+            for suffix, expected in (("", posterior.mean_BCHW), ("_std", posterior.std_BCHW)):
+                stored = np.load(io.BytesIO(found[f"{key}.{name}{suffix}.npy"]))
+                np.testing.assert_allclose(stored, expected[0].numpy(), rtol=1e-3, atol=1e-4)
+        for scene in ("captions-0", "captions-1"):
+            samples, rate = decode_flac(shards[f"{key}.{scene}.flac"])
+            inputs = extractor(samples / np.float32(32768), sampling_rate=rate, return_tensors="pt")
+            with torch.no_grad():
+                hidden = network.eval()(**inputs).last_hidden_state[0, 2:].reshape(12, 101, 32)[:, :49].mean(0)
+            stored = np.load(io.BytesIO(found[f"{key}.{scene}.audio.npy"]))
+            np.testing.assert_allclose(stored, hidden.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_the_record_says_what_is_heard_and_the_index_where_it_lies(finished):
+    config, _ = finished
+    clips = {clip.clip: clip for path in (config.run_dir / layout.CLIPS).iterdir() for clip in read_rows(path, Clip)}
+    shards = members(config, layout.SHARDS)
+    seen = 0
+    for index in sorted((config.run_dir / layout.FEATURES).rglob("*.parquet")):
+        data = index.with_suffix(".tar").read_bytes()
+        for entry in read_rows(index, FeatureEntry):
+            whole = data[entry.offset : entry.offset + entry.size_bytes] + bytes(1024)
+            with tarfile.open(fileobj=io.BytesIO(whole)) as sample:
+                file = sample.extractfile(f"{entry.key}.json")
+                assert file is not None
+                record = json.loads(file.read())
+            assert set(record) == {"key", "split", "image_uri", "scenes"}
+            assert (record["key"], record["split"]) == (entry.key, index.parent.name)
+            original = json.loads(shards[f"{entry.key}.json"])
+            sources = [source for scene in record["scenes"] for source in scene["sources"]]
+            assert [scene["caption"] for scene in record["scenes"]] == [s["caption"] for s in original["scenes"]]
+            assert [s["clip"] for s in sources] == [s["clip"] for e in original["scenes"] for s in e["sources"]]
+            for source in sources:
+                assert set(source) == {"concept", "description", "label", "clip", "recording"}
+                assert source["label"] == clips[source["clip"]].text
+                assert source["recording"] == clips[source["clip"]].recording
+            assert list(entry.recordings) == sorted({source["recording"] for source in sources})
+            seen += 1
+    assert seen == 20
+
+
+def test_what_made_them_is_recorded(finished, networks):
+    config, _ = finished
+    record = require_record(config.run_dir)
+    assert all(record.models[model].startswith("sha256:") for model in networks.values())
+    assert record.config["features"]["vae"] == networks["vae"]
+    commits = [read_commit(path) for path in commit_files(config.run_dir, "features", record.stages["features"].digest)]
+    assert sum(stored.commit.rows.rows_out for stored in commits) == 40
+    assert verify(config.run_dir).damage == ()
+
+
+def test_the_order_of_units_and_the_batch_change_nothing_on_a_cpu(rendered, networks, finished, monkeypatch):
+    in_order = LocalExecutor.__call__
+    monkeypatch.setattr(
+        LocalExecutor, "__call__", lambda self, stage, tasks: in_order(self, stage, random.Random(1).sample(tasks, 3))
+    )
+    same, _ = extract(rendered, "shuffled", **networks, batch_size=3, flip=True, std=True)
+    assert hash_run(same.run_dir) == hash_run(finished[0].run_dir)
+    other, _ = extract(rendered, "larger", **networks, batch_size=8, flip=True, std=True)
+    assert members(other, layout.FEATURES) == members(finished[0], layout.FEATURES)
+
+
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_step_the_resumed_stage_is_the_same(tmp_path, networks, stride):
+    small_input(tmp_path, photos=2, recordings=4)
+    run(small_config(tmp_path, run="rendered"))
+    script = [sys.executable, "-m", "tests.stages.kill_features"]
+    command = [*script, str(tmp_path), networks["vae"], networks["ast"], str(stride)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 15
+
+
+def test_all_rows_of_frequency_have_the_means_that_are_stored_otherwise(rendered, networks, finished):
+    config, _ = extract(rendered, "all", **networks, frequency="all")
+    rows, means = members(config, layout.FEATURES), members(finished[0], layout.FEATURES)
+    for name in [name for name in rows if name.endswith(".audio.npy")]:
+        array = np.load(io.BytesIO(rows[name])).astype(np.float32)
+        assert array.shape == (12 * 49, 32)
+        stored = np.load(io.BytesIO(means[name]))
+        np.testing.assert_allclose(array.reshape(12, 49, 32).mean(0), stored, rtol=2e-3, atol=2e-3)
+
+
+def test_a_damaged_shard_is_named_and_repair_makes_it_again(rendered, networks, finished, caplog):
+    shutil.copytree(rendered / "rendered", rendered / "damaged")
+    config = configure(rendered, "damaged", **networks, batch_size=3, flip=True, std=True)
+    shard = config.run_dir / layout.shard("train", "000001")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(WorkError, match="1 units were given up"):
+        run(config, ("features",))
+    assert f"{shard}: damaged (another sha256 than was committed)" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert not (config.run_dir / layout.features("train", "000001")).exists()
+    assert [damage.path for damage in verify(config.run_dir, repair=True).damage] == [layout.shard("train", "000001")]
+    run(config)
+    assert hash_run(config.run_dir) == hash_run(finished[0].run_dir)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value"),
+    [("quant_conv.bias", float("nan")), ("quant_conv.bias", 1e6), ("layernorm.bias", float("nan"))],
+)
+def test_numbers_that_are_none_are_never_written(rendered, networks, tmp_path, tensor, value, caplog):
+    which = "vae" if tensor.startswith("quant") else "ast"
+    broken = tmp_path / which
+    shutil.copytree(networks[which], broken)
+    weights = next(broken.glob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file(tensors | {tensor: torch.full_like(tensors[tensor], value)}, weights, {"format": "pt"})
+    shutil.copytree(rendered / "rendered", tmp_path / "run")
+    config = configure(rendered, "run", **networks | {which: str(broken)})
+    config = config.model_copy(update={"run_dir": tmp_path / "run"})
+    with pytest.raises(WorkError, match="units were given up"):
+        run(config, ("features",))
+    assert f"features.{which}: {broken} gives NaN, infinity or more than float16 holds" in caplog.text
+    assert list((config.run_dir / layout.FEATURES).rglob("*.tar")) == []
+
+
+def test_an_index_that_does_not_fit_its_archive_is_found(finished, tmp_path):
+    shutil.copytree(finished[0].run_dir, tmp_path / "run")
+    index = tmp_path / "run" / layout.feature_index("train", "000000")
+    shutil.copy(tmp_path / "run" / layout.feature_index("validation", "000000"), index)
+    assert [damage.path for damage in verify(tmp_path / "run").damage] == [layout.feature_index("train", "000000")]
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"vae": "AST"}, "features.vae: .*expected a `_class_name`"),
+        ({"ast": "VAE"}, "features.ast: .*expected a `model_type`"),
+        ({"vae": "no/such/folder"}, "features.vae: no/such/folder: there is no such folder"),
+        ({"vae": "AST", "ast": "VAE"}, "features.vae: .*; features.ast: "),
+        ({"device": "cuda"}, "device: cuda was asked for"),
+    ],
+)
+def test_networks_that_cannot_be_used_stop_the_stage_before_it_starts(rendered, networks, tmp_path, features, message):
+    if torch.cuda.is_available() and "device" in features:
+        pytest.skip("there is a GPU")
+    named = {"AST": networks["ast"], "VAE": networks["vae"]}
+    shutil.copytree(rendered / "rendered", tmp_path / "run")
+    asked = networks | {key: named.get(value, value) for key, value in features.items()}
+    config = configure(rendered, "run", **asked).model_copy(update={"run_dir": tmp_path / "run"})
+    with pytest.raises(InputError, match=message) as caught:
+        run(config, ("features",))
+    assert "\n" not in str(caught.value)
+    assert not (config.run_dir / layout.FEATURES).exists()
+
+
+def test_networks_that_changed_are_refused(rendered, networks, tmp_path):
+    own = {key: shutil.copytree(folder, tmp_path / key) for key, folder in networks.items()}
+    shutil.copytree(rendered / "rendered", tmp_path / "run")
+    config = configure(rendered, "run", **{key: str(folder) for key, folder in own.items()})
+    config = config.model_copy(update={"run_dir": tmp_path / "run"})
+    run(config, ("features",))
+    shutil.rmtree(tmp_path / "run" / layout.features("train", "000000").rpartition("/")[0])
+    weights = next(own["ast"].glob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file(tensors | {"layernorm.bias": tensors["layernorm.bias"] + 1}, weights, {"format": "pt"})
+    with pytest.raises(InputError, match=r"features was done with .*/ast as sha256:.*--redo features"):
+        run(config, ("features",))
+
+
+def test_without_the_section_or_the_shards_one_line_says_so(rendered, networks, tmp_path):
+    with pytest.raises(InputError, match="features: the configuration has no such section"):
+        run(configure(rendered, "rendered"), ("features",))
+    small_input(tmp_path, photos=4, recordings=8)
+    config = small_config(tmp_path, features=networks | {"size": 64})
+    with pytest.raises(InputError, match="features: nothing to work on: render come before it"):
+        run(config, ("features",))
+
+
+@pytest.mark.parametrize("audio", [{"sample_rate": 22050}, {"clip_seconds": 11.0}])
+def test_what_ast_does_not_hear_is_refused(rendered, audio):
+    sources = [{"kind": "folder", "path": str(rendered / "sounds")}]
+    with pytest.raises(InputError, match=r"features: AST hears 16000 Hz and at most 10.24 seconds") as caught:
+        small_config(rendered, audio={"sources": sources, "validation": 0, **audio}, features={"size": 64})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,61 @@
+"""Small training runs for tests: a run with features, tiny networks, a tiny transformer."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sonify.config.loader import make_settings
+from sonify.models import AST_FILES, VAE_FILES, fetch_model
+from tests.feature_runs import make_feature_run
+from train.config import TrainConfig
+from train.tiny import write_tiny_ast, write_tiny_vae
+
+WIDTH = 32  # of the tiny AST's vectors
+
+
+def training_input(root: Path, samples: Any = None, **shapes: Any) -> Path:
+    """Write `root/ast`, `root/vae` and `root/data`, a run whose features claim to be made with them."""
+    write_tiny_ast(root / "ast")
+    write_tiny_vae(root / "vae")
+    names = {"vae": str(root / "vae"), "ast": str(root / "ast")}
+    models = {
+        names["vae"]: fetch_model(names["vae"], None, VAE_FILES).identity,
+        names["ast"]: fetch_model(names["ast"], None, AST_FILES).identity,
+    }
+    shapes = {"num_images": 12, "num_validation": 2, "audio_shape": (5, WIDTH)} | shapes
+    return make_feature_run(root / "data", samples, features=names, models=models, **shapes)
+
+
+def plain_config(root: Path, run: str = "run", **sections: Any) -> dict[str, Any]:
+    """The configuration of a run of six steps on `training_input`; sections are merged key by key."""
+    base: dict[str, Any] = {
+        "run_dir": str(root / run),
+        "max_steps": 6,
+        "data": {"runs": [str(root / "data")], "workers": 0},
+        "vae": str(root / "vae"),
+        "ast": str(root / "ast"),
+        "model": {"layers": 2, "heads": 2, "head_dim": 16, "sample_size": 8, "caption_channels": WIDTH},
+        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2, "clip_norm": 1.0, "ema_decay": 0.9},
+        "batch": {"total": 8, "per_device": 4},
+        "precision": "fp32",
+        "compile": False,
+        "log_every": 1,
+        "checkpoints": {"every": 2, "keep": 2},
+        "samples": {"every": 100, "sounds": 1, "steps": 2},
+    }
+    for key, value in sections.items():
+        base[key] = {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+    return base
+
+
+def training_config(root: Path, run: str = "run", **sections: Any) -> TrainConfig:
+    """`plain_config`, checked."""
+    return make_settings(plain_config(root, run, **sections), TrainConfig)
+
+
+def write_config(root: Path, run: str = "run", **sections: Any) -> Path:
+    """`plain_config` as a file."""
+    path = root / f"{run}.yaml"
+    path.write_text(yaml.safe_dump(plain_config(root, run, **sections)))
+    return path

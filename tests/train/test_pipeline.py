@@ -1,0 +1,255 @@
+"""A saved pipeline is the one that was saved; an image is its seed's and its sound's alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sonify.errors import InputError
+from tests.tiny_pixart import tiny_pipeline, write_tiny_pixart
+from train.pipeline import AudioPixArtPipeline, load_pipeline, make_scheduler
+
+CPU = torch.device("cpu")
+STEPS = 3
+# An image made beside others is made by other kernels: latents to 1e-5 of the largest (5e-7 seen), pixels to one unit.
+LATENT_TOLERANCE, PIXEL_TOLERANCE = 1e-5, 1
+
+IN_A_FRESH_PROCESS = """
+import sys
+import numpy as np
+from train.pipeline import AudioPixArtPipeline
+pipeline = AudioPixArtPipeline.from_pretrained(sys.argv[1])
+audio_BS = np.load(sys.argv[2])
+np.save(sys.argv[3], pipeline(audio_BS, seeds=[3, 4], num_inference_steps=3, output_type="np").images)
+"""
+
+
+def tone(hz: float, seconds: float = 5.0) -> np.ndarray:
+    return (0.1 * np.sin(2 * np.pi * hz * np.arange(round(seconds * 16_000)) / 16_000)).astype(np.float32)
+
+
+SOUNDS_BS = np.stack([tone(300), tone(3000)])
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> AudioPixArtPipeline:
+    return tiny_pipeline()
+
+
+def features(seed: int, count: int = 1, width: int = 521) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, 10, width), np.float32)
+
+
+def test_a_fresh_process_makes_the_same_images(pipeline: AudioPixArtPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "audio.npy", SOUNDS_BS)
+    here = pipeline(SOUNDS_BS, seeds=[3, 4], num_inference_steps=STEPS, output_type="np").images
+
+    paths = [str(tmp_path / name) for name in ("model", "audio.npy", "there.npy")]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run([sys.executable, "-c", IN_A_FRESH_PROCESS, *paths], check=True, env=environment)
+
+    assert np.array_equal(np.load(tmp_path / "there.npy"), here)
+    assert {file.suffix for file in (tmp_path / "model").rglob("*") if file.is_file()} == {".json", ".safetensors"}
+
+
+def test_what_is_loaded_has_the_settings_that_were_saved(tmp_path: Path) -> None:
+    write_tiny_pixart(tmp_path, null_condition="silence", clip_seconds=2.5)
+
+    config = load_pipeline(tmp_path, CPU, torch.float32).config
+
+    assert (config["frequency"], config["clip_seconds"], config["null_condition"]) == ("mean", 2.5, "silence")
+
+
+def test_seed_sound_and_guidance_all_matter(pipeline: AudioPixArtPipeline) -> None:
+    def image(sound: int = 0, seed: int = 0, guidance: float = 4.5) -> np.ndarray:
+        made = pipeline(
+            SOUNDS_BS[sound : sound + 1],
+            seeds=[seed],
+            guidance_scale=guidance,
+            num_inference_steps=STEPS,
+            output_type="np",
+        )
+        return made.images[0]
+
+    assert np.array_equal(image(), image())
+    for other in (image(sound=1), image(seed=1), image(guidance=2.0)):
+        assert not np.array_equal(image(), other)
+
+
+def test_an_image_depends_on_nothing_beside_it(pipeline: AudioPixArtPipeline) -> None:
+    audio_BS = np.stack([tone(hz) for hz in (200, 400, 800, 1600, 3200)])
+
+    def made(sounds: slice, batch_size: int, output_type: str):
+        given = {"num_inference_steps": STEPS, "batch_size": batch_size, "output_type": output_type}
+        return pipeline(audio_BS[sounds], seeds=range(5)[sounds], **given).images
+
+    alone = made(slice(3, 4), 1, "np")[0]
+    latents = made(slice(3, 4), 1, "latent")[0]
+    assert np.array_equal(made(slice(0, 5), 1, "np")[3], alone)
+    for batch_size in (2, 5):
+        among = made(slice(0, 5), batch_size, "latent")[3]
+        assert (among - latents).abs().max() < LATENT_TOLERANCE * latents.abs().max()
+        assert np.abs(made(slice(0, 5), batch_size, "np")[3].astype(int) - alone).max() <= PIXEL_TOLERANCE
+
+
+def test_guidance_of_1_makes_no_second_pass() -> None:
+    pipeline = tiny_pipeline(audio=False, caption_channels=521)
+    rows: list[int] = []
+    pipeline.transformer.register_forward_pre_hook(lambda _module, given: rows.append(len(given[0])))
+
+    for guidance in (1.0, 1.5):
+        pipeline(audio_features_BTD=features(0), seeds=[0], guidance_scale=guidance, num_inference_steps=2)
+
+    assert rows == [1, 1, 2, 2]
+
+
+def test_guidance_leads_away_from_the_null_condition() -> None:
+    pipeline = tiny_pipeline(audio=False, caption_channels=521)
+
+    def latents(audio_BTD: np.ndarray, guidance: float) -> torch.Tensor:
+        # one step is linear in what the model says
+        return pipeline(
+            audio_features_BTD=audio_BTD,
+            seeds=[0],
+            guidance_scale=guidance,
+            num_inference_steps=1,
+            output_type="latent",
+        ).images
+
+    conditioned, null = latents(features(0), 1.0), latents(np.zeros_like(features(0)), 1.0)
+
+    expected = null + 3.0 * (conditioned - null)
+    scale = expected.abs().max()
+    assert (latents(features(0), 3.0) - expected).abs().max() < 1e-5 * scale
+    assert (conditioned - null).abs().max() > 1e-3 * scale
+
+
+def test_features_need_no_ast_and_are_rounded_as_in_training() -> None:
+    pipeline = tiny_pipeline(audio=False, caption_channels=521)
+
+    def image(audio_BTD: np.ndarray) -> np.ndarray:
+        return pipeline(audio_features_BTD=audio_BTD, seeds=[0], num_inference_steps=2, output_type="np").images
+
+    assert np.array_equal(image(features(0)), image(features(0).astype(np.float16)))
+    with pytest.raises(ValueError, match="has no AST"):
+        pipeline(SOUNDS_BS[:1], seeds=[0])
+
+
+def test_features_of_a_sound_are_the_sound(pipeline: AudioPixArtPipeline) -> None:
+    given = {"seeds": [5], "num_inference_steps": 2, "output_type": "np"}
+    audio_BTD = pipeline.encode_audio(SOUNDS_BS[:1])
+
+    assert audio_BTD.shape == (1, 49, 32)
+    heard = pipeline(SOUNDS_BS[:1], **given).images
+    assert np.array_equal(heard, pipeline(audio_features_BTD=audio_BTD, **given).images)
+
+
+def test_the_null_condition_can_be_silence() -> None:
+    pipeline = tiny_pipeline(null_condition="silence")
+    silence_TD = pipeline.encode_audio(np.zeros((1, 80_000), np.float32))[0]
+
+    assert silence_TD.any()
+    assert torch.equal(pipeline.encode_null(49), silence_TD)
+    assert torch.equal(pipeline.encode_null(98), torch.cat([silence_TD, silence_TD]))
+    with pytest.raises(ValueError, match="no multiple"):
+        pipeline.encode_null(50)
+    assert not tiny_pipeline().encode_null(49).any()
+
+
+def test_the_sampler_is_pixart_alphas() -> None:
+    config = make_scheduler().config
+
+    expected = {"algorithm_type": "dpmsolver++", "solver_order": 2, "prediction_type": "epsilon"}
+    expected |= {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
+    assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": [0]}, "either"),
+        ({"audio_features_BTD": features(0), "audio_BS": SOUNDS_BS, "seeds": [0]}, "either"),
+        ({"audio_features_BTD": features(0), "seeds": [0, 1]}, "a seed for each image"),
+        ({"audio_features_BTD": features(0, count=0), "seeds": []}, "a seed for each image"),
+        ({"audio_features_BTD": features(0), "seeds": [-1]}, "seeds from 0"),
+        ({"audio_features_BTD": features(0, width=520), "seeds": [0]}, r"\(B, T, 521\)"),
+        ({"audio_features_BTD": features(0), "seeds": [0], "guidance_scale": 0.5}, "at least 1"),
+    ],
+)
+def test_contradicting_arguments_are_refused(arguments: dict, message: str) -> None:
+    pipeline = tiny_pipeline(audio=False, caption_channels=521)
+
+    with pytest.raises(ValueError, match=message):
+        pipeline(**arguments)
+
+
+def remove_index(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+
+
+def name_another_kind(folder: Path) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "PixArtAlphaPipeline"}))
+
+
+def garble_index(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{")
+
+
+def remove_setting(folder: Path) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "clip_seconds"}))
+
+
+def cut_transformer(folder: Path) -> None:
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def swap_transformer(folder: Path) -> None:
+    """Settings of three blocks beside the weights of two."""
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 3}))
+
+
+def cut_vae(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def cut_ast(folder: Path) -> None:
+    path = folder / "audio_encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def remove_scheduler(folder: Path) -> None:
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_index, "not a released pipeline"),
+        (name_another_kind, "expected a pipeline of kind AudioPixArtPipeline, found PixArtAlphaPipeline"),
+        (garble_index, "not JSON"),
+        (remove_setting, "expected a setting clip_seconds"),
+        (cut_transformer, "transformer"),
+        (swap_transformer, "of the tensors of PixArtTransformer2DModel are not in the weights"),
+        (cut_vae, "vae"),
+        (cut_ast, "audio_encoder"),
+        (remove_scheduler, "scheduler"),
+    ],
+)
+def test_a_damaged_or_other_model_is_one_clear_line(damage, message: str, tmp_path: Path) -> None:
+    damage(write_tiny_pixart(tmp_path / "model"))
+
+    with pytest.raises(InputError, match=message) as error:
+        load_pipeline(tmp_path / "model", CPU, torch.float32)
+
+    assert str(tmp_path / "model") in str(error.value)

@@ -1,0 +1,235 @@
+"""A release holds the averaged weights, a card that tells what was counted, and nothing half-written."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+
+from sonify import layout
+from sonify.engine.tables import write_rows
+from sonify.rows import Clip
+from tests.train.runs import plain_config, training_config, training_input
+from train.card import count_licences
+from train.checkpoints import State, save_checkpoint
+from train.config import TrainConfig
+from train.model import init_transformer
+from train.networks import load_networks, make_pipeline
+from train.pipeline import load_pipeline
+from train.release import main, save_release
+from train.shards import open_feature_data
+
+CPU = torch.device("cpu")
+METRICS = [{"step": 2, "loss": 0.75, "mse": 0.5}, {"step": 4, "loss": 0.25, "mse": 0.125}]
+LICENCES = ["CC0", "CC BY 4.0", "CC0", "CC | odd"]
+
+
+def write_pool(run: Path, licence_of: dict[str, str]) -> None:
+    """A pool of one clip a recording."""
+    clips = [
+        Clip(
+            clip=f"{name}#0",
+            recording=name,
+            corpus="c",
+            file=name,
+            start_sec=0.0,
+            duration_sec=5.0,
+            loudness_lufs=-30.0,
+            peak_dbfs=-10.0,
+            text="dog",
+            licence=licence,
+            attribution="",
+            split="train",
+            sha256="0",
+        )
+        for name, licence in licence_of.items()
+    ]
+    (run / layout.CLIPS).mkdir(parents=True)
+    with (run / layout.clips("000000")).open("wb") as file:
+        write_rows(file, Clip, clips)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks, a run with features, its pool, and a training run with checkpoints of steps 2 and 4."""
+    root = tmp_path_factory.mktemp("root")
+    training_input(root)
+    config = training_config(root)
+    recordings = open_feature_data(config.data).recordings()
+    write_pool(root / "data", dict(zip(recordings, LICENCES, strict=False)))
+    (root / "run").mkdir()
+    (root / "run" / "config.yaml").write_text(yaml.safe_dump(plain_config(root)))
+    for line in METRICS:
+        step = int(line["step"])
+        model, _ = init_transformer(config.model, seed=step)
+        ema, _ = init_transformer(config.model, seed=100 + step)
+        average = {name: parameter.detach() for name, parameter in ema.named_parameters()}
+        save_checkpoint(root / "run", State(step=step, model=model.state_dict(), ema=average, optimizer={}), {}, keep=9)
+    (root / "run" / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in METRICS))
+    return root
+
+
+def release(root: Path, *words: object) -> int:
+    return main([str(word) for word in ("--run", root / "run", *words)])
+
+
+@pytest.mark.parametrize(("words", "step"), [((), 4), (("--step", 2), 2)])
+def test_a_checkpoint_becomes_a_pipeline_with_the_averaged_weights(
+    words: tuple, step: int, root: Path, tmp_path: Path
+) -> None:
+    assert release(root, *words, "--out", tmp_path / "model") == 0
+
+    pipeline = load_pipeline(tmp_path / "model", CPU, torch.float32)
+    average, _ = init_transformer(training_config(root).model, seed=100 + step)
+    expected = dict(average.named_parameters())
+    found = dict(pipeline.transformer.named_parameters())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert pipeline.audio_encoder is not None
+    assert pipeline.config["clip_seconds"] == 5.0
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    suffixes = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors", ".md", ".txt", ".yaml"}
+
+
+def test_the_card_tells_what_was_counted(root: Path, tmp_path: Path) -> None:
+    assert release(root, "--out", tmp_path / "model") == 0
+
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    metadata = card.data.to_dict()
+    assert (metadata["library_name"], metadata["license"]) == ("diffusers", "other")
+    assert "audio-to-image" in metadata["tags"]
+    text = card.text
+    for expected in ("| images | 12 |", "| recordings | 12,", "| CC0 | 2 |", "| CC BY 4.0 | 1 |", "| CC / odd | 1 |"):
+        assert expected in text
+    assert "| not known | 8 |" in text
+    assert "| step | 4 |" in text
+    assert "in bits | 0.25 |" in text
+    assert "FID" in text
+    assert "not measured" in text
+    # 4 steps of 8 images over 12
+    assert "| visits of an image, on average | 2.7 |" in text
+    assert str(root) not in card.content
+
+
+def test_recordings_and_configuration_go_with_it(root: Path, tmp_path: Path) -> None:
+    assert release(root, "--out", tmp_path / "model") == 0
+
+    config = training_config(root)
+    names = (tmp_path / "model" / "recordings.txt").read_text().splitlines()
+    assert names == open_feature_data(config.data).recordings()
+    assert len(names) == 12
+    stored = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
+    assert TrainConfig.model_validate_json(json.dumps(stored)) == config
+
+
+def test_a_release_is_replaced_by_the_next_one(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    assert release(root, "--step", 2, "--out", out) == 0
+    (out / "of-the-old-one.txt").write_text("")
+
+    assert release(root, "--step", 4, "--out", out) == 0
+
+    assert "| step | 4 |" in (out / "README.md").read_text()
+    assert not (out / "of-the-old-one.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_release_that_fails_leaves_the_one_before(root: Path, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "model"
+    assert release(root, "--step", 2, "--out", out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    config = training_config(root)
+    data = open_feature_data(config.data)
+    transformer, _ = init_transformer(config.model, seed=0)
+    pipeline = make_pipeline(transformer, config, load_networks(config), data)
+    pipeline.vae.register_to_config(broken=object())  # not to be written as JSON
+
+    with pytest.raises(TypeError):
+        save_release(out, pipeline, config, data, METRICS)
+
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+FILL_TWO_DISKS = """
+import sys
+from pathlib import Path
+from train.release import main
+for full in map(Path, sys.argv[2:]):
+    print(main(["--run", sys.argv[1], "--out", str(full / "model")]), list(full.iterdir()))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    """A transformer has 219 kB, an AST 261 kB: on the first disk diffusers fails, on the second transformers."""
+    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no user namespaces here")
+    disks = {tmp_path / "a": 64, tmp_path / "b": 400}
+    for disk in disks:
+        disk.mkdir()
+    mounts = "".join(f'mount -t tmpfs -o size={kilobytes}k tmpfs "{disk}" && ' for disk, kilobytes in disks.items())
+    command = ["sh", "-c", mounts + 'exec "$0" "$@"', sys.executable, "-c", FILL_TWO_DISKS, root / "run", *disks]
+
+    done = subprocess.run(["unshare", "-rm", *command], capture_output=True, text=True, check=False)
+
+    assert done.stdout == "3 []\n3 []\n", done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("train.release:")]
+    assert len(said) == 2
+    assert all("no space left on the disk" in line for line in said)
+
+
+def test_licences_are_counted_by_recording(tmp_path: Path) -> None:
+    write_pool(tmp_path / "a", {"x": "CC0", "y": "CC BY 4.0"})
+    write_pool(tmp_path / "b", {"z": "CC0"})
+
+    counted = count_licences([tmp_path / "a", tmp_path / "b", tmp_path / "gone"], ["x", "y", "z", "lost"])
+
+    assert counted == {"CC0": 2, "CC BY 4.0": 1, "not known": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run", "RUN", "--step", "3", "--out", "OUT"], "no checkpoint of step 3"),
+        (["--run", "ELSEWHERE", "--out", "OUT"], "not a training run"),
+        (["--run", "RUN", "--out", "OTHER"], "something else than a release"),
+        (["--run", "RUN", "--out", "FILE"], "something else than a release"),
+        (["--run", "RUN", "--step", "x", "--out", "OUT"], "--step"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(
+    words: list[str], message: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    places = {"RUN": root / "run", "OUT": tmp_path / "out", "ELSEWHERE": tmp_path, "OTHER": tmp_path / "other"}
+    places["FILE"] = tmp_path / "file"
+    places["FILE"].write_text("")
+    places["OTHER"].mkdir()
+    (places["OTHER"] / "thesis.txt").write_text("years of work")
+
+    try:
+        code = main([str(places.get(word, word)) for word in words])
+    except SystemExit as end:
+        code = end.code
+
+    lines = capsys.readouterr().err.splitlines()
+    assert (code, len(lines)) == (2, 1)
+    assert message in lines[0]
+    assert not places["OUT"].exists()
+    assert (places["OTHER"] / "thesis.txt").exists()
+
+
+def test_a_damaged_checkpoint_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(root / "run", tmp_path / "run")
+    ema = tmp_path / "run" / "checkpoints" / "step-00000004" / "ema.safetensors"
+    ema.write_bytes(ema.read_bytes()[:-1])
+
+    assert main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
+
+    assert "step-00000004: damaged" in capsys.readouterr().err

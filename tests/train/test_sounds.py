@@ -1,0 +1,177 @@
+"""Windows of sounds: cut as the pool cuts, at the loudness of training, mixed or one after the other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sonify.errors import InputError
+from sonify.media.clips import cut_recording
+from sonify.media.loudness import FULL_SCALE, measure_loudness
+from train.sounds import TARGET_LUFS, make_windows, read_sound
+
+RATE_HZ = 16_000
+CLIP_SECONDS = 2.0
+
+
+def write_noise(
+    path: Path, seconds: float = 2.0, level: float = 0.05, seed: int = 0, rate_hz: int = RATE_HZ, channels: int = 1
+) -> Path:
+    samples = np.random.default_rng(seed).normal(0, level, (round(seconds * rate_hz), channels))
+    soundfile.write(path, samples, rate_hz)
+    return path
+
+
+def loudness(samples_S: np.ndarray) -> float:
+    return measure_loudness(np.rint(samples_S * FULL_SCALE).astype(np.int16), RATE_HZ)
+
+
+def test_the_default_loudness_is_the_middle_of_what_training_draws() -> None:
+    assert TARGET_LUFS == -30.0
+
+
+@pytest.mark.parametrize("target_lufs", [-30.0, -34.5])
+def test_every_window_is_brought_to_the_target(target_lufs: float, tmp_path: Path) -> None:
+    quiet, loud = write_noise(tmp_path / "q.wav", level=0.002), write_noise(tmp_path / "l.wav", level=0.3, seconds=5.0)
+
+    for path, count in ((quiet, 1), (loud, 3)):
+        windows = make_windows([read_sound(path, CLIP_SECONDS)], [0.0], target_lufs, separate=False)
+        assert [window.start_sec for window in windows] == [0.0, 2.0, 4.0][:count]
+        for window in windows:
+            assert window.parts_NS.shape == (1, 32_000)
+            assert window.parts_NS.dtype == np.float32
+            assert loudness(window.parts_NS[0]) == pytest.approx(target_lufs, abs=0.05)
+
+
+def test_a_gain_changes_the_loudness_by_as_much(tmp_path: Path) -> None:
+    sound = read_sound(write_noise(tmp_path / "a.wav"), CLIP_SECONDS)
+
+    levels = [loudness(make_windows([sound], [gain], -30.0, separate=False)[0].parts_NS[0]) for gain in (0.0, -6.0)]
+
+    assert levels[0] - levels[1] == pytest.approx(6.0, abs=0.05)
+
+
+def test_a_mixture_is_the_sum_of_its_sounds(tmp_path: Path) -> None:
+    sounds = [read_sound(write_noise(tmp_path / f"{n}.wav", seed=n), CLIP_SECONDS) for n in range(2)]
+
+    (mixed,) = make_windows(sounds, [0.0, -6.0], -30.0, separate=False)
+    (apart,) = make_windows(sounds, [0.0, -6.0], -30.0, separate=True)
+
+    assert mixed.parts_NS.shape == (1, 32_000)
+    assert apart.parts_NS.shape == (2, 32_000)
+    assert np.abs(mixed.parts_NS[0] - apart.parts_NS.sum(0)).max() <= 1.5 / FULL_SCALE
+    assert loudness(apart.parts_NS[0]) - loudness(apart.parts_NS[1]) == pytest.approx(6.0, abs=0.05)
+
+
+def test_the_mixing_has_the_ceiling_of_the_toolkit(tmp_path: Path) -> None:
+    sounds = [read_sound(write_noise(tmp_path / "a.wav"), CLIP_SECONDS)]
+
+    (window,) = make_windows(sounds, [40.0], -30.0, separate=False)
+
+    assert np.abs(window.parts_NS).max() == pytest.approx(10 ** (-1 / 20), abs=1e-3)
+
+
+def test_a_sound_that_has_ended_is_silent(tmp_path: Path) -> None:
+    short, long = (write_noise(tmp_path / f"{seconds}.wav", seconds=seconds) for seconds in (2.0, 6.0))
+    sounds = [read_sound(path, CLIP_SECONDS) for path in (short, long)]
+
+    windows = make_windows(sounds, [0.0, 0.0], -30.0, separate=True)
+    alone = make_windows(sounds[1:], [0.0], -30.0, separate=True)
+
+    assert [window.parts_NS.shape[0] for window in windows] == [2, 1, 1]
+    assert np.array_equal(windows[2].parts_NS, alone[2].parts_NS)
+
+
+def test_a_silent_stretch_makes_no_window(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 2 * RATE_HZ)
+    soundfile.write(tmp_path / "a.wav", np.concatenate([noise, np.zeros(2 * RATE_HZ), noise]), RATE_HZ)
+
+    windows = make_windows([read_sound(tmp_path / "a.wav", CLIP_SECONDS)], [0.0], -30.0, separate=False)
+
+    assert [window.start_sec for window in windows] == [0.0, 4.0]
+
+
+def test_a_short_sound_is_padded_and_a_short_tail_is_dropped(tmp_path: Path) -> None:
+    (window,) = make_windows(
+        [read_sound(write_noise(tmp_path / "s.wav", seconds=0.3), CLIP_SECONDS)], [0.0], -30.0, separate=False
+    )
+    assert window.parts_NS.shape == (1, 32_000)
+    assert not window.parts_NS[0, 4_801:].any()
+    assert len(read_sound(write_noise(tmp_path / "t.wav", seconds=4.9), CLIP_SECONDS)) == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "rate_hz", "channels"), [("wav", 44_100, 2), ("flac", 8_000, 1), ("ogg", 48_000, 2)]
+)
+def test_any_file_of_the_pool_is_cut_as_the_pool_cuts_it(
+    ending: str, rate_hz: int, channels: int, tmp_path: Path
+) -> None:
+    path = write_noise(tmp_path / f"a.{ending}", seconds=5.0, rate_hz=rate_hz, channels=channels)
+
+    clips = read_sound(path, CLIP_SECONDS)
+
+    in_pool = list(cut_recording(path, RATE_HZ, CLIP_SECONDS))
+    assert [clip.start_sec for clip in clips] == [0.0, 2.0, 4.0]
+    assert all(np.array_equal(ours.samples, theirs.samples) for ours, theirs in zip(clips, in_pool, strict=True))
+
+
+def test_real_recordings_are_read(test_data: Path) -> None:
+    path = sorted((test_data / "sounds").glob("*.flac"))[0]
+
+    windows = make_windows([read_sound(path, 5.0)], [0.0], -30.0, separate=False)
+
+    assert loudness(windows[0].parts_NS[0]) == pytest.approx(-30.0, abs=0.1)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("file,label\na.wav,dog\n")
+
+
+def write_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def write_no_samples(path: Path) -> None:
+    soundfile.write(path, np.zeros(0), RATE_HZ, format="WAV")
+
+
+def write_silence(path: Path) -> None:
+    soundfile.write(path, np.zeros(RATE_HZ), RATE_HZ, format="WAV")
+
+
+def write_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def write_no_file(path: Path) -> None:
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (write_text, "unreadable"),
+        (write_nothing, "found none"),
+        (write_no_samples, "too_short"),
+        (write_silence, "silent"),
+        (write_folder, "no such file"),
+        (write_no_file, "no such file"),
+    ],
+)
+def test_what_has_no_sound_is_named(make, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.wav"
+    make(path)
+
+    with pytest.raises(InputError, match=message) as error:
+        read_sound(path, CLIP_SECONDS)
+
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_gains_and_sounds_must_be_as_many(tmp_path: Path) -> None:
+    sound = read_sound(write_noise(tmp_path / "a.wav"), CLIP_SECONDS)
+
+    with pytest.raises(ValueError, match="expected 1 gains, found 2"):
+        make_windows([sound], [0.0, -6.0], -30.0, separate=False)

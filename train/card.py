@@ -1,0 +1,173 @@
+"""The README.md of a released model: what it is, what it was trained on, and what nobody measured."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from sonify import layout
+from sonify.engine.tables import read_columns
+from train.config import TrainConfig
+
+RECORDINGS = "recordings.txt"
+CONFIG = "config.yaml"
+NOT_KNOWN = "not known"
+# Of the last line of `metrics.jsonl`, in this order, with what each is.
+METRICS = {
+    "step": "step",
+    "loss": "loss: squared error of the noise plus the variational bound in bits",
+    "mse": "squared error of the noise",
+    "vb": "variational bound, bits",
+    "images_per_sec": "images a second",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedOn:
+    """What a model has seen: `licences` counts recordings."""
+
+    step: int
+    num_images: int
+    recordings: Sequence[str]
+    licences: Mapping[str, int]
+
+
+def count_licences(runs: Iterable[Path], recordings: Iterable[str]) -> dict[str, int]:
+    """Look the recordings up in the runs' pools, most frequent licence first; `not known` where no pool names one.
+
+    Raises:
+        WorkError: a table of a pool is damaged.
+    """
+    licence_of: dict[str, str] = {}
+    for run in runs:
+        for table in sorted((run / layout.CLIPS).glob("*.parquet")):
+            columns = read_columns(table, ["recording", "licence"])
+            licence_of.update(zip(*(columns[name].to_pylist() for name in ("recording", "licence")), strict=True))
+    return dict(Counter(licence_of.get(recording) or NOT_KNOWN for recording in recordings).most_common())
+
+
+def make_card(config: TrainConfig, trained_on: TrainedOn, metrics: Mapping[str, float]) -> str:
+    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty."""
+    data = ModelCardData(
+        # the recordings' and images' licences meet in these weights: who publishes them has to choose
+        license="other",
+        license_name="not-chosen",
+        license_link="README.md",
+        library_name="diffusers",
+        pipeline_tag="any-to-any",  # the hub has no task from sound to image
+        tags=["audio-to-image", "pixart-alpha", "diffusion-transformer", "sonify"],
+        base_model=_base_model(config),
+    )
+    sections = (
+        _head(config),
+        _data(config, trained_on),
+        _training(config, metrics),
+        _licences(config, trained_on),
+        LIMITS,
+    )
+    text = "\n".join(sections)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def _base_model(config: TrainConfig) -> str | None:
+    """The hub id of the weights that training began with; a folder of this machine is nobody else's business."""
+    init = config.model.init
+    return init.model if init.kind == "checkpoint" and not Path(init.model).is_absolute() else None
+
+
+WITH_AST = """
+    python -m train.generate --model . --audio a.wav --out out.png
+
+```python
+from train.pipeline import AudioPixArtPipeline
+
+pipeline = AudioPixArtPipeline.from_pretrained(".")
+images = pipeline(audio_BS, seeds=[0]).images  # float32 at 16 kHz, as long as `pipeline.config["clip_seconds"]`
+```
+"""
+WITHOUT_AST = """
+```python
+from train.pipeline import AudioPixArtPipeline
+
+pipeline = AudioPixArtPipeline.from_pretrained(".")
+images = pipeline(audio_features_BTD=features_BTD, seeds=[0]).images  # the condition is not AST's: bring your own
+```
+"""
+
+
+def _head(config: TrainConfig) -> str:
+    model = config.model
+    return f"""# Images from sounds
+
+An audio-conditioned PixArt-alpha with its VAE{" and its AST" if config.ast else ""}: {model.layers} blocks of width
+{model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
+{model.caption_channels} numbers. It needs the package `sonify` with its folder `train`.
+{WITH_AST if config.ast else WITHOUT_AST}"""
+
+
+def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
+    runs = ", ".join(f"`{Path(str(run)).name}`" for run in config.data.runs)
+    return f"""## Data
+
+| what | how many |
+|---|---|
+| runs of `sonify` | {len(config.data.runs)}: {runs} |
+| split | {config.data.split} |
+| images | {trained_on.num_images:,} |
+| recordings | {len(trained_on.recordings):,}, all named in `{RECORDINGS}` |
+| visits of an image, on average | {trained_on.step * config.batch.total / trained_on.num_images:,.1f} |
+"""
+
+
+def _training(config: TrainConfig, metrics: Mapping[str, float]) -> str:
+    lines = [f"| {text} | {_number(metrics[key])} |" for key, text in METRICS.items() if key in metrics]
+    table = "\n".join(["| of the last logged step | |", "|---|---|", *lines]) if lines else "Metrics: not logged."
+    rate = config.optimizer.learning_rate * (config.batch.total / config.optimizer.reference_batch) ** 0.5
+    return f"""## Training
+
+Averaged weights (EMA {config.optimizer.ema_decay}). Total batch {config.batch.total}, learning rate {rate:.3g},
+condition dropout {config.condition_dropout}, precision {config.precision}, seed {config.seed}; everything else is in
+`{CONFIG}`.
+
+{table}
+"""
+
+
+def _licences(config: TrainConfig, trained_on: TrainedOn) -> str:
+    networks = ", ".join(f"`{_shown(name)}`" for name in (_base_model(config), config.vae, config.ast) if name)
+    rows = "\n".join(f"| {_cell(licence)} | {count:,} |" for licence, count in trained_on.licences.items())
+    return f"""## Licences
+
+Of the recordings, as the pools state them:
+
+| licence | recordings |
+|---|---|
+{rows}
+
+The licences of the images are those of their collections, which the runs do not record. Networks that this one holds or
+began with have their own: {networks}. The licence of these weights is not chosen: whoever publishes them has to.
+"""
+
+
+LIMITS = """## Limits
+
+- Image quality (FID), agreement of image and sound (AIS, IIS): not measured.
+- Behaviour on sounds unlike those in the data: not measured.
+- Which sound belongs to which image was chosen by models that look at images and compare texts; nobody heard the
+  images' own sound. What such models wrongly associate, this one has learned.
+"""
+
+
+def _shown(model: str) -> str:
+    """A hub id, or a folder's last name."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())

@@ -1,0 +1,186 @@
+"""The whole state of training on disk: safetensors only, seen whole or not at all, checked before it is used.
+
+RUN/checkpoints/step-00001000/model.safetensors, ema.safetensors, optimizer.safetensors
+RUN/checkpoints/step-00001000/state.json     step, what the run is bound to, the files' sizes and sha256
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sonify.engine.commits import DamagedRecord, open_record, seal_record
+from sonify.engine.files import FileRecord, sha256_of, sync_folder
+from sonify.errors import DiskFull, InputError, WorkError
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+STATE = "state.json"
+PARTIAL = ".partial"
+DAMAGED = ".damaged"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All that training goes on from, after `step` steps."""
+
+    step: int
+    model: Tensors
+    ema: Tensors
+    optimizer: Tensors
+
+
+def save_checkpoint(run_dir: Path, state: State, bound: Mapping[str, Any], keep: int) -> Path:
+    """Write a checkpoint and remove all but the last `keep`.
+
+    Args:
+        run_dir: the training run.
+        state: what is saved.
+        bound: the settings that a run which goes on from here must have too.
+        keep: how many checkpoints stay.
+
+    Raises:
+        DiskFull: no room is left; the checkpoints that are there stay.
+    """
+    folder = run_dir / FOLDER / f"step-{state.step:08d}"
+    partial = folder.with_name(folder.name + PARTIAL)
+    try:
+        _write(partial, state, bound)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if "os error 28" in str(error).lower() or "no space left" in str(error).lower():
+            raise DiskFull(
+                f"{folder}: no space left on the disk for a checkpoint; the ones before it are whole: free some space"
+                " and run the same command again"
+            ) from error
+        raise
+    if folder.exists():  # a run that goes on from an older checkpoint comes by again
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+    sync_folder(folder.parent)
+    for old in _folders(run_dir)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any]) -> State | None:
+    """Read the newest whole checkpoint; damaged ones are named and set aside. None where there is none at all.
+
+    Raises:
+        InputError: it belongs to a run under other settings.
+        WorkError: there are checkpoints, and all are damaged.
+    """
+    for partial in (run_dir / FOLDER).glob(f"*{PARTIAL}"):
+        shutil.rmtree(partial)
+    folders = _folders(run_dir)
+    for folder in reversed(folders):
+        try:
+            record = _check(folder)
+        except _Damaged as damage:
+            aside = folder.with_name(folder.name + DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
+            log.warning("%s: damaged (%s); set aside as %s", folder, damage, aside.name)
+            continue
+        _check_bound(folder, record["bound"], bound)
+        return _read(folder, record["step"])
+    if next((run_dir / FOLDER).glob(f"*{DAMAGED}"), None):
+        raise WorkError(
+            f"{run_dir / FOLDER}: every checkpoint is damaged; remove the folder to start from the beginning"
+        )
+    return None
+
+
+def load_ema(run_dir: Path, step: int | None) -> tuple[int, dict[str, torch.Tensor]]:
+    """Read the averaged weights of one checkpoint, the newest where `step` is None.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is damaged.
+    """
+    folders = _folders(run_dir)
+    chosen = [folder for folder in folders if step is None or folder.name == f"step-{step:08d}"]
+    if not chosen:
+        there = ", ".join(str(int(folder.name[5:])) for folder in folders) or "none"
+        raise InputError(f"{run_dir}: no checkpoint of step {'any' if step is None else step}; there are: {there}")
+    try:
+        record = _check(chosen[-1])
+    except _Damaged as damage:
+        raise InputError(f"{chosen[-1]}: damaged ({damage}); take another with --step") from damage
+    return record["step"], load_file(chosen[-1] / "ema.safetensors")
+
+
+class _Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def _write(folder: Path, state: State, bound: Mapping[str, Any]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    records = []
+    for name in ("model", "ema", "optimizer"):
+        file = folder / f"{name}.safetensors"
+        save_file({key: tensor.contiguous() for key, tensor in getattr(state, name).items()}, file)
+        _sync(file)
+        records.append(FileRecord(path=file.name, size_bytes=file.stat().st_size, sha256=sha256_of(file)))
+    sealed = seal_record({"step": state.step, "bound": dict(bound), "files": [asdict(record) for record in records]})
+    (folder / STATE).write_bytes(sealed)
+    _sync(folder / STATE)
+    sync_folder(folder)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    """The finished checkpoints, oldest first."""
+    return sorted(path for path in (run_dir / FOLDER).glob("step-*") if path.suffix not in (PARTIAL, DAMAGED))
+
+
+def _check(folder: Path) -> dict[str, Any]:
+    try:
+        record = open_record((folder / STATE).read_bytes())
+    except (OSError, DamagedRecord) as error:
+        raise _Damaged(f"{STATE}: {error}") from error
+    for file in (FileRecord(**fields) for fields in record["files"]):
+        path = folder / file.path
+        if not path.is_file():
+            raise _Damaged(f"{file.path} is missing")
+        if path.stat().st_size != file.size_bytes:
+            raise _Damaged(f"{file.path}: {path.stat().st_size} bytes instead of {file.size_bytes}")
+        if sha256_of(path) != file.sha256:
+            raise _Damaged(f"{file.path}: its sha256 differs")
+    return record
+
+
+def _check_bound(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key, was, value in _differences(before, now):
+        raise InputError(
+            f"{folder}: {key} was {was!r} when this checkpoint was made, and is {value!r} now; go on with the settings"
+            " of then, or take another run_dir"
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted({*before, *now}):
+        was, value = before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(value, Mapping):
+            yield from _differences(was, value, f"{prefix}{key}.")
+        elif was != value:
+            yield prefix + key, was, value
+
+
+def _read(folder: Path, step: int) -> State:
+    tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "ema", "optimizer")}
+    return State(step=step, **tensors)

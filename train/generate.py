@@ -1,0 +1,228 @@
+"""Make images from sounds with a released pipeline.
+
+    python -m train.generate --model DIR --audio a.wav b.wav --gains-db 0 -6 --guidance 4.5 --steps 20 --seed 0 \
+        --out out.png
+    python -m train.generate --model DIR --list sounds.csv --seeds 4 --out FOLDER
+
+Several sounds of `--audio` are mixed, or heard one after the other with `--separate`. A sound longer than the model's
+clips gives one image a window, out-000.png, out-001.png and so on; a silent window gives none. A list (a text file with
+a path a line, or a CSV with a column `sound`; paths are relative to it) or a number of seeds gives a folder with images
+and `manifest.jsonl`; the same command goes on where it was interrupted. The images' paths are printed.
+"""
+
+import argparse
+import hashlib
+import logging
+import signal
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from sonify.engine.files import sha256_of
+from sonify.errors import InputError
+from sonify.networks import choose_device, choose_dtype
+from train.commands import run_command
+from train.manifest import (
+    IMAGES,
+    MANIFEST,
+    GeneratedImage,
+    Settings,
+    encode_png,
+    is_made,
+    write_image,
+    write_manifest,
+    write_whole,
+)
+from train.pipeline import AudioPixArtPipeline, load_pipeline, read_settings
+from train.requests import Request, Scene, build_parser, read_request
+from train.sounds import Window, make_windows, read_sound
+
+log = logging.getLogger(__name__)
+
+# Images that go through the model at once. On a CPU, where more at once is hardly faster, an image is then the same to
+# the bit however many are made.
+BATCH_SIZE = {"cpu": 1, "cuda": 16}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run_command("train.generate", lambda: _run(arguments))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    request = read_request(arguments)
+    device = choose_device(arguments.device)
+    batch_size = arguments.batch_size if arguments.batch_size is not None else BATCH_SIZE[device.type]
+    for path in generate(request, device, batch_size):
+        print(path)  # noqa: T201 - the command's result
+
+
+def generate(request: Request, device: torch.device, batch_size: int) -> list[Path]:
+    """Make the images that are asked for and are not there yet; return where all of them are.
+
+    Every sound is read before the model is loaded, and before anything is written.
+
+    Raises:
+        InputError: a sound, the model or the place for the images cannot be used.
+        DiskFull: no room is left.
+    """
+    settings = read_settings(request.model)
+    if settings["audio_encoder"][0] is None:
+        raise InputError(f"{request.model}: a model without an AST, whose condition is not made from sounds here")
+    folder = _check_out(request)
+    dtype = choose_dtype("auto", device)
+    planned = _plan(request, settings["clip_seconds"], str(dtype).removeprefix("torch."))
+    rows = [row for scene_rows in planned for row in scene_rows]
+    missing = {row.image for row in rows if not (request.in_folder and is_made(folder, row))}
+    if missing:
+        if request.in_folder:
+            log.info("%s images, of which %s are there", f"{len(rows):,}", f"{len(rows) - len(missing):,}")
+            (folder / MANIFEST).unlink(missing_ok=True)  # it does not tell what the folder will hold
+        pipeline = load_pipeline(request.model, device, dtype)
+        for batch in _batches(_conditions(pipeline, request, planned, missing), batch_size):
+            _make(pipeline, request, folder, batch)
+    if request.in_folder:
+        write_manifest(folder, rows)
+    return [folder / row.image for row in rows]
+
+
+def _check_out(request: Request) -> Path:
+    """The folder that the images go to, made if there is none."""
+    out = request.out
+    if request.in_folder and (out.suffix.lower() == ".png" or out.is_file()):
+        raise InputError(f"--out {out}: --list and --seeds give several images: expected a folder, found a file")
+    if not request.in_folder and (out.suffix.lower() != ".png" or out.is_dir()):
+        raise InputError(f"--out {out}: expected the name of a .png file; --seeds 1 gives a folder with a manifest")
+    folder = out if request.in_folder else out.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another place") from error
+    return folder
+
+
+def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[GeneratedImage]]:
+    """The lines of all images, scene by scene; all sounds are read, and of those that cannot be used one is named."""
+    model_sha256 = _hash_model(request.model) if request.in_folder else ""
+    planned: list[list[GeneratedImage]] = []
+    unusable: list[InputError] = []
+    for number, scene in enumerate(request.scenes):
+        try:
+            windows = _windows(request, scene, clip_seconds)
+        except InputError as error:
+            unusable.append(error)
+            continue
+        settings = Settings(
+            guidance=request.guidance,
+            steps=request.steps,
+            precision=precision,
+            target_lufs=request.target_lufs,
+            gains_db=scene.gains_db,
+            separate=request.separate,
+            clip_seconds=clip_seconds,
+        )
+        rows = [
+            GeneratedImage(
+                image=_name(request, number, place, seed, alone=len(windows) == 1),
+                sound=str(scene.sounds[0]),
+                mixed_with=tuple(str(sound) for sound in scene.sounds[1:]),
+                start_sec=window.start_sec,
+                seed=seed,
+                model=str(request.model),
+                model_sha256=model_sha256,
+                settings=settings,
+            )
+            for place, window in enumerate(windows)
+            for seed in request.seeds
+        ]
+        planned.append(rows)
+    if unusable:
+        more = f" (and {len(unusable) - 1} more of {len(request.scenes)} cannot be used)" if unusable[1:] else ""
+        raise InputError(f"{unusable[0]}{more}")
+    return planned
+
+
+def _windows(request: Request, scene: Scene, clip_seconds: float) -> list[Window]:
+    sounds = [read_sound(sound, clip_seconds) for sound in scene.sounds]
+    return make_windows(sounds, scene.gains_db, request.target_lufs, request.separate)
+
+
+def _name(request: Request, scene: int, window: int, seed: int, *, alone: bool) -> str:
+    if request.in_folder:
+        return f"{IMAGES}/{scene:06d}-{window:03d}-{seed}.png"
+    return request.out.name if alone else f"{request.out.stem}-{window:03d}.png"
+
+
+def _hash_model(folder: Path) -> str:
+    """The sha256 of all that a pipeline is loaded from, so that one released anew is not taken for the one before."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors"))
+    listing = "".join(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _conditions(
+    pipeline: AudioPixArtPipeline,
+    request: Request,
+    planned: Sequence[Sequence[GeneratedImage]],
+    missing: Collection[str],
+) -> Iterator[tuple[GeneratedImage, torch.Tensor]]:
+    """The missing images' lines, each with its condition (T, D); a window is encoded once for all its seeds."""
+    console = Console(stderr=True)
+    scenes = list(zip(request.scenes, planned, strict=True))
+    for scene, rows in track(
+        scenes, "images", console=console, disable=not (request.in_folder and console.is_terminal)
+    ):
+        if not any(row.image in missing for row in rows):
+            continue
+        windows = _windows(request, scene, pipeline.config["clip_seconds"])
+        for window, of_window in zip(windows, _parts(rows, len(request.seeds)), strict=True):
+            audio_TD = pipeline.encode_audio(window.parts_NS).flatten(0, 1)
+            yield from ((row, audio_TD) for row in of_window if row.image in missing)
+
+
+def _parts(rows: Sequence[GeneratedImage], size: int) -> list[Sequence[GeneratedImage]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _batches(
+    items: Iterable[tuple[GeneratedImage, torch.Tensor]], size: int
+) -> Iterator[list[tuple[GeneratedImage, torch.Tensor]]]:
+    """What follows each other and has conditions of one length, at most `size` at once."""
+    for _, group in groupby(items, key=lambda item: len(item[1])):
+        while batch := list(islice(group, size)):
+            yield batch
+
+
+def _make(
+    pipeline: AudioPixArtPipeline,
+    request: Request,
+    folder: Path,
+    batch: Sequence[tuple[GeneratedImage, torch.Tensor]],
+) -> None:
+    images = pipeline(
+        audio_features_BTD=torch.stack([audio_TD for _, audio_TD in batch]),
+        seeds=[row.seed for row, _ in batch],
+        guidance_scale=request.guidance,
+        num_inference_steps=request.steps,
+        batch_size=len(batch),
+    ).images
+    for (row, _), image in zip(batch, images, strict=True):
+        if request.in_folder:
+            write_image(folder, row, image)
+        else:
+            write_whole(folder / row.image, encode_png(image))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

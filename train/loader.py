@@ -1,0 +1,179 @@
+"""Batches for training: the same ones for any number of processes and loader workers, from any step on.
+
+A step covers `batch.total` positions (see `train.order`). Micro-batch m, counted over all steps, covers the
+`per_device * world` positions from `m * per_device * world` on, of which each rank takes a contiguous part. What is
+drawn for a visit depends on the seed and its position alone: no worker has random numbers of its own.
+
+    B  images of a micro-batch, C H W  channels, height and width of the latents, T D  times and width of the condition
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sonify.errors import InputError, WorkError
+from train.config import Batch as BatchSizes
+from train.config import TrainConfig
+from train.diffusion import NUM_TIMESTEPS
+from train.order import Order, generator
+from train.reading import TrainingSample
+from train.shards import FeatureData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one micro-step needs; latents are scaled, and `dropped_B` says whose condition is left out."""
+
+    keys: tuple[str, ...]
+    latents_BCHW: Tensor
+    noise_BCHW: Tensor
+    timesteps_B: Tensor
+    audio_BTD: Tensor
+    dropped_B: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device; from pinned memory the copy is not waited for."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in pinned memory; torch's loader looks for this method."""
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        names = [field.name for field in fields(self) if field.name != "keys"]
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
+
+
+def accumulation_steps(batch: BatchSizes, world: int) -> int:
+    """How many micro-batches each process adds up for one step.
+
+    Raises:
+        InputError: the total does not divide into micro-batches of all processes.
+    """
+    if batch.total % world:
+        raise InputError(
+            f"batch.total: {batch.total} images do not divide among {world} processes; use another number of processes"
+            f" (devices), or a total such as {batch.total // world * world or world}"
+        )
+    share = batch.total // world
+    if share % batch.per_device:
+        fitting = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+        raise InputError(
+            f"batch.per_device: {batch.per_device} does not divide the {share} images that each of {world} processes"
+            f" has of a step; these do: {fitting}"
+        )
+    return share // batch.per_device
+
+
+def make_loader(
+    data: FeatureData, config: TrainConfig, scaling_factor: float, start_step: int, rank: int, world: int
+) -> Iterator[Batch]:
+    """The micro-batches of one process, from those of step `start_step` (the first is 0) on to `max_steps`.
+
+    Reading begins with the first `next`, in `data.workers` processes.
+
+    Raises:
+        InputError: an epoch is smaller than a step, or the batch does not divide.
+        WorkError: (from `next`) a sample is damaged; the message names it.
+    """
+    accumulation = accumulation_steps(config.batch, world)
+    if data.num_images < config.batch.total:
+        raise InputError(
+            f"data: {data.num_images} images of split {config.data.split!r}, fewer than the {config.batch.total} of one"
+            " step; add runs, or set a smaller batch.total"
+        )
+    loader = DataLoader(
+        _MicroBatches(data, config, scaling_factor, rank, world),
+        batch_size=None,
+        sampler=range(start_step * accumulation, config.max_steps * accumulation),
+        num_workers=config.data.workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # for seeds of workers, which would else be taken from the training's own numbers
+        worker_init_fn=_leave_signals_to_trainer,
+    )
+    return _iterate(loader)
+
+
+def _iterate(loader: DataLoader) -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, WorkError):
+            raise batch
+        yield batch
+
+
+def _leave_signals_to_trainer(_worker: int) -> None:
+    """Launchers signal the whole process group; a worker that died would take the step away that is to be saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _MicroBatches(Dataset):
+    """One process's micro-batches, by their number in the whole training."""
+
+    def __init__(self, data: FeatureData, config: TrainConfig, scaling_factor: float, rank: int, world: int) -> None:
+        self._data = data
+        self._config = config
+        self._scaling_factor = scaling_factor
+        self._first_in_world = rank * config.batch.per_device
+        self._world_size = world * config.batch.per_device
+        self._order = Order([shard.num_samples for shard in data.shards], config.data.window_shards, config.seed)
+
+    def __getitem__(self, number: int) -> Batch | WorkError:
+        """A batch, or what is wrong with it: torch would bury an exception under a worker's traceback."""
+        first = number * self._world_size + self._first_in_world
+        try:
+            visits = [self._visit(position) for position in range(first, first + self._config.batch.per_device)]
+        except WorkError as damage:
+            return damage
+        return Batch(
+            keys=tuple(visit.key for visit in visits),
+            latents_BCHW=_stack([visit.latents_CHW for visit in visits]) * self._scaling_factor,
+            noise_BCHW=_stack([visit.noise_CHW for visit in visits]),
+            timesteps_B=torch.tensor([visit.timestep for visit in visits]),
+            audio_BTD=_stack([visit.audio_TD for visit in visits]),
+            dropped_B=torch.tensor([visit.dropped for visit in visits]),
+        )
+
+    def _visit(self, position: int) -> "_Visit":
+        random = generator(self._config.seed, "visit", position)
+        which_scene, which_side, drop = random.random(3)
+        timestep = int(random.integers(NUM_TIMESTEPS))
+        noise_CHW = random.standard_normal(self._data.latent_shape, np.float32)
+        sample = self._data.read(*self._order.locate(position))
+        scene = sample.scenes[int(which_scene * len(sample.scenes))]
+        mirrored = "latent_flip.npy" in sample.members and which_side < 0.5
+        return _Visit(
+            key=sample.key,
+            latents_CHW=self._draw_latents(sample, "latent_flip" if mirrored else "latent", random),
+            noise_CHW=noise_CHW,
+            timestep=timestep,
+            audio_TD=sample.decode(f"{scene}.audio.npy", self._data.audio_shape),
+            dropped=bool(drop < self._config.condition_dropout),
+        )
+
+    def _draw_latents(self, sample: TrainingSample, name: str, random: np.random.Generator) -> np.ndarray:
+        """The posterior's mean, or a draw from it where its deviation is there."""
+        shape = self._data.latent_shape
+        mean_CHW = sample.decode(f"{name}.npy", shape)
+        if f"{name}_std.npy" not in sample.members:
+            return mean_CHW
+        return mean_CHW + sample.decode(f"{name}_std.npy", shape) * random.standard_normal(shape, np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Visit:
+    key: str
+    latents_CHW: np.ndarray
+    noise_CHW: np.ndarray
+    timestep: int
+    audio_TD: np.ndarray
+    dropped: bool
+
+
+def _stack(arrays: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))

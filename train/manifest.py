@@ -1,0 +1,147 @@
+"""What a folder of generated images holds: `manifest.jsonl`, one line an image. Evaluation reads nothing else.
+
+The manifest is written when all its images are there. Each image carries the digest of its own line, so that a folder
+that was begun goes on, and an image made under other settings is made again.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sonify.engine.commits import canonical_json, digest_of
+from sonify.engine.files import naming_full_disk
+from sonify.errors import InputError
+from sonify.sources.files import is_below
+
+MANIFEST = "manifest.jsonl"
+IMAGES = "images"
+# The key of a PNG's text under which the digest of its line stands.
+LINE_DIGEST = "manifest_line_sha256"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How images were made; `gains_db` are of `sound` and then of those in `mixed_with`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    guidance: float
+    steps: int
+    precision: str
+    target_lufs: float
+    gains_db: tuple[float, ...]
+    separate: bool
+    clip_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImage:
+    """One line. `image` is relative to the manifest; sounds are absolute; `model_sha256` is of the model's files.
+
+    The image shows what is heard in `clip_seconds` from `start_sec` on.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    image: str
+    sound: str
+    mixed_with: tuple[str, ...]
+    start_sec: float
+    seed: int
+    model: str
+    model_sha256: str
+    settings: Settings
+
+
+_LINE = TypeAdapter(GeneratedImage)
+
+
+def read_manifest(folder: Path) -> list[GeneratedImage]:
+    """Read the lines of a folder that `train.generate` filled.
+
+    Raises:
+        InputError: there is none, a line is not one of a manifest, or an image is missing.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); `train.generate` writes one beside its images") from error
+    rows = [_read_line(path, number, line) for number, line in enumerate(text.splitlines(), start=1)]
+    for row in rows:
+        if not is_below(row.image) or not (folder / row.image).is_file():
+            raise InputError(f"{path}: names {row.image}, which is missing; run the same `train.generate` again")
+    return rows
+
+
+def _read_line(path: Path, number: int, line: str) -> GeneratedImage:
+    try:
+        return _LINE.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "line"
+        raise InputError(f"{path}, line {number}: {key}: {first['msg']}; expected a line of `train.generate`") from None
+
+
+def write_manifest(folder: Path, rows: Sequence[GeneratedImage]) -> Path:
+    """Make the manifest visible, whole.
+
+    Raises:
+        DiskFull: no room is left.
+    """
+    path = folder / MANIFEST
+    write_whole(path, "".join(f"{canonical_json(asdict(row))}\n" for row in rows).encode())
+    return path
+
+
+def write_image(folder: Path, row: GeneratedImage, image: Image.Image) -> None:
+    """Write the image of a line, whole, with the line's digest in it.
+
+    Raises:
+        DiskFull: no room is left.
+    """
+    text = PngInfo()
+    text.add_text(LINE_DIGEST, digest_of(asdict(row)))
+    write_whole(folder / row.image, encode_png(image, text))
+
+
+def is_made(folder: Path, row: GeneratedImage) -> bool:
+    """Whether the image of exactly this line is there."""
+    try:
+        with Image.open(folder / row.image, formats=["PNG"]) as image:
+            return isinstance(image, PngImageFile) and image.text.get(LINE_DIGEST) == digest_of(asdict(row))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):  # what Pillow raises of a damaged file
+        return False
+
+
+def encode_png(image: Image.Image, text: PngInfo | None = None) -> bytes:
+    """An image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Make a file visible whole or not at all; its folder is made if there is none.
+
+    Raises:
+        DiskFull: no room is left.
+        InputError: the place cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with naming_full_disk(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            os.replace(partial, path)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+    finally:
+        if path.parent.is_dir():
+            partial.unlink(missing_ok=True)

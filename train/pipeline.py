@@ -1,0 +1,287 @@
+"""The released model: a sound, or features of one, becomes an image.
+
+B  images, S  samples at 16 kHz, T D  times and width of the condition, C H W  channels, height and width
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.utils import logging as diffusers_logging
+from diffusers.utils.outputs import BaseOutput
+from PIL import Image
+from transformers import ASTFeatureExtractor, ASTModel
+
+from sonify.errors import InputError
+from sonify.features.ast import AstFeatures
+from sonify.features.vae import decode, load_vae
+from sonify.models import FetchedModel
+from sonify.networks import check_whole, load_network, place_network, unusable
+
+SAMPLE_RATE_HZ = 16_000
+MAX_SEED = 2**63 - 1
+
+
+def make_scheduler() -> DPMSolverMultistepScheduler:
+    """The sampler of PixArt-alpha, DPM-Solver++ of order 2, over the schedule that the model is trained on."""
+    # `variance_type` stays unset: the library would take the first three channels of the output for the noise
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type="epsilon",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+    )
+
+
+@dataclass
+class AudioPixArtOutput(BaseOutput):
+    """`images` are PIL images, (B, H, W, C) uint8 pixels, or (B, C, H, W) latents, as was asked for."""
+
+    images: Any
+
+
+class AudioPixArtPipeline(DiffusionPipeline):
+    """An audio-conditioned PixArt-alpha with its VAE, its sampler and, where the condition is AST's, the AST.
+
+    `frequency` says what became of AST's rows of one time, `clip_seconds` how long a sound the model was trained on,
+    `null_condition` what guidance leads away from; all three are saved with the pipeline.
+    """
+
+    model_cpu_offload_seq = "audio_encoder->transformer->vae"
+    _optional_components = ["audio_encoder", "feature_extractor"]  # noqa: RUF012 - the library's name and type
+
+    transformer: PixArtTransformer2DModel
+    vae: AutoencoderKL | AutoencoderTiny
+    scheduler: DPMSolverMultistepScheduler
+    audio_encoder: ASTModel | None
+    feature_extractor: ASTFeatureExtractor | None
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the library reads components and settings from this signature
+        self,
+        transformer: PixArtTransformer2DModel,
+        vae: AutoencoderKL | AutoencoderTiny,
+        scheduler: DPMSolverMultistepScheduler,
+        audio_encoder: ASTModel | None = None,
+        feature_extractor: ASTFeatureExtractor | None = None,
+        frequency: str = "mean",
+        clip_seconds: float = 5.0,
+        null_condition: str = "zeros",
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            scheduler=scheduler,
+            audio_encoder=audio_encoder,
+            feature_extractor=feature_extractor,
+        )
+        self.register_to_config(frequency=frequency, clip_seconds=clip_seconds, null_condition=null_condition)
+
+    @torch.no_grad()
+    def __call__(  # noqa: PLR0913 - what the library's pipelines take
+        self,
+        audio_BS: np.ndarray | torch.Tensor | None = None,
+        audio_features_BTD: np.ndarray | torch.Tensor | None = None,
+        *,
+        seeds: Sequence[int],
+        guidance_scale: float = 4.5,
+        num_inference_steps: int = 20,
+        batch_size: int = 1,
+        output_type: Literal["pil", "np", "latent"] = "pil",
+    ) -> AudioPixArtOutput:
+        """Make one image for each sound, from noise that is its seed's alone.
+
+        Args:
+            audio_BS: float32 at 16 kHz, full scale at 1.0; or else
+            audio_features_BTD: the condition itself, with which no AST is needed.
+            seeds: one for each image, from 0 on.
+            guidance_scale: how far to lead away from the null condition; 1 is no guidance, at half the cost.
+            num_inference_steps: of the sampler.
+            batch_size: images that go through the model at once. With 1 an image is the same to the bit whatever is
+                made beside it, with more it may differ by rounding.
+            output_type: PIL images, (B, H, W, C) uint8, or the latents, unscaled.
+
+        Raises:
+            ValueError: the arguments contradict each other, or there is a sound and no AST.
+        """
+        if (audio_BS is None) == (audio_features_BTD is None):
+            raise ValueError("expected either audio_BS or audio_features_BTD")
+        if guidance_scale < 1 or num_inference_steps < 1 or batch_size < 1:
+            raise ValueError("guidance_scale, num_inference_steps and batch_size are at least 1")
+        if audio_BS is not None:
+            audio_BTD = torch.cat([self.encode_audio(part_BS) for part_BS in _parts(audio_BS, batch_size)])
+        else:
+            audio_BTD = _as_trained(torch.as_tensor(audio_features_BTD))
+        self._check(audio_BTD, seeds)
+        null_TD = self.encode_null(audio_BTD.shape[1]) if guidance_scale > 1 else None
+        images: list[torch.Tensor | np.ndarray] = []
+        for part_BTD, part_seeds in zip(_parts(audio_BTD, batch_size), _parts(seeds, batch_size), strict=True):
+            latents_BCHW = self._sample(part_BTD, null_TD, part_seeds, guidance_scale, num_inference_steps)
+            latents_BCHW = latents_BCHW / self.vae.config["scaling_factor"]
+            images.append(latents_BCHW if output_type == "latent" else decode(self.vae, latents_BCHW))
+        self.maybe_free_model_hooks()
+        return AudioPixArtOutput(images=_joined(images, output_type))
+
+    @torch.no_grad()
+    def encode_audio(self, audio_BS: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """The condition (B, T, D) that sounds are, as the training shards hold it.
+
+        Raises:
+            ValueError: the pipeline has no AST.
+        """
+        if self.audio_encoder is None or self.feature_extractor is None:
+            raise ValueError("this pipeline has no AST: its condition is passed as audio_features_BTD")
+        listen = AstFeatures(self.audio_encoder, self.feature_extractor, self.config["frequency"])
+        return _as_trained(listen(audio_BS))
+
+    def encode_null(self, num_times: int) -> torch.Tensor:
+        """The null condition (T, D) beside a condition of `num_times` vectors; silence is repeated to that length.
+
+        Raises:
+            ValueError: a condition of silence for a length that is no multiple of a clip's, or without an AST.
+        """
+        if self.config["null_condition"] == "zeros":
+            return torch.zeros(num_times, self.transformer.config["caption_channels"])
+        silence_TD = self.encode_audio(np.zeros((1, round(self.config["clip_seconds"] * SAMPLE_RATE_HZ)), np.float32))[
+            0
+        ]
+        if num_times % len(silence_TD):
+            raise ValueError(f"a condition of {num_times} vectors is no multiple of the {len(silence_TD)} of a clip")
+        return silence_TD.repeat(num_times // len(silence_TD), 1)
+
+    def _check(self, audio_BTD: torch.Tensor, seeds: Sequence[int]) -> None:
+        width = self.transformer.config["caption_channels"]
+        if audio_BTD.ndim != 3 or audio_BTD.shape[-1] != width:
+            raise ValueError(f"expected a condition of shape (B, T, {width}), found {tuple(audio_BTD.shape)}")
+        if len(seeds) != len(audio_BTD) or not len(seeds):
+            raise ValueError(f"expected a seed for each image, found {len(seeds)} for {len(audio_BTD)}")
+        if not all(0 <= seed <= MAX_SEED for seed in seeds):
+            raise ValueError(f"expected seeds from 0 to {MAX_SEED}, found {list(seeds)}")
+
+    def _sample(
+        self,
+        audio_BTD: torch.Tensor,
+        null_TD: torch.Tensor | None,
+        seeds: Sequence[int],
+        guidance_scale: float,
+        num_inference_steps: int,
+    ) -> torch.Tensor:
+        """Latents as the model sees them, float32; without a null condition there is no second pass."""
+        device, dtype = self._execution_device, self.transformer.dtype
+        if null_TD is not None:
+            audio_BTD = torch.cat([null_TD.expand_as(audio_BTD).to(audio_BTD), audio_BTD])
+        condition = audio_BTD.to(device, dtype)
+        latents_BCHW = torch.stack([self._noise(seed) for seed in seeds]).to(device)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        for timestep in self.scheduler.timesteps:
+            given = latents_BCHW if null_TD is None else torch.cat([latents_BCHW, latents_BCHW])
+            output = self.transformer(
+                given.to(dtype), encoder_hidden_states=condition, timestep=timestep.expand(len(given))
+            ).sample.float()
+            epsilon = output.chunk(2, dim=1)[0]  # the other half is the variance, which this sampler does not use
+            if null_TD is not None:
+                null, conditioned = epsilon.chunk(2)
+                epsilon = null + guidance_scale * (conditioned - null)
+            latents_BCHW = self.scheduler.step(epsilon, timestep, latents_BCHW, return_dict=False)[0]
+        return latents_BCHW
+
+    def _noise(self, seed: int) -> torch.Tensor:
+        config = self.transformer.config
+        shape = (config["in_channels"], config["sample_size"], config["sample_size"])
+        # on the CPU, whose numbers are the same everywhere; one generator an image, so that no other has a part in it
+        return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def _as_trained(audio_BTD: torch.Tensor) -> torch.Tensor:
+    """Round to the float16 of the training shards."""
+    return audio_BTD.to("cpu", torch.float16).float()
+
+
+def _parts(rows, size: int) -> list:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _joined(images: list, output_type: str):
+    if output_type == "latent":
+        return torch.cat(images)
+    pixels_BHWC = np.concatenate(images)
+    return pixels_BHWC if output_type == "np" else [Image.fromarray(pixels_HWC) for pixels_HWC in pixels_BHWC]
+
+
+def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> AudioPixArtPipeline:
+    """Load a released pipeline; `dtype` is the transformer's, the networks beside it are small and stay float32.
+
+    Raises:
+        InputError: the folder holds another kind of model, or is damaged, or does not fit on the GPU.
+    """
+    read_settings(folder)
+    parts: dict[str, Any] = {
+        "transformer": _load_transformer(_part(folder, "transformer"), device, dtype),
+        "vae": load_vae(str(folder / "vae"), None, device, torch.float32),
+    }
+    if (folder / "audio_encoder").is_dir():
+        parts["audio_encoder"] = load_network(ASTModel, _part(folder, "audio_encoder"), device, torch.float32)
+    diffusers_logging.disable_progress_bar()
+    try:
+        return AudioPixArtPipeline.from_pretrained(folder, local_files_only=True, **parts)
+    except Exception as error:  # of a damaged folder the library raises whatever its code meets
+        raise unusable(FetchedModel(model=str(folder), path=folder, identity=""), error) from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings and components of a released pipeline, without loading it.
+
+    Raises:
+        InputError: the folder holds another kind of model, or none.
+    """
+    path = folder / AudioPixArtPipeline.config_name
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{folder}: not a released pipeline: no {path.name} in it; `python -m train.release` makes one"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON; release the pipeline again") from error
+    kind = found.get("_class_name") if isinstance(found, dict) else None
+    if kind != AudioPixArtPipeline.__name__:
+        raise InputError(f"{folder}: expected a pipeline of kind {AudioPixArtPipeline.__name__}, found {kind}")
+    for key, expected in (("clip_seconds", float | int), ("audio_encoder", list)):
+        if not isinstance(found.get(key), expected):
+            raise InputError(f"{path}: expected a setting {key}, found {found.get(key)!r}; release the pipeline again")
+    return found
+
+
+def _part(folder: Path, name: str) -> FetchedModel:
+    return FetchedModel(model=f"{folder}/{name}", path=folder / name, identity="")
+
+
+def _load_transformer(fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> PixArtTransformer2DModel:
+    try:
+        transformer, report = cast(Any, PixArtTransformer2DModel).from_pretrained(
+            fetched.path,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            ignore_mismatched_sizes=True,  # to name them here, as the missing ones
+            output_loading_info=True,
+        )
+    except Exception as error:  # as above
+        raise unusable(fetched, error) from error
+    check_whole(transformer, report, fetched)
+    if unknown := sorted(report["unexpected_keys"]):
+        raise InputError(f"{fetched.path}: {len(unknown)} tensors have no place in the model, such as {unknown[0]}")
+    return place_network(transformer, device, fetched)

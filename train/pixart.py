@@ -1,0 +1,150 @@
+"""Train an audio-conditioned PixArt-alpha on what `sonify features` wrote.
+
+    python -m train.pixart --config configs/train/pixart_xl_512.yaml [key=value ...]
+
+The plain command uses every visible GPU (`torchrun` and `accelerate launch` work as well); the same command resumes.
+
+    B  images of a micro-batch, C H W  channels, height and width of the latents, T D  times and width of the condition
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from accelerate.utils import gather_object
+
+from sonify.config import load_settings
+from sonify.engine.files import naming_full_disk
+from sonify.errors import WorkError
+from train.commands import Interrupt, Parser, run_command
+from train.config import TrainConfig
+from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
+from train.ema import Ema
+from train.launch import check_devices, is_distributed, relaunch, start_accelerator
+from train.loader import accumulation_steps, make_loader
+from train.metrics import StepTally
+from train.model import compile_blocks, drop_condition, init_transformer, predict
+from train.networks import load_networks, make_pipeline
+from train.optimizer import learning_rate_at, make_optimizer
+from train.pictures import Pictures
+from train.recorder import Recorder
+from train.resume import bound_settings, restore, save, write_config
+from train.shards import check_matches, open_feature_data
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = Parser(prog="train.pixart", description="Train on sonified shards.", allow_abbrev=False)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_args(argv)
+    return run_command("train.pixart", lambda: _launch(arguments, argv))
+
+
+def _launch(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+    config = load_settings(arguments.config, arguments.overrides, TrainConfig)
+    processes = check_devices(config.devices)
+    if processes > 1 and not is_distributed():
+        relaunch(processes, "train.pixart", argv)
+    train(config)
+
+
+def train(config: TrainConfig) -> None:
+    """Train from the newest checkpoint, or from the beginning, to `max_steps`, and release the pipeline.
+
+    Raises:
+        InputError: the configuration, the data or a model is wrong, or does not fit the run that is there.
+        WorkError: a loss is not finite, data or all checkpoints are damaged, or the disk is full.
+        KeyboardInterrupt: SIGTERM or SIGINT; the state is saved.
+    """
+    accelerator = start_accelerator(config)
+    log.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    with accelerator.main_process_first():  # who comes first fetches them
+        networks = load_networks(config)
+    data = open_feature_data(config.data)
+    check_matches(data, config, networks.vae_identity, networks.ast_identity)
+    accumulation = accumulation_steps(config.batch, accelerator.num_processes)
+
+    transformer, report = init_transformer(config.model, config.seed)
+    transformer.to(accelerator.device).train()
+    ema = Ema(transformer, config.optimizer.ema_decay)
+    optimizer = make_optimizer(transformer, config.optimizer)
+    bound = bound_settings(config, data)
+    with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
+        first_step = restore(config.run_dir, bound, transformer, ema, optimizer)
+    log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
+    if config.recompute:
+        transformer.enable_gradient_checkpointing()
+    if config.compile:
+        compile_blocks(transformer)
+    model = accelerator.prepare_model(transformer)
+    null_TD = make_pipeline(transformer, config, networks, data).encode_null(data.audio_shape[0])
+    null_TD = null_TD.to(accelerator.device)
+    batches = make_loader(
+        data,
+        config,
+        scaling_factor=networks.vae.config.scaling_factor,
+        start_step=first_step,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    pictures = Pictures(config, networks, data) if accelerator.is_main_process else None
+    if accelerator.is_main_process:
+        write_config(config)
+
+    with (
+        naming_full_disk(config.run_dir),
+        Interrupt() as interrupt,
+        Recorder(config, accelerator, data.audio_shape[0], first_step) as recorder,
+    ):
+        for step in range(first_step + 1, config.max_steps + 1):
+            learning_rate = learning_rate_at(step, config.optimizer, config.batch.total)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            tally = StepTally(NUM_TIMESTEPS, accelerator.device)
+            for micro_step in range(1, accumulation + 1):
+                with recorder.waiting_for_data():
+                    batch = next(batches).to(accelerator.device)
+                noisy_BCHW = add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
+                audio_BTD = drop_condition(batch.audio_BTD, batch.dropped_B, null_TD)
+                with nullcontext() if micro_step == accumulation else accelerator.no_sync(model):
+                    output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
+                    losses = diffusion_loss(
+                        output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B
+                    )
+                    accelerator.backward(losses.total_B.mean() / accumulation)
+                tally.add(losses, batch.timesteps_B, batch.keys)
+            gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+            sums = tally.reduce(accelerator, stop=interrupt.asked)
+            if sums.num_not_finite or not gradient_norm.isfinite():
+                keys = sorted(gather_object(tally.keys_not_finite()))
+                raise WorkError(
+                    f"step {step}: the loss is not finite (gradient norm {gradient_norm:.3g}) for {len(keys)} images:"
+                    f" {', '.join(keys[:8])}; nothing of this step was applied, and the checkpoints are whole"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.update(transformer)
+
+            recorder.record(step, sums, gradient_norm, learning_rate)
+            last = step == config.max_steps
+            if accelerator.is_main_process and (sums.stop or last or step % config.checkpoints.every == 0):
+                save(config, bound, step, transformer, ema, optimizer)
+            if sums.stop:
+                accelerator.wait_for_everyone()
+                raise KeyboardInterrupt(f"step {step:,} is saved; the same command goes on from there")
+            if pictures and step % config.samples.every == 0:
+                pictures.draw(step, transformer, ema)
+    if pictures:
+        pictures.release(transformer, ema)
+    accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

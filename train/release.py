@@ -1,0 +1,141 @@
+"""A trained model as others load it: a folder of diffusers' with the averaged weights, a card and what it was made of.
+
+python -m train.release --run TRAINRUN [--step N] --out DIR
+
+model_index.json transformer/ vae/ scheduler/ audio_encoder/ feature_extractor/   the pipeline, safetensors only
+README.md        the model card
+recordings.txt   the recordings that it was trained on, one a line
+config.yaml      the configuration, resolved
+"""
+
+import argparse
+import errno
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError
+
+from sonify.config.loader import load_settings
+from sonify.engine.files import naming_full_disk
+from sonify.errors import DiskFull, InputError
+from train.card import CONFIG, RECORDINGS, TrainedOn, count_licences, make_card
+from train.checkpoints import load_ema
+from train.commands import Parser, run_command
+from train.config import Scratch, TrainConfig
+from train.metrics import read_metrics
+from train.model import init_transformer
+from train.networks import load_networks, make_pipeline
+from train.pipeline import AudioPixArtPipeline
+from train.shards import FeatureData, open_feature_data
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="train.release", description="Make a pipeline of a checkpoint.", allow_abbrev=False)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder; a release there is replaced")
+    arguments = parser.parse_args(argv)
+    return run_command("train.release", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    release_checkpoint(arguments.run, arguments.step, arguments.out)
+    print(arguments.out)  # noqa: T201 - the command's result
+
+
+def release_checkpoint(run_dir: Path, step: int | None, out: Path) -> None:
+    """Make the pipeline of one of a run's checkpoints, the newest where `step` is None.
+
+    Raises:
+        InputError: there is no such run or checkpoint, its data or its networks are gone, or `out` is something else.
+        DiskFull: no room is left.
+    """
+    if not (run_dir / CONFIG).is_file():
+        raise InputError(f"{run_dir}: not a training run: expected {CONFIG} in it; `python -m train.pixart` makes one")
+    _check_replaceable(out)
+    config = load_settings(run_dir / CONFIG, [], TrainConfig)
+    found, tensors = load_ema(run_dir, step)
+    # the weights that training began with are not wanted, only the shape
+    transformer, _ = init_transformer(config.model.model_copy(update={"init": Scratch(kind="scratch")}), seed=0)
+    transformer.load_state_dict(tensors)
+    data = open_feature_data(config.data)
+    pipeline = make_pipeline(transformer.eval(), config, load_networks(config), data)
+    metrics = [line for line in read_metrics(run_dir) if line["step"] <= found]
+    save_release(out, pipeline, config, data, metrics, step=found)
+
+
+def save_release(
+    out: Path,
+    pipeline: AudioPixArtPipeline,
+    config: TrainConfig,
+    data: FeatureData,
+    metrics: Sequence[Mapping[str, float]],
+    *,
+    step: int | None = None,
+) -> None:
+    """Write a release, seen whole or not at all; one that is there is replaced.
+
+    Args:
+        out: its folder.
+        pipeline: with the averaged weights.
+        config: of the training run.
+        data: what was trained on.
+        metrics: the lines of the run's `metrics.jsonl`.
+        step: of the weights; the last of the run where None.
+
+    Raises:
+        InputError: `out` is something else than a release.
+        DiskFull: no room is left.
+    """
+    _check_replaceable(out)
+    recordings = data.recordings()
+    trained_on = TrainedOn(
+        step=config.max_steps if step is None else step,
+        num_images=data.num_images,
+        recordings=recordings,
+        licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
+    )
+    partial, old = (out.with_name(f".{out.name}.{name}") for name in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with naming_full_disk(out):
+            partial.mkdir(parents=True)
+            pipeline.save_pretrained(partial, safe_serialization=True)
+            settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            (partial / CONFIG).write_text(settings, encoding="utf-8")
+            (partial / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
+            card = make_card(config, trained_on, metrics[-1] if metrics else {})
+            (partial / "README.md").write_text(card, encoding="utf-8")
+    except SafetensorError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise _named(error, out) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(partial, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _named(error: SafetensorError, out: Path) -> Exception:
+    """The library has one kind of error for all that goes wrong while it writes, and names the system's by number."""
+    if f"os error {errno.ENOSPC}" in str(error):
+        return DiskFull(
+            f"{out}: no space left on the disk for a release; free some space and run the same command again"
+        )
+    return error
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / AudioPixArtPipeline.config_name).is_file()):
+        raise InputError(f"--out {out}: holds something else than a release; choose a new folder")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,260 @@
+"""The training shards of one or more runs: opened against their commits, and read by shard and row.
+
+C H W  channels, height and width of the latents; T D  times and width of a feature vector.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sonify import layout
+from sonify.config.sections import Place
+from sonify.engine.commits import DamagedRecord, commit_files, digest_of, read_commit
+from sonify.engine.files import sha256_of
+from sonify.engine.record import RunRecord, require_record
+from sonify.engine.tables import count_rows, read_columns
+from sonify.errors import InputError, WorkError
+from train.config import Data, TrainConfig
+from train.reading import Shard, TrainingSample, remedy
+
+CHECKING_THREADS = 8
+STAGE = "features"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What was measured, and by which networks: (C, H, W) latents of images of `size` pixels, (T, D) audio features."""
+
+    vae: str
+    vae_identity: str
+    ast: str
+    ast_identity: str
+    size: int
+    frequency: str
+    clip_seconds: float
+    latent_shape: tuple[int, ...]
+    audio_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that is read; each of its samples has the same members."""
+
+    run_dir: Path
+    features: Features
+    members: frozenset[str]
+
+
+class FeatureData:
+    """The samples of one split of one or more runs; `shards` are in the order of runs, then of units.
+
+    `features` are the same in all runs. `digest` changes with whatever decides which image comes when, beside the seed.
+    """
+
+    def __init__(self, runs: Sequence[Run], shards: Sequence[Shard], window_shards: int) -> None:
+        self.features = runs[0].features
+        self.runs = {run.run_dir: run for run in runs}
+        self.shards = tuple(shards)
+        self.latent_shape = self.features.latent_shape
+        self.audio_shape = self.features.audio_shape
+        self.frequency = self.features.frequency
+        self.clip_seconds = self.features.clip_seconds
+        self.num_images = sum(shard.num_samples for shard in shards)
+        files = [[shard.archive.path, shard.archive.sha256] for shard in shards]
+        self.digest = digest_of({"shards": files, "window_shards": window_shards})
+        self._indexes: OrderedDict[int, pa.Table] = OrderedDict()  # of the shards that were read last
+        self._max_indexes = window_shards
+
+    def read(self, shard: int, row: int) -> TrainingSample:
+        """One sample; it has the members that every sample of its run has.
+
+        Raises:
+            WorkError: it is damaged, or holds something foreign.
+        """
+        where = self.shards[shard]
+        sample = where.read(self._index(shard), row)
+        expected = self.runs[where.run_dir].members
+        if different := expected ^ sample.members.keys():
+            name = min(different)
+            what = "is missing" if name in expected else "is there, and in no other sample of the run"
+            raise sample.damage(f"{name} {what}; {remedy(where.run_dir)}")
+        return sample
+
+    def samples(self) -> Iterator[TrainingSample]:
+        """All samples, as they are stored."""
+        for shard, where in enumerate(self.shards):
+            for row in range(where.num_samples):
+                yield self.read(shard, row)
+
+    def recordings(self) -> list[str]:
+        """The recordings that are heard in any sample, sorted."""
+        heard: set[str] = set()
+        for shard in self.shards:
+            table = read_columns(shard.run_dir / shard.index.path, ["recordings"])
+            heard.update(name for names in table["recordings"].to_pylist() for name in names)
+        return sorted(heard)
+
+    def _index(self, shard: int) -> pa.Table:
+        if shard not in self._indexes:
+            if len(self._indexes) == self._max_indexes:
+                self._indexes.popitem(last=False)
+            self._indexes[shard] = self.shards[shard].read_index()
+        self._indexes.move_to_end(shard)
+        return self._indexes[shard]
+
+
+def open_feature_data(data: Data) -> FeatureData:
+    """Open runs for reading: every archive has its committed size, every index its committed bytes.
+
+    An archive's own bytes are checked sample by sample, when they are read.
+
+    Raises:
+        InputError: a run has no features, or others than the run before it, or no run has samples of the split.
+        WorkError: a commit, an archive or an index is damaged or missing.
+    """
+    runs: list[Run] = []
+    shards: list[Shard] = []
+    for place in dict.fromkeys(data.runs):
+        record, found = _open_run(place, data.split)
+        if found:
+            runs.append(_describe_run(record, found[0]))
+            shards += found
+    if not runs:
+        names = ", ".join(str(place) for place in data.runs)
+        raise InputError(
+            f"data: no samples of split {data.split!r} in {names}: images.validation says how many images are held out"
+        )
+    for run in runs[1:]:
+        _check_alike(runs[0], run)
+    return FeatureData(runs, shards, data.window_shards)
+
+
+def check_matches(data: FeatureData, config: TrainConfig, vae_identity: str, ast_identity: str | None) -> None:
+    """Check that features are those that a configuration means; `ast_identity` is None where they are not AST's.
+
+    Raises:
+        InputError: they were made by another network, or are of another shape than the model's.
+    """
+    found, model, where = data.features, config.model, data.shards[0].run_dir
+    _check_network(where, "vae", (found.vae, found.vae_identity), (config.vae, vae_identity))
+    if config.ast is not None and ast_identity is not None:
+        _check_network(where, "ast", (found.ast, found.ast_identity), (config.ast, ast_identity))
+    latent_shape = (model.latent_channels, model.sample_size, model.sample_size)
+    if found.latent_shape != latent_shape:
+        raise InputError(
+            f"{where}: its latents are {found.latent_shape} (features.size {found.size}), and the model's"
+            f" latent_channels and sample_size make {latent_shape}: change the model, or make other features"
+        )
+    if found.audio_shape[1] != model.caption_channels:
+        raise InputError(
+            f"{where}: its audio features are {found.audio_shape[1]} wide, and model.caption_channels is"
+            f" {model.caption_channels}: set that to {found.audio_shape[1]}"
+        )
+
+
+def held_out_scenes(data: FeatureData, count: int) -> list[tuple[str, str, np.ndarray, str]]:
+    """The first scenes as they are stored, at most `count`: key, scene, audio features (T, D), the image's caption.
+
+    Raises:
+        WorkError: a sample is damaged.
+    """
+    return list(islice(_scenes(data), count))
+
+
+def _scenes(data: FeatureData) -> Iterator[tuple[str, str, np.ndarray, str]]:
+    for sample in data.samples():
+        captions = {scene["scene"]: scene["caption"] for scene in sample.record()["scenes"]}
+        for scene in sample.scenes:
+            yield sample.key, scene, sample.decode(f"{scene}.audio.npy", data.audio_shape), captions[scene]
+
+
+def _check_network(run_dir: Path, name: str, made_by: tuple[str, str], configured: tuple[str, str]) -> None:
+    if made_by[1] != configured[1]:
+        raise InputError(
+            f"{run_dir}: its features were made by {name} {made_by[0]} ({made_by[1]}), and the configuration's {name}"
+            f" is {configured[0]} ({configured[1]}): set `{name}` to what they were made by, or make them again"
+        )
+
+
+def _check_alike(first: Run, other: Run) -> None:
+    for field in fields(Features):
+        before, found = getattr(first.features, field.name), getattr(other.features, field.name)
+        if before != found and field.name not in ("vae", "ast"):  # a name says where it lay, the identity what it is
+            raise InputError(
+                f"data.runs: {other.run_dir} has features of another {field.name} ({found}) than {first.run_dir}"
+                f" ({before}): train on runs whose features were made alike"
+            )
+
+
+def _open_run(run_dir: Place, split: str) -> tuple[RunRecord, list[Shard]]:
+    if not isinstance(run_dir, Path):
+        raise InputError(f"data.runs: {run_dir}: features are read from a disk of this machine; copy the run to one")
+    record = require_record(run_dir)
+    stage = record.stages.get(STAGE)
+    commits = list(commit_files(run_dir, STAGE, stage.digest)) if stage else []
+    if not commits or not record.config.get("features"):
+        raise InputError(
+            f"{run_dir}: has no features; add a section `features` to its configuration, and run `sonify features`"
+        )
+    rendered = record.stages.get("render")
+    num_rendered = sum(1 for _ in commit_files(run_dir, "render", rendered.digest)) if rendered else 0
+    if len(commits) < num_rendered:
+        log.warning("%s: %d of %d units have features; the others are left out", run_dir, len(commits), num_rendered)
+    with ThreadPoolExecutor(CHECKING_THREADS) as threads:
+        shards = threads.map(lambda commit: _open_shard(run_dir, split, commit), commits)
+        return record, [shard for shard in shards if shard is not None]
+
+
+def _open_shard(run_dir: Path, split: str, commit_path: Path) -> Shard | None:
+    """A unit's archive of the split, or None where it has no images of it."""
+    try:
+        commit = read_commit(commit_path).commit
+    except DamagedRecord as error:
+        raise WorkError(f"{commit_path}: damaged ({error}); {remedy(run_dir)}") from error
+    files = {file.path: file for file in commit.files}
+    archive, index = (files.get(name(split, commit.unit)) for name in (layout.features, layout.feature_index))
+    if archive is None or index is None:
+        return None
+    for file in (archive, index):
+        path = run_dir / file.path
+        found = path.stat().st_size if path.is_file() else None
+        if found != file.size_bytes:
+            what = "missing" if found is None else f"{found} bytes long"
+            raise WorkError(f"{path}: expected {file.size_bytes} bytes, it is {what}; {remedy(run_dir)}")
+    if sha256_of(run_dir / index.path) != index.sha256:
+        raise WorkError(f"{run_dir / index.path}: another sha256 than when it was committed; {remedy(run_dir)}")
+    return Shard(run_dir=run_dir, archive=archive, index=index, num_samples=count_rows(run_dir / index.path))
+
+
+def _describe_run(record: RunRecord, shard: Shard) -> Run:
+    """What run.json says of the features, and what the run's first sample shows."""
+    settings = record.config["features"]
+    for name in ("vae", "ast"):
+        if settings[name] not in record.models:
+            raise InputError(
+                f"{shard.run_dir}: {layout.RUN} does not say which {name} {settings[name]} was; run `sonify features`"
+            )
+    sample = shard.read(shard.read_index(), 0)
+    if not sample.scenes:
+        raise sample.damage(f"has no audio features; {remedy(shard.run_dir)}")
+    features = Features(
+        vae=settings["vae"],
+        vae_identity=record.models[settings["vae"]],
+        ast=settings["ast"],
+        ast_identity=record.models[settings["ast"]],
+        size=settings["size"],
+        frequency=settings["frequency"],
+        clip_seconds=record.config["audio"]["clip_seconds"],
+        latent_shape=sample.shape_of("latent.npy"),
+        audio_shape=sample.shape_of(f"{sample.scenes[0]}.audio.npy"),
+    )
+    return Run(run_dir=shard.run_dir, features=features, members=frozenset(sample.members))

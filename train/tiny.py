@@ -1,0 +1,57 @@
+"""Tiny networks with seeded random weights, of the real classes: for trying the whole way without a download.
+
+    python -m train.tiny runs/tiny
+
+writes runs/tiny/ast and runs/tiny/vae, ordinary model folders, in a few seconds. What they say of sounds and images
+means nothing, but it is always the same, and different for different input.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+AST_WIDTH = 32
+
+
+def write_tiny_ast(folder: Path) -> Path:
+    """An AST with the real front end and patches, two layers of width 32."""
+    config = ASTConfig(
+        hidden_size=AST_WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * AST_WIDTH
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ASTModel(config)
+    network.eval().save_pretrained(folder)
+    ASTFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def write_tiny_vae(folder: Path) -> Path:
+    """An AutoencoderKL with four latent channels at an eighth of the image's sides, as Stable Diffusion's has."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=4,
+        )
+    vae.eval().save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    write_tiny_ast(out / "ast")
+    write_tiny_vae(out / "vae")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.utils import logging
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from benchmarks.measure import interleaved, report
@@ -26,6 +27,14 @@ from sonify.networks import computing
 
 RATE_HZ, SECONDS, SOUNDS = 16_000, 5, 32
 ON_CPU, ON_GPU = 1, 16  # images or sounds at once, as the stage has them
+
+SD_VAE: dict[str, Any] = {  # stabilityai/sd-vae-ft-ema
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
 
 
 def make_sounds(count: int) -> np.ndarray:
@@ -64,14 +73,8 @@ def compare_precisions(
 def measure_networks(device: torch.device, size: int) -> None:
     count = ON_CPU if device.type == "cpu" else ON_GPU
     torch.manual_seed(0)
-    ast = ASTModel(ASTConfig()).eval()
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-    ).eval()  # the shape of stabilityai/sd-vae-ft-ema
+    ast: Any = ASTModel(ASTConfig()).eval()
+    vae: Any = AutoencoderKL(**SD_VAE).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     sounds = make_sounds(count)
 
@@ -91,6 +94,7 @@ def measure_networks(device: torch.device, size: int) -> None:
 
 
 def main() -> None:
+    logging.set_verbosity_error()  # diffusers warns of every cast
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", type=int, default=256)

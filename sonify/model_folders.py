@@ -186,7 +186,7 @@ def _weight_files(folder: Path) -> list[Path]:
                 f"{folder}: has its weights only as {pickles[0]}, which is a pickle and never read; convert them to"
                 " safetensors (many hub models have them so in the revision refs/pr/1)"
             )
-        raise InputError(f"{folder}: expected weights in {' or '.join(WEIGHTS)} or with an index, found none")
+        raise InputError(f"{folder}: expected weights in {' or '.join(WEIGHTS)} or their index, found neither")
     shards = _read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise InputError(f"{index}: expected a `weight_map` of tensors to files; fetch the model again")

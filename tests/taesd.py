@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusers import AutoencoderTiny
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from safetensors.torch import load_file
 
 

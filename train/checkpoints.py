@@ -7,7 +7,7 @@ RUN/checkpoints/step-00001000/state.json     step, what the run is bound to, the
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 STATE = "state.json"
+RECORDINGS = "recordings.txt"
 PARTIAL = ".partial"
 DAMAGED = ".damaged"
 
@@ -40,7 +41,9 @@ class State:
     optimizer: Tensors
 
 
-def save_checkpoint(run_dir: Path, state: State, bound: Mapping[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    run_dir: Path, state: State, bound: Mapping[str, Any], keep: int, recordings: Sequence[str] = ()
+) -> Path:
     """Write a checkpoint and remove all but the last `keep`.
 
     Args:
@@ -48,6 +51,7 @@ def save_checkpoint(run_dir: Path, state: State, bound: Mapping[str, Any], keep:
         state: what is saved.
         bound: the settings that a run which goes on from here must have too.
         keep: how many checkpoints stay.
+        recordings: those that are heard in the training data; a takedown asks for them.
 
     Raises:
         DiskFull: no room is left; the checkpoints that are there stay.
@@ -55,7 +59,7 @@ def save_checkpoint(run_dir: Path, state: State, bound: Mapping[str, Any], keep:
     folder = run_dir / FOLDER / f"step-{state.step:08d}"
     partial = folder.with_name(folder.name + PARTIAL)
     try:
-        _write(partial, state, bound)
+        _write(partial, state, bound, recordings)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if "os error 28" in str(error).lower() or "no space left" in str(error).lower():
@@ -123,13 +127,15 @@ class _Damaged(Exception):
     """A checkpoint that is not what was written."""
 
 
-def _write(folder: Path, state: State, bound: Mapping[str, Any]) -> None:
+def _write(folder: Path, state: State, bound: Mapping[str, Any], recordings: Sequence[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    records = []
     for name in ("model", "ema", "optimizer"):
-        file = folder / f"{name}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in getattr(state, name).items()}, file)
+        tensors = {key: tensor.contiguous() for key, tensor in getattr(state, name).items()}
+        save_file(tensors, folder / f"{name}.safetensors")
+    (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
+    records = []
+    for file in sorted(folder.iterdir()):
         _sync(file)
         records.append(FileRecord(path=file.name, size_bytes=file.stat().st_size, sha256=sha256_of(file)))
     sealed = seal_record({"step": state.step, "bound": dict(bound), "files": [asdict(record) for record in records]})

@@ -145,7 +145,7 @@ def _from_checkpoint(config: Transformer, init: Checkpoint) -> tuple[PixArtTrans
     model.register_to_config(caption_channels=config.caption_channels)
     fresh = {name: count for name, count in _sizes(model).items() if name not in kept}
     if init.projector is not None:
-        _load_projector(Path(init.projector), projection)
+        _load_projector(str(init.projector), projection)
     return model, InitReport(
         source=f"{fetched.model} ({fetched.identity[:19]})",
         kept=kept,
@@ -232,7 +232,7 @@ def _load(fetched: FetchedModel) -> PixArtTransformer2DModel:
     return model
 
 
-def _load_projector(file: Path, projection: PixArtAlphaTextProjection) -> None:
+def _load_projector(file: str, projection: PixArtAlphaTextProjection) -> None:
     """Read `caption_projection`'s tensors; others in the file, such as the rest of a transformer, are not looked at."""
     wanted = projection.state_dict()
     try:

@@ -31,7 +31,7 @@ from train.networks import load_networks, make_pipeline
 from train.optimizer import learning_rate_at, make_optimizer
 from train.pictures import Pictures
 from train.recorder import Recorder
-from train.resume import bound_settings, restore, save, write_config
+from train.resume import restore, save, write_config
 from train.shards import check_matches, open_feature_data
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,8 @@ def train(config: TrainConfig) -> None:
     transformer.to(accelerator.device).train()
     ema = Ema(transformer, config.optimizer.ema_decay)
     optimizer = make_optimizer(transformer, config.optimizer)
-    bound = bound_settings(config, data)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
-        first_step = restore(config.run_dir, bound, transformer, ema, optimizer)
+        first_step = restore(config, data, transformer, ema, optimizer)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
     if config.recompute:
         transformer.enable_gradient_checkpointing()
@@ -135,7 +134,7 @@ def train(config: TrainConfig) -> None:
             recorder.record(step, sums, gradient_norm, learning_rate)
             last = step == config.max_steps
             if accelerator.is_main_process and (sums.stop or last or step % config.checkpoints.every == 0):
-                save(config, bound, step, transformer, ema, optimizer)
+                save(config, data, step, transformer, ema, optimizer)
             if sums.stop:
                 accelerator.wait_for_everyone()
                 raise KeyboardInterrupt(f"step {step:,} is saved; the same command goes on from there")

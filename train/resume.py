@@ -1,7 +1,6 @@
 """Between the state of a training run in memory and its checkpoints."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ def bound_settings(config: TrainConfig, data: FeatureData) -> dict[str, Any]:
 
 def save(
     config: TrainConfig,
-    bound: Mapping[str, Any],
+    data: FeatureData,
     step: int,
     transformer: PixArtTransformer2DModel,
     ema: Ema,
@@ -48,12 +47,13 @@ def save(
         ema=ema.state_dict(),
         optimizer=_pack(transformer, optimizer),
     )
-    save_checkpoint(config.run_dir, state, bound, config.checkpoints.keep)
+    bound = bound_settings(config, data)
+    save_checkpoint(config.run_dir, state, bound, config.checkpoints.keep, data.recordings())
 
 
 def restore(
-    run_dir: Path,
-    bound: Mapping[str, Any],
+    config: TrainConfig,
+    data: FeatureData,
     transformer: PixArtTransformer2DModel,
     ema: Ema,
     optimizer: torch.optim.Optimizer,
@@ -64,7 +64,7 @@ def restore(
         InputError: it belongs to a run under other settings.
         WorkError: there are checkpoints, and all are damaged.
     """
-    state = restore_checkpoint(run_dir, bound)
+    state = restore_checkpoint(config.run_dir, bound_settings(config, data))
     if state is None:
         return 0
     transformer.load_state_dict(state.model)

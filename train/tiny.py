@@ -8,9 +8,10 @@ means nothing, but it is always the same, and different for different input.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 AST_WIDTH = 32
@@ -31,16 +32,17 @@ def write_tiny_ast(folder: Path) -> Path:
 
 def write_tiny_vae(folder: Path) -> Path:
     """An AutoencoderKL with four latent channels at an eighth of the image's sides, as Stable Diffusion's has."""
+    shape: dict[str, Any] = {
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8, 8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            layers_per_block=1,
-            norm_num_groups=4,
-        )
+        vae = AutoencoderKL(**shape)
     vae.eval().save_pretrained(folder)
     return folder
 

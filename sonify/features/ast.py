@@ -3,7 +3,7 @@
 B  sounds, S  samples, L  tokens, R  rows of frequency, T  columns of time, D  width of a token
 """
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -46,12 +46,12 @@ class AstFeatures:
     """
 
     def __init__(self, network: ASTModel, extractor: ASTFeatureExtractor, frequency: Literal["mean", "all"]) -> None:
-        config = network.config
+        config: Any = network.config  # the library lets a patch have two sides, and AST does not
         self._network = network
         self._log_mel = LogMel(extractor)
         self._frequency = frequency
-        self._patch, self._stride = int(config.patch_size), int(config.time_stride)
-        self._num_rows = (int(config.num_mel_bins) - self._patch) // int(config.frequency_stride) + 1
+        self._patch, self._stride = config.patch_size, config.time_stride
+        self._num_rows = (config.num_mel_bins - self._patch) // config.frequency_stride + 1
 
     def num_columns(self, num_samples: int) -> int:
         """How many columns of time a sound of that length has."""

@@ -4,11 +4,13 @@ B  images, C  channels, H, W  height and width
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.utils import logging
 
 from sonify.model_folders import vae_class
 from sonify.models import VAE_FILES, fetch_model
@@ -32,9 +34,9 @@ def load_vae(model: str, revision: str | None, device: torch.device, dtype: torc
         InputError: it cannot be had, is of another class, or lacks weights.
     """
     fetched = fetch_model(model, revision, VAE_FILES)
-    kind = AutoencoderKL if vae_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
-    diffusers.logging.disable_progress_bar()
-    diffusers.logging.set_verbosity_error()  # what it would warn of is refused below
+    kind: Any = AutoencoderKL if vae_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it would warn of is refused below
     try:
         vae, report = kind.from_pretrained(
             fetched.path,
@@ -56,16 +58,17 @@ def encode(vae: Vae, pixels_BHWC: np.ndarray | torch.Tensor) -> Posterior:
     pixels_BCHW = torch.as_tensor(pixels_BHWC).to(vae.device).permute(0, 3, 1, 2)
     # both classes take -1 to 1; AutoencoderTiny brings it to TAESD's 0 to 1 by itself
     images_BCHW = (pixels_BCHW.float() / 127.5 - 1).to(vae.dtype)
+    encoded: Any = vae.encode(images_BCHW)
     if isinstance(vae, AutoencoderTiny):
-        mean_BCHW = vae.encode(images_BCHW).latents.float()
+        mean_BCHW = encoded.latents.float()
         return Posterior(mean_BCHW=mean_BCHW, std_BCHW=torch.zeros_like(mean_BCHW))
-    posterior = vae.encode(images_BCHW).latent_dist
+    posterior = encoded.latent_dist
     return Posterior(mean_BCHW=posterior.mean.float(), std_BCHW=posterior.std.float())
 
 
 @torch.no_grad()
 def decode(vae: Vae, latents_BCHW: torch.Tensor) -> np.ndarray:
     """Decode unscaled latents to (B, H, W, 3) uint8 images."""
-    images_BCHW = vae.decode(latents_BCHW.to(vae.device, vae.dtype)).sample.float()
-    pixels_BCHW = ((images_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    decoded: Any = vae.decode(cast(Any, latents_BCHW.to(vae.device, vae.dtype)))  # annotated as an older torch's type
+    pixels_BCHW = ((decoded.sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return pixels_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()

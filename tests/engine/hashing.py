@@ -6,8 +6,8 @@ from sonify import layout
 from sonify.engine.files import sha256_of
 
 PROMISED = (
-    "pool", layout.ANSWERS, layout.CONCEPTS, layout.CHECKS, layout.PAIRS, layout.RENDERS, layout.SHARDS, layout.FEATURES,
-    layout.REJECTS, layout.COMMITS,
+    "pool", layout.ANSWERS, layout.CONCEPTS, layout.CHECKS, layout.PAIRS, layout.RENDERS, layout.SHARDS,
+    layout.FEATURES, layout.REJECTS, layout.COMMITS,
 )  # fmt: skip
 
 

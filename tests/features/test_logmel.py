@@ -1,14 +1,15 @@
+import importlib
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from transformers import ASTFeatureExtractor
-from transformers.models.audio_spectrogram_transformer import (
-    feature_extraction_audio_spectrogram_transformer as library,
-)
 
 from sonify.features.logmel import LogMel
 from tests.features.recordings import read_waveforms
 
+library: Any = importlib.import_module(ASTFeatureExtractor.__module__)
 TOLERANCE = 1e-4
 
 

@@ -1,4 +1,7 @@
+import numpy as np
+
 from sonify.config import make_config
+from sonify.features.samples import encode_npy
 from sonify.report.estimate import estimate
 from sonify.run import plan_run, run
 from tests.fakes import picture, small_config, small_input, write_tar
@@ -47,3 +50,14 @@ def test_images_in_archives_are_counted_by_their_headers(tmp_path):
     assert (expected.images, expected.units["concepts"]) == (60, 6)
     sampled = make_config(config.model_dump(mode="json") | {"images": images | {"sample": 7}})
     assert of(sampled).images == 7
+
+
+def test_the_disk_of_features_is_that_of_a_sample_of_the_published_networks(tmp_path):
+    small_input(tmp_path)
+    features = {"size": 512, "flip": True, "frequency": "all"}
+    config = small_config(tmp_path, features=features, retrieval={"draws": 2})
+    latent, heard = encode_npy(np.zeros((4, 64, 64), np.float16)), encode_npy(np.zeros((12 * 49, 768), np.float16))
+    actual = 24 * (2 * len(latent) + 2 * len(heard))
+    assert actual < of(config).feature_bytes < 1.1 * actual
+    assert of(config).model_calls == {"features": 48}
+    assert of(small_config(tmp_path)).feature_bytes == 0

@@ -9,7 +9,6 @@ It kills at every STRIDE-th step. ROOT holds `photos`, `sounds` and `rendered`, 
 import os
 import shutil
 import sys
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +36,19 @@ def attempt(root: Path, name: str, networks: dict[str, Any], kill_at: int | None
 
 def main(root: Path, networks: dict[str, Any], stride: int) -> None:
     """Kill at step 1, 1 + stride, ... until the stage ends before it is killed."""
-    Encoders(
-        Features(**networks, size=64)
-    )  # what torch and transformers do once in a process, each fork would do again
+    Encoders(Features(**networks, size=64))  # what the libraries do once in a process, each fork would do again
     shutil.copytree(root / "rendered", root / "straight")
     assert attempt(root, "straight", networks, None) == 0
     expected = hash_run(root / "straight")
-    for step in count(1, stride):
+    step = 1
+    while True:
         shutil.copytree(root / "rendered", root / "killed")
         if attempt(root, "killed", networks, step) == 0:
             break
         if attempt(root, "killed", networks, None) != 0 or hash_run(root / "killed") != expected:
             sys.exit(f"after a kill at step {step} the resumed run differs")
         shutil.rmtree(root / "killed")
+        step += stride
     sys.stdout.write(f"{step - stride}\n")
 
 

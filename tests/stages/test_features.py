@@ -186,7 +186,7 @@ def test_killed_at_any_step_the_resumed_stage_is_the_same(tmp_path, networks, st
     command = [*script, str(tmp_path), networks["vae"], networks["ast"], str(stride)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 15
+    assert int(done.stdout) >= 15
 
 
 def test_all_rows_of_frequency_have_the_means_that_are_stored_otherwise(rendered, networks, finished):

@@ -44,14 +44,19 @@ def test_slow_averages_keep_their_digits_beside_weights_of_half_precision() -> N
         torch.testing.assert_close(average, torch.full_like(average, 2 - 0.9999**10))
 
 
+def sample_and_be_interrupted(model: nn.Module, ema: Ema) -> None:
+    with ema.applied_to(model):
+        assert weights(model) == [2.0] * 4
+        raise KeyboardInterrupt
+
+
 def test_the_model_gets_its_own_weights_back() -> None:
     model = model_of(1.0)
     ema = Ema(model, decay=0.5)
     set_weights(model, 3.0)
     ema.update(model)
-    with pytest.raises(KeyboardInterrupt), ema.applied_to(model):
-        assert weights(model) == [2.0] * 4
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        sample_and_be_interrupted(model, ema)
     assert weights(model) == [3.0] * 4
     assert [float(average.flatten()[0]) for average in ema.state_dict().values()] == [2.0] * 4
 

@@ -106,6 +106,11 @@ def test_each_threshold_fails_by_its_own_figure(key, low):
     assert [verdict.passed for verdict in held].count(False) == 1
 
 
+def test_equal_models_that_learned_nothing_show_nothing():
+    held = verdicts(0.9, 0.95, GOOD | {"a": replace(GOOD["a"], low=CHANCE)})
+    assert [verdict.passed for verdict in held].count(False) == 2
+
+
 def test_blind_eyes_deaf_ears_and_shuffled_pairs_that_teach_fail():
     assert not verdicts(0.5, 0.95, GOOD)[0].passed
     assert not verdicts(0.9, 0.5, GOOD)[1].passed

@@ -68,6 +68,12 @@ def test_epochs_and_seeds_differ() -> None:
     assert first != visits(Order([50, 50, 50, 50], 2, seed=1), range(200))
 
 
+def test_epochs_of_one_shard_differ() -> None:
+    order = Order([50], 1, seed=0)
+
+    assert visits(order, range(50)) != visits(order, range(50, 100))
+
+
 def test_epochs_group_other_shards() -> None:
     order = Order([1] * 8, 4, seed=0)
 

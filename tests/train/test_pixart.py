@@ -54,6 +54,8 @@ def test_a_run_leaves_metrics_checkpoints_and_a_pipeline(straight):
     assert all(line["images_per_sec"] > 0 and 0 < line["mfu"] < 1 and 0 <= line["data_wait"] < 1 for line in lines)
     assert [line["learning_rate"] for line in lines[:3]] == pytest.approx([1e-3 * 32**-0.5 / 2, *2 * [1e-3 * 32**-0.5]])
     assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    recordings = straight / "checkpoints" / "step-00000006" / "recordings.txt"
+    assert recordings.read_text() == (straight / "pipeline" / "recordings.txt").read_text() != ""
     assert list(straight.glob("**/events.out.tfevents*"))
     assert (straight / "pipeline" / "model_index.json").exists()
 

@@ -6,9 +6,7 @@ from train.config import Transformer
 from train.model import init_transformer, predict
 from train.throughput import forward_flops, matmul_peak_flops
 
-TINY = Transformer(
-    layers=3, heads=2, head_dim=8, sample_size=6, patch_size=3, latent_channels=5, caption_channels=7
-)
+TINY = Transformer(layers=3, heads=2, head_dim=8, sample_size=6, patch_size=3, latent_channels=5, caption_channels=7)
 
 
 def counted_flops(config: Transformer, tokens: int, batch: int) -> int:

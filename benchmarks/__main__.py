@@ -15,6 +15,7 @@ BENCHMARKS = (
     "resume",
     "whole_run",
     "loader",
+    "train_step",
 )
 
 if __name__ == "__main__":

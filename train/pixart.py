@@ -64,7 +64,8 @@ def train(config: TrainConfig) -> None:
         KeyboardInterrupt: SIGTERM or SIGINT; the state is saved.
     """
     accelerator = start_accelerator(config)
-    log.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    if not accelerator.is_main_process:
+        logging.getLogger("train").setLevel(logging.WARNING)
     with accelerator.main_process_first():  # who comes first fetches them
         networks = load_networks(config)
     data = open_feature_data(config.data)

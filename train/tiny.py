@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+from transformers.utils.logging import disable_progress_bar
 
 AST_WIDTH = 32
 
@@ -48,6 +49,8 @@ def write_tiny_vae(folder: Path) -> Path:
 
 
 def main() -> None:
+    """Run the command."""
+    disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out

@@ -93,7 +93,6 @@ def test_all_thresholds_hold_for_a_model_that_hears():
 @pytest.mark.parametrize(
     ("key", "low"),
     [
-        ("a", CHANCE),
         ("b", CHANCE),
         ("a - zeroed", 0.0),
         ("b - zeroed", 0.0),

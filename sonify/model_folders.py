@@ -74,7 +74,7 @@ def check_vae(folder: Path) -> None:
     Raises:
         InputError: it is another kind of model.
     """
-    found = vae_class(folder)
+    found = diffusers_class(folder)
     if found not in VAES:
         raise InputError(
             f"{folder}: expected one of diffusers' {' or '.join(VAES)}, such as stabilityai/sd-vae-ft-ema, found"
@@ -82,7 +82,7 @@ def check_vae(folder: Path) -> None:
         )
 
 
-def vae_class(folder: Path) -> str:
+def diffusers_class(folder: Path) -> str:
     """The class that a folder of diffusers' names, whatever it is.
 
     Raises:

@@ -1,10 +1,13 @@
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import eval as studies
 import sonify
+import train
 
 SCRIPT = """
 import importlib, json, sys
@@ -26,9 +29,15 @@ def import_in(folder: Path, names: list[str]) -> list[str]:
     return json.loads(done.stdout)
 
 
+def all_modules() -> list[str]:
+    packages = (train, studies)
+    found = [module for one in packages for module in pkgutil.walk_packages(one.__path__, f"{one.__name__}.")]
+    return [*modules(), *sorted(module.name for module in found)]
+
+
 def test_importing_any_module_writes_nothing_and_starts_nothing(tmp_path):
-    assert len(modules()) > 40
-    import_in(tmp_path, modules())
+    assert len(all_modules()) > 130
+    import_in(tmp_path, all_modules())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,4 +57,10 @@ HEAVY = {
 
 def test_only_the_modules_that_need_ray_or_torch_import_them(tmp_path):
     assert set(modules()) >= HEAVY
-    assert import_in(tmp_path, [name for name in modules() if name not in HEAVY]) == []
+    assert import_in(tmp_path, ["train.config", *(name for name in modules() if name not in HEAVY)]) == []
+
+
+def test_the_toolkit_imports_nothing_of_training_or_its_studies():
+    files = Path(str(sonify.__file__)).parent.rglob("*.py")
+    imports = re.compile(r"^\s*(from|import) (train|eval)\b", re.MULTILINE)
+    assert [file.name for file in files if imports.search(file.read_text())] == []

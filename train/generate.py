@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from sonify.engine.files import sha256_of
+from sonify.engine.files import sha256_of, write_whole
 from sonify.errors import InputError
 from sonify.networks import choose_device, choose_dtype
 from train.commands import run_command
@@ -36,7 +36,6 @@ from train.manifest import (
     is_made,
     write_image,
     write_manifest,
-    write_whole,
 )
 from train.pipeline import AudioPixArtPipeline, load_pipeline, read_settings
 from train.requests import Request, Scene, build_parser, read_request

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from train.manifest import encode_png, write_whole
+from sonify.engine.files import write_whole
+from train.manifest import encode_png
 
 GAP = 8
 FONT_SIZE = 13

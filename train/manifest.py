@@ -5,7 +5,6 @@ that was begun goes on, and an image made under other settings is made again.
 """
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sonify.engine.commits import canonical_json, digest_of
-from sonify.engine.files import naming_full_disk
+from sonify.engine.files import write_whole
 from sonify.errors import InputError
 from sonify.sources.files import is_below
 
@@ -125,23 +124,3 @@ def encode_png(image: Image.Image, text: PngInfo | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=text)
     return buffer.getvalue()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Make a file visible whole or not at all; its folder is made if there is none.
-
-    Raises:
-        DiskFull: no room is left.
-        InputError: the place cannot be written to.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with naming_full_disk(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-            os.replace(partial, path)
-    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
-    finally:
-        if path.parent.is_dir():
-            partial.unlink(missing_ok=True)

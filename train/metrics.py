@@ -4,7 +4,6 @@ B  images
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from sonify.engine.files import write_whole
 from train.diffusion import Losses
 
 METRICS = "metrics.jsonl"
@@ -88,9 +88,7 @@ class MetricsFile:
     def __init__(self, run_dir: Path, first_step: int) -> None:
         self._path = run_dir / METRICS
         kept = [line for line in read_metrics(run_dir) if line["step"] <= first_step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-        os.replace(partial, self._path)
+        write_whole(self._path, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
 
     def write(self, values: Mapping[str, float]) -> None:
         """Add one line."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sonify.errors import InputError
-from sonify.model_folders import check_weights, vae_class
+from sonify.model_folders import check_weights, diffusers_class
 from sonify.models import FetchedModel, Files, fetch_model
 from sonify.networks import check_whole, unusable
 from train.config import Checkpoint, Transformer
@@ -168,7 +168,7 @@ def _part(folder: Path) -> Path:
 
 
 def _check_transformer(folder: Path) -> None:
-    found = vae_class(_part(folder))
+    found = diffusers_class(_part(folder))
     if found not in CLASSES:
         raise InputError(
             f"{_part(folder)}: expected a PixArtTransformer2DModel, such as PixArt-alpha/PixArt-XL-2-512x512 has,"

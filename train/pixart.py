@@ -24,6 +24,7 @@ from train.config import TrainConfig
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
 from train.ema import Ema
 from train.launch import check_devices, is_distributed, relaunch, start_accelerator
+from train.linear import convolve_linears
 from train.loader import accumulation_steps, make_loader
 from train.metrics import StepTally
 from train.model import compile_blocks, drop_condition, init_transformer, predict
@@ -83,6 +84,8 @@ def train(config: TrainConfig) -> None:
         transformer.enable_gradient_checkpointing()
     if config.compile:
         compile_blocks(transformer)
+    elif accelerator.device.type == "cpu" and config.precision == "fp32":
+        convolve_linears(transformer)
     model = accelerator.prepare_model(transformer)
     null_TD = make_pipeline(transformer, config, networks, data).encode_null(data.audio_shape[0])
     null_TD = null_TD.to(accelerator.device)

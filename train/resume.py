@@ -7,7 +7,7 @@ import torch
 import yaml
 from diffusers import PixArtTransformer2DModel
 
-from sonify.engine.files import write_atomically
+from sonify.engine.files import write_whole
 from train.card import CONFIG
 from train.checkpoints import State, restore_checkpoint, save_checkpoint
 from train.config import TrainConfig
@@ -17,9 +17,8 @@ from train.shards import FeatureData
 
 def write_config(config: TrainConfig) -> None:
     """Write RUN/config.yaml, resolved: a release of any checkpoint is made with it."""
-    config.run_dir.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_atomically(config.run_dir, CONFIG, text.encode())
+    write_whole(config.run_dir / CONFIG, text.encode())
 
 
 def bound_settings(config: TrainConfig, data: FeatureData) -> dict[str, Any]:

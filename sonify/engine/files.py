@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from sonify.errors import DiskFull
+from sonify.errors import DiskFull, InputError
 from sonify.layout import TEMPORARY
 
 
@@ -43,6 +43,26 @@ def write_atomically(run_dir: Path, relative: str, data: bytes) -> None:
     with Transaction(run_dir) as transaction:
         transaction.create(relative).write(data)
         transaction.publish()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Make a file outside a run visible whole or not at all; its folder is made if there is none.
+
+    Raises:
+        DiskFull: no room is left.
+        InputError: the place cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with naming_full_disk(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            os.replace(partial, path)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    finally:
+        if path.parent.is_dir():
+            partial.unlink(missing_ok=True)
 
 
 def clear_temporary(run_dir: Path) -> None:

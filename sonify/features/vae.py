@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.utils import logging
 
-from sonify.model_folders import vae_class
+from sonify.model_folders import diffusers_class
 from sonify.models import VAE_FILES, fetch_model
 from sonify.networks import check_whole, place_network, unusable
 
@@ -23,8 +23,8 @@ Vae = AutoencoderKL | AutoencoderTiny
 class Posterior:
     """What an image may be in latent space, unscaled float32; an AutoencoderTiny has no deviation."""
 
-    mean_BCHW: torch.Tensor  # noqa: N815 - shape suffix
-    std_BCHW: torch.Tensor  # noqa: N815 - shape suffix
+    mean_BCHW: torch.Tensor
+    std_BCHW: torch.Tensor
 
 
 def load_vae(model: str, revision: str | None, device: torch.device, dtype: torch.dtype) -> Vae:
@@ -34,7 +34,7 @@ def load_vae(model: str, revision: str | None, device: torch.device, dtype: torc
         InputError: it cannot be had, is of another class, or lacks weights.
     """
     fetched = fetch_model(model, revision, VAE_FILES)
-    kind: Any = AutoencoderKL if vae_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
+    kind: Any = AutoencoderKL if diffusers_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would warn of is refused below
     try:

@@ -19,7 +19,8 @@ from sonify.errors import InputError
 from sonify.model_folders import check_weights, diffusers_class
 from sonify.models import FetchedModel, Files, fetch_model
 from sonify.networks import check_whole, unusable
-from train.config import Checkpoint, Transformer
+from train.config import Checkpoint, TrainConfig, Transformer
+from train.linear import convolve_linears
 
 PROJECTION = "caption_projection."
 PART = "transformer"  # where a pipeline's folder has it
@@ -79,6 +80,16 @@ def predict(model: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, audio_BTD
 def drop_condition(audio_BTD: Tensor, dropped_B: Tensor, null_TD: Tensor) -> Tensor:
     """Put the null condition where an image's is dropped."""
     return torch.where(dropped_B[:, None, None], null_TD, audio_BTD)
+
+
+def set_execution(model: PixArtTransformer2DModel, config: TrainConfig) -> None:
+    """Choose how the model computes on the device where it is; what it computes stays the same."""
+    if config.recompute:
+        model.enable_gradient_checkpointing()
+    if config.compile:
+        compile_blocks(model)
+    elif model.device.type == "cpu" and config.precision == "fp32":
+        convolve_linears(model)
 
 
 def compile_blocks(model: PixArtTransformer2DModel) -> None:

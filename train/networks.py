@@ -6,11 +6,11 @@ T  times, D  width of a feature vector, S  samples
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, PixArtTransformer2DModel
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify.features.ast import load_ast
-from sonify.features.vae import load_vae
+from sonify.features.vae import Vae, load_vae
 from sonify.models import AST_FILES, VAE_FILES, fetch_model
 from train.config import TrainConfig
 from train.pipeline import AudioPixArtPipeline, make_scheduler
@@ -24,7 +24,7 @@ class Networks:
     An identity is a commit of the hub, or a digest of a folder's files.
     """
 
-    vae: AutoencoderKL | AutoencoderTiny
+    vae: Vae
     vae_identity: str
     audio_encoder: ASTModel | None
     feature_extractor: ASTFeatureExtractor | None

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from diffusers import PixArtTransformer2DModel
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
 from sonify.errors import InputError
 from train.config import TrainConfig

@@ -129,7 +129,7 @@ class AudioPixArtPipeline(DiffusionPipeline):
         images: list[torch.Tensor | np.ndarray] = []
         for part_BTD, part_seeds in zip(_parts(audio_BTD, batch_size), _parts(seeds, batch_size), strict=True):
             latents_BCHW = self._sample(part_BTD, null_TD, part_seeds, guidance_scale, num_inference_steps)
-            latents_BCHW = latents_BCHW / self.vae.config["scaling_factor"]
+            latents_BCHW = latents_BCHW / scaling_factor(self.vae)
             images.append(latents_BCHW if output_type == "latent" else decode(self.vae, latents_BCHW))
         self.maybe_free_model_hooks()
         return AudioPixArtOutput(images=_joined(images, output_type))

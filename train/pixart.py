@@ -19,15 +19,15 @@ from accelerate.utils import gather_object
 from sonify.config import load_settings
 from sonify.engine.files import naming_full_disk
 from sonify.errors import WorkError
+from sonify.features.vae import scaling_factor
 from train.commands import Interrupt, Parser, run_command
 from train.config import TrainConfig
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
 from train.ema import Ema
 from train.launch import check_devices, is_distributed, relaunch, start_accelerator
-from train.linear import convolve_linears
 from train.loader import accumulation_steps, make_loader
 from train.metrics import StepTally
-from train.model import compile_blocks, drop_condition, init_transformer, predict
+from train.model import drop_condition, init_transformer, predict, set_execution
 from train.networks import load_networks, make_pipeline
 from train.optimizer import learning_rate_at, make_optimizer
 from train.pictures import Pictures
@@ -80,19 +80,14 @@ def train(config: TrainConfig) -> None:
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore(config, data, transformer, ema, optimizer)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
-    if config.recompute:
-        transformer.enable_gradient_checkpointing()
-    if config.compile:
-        compile_blocks(transformer)
-    elif accelerator.device.type == "cpu" and config.precision == "fp32":
-        convolve_linears(transformer)
+    set_execution(transformer, config)
     model = accelerator.prepare_model(transformer)
     null_TD = make_pipeline(transformer, config, networks, data).encode_null(data.audio_shape[0])
     null_TD = null_TD.to(accelerator.device)
     batches = make_loader(
         data,
         config,
-        scaling_factor=networks.vae.config.scaling_factor,
+        scaling_factor=scaling_factor(networks.vae),
         start_step=first_step,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
@@ -124,6 +119,7 @@ def train(config: TrainConfig) -> None:
                     accelerator.backward(losses.total_B.mean() / accumulation)
                 tally.add(losses, batch.timesteps_B, batch.keys)
             gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+            assert gradient_norm is not None  # the library's type allows for other engines
             sums = tally.reduce(accelerator, stop=interrupt.asked)
             if sums.num_not_finite or not gradient_norm.isfinite():
                 keys = sorted(gather_object(tally.keys_not_finite()))

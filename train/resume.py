@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import PixArtTransformer2DModel
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
 from sonify.engine.files import write_whole
 from train.card import CONFIG

@@ -42,7 +42,7 @@ def plain_config(root: Path, run: str = "run", **sections: Any) -> dict[str, Any
         "compile": False,
         "log_every": 1,
         "checkpoints": {"every": 2, "keep": 2},
-        "samples": {"every": 100, "sounds": 1, "steps": 2},
+        "samples": {"every": 5, "sounds": 2, "steps": 2},
     }
     for key, value in sections.items():
         base[key] = {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value

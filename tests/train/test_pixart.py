@@ -57,6 +57,7 @@ def test_a_run_leaves_metrics_checkpoints_and_a_pipeline(straight):
     recordings = straight / "checkpoints" / "step-00000006" / "recordings.txt"
     assert recordings.read_text() == (straight / "pipeline" / "recordings.txt").read_text() != ""
     assert list(straight.glob("**/events.out.tfevents*"))
+    assert [path.name for path in (straight / "samples").iterdir()] == ["step-00000005.png"]
     assert (straight / "pipeline" / "model_index.json").exists()
 
 
@@ -82,6 +83,12 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(root, straight, af
     assert main(["--config", str(config)]) == 0
     assert losses(run_dir) == losses(straight)
     assert last_weights(run_dir) == last_weights(straight)
+
+
+def test_recomputed_activations_give_the_same_losses(root, straight):
+    config = training_config(root, "recomputed", recompute=True, max_steps=2)
+    train(config)
+    np.testing.assert_allclose(losses(config.run_dir), losses(straight)[:2], rtol=1e-5)
 
 
 def test_sigterm_saves_and_exits(root, straight):

@@ -23,7 +23,7 @@ from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures
-from sonify.features.vae import decode, load_vae
+from sonify.features.vae import decode, load_vae, scaling_factor
 from sonify.models import FetchedModel
 from sonify.networks import check_whole, load_network, place_network, unusable
 

@@ -27,8 +27,7 @@ from torch.nn import functional
 from benchmarks.measure import interleaved, report
 from train.config import Optimizer, Transformer
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
-from train.linear import convolve_linears
-from train.model import compile_blocks, init_transformer, predict
+from train.model import init_transformer, predict, set_execution
 from train.optimizer import make_optimizer
 from train.throughput import forward_flops, matmul_peak_flops
 
@@ -94,15 +93,13 @@ def upstream(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
 
 def ours(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
     """As train.pixart does it."""
-    if model.device.type == "cpu":
-        convolve_linears(model)
-    else:
-        compile_blocks(model)
+    on_cpu = model.device.type == "cpu"
+    set_execution(model, precision="fp32" if on_cpu else "bf16", compiled=not on_cpu)
     return make_optimizer(model, OPTIMIZER)
 
 
 def ours_compiled(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
-    compile_blocks(model)
+    set_execution(model, precision="bf16", compiled=True)
     return make_optimizer(model, OPTIMIZER)
 
 

@@ -13,7 +13,6 @@ model's first layer leaves of a gain what its epsilon lets through. Needs both m
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers import HubertModel, Wav2Vec2FeatureExtractor
 from eval.figures import COLOURS, plot_intervals
 from eval.neighbours import LoudnessKept, judge_loudness
 from eval.study import StudyParser, at_least, check_out, read_heard, run_study, write_study
+from sonify.config.features import AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures, load_ast
 from sonify.media.clips import CutClip
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 AST = "MIT/ast-finetuned-audioset-10-10-0.4593"
 HUBERT = "facebook/hubert-base-ls960"
 HUBERT_FILES = Files(patterns=("*.json", "*.safetensors"), checks=(check_config, check_weights, check_processor))
+MAX_GAIN_DB = 60
 GAINS_DB = (-12.0, -9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0, 12.0)
 
 Features = Callable[[np.ndarray], torch.Tensor]  # (B, S) float32 to (B, T, D)
@@ -123,8 +124,11 @@ def check_gains(gains_db: Sequence[float]) -> list[float]:
     Raises:
         InputError: fewer than two different ones, or one that is no number.
     """
-    if not all(math.isfinite(gain_db) for gain_db in gains_db) or len(set(gains_db)) < 2:
-        raise InputError(f"--gains-db: expected two different numbers at least, found {' '.join(map(str, gains_db))}")
+    if not all(abs(gain_db) <= MAX_GAIN_DB for gain_db in gains_db) or len(set(gains_db)) < 2:
+        raise InputError(
+            f"--gains-db: expected two different numbers at least, from -{MAX_GAIN_DB} to {MAX_GAIN_DB}, found"
+            f" {' '.join(map(str, gains_db))}"
+        )
     return sorted(set(gains_db))
 
 
@@ -171,9 +175,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = StudyParser("eval.ast_loudness", "How much loudness do AST's features keep, against HuBERT's?")
     parser.add_argument("--audio", type=Path, nargs="+", required=True, help="recordings, two at least")
     parser.add_argument(
-        "--gains-db", type=float, nargs="+", default=GAINS_DB, help="(default: -12 to 12 in steps of 3)"
+        "--gains-db",
+        type=float,
+        nargs="+",
+        default=GAINS_DB,
+        help=f"dB relative to {TARGET_LUFS:g} LUFS (default: -12 to 12 in steps of 3)",
     )
-    parser.add_argument("--clip-seconds", type=float, default=5.0, help="heard of each (default: %(default)s)")
+    parser.add_argument(
+        "--clip-seconds",
+        type=float,
+        default=5.0,
+        help=f"heard of each, {MIN_CLIP_SECONDS} to {AST_SECONDS} (default: %(default)s)",
+    )
     parser.add_argument("--ast", default=AST, help="hub id or folder (default: %(default)s)")
     parser.add_argument("--ast-revision", help="of a hub id")
     parser.add_argument("--hubert", default=HUBERT, help="hub id or folder (default: %(default)s)")
@@ -185,7 +198,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = arguments.audio
         if len(paths) < 2:
             raise InputError(f"--audio: expected two sounds at least, found {len(paths)}: no neighbour to find")
-        at_least("--clip-seconds", arguments.clip_seconds, MIN_CLIP_SECONDS)
+        if not MIN_CLIP_SECONDS <= arguments.clip_seconds <= AST_SECONDS:  # a longer clip only HuBERT would hear whole
+            raise InputError(
+                f"--clip-seconds: expected {MIN_CLIP_SECONDS} to {AST_SECONDS}, found {arguments.clip_seconds:g}"
+            )
         at_least("--seed", arguments.seed, 0)
         check_out(arguments.out)
         clips = [read_heard(path, arguments.clip_seconds) for path in paths]

@@ -14,13 +14,13 @@ from train.config import TrainConfig
 RECORDINGS = "recordings.txt"
 CONFIG = "config.yaml"
 NOT_KNOWN = "not known"
+METRICS_HEAD = "One training step's figures, the last that was logged; they are not an evaluation:\n"
 # Of the last line of `metrics.jsonl`, in this order, with what each is.
 METRICS = {
     "step": "step",
     "loss": "loss: squared error of the noise plus the variational bound in bits",
     "mse": "squared error of the noise",
     "vb": "variational bound, bits",
-    "images_per_sec": "images a second",
 }
 
 
@@ -103,7 +103,7 @@ def _head(config: TrainConfig) -> str:
 
 An audio-conditioned PixArt-alpha with its VAE{" and its AST" if config.ast else ""}: {model.layers} blocks of width
 {model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
-{model.caption_channels} numbers. It needs the package `sonify` with its folder `train`.
+{model.caption_channels} numbers. To use it, have the sonify repository installed:
 {WITH_AST if config.ast else WITHOUT_AST}"""
 
 
@@ -123,7 +123,9 @@ def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
 
 def _training(config: TrainConfig, metrics: Mapping[str, float]) -> str:
     lines = [f"| {text} | {_number(metrics[key])} |" for key, text in METRICS.items() if key in metrics]
-    table = "\n".join(["| of the last logged step | |", "|---|---|", *lines]) if lines else "Metrics: not logged."
+    table = (
+        "\n".join([METRICS_HEAD, "| what | of that step |", "|---|---|", *lines]) if lines else "Metrics: not logged."
+    )
     rate = config.optimizer.learning_rate * (config.batch.total / config.optimizer.reference_batch) ** 0.5
     return f"""## Training
 

@@ -6,8 +6,10 @@ RUN/checkpoints/step-00001000/state.json     step, what the run is bound to, the
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sonify.engine.commits import DamagedRecord, open_record, seal_record
-from sonify.engine.files import FileRecord, sha256_of, sync_folder
-from sonify.errors import DiskFull, InputError, WorkError
+from sonify.engine.files import FileRecord, naming_full_disk, sha256_of, sync_folder
+from sonify.errors import InputError, WorkError
 
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
+NAME = re.compile(r"step-\d{8}")
 STATE = "state.json"
 RECORDINGS = "recordings.txt"
 PARTIAL = ".partial"
 DAMAGED = ".damaged"
 
 Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a checkpoint says of itself: the settings that a run which goes on from it must have too (`bound`), the
+    transformer's own configuration, and the recordings that are heard in the training data: a takedown asks for them.
+    """
+
+    bound: Mapping[str, Any]
+    transformer: Mapping[str, Any]
+    recordings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,35 +55,26 @@ class State:
     optimizer: Tensors
 
 
-def save_checkpoint(
-    run_dir: Path, state: State, bound: Mapping[str, Any], keep: int, recordings: Sequence[str] = ()
-) -> Path:
+def save_checkpoint(run_dir: Path, state: State, facts: Facts, keep: int) -> Path:
     """Write a checkpoint and remove all but the last `keep`.
 
     Args:
         run_dir: the training run.
         state: what is saved.
-        bound: the settings that a run which goes on from here must have too.
+        facts: what it says of itself.
         keep: how many checkpoints stay.
-        recordings: those that are heard in the training data; a takedown asks for them.
 
     Raises:
         DiskFull: no room is left; the checkpoints that are there stay.
     """
-    folder = run_dir / FOLDER / f"step-{state.step:08d}"
+    folder = run_dir / FOLDER / _name(state.step)
     partial = folder.with_name(folder.name + PARTIAL)
     try:
-        _write(partial, state, bound, recordings)
-    except (OSError, SafetensorError) as error:
+        with naming_full_disk(folder), naming_system_errors():
+            _write(partial, state, facts)
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if "os error 28" in str(error).lower() or "no space left" in str(error).lower():
-            raise DiskFull(
-                f"{folder}: no space left on the disk for a checkpoint; the ones before it are whole: free some space"
-                " and run the same command again"
-            ) from error
         raise
-    if folder.exists():  # a run that goes on from an older checkpoint comes by again
-        shutil.rmtree(folder)
     os.replace(partial, folder)
     sync_folder(folder.parent)
     for old in _folders(run_dir)[:-keep]:
@@ -77,8 +82,21 @@ def save_checkpoint(
     return folder
 
 
-def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any]) -> State | None:
+@contextmanager
+def naming_system_errors() -> Iterator[None]:
+    """Let the system's errors through as such: safetensors has one kind of its own for all, with their number in it."""
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
+
+
+def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = True) -> State | None:
     """Read the newest whole checkpoint; damaged ones are named and set aside. None where there is none at all.
+
+    Without `check` the newest is taken as it is: another process has just checked it.
 
     Raises:
         InputError: it belongs to a run under other settings.
@@ -89,10 +107,11 @@ def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any]) -> State | None:
     folders = _folders(run_dir)
     for folder in reversed(folders):
         try:
-            record = _check(folder)
+            record = _check(folder) if check else _read_state(folder)
         except _Damaged as damage:
+            for old in (run_dir / FOLDER).glob(f"*{DAMAGED}"):  # one is kept to be looked into
+                shutil.rmtree(old)
             aside = folder.with_name(folder.name + DAMAGED)
-            shutil.rmtree(aside, ignore_errors=True)
             os.replace(folder, aside)
             log.warning("%s: damaged (%s); set aside as %s", folder, damage, aside.name)
             continue
@@ -105,14 +124,23 @@ def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any]) -> State | None:
     return None
 
 
-def load_ema(run_dir: Path, step: int | None) -> tuple[int, dict[str, torch.Tensor]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averaged:
+    """The averaged weights of a checkpoint, with the configuration of the transformer whose they are."""
+
+    step: int
+    transformer: Mapping[str, Any]
+    weights: Tensors
+
+
+def load_averaged(run_dir: Path, step: int | None) -> Averaged:
     """Read the averaged weights of one checkpoint, the newest where `step` is None.
 
     Raises:
         InputError: there is no such checkpoint, or it is damaged.
     """
     folders = _folders(run_dir)
-    chosen = [folder for folder in folders if step is None or folder.name == f"step-{step:08d}"]
+    chosen = [folder for folder in folders if step is None or folder.name == _name(step)]
     if not chosen:
         there = ", ".join(str(int(folder.name[5:])) for folder in folders) or "none"
         raise InputError(f"{run_dir}: no checkpoint of step {'any' if step is None else step}; there are: {there}")
@@ -120,28 +148,33 @@ def load_ema(run_dir: Path, step: int | None) -> tuple[int, dict[str, torch.Tens
         record = _check(chosen[-1])
     except _Damaged as damage:
         raise InputError(f"{chosen[-1]}: damaged ({damage}); take another with --step") from damage
-    return record["step"], load_file(chosen[-1] / "ema.safetensors")
+    weights = load_file(chosen[-1] / "ema.safetensors")
+    return Averaged(step=record["step"], transformer=record["transformer"], weights=weights)
 
 
 class _Damaged(Exception):
     """A checkpoint that is not what was written."""
 
 
-def _write(folder: Path, state: State, bound: Mapping[str, Any], recordings: Sequence[str]) -> None:
+def _write(folder: Path, state: State, facts: Facts) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("model", "ema", "optimizer"):
         tensors = {key: tensor.contiguous() for key, tensor in getattr(state, name).items()}
         save_file(tensors, folder / f"{name}.safetensors")
-    (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
+    (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in facts.recordings), encoding="utf-8")
     records = []
     for file in sorted(folder.iterdir()):
         _sync(file)
         records.append(FileRecord(path=file.name, size_bytes=file.stat().st_size, sha256=sha256_of(file)))
-    sealed = seal_record({"step": state.step, "bound": dict(bound), "files": [asdict(record) for record in records]})
-    (folder / STATE).write_bytes(sealed)
+    said = {"step": state.step, "bound": dict(facts.bound), "transformer": dict(facts.transformer)}
+    (folder / STATE).write_bytes(seal_record(said | {"files": [asdict(record) for record in records]}))
     _sync(folder / STATE)
     sync_folder(folder)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _sync(file: Path) -> None:
@@ -151,14 +184,20 @@ def _sync(file: Path) -> None:
 
 def _folders(run_dir: Path) -> list[Path]:
     """The finished checkpoints, oldest first."""
-    return sorted(path for path in (run_dir / FOLDER).glob("step-*") if path.suffix not in (PARTIAL, DAMAGED))
+    return sorted(path for path in (run_dir / FOLDER).glob("step-*") if NAME.fullmatch(path.name) and path.is_dir())
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        return open_record((folder / STATE).read_bytes())
+    except (OSError, DamagedRecord) as error:
+        raise _Damaged(f"{STATE}: {error}") from error
 
 
 def _check(folder: Path) -> dict[str, Any]:
-    try:
-        record = open_record((folder / STATE).read_bytes())
-    except (OSError, DamagedRecord) as error:
-        raise _Damaged(f"{STATE}: {error}") from error
+    record = _read_state(folder)
+    if folder.name != _name(record["step"]):
+        raise _Damaged(f"{STATE} is that of {_name(record['step'])}")
     for file in (FileRecord(**fields) for fields in record["files"]):
         path = folder / file.path
         if not path.is_file():

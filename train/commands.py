@@ -10,22 +10,28 @@ from typing import NoReturn
 from sonify.errors import InputError, TransientError, WorkError
 
 
-def run_command(name: str, work: Callable[[], None]) -> int:
+def run_command(name: str, work: Callable[[], int | None]) -> int:
     """Do a command's work and return its exit code: 0 done, 2 wrong input, 3 something wrong with the work, 130.
 
-    Anything but those is an error of ours and propagates.
+    `work` may give a code of its own. Any other exception is an error of ours and propagates.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        work()
+        return work() or 0
     except InputError as error:
         return _fail(name, error, 2)
     except (TransientError, WorkError) as error:
         return _fail(name, error, 3)
     except KeyboardInterrupt as interrupt:
         return _fail(name, f"interrupted; {interrupt or 'the same command goes on from here'}", 130)
-    return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _fail(name: str, error: object, code: int) -> int:

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from sonify.config.sections import InputPath, Model, Section, Share
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Data(Section):
     """What is read: runs of `sonify` that have features. `window_shards` archives are shuffled among each other."""
@@ -52,6 +54,8 @@ class Transformer(Section):
     def _patches_fit(self) -> "Transformer":
         if self.sample_size % self.patch_size:
             raise ValueError(f"sample_size {self.sample_size} is not a multiple of patch_size {self.patch_size}")
+        if self.heads * self.head_dim % 4:  # its positions are sines and cosines of rows and of columns
+            raise ValueError(f"heads times head_dim is {self.heads * self.head_dim}, expected a multiple of 4")
         return self
 
 
@@ -64,7 +68,7 @@ class Optimizer(Section):
     learning_rate: float = Field(default=2.0e-5, gt=0)
     reference_batch: int = Field(default=256, ge=1)
     weight_decay: float = Field(default=3.0e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(default=1.0e-10, gt=0)
     warmup_steps: int = Field(default=1000, ge=0)
     clip_norm: float = Field(default=0.01, gt=0)
@@ -89,16 +93,16 @@ class Samples(Section):
     """Pictures made now and then from the first `sounds` scenes of the validation split, always the same."""
 
     every: int = Field(default=5000, ge=1)
-    sounds: int = Field(default=8, ge=0)
-    steps: int = Field(default=20, ge=1)
-    guidance: float = Field(default=4.5, ge=1)
+    sounds: int = Field(default=8, ge=0, le=64)
+    steps: int = Field(default=20, ge=1, le=1000)
+    guidance: float = Field(default=4.5, ge=1, le=100)
 
 
 class TrainConfig(Section):
     """A whole training run; `run_dir` gets checkpoints, metrics, sample grids and the released pipeline."""
 
     run_dir: Path
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     max_steps: int = Field(ge=1)
     devices: int | None = Field(default=None, ge=1)  # GPUs that must be there; null: all that are visible, or the CPU
     data: Data

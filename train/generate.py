@@ -7,13 +7,13 @@
 Several sounds of `--audio` are mixed, or heard one after the other with `--separate`. A sound longer than the model's
 clips gives one image a window, out-000.png, out-001.png and so on; a silent window gives none. A list (a text file with
 a path a line, or a CSV with a column `sound`; paths are relative to it) or a number of seeds gives a folder with images
-and `manifest.jsonl`; the same command goes on where it was interrupted. The images' paths are printed.
+and `manifest.jsonl`; the same command goes on where it was interrupted, and another one removes the images that are not
+its own. The images' paths are printed.
 """
 
 import argparse
 import hashlib
 import logging
-import signal
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, islice
@@ -34,6 +34,7 @@ from train.manifest import (
     Settings,
     encode_png,
     is_made,
+    remove_others,
     write_image,
     write_manifest,
 )
@@ -46,16 +47,14 @@ log = logging.getLogger(__name__)
 # Images that go through the model at once. On a CPU, where more at once is hardly faster, an image is then the same to
 # the bit however many are made.
 BATCH_SIZE = {"cpu": 1, "cuda": 16}
+# Their lines are held in memory.
+MAX_IMAGES = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = build_parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run_command("train.generate", lambda: _run(arguments))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run_command("train.generate", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -83,45 +82,49 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
     planned = _plan(request, settings["clip_seconds"], str(dtype).removeprefix("torch."))
     rows = [row for scene_rows in planned for row in scene_rows]
     missing = {row.image for row in rows if not (request.in_folder and is_made(folder, row))}
+    if request.in_folder:
+        log.info("%s images, of which %s are there", f"{len(rows):,}", f"{len(rows) - len(missing):,}")
+    elif len(rows) > 1:
+        log.info("%s windows of sound, each with an image: %s to %s", len(rows), rows[0].image, rows[-1].image)
     if missing:
         if request.in_folder:
-            log.info("%s images, of which %s are there", f"{len(rows):,}", f"{len(rows) - len(missing):,}")
             (folder / MANIFEST).unlink(missing_ok=True)  # it does not tell what the folder will hold
         pipeline = load_pipeline(request.model, device, dtype)
         for batch in _batches(_conditions(pipeline, request, planned, missing), batch_size):
             _make(pipeline, request, folder, batch)
     if request.in_folder:
         write_manifest(folder, rows)
+        if removed := remove_others(folder, rows):
+            log.info("%s images of an earlier request removed", f"{removed:,}")
     return [folder / row.image for row in rows]
 
 
 def _check_out(request: Request) -> Path:
     """The folder that the images go to, made if there is none."""
     out = request.out
-    if request.in_folder and (out.suffix.lower() == ".png" or out.is_file()):
-        raise InputError(f"--out {out}: --list and --seeds give several images: expected a folder, found a file")
-    if not request.in_folder and (out.suffix.lower() != ".png" or out.is_dir()):
-        raise InputError(f"--out {out}: expected the name of a .png file; --seeds 1 gives a folder with a manifest")
     folder = out if request.in_folder else out.parent
+    # as long as any name that is written: of a file, with the number of a window
+    probe = "" if request.in_folder else f".{out.stem}-000.png.partial"
     try:
+        if request.in_folder and (out.suffix.lower() == ".png" or out.is_file()):
+            raise InputError(f"--out {out}: --list and --seeds give several images: expected a folder, found a file")
+        if not request.in_folder and (out.suffix.lower() != ".png" or out.is_dir()):
+            raise InputError(f"--out {out}: expected the name of a .png file; --seeds 1 gives a folder with a manifest")
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.NamedTemporaryFile(dir=folder, suffix=probe).close()
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another place") from error
     return folder
 
 
 def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[GeneratedImage]]:
-    """The lines of all images, scene by scene; all sounds are read, and of those that cannot be used one is named."""
+    """The lines of all images, scene by scene."""
+    starts = _find_starts(request, clip_seconds)
+    if (wanted := sum(map(len, starts)) * len(request.seeds)) > MAX_IMAGES:
+        raise InputError(f"expected at most {MAX_IMAGES:,} images, found {wanted:,}; take fewer seeds or sounds")
     model_sha256 = _hash_model(request.model) if request.in_folder else ""
     planned: list[list[GeneratedImage]] = []
-    unusable: list[InputError] = []
-    for number, scene in enumerate(request.scenes):
-        try:
-            windows = _windows(request, scene, clip_seconds)
-        except InputError as error:
-            unusable.append(error)
-            continue
+    for number, (scene, starts_sec) in enumerate(zip(request.scenes, starts, strict=True)):
         settings = Settings(
             guidance=request.guidance,
             steps=request.steps,
@@ -131,25 +134,39 @@ def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[Ge
             separate=request.separate,
             clip_seconds=clip_seconds,
         )
+        sound_sha256 = tuple(sha256_of(sound) for sound in scene.sounds)
         rows = [
             GeneratedImage(
-                image=_name(request, number, place, seed, alone=len(windows) == 1),
+                image=_name(request, number, place, seed, alone=len(starts_sec) == 1),
                 sound=str(scene.sounds[0]),
                 mixed_with=tuple(str(sound) for sound in scene.sounds[1:]),
-                start_sec=window.start_sec,
+                sound_sha256=sound_sha256,
+                start_sec=start_sec,
                 seed=seed,
                 model=str(request.model),
                 model_sha256=model_sha256,
                 settings=settings,
             )
-            for place, window in enumerate(windows)
+            for place, start_sec in enumerate(starts_sec)
             for seed in request.seeds
         ]
         planned.append(rows)
+    return planned
+
+
+def _find_starts(request: Request, clip_seconds: float) -> list[list[float]]:
+    """Where each scene's windows start; all sounds are read, and of those that cannot be used one is named."""
+    starts: list[list[float]] = []
+    unusable: list[InputError] = []
+    for scene in request.scenes:
+        try:
+            starts.append([window.start_sec for window in _windows(request, scene, clip_seconds)])
+        except InputError as error:
+            unusable.append(error)
     if unusable:
         more = f" (and {len(unusable) - 1} more of {len(request.scenes)} cannot be used)" if unusable[1:] else ""
         raise InputError(f"{unusable[0]}{more}")
-    return planned
+    return starts
 
 
 def _windows(request: Request, scene: Scene, clip_seconds: float) -> list[Window]:

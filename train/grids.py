@@ -58,6 +58,8 @@ def wrap_caption(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFon
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if len(text) > width:  # a letter has a pixel at least, and the loop below would take minutes for a long word
+        text = text[:width] + "…"
     while len(text) > 1 and font.getlength(text) > width:
         text = text.rstrip("…")[:-1] + "…"
     return text

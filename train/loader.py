@@ -100,10 +100,18 @@ def make_loader(
 
 
 def _iterate(loader: DataLoader) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, WorkError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, WorkError):
+                raise batch
+            yield batch
+    except (ConnectionError, EOFError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise WorkError(
+            "a loader process was lost, perhaps killed for memory or for a full /dev/shm: the same command goes on from"
+            " the last checkpoint; set data.workers lower if it happens again"
+        ) from error
 
 
 def _leave_signals_to_trainer(_worker: int) -> None:

@@ -1,7 +1,7 @@
 """What a folder of generated images holds: `manifest.jsonl`, one line an image. Evaluation reads nothing else.
 
 The manifest is written when all its images are there. Each image carries the digest of its own line, so that a folder
-that was begun goes on, and an image made under other settings is made again.
+that was begun goes on, an image made under other settings is made again, and one of an earlier request is removed.
 """
 
 import io
@@ -43,6 +43,7 @@ class Settings:
 class GeneratedImage:
     """One line. `image` is relative to the manifest; sounds are absolute; `model_sha256` is of the model's files.
 
+    `sound_sha256` is of the bytes of `sound` and then of those in `mixed_with`.
     The image shows what is heard in `clip_seconds` from `start_sec` on.
     """
 
@@ -51,6 +52,7 @@ class GeneratedImage:
     image: str
     sound: str
     mixed_with: tuple[str, ...]
+    sound_sha256: tuple[str, ...]
     start_sec: float
     seed: int
     model: str
@@ -112,11 +114,24 @@ def write_image(folder: Path, row: GeneratedImage, image: Image.Image) -> None:
 
 def is_made(folder: Path, row: GeneratedImage) -> bool:
     """Whether the image of exactly this line is there."""
+    return _line_digest(folder / row.image) == digest_of(asdict(row))
+
+
+def remove_others(folder: Path, rows: Sequence[GeneratedImage]) -> int:
+    """Remove the images of other lines than these, and tell how many; what was not made here stays."""
+    images = {folder / row.image for row in rows}
+    others = [path for path in (folder / IMAGES).glob("*.png") if path not in images and _line_digest(path)]
+    for path in others:
+        path.unlink()
+    return len(others)
+
+
+def _line_digest(path: Path) -> str | None:
     try:
-        with Image.open(folder / row.image, formats=["PNG"]) as image:
-            return isinstance(image, PngImageFile) and image.text.get(LINE_DIGEST) == digest_of(asdict(row))
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.text.get(LINE_DIGEST) if isinstance(image, PngImageFile) else None
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError):  # what Pillow raises of a damaged file
-        return False
+        return None
 
 
 def encode_png(image: Image.Image, text: PngInfo | None = None) -> bytes:

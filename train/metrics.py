@@ -72,13 +72,13 @@ class StepTally:
             stop=sums[-1] > 0,
         )
 
-    def keys_not_finite(self) -> list[str]:
-        """The images of this process whose loss is NaN or infinite."""
+    def keys(self, not_finite: bool) -> list[str]:
+        """The images of this process: all of the step, or those whose loss is NaN or infinite."""
         return [
             key
             for finite_B, keys in self._seen
             for finite, key in zip(finite_B.tolist(), keys, strict=True)
-            if not finite
+            if not (finite and not_finite)
         ]
 
 
@@ -97,7 +97,16 @@ class MetricsFile:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
-    """The lines so far; one that a kill cut short is left out."""
+    """The lines so far; those that a kill or a power cut left damaged are left out."""
     path = run_dir / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    return [values for line in lines if (values := _parse(line)) is not None]
+
+
+def _parse(line: bytes) -> dict[str, float] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(values, dict) and isinstance(values.get("step"), int) and "loss" in values
+    return values if whole else None

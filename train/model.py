@@ -19,7 +19,7 @@ from sonify.errors import InputError
 from sonify.model_folders import check_weights, diffusers_class
 from sonify.models import FetchedModel, Files, fetch_model
 from sonify.networks import check_whole, unusable
-from train.config import Checkpoint, TrainConfig, Transformer
+from train.config import Checkpoint, Transformer
 from train.linear import convolve_linears
 
 PROJECTION = "caption_projection."
@@ -82,18 +82,20 @@ def drop_condition(audio_BTD: Tensor, dropped_B: Tensor, null_TD: Tensor) -> Ten
     return torch.where(dropped_B[:, None, None], null_TD, audio_BTD)
 
 
-def set_execution(model: PixArtTransformer2DModel, config: TrainConfig) -> None:
+def set_execution(model: PixArtTransformer2DModel, *, precision: str, compiled: bool, recompute: bool = False) -> None:
     """Choose how the model computes on the device where it is; what it computes stays the same."""
-    if config.recompute:
+    if recompute:
         model.enable_gradient_checkpointing()
-    if config.compile:
+    if compiled:
         compile_blocks(model)
-    elif model.device.type == "cpu" and config.precision == "fp32":
+    elif model.device.type == "cpu" and precision == "fp32":
         convolve_linears(model)
 
 
 def compile_blocks(model: PixArtTransformer2DModel) -> None:
     """Compile each block in place: parameters keep their names, and one compilation serves all blocks."""
+    # under autocast the first block would get bfloat16 and the others float32, and two compilations be needed
+    model.pos_embed.register_forward_hook(lambda _module, _input, output: output.float())
     for block in model.transformer_blocks:
         block.compile()
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import torch
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
 from sonify.errors import InputError
@@ -13,12 +14,12 @@ from train.grids import make_grid
 from train.metrics import read_metrics
 from train.networks import Networks, make_pipeline
 from train.release import save_release
+from train.resume import RELEASE
 from train.shards import FeatureData, held_out_scenes, open_feature_data
 
 log = logging.getLogger(__name__)
 
 SAMPLES = "samples"
-RELEASE = "pipeline"
 
 
 class Pictures:
@@ -35,7 +36,8 @@ class Pictures:
         if not self._scenes:
             return None
         transformer.eval()
-        with ema.applied_to(transformer):
+        # compiling for another batch and without gradients would take longer than drawing
+        with ema.applied_to(transformer), torch.compiler.set_stance("force_eager"):
             pipeline = make_pipeline(transformer, self._config, self._networks, self._data).to(transformer.device)
             pipeline.set_progress_bar_config(disable=True)
             images = [
@@ -53,12 +55,12 @@ class Pictures:
         make_grid(images, [caption for *_, caption in self._scenes], path)
         return path
 
-    def release(self, transformer: PixArtTransformer2DModel, ema: Ema) -> Path:
+    def release(self, step: int, transformer: PixArtTransformer2DModel, ema: Ema) -> Path:
         """Write RUN/pipeline: what others load."""
         out = self._config.run_dir / RELEASE
         with ema.applied_to(transformer):
             pipeline = make_pipeline(transformer, self._config, self._networks, self._data)
-            save_release(out, pipeline, self._config, self._data, read_metrics(self._config.run_dir))
+            save_release(out, pipeline, self._config, self._data, read_metrics(self._config.run_dir), step=step)
         log.info("the model is in %s: python -m train.generate --model %s --audio a.wav --out out.png", out, out)
         return out
 

@@ -23,9 +23,11 @@ from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures
+from sonify.features.logmel import HOP
 from sonify.features.vae import decode, load_vae, scaling_factor
 from sonify.models import FetchedModel
 from sonify.networks import check_whole, load_network, place_network, unusable
+from train.pipeline_checks import check_parts, check_settings
 
 SAMPLE_RATE_HZ = 16_000
 MAX_SEED = 2**63 - 1
@@ -139,10 +141,16 @@ class AudioPixArtPipeline(DiffusionPipeline):
         """The condition (B, T, D) that sounds are, as the training shards hold it.
 
         Raises:
-            ValueError: the pipeline has no AST.
+            ValueError: the pipeline has no AST, or the sounds are not mono or longer than it hears.
         """
         if self.audio_encoder is None or self.feature_extractor is None:
             raise ValueError("this pipeline has no AST: its condition is passed as audio_features_BTD")
+        if audio_BS.ndim != 2:
+            raise ValueError(f"expected (B, S), mono sounds of one length, found {tuple(audio_BS.shape)}")
+        longest = self.feature_extractor.max_length * HOP
+        if audio_BS.shape[1] > longest:
+            found_sec, longest_sec = audio_BS.shape[1] / SAMPLE_RATE_HZ, longest / SAMPLE_RATE_HZ
+            raise ValueError(f"a sound of {found_sec:g} s: this AST hears {longest_sec:g} s at most; cut it into clips")
         listen = AstFeatures(self.audio_encoder, self.feature_extractor, self.config["frequency"])
         return _as_trained(listen(audio_BS))
 
@@ -224,7 +232,8 @@ def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Aud
     """Load a released pipeline; `dtype` is the transformer's, the networks beside it are small and stay float32.
 
     Raises:
-        InputError: the folder holds another kind of model, or is damaged, or does not fit on the GPU.
+        InputError: the folder holds another kind of model, or is damaged, or its parts do not belong together, or it
+            does not fit on the GPU.
     """
     read_settings(folder)
     parts: dict[str, Any] = {
@@ -235,16 +244,18 @@ def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Aud
         parts["audio_encoder"] = load_network(ASTModel, _part(folder, "audio_encoder"), device, torch.float32)
     diffusers_logging.disable_progress_bar()
     try:
-        return AudioPixArtPipeline.from_pretrained(folder, local_files_only=True, **parts)
+        pipeline = AudioPixArtPipeline.from_pretrained(folder, local_files_only=True, **parts)
     except Exception as error:  # of a damaged folder the library raises whatever its code meets
         raise unusable(FetchedModel(model=str(folder), path=folder, identity=""), error) from error
+    check_parts(folder, pipeline, make_scheduler())
+    return pipeline
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings and components of a released pipeline, without loading it.
 
     Raises:
-        InputError: the folder holds another kind of model, or none.
+        InputError: the folder holds another kind of model, or none, or a setting is none that a release has.
     """
     path = folder / AudioPixArtPipeline.config_name
     try:
@@ -258,9 +269,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     kind = found.get("_class_name") if isinstance(found, dict) else None
     if kind != AudioPixArtPipeline.__name__:
         raise InputError(f"{folder}: expected a pipeline of kind {AudioPixArtPipeline.__name__}, found {kind}")
-    for key, expected in (("clip_seconds", float | int), ("audio_encoder", list)):
-        if not isinstance(found.get(key), expected):
-            raise InputError(f"{path}: expected a setting {key}, found {found.get(key)!r}; release the pipeline again")
+    check_settings(path, found)
     return found
 
 

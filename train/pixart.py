@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from sonify.config import load_settings
 from sonify.engine.files import naming_full_disk
 from sonify.errors import WorkError
 from sonify.features.vae import scaling_factor
+from sonify.run import open_run
 from train.commands import Interrupt, Parser, run_command
 from train.config import TrainConfig
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
 from train.ema import Ema
-from train.launch import check_devices, is_distributed, relaunch, start_accelerator
+from train.launch import check_devices, is_launched, launch_processes, start_accelerator
 from train.loader import accumulation_steps, make_loader
 from train.metrics import StepTally
 from train.model import drop_condition, init_transformer, predict, set_execution
@@ -32,7 +34,7 @@ from train.networks import load_networks, make_pipeline
 from train.optimizer import learning_rate_at, make_optimizer
 from train.pictures import Pictures
 from train.recorder import Recorder
-from train.resume import restore, save, write_config
+from train.resume import check_run_dir, restore, save, write_config
 from train.shards import check_matches, open_feature_data
 
 log = logging.getLogger(__name__)
@@ -48,12 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("train.pixart", lambda: _launch(arguments, argv))
 
 
-def _launch(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+def _launch(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     config = load_settings(arguments.config, arguments.overrides, TrainConfig)
     processes = check_devices(config.devices)
-    if processes > 1 and not is_distributed():
-        relaunch(processes, "train.pixart", argv)
+    if processes > 1 and not is_launched():
+        return launch_processes(processes, "train.pixart", argv)
     train(config)
+    return 0
 
 
 def train(config: TrainConfig) -> None:
@@ -64,23 +67,32 @@ def train(config: TrainConfig) -> None:
         WorkError: a loss is not finite, data or all checkpoints are damaged, or the disk is full.
         KeyboardInterrupt: SIGTERM or SIGINT; the state is saved.
     """
+    check_run_dir(config)
     accelerator = start_accelerator(config)
+    with (
+        open_run(config.run_dir) if accelerator.is_main_process else nullcontext(),
+        naming_full_disk(config.run_dir),
+    ):
+        _train(config, accelerator)
+
+
+def _train(config: TrainConfig, accelerator: Accelerator) -> None:
     if not accelerator.is_main_process:
         logging.getLogger("train").setLevel(logging.WARNING)
-    with accelerator.main_process_first():  # who comes first fetches them
+    with accelerator.main_process_first():  # who comes first fetches what is not here yet
         networks = load_networks(config)
+        transformer, report = init_transformer(config.model, config.seed)
     data = open_feature_data(config.data)
     check_matches(data, config, networks.vae_identity, networks.ast_identity)
     accumulation = accumulation_steps(config.batch, accelerator.num_processes)
 
-    transformer, report = init_transformer(config.model, config.seed)
     transformer.to(accelerator.device).train()
     ema = Ema(transformer, config.optimizer.ema_decay)
     optimizer = make_optimizer(transformer, config.optimizer)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
-        first_step = restore(config, data, transformer, ema, optimizer)
+        first_step = restore(config, data, transformer, ema, optimizer, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
-    set_execution(transformer, config)
+    set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
     model = accelerator.prepare_model(transformer)
     null_TD = make_pipeline(transformer, config, networks, data).encode_null(data.audio_shape[0])
     null_TD = null_TD.to(accelerator.device)
@@ -97,7 +109,6 @@ def train(config: TrainConfig) -> None:
         write_config(config)
 
     with (
-        naming_full_disk(config.run_dir),
         Interrupt() as interrupt,
         Recorder(config, accelerator, data.audio_shape[0], first_step) as recorder,
     ):
@@ -122,10 +133,11 @@ def train(config: TrainConfig) -> None:
             assert gradient_norm is not None  # the library's type allows for other engines
             sums = tally.reduce(accelerator, stop=interrupt.asked)
             if sums.num_not_finite or not gradient_norm.isfinite():
-                keys = sorted(gather_object(tally.keys_not_finite()))
+                what = "loss" if sums.num_not_finite else "gradient"
+                keys = sorted(gather_object(tally.keys(not_finite=bool(sums.num_not_finite))))
                 raise WorkError(
-                    f"step {step}: the loss is not finite (gradient norm {gradient_norm:.3g}) for {len(keys)} images:"
-                    f" {', '.join(keys[:8])}; nothing of this step was applied, and the checkpoints are whole"
+                    f"step {step}: the {what} is not finite; images: {', '.join(keys[:8])} ({len(keys)} in all);"
+                    " nothing of this step was applied, and the checkpoints are whole"
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -133,15 +145,16 @@ def train(config: TrainConfig) -> None:
 
             recorder.record(step, sums, gradient_norm, learning_rate)
             last = step == config.max_steps
-            if accelerator.is_main_process and (sums.stop or last or step % config.checkpoints.every == 0):
-                save(config, data, step, transformer, ema, optimizer)
-            if sums.stop:
-                accelerator.wait_for_everyone()
-                raise KeyboardInterrupt(f"step {step:,} is saved; the same command goes on from there")
-            if pictures and step % config.samples.every == 0:
-                pictures.draw(step, transformer, ema)
+            with recorder.pausing():
+                if accelerator.is_main_process and (sums.stop or last or step % config.checkpoints.every == 0):
+                    save(config, data, step, transformer, ema, optimizer)
+                if sums.stop and not last:
+                    accelerator.wait_for_everyone()
+                    raise KeyboardInterrupt(f"step {step:,} is saved; the same command goes on from there")
+                if pictures and step % config.samples.every == 0:
+                    pictures.draw(step, transformer, ema)
     if pictures:
-        pictures.release(transformer, ema)
+        pictures.release(config.max_steps, transformer, ema)
     accelerator.wait_for_everyone()
 
 

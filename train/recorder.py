@@ -37,7 +37,7 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         # a resumed run overwrites the curve of the steps that are done again
         purge = {"tensorboard": {"purge_step": self._first_step + 1}}
-        self._accelerator.init_trackers("tensorboard", init_kwargs=purge)
+        self._accelerator.init_trackers(self._config.run_dir.name, init_kwargs=purge)
         self._since, self._since_step = time.perf_counter(), self._first_step
         return self
 
@@ -51,6 +51,13 @@ class Recorder:
         start = time.perf_counter()
         yield
         self._waited_sec += time.perf_counter() - start
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Time spent here is no part of a step: saving, and drawing samples."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
 
     def record(self, step: int, sums: StepSums, gradient_norm: torch.Tensor, learning_rate: float) -> None:
         """Note a finished step; every `log_every` steps, the first and the last are written."""

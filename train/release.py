@@ -9,24 +9,22 @@ config.yaml      the configuration, resolved
 """
 
 import argparse
-import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from safetensors import SafetensorError
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
 from sonify.config.loader import load_settings
 from sonify.engine.files import naming_full_disk
-from sonify.errors import DiskFull, InputError
+from sonify.errors import InputError
 from train.card import CONFIG, RECORDINGS, TrainedOn, count_licences, make_card
-from train.checkpoints import load_ema
+from train.checkpoints import load_averaged, naming_system_errors
 from train.commands import Parser, run_command
-from train.config import Scratch, TrainConfig
+from train.config import TrainConfig
 from train.metrics import read_metrics
-from train.model import init_transformer
 from train.networks import load_networks, make_pipeline
 from train.pipeline import AudioPixArtPipeline
 from train.shards import FeatureData, open_feature_data
@@ -56,16 +54,16 @@ def release_checkpoint(run_dir: Path, step: int | None, out: Path) -> None:
     """
     if not (run_dir / CONFIG).is_file():
         raise InputError(f"{run_dir}: not a training run: expected {CONFIG} in it; `python -m train.pixart` makes one")
-    _check_replaceable(out)
+    _find_place(out)
     config = load_settings(run_dir / CONFIG, [], TrainConfig)
-    found, tensors = load_ema(run_dir, step)
-    # the weights that training began with are not wanted, only the shape
-    transformer, _ = init_transformer(config.model.model_copy(update={"init": Scratch(kind="scratch")}), seed=0)
-    transformer.load_state_dict(tensors)
+    averaged = load_averaged(run_dir, step)
+    transformer = PixArtTransformer2DModel.from_config(dict(averaged.transformer))
+    assert isinstance(transformer, PixArtTransformer2DModel)
+    transformer.load_state_dict(averaged.weights)
     data = open_feature_data(config.data)
     pipeline = make_pipeline(transformer.eval(), config, load_networks(config), data)
-    metrics = [line for line in read_metrics(run_dir) if line["step"] <= found]
-    save_release(out, pipeline, config, data, metrics, step=found)
+    metrics = [line for line in read_metrics(run_dir) if line["step"] <= averaged.step]
+    save_release(out, pipeline, config, data, metrics, step=averaged.step)
 
 
 def save_release(
@@ -75,7 +73,7 @@ def save_release(
     data: FeatureData,
     metrics: Sequence[Mapping[str, float]],
     *,
-    step: int | None = None,
+    step: int,
 ) -> None:
     """Write a release, seen whole or not at all; one that is there is replaced.
 
@@ -85,24 +83,23 @@ def save_release(
         config: of the training run.
         data: what was trained on.
         metrics: the lines of the run's `metrics.jsonl`.
-        step: of the weights; the last of the run where None.
+        step: of the weights.
 
     Raises:
-        InputError: `out` is something else than a release.
+        InputError: `out` is something else than a release, or cannot be written to.
         DiskFull: no room is left.
     """
-    _check_replaceable(out)
+    out = _find_place(out)
     recordings = data.recordings()
     trained_on = TrainedOn(
-        step=config.max_steps if step is None else step,
+        step=step,
         num_images=data.num_images,
         recordings=recordings,
         licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
     )
-    partial, old = (out.with_name(f".{out.name}.{name}") for name in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = _partial(out), out.with_name(f".{out.name}.old")
     try:
-        with naming_full_disk(out):
+        with naming_full_disk(out), naming_system_errors():
             partial.mkdir(parents=True)
             pipeline.save_pretrained(partial, safe_serialization=True)
             settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -110,9 +107,6 @@ def save_release(
             (partial / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
             card = make_card(config, trained_on, metrics[-1] if metrics else {})
             (partial / "README.md").write_text(card, encoding="utf-8")
-    except SafetensorError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise _named(error, out) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -123,18 +117,31 @@ def save_release(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _named(error: SafetensorError, out: Path) -> Exception:
-    """The library has one kind of error for all that goes wrong while it writes, and names the system's by number."""
-    if f"os error {errno.ENOSPC}" in str(error):
-        return DiskFull(
-            f"{out}: no space left on the disk for a release; free some space and run the same command again"
-        )
-    return error
+def _find_place(out: Path) -> Path:
+    """The folder that `out` means, which may be a link or a dot, where a release can be written."""
+    place = Path(os.path.realpath(out))
+    try:
+        if not place.name or (_is_there(place) and not _is_replaceable(place)):
+            raise InputError(f"--out {out}: holds something else than a release; choose a new folder")
+        with naming_full_disk(place):
+            shutil.rmtree(_partial(place), ignore_errors=True)
+            _partial(place).mkdir(parents=True)
+            _partial(place).rmdir()
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another place") from error
+    return place
 
 
-def _check_replaceable(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / AudioPixArtPipeline.config_name).is_file()):
-        raise InputError(f"--out {out}: holds something else than a release; choose a new folder")
+def _partial(place: Path) -> Path:
+    return place.with_name(f".{place.name}.partial")
+
+
+def _is_there(place: Path) -> bool:
+    return place.is_symlink() or place.exists()  # a link here is one that leads to itself
+
+
+def _is_replaceable(place: Path) -> bool:
+    return place.is_dir() and (not any(place.iterdir()) or (place / AudioPixArtPipeline.config_name).is_file())
 
 
 if __name__ == "__main__":

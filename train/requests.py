@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,19 @@ from sonify.errors import InputError
 from train.commands import Parser
 from train.pipeline import MAX_SEED
 from train.sounds import TARGET_LUFS
+
+MAX_SEEDS = 1_000_000
+MAX_GUIDANCE = 100
+EPILOG = """\
+With --out dog.png a sound of one window gives dog.png; a longer one gives an image a window, dog-000.png, dog-001.png
+and so on. With --list or --seeds, --out is a folder: images/ and manifest.jsonl, which names sound and seed of each;
+images of an earlier request in it are removed. The path of every image is printed.
+
+examples:
+  python -m train.generate --model DIR --audio dog.wav --out dog.png
+  python -m train.generate --model DIR --audio sea.wav dog.wav --gains-db 0 -6 --out both.png
+  python -m train.generate --model DIR --list sounds.csv --seeds 4 --out FOLDER
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +49,32 @@ class Request:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = Parser(prog="train.generate", description="Make images from sounds.", allow_abbrev=False)
+    parser = Parser(
+        prog="train.generate",
+        description="Make images from sounds.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder of a released pipeline")
     sounds = parser.add_mutually_exclusive_group(required=True)
     sounds.add_argument("--audio", type=Path, nargs="+", help="recordings that are heard together")
     sounds.add_argument("--list", type=Path, help="text file with a path a line, or CSV with a column `sound`")
     parser.add_argument("--out", type=Path, required=True, help="a .png file; a folder with --list or --seeds")
-    parser.add_argument("--gains-db", type=float, nargs="+", help="one for each of --audio (default: 0 each)")
-    parser.add_argument("--separate", action="store_true", help="one after the other instead of mixed")
+    parser.add_argument(
+        "--gains-db", type=float, nargs="+", help="dB relative to --lufs, one for each of --audio (default: 0 each)"
+    )
+    parser.add_argument("--separate", action="store_true", help="heard one after the other instead of mixed")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument("--seeds", type=int, help="how many images, of seeds that follow each other, for each window")
-    parser.add_argument("--guidance", type=float, default=4.5, help="1 is none (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="of the sampler (default: %(default)s)")
-    parser.add_argument("--lufs", type=float, default=TARGET_LUFS, help="loudness of each sound (default: %(default)s)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--guidance", type=float, default=4.5, help="scale of it, 1 is none (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="of the sampler for each image (default: %(default)s)")
+    parser.add_argument(
+        "--lufs", type=float, default=TARGET_LUFS, help="loudness of each sound before its gain (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is a GPU where there is one"
+    )
     parser.add_argument("--batch-size", type=int, help="images at once (default: 16 on a GPU, 1 on a CPU)")
     return parser
 
@@ -87,9 +111,9 @@ def read_request(arguments: argparse.Namespace) -> Request:
 def _check_ranges(arguments: argparse.Namespace) -> None:
     seeds = 1 if arguments.seeds is None else arguments.seeds
     checks = (
-        ("--seeds", "at least 1", arguments.seeds, seeds >= 1),
+        ("--seeds", f"1 to {MAX_SEEDS:,}", arguments.seeds, 1 <= seeds <= MAX_SEEDS),
         ("--seed", f"0 to {MAX_SEED - seeds + 1}", arguments.seed, 0 <= arguments.seed <= MAX_SEED - seeds + 1),
-        ("--guidance", "at least 1", arguments.guidance, 1 <= arguments.guidance < math.inf),
+        ("--guidance", f"1 to {MAX_GUIDANCE}", arguments.guidance, 1 <= arguments.guidance <= MAX_GUIDANCE),
         ("--steps", "1 to 1000", arguments.steps, 1 <= arguments.steps <= 1000),
         ("--lufs", "between -70 and 0", arguments.lufs, -70 < arguments.lufs <= 0),
         ("--batch-size", "at least 1", arguments.batch_size, arguments.batch_size is None or arguments.batch_size >= 1),
@@ -112,11 +136,18 @@ def read_list(path: Path) -> list[Path]:
         raise InputError(f"--list {path}: cannot be read as text ({error})") from error
     names = text.splitlines()
     if path.suffix.lower() == ".csv":
-        table = csv.DictReader(names)
-        if "sound" not in (table.fieldnames or ()):
-            raise InputError(f"--list {path}: expected a column `sound`, found {', '.join(table.fieldnames or ())}")
-        names = [row["sound"] or "" for row in table]
+        names = _read_column(path, names)
     sounds = [path.absolute().parent / name.strip() for name in names if name.strip()]
     if not sounds:
         raise InputError(f"--list {path}: names no sound")
     return sounds
+
+
+def _read_column(path: Path, lines: list[str]) -> list[str]:
+    table = csv.DictReader(lines)
+    try:
+        if "sound" not in (table.fieldnames or ()):
+            raise InputError(f"--list {path}: expected a column `sound`, found {', '.join(table.fieldnames or ())}")
+        return [row["sound"] or "" for row in table]
+    except csv.Error as error:
+        raise InputError(f"--list {path}: cannot be read as CSV ({error}, line {table.line_num})") from error

@@ -1,18 +1,43 @@
 """Between the state of a training run in memory and its checkpoints."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
+from sonify import layout
 from sonify.engine.files import write_whole
+from sonify.errors import InputError
 from train.card import CONFIG
-from train.checkpoints import State, restore_checkpoint, save_checkpoint
+from train.checkpoints import Facts, State, restore_checkpoint, save_checkpoint
 from train.config import TrainConfig
 from train.ema import Ema
 from train.shards import FeatureData
+
+RELEASE = "pipeline"
+PIPELINE_INDEX = "model_index.json"
+
+
+def check_run_dir(config: TrainConfig) -> None:
+    """Refuse a run_dir where something lies that training would write over, or write among.
+
+    Raises:
+        InputError: it is the current folder, lies in a run of `sonify`, or holds a pipeline; or RUN/pipeline is none.
+    """
+    run_dir = config.run_dir.resolve()
+    release = run_dir / RELEASE
+    taken = next((folder for folder in (run_dir, *run_dir.parents) if (folder / layout.RUN).exists()), None)
+    if run_dir == Path.cwd():
+        raise InputError("run_dir: is the current folder; name one of its own, such as runs/mine")
+    if taken is not None:
+        raise InputError(f"run_dir: {run_dir} lies in {taken}, a run of `sonify`; choose another folder")
+    if (run_dir / PIPELINE_INDEX).exists():
+        raise InputError(f"run_dir: {run_dir} is a released pipeline; choose another folder")
+    if release.exists() and not (release / PIPELINE_INDEX).exists():
+        raise InputError(f"run_dir: {release} is in the way: no pipeline lies there; move it, or choose another folder")
 
 
 def write_config(config: TrainConfig) -> None:
@@ -23,8 +48,13 @@ def write_config(config: TrainConfig) -> None:
 
 def bound_settings(config: TrainConfig, data: FeatureData) -> dict[str, Any]:
     """What a run that resumes must have in common with the one that it goes on from, for the same losses."""
-    plain = config.model_dump(mode="json", include={"seed", "model", "optimizer", "condition_dropout"})
-    return plain | {"batch.total": config.batch.total, "data": data.digest, "data.split": config.data.split}
+    plain = config.model_dump(
+        mode="json",
+        include={"seed": True, "model": True, "optimizer": True, "condition_dropout": True, "precision": True},
+        exclude={"model": {"init"}},  # where the first weights came from no longer matters
+    )
+    read = {"batch.total": config.batch.total, "data": data.digest, "data.split": config.data.split}
+    return plain | read | {"hears": config.ast is not None}
 
 
 def save(
@@ -47,7 +77,8 @@ def save(
         optimizer=_pack(transformer, optimizer),
     )
     bound = bound_settings(config, data)
-    save_checkpoint(config.run_dir, state, bound, config.checkpoints.keep, data.recordings())
+    facts = Facts(bound=bound, transformer=dict(transformer.config), recordings=data.recordings())
+    save_checkpoint(config.run_dir, state, facts, config.checkpoints.keep)
 
 
 def restore(
@@ -56,16 +87,25 @@ def restore(
     transformer: PixArtTransformer2DModel,
     ema: Ema,
     optimizer: torch.optim.Optimizer,
+    *,
+    check: bool,
 ) -> int:
     """Load the newest whole checkpoint, if there is any, and return how many steps are done.
+
+    `check` hashes the files and sets damaged ones aside: one process does so before the others load.
 
     Raises:
         InputError: it belongs to a run under other settings.
         WorkError: there are checkpoints, and all are damaged.
     """
-    state = restore_checkpoint(config.run_dir, bound_settings(config, data))
+    state = restore_checkpoint(config.run_dir, bound_settings(config, data), check)
     if state is None:
         return 0
+    if state.step > config.max_steps:
+        raise InputError(
+            f"max_steps: {config.max_steps}, and {config.run_dir} has a checkpoint of step {state.step}; set at least"
+            " that, or make a release of an earlier one with `python -m train.release --step`"
+        )
     transformer.load_state_dict(state.model)
     ema.load_state_dict(state.ema)
     _unpack(transformer, optimizer, state.optimizer)
@@ -87,5 +127,4 @@ def _unpack(
     parameters = dict(transformer.named_parameters())
     for key, tensor in packed.items():
         name, _, kind = key.rpartition("/")
-        device = "cpu" if kind == "step" and not optimizer.defaults["fused"] else parameters[name].device
-        optimizer.state[parameters[name]][kind] = tensor.to(device)
+        optimizer.state[parameters[name]][kind] = tensor.to(parameters[name].device)

@@ -123,7 +123,7 @@ def open_feature_data(data: Data) -> FeatureData:
     """
     runs: list[Run] = []
     shards: list[Shard] = []
-    for place in dict.fromkeys(data.runs):
+    for place in dict.fromkeys(_resolved(place) for place in data.runs):
         record, found = _open_run(place, data.split)
         if found:
             runs.append(_describe_run(record, found[0]))
@@ -212,6 +212,11 @@ def _open_run(run_dir: Place, split: str) -> tuple[RunRecord, list[Shard]]:
     with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         shards = threads.map(lambda commit: _open_shard(run_dir, split, commit), commits)
         return record, [shard for shard in shards if shard is not None]
+
+
+def _resolved(place: Place) -> Place:
+    """One name for a run that is named twice."""
+    return place.resolve() if isinstance(place, Path) else place
 
 
 def _open_shard(run_dir: Path, split: str, commit_path: Path) -> Shard | None:

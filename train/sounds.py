@@ -44,6 +44,8 @@ def read_sound(path: Path, clip_seconds: float) -> list[CutClip]:
         clips = list(cut_recording(path, SAMPLE_RATE_HZ, clip_seconds))
     except UnreadableSound as error:
         raise InputError(f"{path}: expected a recording, found none ({error.reason}: {error.detail})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not any(is_heard(clip) for clip in clips):
         raise InputError(f"{path}: silent: no part of it has a measurable loudness")
     return clips

@@ -51,11 +51,12 @@ def write_tiny_vae(folder: Path) -> Path:
 def main() -> None:
     """Run the command."""
     disable_progress_bar()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("out", type=Path)
+    parser = argparse.ArgumentParser(prog="train.tiny", description="Write tiny networks with random weights.")
+    parser.add_argument("out", type=Path, help="folder that gets ast/ and vae/")
     out = parser.parse_args().out
     write_tiny_ast(out / "ast")
     write_tiny_vae(out / "vae")
+    print(f"{out / 'ast'}\n{out / 'vae'}")  # noqa: T201 - the command's result
 
 
 if __name__ == "__main__":

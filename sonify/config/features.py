@@ -28,7 +28,8 @@ class Features(Section):
     flip: bool = False  # also the latents of the mirrored image
     std: bool = False  # also the posterior's standard deviation
     device: Device = "auto"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    # A released model listens in float32; bfloat16 is faster. `auto` is bfloat16 on a GPU.
+    dtype: Literal["auto", "bfloat16", "float32"] = "float32"
     gpus: Gpus = 1.0
     cpus: int = Field(default=1, ge=1)
     batch_size: int = Field(default=16, ge=1, le=1024)

@@ -72,7 +72,7 @@ def open_record(data: bytes) -> dict[str, Any]:
     try:
         record = json.loads(data)
         claimed = record.pop("record_sha256")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedRecord("not a record") from error
     if seal_record(record) != data or claimed != digest_of(record):
         raise DamagedRecord("its own sha256 differs")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from sonify.errors import InputError, WorkError
-from train.checkpoints import State, load_ema, restore_checkpoint, save_checkpoint
+from train.checkpoints import Facts, State, load_averaged, restore_checkpoint, save_checkpoint
 
 BOUND = {"seed": 0, "model": {"layers": 2}}
+FACTS = Facts(bound=BOUND, transformer={"num_layers": 2}, recordings=("a", "b"))
 
 
 def state(step: int) -> State:
@@ -26,7 +28,7 @@ def folders(run_dir: Path) -> list[str]:
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
-    save_checkpoint(tmp_path, state(5), BOUND, keep=2)
+    save_checkpoint(tmp_path, state(5), FACTS, keep=2)
     restored = restore_checkpoint(tmp_path, BOUND)
     assert restored is not None
     assert restored.step == 5
@@ -42,17 +44,8 @@ def test_a_new_run_has_nothing_to_restore(tmp_path):
 
 def test_the_last_ones_are_kept(tmp_path):
     for step in (1, 2, 3, 10):
-        save_checkpoint(tmp_path, state(step), BOUND, keep=2)
+        save_checkpoint(tmp_path, state(step), FACTS, keep=2)
     assert folders(tmp_path) == ["step-00000003", "step-00000010"]
-
-
-def test_a_checkpoint_of_a_step_that_is_done_again_replaces_the_first(tmp_path):
-    save_checkpoint(tmp_path, state(4), BOUND, keep=2)
-    again = State(step=4, model={"c": torch.ones(1)}, ema={}, optimizer={})
-    save_checkpoint(tmp_path, again, BOUND, keep=2)
-    restored = restore_checkpoint(tmp_path, BOUND)
-    assert restored is not None
-    assert list(restored.model) == ["c"]
 
 
 def cut(folder: Path) -> None:
@@ -80,8 +73,8 @@ def edit(folder: Path) -> None:
     ("damage", "named"), [(cut, "bytes instead of"), (flip, "sha256"), (lose, "is missing"), (edit, "state.json")]
 )
 def test_a_damaged_newest_one_is_named_and_the_one_before_it_used(tmp_path, caplog, damage, named):
-    save_checkpoint(tmp_path, state(1), BOUND, keep=3)
-    damage(save_checkpoint(tmp_path, state(2), BOUND, keep=3))
+    save_checkpoint(tmp_path, state(1), FACTS, keep=3)
+    damage(save_checkpoint(tmp_path, state(2), FACTS, keep=3))
     restored = restore_checkpoint(tmp_path, BOUND)
     assert restored is not None
     assert restored.step == 1
@@ -91,7 +84,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_it_used(tmp_path, capl
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_in_silence(tmp_path):
-    cut(save_checkpoint(tmp_path, state(1), BOUND, keep=3))
+    cut(save_checkpoint(tmp_path, state(1), FACTS, keep=3))
     with pytest.raises(WorkError, match="every checkpoint is damaged"):
         restore_checkpoint(tmp_path, BOUND)
     with pytest.raises(WorkError, match="every checkpoint is damaged"):  # nor the second time
@@ -99,28 +92,41 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_in_silence(
 
 
 def test_another_model_is_refused_with_the_setting_that_differs(tmp_path):
-    save_checkpoint(tmp_path, state(1), BOUND, keep=3)
+    save_checkpoint(tmp_path, state(1), FACTS, keep=3)
     with pytest.raises(InputError, match=r"model\.layers was 2 .* is 4 now"):
         restore_checkpoint(tmp_path, {"seed": 0, "model": {"layers": 4}})
 
 
 def test_the_averaged_weights_are_read_by_step(tmp_path):
     for step in (1, 2):
-        save_checkpoint(tmp_path, state(step), BOUND, keep=3)
-    assert load_ema(tmp_path, None)[0] == 2
-    step, ema = load_ema(tmp_path, 1)
-    assert step == 1
-    assert torch.equal(ema["a.weight"], state(1).ema["a.weight"])
+        save_checkpoint(tmp_path, state(step), FACTS, keep=3)
+    assert load_averaged(tmp_path, None).step == 2
+    averaged = load_averaged(tmp_path, 1)
+    assert (averaged.step, averaged.transformer) == (1, {"num_layers": 2})
+    assert torch.equal(averaged.weights["a.weight"], state(1).ema["a.weight"])
     with pytest.raises(InputError, match="no checkpoint of step 7; there are: 1, 2"):
-        load_ema(tmp_path, 7)
+        load_averaged(tmp_path, 7)
     with pytest.raises(InputError, match="there are: none"):
-        load_ema(tmp_path / "nowhere", None)
+        load_averaged(tmp_path / "nowhere", None)
+
+
+def test_what_only_looks_like_a_checkpoint_is_let_be(tmp_path):
+    save_checkpoint(tmp_path, state(1), FACTS, keep=1)
+    (tmp_path / "checkpoints" / "step-notes.txt").write_text("mine")
+    (tmp_path / "checkpoints" / "step-00000007.bak").mkdir()
+    copied = save_checkpoint(tmp_path, state(2), FACTS, keep=1)
+    shutil.copytree(copied, copied.with_name("step-00000099"))
+    restored = restore_checkpoint(tmp_path, BOUND)
+    assert restored is not None
+    assert restored.step == 2
+    expected = ["step-00000002", "step-00000007.bak", "step-00000099.damaged", "step-notes.txt"]
+    assert folders(tmp_path) == expected
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from tests.train.test_checkpoints import BOUND, state
+from tests.train.test_checkpoints import BOUND, FACTS, state
 import train.checkpoints as checkpoints
 calls = 0
 def dying(function):
@@ -134,13 +140,13 @@ def dying(function):
 for name in ("_sync", "sync_folder"):
     setattr(checkpoints, name, dying(getattr(checkpoints, name)))
 checkpoints.os.replace = dying(os.replace)
-checkpoints.save_checkpoint(Path(sys.argv[1]), state(2), BOUND, keep=1)
+checkpoints.save_checkpoint(Path(sys.argv[1]), state(2), FACTS, keep=1)
 """
 
 
 @pytest.mark.parametrize("at", range(1, 9))
 def test_killed_anywhere_while_saving_a_whole_checkpoint_is_left(tmp_path, at):
-    save_checkpoint(tmp_path, state(1), BOUND, keep=1)
+    save_checkpoint(tmp_path, state(1), FACTS, keep=1)
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(at)], cwd=os.getcwd(), check=False)
     assert killed.returncode == -9
     restored = restore_checkpoint(tmp_path, BOUND)
@@ -154,13 +160,13 @@ import sys
 from pathlib import Path
 import torch
 from sonify.errors import DiskFull
-from tests.train.test_checkpoints import BOUND, state
+from tests.train.test_checkpoints import BOUND, FACTS, state
 from train.checkpoints import State, restore_checkpoint, save_checkpoint
 run_dir = Path(sys.argv[1]) / "small"
-save_checkpoint(run_dir, state(1), BOUND, keep=1)
+save_checkpoint(run_dir, state(1), FACTS, keep=1)
 large = State(step=2, model={"a": torch.zeros(2**20)}, ema={"a": torch.zeros(2**20)}, optimizer={})
 try:
-    save_checkpoint(run_dir, large, BOUND, keep=1)
+    save_checkpoint(run_dir, large, FACTS, keep=1)
 except DiskFull as full:
     assert restore_checkpoint(run_dir, BOUND).step == 1
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step-00000001"]
@@ -179,4 +185,4 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     )
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("no small file system may be mounted here")
-    assert "no space left on the disk for a checkpoint" in done.stdout, done.stderr
+    assert "no space left on the disk" in done.stdout, done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from sonify.engine.files import sha256_of
 from sonify.errors import InputError
 from tests.tiny_pixart import write_tiny_pixart
 from train.generate import main
@@ -60,12 +62,24 @@ def test_one_sound_gives_one_file(model: Path, sounds: Path, tmp_path: Path, cap
     assert np.array_equal(pixels(out), expected)
 
 
-def test_a_long_sound_gives_one_image_a_window(model: Path, sounds: Path, tmp_path: Path) -> None:
+def test_a_long_sound_gives_one_image_a_window(
+    model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run("--model", model, "--audio", sounds / "long.wav", "--out", tmp_path / "out.png") == 0
 
     made = sorted(tmp_path.iterdir())
     assert [path.name for path in made] == ["out-000.png", "out-001.png", "out-002.png"]
     assert not np.array_equal(pixels(made[0]), pixels(made[1]))
+    assert capsys.readouterr().out == "".join(f"{path}\n" for path in made)
+
+
+def test_the_help_says_what_is_written(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    for expected in ("dog-000.png, dog-001.png", "dB relative to --lufs", "before its gain", "examples:"):
+        assert expected in text
 
 
 def test_mixing_gains_order_and_separation_are_heard(model: Path, sounds: Path, tmp_path: Path) -> None:
@@ -126,8 +140,9 @@ def test_a_list_and_seeds_give_a_folder_with_a_manifest(model: Path, sounds: Pat
     assert {row.model for row in rows} == {str(model)}
     first = json.loads((out / "manifest.jsonl").read_text().splitlines()[0])
     assert sorted(first) == [
-        *("image", "mixed_with", "model", "model_sha256", "seed", "settings", "sound", "start_sec"),
+        *("image", "mixed_with", "model", "model_sha256", "seed", "settings", "sound", "sound_sha256", "start_sec"),
     ]
+    assert first["sound_sha256"] == [sha256_of(sounds / "a.wav")]
     assert first["settings"] == {
         "clip_seconds": 2.0,
         "gains_db": [0.0],
@@ -159,7 +174,44 @@ def test_a_mixture_with_seeds_names_all_its_sounds(model: Path, sounds: Path, tm
 
     (row,) = read_manifest(tmp_path / "out")
     assert (row.sound, row.mixed_with) == (str(sounds / "a.wav"), (str(sounds / "b.wav"),))
+    assert row.sound_sha256 == (sha256_of(sounds / "a.wav"), sha256_of(sounds / "b.wav"))
     assert row.settings.gains_db == (0.0, -6.0)
+
+
+@pytest.mark.parametrize("replaced", ["first.wav", "second.wav"])
+def test_a_sound_that_is_replaced_makes_its_own_image(replaced: str, model: Path, sounds: Path, tmp_path: Path) -> None:
+    for name in ("first.wav", "second.wav"):
+        shutil.copy(sounds / "a.wav", tmp_path / name)
+    words = ["--model", model, "--audio", tmp_path / "first.wav", tmp_path / "second.wav", "--seeds", 1]
+    words += ["--out", tmp_path / "out"]
+    assert run(*words) == 0
+    (before,) = read_manifest(tmp_path / "out")
+    old = pixels(tmp_path / "out" / before.image)
+    shutil.copy(sounds / "b.wav", tmp_path / replaced)
+
+    assert run(*words) == 0
+
+    (after,) = read_manifest(tmp_path / "out")
+    assert after.sound_sha256 != before.sound_sha256
+    assert not np.array_equal(pixels(tmp_path / "out" / after.image), old)
+
+
+def test_images_of_an_earlier_request_are_removed(
+    model: Path, sounds: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    out = tmp_path / "out"
+    words = ["--model", model, "--audio", sounds / "a.wav", "--out", out]
+    assert run(*words, "--seeds", 4) == 0
+    Image.new("RGB", (8, 8)).save(out / "images" / "holiday.png")
+    caplog.clear()
+
+    assert run(*words, "--seeds", 3, "--seed", 2) == 0
+
+    images = {row.image for row in read_manifest(out)}
+    assert len(images) == 3
+    assert {f"images/{path.name}" for path in (out / "images").iterdir()} == {*images, "images/holiday.png"}
+    assert caplog.messages == ["3 images, of which 2 are there", "2 images of an earlier request removed"]
 
 
 def test_what_is_made_is_not_made_again(model: Path, sounds: Path, tmp_path: Path) -> None:
@@ -200,7 +252,7 @@ def test_a_model_released_anew_makes_its_own_images(sounds: Path, tmp_path: Path
     (before,) = read_manifest(tmp_path / "out")
     old = pixels(tmp_path / "out" / before.image)
     index = folder / "scheduler" / "scheduler_config.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"solver_order": 1, "beta_end": 0.03}))
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"timestep_spacing": "leading"}))
 
     assert run(*words) == 0
 
@@ -230,12 +282,17 @@ def test_a_sound_without_samples_stops_a_list_before_anything_is_written(
     [
         (["--audio", "A", "B", "--gains-db", "0", "-6", "3"], "--gains-db: expected 2, one for each sound, found 3"),
         (["--audio", "A", "--gains-db", "nan"], "--gains-db"),
-        (["--audio", "A", "--seeds", "0"], "--seeds: expected at least 1, found 0"),
+        (["--audio", "A", "--seeds", "0"], "--seeds: expected 1 to 1,000,000, found 0"),
+        (["--audio", "A", "--seeds", "1000001"], "--seeds: expected 1 to 1,000,000"),
+        (["--list", "LIST", "--seeds", "600000"], "expected at most 1,000,000 images, found 1,200,000"),
         (["--audio", "A", "--seeds", "-3"], "--seeds"),
         (["--audio", "A", "--seeds", "two"], "--seeds"),
         (["--audio", "A", "--seed", "-1"], "--seed"),
         (["--audio", "A", "--seed", str(2**63 - 1), "--seeds", "2"], "--seed"),
-        (["--audio", "A", "--guidance", "0.5"], "--guidance: expected at least 1"),
+        (["--audio", "A", "--guidance", "0.5"], "--guidance: expected 1 to 100, found 0.5"),
+        (["--audio", "A", "--guidance", "101"], "--guidance: expected 1 to 100"),
+        (["--audio", "LONG"], "cannot be read (File name too long)"),
+        (["--list", "WIDE"], "cannot be read as CSV (field larger than field limit"),
         (["--audio", "A", "--lufs", "3"], "--lufs"),
         (["--audio", "A", "--batch-size", "0"], "--batch-size"),
         (["--audio", "TEXT"], "expected a recording, found none"),
@@ -256,9 +313,11 @@ def test_wrong_input_is_one_clear_line(
         "TEXT": ("notes.wav", "not a sound"),
         "CSV": ("names.csv", "name,label\na.wav,x\n"),
         "EMPTY": ("empty.txt", "\n"),
-        "LIST": ("list.txt", f"{sounds / 'a.wav'}\n"),
+        "LIST": ("list.txt", f"{sounds / 'a.wav'}\n" * 2),
+        "WIDE": ("wide.csv", f"sound\n{'x' * 200_000}\n"),
     }
     places = {"A": sounds / "a.wav", "B": sounds / "b.wav", "MISSING": tmp_path / "missing.wav"}
+    places["LONG"] = tmp_path / f"{'x' * 300}.wav"
     for word, (name, text) in texts.items():
         places[word] = tmp_path / name
         places[word].write_text(text)
@@ -284,6 +343,9 @@ def test_wrong_input_is_one_clear_line(
         ("file --seeds 2", "expected a folder"),
         ("file/out.png", "cannot be written to"),
         ("file/out --seeds 2", "cannot be written to"),
+        (f"{'x' * 300}.png", "cannot be written to (File name too long)"),
+        (f"{'x' * 240}.png", "cannot be written to (File name too long)"),
+        (f"{'x' * 300} --seeds 2", "cannot be written to (File name too long)"),
     ],
 )
 def test_a_place_that_does_not_fit_is_refused(
@@ -323,7 +385,7 @@ def write_rows(folder: Path, **changes: object) -> None:
     settings = {"guidance": 4.5, "steps": 2, "precision": "float32", "target_lufs": -30.0, "gains_db": [0.0]}
     settings |= {"separate": False, "clip_seconds": 2.0}
     row = {"image": "images/0.png", "sound": "/a.wav", "mixed_with": [], "start_sec": 0.0, "seed": 0, "model": "/m"}
-    row |= {"model_sha256": "0", "settings": settings}
+    row |= {"sound_sha256": ["0"], "model_sha256": "0", "settings": settings}
     (folder / "images").mkdir()
     (folder / "images" / "0.png").write_bytes(b"")
     (folder / "manifest.jsonl").write_text(json.dumps(row | changes) + "\n")

@@ -47,7 +47,9 @@ def test_small_images_are_enlarged_without_blur(tmp_path: Path) -> None:
     assert np.array_equal(grid[GAP : GAP + 128 : 2, GAP : GAP + 128 : 2], np.asarray(image))
 
 
-@pytest.mark.parametrize("caption", ["", "dog", "a dog barks at the sea " * 9, "x" * 500, "sound of " + "y" * 300])
+@pytest.mark.parametrize(
+    "caption", ["", "dog", "a dog barks at the sea " * 9, "x" * 500, "x" * 100_000, "sound of " + "y" * 300]
+)
 def test_captions_fit_below_their_image(caption: str) -> None:
     font = ImageFont.load_default(13)
 

@@ -2,16 +2,21 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors.torch import load_file, save_file
 
 from sonify.errors import InputError
-from tests.tiny_pixart import tiny_pipeline, write_tiny_pixart
+from tests.tiny_pixart import tiny_pipeline, tiny_transformer, write_tiny_pixart
 from train.pipeline import AudioPixArtPipeline, load_pipeline, make_scheduler
 
 CPU = torch.device("cpu")
@@ -39,6 +44,11 @@ SOUNDS_BS = np.stack([tone(300), tone(3000)])
 @pytest.fixture(scope="module")
 def pipeline() -> AudioPixArtPipeline:
     return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_pixart(tmp_path_factory.mktemp("whole") / "model")
 
 
 def features(seed: int, count: int = 1, width: int = 521) -> np.ndarray:
@@ -150,6 +160,26 @@ def test_features_of_a_sound_are_the_sound(pipeline: AudioPixArtPipeline) -> Non
     assert np.array_equal(heard, pipeline(audio_features_BTD=audio_BTD, **given).images)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 32_000, 2), r"expected \(B, S\).* found \(1, 32000, 2\)"),
+        ((32_000,), r"expected \(B, S\)"),
+        ((1, 480_000), "a sound of 30 s: this AST hears 10.24 s at most"),
+        ((1, 163_841), "10.24 s at most"),
+    ],
+)
+def test_a_sound_that_the_ast_cannot_take_is_refused(
+    shape: tuple[int, ...], message: str, pipeline: AudioPixArtPipeline
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline(np.zeros(shape, np.float32), seeds=[0], num_inference_steps=1)
+
+
+def test_the_longest_sound_is_heard(pipeline: AudioPixArtPipeline) -> None:
+    assert pipeline.encode_audio(np.zeros((1, 163_840), np.float32)).shape == (1, 101, 32)
+
+
 def test_the_null_condition_can_be_silence() -> None:
     pipeline = tiny_pipeline(null_condition="silence")
     silence_TD = pipeline.encode_audio(np.zeros((1, 80_000), np.float32))[0]
@@ -230,6 +260,81 @@ def cut_ast(folder: Path) -> None:
 
 def remove_scheduler(folder: Path) -> None:
     (folder / "scheduler" / "scheduler_config.json").unlink()
+
+
+def set_setting(path: str, **settings: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / path
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+    change.__name__ = "_".join(map(str, settings.values()))
+    return change
+
+
+def set_scheduler(**settings: object) -> Callable[[Path], None]:
+    return set_setting("scheduler/scheduler_config.json", **settings)
+
+
+def set_index(**settings: object) -> Callable[[Path], None]:
+    return set_setting("model_index.json", **settings)
+
+
+def set_front_end(**settings: object) -> Callable[[Path], None]:
+    return set_setting("feature_extractor/preprocessor_config.json", **settings)
+
+
+def other_scheduler(folder: Path) -> None:
+    DDIMScheduler().save_pretrained(folder / "scheduler")
+    set_index(scheduler=["diffusers", "DDIMScheduler"])(folder)
+
+
+def other_width(folder: Path) -> None:
+    tiny_transformer(caption_channels=48).save_pretrained(folder / "transformer")
+
+
+def break_weights(part: str, name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / part / name
+        tensors = load_file(path)
+        next(iter(tensors.values())).view(-1)[3] = float("nan")
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    change.__name__ = f"break_{part}"
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_scheduler, "expected the class DPMSolverMultistepScheduler, found DDIMScheduler"),
+        (set_scheduler(prediction_type="v_prediction"), "expected prediction_type epsilon, found v_prediction"),
+        (set_scheduler(num_train_timesteps=500), "expected num_train_timesteps 1000, found 500"),
+        (set_scheduler(beta_schedule="scaled_linear"), "expected beta_schedule linear"),
+        (set_scheduler(beta_end=0.03), "expected beta_end 0.02, found 0.03"),
+        (set_index(frequency="some"), "expected a setting frequency, mean or all, found 'some'"),
+        (set_index(null_condition="noise"), "expected a setting null_condition"),
+        (set_index(clip_seconds=True), "expected a setting clip_seconds, 1 to 10.24, found True"),
+        (set_index(clip_seconds=0.5), "expected a setting clip_seconds"),
+        (set_index(clip_seconds=10.25), "expected a setting clip_seconds"),
+        (set_index(clip_seconds=float("nan")), "expected a setting clip_seconds"),
+        (set_index(feature_extractor=[None, None]), "with an audio encoder, and only with one"),
+        (set_front_end(sampling_rate=8000), "expected sampling_rate 16000, found 8000"),
+        (set_front_end(num_mel_bins=64), "expected num_mel_bins 128, found 64"),
+        (other_width, "expected hidden_size 48, found 32"),
+        (break_weights("transformer", "diffusion_pytorch_model.safetensors"), "transformer: expected finite weights"),
+        (break_weights("vae", "diffusion_pytorch_model.safetensors"), "vae: expected finite weights"),
+        (break_weights("audio_encoder", "model.safetensors"), "audio_encoder: expected finite weights"),
+    ],
+)
+def test_parts_that_are_not_this_models_are_refused(damage, message: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "model")
+    damage(tmp_path / "model")
+
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        load_pipeline(tmp_path / "model", CPU, torch.float32)
+
+    assert str(tmp_path / "model") in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sonify.errors import InputError, WorkError
+from sonify.run import open_run
 from tests.feature_runs import MadeSample, make_feature_run
 from tests.train.runs import WIDTH, training_config, training_input, write_config
-from train.checkpoints import load_ema
+from train.checkpoints import load_averaged
 from train.metrics import read_metrics
 from train.pixart import main, train
 
@@ -107,12 +109,134 @@ def test_sigterm_saves_and_exits(root, straight):
     assert losses(run_dir) == losses(straight)
 
 
-def test_two_processes_have_the_losses_of_one_with_the_same_total_batch(root, straight):
-    config = write_config(root, "two", batch={"per_device": 2})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TWO_PROCESSES = {
+    "plain": [
+        sys.executable,
+        "-c",
+        "import sys; from train.launch import launch_processes;"
+        " sys.exit(launch_processes(2, 'train.pixart', sys.argv[1:]))",
+    ],
+    "torchrun": [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "train.pixart",
+    ],
+    "accelerate": [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes=2",
+        "-m",
+        "train.pixart",
+    ],
+}
+
+
+def in_two_processes(how: str, config: Path, **options: Any) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*torchrun, *command(config)[1:]], check=True, env=environment, timeout=120)
-    np.testing.assert_allclose(losses(root / "two"), losses(straight), rtol=1e-4)
+    arguments = [*TWO_PROCESSES[how], "--config", str(config)]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("how", TWO_PROCESSES)
+def test_two_processes_have_the_losses_of_one_with_the_same_total_batch(root, straight, how):
+    process = in_two_processes(how, write_config(root, f"two-{how}", batch={"per_device": 2}))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    np.testing.assert_allclose(losses(root / f"two-{how}"), losses(straight), rtol=1e-4)
+
+
+def test_two_processes_that_are_asked_to_end_save_and_say_so_once(root, straight):
+    config = write_config(root, "two-ended", batch={"per_device": 2}, max_steps=2000, checkpoints={"every": 5000})
+    process = in_two_processes("plain", config)
+    while not read_metrics(root / "two-ended"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.count("the same command goes on from there") == 1
+    assert "Traceback" not in said
+    assert list((root / "two-ended" / "checkpoints").iterdir())
+
+
+def test_what_one_of_two_processes_finds_damaged_ends_both_with_its_one_line(root, tmp_path):
+    data = training_input(tmp_path)
+    (archive, *_) = sorted(data.glob("features/train/*.tar"))
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    process = in_two_processes("plain", write_config(tmp_path, "run", batch={"per_device": 2}))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert said.count("its bytes are not those that were committed") == 1
+    assert "Traceback" not in said
+
+
+def test_a_killed_loader_process_is_one_line(root):
+    config = write_config(root, "loaders", max_steps=2000, data={"workers": 1}, checkpoints={"every": 2})
+    process = subprocess.Popen(command(config), stderr=subprocess.PIPE, text=True)
+    while len(read_metrics(root / "loaders")) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    loaders = [pid for pid in children if "train.pixart" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(int(loaders[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert "a loader process was lost" in said
+    assert "Traceback" not in said
+
+
+def test_sigterm_while_starting_says_no_traceback(root):
+    process = subprocess.Popen(command(write_config(root, "early")), stderr=subprocess.PIPE, text=True)
+    while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGTERM)  # the handler comes with the last import
+    assert "Traceback" not in said
+
+
+def test_a_folder_that_is_something_else_is_not_trained_into(root, straight):
+    for folder in (root / "data", root / "data" / "shards", straight / "pipeline"):
+        with pytest.raises(InputError, match="choose another folder"):
+            train(training_config(root, run_dir=str(folder)))
+    (root / "occupied" / "pipeline").mkdir(parents=True)
+    with pytest.raises(InputError, match="is in the way"):
+        train(training_config(root, "occupied"))
+
+
+def test_a_run_that_is_past_its_last_step_says_so(root, straight):
+    with pytest.raises(InputError, match=r"max_steps: 4, and .* has a checkpoint of step 6"):
+        train(training_config(root, "straight", max_steps=4))
+
+
+def test_mixed_precision_trains_and_keeps_float32_weights(root, straight):
+    config = training_config(root, "bf16", precision="bf16")
+    train(config)
+    mixed, full = ([loss for loss, *_ in losses(run_dir)] for run_dir in (config.run_dir, straight))
+    assert mixed != full
+    np.testing.assert_allclose(mixed, full, rtol=0.02)
+    weights = load_averaged(config.run_dir, None).weights
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses(root, straight):
+    config = training_config(root, "compiled", compile=True)
+    train(config)
+    np.testing.assert_allclose(losses(config.run_dir), losses(straight), rtol=1e-4)
+
+
+def test_a_run_dir_in_which_another_training_works_is_refused(root, straight):
+    with open_run(straight), pytest.raises(InputError, match="another command is at work"):
+        train(training_config(root, "straight"))
 
 
 def overfitted_loss(folder: Path, heard: bool) -> float:
@@ -149,7 +273,7 @@ def test_one_batch_overfits_and_stays_worse_without_sound(root):
 
 def test_a_loss_that_is_not_finite_stops_before_damage_and_names_step_and_keys(root):
     config = training_config(root, "exploding", optimizer={"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 1e30})
-    with pytest.raises(WorkError, match=r"step \d: the loss is not finite .* for \d images: train-0-0"):
+    with pytest.raises(WorkError, match=r"step \d: the (loss|gradient) is not finite; images: train-0-0"):
         train(config)
     folders = sorted((config.run_dir / "checkpoints").glob("step-*"))
     assert len(folders) <= 2
@@ -160,11 +284,14 @@ def test_a_loss_that_is_not_finite_stops_before_damage_and_names_step_and_keys(r
     [
         ({"batch": {"total": 64, "per_device": 8}}, "12"),
         ({"batch": {"per_device": 3}}, "per_device"),
-        ({"devices": 8}, "asks for 8 GPUs, and torch finds"),
+        ({"devices": 8}, "asks for 8 GPU(s), and torch finds"),
         ({"model": {"caption_channels": 48}}, "caption_channels"),
         ({"model": {"sample_size": 16}}, "sample_size"),
         ({"data": {"split": "validation"}, "batch": {"total": 4}}, "2"),
         ({"vae": "/no/such/vae"}, "/no/such/vae"),
+        ({"run_dir": "/dev/null"}, "run_dir: /dev/null cannot be written"),
+        ({"run_dir": "."}, "run_dir: is the current folder"),
+        ({"trackers": ["mlflow"]}, "trackers: mlflow is not installed here"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(root, capfd, sections, message):
@@ -186,9 +313,3 @@ def test_features_of_another_vae_are_refused(root, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(root, straight):
     with pytest.raises(InputError, match=r"model\.layers was 2 .* is 3 now"):
         train(training_config(root, "straight", model={"layers": 3}))
-
-
-def test_the_average_follows_the_weights(straight):
-    step, ema = load_ema(straight, None)
-    assert step == 6
-    assert all(torch.isfinite(tensor).all() for tensor in ema.values())

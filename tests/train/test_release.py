@@ -16,7 +16,7 @@ from sonify.engine.tables import write_rows
 from sonify.rows import Clip
 from tests.train.runs import plain_config, training_config, training_input
 from train.card import count_licences
-from train.checkpoints import State, save_checkpoint
+from train.checkpoints import Facts, State, save_checkpoint
 from train.config import TrainConfig
 from train.model import init_transformer
 from train.networks import load_networks, make_pipeline
@@ -25,7 +25,7 @@ from train.release import main, save_release
 from train.shards import open_feature_data
 
 CPU = torch.device("cpu")
-METRICS = [{"step": 2, "loss": 0.75, "mse": 0.5}, {"step": 4, "loss": 0.25, "mse": 0.125}]
+METRICS = [{"step": 2, "loss": 0.75, "mse": 0.5}, {"step": 4, "loss": 0.25, "mse": 0.125, "images_per_sec": 9}]
 LICENCES = ["CC0", "CC BY 4.0", "CC0", "CC | odd"]
 
 
@@ -69,7 +69,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model, _ = init_transformer(config.model, seed=step)
         ema, _ = init_transformer(config.model, seed=100 + step)
         average = {name: parameter.detach() for name, parameter in ema.named_parameters()}
-        save_checkpoint(root / "run", State(step=step, model=model.state_dict(), ema=average, optimizer={}), {}, keep=9)
+        facts = Facts(bound={}, transformer=dict(model.config), recordings=recordings)
+        state = State(step=step, model=model.state_dict(), ema=average, optimizer={})
+        save_checkpoint(root / "run", state, facts, keep=9)
     (root / "run" / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in METRICS))
     return root
 
@@ -117,6 +119,17 @@ def test_the_card_tells_what_was_counted(root: Path, tmp_path: Path) -> None:
     assert str(root) not in card.content
 
 
+def test_the_card_takes_no_training_step_for_an_evaluation(root: Path, tmp_path: Path) -> None:
+    assert release(root, "--step", 2, "--out", tmp_path / "model") == 0
+
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert "they are not an evaluation" in text
+    assert "images a second" not in text
+    assert "have the sonify repository installed" in text
+    # 2 steps of 8 images over 12, of a run that was to take 6
+    assert "| visits of an image, on average | 1.3 |" in text
+
+
 def test_recordings_and_configuration_go_with_it(root: Path, tmp_path: Path) -> None:
     assert release(root, "--out", tmp_path / "model") == 0
 
@@ -151,10 +164,26 @@ def test_a_release_that_fails_leaves_the_one_before(root: Path, tmp_path: Path, 
     pipeline.vae.register_to_config(broken=object())  # not to be written as JSON
 
     with pytest.raises(TypeError):
-        save_release(out, pipeline, config, data, METRICS)
+        save_release(out, pipeline, config, data, METRICS, step=4)
 
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_link_or_a_dot_means_the_folder_behind_it(root: Path, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "model"
+    assert release(root, "--step", 2, "--out", out) == 0
+    (tmp_path / "link").symlink_to(out)
+
+    assert release(root, "--step", 4, "--out", tmp_path / "link") == 0
+    assert (tmp_path / "link").is_symlink()
+    assert "| step | 4 |" in (out / "README.md").read_text()
+
+    monkeypatch.chdir(out)
+    assert release(root, "--step", 2, "--out", ".") == 0
+    monkeypatch.chdir(tmp_path)
+    assert "| step | 2 |" in (out / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "model"]
 
 
 FILL_TWO_DISKS = """
@@ -201,6 +230,10 @@ def test_licences_are_counted_by_recording(tmp_path: Path) -> None:
         (["--run", "ELSEWHERE", "--out", "OUT"], "not a training run"),
         (["--run", "RUN", "--out", "OTHER"], "something else than a release"),
         (["--run", "RUN", "--out", "FILE"], "something else than a release"),
+        (["--run", "RUN", "--out", "BELOW_FILE"], "cannot be written to (Not a directory)"),
+        (["--run", "RUN", "--out", "LONG"], "cannot be written to (File name too long)"),
+        (["--run", "RUN", "--out", "LOOP"], "something else than a release"),
+        (["--run", "RUN", "--out", "/"], "something else than a release"),
         (["--run", "RUN", "--step", "x", "--out", "OUT"], "--step"),
     ],
 )
@@ -210,6 +243,8 @@ def test_wrong_input_is_one_clear_line(
     places = {"RUN": root / "run", "OUT": tmp_path / "out", "ELSEWHERE": tmp_path, "OTHER": tmp_path / "other"}
     places["FILE"] = tmp_path / "file"
     places["FILE"].write_text("")
+    places |= {"BELOW_FILE": tmp_path / "file" / "model", "LONG": tmp_path / ("x" * 250), "LOOP": tmp_path / "loop"}
+    places["LOOP"].symlink_to(places["LOOP"])
     places["OTHER"].mkdir()
     (places["OTHER"] / "thesis.txt").write_text("years of work")
 

@@ -170,6 +170,11 @@ def test_what_has_no_sound_is_named(make, message: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_name_that_is_too_long_for_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read \\(File name too long\\)"):
+        read_sound(tmp_path / ("x" * 300), CLIP_SECONDS)
+
+
 def test_gains_and_sounds_must_be_as_many(tmp_path: Path) -> None:
     sound = read_sound(write_noise(tmp_path / "a.wav"), CLIP_SECONDS)
 

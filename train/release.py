@@ -141,7 +141,8 @@ def _is_there(place: Path) -> bool:
 
 
 def _is_replaceable(place: Path) -> bool:
-    return place.is_dir() and (not any(place.iterdir()) or (place / AudioPixArtPipeline.config_name).is_file())
+    """A folder that is empty or one of our releases: another pipeline has no list of recordings."""
+    return place.is_dir() and (not any(place.iterdir()) or (place / RECORDINGS).is_file())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from sonify import layout
 from sonify.engine.files import write_whole
 from sonify.errors import InputError
-from train.card import CONFIG
+from train.card import CONFIG, RECORDINGS
 from train.checkpoints import Facts, State, restore_checkpoint, save_checkpoint
 from train.config import TrainConfig
 from train.ema import Ema
@@ -36,8 +36,8 @@ def check_run_dir(config: TrainConfig) -> None:
         raise InputError(f"run_dir: {run_dir} lies in {taken}, a run of `sonify`; choose another folder")
     if (run_dir / PIPELINE_INDEX).exists():
         raise InputError(f"run_dir: {run_dir} is a released pipeline; choose another folder")
-    if release.exists() and not (release / PIPELINE_INDEX).exists():
-        raise InputError(f"run_dir: {release} is in the way: no pipeline lies there; move it, or choose another folder")
+    if release.exists() and not (release / RECORDINGS).exists():
+        raise InputError(f"run_dir: {release} is in the way: it is no release; move it, or choose another folder")
 
 
 def write_config(config: TrainConfig) -> None:

@@ -52,12 +52,12 @@ def load_vae(model: str, revision: str | None, device: torch.device, dtype: torc
     return place_network(vae, device, fetched)
 
 
-@torch.no_grad()
 def scaling_factor(vae: Vae) -> float:
     """What latents are multiplied by for a diffusion model: 0.18215 for Stable Diffusion's, 1 for TAESD."""
     return float(vae.config["scaling_factor"])
 
 
+@torch.no_grad()
 def encode(vae: Vae, pixels_BHWC: np.ndarray | torch.Tensor) -> Posterior:
     """Encode (B, H, W, 3) uint8 images, whose sides the VAE's factor divides."""
     pixels_BCHW = torch.as_tensor(pixels_BHWC).to(vae.device).permute(0, 3, 1, 2)

@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from sonify import layout
 from sonify.engine.tables import read_columns
+from train.checkpoints import RECORDINGS
 from train.config import TrainConfig
 
-RECORDINGS = "recordings.txt"
 CONFIG = "config.yaml"
 NOT_KNOWN = "not known"
 METRICS_HEAD = "One training step's figures, the last that was logged; they are not an evaluation:\n"

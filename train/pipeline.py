@@ -21,6 +21,7 @@ from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from transformers import ASTFeatureExtractor, ASTModel
 
+from sonify.config.features import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures
 from sonify.features.logmel import HOP
@@ -29,7 +30,6 @@ from sonify.models import FetchedModel
 from sonify.networks import check_whole, load_network, place_network, unusable
 from train.pipeline_checks import check_parts, check_settings
 
-SAMPLE_RATE_HZ = 16_000
 MAX_SEED = 2**63 - 1
 
 
@@ -149,7 +149,7 @@ class AudioPixArtPipeline(DiffusionPipeline):
             raise ValueError(f"expected (B, S), mono sounds of one length, found {tuple(audio_BS.shape)}")
         longest = self.feature_extractor.max_length * HOP
         if audio_BS.shape[1] > longest:
-            found_sec, longest_sec = audio_BS.shape[1] / SAMPLE_RATE_HZ, longest / SAMPLE_RATE_HZ
+            found_sec, longest_sec = audio_BS.shape[1] / AST_SAMPLE_RATE_HZ, longest / AST_SAMPLE_RATE_HZ
             raise ValueError(f"a sound of {found_sec:g} s: this AST hears {longest_sec:g} s at most; cut it into clips")
         listen = AstFeatures(self.audio_encoder, self.feature_extractor, self.config["frequency"])
         return _as_trained(listen(audio_BS))
@@ -162,9 +162,8 @@ class AudioPixArtPipeline(DiffusionPipeline):
         """
         if self.config["null_condition"] == "zeros":
             return torch.zeros(num_times, self.transformer.config["caption_channels"])
-        silence_TD = self.encode_audio(np.zeros((1, round(self.config["clip_seconds"] * SAMPLE_RATE_HZ)), np.float32))[
-            0
-        ]
+        num_samples = round(self.config["clip_seconds"] * AST_SAMPLE_RATE_HZ)
+        silence_TD = self.encode_audio(np.zeros((1, num_samples), np.float32))[0]
         if num_times % len(silence_TD):
             raise ValueError(f"a condition of {num_times} vectors is no multiple of the {len(silence_TD)} of a clip")
         return silence_TD.repeat(num_times // len(silence_TD), 1)

@@ -20,8 +20,8 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from sonify.config.loader import load_settings
 from sonify.engine.files import naming_full_disk
 from sonify.errors import InputError
-from train.card import CONFIG, RECORDINGS, TrainedOn, count_licences, make_card
-from train.checkpoints import load_averaged, naming_system_errors
+from train.card import CONFIG, TrainedOn, count_licences, make_card
+from train.checkpoints import RECORDINGS, load_averaged, naming_system_errors
 from train.commands import Parser, run_command
 from train.config import TrainConfig
 from train.metrics import read_metrics

@@ -11,8 +11,8 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from sonify import layout
 from sonify.engine.files import write_whole
 from sonify.errors import InputError
-from train.card import CONFIG, RECORDINGS
-from train.checkpoints import Facts, State, restore_checkpoint, save_checkpoint
+from train.card import CONFIG
+from train.checkpoints import RECORDINGS, Facts, State, restore_checkpoint, save_checkpoint
 from train.config import TrainConfig
 from train.ema import Ema
 from train.shards import FeatureData

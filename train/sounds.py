@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from sonify.config import Mix
+from sonify.config.features import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
 from sonify.media.loudness import FULL_SCALE, measure_loudness
 from sonify.mixing import gain_to_target_db, mix_clips
 
-SAMPLE_RATE_HZ = 16_000
+SAMPLE_RATE_HZ = AST_SAMPLE_RATE_HZ
 # The middle of the range that training draws from.
 TARGET_LUFS = sum(Mix().lufs) / 2
 # BS.1770 measures blocks of 0.4 s.

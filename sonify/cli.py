@@ -1,25 +1,20 @@
-"""The command line: `sonify COMMAND ...`. Each command is a thin wrapper of a function that a notebook can call.
+"""The command line: `sonify COMMAND ...`. What the commands do is in `sonify.commands`.
 
 Exit codes: 0 done; 1 an error of ours; 2 the user's input is wrong; 3 something is wrong with the work; 130
 interrupted, resumable.
 """
 
 import argparse
-import json
 import logging
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from rich.console import Console
-
-from sonify import __version__
-from sonify.config import Config, load_config
+from sonify import __version__, commands
+from sonify.config.sections import Place, to_place, to_run_dir
 from sonify.errors import InputError, TransientError, WorkError
 
 STAGE_COMMANDS = {
@@ -62,28 +57,74 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="sonify", description="Give any image set a soundscape.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sonify {__version__}")
     parser.add_argument("--verbose", action="store_true", help="say more")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in STAGE_COMMANDS.items():
-        command = _add(commands, name, text, _run)
-        command.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
-        command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
-        command.set_defaults(name=name, redo=None)
-        if name == "run":
-            command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
-    status = _add(commands, "status", "what is done, rejected and used", _status)
-    status.add_argument("run_dir", type=Path)
+        _add_stage_command(subparsers, name, text)
+    status = _add(subparsers, "status", "what is done, rejected and used", commands.status)
+    status.add_argument("run_dir", type=_run_dir)
     status.add_argument("--json", action="store_true")
     status.add_argument("--usage", action="store_true", help="compare the pool's use under other retrieval settings")
-    verify = _add(commands, "verify", "check every committed file and count", _verify)
-    verify.add_argument("run_dir", type=Path)
+    verify = _add(subparsers, "verify", "check every committed file and count", commands.verify)
+    verify.add_argument("run_dir", type=_run_dir)
     verify.add_argument("--json", action="store_true")
     verify.add_argument("--repair", action="store_true", help="withdraw what is damaged; the next run does it again")
-    gallery = _add(commands, "gallery", "write a page to look at and listen to", _gallery)
-    gallery.add_argument("run_dir", type=Path)
+    gallery = _add(subparsers, "gallery", "write a page to look at and listen to", commands.gallery)
+    gallery.add_argument("run_dir", type=_run_dir)
     gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
-    demo = _add(commands, "demo", "the whole job on the embedded sample", _demo)
+    gallery.add_argument("--out", type=Path, help="the page's folder (default: RUN/gallery)")
+    _add_publish(subparsers)
+    leakage = _add(subparsers, "leakage", "name what a run shares with evaluation sets", commands.leakage)
+    leakage.add_argument("run_dir", type=_run_dir)
+    leakage.add_argument("--images", type=_place, help="evaluation images: a folder of them or of tars")
+    leakage.add_argument("--sounds", type=_place, help="evaluation sounds: a folder")
+    leakage.add_argument("--distance", type=int, help="bits of 64 in which near-duplicate images may differ")
+    leakage.add_argument("--out", type=Path, required=True, help="folder for the report and the exclusion lists")
+    demo = _add(subparsers, "demo", "the whole job on the embedded sample", commands.demo)
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="run directory (default: %(default)s)")
     return parser
+
+
+def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
+    command = _add(subparsers, name, text, commands.run)
+    command.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
+    command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
+    command.set_defaults(name=name, redo=None, concepts_from=None, published=None, missing=None)
+    if name in ("run", "render"):
+        command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
+    if name == "run":
+        command.add_argument("--concepts-from", type=_run_dir, metavar="RUN", help="take the concepts of another run")
+    if name == "render":
+        command.add_argument("--from", type=_place, dest="published", metavar="DIR", help="a published dataset")
+        command.add_argument("--missing", choices=("stop", "skip", "repair"), help="what of its clips is not here")
+
+
+def _add_publish(subparsers: Any) -> None:
+    command = _add(subparsers, "publish", "write the dataset as metadata, ready to upload", commands.publish)
+    command.add_argument("run_dir", type=_run_dir, nargs="?", help="a finished run; none: --push what --out holds")
+    command.add_argument("--out", type=Path, required=True, help="folder of the publication")
+    command.add_argument("--only-licences", default="", metavar="A,B", help="conditions or licences that may go out")
+    command.add_argument("--exclude", type=_place, metavar="FILE", help="images, recordings, clips to leave out")
+    command.add_argument("--image-licence", metavar="TEXT", help="the licence of the images")
+    command.add_argument("--licence", default="other", metavar="ID", help="of the metadata (default: %(default)s)")
+    command.add_argument("--with-audio", action="store_true", help="also the rendered sounds, if all licences allow it")
+    command.add_argument("--push", metavar="REPO", help="upload to the Hugging Face hub; again: goes on")
+    command.add_argument("--private", action="store_true", help="make the repository private")
+    command.add_argument("--dry-run", action="store_true", help="with --push: list what would go")
+
+
+def _run_dir(text: str) -> Place:
+    return _converted(to_run_dir, text)
+
+
+def _place(text: str) -> Place:
+    return _converted(to_place, text)
+
+
+def _converted(convert: Callable[[str], Place], text: str) -> Place:
+    try:
+        return convert(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, found {text!r}") from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,8 +135,8 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _add(commands: Any, name: str, text: str, function: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+def _add(subparsers: Any, name: str, text: str, function: Any) -> argparse.ArgumentParser:
+    command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
     command.set_defaults(command=function)
     return command
 
@@ -105,100 +146,6 @@ def _check_overrides(rest: Sequence[str], takes_config: bool) -> list[str]:
         if word.startswith("-") or "=" not in word or not takes_config:
             raise InputError(f"unknown argument {word!r}; see --help")
     return list(rest)
-
-
-# Commands import what they need: `--help` and a misspelt key answer at once.
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from sonify.run import run
-    from sonify.stages.table import COMMAND_STAGES
-
-    config = load_config(arguments.config, arguments.overrides)
-    if arguments.dry_run:
-        _print_plan(config)
-        return 0
-    run(config, COMMAND_STAGES.get(arguments.name), arguments.redo)
-    if arguments.name == "run":
-        logging.getLogger(__name__).info("done; look at it: sonify gallery %s", config.run_dir)
-    return 0
-
-
-def _print_plan(config: Config) -> None:
-    from sonify.engine.progress import spoken
-    from sonify.report.estimate import estimate
-    from sonify.run import plan_run
-
-    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
-    print(resolved)
-    plans = plan_run(config)
-    expected = estimate(config, plans)
-    print(f"\n# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
-    for key, count in expected.model_calls.items():
-        print(f"# {key}: some {count:,} model calls")
-    disk = f"pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}"
-    print(f"# disk: {disk}, features {_gigabytes(expected.feature_bytes)}")
-    for plan in plans:
-        key, done = plan.stage.key, len(plan.done)
-        units = max(expected.units[plan.stage.listing], done + len(plan.tasks) + len(plan.waiting))
-        seconds = expected.seconds[key]
-        time_left = "" if units == done else ", time not known before its first unit"
-        if seconds is not None and units > done:
-            time_left = f", some {spoken(seconds)} at this run's rate"
-        print(f"# {key}: {units:,} units, {done:,} done, {units - done:,} to do{time_left}")
-
-
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:,.1f} MB"
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from sonify.report.status import print_status, read_status
-
-    status = read_status(arguments.run_dir, compare=arguments.usage)
-    if arguments.json:
-        _print_json(asdict(status))
-    else:
-        print_status(status, Console() if sys.stdout.isatty() else Console(width=160))
-    return 0
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from sonify.report.verify import verify
-
-    result = verify(arguments.run_dir, arguments.repair)
-    if arguments.json:
-        _print_json(asdict(result))
-    else:
-        for damage in result.damage:
-            print(f"{damage.path}: {damage.what}")
-        print(f"{result.commits:,} commits, {result.files:,} files, {len(result.damage):,} damaged")
-    if not result.damage:
-        return 0
-    if result.repaired:
-        raise WorkError("the damaged commits are withdrawn: `sonify run` does those units again")
-    raise WorkError(f"damage found: `sonify verify {arguments.run_dir} --repair`, then `sonify run`")
-
-
-def _gallery(arguments: argparse.Namespace) -> int:
-    from sonify.report.gallery import build_gallery
-
-    if arguments.rows < 1:
-        raise InputError(f"--rows: expected at least 1, found {arguments.rows}")
-    print(build_gallery(arguments.run_dir, arguments.rows) / "index.html")
-    return 0
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from sonify.demo.demo import run_demo
-
-    page = run_demo(arguments.out)
-    print(f"the gallery is at {page}: open it in a browser")
-    return 0
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, sort_keys=True))
 
 
 def _fail(error: Exception, code: int) -> int:

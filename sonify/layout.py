@@ -11,6 +11,8 @@ EMBEDDINGS = "pool/embeddings"
 ANSWERS = "answers"
 CONCEPTS = "concepts"
 CHECKS = "checks"
+COPIES = "copies"
+PUBLISHED = "published"  # in the place of an extractor: what a published dataset says
 PAIRS = "pairs"
 RENDERS = "renders"
 SHARDS = "shards"
@@ -27,6 +29,7 @@ STAGE_FOLDERS = {
     "embeddings": (),
     "concepts": (CONCEPTS,),
     "checks": (CHECKS,),
+    "copies": (COPIES,),
     "pair": (PAIRS,),
     "render": (RENDERS, SHARDS),
     "features": (FEATURES,),
@@ -74,6 +77,11 @@ def answers(name: str, unit: str) -> str:
 def checks(extractor: str, unit: str) -> str:
     """What the check found of one extractor's concepts."""
     return f"{CHECKS}/{extractor}/{unit}.parquet"
+
+
+def copies(unit: str) -> str:
+    """What of a published unit's clips the pool holds."""
+    return f"{COPIES}/{unit}.parquet"
 
 
 def pairs(unit: str) -> str:

@@ -1,13 +1,12 @@
 """Before any work: settings still hold, what is redone is withdrawn, the input is listed, the models are here."""
 
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.commits import commit_files
-from sonify.engine.plan import check_settings, read_done, withdraw_stage
+from sonify.engine.plan import check_settings, iter_done, withdraw_stage
 from sonify.engine.record import (
     RunRecord,
     read_record,
@@ -17,7 +16,8 @@ from sonify.engine.record import (
     write_record,
 )
 from sonify.engine.stage import Stage
-from sonify.engine.units import freeze_images, freeze_sounds, listed_units
+from sonify.engine.store import files_below, remove
+from sonify.engine.units import freeze_images, freeze_published, freeze_sounds, listed_units
 from sonify.errors import InputError
 from sonify.stages.table import stages_of
 
@@ -36,7 +36,7 @@ def prepare(config: Config, chosen: Sequence[Stage], redo: str | None) -> RunRec
     again = _forget_listings(config, replaced, record) | _forget_unused_listings(config, chosen, record)
     record = _withdraw(config, replaced, record)
     if redo in layout.RECORDED:
-        shutil.rmtree(config.run_dir / layout.RECORDED[redo], ignore_errors=True)
+        remove(config.run_dir / layout.RECORDED[redo])
     for stage in chosen:
         if not stage.upstream:  # a listing, too, belongs to the settings that it was made under
             record = with_stage(record, stage)
@@ -59,7 +59,9 @@ def _freeze(config: Config, chosen: Sequence[Stage], again: Collection[str]) -> 
     names = {stage.name for stage in chosen}
     if "pool" in names:
         freeze_sounds(config, again="pool" in again)
-    if "concepts" in names:
+    if config.published:
+        freeze_published(config)
+    elif "concepts" in names:
         freeze_images(config, again="concepts" in again)
 
 
@@ -73,14 +75,14 @@ def _forget_listings(config: Config, replaced: Collection[str], record: RunRecor
         before = [entry for key, entry in record.stages.items() if key.partition("/")[0] == stage.name]
         if not all(same_input(stage, entry) for entry in before):
             withdraw_stage(config.run_dir, stage.name)  # commits before the listing that they were made from
-            shutil.rmtree(config.run_dir / layout.UNITS / listing, ignore_errors=True)
+            remove(config.run_dir / layout.UNITS / listing)
     return frozenset(owners)
 
 
 def _forget_unused_listings(config: Config, chosen: Sequence[Stage], record: RunRecord) -> frozenset[str]:
     """The listings from which nothing was made yet: a first attempt under a wrong configuration binds nobody."""
     names = {stage.name for stage in chosen if not stage.upstream}
-    unused = frozenset(name for name in names if not any((config.run_dir / layout.COMMITS / name).glob("*/*.json")))
+    unused = frozenset(name for name in names if not files_below(config.run_dir / layout.COMMITS / name))
     return _forget_listings(config, {stage.key for stage in chosen if stage.name in unused}, record)
 
 
@@ -92,7 +94,7 @@ def _fetch_models(config: Config, chosen: Sequence[Stage], record: RunRecord) ->
     """
     lacking: list[str] = []
     for stage in (stage for stage in chosen if stage.models):
-        done = read_done(config.run_dir, stage)
+        done = {stored.commit.unit for stored in iter_done(config.run_dir, stage)}
         to_do = [unit for unit in listed_units(config.run_dir, stage.listing) if unit not in done]
         if set(to_do) <= set(stage.units_answered(config.run_dir, to_do)):
             continue
@@ -114,7 +116,7 @@ def _check_same_model(config: Config, model: str, before: str | None, identity: 
     if before in (None, identity):
         return
     for stage in stages_of(config):
-        if model in stage.models and next(commit_files(config.run_dir, stage.name, stage.digest), None):
+        if model in stage.models and commit_files(config.run_dir, stage.name, stage.digest):
             raise InputError(
                 f"{config.run_dir}: {stage.key} was done with {model} as {before}, and that is {identity} now; use the"
                 f" same files, or `--redo {stage.name}`"

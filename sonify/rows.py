@@ -218,7 +218,11 @@ class CheckedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceClip:
-    """A clip drawn for one concept of one scene, and how loud it is to be."""
+    """A clip drawn for one concept of one scene, and how loud it is to be.
+
+    `copy` is `exact`, or, in a rendering of a published dataset, `equivalent` where the clip is another encoding of the
+    published one and `repaired` where it was drawn in the place of a lost one.
+    """
 
     concept: str
     description: str
@@ -229,6 +233,7 @@ class SourceClip:
     num_candidates: int
     target_lufs: float
     gain_db: float
+    copy: str = "exact"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

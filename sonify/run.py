@@ -1,6 +1,6 @@
 """Doing the work: what `sonify run` and the commands for single stages call, and what a notebook calls."""
 
-import fcntl
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from sonify import layout
-from sonify.config import Config
-from sonify.engine.commits import Count, total
+from sonify.config import Config, Place
+from sonify.engine.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.engine.files import clear_temporary
 from sonify.engine.job import Task
+from sonify.engine.lease import hold_file, hold_object
 from sonify.engine.limits import HINT_NO_CAPTIONS, check_any_concept, check_any_left, check_faults
 from sonify.engine.local import LocalExecutor
 from sonify.engine.plan import Plan, check_settings, plan_stage
@@ -27,7 +28,9 @@ from sonify.engine.record import (
 from sonify.engine.stage import Stage
 from sonify.engine.worker import Outcome
 from sonify.errors import DiskFull, InputError, WorkError
+from sonify.inherit import take_concepts
 from sonify.prepare import prepare
+from sonify.publish.settings import adopt_settings
 from sonify.rows import Reason
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
@@ -47,13 +50,19 @@ class Executor(Protocol):
         ...
 
 
-def run(config: Config, stages: Collection[str] | None = None, redo: str | None = None) -> dict[str, Count]:
+def run(
+    config: Config,
+    stages: Collection[str] | None = None,
+    redo: str | None = None,
+    concepts_from: Place | None = None,
+) -> dict[str, Count]:
     """Do what is to do of a run; what is done is skipped, so the same call resumes.
 
     Args:
         config: the run.
         stages: names of stages to do, all where None. Stages upstream of them must be done.
         redo: a stage to replace, with all that depends on it.
+        concepts_from: another run over the same images, whose concepts this one takes over.
 
     Returns:
         Rows in, out and rejected of each stage that was looked at.
@@ -62,34 +71,30 @@ def run(config: Config, stages: Collection[str] | None = None, redo: str | None 
         InputError: the input or the configuration is wrong, or the run was made under another one.
         WorkError: units were given up, faults passed the limit, the disk is full, or something is damaged.
     """
+    config = adopt_settings(config)
     chosen = [stage for stage in stages_of(config) if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(
             f"{', '.join(stages or ())}: the configuration has no such section; see configs/sonify/demo.yaml"
         )
     with open_run(config.run_dir), _executor(config) as executor, open_display() as display:
+        if concepts_from is not None:
+            take_concepts(config, concepts_from)
         record = prepare(config, chosen, redo)
         work = _Work(config, record, executor, display)
         return work.do(chosen)
 
 
 @contextmanager
-def open_run(run_dir: Path) -> Iterator[None]:
+def open_run(run_dir: Place) -> Iterator[None]:
     """Hold a run directory: one command at a time works in it, and what a killed one left is cleared.
 
     Raises:
         InputError: the directory cannot be made, or another command works in it.
+        TransientError: the store that it lies in cannot be reached.
     """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / layout.LOCK).open("w")
-    except OSError as error:
-        raise InputError(f"run_dir: {run_dir} cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"run_dir: another command is at work in {run_dir}; wait for it to end") from error
+    lock = run_dir / layout.LOCK
+    with hold_file(lock) if isinstance(lock, Path) else hold_object(lock):
         clear_temporary(run_dir)
         try:
             yield
@@ -144,17 +149,17 @@ class _Work:
         self._given_up: list[str] = []
 
     def do(self, chosen: Sequence[Stage]) -> dict[str, Count]:
-        """Do the chosen stages in order; the plans of the others are read off the disk."""
+        """Do the chosen stages in order; the plans of the others are read off the run."""
         plans: dict[str, Plan] = {}
         keys = [stage.key for stage in chosen]
         for stage in stages_of(self._config):
-            plans[stage.key] = plan_stage(self._run_dir, stage, plans)
-            if plans[stage.key].stale:
-                raise InputError(f"{self._run_dir}: {plans[stage.key].stale}")
+            plan = plan_stage(self._run_dir, stage, plans)
+            if plan.stale:
+                raise InputError(f"{self._run_dir}: {plan.stale}")
             if stage.key in keys:
-                self._check_upstream(plans[stage.key])
-                self._do_stage(plans[stage.key])
-                plans[stage.key] = plan_stage(self._run_dir, stage, plans)
+                self._check_upstream(plan)
+                plan = self._do_stage(plan)
+            plans[stage.key] = plan
             if stage.key == keys[-1]:
                 break
         if self._given_up:
@@ -162,8 +167,7 @@ class _Work:
                 f"{len(self._given_up)} units were given up and stay undone ({self._given_up[0]}); the reasons are"
                 " above, and the same command tries them again"
             )
-        counts = {key: total(stored.commit.rows for stored in plan.done.values()) for key, plan in plans.items()}
-        return {stage.key: counts[stage.key] for stage in chosen}
+        return {key: plans[key].rows for key in keys}
 
     def _check_upstream(self, plan: Plan) -> None:
         """A stage needs something to work on; units that wait for others are named, and the rest is done."""
@@ -179,14 +183,14 @@ class _Work:
             self._given_up.append(f"{stage.key} {plan.waiting[0]}")
             log.error("%s: %d units wait for %s", stage.key, len(plan.waiting), before)
 
-    def _do_stage(self, plan: Plan) -> None:
+    def _do_stage(self, plan: Plan) -> Plan:
+        """Do what is to do of a stage, and return its plan as it is then."""
         stage = plan.stage
-        self._record = with_stage(self._record, stage)
-        write_record(self._run_dir, self._record)
-        tally = total(stored.commit.rows for stored in plan.done.values())
+        self._note(with_stage(self._record, stage))
         if plan.tasks:
             stage.check()
-            tally = self._do_tasks(plan, tally)
+            plan = self._do_tasks(plan)
+        tally = plan.rows
         check_faults(stage, tally, self._config.engine.max_fault_ratio)
         check_any_concept(stage, tally)
         check_any_left(stage, tally)
@@ -195,9 +199,11 @@ class _Work:
         if stage.name == "checks":
             foils = count_foils(self._run_dir, stage.part)
             log.info("%s: %d of %d things that are not there were confirmed", stage.key, foils.confirmed, foils.asked)
+        return plan
 
-    def _do_tasks(self, plan: Plan, before: Count) -> Count:
-        tally = before
+    def _do_tasks(self, plan: Plan) -> Plan:
+        done: dict[str, Done] = {}
+        tally, clips = plan.rows, plan.clips
         progress = StageProgress(plan.stage.key, len(plan.done), len(plan.done) + len(plan.tasks) + len(plan.waiting))
         self._display.start(progress)
         started = time.monotonic()
@@ -206,16 +212,22 @@ class _Work:
                 if outcome.commit is None:
                     self._give_up(plan.stage, outcome)
                     continue
-                tally = total([tally, outcome.commit.rows])
-                progress.add(outcome.commit.rows)
+                commit = outcome.commit
+                done[commit.unit] = done_of(commit, hashlib.sha256(record_of(commit)).hexdigest())
+                tally, clips = total([tally, commit.rows]), add_clips(clips, commit.clips)
+                progress.add(commit.rows)
                 self._display.update(progress)
                 check_faults(plan.stage, tally, self._config.engine.max_fault_ratio)
         finally:
-            rows = tally.rows_in - before.rows_in
-            self._record = with_time(self._record, plan.stage, time.monotonic() - started, rows)
-            write_record(self._run_dir, self._record)
+            rows = tally.rows_in - plan.rows.rows_in
+            self._note(with_time(self._record, plan.stage, time.monotonic() - started, rows))
         self._display.finish(progress)
-        return tally
+        return plan.after(done, tally, clips)
+
+    def _note(self, record: RunRecord) -> None:
+        if record != self._record:
+            self._record = record
+            write_record(self._run_dir, record)
 
     def _give_up(self, stage: Stage, outcome: Outcome) -> None:
         if outcome.disk_full:

@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,9 @@ class Store:
         self._lock = threading.Lock()
         self.serves_objects = 10**9
         self.objects_read = 0
+        self.objects_written = 0
+        self.before_write: Callable[[Any], object] = lambda _environ: None  # what says yes refuses the write
+        self.after_write: Callable[[Any], object] = lambda _environ: None
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
@@ -41,7 +45,19 @@ class Store:
             if busy:
                 start_response("503 Service Unavailable", [("Content-Type", "application/xml")])
                 return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].count("/") > 1:
+            return self._write(environ, start_response)
         return self._app(environ, start_response)
+
+    def _write(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        with self._lock:
+            self.objects_written += 1
+        if self.before_write(environ):
+            start_response("503 Service Unavailable", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+        answer = self._app(environ, start_response)
+        self.after_write(environ)
+        return answer
 
     def put(self, bucket: str, files: Mapping[str, bytes]) -> UPath:
         root = UPath(f"s3://{bucket}")
@@ -80,6 +96,8 @@ def running_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setattr("sonify.sources.remote.WAITS_SEC", (0.01,))
     monkeypatch.setattr(S3FileSystem, "retries", 1)
     S3FileSystem.clear_instance_cache()
+    # what earlier servers of this process hold is theirs
+    urllib.request.urlopen(urllib.request.Request(f"{store.url}/moto-api/reset", method="POST")).close()
     try:
         yield store
     finally:

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sonify.engine.commits import DamagedRecord, open_record, seal_record
-from sonify.engine.files import FileRecord, naming_full_disk, sha256_of, sync_folder
+from sonify.engine.files import FileRecord, naming_full_disk, sync_folder
+from sonify.engine.store import sha256_of
 from sonify.errors import InputError, WorkError
 
 log = logging.getLogger(__name__)

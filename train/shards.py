@@ -17,8 +17,8 @@ import pyarrow as pa
 from sonify import layout
 from sonify.config.sections import Place
 from sonify.engine.commits import DamagedRecord, commit_files, digest_of, read_commit
-from sonify.engine.files import sha256_of
 from sonify.engine.record import RunRecord, require_record
+from sonify.engine.store import sha256_of
 from sonify.engine.tables import count_rows, read_columns
 from sonify.errors import InputError, WorkError
 from train.config import Data, TrainConfig

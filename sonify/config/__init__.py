@@ -1,6 +1,16 @@
 """The configuration; `Config` is a whole run's, the other names are its sections."""
 
-from sonify.config.config import Audio, Concepts, Config, Engine, Mix, Prominence, RenderSettings, Retrieval
+from sonify.config.config import (
+    Audio,
+    Concepts,
+    Config,
+    Engine,
+    Mix,
+    Prominence,
+    Published,
+    RenderSettings,
+    Retrieval,
+)
 from sonify.config.encoders import (
     ClapEncoder,
     ClapModel,
@@ -60,6 +70,7 @@ __all__ = [
     "ParquetSounds",
     "Place",
     "Prominence",
+    "Published",
     "RenderSettings",
     "Retrieval",
     "Sa1bImages",

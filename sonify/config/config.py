@@ -1,6 +1,5 @@
 """The configuration of a whole run: frozen, typed, refusing what it does not know."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,7 +8,7 @@ from sonify.config.encoders import CLAP_SECONDS, Encoder, TextEncoder
 from sonify.config.extractors import CaptionsExtractor, Extractor, VlmExtractor
 from sonify.config.features import AST_SAMPLE_RATE_HZ, AST_SECONDS, Features
 from sonify.config.images import Images
-from sonify.config.sections import InputPath, Section, Share
+from sonify.config.sections import InputPath, RunDir, Section, Share
 from sonify.config.sounds import Sounds
 
 Medium = Literal["photo", "drawing", "statue", "logo", "screen", "other"]
@@ -107,19 +106,41 @@ class RenderSettings(Section):
 
 
 class Engine(Section):
-    """Where the work runs. `workers: null` is one for each CPU."""
+    """Where the work runs. `workers: null` is as many as there is room for when a stage begins.
+
+    `autoscale: true` asks for all `workers` at once, so that a cluster grows: nodes that join get theirs.
+    """
 
     kind: Literal["local", "ray"] = "ray"
     address: str | None = None
     unauthenticated: bool = False
     workers: int | None = Field(default=None, ge=1)
+    autoscale: bool = False
     max_fault_ratio: Share = 0.05
+
+    @model_validator(mode="after")
+    def _growth_has_an_end(self) -> "Engine":
+        if self.autoscale and (self.workers is None or self.kind != "ray"):
+            raise ValueError("autoscale needs kind: ray and `workers`, the most that the cluster is asked for")
+        return self
+
+
+class Published(Section):
+    """A published dataset to render again, and what is done about clips and images that are not here.
+
+    `scenes` and `digest` are filled in from the folder.
+    """
+
+    path: InputPath
+    missing: Literal["stop", "skip", "repair"] = "stop"
+    scenes: tuple[str, ...] = ()
+    digest: str = ""
 
 
 class Config(Section):
     """A whole run."""
 
-    run_dir: Path
+    run_dir: RunDir
     seed: int = 0
     images: Images
     audio: Audio
@@ -128,6 +149,7 @@ class Config(Section):
     mix: Mix = Mix()
     render: RenderSettings = RenderSettings()
     features: Features | None = None  # null: the run ends with the shards
+    published: Published | None = None  # null: the run says itself what is heard
     engine: Engine = Engine()
 
     @model_validator(mode="after")
@@ -162,6 +184,8 @@ class Config(Section):
     @property
     def scenes(self) -> tuple[str, ...]:
         """The names of the scenes that every image of the run gets."""
+        if self.published:
+            return self.published.scenes
         draws = range(self.retrieval.draws)
         names = [extractor.name for extractor in self.concepts.extractors]
         if self.render.scenes == "any":

@@ -94,7 +94,9 @@ def make_settings(
 
 
 def _check_paths(config: Section, where: str) -> None:
-    run_dir: Path = getattr(config, "run_dir", Path()).absolute()
+    run_dir = getattr(config, "run_dir", Path())
+    root = run_dir.absolute() if isinstance(run_dir, Path) else run_dir
+    around = {str(place).rstrip("/") for place in (root, *root.parents)}
     for key, place in _places(config):
         try:
             kind = kind_of(place)
@@ -104,7 +106,7 @@ def _check_paths(config: Section, where: str) -> None:
             raise InputError(f"{where}: {key}: {error}") from error
         if kind is None:
             raise InputError(f"{where}: {key}: no such file or folder: {_short(place)}")
-        if isinstance(config, Config) and isinstance(place, Path) and place in (run_dir, *run_dir.parents):
+        if isinstance(config, Config) and str(place).rstrip("/") in around:
             raise InputError(f"{where}: run_dir: {run_dir} lies inside {key}: the run would read its own output")
         if key.endswith(LISTS) and kind != "file":
             raise InputError(f"{where}: {key}: no such file: {_short(place)}")

@@ -7,7 +7,6 @@ a flipped byte anywhere in it is found.
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sonify import layout
+from sonify.config.sections import Place
 from sonify.engine.files import FileRecord, write_atomically
+from sonify.engine.store import create, read_each, read_whole, remove, stems
+from sonify.errors import WorkError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,30 +81,63 @@ def open_record(data: bytes) -> dict[str, Any]:
     return record
 
 
-def write_commit(run_dir: Path, commit: Commit) -> None:
-    """Make the unit done."""
+def write_commit(run_dir: Place, commit: Commit) -> None:
+    """Make the unit done. In a store the record is created only if absent: of two workers on one unit the first counts.
+
+    Raises:
+        WorkError: another worker has committed the unit with another result.
+    """
+    path = layout.commit(commit.stage, commit.digest, commit.unit)
+    if isinstance(run_dir, Path):
+        write_atomically(run_dir, path, record_of(commit))
+    elif not create(run_dir / path, record_of(commit)):
+        raise WorkError(
+            f"{run_dir / path}: another worker committed this unit with another result; `sonify verify {run_dir}`"
+            " says which files are right"
+        )
+
+
+def record_of(commit: Commit) -> bytes:
+    """The commit's record, as it is written."""
     record = dataclasses.asdict(commit)
     record |= record.pop("rows")
-    path = layout.commit(commit.stage, commit.digest, commit.unit)
-    write_atomically(run_dir, path, seal_record(record))
+    return seal_record(record)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCommit:
-    """A commit as it lies on disk, with the sha256 of its record."""
+    """A commit as it lies in the run, with the sha256 of its record."""
 
     commit: Commit
-    path: Path
+    place: Place
     sha256: str
 
 
-def read_commit(path: Path) -> StoredCommit:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What the driver keeps of a commit: a run of a billion images has a hundred thousand of them in each stage."""
+
+    sha256: str  # of the commit's record
+    rows_out: int
+    clips_out: int | None
+
+
+def done_of(commit: Commit, sha256: str) -> Done:
+    """Keep little of a commit."""
+    return Done(sha256, commit.rows.rows_out, commit.clips.rows_out if commit.clips else None)
+
+
+def read_commit(place: Place) -> StoredCommit:
     """Read one commit.
 
     Raises:
         DamagedRecord: the record is not what was written.
     """
-    data = path.read_bytes()
+    return parse_commit(place, read_whole(place))
+
+
+def parse_commit(place: Place, data: bytes) -> StoredCommit:
+    """Do what `read_commit` does with bytes that were read."""
     record = open_record(data)
     commit = Commit(
         stage=record["stage"],
@@ -113,27 +148,31 @@ def read_commit(path: Path) -> StoredCommit:
         clips=Count(**record["clips"]) if record["clips"] else None,
         files=tuple(FileRecord(**file) for file in record["files"]),
     )
-    return StoredCommit(commit, path, hashlib.sha256(data).hexdigest())
+    return StoredCommit(commit, place, hashlib.sha256(data).hexdigest())
 
 
-def commit_files(run_dir: Path, stage: str, digest: str) -> Iterator[Path]:
+def commit_files(run_dir: Place, stage: str, digest: str) -> list[Place]:
     """The commit records of a stage under one digest, in the order of units."""
-    return iter(sorted((run_dir / layout.COMMITS / stage / digest).glob("*.json")))
+    folder = run_dir / layout.COMMITS / stage / digest
+    return [folder / f"{unit}.json" for unit in stems(folder, ".json")]
 
 
-def withdraw(run_dir: Path, stored: StoredCommit, damaged: Collection[str]) -> None:
+def read_commits(places: Iterable[Place]) -> Iterator[tuple[Place, bytes]]:
+    """The bytes of many commit records, in order."""
+    listed = list(places)
+    return zip(listed, read_each(listed), strict=True)
+
+
+def withdraw(run_dir: Place, stored: StoredCommit, damaged: Collection[str]) -> None:
     """Undo a commit: the record first, so that a file without a record is at worst rubbish.
 
     What models were asked for stays, unless it is damaged itself.
     """
-    stored.path.unlink(missing_ok=True)
+    remove(stored.place)
     for file in stored.commit.files:
         if file.path.startswith(tuple(layout.RECORDED.values())) and file.path not in damaged:
             continue
-        path = run_dir / file.path
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+        remove(run_dir / file.path)
 
 
 def total(counts: Iterable[Count]) -> Count:
@@ -145,3 +184,9 @@ def total(counts: Iterable[Count]) -> Count:
         rows_out += count.rows_out
         rejected.update(count.rejected)
     return Count(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(rejected.items())))
+
+
+def add_clips(clips: Count | None, more: Count | None) -> Count | None:
+    """Add counts of clips up, which only a pool has."""
+    found = [count for count in (clips, more) if count]
+    return total(found) if found else None

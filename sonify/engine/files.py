@@ -1,13 +1,14 @@
 """Files that are never seen half-written.
 
-A file is made under RUN/tmp, synced, renamed into place, and its folder synced; a `Transaction` does so for the
-files of one unit and writes the commit record last.
+On a disk a file is made under RUN/tmp, synced, renamed into place, and its folder synced. For a store it is made in
+this machine's temporary folder and uploaded whole. A `Transaction` does so for the files of one unit; the commit
+record, which makes them count, is written after it.
 """
 
 import errno
-import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from sonify.config.sections import Place
+from sonify.engine.store import put_bytes, put_file, sha256_of
 from sonify.errors import DiskFull, InputError
 from sonify.layout import TEMPORARY
 
@@ -28,18 +31,16 @@ class FileRecord:
     sha256: str
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(run_dir: Path, relative: str, data: bytes) -> None:
+def write_atomically(run_dir: Place, relative: str, data: bytes) -> None:
     """Make a small file visible whole or not at all.
 
     Raises:
         DiskFull: no room is left.
+        TransientError: the store cannot be reached.
     """
+    if not isinstance(run_dir, Path):
+        put_bytes(run_dir / relative, data)
+        return
     with Transaction(run_dir) as transaction:
         transaction.create(relative).write(data)
         transaction.publish()
@@ -65,21 +66,23 @@ def write_whole(path: Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
-def clear_temporary(run_dir: Path) -> None:
-    """Remove what killed workers left behind."""
-    shutil.rmtree(run_dir / TEMPORARY, ignore_errors=True)
+def clear_temporary(run_dir: Place) -> None:
+    """Remove what killed workers left behind; what they left of a store is in their machines' temporary folders."""
+    if isinstance(run_dir, Path):
+        shutil.rmtree(run_dir / TEMPORARY, ignore_errors=True)
 
 
 @contextmanager
-def naming_full_disk(run_dir: Path) -> Iterator[None]:
+def naming_full_disk(run_dir: Place) -> Iterator[None]:
     """Turn the system's `no space left` into a `DiskFull` that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        where = run_dir if isinstance(run_dir, Path) else tempfile.gettempdir()
         raise DiskFull(
-            f"{run_dir}: no space left on the disk; nothing partial was committed: free some space and run the same"
+            f"{where}: no space left on the disk; nothing partial was committed: free some space and run the same"
             " command again"
         ) from error
 
@@ -90,14 +93,15 @@ class Transaction:
     A context manager. `create` opens a file for a path relative to the run; `publish` syncs and renames them all.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Place) -> None:
         self.run_dir = run_dir
-        self._folder = run_dir / TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
+        root = run_dir / TEMPORARY if isinstance(run_dir, Path) else Path(tempfile.gettempdir())  # and thence uploaded
+        self._folder = root / f"sonify-{os.getpid()}-{uuid.uuid4().hex}"
         self._files: dict[str, BinaryIO] = {}
 
     def __enter__(self) -> "Transaction":
         with naming_full_disk(self.run_dir):
-            self._folder.mkdir(parents=True)
+            self._folder.mkdir(parents=True, mode=0o700)
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -117,20 +121,27 @@ class Transaction:
         return self._files[relative]
 
     def publish(self) -> tuple[FileRecord, ...]:
-        """Sync, hash and rename every file into place; the records are sorted by path.
+        """Sync, hash and rename or upload every file into place; the records are sorted by path.
 
         Raises:
             DiskFull: no room is left.
+            TransientError: the store cannot be reached.
         """
         with naming_full_disk(self.run_dir):
             records = tuple(self._seal(relative) for relative in sorted(self._files))
             for record in records:
-                target = self.run_dir / record.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(self._files[record.path].name, target)
-            for folder in sorted({(self.run_dir / record.path).parent for record in records}):
-                sync_folder(folder)
+                self._place(Path(self._files[record.path].name), self.run_dir / record.path)
+            if isinstance(self.run_dir, Path):
+                for folder in sorted({(self.run_dir / record.path).parent for record in records}):
+                    sync_folder(folder)
         return records
+
+    def _place(self, made: Path, target: Place) -> None:
+        if not isinstance(target, Path):
+            put_file(made, target)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made, target)
 
     def _seal(self, relative: str) -> FileRecord:
         file = self._files[relative]

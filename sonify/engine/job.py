@@ -4,10 +4,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 from sonify import layout
+from sonify.config.sections import Place
 from sonify.engine.commits import Commit, Count, write_commit
 from sonify.engine.files import Transaction, naming_full_disk
 from sonify.engine.tables import TableWriter, storable
@@ -108,7 +108,7 @@ class StoredReject:
     detail: str
 
 
-def run_task(run_dir: Path, job: Job, task: Task, crashed: Mapping[int, str]) -> Commit:
+def run_task(run_dir: Place, job: Job, task: Task, crashed: Mapping[int, str]) -> Commit:
     """Do one unit and commit it.
 
     Args:

@@ -1,33 +1,43 @@
 """What of a stage is done and what is to do, read off the commits."""
 
 import hashlib
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sonify import layout
+from sonify.config.sections import Place
 from sonify.engine.commits import (
     Commit,
+    Count,
     DamagedRecord,
+    Done,
     StoredCommit,
+    add_clips,
     commit_files,
-    read_commit,
+    done_of,
+    parse_commit,
+    read_commits,
+    total,
 )
-from sonify.engine.files import sha256_of
 from sonify.engine.job import Task
 from sonify.engine.record import RunRecord, describe_difference
 from sonify.engine.stage import Stage
+from sonify.engine.store import Sizes, folders_in, read_each, remove
 from sonify.engine.units import listed_units
 from sonify.errors import InputError, WorkError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A stage's units: done with their commits, to do, and waiting for work upstream that is not done."""
+    """A stage's units: done, to do, and waiting for work upstream that is not done.
+
+    `rows` and `clips` are counted over the units that are done.
+    """
 
     stage: Stage
-    done: Mapping[str, StoredCommit]
+    done: Mapping[str, Done]
+    rows: Count
+    clips: Count | None
     tasks: tuple[Task, ...]
     waiting: tuple[str, ...]
     stale: str = ""  # names a unit that was made from other input than there is now
@@ -37,25 +47,29 @@ class Plan:
         """Whether there are units and all are done."""
         return bool(self.done) and not self.tasks and not self.waiting
 
+    def after(self, done: Mapping[str, Done], rows: Count, clips: Count | None) -> "Plan":
+        """The plan once more of its tasks are committed; the counts are those of all commits then."""
+        left = tuple(task for task in self.tasks if task.unit not in done)
+        return replace(self, done={**self.done, **done}, rows=rows, clips=clips, tasks=left)
 
-def read_done(run_dir: Path, stage: Stage) -> dict[str, StoredCommit]:
-    """The stage's commits under today's digest whose files have the recorded sizes.
+
+def iter_done(run_dir: Place, stage: Stage) -> Iterator[StoredCommit]:
+    """The stage's commits under today's digest whose files have the recorded sizes, in the order of units.
 
     Raises:
         WorkError: a record is damaged.
     """
-    done: dict[str, StoredCommit] = {}
-    for path in commit_files(run_dir, stage.name, stage.digest):
+    size_of = Sizes(run_dir)
+    for place, data in read_commits(commit_files(run_dir, stage.name, stage.digest)):
         try:
-            stored = read_commit(path)
+            stored = parse_commit(place, data)
         except DamagedRecord as error:
-            raise WorkError(f"{path}: {error}; `sonify verify {run_dir} --repair` withdraws it") from error
-        if all(_has_size(run_dir / file.path, file.size_bytes) for file in stored.commit.files):
-            done[stored.commit.unit] = stored
-    return done
+            raise WorkError(f"{place}: {error}; `sonify verify {run_dir} --repair` withdraws it") from error
+        if all(size_of(file.path) == file.size_bytes for file in stored.commit.files):
+            yield stored
 
 
-def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
+def plan_stage(run_dir: Place, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
     """Compare the stage's units with its commits.
 
     Args:
@@ -67,38 +81,43 @@ def plan_stage(run_dir: Path, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
         WorkError: a record is damaged.
     """
     units = listed_units(run_dir, stage.listing)
+    nothing = Plan(stage=stage, done={}, rows=total([]), clips=None, tasks=(), waiting=tuple(units))
     if not all(plans[key].complete for key in stage.upstream_whole):
-        return Plan(stage=stage, done={}, tasks=(), waiting=tuple(units))
-    done = read_done(run_dir, stage)
+        return nothing
     whole = {key: _hash_whole(plans[key]) for key in stage.upstream_whole}
-    tasks: list[Task] = []
-    waiting: list[str] = []
-    valid: dict[str, StoredCommit] = {}
-    stale = ""
-    for unit in units:
-        inputs = _inputs(run_dir, stage, unit, plans)
-        if inputs is None:
-            waiting.append(unit)
-            continue
-        inputs |= whole
-        if unit not in done:
-            expected = stage.rows_expected([plans[key].done[unit].commit for key in stage.upstream])
-            task = Task(
-                stage=stage.name,
-                part=stage.part,
-                unit=unit,
-                digest=stage.digest,
-                inputs=inputs,
-                rows_expected=expected,
-            )
-            tasks.append(task)
-            continue
-        stale = stale or _describe_stale(stage, done[unit].commit, inputs)
-        valid[unit] = done[unit]
-    return Plan(stage=stage, done=valid, tasks=tuple(tasks), waiting=tuple(waiting), stale=stale)
+    possible = {unit: inputs | whole for unit, inputs in _inputs_of(run_dir, stage, units, plans)}
+    done: dict[str, Done] = {}
+    rows, clips, stale = total([]), None, ""
+    for stored in iter_done(run_dir, stage):
+        commit = stored.commit
+        if commit.unit in possible:
+            done[commit.unit] = done_of(commit, stored.sha256)
+            rows, clips = total([rows, commit.rows]), add_clips(clips, commit.clips)
+            stale = stale or _describe_stale(stage, commit, possible[commit.unit])
+    tasks = [_task(stage, unit, inputs, plans) for unit, inputs in possible.items() if unit not in done]
+    return replace(
+        nothing,
+        done=done,
+        rows=rows,
+        clips=clips,
+        tasks=tuple(tasks),
+        waiting=tuple(unit for unit in units if unit not in possible),
+        stale=stale,
+    )
 
 
-def check_settings(run_dir: Path, stage: Stage, record: RunRecord | None) -> None:
+def _task(stage: Stage, unit: str, inputs: Mapping[str, str], plans: Mapping[str, Plan]) -> Task:
+    return Task(
+        stage=stage.name,
+        part=stage.part,
+        unit=unit,
+        digest=stage.digest,
+        inputs=inputs,
+        rows_expected=stage.rows_expected([plans[key].done[unit] for key in stage.upstream]),
+    )
+
+
+def check_settings(run_dir: Place, stage: Stage, record: RunRecord | None) -> None:
     """Refuse to mix work made under different settings.
 
     Raises:
@@ -112,38 +131,40 @@ def check_settings(run_dir: Path, stage: Stage, record: RunRecord | None) -> Non
         # a stage of several extractors has one digest for each; of another stage, all commits must be today's
         others = [] if stage.part else _other_digests(run_dir, stage)
         difference = f"its commits stand under {', '.join(others)}"
-    if any(next(commit_files(run_dir, stage.name, digest), None) for digest in others):
+    if any(commit_files(run_dir, stage.name, digest) for digest in others):
         raise InputError(
             f"{run_dir}: {stage.key} was made under another configuration: {difference};"
             f" use another run_dir, or `--redo {stage.name}` to replace it"
         )
 
 
-def withdraw_stage(run_dir: Path, name: str) -> None:
+def withdraw_stage(run_dir: Place, name: str) -> None:
     """Remove a stage: its commits first, so that files without a record are at worst rubbish."""
     for folder in (f"{layout.COMMITS}/{name}", *layout.STAGE_FOLDERS[name], f"{layout.REJECTS}/{name}"):
-        shutil.rmtree(run_dir / folder, ignore_errors=True)
+        remove(run_dir / folder)
 
 
-def _other_digests(run_dir: Path, stage: Stage) -> list[str]:
-    folder = run_dir / layout.COMMITS / stage.name
-    return sorted(path.name for path in folder.glob("*") if path.name != stage.digest)
+def _other_digests(run_dir: Place, stage: Stage) -> list[str]:
+    return [name for name in folders_in(run_dir / layout.COMMITS / stage.name) if name != stage.digest]
 
 
-def _has_size(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == size_bytes
-
-
-def _inputs(run_dir: Path, stage: Stage, unit: str, plans: Mapping[str, Plan]) -> dict[str, str] | None:
-    """Hashes of what a unit is made from, or None where that is not there yet."""
+def _inputs_of(
+    run_dir: Place, stage: Stage, units: Sequence[str], plans: Mapping[str, Plan]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The units that can be done, with the hashes of what each is made from."""
     if not stage.upstream:
-        return {"listing": sha256_of(run_dir / layout.listing(stage.listing, unit))}
-    commits = {key: plans[key].done.get(unit) for key in stage.upstream}
-    return {key: stored.sha256 for key, stored in commits.items() if stored} if all(commits.values()) else None
+        listings = [run_dir / layout.listing(stage.listing, unit) for unit in units]
+        for unit, data in zip(units, read_each(listings), strict=True):
+            yield unit, {"listing": hashlib.sha256(data).hexdigest()}
+        return
+    for unit in units:
+        before = {key: plans[key].done.get(unit) for key in stage.upstream}
+        if all(before.values()):
+            yield unit, {key: done.sha256 for key, done in before.items() if done}
 
 
 def _hash_whole(plan: Plan) -> str:
-    hashes = [f"{unit} {stored.sha256}" for unit, stored in sorted(plan.done.items())]
+    hashes = [f"{unit} {done.sha256}" for unit, done in sorted(plan.done.items())]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Config, Place
 from sonify.engine.commits import DamagedRecord, digest_of, open_record, seal_record
 from sonify.engine.files import write_atomically
 from sonify.engine.stage import Stage
+from sonify.engine.store import read_whole
 from sonify.errors import InputError, WorkError
 
 LIBRARIES = (
@@ -57,24 +57,24 @@ class RunRecord:
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
 
 
-def read_record(run_dir: Path) -> RunRecord | None:
+def read_record(run_dir: Place) -> RunRecord | None:
     """Read RUN/run.json; None where there is none yet.
 
     Raises:
         WorkError: the file is damaged.
     """
     path = run_dir / layout.RUN
-    if not path.exists():
-        return None
     try:
-        raw = open_record(path.read_bytes())
+        raw = open_record(read_whole(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except DamagedRecord as error:
         raise WorkError(f"{path}: damaged ({error}); `sonify verify {run_dir} --repair` withdraws it") from error
     stages = {key: StageRecord(**stage) for key, stage in raw.pop("stages").items()}
     return RunRecord(**raw, stages=stages)
 
 
-def require_record(run_dir: Path) -> RunRecord:
+def require_record(run_dir: Place) -> RunRecord:
     """Read the record of a run that must exist.
 
     Raises:
@@ -86,7 +86,7 @@ def require_record(run_dir: Path) -> RunRecord:
     return record
 
 
-def write_record(run_dir: Path, record: RunRecord) -> None:
+def write_record(run_dir: Place, record: RunRecord) -> None:
     """Replace RUN/run.json."""
     write_atomically(run_dir, layout.RUN, seal_record(dataclasses.asdict(record)))
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sonify.engine.commits import Commit, digest_of
+from sonify.config.sections import Place
+from sonify.engine.commits import Done, digest_of
 from sonify.engine.job import Job
 
 
@@ -27,14 +27,14 @@ class Stage:
     upstream: tuple[str, ...] = ()
     upstream_whole: tuple[str, ...] = ()
     check: Callable[[], None] = lambda: None
-    rows_expected: Callable[[Sequence[Commit]], int | None] = lambda _upstream: None
+    rows_expected: Callable[[Sequence[Done]], int | None] = lambda _upstream: None
     num_cpus: float = 1
     num_gpus: float = 0
     gpu_optional: bool = False  # runs on CPUs where the cluster has no GPU
     models: tuple[str, ...] = ()  # the names under which run.json records them
     fetch: Callable[[], Mapping[str, str]] = dict  # gets them before any work: names and what exactly they are
     # Of some units, those whose answers are kept: they may need no model.
-    units_answered: Callable[[Path, Iterable[str]], Iterable[str]] = lambda _run_dir, _units: ()
+    units_answered: Callable[[Place, Iterable[str]], Iterable[str]] = lambda _run_dir, _units: ()
 
     @property
     def key(self) -> str:

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sonify.config.sections import Place
+from sonify.engine.store import read_each, read_whole, stems
 from sonify.errors import WorkError
 
 Row = TypeVar("Row")
@@ -85,14 +87,14 @@ def write_rows(file: BinaryIO, row_type: type, rows: Sequence[Any]) -> None:
     writer.close()
 
 
-def read_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
+def read_rows(path: Place, row_type: type[Row]) -> Iterator[Row]:
     """Read a table's rows in order, a row group at a time.
 
     Raises:
         WorkError: the table is missing or damaged.
     """
     build = _builder(row_type)
-    with _naming_damage(path), pq.ParquetFile(path) as file:
+    with _naming_damage(path), pq.ParquetFile(_source(path)) as file:
         for batch in file.iter_batches(ROWS_IN_GROUP):
             for row in batch.to_pylist():
                 yield build(row)
@@ -120,23 +122,43 @@ def _builder(row_type: type) -> typing.Callable[[dict[str, Any]], Any]:
     return build
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: Place) -> int:
     """The number of rows in a table, from its footer."""
-    return pq.read_metadata(path).num_rows
+    return pq.read_metadata(_source(path)).num_rows
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+def read_columns(path: Place, columns: Sequence[str]) -> pa.Table:
     """Read some columns of a table.
 
     Raises:
         WorkError: the table is missing or damaged.
     """
     with _naming_damage(path):
-        return pq.read_table(path, columns=list(columns))
+        return pq.read_table(_source(path), columns=list(columns))
+
+
+def read_tables(folder: Place, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Read some columns of every table of a folder: the name of each table's unit, and the columns, in order.
+
+    Raises:
+        WorkError: a table is damaged.
+    """
+    units = stems(folder)
+    if isinstance(folder, Path):
+        yield from ((unit, read_columns(folder / f"{unit}.parquet", columns)) for unit in units)
+        return
+    for unit, data in zip(units, read_each([folder / f"{unit}.parquet" for unit in units]), strict=True):
+        with _naming_damage(folder / f"{unit}.parquet"):
+            yield unit, pq.read_table(pa.BufferReader(data), columns=list(columns))
+
+
+def _source(path: Place) -> Path | pa.BufferReader:
+    """What pyarrow reads: a table in a store, which is a unit's, is fetched whole."""
+    return path if isinstance(path, Path) else pa.BufferReader(read_whole(path))
 
 
 @contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
+def _naming_damage(path: Place) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, FileNotFoundError) as error:

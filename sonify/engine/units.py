@@ -7,13 +7,17 @@ A listing that was lost leaves its number free, and the input that is then in no
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 from sonify import layout
 from sonify.config import Config
+from sonify.config.sections import Place
 from sonify.engine.files import write_atomically
+from sonify.engine.store import remove, stems
 from sonify.engine.tables import read_rows, write_rows
+from sonify.publish.published import ClipsFile, verify_published
+from sonify.publish.scenes import refs_of
+from sonify.publish.settings import published_folder
 from sonify.rows import ImageRef, SoundRef
 from sonify.sources.images import list_images
 from sonify.sources.sounds import list_sounds
@@ -22,9 +26,9 @@ from sonify.sources.sounds import list_sounds
 RECORDINGS_IN_UNIT = 100
 
 
-def listed_units(run_dir: Path, stage: str) -> list[str]:
+def listed_units(run_dir: Place, stage: str) -> list[str]:
     """The units that are frozen, in order."""
-    return sorted(path.stem for path in (run_dir / layout.UNITS / stage).glob("*.parquet"))
+    return stems(run_dir / layout.UNITS / stage)
 
 
 def freeze_sounds(config: Config, again: bool = False) -> None:
@@ -53,7 +57,28 @@ def freeze_images(config: Config, again: bool = False) -> None:
     _freeze(config.run_dir, "concepts", ImageRef, units)
 
 
-def _refresh(run_dir: Path, stage: str, row_type: type, found: dict[Any, Any]) -> list[Any]:
+def freeze_published(config: Config) -> None:
+    """List the images and the files of clips of a published folder, unit by unit, as the folder is now.
+
+    Raises:
+        InputError: the folder is damaged, or not what it should be.
+    """
+    folder = published_folder(config)
+    verify_published(folder)
+    images = {unit: refs_of(config, folder, unit) for unit in folder.data}
+    clips = {unit: [ClipsFile(file=name, sha256=folder.files[name])] for unit, name in folder.clips.items()}
+    listings = (("concepts", ImageRef, images), ("copies", ClipsFile, clips))
+    for stage, row_type, units in listings:
+        listed = listed_units(config.run_dir, stage)
+        for unit in set(listed) - units.keys():
+            remove(config.run_dir / layout.listing(stage, unit))
+        for unit, rows in units.items():
+            known = read_rows(config.run_dir / layout.listing(stage, unit), row_type) if unit in listed else ()
+            if list(known) != rows:
+                _write_listing(config.run_dir, stage, unit, row_type, rows)
+
+
+def _refresh(run_dir: Place, stage: str, row_type: type, found: dict[Any, Any]) -> list[Any]:
     """Write every listing again as its input is now, without what is gone, and return what is in none.
 
     Rows stay in their units: what was recorded of them there is found again.
@@ -63,7 +88,7 @@ def _refresh(run_dir: Path, stage: str, row_type: type, found: dict[Any, Any]) -
         frozen = list(read_rows(path, row_type))
         rows = [found.pop(key) for key in map(_identity, frozen) if key in found]
         if not rows:
-            path.unlink()
+            remove(path)
         elif rows != frozen:
             _write_listing(run_dir, stage, unit, row_type, rows)
     return list(found.values())
@@ -73,19 +98,19 @@ def _identity(ref: ImageRef | SoundRef) -> Any:
     return ref.uri if isinstance(ref, ImageRef) else (ref.corpus, ref.file)
 
 
-def _frozen(run_dir: Path, stage: str, row_type: type) -> Iterator[Any]:
+def _frozen(run_dir: Place, stage: str, row_type: type) -> Iterator[Any]:
     for unit in listed_units(run_dir, stage):
         yield from read_rows(run_dir / layout.listing(stage, unit), row_type)
 
 
-def _freeze(run_dir: Path, stage: str, row_type: type, units: Iterable[Sequence[Any]]) -> None:
+def _freeze(run_dir: Place, stage: str, row_type: type, units: Iterable[Sequence[Any]]) -> None:
     taken = set(listed_units(run_dir, stage))
     free = (name for name in (f"{n:06d}" for n in count()) if name not in taken)
     for rows in units:
         _write_listing(run_dir, stage, next(free), row_type, rows)
 
 
-def _write_listing(run_dir: Path, stage: str, unit: str, row_type: type, rows: Sequence[Any]) -> None:
+def _write_listing(run_dir: Place, stage: str, unit: str, row_type: type, rows: Sequence[Any]) -> None:
     buffer = io.BytesIO()
     write_rows(buffer, row_type, rows)
     write_atomically(run_dir, layout.listing(stage, unit), buffer.getvalue())

@@ -114,6 +114,17 @@ def read_blocks(recording: StoredSound) -> Iterator[np.ndarray]:
         yield from blocks
 
 
+class _Memory(io.BytesIO):
+    """A recording in memory. Of damaged files libsndfile seeks what lies before the first byte.
+
+    A file on disk refuses that and stays where it is; an exception would be printed by the callback that calls this.
+    """
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.getbuffer().nbytes}[whence]
+        return super().seek(start + offset) if start + offset >= 0 else -1
+
+
 @contextmanager
 def open_recording(recording: StoredSound) -> Iterator[Opened]:
     """Open a recording for one pass: its header, already checked, and the blocks of `read_blocks`.
@@ -124,7 +135,7 @@ def open_recording(recording: StoredSound) -> Iterator[Opened]:
     Raises:
         UnreadableSound: as `read_blocks`.
     """
-    with io.BytesIO(recording) if isinstance(recording, bytes) else _open_file(recording) as file:
+    with _Memory(recording) if isinstance(recording, bytes) else _open_file(recording) as file:
         open_by = _open_by_libsndfile if _is_for_libsndfile(file.read(26)) else _open_by_ffmpeg
         file.seek(0)
         try:

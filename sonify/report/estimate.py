@@ -121,7 +121,7 @@ def _model_calls(plans: Sequence[Plan], rows: Mapping[str, int], images: int) ->
     """One for each image that an extractor or a check has not done (a check has at most as many), clip and scene."""
     for plan in plans:
         if plan.stage.models and plan.stage.name != "pair":
-            yield plan.stage.key, max(rows.get(plan.stage.name, images) - _rows_done(plan), 0)
+            yield plan.stage.key, max(rows.get(plan.stage.name, images) - plan.rows.rows_in, 0)
 
 
 def _seconds(config: Config, plans: Sequence[Plan], rows: Mapping[str, int], images: int) -> dict[str, float | None]:
@@ -130,11 +130,7 @@ def _seconds(config: Config, plans: Sequence[Plan], rows: Mapping[str, int], ima
     left: dict[str, float | None] = {}
     for plan in plans:
         known = record.stages.get(plan.stage.key) if record else None
-        rows_left = rows.get(plan.stage.name, images) - _rows_done(plan)
+        rows_left = rows.get(plan.stage.name, images) - plan.rows.rows_in
         measured = known is not None and known.rows > 0 and known.seconds > 0
         left[plan.stage.key] = known.seconds / known.rows * max(rows_left, 0) if known and measured else None
     return left
-
-
-def _rows_done(plan: Plan) -> int:
-    return sum(stored.commit.rows.rows_in for stored in plan.done.values())

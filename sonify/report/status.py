@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sonify.config import Config, make_config
+from sonify.config import Config, Place, make_config
 from sonify.engine.commits import Count, total
 from sonify.engine.plan import Plan
 from sonify.engine.record import require_record
@@ -46,7 +45,7 @@ class Status:
     comparison: Mapping[str, Usage]
 
 
-def config_of_run(run_dir: Path) -> Config:
+def config_of_run(run_dir: Place) -> Config:
     """The configuration that a run was last worked on with.
 
     Raises:
@@ -55,7 +54,7 @@ def config_of_run(run_dir: Path) -> Config:
     return make_config({**require_record(run_dir).config, "run_dir": str(run_dir)}, str(run_dir), check_paths=False)
 
 
-def read_status(run_dir: Path, compare: bool = False) -> Status:
+def read_status(run_dir: Place, compare: bool = False) -> Status:
     """Read a run's state off its commits.
 
     Args:
@@ -105,19 +104,18 @@ def print_status(status: Status, console: Console) -> None:
 
 
 def _stage_status(config: Config, stage: Stage, plan: Plan | None) -> StageStatus:
-    commits = [stored.commit for stored in plan.done.values()] if plan else []
-    rows = total(commit.rows for commit in commits)
-    clips = [commit.clips for commit in commits if commit.clips]
+    rows = plan.rows if plan else total([])
+    done = len(plan.done) if plan else 0
     units = len(listed_units(config.run_dir, stage.listing))
     timed = require_record(config.run_dir).stages.get(stage.key)
     return StageStatus(
         stage=stage.key,
-        units_done=len(commits),
-        units_to_do=units - len(commits),
+        units_done=done,
+        units_to_do=units - done,
         rows_in=rows.rows_in,
         rows_out=rows.rows_out,
         rejected=rows.rejected,
-        clips=total(clips) if clips else None,
+        clips=plan.clips if plan else None,
         rows_per_sec=round(timed.rows / timed.seconds, 2) if timed and timed.seconds else 0.0,
     )
 

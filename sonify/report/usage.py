@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config, Retrieval
-from sonify.engine.tables import read_columns, read_rows
+from sonify.config import Config, Place, Retrieval
+from sonify.engine.store import stems
+from sonify.engine.tables import read_rows, read_tables
 from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.pool import SplitPool, read_pool
 from sonify.rows import Concept, Pair, Reason
@@ -73,9 +73,9 @@ def measure_usage(clips: Counter[str], recording_of: Mapping[str, str]) -> Usage
     )
 
 
-def recordings_of_clips(run_dir: Path) -> dict[str, str]:
+def recordings_of_clips(run_dir: Place) -> dict[str, str]:
     """Each clip's recording, over the whole pool."""
-    tables = (read_columns(path, ["clip", "recording"]) for path in sorted((run_dir / layout.CLIPS).glob("*.parquet")))
+    tables = (table for _, table in read_tables(run_dir / layout.CLIPS, ["clip", "recording"]))
     return {
         clip: recording
         for table in tables
@@ -83,17 +83,17 @@ def recordings_of_clips(run_dir: Path) -> dict[str, str]:
     }
 
 
-def read_pairs(run_dir: Path) -> Iterator[Pair]:
+def read_pairs(run_dir: Place) -> Iterator[Pair]:
     """Every pair of a run, in the order of units."""
-    for path in sorted((run_dir / layout.PAIRS).glob("*.parquet")):
-        yield from read_rows(path, Pair)
+    for unit in stems(run_dir / layout.PAIRS):
+        yield from read_rows(run_dir / layout.pairs(unit), Pair)
 
 
-def run_usage(run_dir: Path) -> Usage | None:
+def run_usage(run_dir: Place) -> Usage | None:
     """The use of the pool by all pairs of a run; None where nothing is paired yet."""
     drawn: Counter[str] = Counter()
-    for path in sorted((run_dir / layout.PAIRS).glob("*.parquet")):
-        sources = read_columns(path, ["sources"])["sources"].combine_chunks().flatten()
+    for _, table in read_tables(run_dir / layout.PAIRS, ["sources"]):
+        sources = table["sources"].combine_chunks().flatten()
         drawn.update({entry["values"]: entry["counts"] for entry in sources.field("clip").value_counts().to_pylist()})
     return measure_usage(drawn, recordings_of_clips(run_dir)) if drawn else None
 
@@ -113,11 +113,10 @@ def compare_usage(config: Config) -> dict[str, Usage]:
     return compared
 
 
-def count_discards(run_dir: Path) -> dict[str, int]:
+def count_discards(run_dir: Place) -> dict[str, int]:
     """How many scenes each discard word took out."""
     words: Counter[str] = Counter()
-    for path in sorted((run_dir / layout.REJECTS / "pair").glob("*.parquet")):
-        table = read_columns(path, ["reason", "detail"])
+    for _, table in read_tables(run_dir / layout.REJECTS / "pair", ["reason", "detail"]):
         rows = zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True)
         words.update(detail for reason, detail in rows if reason == Reason.DISCARDED)
     return dict(words.most_common())

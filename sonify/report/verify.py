@@ -3,13 +3,22 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
 from sonify import layout
-from sonify.engine.commits import Commit, DamagedRecord, StoredCommit, open_record, read_commit, withdraw
-from sonify.engine.files import FileRecord, sha256_of
+from sonify.config.sections import Place
+from sonify.engine.commits import (
+    Commit,
+    DamagedRecord,
+    StoredCommit,
+    open_record,
+    parse_commit,
+    read_commits,
+    withdraw,
+)
+from sonify.engine.files import FileRecord
+from sonify.engine.store import files_below, folders_in, read_whole, remove, sha256_of, size_of
 from sonify.engine.tables import count_rows
 from sonify.engine.tars import index_tar
 from sonify.errors import InputError
@@ -37,7 +46,7 @@ class Verification:
     repaired: bool
 
 
-def verify(run_dir: Path, repair: bool = False) -> Verification:
+def verify(run_dir: Place, repair: bool = False) -> Verification:
     """Re-hash every committed file and listing and check every count.
 
     Args:
@@ -47,7 +56,7 @@ def verify(run_dir: Path, repair: bool = False) -> Verification:
     Raises:
         InputError: the folder is not a run, or another command works in it.
     """
-    if not (run_dir / layout.COMMITS).is_dir() and not (run_dir / layout.RUN).is_file():
+    if size_of(run_dir / layout.RUN) is None and not folders_in(run_dir / layout.COMMITS):
         raise InputError(f"{run_dir}: not a run: expected {layout.RUN} and {layout.COMMITS}/ in it")
     with open_run(run_dir):
         stored, damage = _read_commits(run_dir)
@@ -66,29 +75,29 @@ def verify(run_dir: Path, repair: bool = False) -> Verification:
     )
 
 
-def _read_commits(run_dir: Path) -> tuple[list[StoredCommit], list[Damage]]:
+def _read_commits(run_dir: Place) -> tuple[list[StoredCommit], list[Damage]]:
     stored: list[StoredCommit] = []
     damage: list[Damage] = []
-    for path in sorted((run_dir / layout.COMMITS).glob("*/*/*.json")):
+    records = [f"{layout.COMMITS}/{name}" for name in files_below(run_dir / layout.COMMITS) if name.endswith(".json")]
+    for record, (place, data) in zip(records, read_commits(run_dir / path for path in records), strict=True):
         try:
-            stored.append(read_commit(path))
+            stored.append(parse_commit(place, data))
         except DamagedRecord as error:
-            record = path.relative_to(run_dir).as_posix()
             damage.append(Damage(path=record, what=str(error), record=record))
     return stored, damage
 
 
-def _check_run_record(run_dir: Path) -> Iterator[Damage]:
+def _check_run_record(run_dir: Place) -> Iterator[Damage]:
     path = run_dir / layout.RUN
     try:
-        open_record(path.read_bytes())
+        open_record(read_whole(path))
     except (OSError, DamagedRecord) as error:
         yield Damage(path=layout.RUN, what=str(error), record="")
 
 
-def _check_commit(run_dir: Path, stored: StoredCommit) -> Iterator[Damage]:
+def _check_commit(run_dir: Place, stored: StoredCommit) -> Iterator[Damage]:
     commit = stored.commit
-    record = stored.path.relative_to(run_dir).as_posix()
+    record = layout.commit(commit.stage, commit.digest, commit.unit)
     for file in commit.files:
         if what := _check_file(run_dir / file.path, file) or _check_count(run_dir, commit, file.path):
             yield Damage(path=file.path, what=what, record=record)
@@ -96,16 +105,17 @@ def _check_commit(run_dir: Path, stored: StoredCommit) -> Iterator[Damage]:
         yield Damage(path=record, what="rows in are not rows out + rejected", record=record)
 
 
-def _check_file(path: Path, file: FileRecord) -> str:
+def _check_file(path: Place, file: FileRecord) -> str:
     """What is wrong with a committed file's bytes, or nothing."""
-    if not path.is_file():
+    size_bytes = size_of(path)
+    if size_bytes is None:
         return "missing"
-    if (size_bytes := path.stat().st_size) != file.size_bytes:
+    if size_bytes != file.size_bytes:
         return f"expected {file.size_bytes} bytes, found {size_bytes}"
     return "" if sha256_of(path) == file.sha256 else "another sha256"
 
 
-def _check_count(run_dir: Path, commit: Commit, path: str) -> str:
+def _check_count(run_dir: Place, commit: Commit, path: str) -> str:
     """What is wrong between a table's rows and its commit's counts, or nothing."""
     if not path.endswith(".parquet") or path.startswith(layout.ANSWERS):
         return ""  # an answer may be one that was no use
@@ -123,7 +133,7 @@ def _check_count(run_dir: Path, commit: Commit, path: str) -> str:
     return "" if found == expected else f"expected {expected} rows, found {found}"
 
 
-def _check_index(path: Path) -> str:
+def _check_index(path: Place) -> str:
     """What is wrong between an archive of training samples and its index, or nothing."""
     try:
         expected, _ = index_tar(path.with_suffix(".tar"), path.stem)
@@ -134,7 +144,7 @@ def _check_index(path: Path) -> str:
     return "" if found == samples else f"expected {samples} rows, found {found}"
 
 
-def _check_listings(run_dir: Path, stored: Sequence[StoredCommit]) -> Iterator[Damage]:
+def _check_listings(run_dir: Place, stored: Sequence[StoredCommit]) -> Iterator[Damage]:
     """Compare the frozen listings with the hashes that the first stages' commits hold."""
     expected = {
         layout.listing(s.commit.stage, s.commit.unit): s.commit.inputs["listing"]
@@ -142,19 +152,19 @@ def _check_listings(run_dir: Path, stored: Sequence[StoredCommit]) -> Iterator[D
         if "listing" in s.commit.inputs
     }
     for path, sha256 in sorted(expected.items()):
-        if not (run_dir / path).is_file():
+        if size_of(run_dir / path) is None:
             yield Damage(path=path, what="missing", record="")
         elif sha256_of(run_dir / path) != sha256:
             yield Damage(path=path, what="another sha256", record="")
 
 
-def _withdraw_damaged(run_dir: Path, stored: Sequence[StoredCommit], damage: Sequence[Damage]) -> None:
+def _withdraw_damaged(run_dir: Place, stored: Sequence[StoredCommit], damage: Sequence[Damage]) -> None:
     """Undo what is damaged. A listing is removed alone: listed again it is the same, or the next run says so."""
     records = {d.record for d in damage if d.record}
     damaged = {d.path for d in damage}
     for commit in stored:
-        if commit.path.relative_to(run_dir).as_posix() in records:
+        if layout.commit(commit.commit.stage, commit.commit.digest, commit.commit.unit) in records:
             withdraw(run_dir, commit, damaged)
     for d in damage:
         if d.path in records or not d.record:
-            (run_dir / d.path).unlink(missing_ok=True)
+            remove(run_dir / d.path)

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from sonify import layout
-from sonify.config import Config, Retrieval
-from sonify.engine.tables import read_columns
+from sonify.config import Config, Place, Retrieval
+from sonify.engine.store import load_array
+from sonify.engine.tables import read_tables
 from sonify.retrieval.candidates import Candidates, choose_candidates, list_length
 from sonify.retrieval.encoders import Encoder, JointEncoder, bank_mean, load_encoder
 from sonify.retrieval.index import ClipIndex, Ranking
@@ -65,12 +65,11 @@ def load_pool(config: Config, threads: int) -> dict[str, SplitPool]:
     return {split: SplitPool(part, encoder, config.retrieval, threads) for split, part in parts.items()}
 
 
-def read_pool(run_dir: Path, encoder: JointEncoder) -> dict[str, PoolClips]:
+def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:
     """Read clips and embeddings of every pool unit, split by split."""
-    tables = sorted((run_dir / layout.CLIPS).glob("*.parquet"))
-    columns = ("clip", "recording", "loudness_lufs", "split")
-    table = pa.concat_tables(read_columns(path, columns) for path in tables)
-    embeddings = np.concatenate([_read_embeddings(run_dir, encoder, path.stem) for path in tables])
+    tables = dict(read_tables(run_dir / layout.CLIPS, ("clip", "recording", "loudness_lufs", "split")))
+    table = pa.concat_tables(tables.values())
+    embeddings = np.concatenate([_read_embeddings(run_dir, encoder, unit) for unit in tables])
     recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
@@ -88,5 +87,5 @@ def read_pool(run_dir: Path, encoder: JointEncoder) -> dict[str, PoolClips]:
     }
 
 
-def _read_embeddings(run_dir: Path, encoder: JointEncoder, unit: str) -> np.ndarray:
-    return encoder.join([np.load(run_dir / layout.embeddings(part.id, unit)) for part in encoder.parts])
+def _read_embeddings(run_dir: Place, encoder: JointEncoder, unit: str) -> np.ndarray:
+    return encoder.join([load_array(run_dir / layout.embeddings(part.id, unit)) for part in encoder.parts])

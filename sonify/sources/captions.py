@@ -24,6 +24,7 @@ from urllib.parse import quote
 from sonify import layout
 from sonify.config.sections import Place
 from sonify.engine.files import naming_full_disk, sync_folder
+from sonify.engine.store import machine_folder
 from sonify.engine.tars import Member, iter_files, read_member
 from sonify.errors import InputError, WorkError
 from sonify.sources.files import (
@@ -68,8 +69,9 @@ def read_captions_table(table: Place) -> dict[str, bytes]:
     return dict(zip(files, columns["caption"], strict=True))
 
 
-def captions_for(run_dir: Path, place: Place) -> Captions:
-    """Open captions by an image's uri; the first to ask for a table or an archive brings it into the run directory.
+def captions_for(run_dir: Place, place: Place) -> Captions:
+    """Open captions by an image's uri; the first to ask for a table or an archive brings it into the run directory,
+    or, where that is in a store, to its own machine.
 
     `place` is a CSV or Parquet table, a tar (or tar.gz) of `<id>.txt`, a folder of such tables or tars, or a folder of
     `<id>.txt`: flat, or in folders named as the images' folders or archives are.
@@ -82,12 +84,13 @@ def captions_for(run_dir: Path, place: Place) -> Captions:
     if not sources:
         return lambda uri: _read_text(place, uri)
     name = f"{identify_captions(place)}.sqlite"
-    stored = run_dir / layout.UNITS / "captions" / name
+    here = machine_folder(run_dir)
+    stored = here / layout.UNITS / "captions" / name
     stored.parent.mkdir(parents=True, exist_ok=True)
     with stored.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers that start together wait for the first
         if not stored.is_file():
-            _store(run_dir, stored, chain.from_iterable(map(_rows, sources)))
+            _store(here, stored, chain.from_iterable(map(_rows, sources)))
     # immutable: no lock is asked for, which network file systems do not always have
     connection = sqlite3.connect(f"file:{quote(str(stored))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
     return lambda uri: _look_up(connection, stored, uri)

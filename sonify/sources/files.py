@@ -131,13 +131,15 @@ def open_local(place: Place) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, file)
 
 
-def read_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def read_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int = REQUESTS_AHEAD
+) -> Iterator[Result]:
     """Like `map`, with some calls under way in threads; what waits is bounded."""
-    with ThreadPoolExecutor(REQUESTS_AHEAD) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > REQUESTS_AHEAD:
+            if len(waiting) > at_once:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

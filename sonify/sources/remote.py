@@ -47,13 +47,14 @@ def ask(place: UPath, request: Callable[[], Result]) -> Result:
 
     Raises:
         FileNotFoundError: the store says that it is not there.
+        FileExistsError: it was to be created only if absent, and is there.
         InputError: a package is missing, or the store refuses us.
         TransientError: the store cannot be reached, or is busy, after all tries.
     """
     for wait_sec in (*WAITS_SEC, None):
         try:
             return request()
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             raise
         except ImportError as error:
             raise InputError(
@@ -95,6 +96,26 @@ def list_remote(root: UPath) -> list[str]:
     found = ask(root, lambda: root.fs.find(root.path))
     below = f"{str(root.fs._strip_protocol(root.path)).rstrip('/')}/"
     return [path.removeprefix(below) for path in found if path.startswith(below)]
+
+
+def list_sizes(folder: UPath) -> dict[str, int]:
+    """Every file below a folder, relative to it, with its size in bytes; none where there is no folder."""
+    try:
+        found = cast(dict[str, Any], ask(folder, lambda: folder.fs.find(folder.path, detail=True)))
+    except FileNotFoundError:
+        return {}
+    below = f"{str(folder.fs._strip_protocol(folder.path)).rstrip('/')}/"
+    return {path.removeprefix(below): info["size"] for path, info in found.items() if path.startswith(below)}
+
+
+def read_remote_whole(place: UPath) -> bytes:
+    """All bytes of a file, in one request.
+
+    Raises:
+        FileNotFoundError: the store says that it is not there.
+        TransientError: it cannot be reached.
+    """
+    return cast(bytes, ask(place, lambda: place.fs.cat_file(place.path)))
 
 
 def size_of_remote(place: UPath) -> int:

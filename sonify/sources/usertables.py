@@ -15,19 +15,28 @@ from sonify.sources.files import open_place
 
 # A row must fit in one block of the CSV reader; a caption of 1 MB does.
 CSV_BLOCK_BYTES = 16 << 20
-BATCH_ROWS = 4096
+# A Parquet dictionary repeats a long text for nothing in the file, and in full in memory.
+BATCH_ROWS = 64
+# What is read whole is held whole: 10 million captions of 200 bytes.
+MAX_TABLE_BYTES = 2 << 30
 
 
 def read_user_table(place: Place, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[bytes]]:
     """Read columns of a CSV or Parquet file as raw bytes; an absent optional column is empty.
 
     Raises:
-        InputError: the file is not a table, or a required column is missing.
+        InputError: the file is not a table, a required column is missing, or it unpacks to more than can be held.
     """
     columns: dict[str, list[bytes]] = {name: [] for name in (*required, *optional)}
+    size_bytes = 0
     for batch in iter_user_table(place, [(name,) for name in required], optional):
         for name, values in zip(columns, batch, strict=True):
+            size_bytes += sum(map(len, values))
             columns[name] += values
+        if size_bytes > MAX_TABLE_BYTES:
+            raise InputError(
+                f"{place}: more than {MAX_TABLE_BYTES >> 30} GiB of text: not a table of captions or files"
+            )
     return columns
 
 

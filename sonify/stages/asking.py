@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from sonify import layout
-from sonify.config import EndpointVlm, VlmExtractor
+from sonify.config import EndpointVlm, Place, VlmExtractor
 from sonify.engine.commits import digest_of
 from sonify.engine.files import Transaction
 from sonify.engine.job import Sink
 from sonify.engine.record import require_record
+from sonify.engine.store import machine_folder, size_of, stems
 from sonify.engine.tables import TableWriter, read_columns, read_rows, storable
 from sonify.errors import InputError, WorkError
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
@@ -45,7 +45,7 @@ class Recorded:
     vlm: VlmExtractor
     words: str
 
-    def source(self, run_dir: Path) -> str:
+    def source(self, run_dir: Place) -> str:
         """A digest of all that an answer depends on, save the image: what run.json says the model is, and its settings.
 
         Empty where the model is not in run.json, since it was never fetched for this run.
@@ -54,7 +54,7 @@ class Recorded:
         settings = self.vlm.model_dump(mode="json", include=SETTINGS)
         return digest_of({"identity": identity, "words": self.words, **settings})[:16] if identity else ""
 
-    def check_here(self, run_dir: Path) -> None:
+    def check_here(self, run_dir: Place) -> None:
         """Make sure that this machine's files of the model are those that the run was begun with.
 
         Raises:
@@ -68,12 +68,12 @@ class Recorded:
                 " HF_HOME"
             )
 
-    def units_answered(self, run_dir: Path, units: Iterable[str]) -> Iterator[str]:
+    def units_answered(self, run_dir: Place, units: Iterable[str]) -> Iterator[str]:
         """The units about whose images today's model was asked before, in the same words."""
         source = self.source(run_dir)
         for unit in units:
             path = run_dir / layout.answers(self.name, unit)
-            if path.is_file() and source in _sources(path):
+            if size_of(path) is not None and source in _sources(path):
                 yield unit
 
 
@@ -103,7 +103,7 @@ Begun = Future[list[Asked | Rejected]]
 class Asker:
     """Asks one model, unit after unit."""
 
-    def __init__(self, recorded: Recorded, run_dir: Path) -> None:
+    def __init__(self, recorded: Recorded, run_dir: Place) -> None:
         self._recorded = recorded
         self._run_dir = run_dir
         self._source = recorded.source(run_dir)
@@ -116,7 +116,7 @@ class Asker:
         self._known: dict[RecordedAnswer, RecordedAnswer] = {}
         self._written: set[RecordedAnswer] = set()
         self._table: TableWriter | None = None
-        units = (path.stem for path in sorted((run_dir / layout.ANSWERS / recorded.name).glob("*.parquet")))
+        units = stems(run_dir / layout.ANSWERS / recorded.name)
         if not next(recorded.units_answered(run_dir, units), ""):
             self._load()  # what is wrong with it shows before any unit; where answers are kept, it may not be needed
 
@@ -172,7 +172,7 @@ class Asker:
             if self._vlm is None:
                 if not isinstance(self._recorded.vlm, EndpointVlm):  # whose files are not here
                     self._recorded.check_here(self._run_dir)
-                self._vlm = load_vlm(self._recorded.vlm, self._run_dir / layout.LOGS)
+                self._vlm = load_vlm(self._recorded.vlm, machine_folder(self._run_dir) / layout.LOGS)
             return self._vlm
 
     def _see(self, ask: Ask) -> Asked | Rejected:
@@ -234,7 +234,7 @@ def _without_refused(result: Asked | Rejected) -> Asked | Rejected:
     return result
 
 
-def _sources(path: Path) -> list[str]:
+def _sources(path: Place) -> list[str]:
     try:
         return read_columns(path, ["source"])["source"].unique().to_pylist()
     except WorkError:
@@ -246,9 +246,9 @@ def _question(said: RecordedAnswer) -> RecordedAnswer:
     return replace(said, answer="", finished=False, refused="")
 
 
-def _read_answers(path: Path) -> list[RecordedAnswer]:
+def _read_answers(path: Place) -> list[RecordedAnswer]:
     """Answers of an earlier time; no commit vouches for them, so damaged ones are asked for again."""
-    if not path.is_file():
+    if size_of(path) is None:
         return []
     try:
         return list(read_rows(path, RecordedAnswer))

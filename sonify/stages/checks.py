@@ -6,15 +6,14 @@ Models like to say yes; how often they confirm the foils says how much their oth
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow.compute as pc
 
 from sonify import layout
-from sonify.config import Config, Extractor, VlmExtractor
+from sonify.config import Config, Extractor, Place, VlmExtractor
 from sonify.engine.job import Job
 from sonify.engine.sinks import TableSink
-from sonify.engine.tables import read_columns, read_rows
+from sonify.engine.tables import read_rows, read_tables
 from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stages.join import join_images
@@ -123,11 +122,11 @@ class CheckStage:
         )
 
 
-def count_foils(run_dir: Path, extractor: str) -> FoilShare:
+def count_foils(run_dir: Place, extractor: str) -> FoilShare:
     """Count over all the checked units of an extractor."""
     asked = confirmed = 0
-    for path in sorted((run_dir / layout.CHECKS / extractor).glob("*.parquet")):
-        foils = read_columns(path, ["foils"])["foils"].combine_chunks().flatten()
+    for _, table in read_tables(run_dir / layout.CHECKS / extractor, ["foils"]):
+        foils = table["foils"].combine_chunks().flatten()
         asked += len(foils)
         both = pc.and_(foils.field("visible"), foils.field("real"))  # pyright: ignore[reportAttributeAccessIssue]
         confirmed += pc.sum(pc.and_(both, foils.field("sounding"))).as_py() or 0  # pyright: ignore[reportAttributeAccessIssue]

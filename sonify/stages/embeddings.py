@@ -7,14 +7,14 @@ made from, so that a pool that is made again is embedded only where it changed.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Config, Place
 from sonify.engine.files import Transaction
 from sonify.engine.job import Job
+from sonify.engine.store import load_array
 from sonify.engine.tables import TableWriter, read_rows
 from sonify.errors import WorkError
 from sonify.retrieval.encoders import JointEncoder, Part, load_encoder
@@ -101,17 +101,13 @@ class EmbeddingStage:
         return [next(fresh) if row.known is None else row.known for row in rows]
 
 
-def read_known(run_dir: Path, part: Part, unit: str) -> Mapping[tuple[str, str], np.ndarray]:
+def read_known(run_dir: Place, part: Part, unit: str) -> Mapping[tuple[str, str], np.ndarray]:
     """The embeddings that an earlier run of the unit left, by clip and its sha256, where they are still right."""
-    keys = run_dir / layout.embedding_keys(part.id, unit)
-    embeddings = run_dir / layout.embeddings(part.id, unit)
-    if not keys.is_file() or not embeddings.is_file():
-        return {}
     try:
-        rows = np.load(embeddings, mmap_mode="r")
-        stored = list(read_rows(keys, EmbeddingKey))
-    except (ValueError, WorkError):
-        return {}  # damaged: it is replaced now
+        rows = load_array(run_dir / layout.embeddings(part.id, unit))
+        stored = list(read_rows(run_dir / layout.embedding_keys(part.id, unit), EmbeddingKey))
+    except (FileNotFoundError, ValueError, WorkError):
+        return {}  # not there, or damaged: it is replaced now
     return {
         (key.clip, key.sha256): row
         for key, row in zip(stored, rows, strict=False)

@@ -1,12 +1,10 @@
 """Shards to training shards: latents of the images, audio features of the scenes."""
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sonify import layout
-from sonify.config import Config, Features
+from sonify.config import Config, Features, Place
 from sonify.engine.commits import canonical_json, read_commit
 from sonify.engine.files import FileRecord
 from sonify.engine.job import Job
-from sonify.engine.tables import read_columns
+from sonify.engine.store import digest_open
+from sonify.engine.tables import read_tables
 from sonify.engine.tars import index_members, read_member
 from sonify.errors import InputError, WorkError
 from sonify.features.pixels import decode_square
@@ -26,6 +25,7 @@ from sonify.features.samples import FeatureSample, FeatureSink, encode_npy
 from sonify.media.audio import decode_flac
 from sonify.model_folders import require
 from sonify.models import AST_FILES, VAE_FILES, fetch_model
+from sonify.sources.files import open_local
 
 if TYPE_CHECKING:
     from sonify.features.batches import Encoders
@@ -105,7 +105,7 @@ def load(config: Config, settings: Features, render_digest: str) -> Job:
 class ShardReader:
     """Reads the samples of a unit's shards, once their bytes have proved to be the committed ones."""
 
-    def __init__(self, run_dir: Path, render_digest: str) -> None:
+    def __init__(self, run_dir: Place, render_digest: str) -> None:
         self._run_dir = run_dir
         self._digest = render_digest
 
@@ -122,8 +122,8 @@ class ShardReader:
 
     def _read(self, file: FileRecord) -> Iterator[StoredSample]:
         path = self._run_dir / file.path
-        with path.open("rb") as shard:
-            if hashlib.file_digest(shard, "sha256").hexdigest() != file.sha256:
+        with open_local(path) as shard:
+            if digest_open(shard) != file.sha256:
                 raise WorkError(
                     f"{path}: damaged (another sha256 than was committed); `sonify verify {self._run_dir} --repair`,"
                     " then `sonify run`, makes it again"
@@ -140,10 +140,9 @@ class ShardReader:
 class PoolTexts:
     """Looks up what the pool says of clips; a large pool is held as three columns, not as objects."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Place) -> None:
         self._run_dir = run_dir
-        paths = sorted((run_dir / layout.CLIPS).glob("*.parquet"))
-        tables = [read_columns(path, ["clip", "text", "recording"]) for path in paths]
+        tables = [table for _, table in read_tables(run_dir / layout.CLIPS, ["clip", "text", "recording"])]
         self._table = pa.concat_tables(tables).combine_chunks()
 
     def __call__(self, clips: Collection[str]) -> dict[str, Heard]:

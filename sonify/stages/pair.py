@@ -14,7 +14,7 @@ from sonify.captions.sounds import find_discard_words
 from sonify.config import Config
 from sonify.engine.files import Transaction
 from sonify.engine.job import Job
-from sonify.engine.tables import TableWriter, read_columns
+from sonify.engine.tables import TableWriter, read_tables
 from sonify.errors import InputError
 from sonify.exclusion import exclusion_names, read_exclusions
 from sonify.keys import escape_key, split_of, uniform
@@ -54,10 +54,10 @@ def check_splits(config: Config) -> None:
     Raises:
         InputError: a split may have images but has no recording, or there is no clip at all.
     """
-    tables = sorted((config.run_dir / layout.CLIPS).glob("*.parquet"))
+    tables = [table for _, table in read_tables(config.run_dir / layout.CLIPS, ["split"])]
     if not tables:
         return  # concepts can be found before there is a pool
-    present = {split for table in tables for split in read_columns(table, ["split"])["split"].unique().to_pylist()}
+    present = {split for table in tables for split in table["split"].unique().to_pylist()}
     if not present:
         raise InputError("audio.sources: no recording gave a clip, so there is nothing to draw from")
     share = config.images.validation
@@ -74,8 +74,8 @@ def _listed_splits(config: Config) -> set[str]:
     """The splits that the listed images fall into; archives, whose images are not listed, may hold both."""
     if config.images.kind != "folder":
         return set(layout.SPLITS)
-    listings = sorted((config.run_dir / layout.UNITS / "concepts").glob("*.parquet"))
-    uris = (uri for path in listings for uri in read_columns(path, ["uri"])["uri"].to_pylist())
+    listings = read_tables(config.run_dir / layout.UNITS / "concepts", ["uri"])
+    uris = (uri for _, table in listings for uri in table["uri"].to_pylist())
     return {split_of(config.seed, "image", escape_key(uri), config.images.validation) for uri in uris}
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.commits import Count
-from sonify.engine.files import Transaction, sha256_of
+from sonify.engine.files import Transaction
 from sonify.engine.job import Job, RejectTable
+from sonify.engine.store import sha256_of
 from sonify.engine.tables import TableWriter, read_rows
 from sonify.exclusion import SHA256, read_exclusions
 from sonify.keys import split_of

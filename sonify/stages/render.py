@@ -5,16 +5,16 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Config, Place
 from sonify.engine.commits import canonical_json
 from sonify.engine.files import Transaction
 from sonify.engine.job import Job
-from sonify.engine.tables import TableWriter, read_columns, read_rows
+from sonify.engine.store import on_this_machine
+from sonify.engine.tables import TableWriter, read_rows, read_tables
 from sonify.engine.tars import TarWriter
 from sonify.errors import WorkError
 from sonify.media.audio import encode_flac
@@ -71,18 +71,19 @@ def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Re
 class ClipStore:
     """Reads one clip's samples at a time, through memory-mapped files."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Place) -> None:
         self._run_dir = run_dir
-        self._units = sorted(path.stem for path in (run_dir / layout.CLIPS).glob("*.parquet"))
+        tables = list(read_tables(run_dir / layout.CLIPS, ["clip"]))
+        self._units = [unit for unit, _ in tables]
         self._place = {
             clip: (number, row)
-            for number, unit in enumerate(self._units)
-            for row, clip in enumerate(read_columns(run_dir / layout.clips(unit), ["clip"])["clip"].to_pylist())
+            for number, (_, table) in enumerate(tables)
+            for row, clip in enumerate(table["clip"].to_pylist())
         }
         self._open = lru_cache(OPEN_FILES)(self._map)
 
     def _map(self, unit: str) -> np.ndarray:
-        return np.load(self._run_dir / layout.audio(unit), mmap_mode="r")
+        return np.load(on_this_machine(self._run_dir / layout.audio(unit)), mmap_mode="r")
 
     def __getitem__(self, clip: str) -> np.ndarray:
         """The (S,) int16 samples of a clip.

@@ -7,6 +7,7 @@ Raise `version` when a change to a stage's code changes its bytes.
 import hashlib
 from typing import Any
 
+from sonify import layout
 from sonify.config import (
     CaptionsExtractor,
     Config,
@@ -14,11 +15,13 @@ from sonify.config import (
     Extractor,
     Features,
     Place,
+    Published,
     ServerVlm,
     TransformersVlm,
     VlmExtractor,
 )
 from sonify.engine.stage import Stage
+from sonify.publish import adopt, copies, scenes
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
 from sonify.stages import checks, concepts, embeddings, features, pair, pool, render, vlm_concepts
@@ -40,36 +43,25 @@ COMMAND_STAGES = {
     "render": ("render",),
     "features": ("features",),
 }
+# What `sonify render --from` does: a published dataset brings no pool along.
+RENDERING = ("pool", "concepts", "copies", "embeddings", "pair", "render")
 
 
 def stages_of(config: Config) -> tuple[Stage, ...]:
     """All stages of a run, each after what it depends on."""
+    if config.published:
+        return _published_stages(config, config.published)
     extractors = tuple(_concepts(config, extractor) for extractor in config.concepts.extractors)
     checkers = tuple(_check(config, extractor) for extractor in config.concepts.extractors if config.concepts.check)
     render_stage = _render(config)
     return (
-        Stage(
-            name="pool",
-            version=2,
-            listing="pool",
-            settings=_pick(config, "seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
-            load=lambda: pool.load(config),
-        ),
-        Stage(
-            name="embeddings",
-            version=1,
-            listing="pool",
-            settings=_encoder_settings(config, "weight"),  # a hybrid's spaces are embedded apart
-            load=lambda: embeddings.load(config),
-            **_encoder_resources(config.retrieval.encoder),
-            upstream=("pool",),
-            rows_expected=lambda upstream: upstream[0].clips.rows_out if upstream[0].clips else None,
-        ),
+        _pool(config),
+        _embeddings(config),
         *extractors,
         *checkers,
         Stage(
             name="pair",
-            version=2,
+            version=3,
             listing="concepts",
             settings=_pick(config, "seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
             | _encoder_settings(config)
@@ -86,7 +78,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             upstream_whole=("embeddings",),
             # several extractors overlap in images: only one alone says how many there are
             rows_expected=lambda upstream: (
-                upstream[0].rows.rows_out * len(config.scenes) if len(upstream) == 1 else None
+                upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None
             ),
         ),
         render_stage,
@@ -94,16 +86,86 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
     )
 
 
+def _published_stages(config: Config, published: Published) -> tuple[Stage, ...]:
+    """The stages that render a published dataset: its scenes instead of concepts, its clips where they are here."""
+    repairs = published.missing == "repair"
+    of_folder = {"published.digest": published.digest, "published.scenes": list(published.scenes)}
+    found = Stage(
+        name="concepts",
+        part=layout.PUBLISHED,
+        version=1,
+        listing="concepts",
+        settings=of_folder | _pick(config, "images.kind", "images.path"),
+        load=lambda: scenes.load(config),
+    )
+    compared = Stage(
+        name="copies",
+        version=1,
+        listing="copies",
+        settings=of_folder,
+        load=lambda: copies.load(config),
+        upstream_whole=("pool",),
+    )
+    drawn = _pick(config, "seed", "retrieval") | _encoder_settings(config) | {"threads": pair.THREADS}
+    pair_stage = Stage(
+        name="pair",
+        version=3,
+        listing="concepts",
+        settings=of_folder
+        | _pick(config, "published.missing", "mix.max_gain_db")
+        | {"images.exclude": _content(config.images.exclude)}
+        | (drawn if repairs else {}),
+        load=lambda: adopt.load(config),
+        **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
+        check=lambda: copies.check_copies(config),
+        upstream=(found.key,),
+        upstream_whole=(compared.key, *(("embeddings",) if repairs else ())),
+        rows_expected=lambda upstream: upstream[0].rows_out,
+    )
+    return (
+        _pool(config),
+        found,
+        compared,
+        *([_embeddings(config)] if repairs else []),
+        pair_stage,
+        render_stage := _render(config),
+        *([_features(config, config.features, render_stage.digest)] if config.features else []),
+    )
+
+
+def _pool(config: Config) -> Stage:
+    return Stage(
+        name="pool",
+        version=2,
+        listing="pool",
+        settings=_pick(config, "seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
+        load=lambda: pool.load(config),
+    )
+
+
+def _embeddings(config: Config) -> Stage:
+    return Stage(
+        name="embeddings",
+        version=1,
+        listing="pool",
+        settings=_encoder_settings(config, "weight"),  # a hybrid's spaces are embedded apart
+        load=lambda: embeddings.load(config),
+        **_encoder_resources(config.retrieval.encoder),
+        upstream=("pool",),
+        rows_expected=lambda upstream: upstream[0].clips_out,
+    )
+
+
 def _render(config: Config) -> Stage:
     return Stage(
         name="render",
-        version=1,
+        version=2,
         listing="concepts",
         settings=_pick(config, "render.image", "render.audio", "mix.peak_dbfs"),
         load=lambda: render.load(config),
         upstream=("pair",),
         upstream_whole=("pool",),
-        rows_expected=lambda upstream: upstream[0].rows.rows_out,
+        rows_expected=lambda upstream: upstream[0].rows_out,
     )
 
 
@@ -117,7 +179,7 @@ def _features(config: Config, settings: Features, render_digest: str) -> Stage:
         settings=picked,
         load=lambda: features.load(config, settings, render_digest),
         upstream=("render",),
-        rows_expected=lambda upstream: upstream[0].rows.rows_out,
+        rows_expected=lambda upstream: upstream[0].rows_out,
         num_cpus=settings.cpus,
         num_gpus=0.0 if settings.device == "cpu" else settings.gpus,
         gpu_optional=settings.device == "auto",
@@ -166,7 +228,7 @@ def _check(config: Config, extractor: Extractor) -> Stage:
         settings=_pick(config, "seed") | _extractor_settings(checker) | {"check": CHECK_VERSION},
         load=lambda: checks.load(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
-        rows_expected=lambda upstream: upstream[0].rows.rows_out,
+        rows_expected=lambda upstream: upstream[0].rows_out,
         units_answered=checks.recorded(config, extractor).units_answered,
         **_model_resources(checker),
     )

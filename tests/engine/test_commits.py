@@ -15,7 +15,8 @@ from sonify.engine.commits import (
     withdraw,
     write_commit,
 )
-from sonify.engine.files import Transaction, clear_temporary, sha256_of, write_atomically
+from sonify.engine.files import Transaction, clear_temporary, write_atomically
+from sonify.engine.store import sha256_of
 from sonify.errors import DiskFull
 
 
@@ -31,7 +32,7 @@ def test_a_commit_comes_back_as_it_was_written(tmp_path):
     write_commit(tmp_path, written)
     stored = read_commit(tmp_path / "commits/pair/d/000000.json")
     assert stored.commit == written
-    assert stored.sha256 == sha256_of(stored.path)
+    assert stored.sha256 == sha256_of(stored.place)
     assert (tmp_path / "pairs/000000.parquet").read_bytes() == b"data"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sonify import layout
 from sonify.config import make_config
-from sonify.engine.files import sha256_of
+from sonify.engine.store import sha256_of
 from sonify.engine.tables import read_rows
 from sonify.errors import TransientError
 from sonify.rows import NOT_FAULTS, Clip, Reason, Rejected

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from sonify import layout
-from sonify.engine.files import sha256_of
+from sonify.engine.store import sha256_of
 from sonify.engine.tables import read_rows
 from sonify.errors import InputError
 from sonify.media.loudness import measure_loudness

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from sonify.engine.files import sha256_of
+from sonify.engine.store import sha256_of
 from sonify.errors import InputError
 from tests.tiny_pixart import write_tiny_pixart
 from train.generate import main

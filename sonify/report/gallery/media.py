@@ -10,12 +10,14 @@ from PIL import Image
 from soundfile import LibsndfileError
 
 from sonify import layout
+from sonify.config.sections import Place
 from sonify.engine.tars import Member, index_tar, read_member
 from sonify.errors import WorkError
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import UnreadableImage, decode_rgb
 from sonify.report.gallery.survey import Picture
 from sonify.report.spectrogram import spectrogram_image
+from sonify.sources.files import open_place
 
 PREVIEW_PX = (640, 480)  # longer and shorter side at most
 SPECTROGRAM_PX = (640, 96)
@@ -41,7 +43,7 @@ class Media:
     sounds: tuple[Sound, ...]
 
 
-def write_media(run_dir: Path, pictures: Sequence[Picture], folder: Path) -> list[Media]:
+def write_media(run_dir: Place, pictures: Sequence[Picture], folder: Path) -> list[Media]:
     """Write the files of every picture under FOLDER/media, numbered in the pictures' order.
 
     Raises:
@@ -67,7 +69,7 @@ def _member_names(picture: Picture) -> list[str]:
     return [f"{picture.key}.jpg", *(f"{picture.key}.{scene.pair.scene}.flac" for scene in picture.scenes)]
 
 
-def _locate(run_dir: Path, pictures: Sequence[Picture]) -> dict[str, Member]:
+def _locate(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Member]:
     """Find all members that are needed, by name, walking each shard's headers once."""
     wanted: dict[str, set[str]] = {}
     for picture in pictures:
@@ -81,7 +83,7 @@ def _locate(run_dir: Path, pictures: Sequence[Picture]) -> dict[str, Member]:
     return members
 
 
-def _index(shard: Path) -> list[Member]:
+def _index(shard: Place) -> list[Member]:
     try:
         members, _ = index_tar(shard, shard.stem)
     except OSError as error:
@@ -89,8 +91,8 @@ def _index(shard: Path) -> list[Member]:
     return members
 
 
-def _write_picture(shard: Path, members: Sequence[Member], folder: Path, stem: str) -> Media:
-    with shard.open("rb") as file:
+def _write_picture(shard: Place, members: Sequence[Member], folder: Path, stem: str) -> Media:
+    with open_place(shard) as file:
         image, *sounds = [read_member(file, member) for member in members]
     try:
         preview = _preview(image)

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from sonify import layout
+from sonify.config.sections import Place
+from sonify.engine.store import size_of, stems
 from sonify.engine.tables import read_rows
 from sonify.errors import InputError, WorkError
 from sonify.keys import hash64
@@ -90,17 +92,17 @@ class Summary:
                 self.gains_db[math.floor(source.gain_db / GAIN_STEP_DB)] += 1
 
 
-def survey_run(run_dir: Path, num_pictures: int) -> tuple[Summary, list[Picture]]:
+def survey_run(run_dir: Place, num_pictures: int) -> tuple[Summary, list[Picture]]:
     """Return the run's figures and the `num_pictures` images with the lowest hash, sorted by key.
 
     Raises:
         InputError: nothing is rendered.
         WorkError: a rendered scene has no pair.
     """
-    summary = Summary(run=run_dir.resolve().name)
+    summary = Summary(run=(run_dir.resolve() if isinstance(run_dir, Path) else run_dir).name)
     chosen: list[tuple[int, str, Picture]] = []
-    for renders in sorted((run_dir / layout.RENDERS).glob("*.parquet")):
-        pictures = _read_unit(run_dir, renders.stem)
+    for unit in stems(run_dir / layout.RENDERS):
+        pictures = _read_unit(run_dir, unit)
         for picture in pictures:
             summary.add(picture)
         candidates = ((hash64("gallery", picture.key), picture.key, picture) for picture in pictures)
@@ -110,10 +112,10 @@ def survey_run(run_dir: Path, num_pictures: int) -> tuple[Summary, list[Picture]
     return summary, [picture for _, _, picture in sorted(chosen, key=itemgetter(1))]
 
 
-def _read_unit(run_dir: Path, unit: str) -> list[Picture]:
+def _read_unit(run_dir: Place, unit: str) -> list[Picture]:
     rendered = {(row.image, row.scene): row for row in read_rows(run_dir / layout.renders(unit), Render)}
     pairs = run_dir / layout.pairs(unit)
-    if not pairs.exists():
+    if size_of(pairs) is None:
         raise WorkError(f"{pairs}: missing, though the unit is rendered; run `sonify verify {run_dir}`")
     scenes: dict[str, list[Scene]] = {}
     for pair in read_rows(pairs, Pair):
@@ -126,15 +128,15 @@ def _read_unit(run_dir: Path, unit: str) -> list[Picture]:
     ]
 
 
-def clips_of(run_dir: Path, pictures: Sequence[Picture]) -> dict[str, Clip]:
+def clips_of(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Clip]:
     """Return the pool's clips that the pictures use, by id.
 
     Raises:
         WorkError: the pool lacks one.
     """
     wanted = {s.clip for picture in pictures for scene in picture.scenes for s in scene.pair.sources}
-    tables = sorted((run_dir / layout.CLIPS).glob("*.parquet"))
-    rows = chain.from_iterable(read_rows(table, Clip) for table in tables)
+    units = stems(run_dir / layout.CLIPS)
+    rows = chain.from_iterable(read_rows(run_dir / layout.clips(unit), Clip) for unit in units)
     clips = {row.clip: row for row in rows if row.clip in wanted}
     if missing := wanted - clips.keys():
         raise WorkError(

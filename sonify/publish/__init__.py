@@ -1,0 +1,1 @@
+"""The dataset as metadata: what goes out, and how it is rendered again elsewhere."""

@@ -1,0 +1,122 @@
+"""What licences ask for, and which of that excludes each other.
+
+Corpora write licences in many ways: the address of a deed, an SPDX name, Freesound's words. What is not recognised as a
+whole is `unknown`, which allows nothing. This sorts; it is no legal advice.
+"""
+
+import re
+from collections.abc import Collection
+
+BY = "BY"
+NC = "NC"
+SA = "SA"  # of the family of BY-SA, whose works stay usable commercially
+NC_SA = "NC-SA"  # of the family of BY-NC-SA, which excludes just that
+ND = "ND"
+RESEARCH_ONLY = "research only"
+NO_REDISTRIBUTION = "no redistribution"
+UNKNOWN = "unknown"
+CONDITIONS = (BY, NC, SA, NC_SA, ND, RESEARCH_ONLY, NO_REDISTRIBUTION, UNKNOWN)
+
+_FORBIDDING = frozenset({ND, RESEARCH_ONLY, NO_REDISTRIBUTION, UNKNOWN})
+SA1B_LICENCE = "SA-1B Dataset Research License"
+
+# Freesound's Sampling+ allows to transform commercially but not to advertise, and whole copies without profit only.
+_SAMPLING_PLUS = frozenset({BY, NC})
+_NAMED = {
+    "public domain": frozenset[str](),
+    "public domain mark": frozenset[str](),
+    "mark": frozenset[str](),
+    "publicdomain": frozenset[str](),
+    "pdm": frozenset[str](),
+    "pddl": frozenset[str](),
+    "unlicense": frozenset[str](),
+    "cc0": frozenset[str](),
+    "cc0 public domain": frozenset[str](),
+    "cc0 cc0 public domain": frozenset[str](),  # the deed's own title
+    "zero": frozenset[str](),
+    "mit": frozenset({BY}),
+    "apache": frozenset({BY}),
+    "odc by": frozenset({BY}),
+    "cdla permissive": frozenset({BY}),
+    "sampling+": _SAMPLING_PLUS,
+    "sampling plus": _SAMPLING_PLUS,
+    "nc sampling+": _SAMPLING_PLUS,
+    "nc sampling plus": _SAMPLING_PLUS,
+    "all rights reserved": frozenset({NO_REDISTRIBUTION}),
+    # https://sound-effects.bbcrewind.co.uk/licensing
+    "remarc": frozenset({BY, NC, RESEARCH_ONLY, NO_REDISTRIBUTION}),
+    "youtube research only no redistribution": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
+    # https://ai.meta.com/datasets/segment-anything/
+    "sa 1b": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
+    "sa 1b dataset research": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
+}
+_DEED = re.compile(
+    r"https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/([a-z+-]+)"
+    r"(?:/\d\.\d)?(?:/[a-z]{2,3})?(?:/(?:deed|legalcode)(?:\.[a-z_-]{2,7})?)?/?"
+)
+# Longer ways to say the same; what is left of a name are its parts.
+_WORDS = (
+    (re.compile(r"\bcreative commons(?: 0| zero)\b|\bcc[ -](?:0|zero)\b"), "cc0"),
+    (re.compile(r"\bcreative commons\b|\bcc\b"), " "),
+    (re.compile(r"\bnon[ -]?commercial\b"), "nc"),
+    (re.compile(r"\bshare[ -]?alike\b"), "sa"),
+    (re.compile(r"\bno[ -]?deriv(?:ative)?s?(?: works)?\b"), "nd"),
+    (re.compile(r"\battribution\b"), "by"),
+    (re.compile(r"\blicen[cs]e\b|\binternational\b|\bunported\b|\bgeneric\b|\buniversal\b|\bdedication\b"), " "),
+    (re.compile(r"(?<![a-z0-9])v?\d\.\d(?![a-z0-9])"), " "),
+    (re.compile(r"[\s_,()-]+"), " "),
+)
+MAX_LICENCE_CHARS = 200
+
+
+def conditions_of(licence: str) -> frozenset[str]:
+    """The conditions, of `CONDITIONS`, under which a licence lets its work be used; none for the public domain."""
+    text = " ".join(licence.lower().split())
+    if len(text) > MAX_LICENCE_CHARS:
+        return frozenset({UNKNOWN})
+    deed = _DEED.fullmatch(text)
+    if deed:
+        text = deed.group(1)
+    for pattern, word in _WORDS:
+        text = pattern.sub(word, text)
+    text = text.strip()
+    return _NAMED[text] if text in _NAMED else _creative_commons(text.split())
+
+
+def _creative_commons(parts: Collection[str]) -> frozenset[str]:
+    """`by`, with or without `nc` and one of `sa` and `nd`."""
+    found = frozenset(parts)
+    if "by" not in found or found - {"by", "nc", "sa", "nd"} or {"sa", "nd"} <= found or len(found) < len(parts):
+        return frozenset({UNKNOWN})
+    family = {"sa": NC_SA if "nc" in found else SA, "nd": ND}
+    return frozenset(
+        {BY} | ({NC} & {part.upper() for part in found}) | {family[part] for part in found & family.keys()}
+    )
+
+
+def contradictions(conditions: Collection[str]) -> tuple[str, ...]:
+    """What of the conditions of a mix excludes each other; a mix is a derivative of all that is heard in it."""
+    found: list[str] = []
+    if SA in conditions and NC_SA in conditions:
+        found.append("BY-SA with BY-NC-SA")
+    elif SA in conditions and NC in conditions:
+        found.append("BY-SA with NC")
+    if ND in conditions:
+        found.append("ND in a mix")
+    return tuple(found)
+
+
+def obstacles(conditions: Collection[str]) -> tuple[str, ...]:
+    """Why a work under these conditions must not be passed on; empty where it may be."""
+    forbidding = [one for one in CONDITIONS if one in conditions and one in _FORBIDDING - {ND}]
+    return (*forbidding, *contradictions(conditions))
+
+
+def redistributable(conditions: Collection[str]) -> bool:
+    """Whether a work under these conditions may be passed on, under the same conditions."""
+    return not obstacles(conditions)
+
+
+def in_order(conditions: Collection[str]) -> tuple[str, ...]:
+    """Conditions in the order of `CONDITIONS`."""
+    return tuple(one for one in CONDITIONS if one in conditions)

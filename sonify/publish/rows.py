@@ -1,0 +1,125 @@
+"""What a published folder holds: one row a scene, one a clip, one a shard, and a record of how all were made.
+
+DIR/data/<split>-<unit>.parquet    PublishedPair
+DIR/clips/<unit>.parquet           PublishedClip, of the clips that are heard
+DIR/shards/shards.parquet          PublishedShard
+DIR/sonify.json                    PublishedRecord
+DIR/checksums.sha256               of all other files, as `sha256sum` writes them
+DIR/audio/<split>-<unit>.parquet   PublishedAudio, only where it was asked for and every licence allows it
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sonify.rows import SourceClip
+
+DATA = "data"
+CLIPS = "clips"
+AUDIO = "audio"
+SHARDS = "shards/shards.parquet"
+RECORD = "sonify.json"
+CHECKSUMS = "checksums.sha256"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPair:
+    """A row of `pairs/` with what rendering did to it, and under what conditions it may be used.
+
+    `conditions` are the union over its clips and its image; `contradictions` say which of them exclude each other.
+    `image_licence` is what the publisher said of the image.
+    """
+
+    image: str
+    image_uri: str
+    image_sha256: str
+    width: int
+    height: int
+    split: str
+    scene: str
+    caption: str
+    medium: str
+    check_answer: str
+    sources: tuple[SourceClip, ...]
+    mix_gain_db: float
+    peak_dbfs: float
+    mix_sha256: str
+    image_licence: str
+    conditions: tuple[str, ...]
+    contradictions: tuple[str, ...]
+    redistributable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedClip:
+    """A row of `pool/clips` that some scene uses, with the conditions of its licence.
+
+    `fingerprint` tells a transcode of the clip from another sound; see `sonify.media.fingerprint`.
+    """
+
+    clip: str
+    recording: str
+    corpus: str
+    file: str
+    start_sec: float
+    duration_sec: float
+    loudness_lufs: float
+    peak_dbfs: float
+    text: str
+    licence: str
+    attribution: str
+    split: str
+    sha256: str
+    conditions: tuple[str, ...]
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedShard:
+    """A rendered archive, so that another rendering can be compared; `complete` where no row of it was left out."""
+
+    path: str
+    split: str
+    unit: str
+    size_bytes: int
+    sha256: str
+    samples: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Counts over what is published. Mappings with numbers as keys have them as text: they are written as JSON."""
+
+    images: Mapping[str, int]  # by split
+    scenes: Mapping[str, int]  # by split
+    concepts: Mapping[str, int]  # how often each of the 1,000 most frequent is heard, most often first
+    distinct_concepts: int
+    sources_in_scene: Mapping[str, int]  # scenes by their number of sources
+    target_lufs: Mapping[str, int]  # sources by target loudness, in steps of 0.5 LU, named by the lower end
+    clip_uses: Mapping[str, int]  # clips by how often they are heard
+    clips: Mapping[str, int]  # by corpus
+    recordings: Mapping[str, int]  # by corpus
+    licences: Mapping[str, int]  # clips by licence as the corpora write it
+    conditions: Mapping[str, int]  # scenes by their conditions, joined by " + "; "none" where there are none
+    contradictions: Mapping[str, int]  # scenes by contradiction
+    redistributable: int  # scenes
+    left_out: Mapping[str, int]  # scenes by reason: "excluded", "licence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRecord:
+    """How the dataset was made: `DIR/sonify.json`.
+
+    `config` is the resolved configuration without places of the publisher's machine; `models` and `versions` are those
+    of run.json; `prompts` are the words that models were asked, by extractor.
+    """
+
+    format: int
+    scenes: tuple[str, ...]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    models: Mapping[str, str]
+    prompts: Mapping[str, str]
+    statistics: Statistics

@@ -1,0 +1,126 @@
+"""Published scenes in the place of concepts: each row checked, and whether its image is here."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from sonify import layout
+from sonify.config import Config, FolderImages, Images, ParquetImages
+from sonify.engine.files import Transaction
+from sonify.engine.job import Job
+from sonify.engine.tables import TableWriter, read_rows
+from sonify.errors import InputError
+from sonify.publish.published import PublishedFolder, read_image_uris, read_pairs
+from sonify.publish.rows import PublishedPair
+from sonify.publish.settings import published_folder
+from sonify.rows import ImageRef, Pair
+from sonify.sources.files import child, is_below, is_file, read_ahead
+from sonify.sources.images.archives import archive_keys
+from sonify.sources.images.tables import table_keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedScene(Pair):
+    """A published pair, whether its image is here, and what its mix is to be (`RUN/concepts/published/`)."""
+
+    present: bool
+    mix_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedImage:
+    """All scenes of one image."""
+
+    scenes: tuple[PublishedScene, ...]
+
+    @property
+    def key(self) -> str:
+        """The image."""
+        return self.scenes[0].image
+
+
+def load(config: Config) -> Job:
+    """The stage that reads published scenes. Accounting counts (image, scene); none is rejected."""
+    folder = published_folder(config)
+    return Job(
+        read=lambda unit: read_published(config, folder, unit),
+        process=lambda rows: rows,
+        open_sink=lambda unit, transaction, _rejects: SceneSink(transaction, unit),
+        batch_rows=512,
+        scenes=config.scenes,
+    )
+
+
+def read_published(config: Config, folder: PublishedFolder, unit: str) -> Iterator[PublishedImage]:
+    """The images of a published unit, in the order of keys."""
+    images = list(read_pairs(folder, unit, config.scenes))
+    refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
+    present = present_images(config.images, refs, [(pairs[0].image, pairs[0].image_uri) for pairs in images])
+    for pairs in images:
+        yield PublishedImage(tuple(_scene(pair, pairs[0].image in present) for pair in pairs))
+
+
+def _scene(pair: PublishedPair, present: bool) -> PublishedScene:
+    values = {field.name: getattr(pair, field.name) for field in fields(Pair)}
+    return PublishedScene(**values, mix_sha256=pair.mix_sha256, present=present)
+
+
+def pair_of(scene: PublishedPair | PublishedScene) -> Pair:
+    """A row as the pair that it was."""
+    values = {field.name: getattr(scene, field.name) for field in fields(Pair)}
+    return Pair(**values)
+
+
+def present_images(images: Images, refs: Sequence[ImageRef], wanted: Sequence[tuple[str, str]]) -> Collection[str]:
+    """Of some images, keys and uris, the keys of those that are here, from names and headers only."""
+    if isinstance(images, FolderImages):
+        found = read_ahead(lambda image: (image[0], is_file(child(images.path, image[1]))), wanted)
+        return {key for key, here in found if here}
+    keys: set[str] = set()
+    for ref in refs:
+        try:
+            keys.update(
+                table_keys(images, ref.uri) if isinstance(images, ParquetImages) else archive_keys(images, ref.uri)
+            )
+        except OSError:
+            continue  # the whole archive is missing
+    return keys
+
+
+def refs_of(config: Config, folder: PublishedFolder, unit: str) -> list[ImageRef]:
+    """The listing of a published unit: its images, or the archives that they are in.
+
+    Raises:
+        InputError: a name leads out of the image set, or into none of its archives.
+    """
+    suffix = {"folder": "", "parquet": ".parquet"}.get(config.images.kind, ".tar")
+    names: dict[str, None] = {}
+    for uri in read_image_uris(folder, unit):
+        if not is_below(uri):
+            raise InputError(f"{folder.place}: unit {unit}: an image_uri that leads elsewhere: {uri[:100]!r}")
+        names[container_of(uri, suffix) if suffix else uri] = None
+    if "" in names:
+        raise InputError(f"{folder.place}: unit {unit}: an image that is in no {suffix} file, as images.kind says")
+    return [ImageRef(uri=name, caption=b"", below=0) for name in names]
+
+
+def container_of(uri: str, suffix: str) -> str:
+    """The archive or table that an image is in: up to the first part that ends like one; empty where none does."""
+    parts = uri.split("/")
+    ends = (n + 1 for n, part in enumerate(parts[:-1]) if part.lower().endswith(suffix))
+    return "/".join(parts[: next(ends, 0)])
+
+
+class SceneSink:
+    """Writes the scenes of a unit."""
+
+    def __init__(self, transaction: Transaction, unit: str) -> None:
+        self._table = TableWriter(transaction.create(layout.concepts(layout.PUBLISHED, unit)), PublishedScene)
+
+    def write(self, row: PublishedImage) -> None:
+        """Add all scenes of one image."""
+        for scene in row.scenes:
+            self._table.write(scene)
+
+    def close(self) -> None:
+        """Finish the table."""
+        self._table.close()

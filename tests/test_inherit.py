@@ -1,0 +1,81 @@
+"""Other recordings for the concepts that a run has: no model is asked again."""
+
+import pytest
+
+from sonify.errors import InputError
+from sonify.report.verify import verify
+from sonify.run import run
+from tests.engine.hashing import hash_run
+from tests.fakes import SUBJECTS, small_config, small_input, write_sounds
+from tests.stages.test_asking import extractor, say
+from tests.vlm.faulty_server import serving
+
+
+@pytest.fixture
+def root(tmp_path):
+    small_input(tmp_path)
+    write_sounds(tmp_path / "others", {f"other-{n:03d}.flac": f"a recording of a {SUBJECTS[n % 8]}" for n in range(16)})
+    return tmp_path
+
+
+def others(root):
+    return {"sources": [{"kind": "folder", "path": str(root / "others"), "name": "others"}], "validation": 0}
+
+
+def test_another_pool_takes_the_concepts_over_and_asks_nobody(root):
+    with serving(answer=say) as server:
+        concepts = {"extractors": [extractor(server.url)], "check": True}
+        first = small_config(root, concepts=concepts)
+        run(first)
+        asked = len(server.seen)
+    # the server is gone by now: a question would fail
+    second = small_config(root, run="second", audio=others(root), concepts=concepts)
+    counts = run(second, concepts_from=first.run_dir)
+    assert asked > 0
+    assert counts["concepts/eye"].rows_in == 24
+    mine, theirs = hash_run(second.run_dir), hash_run(first.run_dir)
+    kept = {path: sha for path, sha in theirs.items() if path.startswith(("concepts", "checks", "answers"))}
+    assert kept.items() <= mine.items()
+    assert mine["pairs/000000.parquet"] != theirs["pairs/000000.parquet"]
+    assert verify(second.run_dir).damage == ()
+    run(second, concepts_from=first.run_dir)  # the same command resumes
+    assert hash_run(second.run_dir) == mine
+
+
+def test_a_killed_takeover_goes_on(root):
+    first = small_config(root)
+    run(first)
+    second = small_config(root, run="second", audio=others(root))
+    run(second, concepts_from=first.run_dir)
+    expected = hash_run(second.run_dir)
+    third = small_config(root, run="third", audio=others(root))
+    (third.run_dir / "concepts" / "captions").mkdir(parents=True)
+    name = "concepts/captions/000000.parquet"
+    (third.run_dir / name).write_bytes((first.run_dir / name).read_bytes())
+    run(third, concepts_from=first.run_dir)
+    assert hash_run(third.run_dir) == expected
+
+
+def test_a_run_with_other_concepts_is_left_alone(root):
+    first = small_config(root)
+    run(first)
+    images = {"kind": "folder", "path": str(root / "photos"), "shard_size": 5, "validation": 0}
+    second = small_config(root, run="second", images=images)
+    run(second)
+    before = hash_run(second.run_dir)
+    with pytest.raises(InputError, match="concepts of its own"):
+        run(second, concepts_from=first.run_dir)
+    assert hash_run(second.run_dir) == before
+
+
+def test_other_images_are_refused(root):
+    first = small_config(root)
+    run(first)
+    images = {"kind": "folder", "path": str(root / "photos"), "shard_size": 5, "validation": 0}
+    with pytest.raises(InputError, match="shard_size"):
+        run(small_config(root, run="second", images=images), concepts_from=first.run_dir)
+
+
+def test_what_is_no_run_is_refused(root):
+    with pytest.raises(InputError, match="not a run"):
+        run(small_config(root), concepts_from=root / "photos")

@@ -1,0 +1,134 @@
+"""Where fuzzing starts: archives, answers and recordings of every kind that is read, and what was found before."""
+
+import io
+import random
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+import yaml
+
+from sonify.engine.tars import BLOCK
+from tests.fakes import tone
+
+FOUND = Path(__file__).parent / "found"
+ANSWERS = Path(__file__).parent.parent / "vlm" / "answers"
+
+_KINDS = (
+    tarfile.REGTYPE,
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.CHRTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+    tarfile.CONTTYPE,
+    tarfile.GNUTYPE_SPARSE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+)
+_SNDFILE_KINDS = (
+    ("WAV", "PCM_16"),
+    ("WAV", "IMA_ADPCM"),
+    ("WAVEX", "PCM_24"),
+    ("RF64", "PCM_32"),
+    ("W64", "DOUBLE"),
+    ("FLAC", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("AIFF", "PCM_S8"),
+    ("CAF", "FLOAT"),
+    ("AU", "ALAW"),
+)
+_FFMPEG_KINDS = (("aac", "mp4"), ("aac", "adts"), ("mp3", "mp3"), ("libopus", "webm"), ("libopus", "ogg"))
+
+
+def seeds(target: str) -> Iterator[bytes]:
+    """The inputs of a target: those that are made here, then those that fuzzing found."""
+    yield from _SEEDS[target]()
+    yield from (path.read_bytes() for path in sorted(FOUND.glob(f"{target}-*")))
+
+
+def with_checksums(data: bytes) -> bytes:
+    """Give every block that could be a header the checksum of one; else nearly all changes stop at the first block."""
+    blocks = [bytearray(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
+    for block in blocks:
+        if len(block) == BLOCK and any(block[:100]) and block[257:262] == b"ustar":
+            block[148:156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 8 * ord(" "))
+    return b"".join(blocks)
+
+
+def _tars() -> Iterator[bytes]:
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=form) as archive:
+            long = "" if form == tarfile.USTAR_FORMAT else "k" * 200
+            for name, size in (("a.jpg", 600), ("a.json", 2), ("a.jpg", 1), (f"d/\u00e9{long}.txt", 0)):
+                header = tarfile.TarInfo(name)
+                header.size = size
+                archive.addfile(header, io.BytesIO(b"x" * size))
+        yield file.getvalue()[: 16 * BLOCK]
+    pax = b"16 path=abc.jpg\n10 size=1\n17 GNU.sparse.a=1\n"
+    for kind in _KINDS:
+        header = tarfile.TarInfo("../" + kind.decode())
+        header.type = kind
+        header.size = 0 if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE) else len(pax)
+        data = (pax + bytes(BLOCK - len(pax))) if header.size else b""
+        follower = tarfile.TarInfo("b.jpg").tobuf(tarfile.USTAR_FORMAT)
+        yield with_checksums(header.tobuf(tarfile.USTAR_FORMAT) + data + follower + bytes(2 * BLOCK))
+
+
+def _answers() -> Iterator[bytes]:
+    for path in sorted(ANSWERS.glob("*.yaml")):
+        for case in yaml.safe_load(path.read_text(encoding="utf-8")):
+            yield case["answer"].encode("utf-8", "surrogatepass")
+
+
+def _sounds() -> Iterator[bytes]:
+    samples = tone(seconds=0.2)
+    for container, subtype in _SNDFILE_KINDS:
+        file = io.BytesIO()
+        soundfile.write(file, samples, 16000, format=container, subtype=subtype)
+        yield file.getvalue()
+    for codec, container in _FFMPEG_KINDS:
+        yield _encoded(np.stack([samples, samples]).astype(np.float32), codec, container)
+
+
+def _encoded(samples: np.ndarray, codec: str, container: str) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=48_000, layout="stereo")
+        assert isinstance(stream, av.AudioStream)
+        resampler = av.AudioResampler(format=stream.format, layout="stereo", rate=48_000, frame_size=960)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+        frame.sample_rate = 16_000
+        for part in (frame, None):
+            for converted in resampler.resample(part):
+                output.mux(stream.encode(converted))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+_SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {"tars": _tars, "answers": _answers, "sounds": _sounds}
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Change some bytes: overwritten, cut out, doubled, or the file cut short. Small, for tests without a fuzzer."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(changed) + 1)
+        size = rng.choice((1, 1, 2, 4, 16))
+        match rng.randrange(5):
+            case 0 | 1:
+                changed[at : at + size] = rng.choice((rng.randbytes(size), b"\xff" * size, bytes(size)))
+            case 2:
+                del changed[at : at + size]
+            case 3:
+                changed[at:at] = changed[max(at - size, 0) : at]
+            case _:
+                if rng.random() < 0.1:
+                    del changed[at:]
+    return bytes(changed)

@@ -1,0 +1,119 @@
+"""The hub's calls that an upload makes, on loopback: it keeps what is committed, and refuses as it is told."""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+TOKEN = "hf_loopback"
+
+
+@dataclass
+class Hub:
+    """A repository and what happened to it; `refuse` answers paths that hold its words with its status."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    created: list[dict[str, Any]] = field(default_factory=list)
+    commits: list[list[str]] = field(default_factory=list)
+    private: bool = False
+    requests: int = 0
+    validated: list[str] = field(default_factory=list)
+    behind_a_proxy: bool = False
+    refuse: dict[str, int] = field(default_factory=dict)
+
+    def answer(self, path: str, body: bytes) -> tuple[int, Any]:
+        refused = next((status for words, status in self.refuse.items() if words in path), None)
+        if refused:
+            return refused, {"error": "not today:\nnever", "errors": [{"message": "no such\nlicence"}]}
+        calls = {
+            "/api/repos/create": self._create,
+            "/api/validate-yaml": self._validate,
+            "/preupload/": self._preupload,
+            "/commit/": self._commit,
+            "/tree/": self._list,
+            "/api/datasets/me/set": self._describe,
+        }
+        return 200, next(call for words, call in calls.items() if words in path)(body)
+
+    def _create(self, body: bytes) -> dict[str, Any]:
+        self.created.append(json.loads(body))
+        return {"url": f"{self.url}/datasets/me/set"}
+
+    def _validate(self, body: bytes) -> dict[str, Any]:
+        self.validated.append(json.loads(body)["content"])
+        return {"warnings": [], "errors": []}
+
+    def _preupload(self, body: bytes) -> dict[str, Any]:
+        return {"files": [self._mode(file["path"]) for file in json.loads(body)["files"]]}
+
+    def _list(self, _: bytes) -> list[dict[str, Any]]:
+        return [{"type": "file", "path": n, "size": len(d), "oid": oid(d)} for n, d in self.files.items()]
+
+    def _describe(self, _: bytes) -> dict[str, Any]:
+        siblings = [{"rfilename": name} for name in sorted(self.files)]
+        return {"id": "me/set", "sha": "0" * 40, "private": self.private, "siblings": siblings}
+
+    def _mode(self, path: str) -> dict[str, Any]:
+        known = {"oid": oid(self.files[path])} if path in self.files else {}
+        return {"path": path, "uploadMode": "regular", "shouldIgnore": False, **known}
+
+    def _commit(self, body: bytes) -> dict[str, Any]:
+        changed: list[str] = []
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                self.files[value["path"]] = base64.b64decode(value["content"])
+                changed.append(value["path"])
+            elif line["key"] == "deletedFile":
+                del self.files[value["path"]]
+                changed.append(f"-{value['path']}")
+        self.commits.append(sorted(changed))
+        return {"commitUrl": f"{self.url}/datasets/me/set/commit/1", "commitOid": "1" * 40}
+
+
+def oid(data: bytes) -> str:
+    """What git names a file by."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    """Run a hub; it wants the token, and says 401 otherwise."""
+    hub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            hub.requests += 1
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            status, said = hub.answer(self.path, body) if allowed else (401, {"error": "bad token"})
+            data = b"<html>" if hub.behind_a_proxy else json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    for method in ("GET", "POST"):
+        setattr(Handler, f"do_{method}", Handler.answer)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()

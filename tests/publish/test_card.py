@@ -1,0 +1,173 @@
+import dataclasses
+import html
+import re
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import datasets.config
+import pytest
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
+
+from sonify.errors import InputError
+from sonify.publish.card import CARD, write_card
+from sonify.publish.markdown import plain as plain_text
+from sonify.publish.rows import PublishedRecord
+from tests.publish.folders import HOSTILE, clip, pair, record, small_folder, statistics, write_tables
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+def write(out: Path, of: PublishedRecord, licence: str = "cc-by-4.0") -> DatasetCard:
+    write_card(out, of, licence)
+    return DatasetCard.load(out / CARD)
+
+
+def load(out: Path, name: str) -> datasets.DatasetDict:
+    found = datasets.load_dataset(str(out), name, cache_dir=str(out.parent / "cache"))
+    assert isinstance(found, datasets.DatasetDict)
+    return found
+
+
+def test_the_head_says_what_there_is(tmp_path):
+    head = write(small_folder(tmp_path), record()).data.to_dict()
+    assert (head["license"], head["pretty_name"], head["size_categories"]) == ("cc-by-4.0", "Sonified images", "n<1K")
+    assert [one["config_name"] for one in head["configs"] if one.get("default")] == ["pairs"]
+    assert {one["config_name"]: one["data_files"] for one in head["configs"]} == {
+        "pairs": [
+            {"split": "train", "path": "data/train-*.parquet"},
+            {"split": "validation", "path": "data/validation-*.parquet"},
+        ],
+        "clips": [{"split": "train", "path": "clips/*.parquet"}],
+        "shards": [{"split": "train", "path": "shards/shards.parquet"}],
+    }
+    assert "license_name" not in head
+
+
+def test_another_licence_is_named_without_a_link_that_the_hub_would_refuse(tmp_path):
+    head = write(small_folder(tmp_path), record(), "other").data.to_dict()
+    assert (head["license"], head["license_name"]) == ("other", "see-the-card")
+    assert "license_link" not in head
+
+
+@pytest.mark.parametrize("licence", ["CC BY 4.0", "", "x\nconfigs: 1"])
+def test_a_licence_that_the_hub_does_not_write_is_refused(tmp_path, licence):
+    with pytest.raises(InputError, match="licence: expected the hub's name"):
+        write_card(small_folder(tmp_path), record(), licence)
+
+
+FILES = {"pairs": "data/*.parquet", "clips": "clips/*.parquet", "shards": "shards/*.parquet"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_features_and_sizes_of_the_card_are_those_of_the_files(tmp_path, name):
+    out = small_folder(tmp_path / "set")
+    files = sorted(out.glob(FILES[name]))
+    inferred = datasets.load_dataset(
+        "parquet", data_files=list(map(str, files)), split="train", cache_dir=str(tmp_path / "bare")
+    )
+    assert isinstance(inferred, datasets.Dataset)
+    head = write(out, record()).data.to_dict()
+    declared = datasets.DatasetInfo._from_yaml_dict(
+        next(one for one in head["dataset_info"] if one["config_name"] == name)
+    )
+    assert declared.features == inferred.features
+    loaded = load(out, name)
+    assert all(split.features == inferred.features for split in loaded.values())
+    assert declared.splits is not None
+    assert {split: one.num_examples for split, one in declared.splits.items()} == loaded.num_rows
+    assert declared.download_size == sum(file.stat().st_size for file in files)
+    assert declared.dataset_size == inferred.data.nbytes
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    out = small_folder(tmp_path / "set")
+    write(out, record())
+    pairs, clips = load(out, "pairs"), load(out, "clips")
+    assert pairs["validation"][0] == plain(pair(3, "validation"))
+    assert list(clips["train"]) == [plain(clip(1)), plain(clip(2))]
+
+
+def plain(row: object) -> dict[str, object]:
+    """A row as Parquet gives it: lists for tuples."""
+    assert dataclasses.is_dataclass(row)
+    values = dataclasses.asdict(row)  # pyright: ignore[reportArgumentType] - an instance, never a class
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def test_a_split_that_is_not_there_is_not_named(tmp_path):
+    out = write_tables(tmp_path / "set", [pair(1)], [clip()])
+    write(out, record())
+    assert load(out, "pairs").num_rows == {"train": 1}
+
+
+def test_the_size_is_that_of_the_rows(tmp_path):
+    out = write_tables(tmp_path, [pair(n % 3) for n in range(1000)], [clip()])
+    assert write(out, record()).data.to_dict()["size_categories"] == "1K<n<10K"
+
+
+def test_the_text_says_how_it_was_made_and_what_may_be_done(tmp_path):
+    of = record(
+        models={"llava-hf/llava-1.5-7b-hf": "b234b804"},
+        prompts={"llava": "What can be heard?\n```\n# nothing"},
+        statistics=statistics(
+            conditions={"BY + NC": 3, "BY + SA": 1},
+            contradictions={"BY-SA with BY-NC-SA": 2},
+            redistributable=1,
+            left_out={"excluded": 7, "licence": 0},
+        ),
+    )
+    text = write(small_folder(tmp_path), of).text
+    assert "| llava-hf/llava-1.5-7b-hf | b234b804 |" in text
+    assert "\n    ```\n    # nothing\n" in text  # inside the block, where it starts nothing
+    assert "| BY + NC | 3 |" in text
+    assert "| BY-SA with BY-NC-SA | 2 |" in text
+    assert "Of 4 scenes, 1 could be passed on" in text
+    assert "by reason: excluded: 7." in text
+    assert "- {kind: esc50, name: esc50, path: ...}" in text
+    for word in ("--missing repair", "## Takedowns", "seagulls", "blurred", "plots/clip_use.png", "Neither images"):
+        assert word in text
+
+
+def test_audio_in_the_folder_is_a_table_of_its_own(tmp_path):
+    out = small_folder(tmp_path)
+    (out / "audio").mkdir()
+    (out / "audio/train-u.parquet").write_bytes((out / "data/train-u.parquet").read_bytes())  # rows are counted only
+    card = write(out, record())
+    info = next(one for one in card.data.to_dict()["dataset_info"] if one["config_name"] == "audio")
+    features = datasets.DatasetInfo._from_yaml_dict(info).features
+    assert features is not None
+    assert features["audio"] == datasets.Audio(sampling_rate=16000)
+    assert "Neither images" not in card.text
+
+
+def test_words_of_others_do_nothing(tmp_path):
+    counted = {HOSTILE: 2}
+    of = record(
+        statistics=statistics(concepts=counted, licences=counted, clips=counted, recordings=counted),
+        models={HOSTILE: HOSTILE},
+        prompts={HOSTILE: HOSTILE},
+    )
+    harmless = record(models={"x": "x"}, prompts={"x": "x"})
+    shown = [
+        MarkdownIt().enable("table").render(write(small_folder(tmp_path / name), one).text)
+        for name, one in {"hostile": of, "harmless": harmless}.items()
+    ]
+    tags = [Counter(re.findall(r"<(\w+)", one)) for one in shown]
+    assert tags[0].pop("tr") == tags[1].pop("tr") - 1  # one concept in the place of two, of two cells
+    assert tags[0].pop("td") == tags[1].pop("td") - 2
+    assert tags[0] == tags[1]
+    assert shown[0].count(f"<td>{html.escape(plain_text(HOSTILE, 200))}</td>") == 5  # two of models, three of counts
+
+
+def test_the_same_folder_gives_the_same_card(tmp_path):
+    cards = []
+    for name in ("a", "b"):
+        write(small_folder(tmp_path / name), record())
+        cards.append((tmp_path / name / CARD).read_bytes())
+    assert cards[0] == cards[1]

@@ -1,0 +1,121 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sonify.config import Esc50Sounds
+from sonify.publish.licences import (
+    CONDITIONS,
+    SA1B_LICENCE,
+    conditions_of,
+    contradictions,
+    in_order,
+    obstacles,
+    redistributable,
+)
+from sonify.sources.sounds import audioset, bbc, esc50
+
+FREESOUND = "http://creativecommons.org/licenses"
+WRITTEN = {
+    # deeds, as Freesound, FSD50K and Wikimedia Commons have them
+    "http://creativecommons.org/publicdomain/zero/1.0/": (),
+    "https://creativecommons.org/publicdomain/mark/1.0/deed.en": (),
+    f"{FREESOUND}/by/3.0/": ("BY",),
+    f"{FREESOUND}/by/4.0/legalcode": ("BY",),
+    f"{FREESOUND}/by-sa/2.5/ca/": ("BY", "SA"),
+    f"{FREESOUND}/by-nc/3.0/": ("BY", "NC"),
+    f"{FREESOUND}/sampling+/1.0/": ("BY", "NC"),
+    "https://www.creativecommons.org/licenses/by-nc-sa/4.0/deed.de": ("BY", "NC", "NC-SA"),
+    f"{FREESOUND}/by-nc-nd/4.0": ("BY", "NC", "ND"),
+    # names
+    "CC0": (),
+    "CC0-1.0": (),
+    "CC Zero": (),
+    "Creative Commons 0": (),
+    "CC0 1.0 Universal (CC0 1.0) Public Domain Dedication": (),
+    "Public domain": (),
+    "CC BY": ("BY",),
+    "CC-BY": ("BY",),
+    "cc-by-4.0": ("BY",),
+    "Attribution": ("BY",),
+    "Attribution NonCommercial": ("BY", "NC"),
+    "CC-BY-NC-3.0": ("BY", "NC"),
+    "Sampling+": ("BY", "NC"),
+    "CC BY-SA 4.0": ("BY", "SA"),
+    "Creative Commons Attribution-ShareAlike 3.0 Unported License": ("BY", "SA"),
+    "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International": ("BY", "NC", "NC-SA"),
+    "CC BY-ND 4.0": ("BY", "ND"),
+    "Attribution-NonCommercial-NoDerivatives 4.0 International": ("BY", "NC", "ND"),
+    "Apache-2.0": ("BY",),
+    "CDLA-Permissive-2.0": ("BY",),
+    # those that the corpora of this project come under
+    audioset.LICENCE: ("research only", "no redistribution"),
+    bbc.LICENCE: ("BY", "NC", "research only", "no redistribution"),
+    SA1B_LICENCE: ("research only", "no redistribution"),
+    "SA-1B": ("research only", "no redistribution"),
+    "All rights reserved": ("no redistribution",),
+    # nothing that allows anything
+    "": ("unknown",),
+    "unknown": ("unknown",),
+    "CC": ("unknown",),
+    "NC": ("unknown",),
+    "free": ("unknown",),
+    "CC BY-SA-ND": ("unknown",),
+    "CC BY BY": ("unknown",),
+    "CC BY 4.0 or GFDL": ("unknown",),
+    "not CC0": ("unknown",),
+    "GPL-3.0": ("unknown",),
+    "http://creativecommons.org.evil.example/licenses/by/3.0/": ("unknown",),
+    f"{FREESOUND}/by/3.0/ but ask me first": ("unknown",),
+    "CC0" + " " * 500: (),
+    "CC-BY" * 100: ("unknown",),
+}
+
+
+@pytest.mark.parametrize(("licence", "expected"), WRITTEN.items())
+def test_licences_as_corpora_write_them(licence, expected):
+    assert in_order(conditions_of(licence)) == expected
+
+
+def test_the_licence_that_esc50_is_listed_under_is_known(tmp_path):
+    row = {"filename": "1-1-A-0.wav", "src_file": "1", "category": "dog"}
+    ref = esc50._ref(Esc50Sounds(kind="esc50", path=tmp_path), row)
+    assert in_order(conditions_of(ref.licence)) == ("BY", "NC")
+
+
+@given(st.sampled_from(sorted(WRITTEN)), st.from_regex(r"[a-z]{4,12}", fullmatch=True))
+def test_a_word_that_nobody_knows_makes_a_licence_unknown(licence, word):
+    known = {"zero", "universal", "generic", "international", "unported", "dedication", "license", "licence", "mark"}
+    if word not in known | {"attribution", "noncommercial", "sharealike", "noderivs", "noderivatives", "plus"}:
+        assert conditions_of(f"{licence} {word}") == {"unknown"}
+
+
+@given(st.text())
+def test_any_text_has_conditions_that_are_declared(text):
+    assert conditions_of(text) <= set(CONDITIONS)
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected"),
+    [
+        (("CC0-1.0", "CC BY 4.0"), ()),
+        (("CC BY-SA 4.0", "CC BY 4.0"), ()),
+        (("CC BY-NC-SA 4.0", "CC BY-NC 4.0"), ()),
+        (("CC BY-SA 4.0", "CC BY-NC-SA 4.0"), ("BY-SA with BY-NC-SA",)),
+        (("CC BY-SA 4.0", "CC BY-NC 4.0"), ("BY-SA with NC",)),
+        (("CC BY-SA 4.0", "Sampling+"), ("BY-SA with NC",)),
+        (("CC BY-ND 4.0", "CC0"), ("ND in a mix",)),
+        (("CC BY-ND 4.0", "CC BY-SA 4.0", "CC BY-NC 4.0"), ("BY-SA with NC", "ND in a mix")),
+    ],
+)
+def test_contradictions(licences, expected):
+    found = frozenset().union(*map(conditions_of, licences))
+    assert contradictions(found) == expected
+    assert redistributable(found) == (not expected)
+
+
+@pytest.mark.parametrize("licence", ["unknown", bbc.LICENCE, audioset.LICENCE, SA1B_LICENCE, "CC BY-ND 4.0"])
+def test_what_may_not_be_passed_on_stays_so_beside_anything(licence):
+    for other in WRITTEN:
+        found = conditions_of(licence) | conditions_of(other)
+        assert not redistributable(found)
+        assert obstacles(found)

@@ -1,0 +1,380 @@
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from upath import UPath
+
+from sonify import layout
+from sonify.config import make_config
+from sonify.engine.tables import read_rows
+from sonify.errors import InputError, WorkError
+from sonify.media.fingerprint import fingerprint
+from sonify.publish.licences import SA1B_LICENCE
+from sonify.publish.publish import PublishOptions, publish
+from sonify.publish.rows import CHECKSUMS, RECORD, SHARDS, PublishedClip, PublishedPair, PublishedShard
+from sonify.publish.tables import allow_only
+from sonify.rows import Clip, Pair, Render
+from sonify.run import run
+from sonify.stages.render import ClipStore
+from tests.engine.hashing import hash_run
+from tests.fakes import picture, write_photos, write_sounds
+from tests.stores import running_store
+
+LICENCES = {
+    "dog": "CC0-1.0",
+    "cat": "http://creativecommons.org/licenses/by/4.0/",
+    "church bell": "CC BY-SA 4.0",
+    "rain": "CC-BY-NC-SA-4.0",
+    "train": "YouTube (research only, no redistribution)",
+    "frog": "our own",
+}
+SUBJECTS = tuple(LICENCES)
+
+
+def write_input(root, photos=24):
+    """Each photo shows two subjects: dog and cat, cat and church bell, church bell and rain, ..."""
+    shown = [(SUBJECTS[n % 6], SUBJECTS[(n + 1) % 6]) for n in range(photos)]
+    write_photos(root / "photos", {f"{n:03d}.jpg": f"a {a} and a {b}" for n, (a, b) in enumerate(shown)})
+    texts = {f"{n:03d}.flac": SUBJECTS[n % 6] for n in range(30)}
+    write_sounds(root / "sounds", texts)
+    with (root / "sounds" / "metadata.csv").open("w", newline="") as file:
+        rows = [(name, text, LICENCES[text], f"by {name}") for name, text in texts.items()]
+        csv.writer(file).writerows([("file", "text", "licence", "attribution"), *rows])
+
+
+def config_of(root, name="run"):
+    return make_config(
+        {
+            "run_dir": str(root / name),
+            "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 8, "validation": 0.2},
+            "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0.4},
+            "retrieval": {"draws": 2, "min_cosine": 0.2},
+            "engine": {"kind": "local"},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("publish")
+    write_input(root)
+    (root / "photos" / "bad.jpg").write_bytes(b"no picture")
+    run(config_of(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def published(root):
+    publish(root / "run", root / "whole")
+    return root / "whole"
+
+
+def rows_of(folder, row_type):
+    return [row for path in sorted(folder.glob("*.parquet")) for row in read_rows(path, row_type)]
+
+
+def pairs_of(folder):
+    return rows_of(folder / "data", PublishedPair)
+
+
+def record_of(folder):
+    return json.loads((folder / RECORD).read_bytes())
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_rendered_scene_is_published_with_what_rendering_did(root, published):
+    renders = {(row.image, row.scene): row for row in rows_of(root / "run" / "renders", Render)}
+    pairs = {(row.image, row.scene): row for row in rows_of(root / "run" / "pairs", Pair)}
+    found = pairs_of(published)
+    assert len(found) == len(renders) > 40
+    assert {row.split for row in found} == {"train", "validation"}
+    for row in found:
+        key = row.image, row.scene
+        assert (row.mix_gain_db, row.peak_dbfs, row.mix_sha256) == (
+            renders[key].mix_gain_db,
+            renders[key].peak_dbfs,
+            renders[key].mix_sha256,
+        )
+        assert all(getattr(row, name) == getattr(pairs[key], name) for name in Pair.__slots__)
+    for path in (published / "data").iterdir():
+        split, _, unit = path.stem.partition("-")
+        order = [(row.image, row.scene) for row in read_rows(path, PublishedPair)]
+        assert order == [
+            (row.image, row.scene)
+            for row in read_rows(root / "run" / layout.pairs(unit), Pair)
+            if row.split == split and (row.image, row.scene) in renders
+        ]
+
+
+def test_just_the_clips_that_are_heard_are_published_with_their_fingerprints(root, published):
+    pool = {row.clip: row for row in rows_of(root / "run" / "pool" / "clips", Clip)}
+    store = ClipStore(root / "run")
+    clips = rows_of(published / "clips", PublishedClip)
+    assert {clip.clip for clip in clips} == {s.clip for row in pairs_of(published) for s in row.sources}
+    for clip in clips:
+        assert all(getattr(clip, name) == getattr(pool[clip.clip], name) for name in Clip.__slots__)
+        assert clip.fingerprint == fingerprint(store[clip.clip], 16000)
+
+
+def test_the_archives_are_named_with_their_hashes(root, published):
+    committed = {path: sha256 for path, sha256 in hash_run(root / "run").items() if path.startswith("shards/")}
+    shards = list(read_rows(published / SHARDS, PublishedShard))
+    assert {shard.path: shard.sha256 for shard in shards} == committed
+    for shard in shards:
+        with tarfile.open(root / "run" / shard.path) as archive:
+            assert shard.samples == sum(name.endswith(".jpg") for name in archive.getnames())
+        assert shard.size_bytes == (root / "run" / shard.path).stat().st_size
+    assert all(shard.complete for shard in shards)
+
+
+def test_conditions_are_those_of_all_clips_and_of_the_image(root, tmp_path):
+    options = PublishOptions(image_licence="CC BY 4.0")
+    publish(root / "run", tmp_path / "out", options)
+    by_subjects = {frozenset(s.concept for s in row.sources): row for row in pairs_of(tmp_path / "out")}
+    assert len(by_subjects) == 6
+    found = {
+        " ".join(sorted(names)): (row.conditions, row.contradictions, row.redistributable)
+        for names, row in by_subjects.items()
+    }
+    assert sorted(found.values()) == sorted(
+        [
+            (("BY",), (), True),
+            (("BY", "SA"), (), True),
+            (("BY", "NC", "SA", "NC-SA"), ("BY-SA with BY-NC-SA",), False),
+            (("BY", "NC", "NC-SA", "research only", "no redistribution"), (), False),
+            (("BY", "research only", "no redistribution", "unknown"), (), False),
+            (("BY", "unknown"), (), False),
+        ]
+    )
+    assert {row.image_licence for row in by_subjects.values()} == {"CC BY 4.0"}
+
+
+def test_an_image_of_which_nobody_said_the_licence_allows_nothing(published):
+    assert not any(row.redistributable for row in pairs_of(published))
+    assert all("unknown" in row.conditions for row in pairs_of(published))
+
+
+def test_the_statistics_are_counts_of_what_is_there(published):
+    pairs, clips = pairs_of(published), rows_of(published / "clips", PublishedClip)
+    found = record_of(published)["statistics"]
+    assert found["scenes"] == dict(sorted(Counter(row.split for row in pairs).items()))
+    assert found["images"] == {split: n // 2 for split, n in found["scenes"].items()}
+    heard = Counter(source.concept for row in pairs for source in row.sources)
+    assert found["concepts"] == heard
+    assert list(found["concepts"].values()) == sorted(heard.values(), reverse=True)
+    assert found["distinct_concepts"] == len(heard)
+    uses = Counter(source.clip for row in pairs for source in row.sources)
+    assert found["clip_uses"] == {str(n): k for n, k in sorted(Counter(uses.values()).items())}
+    assert found["clips"] == {"folder": len(clips)}
+    assert found["recordings"] == {"folder": len({clip.recording for clip in clips})}
+    assert found["licences"] == Counter(clip.licence for clip in clips)
+    assert sum(found["conditions"].values()) == sum(found["scenes"].values()) == len(pairs)
+    assert sum(found["target_lufs"].values()) == sum(uses.values())
+    assert set(found["target_lufs"]) <= {f"{-32 + n / 2:.1f}" for n in range(8)}
+    assert found["sources_in_scene"] == {str(n): k for n, k in Counter(len(row.sources) for row in pairs).items()}
+    assert found["contradictions"] == Counter(c for row in pairs for c in row.contradictions)
+    assert found["redistributable"] == 0
+    assert found["left_out"] == {}
+
+
+def test_the_same_run_gives_the_same_bytes_and_replaces_what_it_published_before(root, published, tmp_path):
+    before = files_of(published)
+    publish(root / "run", tmp_path / "a folder" / "out")
+    assert files_of(tmp_path / "a folder" / "out") == before
+    publish(root / "run", published)
+    assert files_of(published) == before
+    assert sorted(path.name for path in (tmp_path / "a folder").iterdir()) == ["out"]
+
+
+def test_the_checksums_are_those_of_every_other_file_and_sha256sum_reads_them(published):
+    lines = (published / CHECKSUMS).read_text().splitlines()
+    assert {line.partition("  ")[2] for line in lines} == files_of(published).keys() - {CHECKSUMS}
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", CHECKSUMS], cwd=published, check=True)
+
+
+def test_no_place_of_the_machine_is_in_it(root, published):
+    assert not [name for name, data in files_of(published).items() if str(root).encode() in data]
+    assert not [name for name, data in files_of(published).items() if str(root.parent).encode() in data]
+
+
+def test_what_is_excluded_leaves_with_its_whole_image(root, published, tmp_path):
+    first, *_, last = pairs_of(published)
+    lone_clip = first.sources[0].clip
+    clips = {clip.clip: clip for clip in rows_of(published / "clips", PublishedClip)}
+    (tmp_path / "list").write_text(f"# a takedown\n{last.image_sha256}\n{clips[lone_clip].sha256}\n")
+    record = publish(root / "run", tmp_path / "out", PublishOptions(exclude=tmp_path / "list")).record
+    # a recording of that name may be of the other split, too: only the clip itself was named
+    lost = {last.image} | {row.image for row in pairs_of(published) if lone_clip in {s.clip for s in row.sources}}
+    expected = [row for row in pairs_of(published) if row.image not in lost]
+    assert pairs_of(tmp_path / "out") == expected
+    assert record.statistics.left_out == {"excluded": 2 * len(lost)}
+    before = {row.path: row for row in read_rows(published / SHARDS, PublishedShard)}
+    after = {row.path: row for row in read_rows(tmp_path / "out" / SHARDS, PublishedShard)}
+    expected_names = {path.stem for path in (tmp_path / "out" / "data").iterdir()}
+    assert {f"{row.split}-{row.unit}" for row in after.values()} == expected_names
+    for path, row in after.items():
+        kept = len(list(read_rows(tmp_path / "out" / "data" / f"{row.split}-{row.unit}.parquet", PublishedPair)))
+        assert row == replace(before[path], complete=kept == 2 * row.samples)
+    assert {row.complete for row in after.values()} == {True, False}
+    assert lone_clip not in {clip.clip for clip in rows_of(tmp_path / "out" / "clips", PublishedClip)}
+
+
+def test_images_are_excluded_by_their_names(root, tmp_path):
+    (tmp_path / "list").write_text("000.jpg")
+    publish(root / "run", tmp_path / "out", PublishOptions(exclude=tmp_path / "list"))
+    assert {row.image_uri for row in pairs_of(tmp_path / "out")} == {f"{n:03d}.jpg" for n in range(1, 24)}
+
+
+def test_recordings_are_excluded_by_their_names(root, tmp_path):
+    (tmp_path / "list").write_text("folder/001.flac")
+    publish(root / "run", tmp_path / "out", PublishOptions(exclude=tmp_path / "list"))
+    assert "001.flac" not in {clip.file for clip in rows_of(tmp_path / "out" / "clips", PublishedClip)}
+
+
+@pytest.mark.parametrize(("chosen", "images"), [(("by", "sa"), 8), (("CC BY 4.0", "our own"), 8)])
+def test_only_scenes_whose_licences_are_chosen_go_out(root, tmp_path, chosen, images):
+    options = PublishOptions(only_licences=chosen, image_licence="CC0")
+    record = publish(root / "run", tmp_path / "out", options).record
+    assert sum(record.statistics.images.values()) == images
+    assert record.statistics.left_out == {"licence": 48 - 2 * images}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "allowed"),
+    [
+        ((), {"CC0"}),
+        (("CC0",), {"CC0"}),
+        (("BY",), {"CC0", "CC BY"}),
+        (("nc",), {"CC0"}),
+        (("CC-BY-NC-4.0",), {"CC0", "CC BY", "CC BY-NC"}),
+        (("BY", "NC", "NC-SA"), {"CC0", "CC BY", "CC BY-NC", "CC BY-NC-SA"}),
+        (("our own",), {"CC0", "our own"}),
+        (("unknown",), {"CC0", "our own", "unknown"}),
+        (("research only", "No Redistribution"), {"CC0", "SA-1B"}),
+    ],
+)
+def test_a_licence_is_allowed_by_its_conditions_or_by_its_name(chosen, allowed):
+    in_use = ("CC0", "CC BY", "CC BY-NC", "CC BY-NC-SA", "our own", "unknown", "SA-1B")
+    assert {licence for licence in in_use if allow_only(chosen, in_use)(licence)} == allowed
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (PublishOptions(only_licences=("CC BYE",)), "--only-licences CC BYE: expected any of BY, NC"),
+        (PublishOptions(licence="Ask Me"), "expected the hub's name of the metadata's licence"),
+        (PublishOptions(only_licences=("BY",)), "no scene is left to publish (48 by licence)"),
+    ],
+)
+def test_a_choice_that_fits_nothing_is_refused(root, tmp_path, options, expected):
+    with pytest.raises(InputError) as error:
+        publish(root / "run", tmp_path / "out", options)
+    assert expected in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sa1b_has_its_own_licence_unless_another_is_given(root, tmp_path):
+    write_input(tmp_path, photos=1)
+    archive = tmp_path / "photos" / "sa_000000.tar"
+    (tmp_path / "sa_1.jpg").write_bytes(picture(1))
+    (tmp_path / "sa_1.txt").write_text("a dog")
+    with tarfile.open(archive, "w") as tar:
+        for name in ("sa_1.jpg", "sa_1.txt"):
+            tar.add(tmp_path / name, name)
+    (tmp_path / "captions.csv").write_text("file,caption\nsa_1.jpg,a dog\n")
+    images = {"kind": "sa1b", "path": str(tmp_path / "photos"), "validation": 0}
+    concepts = {"extractors": [{"kind": "captions", "file": str(tmp_path / "captions.csv")}]}
+    audio = {"sources": [{"kind": "folder", "path": str(tmp_path / "sounds")}], "validation": 0}
+    raw = {"run_dir": str(tmp_path / "run"), "images": images, "audio": audio, "concepts": concepts}
+    run(make_config(raw | {"engine": {"kind": "local"}}))
+    publish(tmp_path / "run", tmp_path / "out")
+    assert {row.image_licence for row in pairs_of(tmp_path / "out")} == {SA1B_LICENCE}
+    assert {row.conditions for row in pairs_of(tmp_path / "out")} == {("research only", "no redistribution")}
+    publish(tmp_path / "run", tmp_path / "out", PublishOptions(image_licence="CC0"))
+    assert {row.image_licence for row in pairs_of(tmp_path / "out")} == {"CC0"}
+
+
+def test_a_run_in_a_store_gives_the_same_bytes(root, published, tmp_path, monkeypatch):
+    with running_store(monkeypatch) as store:
+        store.put("bucket", {f"run/{name}": data for name, data in files_of(root / "run").items()})
+        options = PublishOptions(with_audio=True, only_licences=("BY",), image_licence="CC0")
+        publish(UPath("s3://bucket/run", use_listings_cache=False), tmp_path / "there", options)
+        publish(root / "run", tmp_path / "here", options)
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def copy_of(root, tmp_path):
+    shutil.copytree(root / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_an_unfinished_run_is_refused(root, tmp_path):
+    run_dir = copy_of(root, tmp_path)
+    next((run_dir / layout.COMMITS / "render").glob("*/000001.json")).unlink()
+    with pytest.raises(InputError, match="render: 3 of 4 units are done; `sonify run` does the rest"):
+        publish(run_dir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InputError, match="not a run"):
+        publish(tmp_path / "photos", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "path", ["pairs/000001.parquet", "renders/000002.parquet", "pool/clips/000000.parquet", "pool/audio/000000.npy"]
+)
+def test_damage_is_found_and_nothing_is_written(root, tmp_path, path):
+    run_dir = copy_of(root, tmp_path)
+    data = bytearray((run_dir / path).read_bytes())
+    for position in range(1000, len(data), 2000):
+        data[position] ^= 4
+    (run_dir / path).write_bytes(data)
+    with pytest.raises(WorkError, match="sonify verify"):
+        publish(run_dir, tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_of_somebody_is_never_replaced(root, published, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("years of work")
+    with pytest.raises(InputError, match=r"it holds notes\.txt; choose another place"):
+        publish(root / "run", tmp_path / "mine")
+    shutil.copytree(published, tmp_path / "out")
+    (tmp_path / "out" / "data" / "mine.csv").write_text("years of work")
+    with pytest.raises(InputError, match=r"it holds data/mine\.csv"):
+        publish(root / "run", tmp_path / "out")
+    assert (tmp_path / "out" / "data" / "mine.csv").read_text() == "years of work"
+    (tmp_path / "file").write_text("years of work")
+    with pytest.raises(InputError, match="choose another place"):
+        publish(root / "run", tmp_path / "file")
+    with pytest.raises(InputError, match="cannot be written"):
+        publish(root / "run", tmp_path / "file" / "out")
+    (tmp_path / "empty").mkdir()
+    publish(root / "run", tmp_path / "empty")
+
+
+def test_killed_in_the_middle_it_leaves_nothing_and_begins_again(root, published, tmp_path):
+    begin = "from pathlib import Path; from sonify.publish.publish import publish; import sys"
+    # the moment at which the record is written
+    kill = "import os; os.kill(os.getpid(), 9)"
+    code = f"{begin}\nfrom sonify.publish import publish as p\n"
+    code += f"def record_json(record): {kill}\np.record_json = record_json\npublish(*map(Path, sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, root / "run", tmp_path / "out"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / ".out.partial").exists()
+    publish(root / "run", tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(published)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -6,7 +6,6 @@ Two warm workers each; the stage is rendering. Prints one JSON line; the floor i
 """
 
 import multiprocessing
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from sonify.engine.on_ray import RayExecutor
 from sonify.engine.plan import plan_stage
 from sonify.engine.record import read_record
 from sonify.engine.stage import Stage
+from sonify.engine.store import remove
 from sonify.run import run
 from sonify.stages.table import stages_of
 
@@ -67,7 +67,7 @@ def main() -> None:
             worker = PlainWorker(config)
 
             def cleared() -> None:
-                shutil.rmtree(config.run_dir / "commits" / "render", ignore_errors=True)
+                remove(config.run_dir / "commits" / "render")
 
             def ours() -> None:
                 cleared()

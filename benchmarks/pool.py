@@ -23,7 +23,9 @@ import soxr
 
 from benchmarks.inputs import RECORDING_RATE_HZ, write_photos
 from benchmarks.measure import interleaved, report
+from sonify import layout
 from sonify.config import Config, make_config
+from sonify.engine.store import load_array, remove, stems
 from sonify.run import run
 
 RECORDINGS, IN_ARCHIVE = 200, 50
@@ -111,11 +113,12 @@ def main() -> None:
             made: dict[str, int] = {}
 
             def ours(config: Config = config, made: dict[str, int] = made) -> None:
-                shutil.rmtree(config.run_dir, ignore_errors=True)
+                remove(config.run_dir)
                 count = run(config, stages=["pool"])["pool"]
                 assert count.rows_out == RECORDINGS, count
                 made["clips"] = sum(
-                    np.load(path, mmap_mode="r").shape[0] for path in config.run_dir.glob("pool/audio/*")
+                    load_array(config.run_dir / layout.audio(unit)).shape[0]
+                    for unit in stems(config.run_dir / layout.AUDIO, ".npy")
                 )
 
             clips = script(root, read(root))

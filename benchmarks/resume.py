@@ -5,12 +5,12 @@
 Both with the Ray engine and two workers, Ray's start included where it is needed. Prints one JSON line; floor 50.
 """
 
-import shutil
 import tempfile
 from pathlib import Path
 
 from benchmarks.inputs import config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
+from sonify.engine.store import remove
 from sonify.run import run
 
 IMAGES, UNIT, WORKERS = 4000, 64, 2
@@ -26,7 +26,7 @@ def main() -> None:
         run(finished)
 
         def whole() -> None:
-            shutil.rmtree(fresh.run_dir, ignore_errors=True)
+            remove(fresh.run_dir)
             run(fresh)
 
         ours_sec, theirs_sec = interleaved(lambda: run(finished), whole)

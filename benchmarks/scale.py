@@ -48,7 +48,7 @@ STAGES = ("pool", "embeddings", "concepts/captions", "pair", "render")
 
 def main() -> None:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--unit", type=int, default=1000)
     parser.add_argument("--plan", type=int, help="units")
@@ -95,7 +95,7 @@ def two_nodes() -> Iterator[str]:
     try:
         for _ in range(NODES):
             cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES, node_ip_address="127.0.0.1")
-        yield cluster.address
+        yield str(cluster.address)
     finally:
         cluster.shutdown()
 

@@ -25,6 +25,7 @@ from webdataset.writer import ShardWriter
 
 from benchmarks.inputs import SUBJECTS, config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
+from sonify.engine.store import remove
 from sonify.run import run
 
 IMAGES, UNIT, WORKERS = 10_000, 500, 2
@@ -88,7 +89,7 @@ def main() -> None:
         config = config_for(root, "ours", UNIT, {"kind": "ray", "workers": WORKERS})
 
         def ours() -> None:
-            shutil.rmtree(config.run_dir, ignore_errors=True)
+            remove(config.run_dir)
             counts = run(config)
             assert counts["render"].rows_out == IMAGES, counts
 

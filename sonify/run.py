@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sonify import layout
 from sonify.config import Config, Place
+from sonify.engine.address import check_run_dir
 from sonify.engine.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.engine.files import clear_temporary
 from sonify.engine.job import Task
@@ -72,6 +73,7 @@ def run(
         WorkError: units were given up, faults passed the limit, the disk is full, or something is damaged.
     """
     config = adopt_settings(config)
+    check_run_dir(config)
     chosen = [stage for stage in stages_of(config) if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(

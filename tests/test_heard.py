@@ -107,7 +107,7 @@ def test_an_independent_classifier_hears_what_was_paired(test_data, tmp_path):
     )
     run(config)
     ear = Ear(test_data / "weights" / "yamnet")
-    found = [(concepts, ear(samples)) for concepts, samples in scenes(config.run_dir)]
+    found = [(concepts, ear(samples)) for concepts, samples in scenes(Path(str(config.run_dir)))]
     hits: Counter[str] = Counter()
     for n, (concepts, heard) in enumerate(found):
         kind = "single" if len(concepts) == 1 else "mixed"

@@ -104,11 +104,11 @@ def make_pairs(bench: Bench, fold: int) -> tuple[dict[str, list[Paired]], dict[s
     tables: dict[str, dict] = {}
     for min_cosine in (0.0, MIN_COSINE):
         config = sonify_photos(bench.data, training, bench.out / f"fold-{fold}" / "sonify", min_cosine)
-        sources = read_sources(config.run_dir)
+        sources = read_sources(Path(str(config.run_dir)))
         title = f"fold {fold} held out, min_cosine {min_cosine}"
         tables[title] = count_pairs(sources, bench.photos, training)
     chosen = balanced([photo for photo in bench.photos if photo.file in sources], seed=fold)
-    scenes = read_scenes(config.run_dir, {photo.file for photo, _ in chosen}, training, bench.ear)
+    scenes = read_scenes(Path(str(config.run_dir)), {photo.file for photo, _ in chosen}, training, bench.ear)
     by_class = pair_by_class(chosen, heard, seed=fold)
     return {"a": by_class, "b": pair_by_sonify(chosen, scenes), "c": shuffled(by_class, seed=fold)}, tables
 

@@ -77,9 +77,7 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             upstream=tuple(stage.key for stage in checkers or extractors),
             upstream_whole=("embeddings",),
             # several extractors overlap in images: only one alone says how many there are
-            rows_expected=lambda upstream: (
-                upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None
-            ),
+            rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
         ),
         render_stage,
         *([_features(config, config.features, render_stage.digest)] if config.features else []),

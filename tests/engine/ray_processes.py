@@ -20,3 +20,15 @@ def ray_workers() -> list[int]:
         except OSError:
             continue  # it ended meanwhile
     return pids
+
+
+def children_of(pid: int) -> list[int]:
+    """Pids of the processes that a process started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and parent_of(entry.name) == str(pid):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +9,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from sonify import layout
-from sonify.config import FolderImages, ParquetImages, WebDatasetImages, make_config
+from sonify.config import FolderImages, ParquetImages, Place, WebDatasetImages, make_config
+from sonify.engine.store import files_below, read_whole
 from sonify.engine.tables import read_rows
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.exclusion import read_exclusions
@@ -147,8 +147,9 @@ def test_a_run_over_a_store_writes_what_one_over_a_disk_does(store, tmp_path):
     assert len(_shards(local.run_dir)) == 3
 
 
-def _shards(run_dir: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (run_dir / layout.SHARDS).rglob("*.tar")}
+def _shards(run_dir: Place) -> dict[str, bytes]:
+    shards = run_dir / layout.SHARDS
+    return {name: read_whole(shards / name) for name in files_below(shards)}
 
 
 @pytest.mark.parametrize("kind", ["folder", "webdataset", "parquet"])

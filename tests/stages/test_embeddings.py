@@ -9,6 +9,7 @@ from sonify import layout
 from sonify.config import make_config
 from sonify.engine.files import Transaction
 from sonify.engine.job import Task, run_task
+from sonify.engine.store import remove
 from sonify.engine.tables import read_rows, write_rows
 from sonify.errors import TransientError, WorkError
 from sonify.media.clips import cut_recording
@@ -158,7 +159,7 @@ def test_a_pool_that_is_made_again_embeds_only_what_changed(tmp_path, folder, so
     make_pool(config)
     (grown,) = embed(config)
     assert sorted(seen) == [48_000, 3 * 48_000, 5 * 48_000]
-    shutil.rmtree(config.run_dir / layout.EMBEDDINGS)
+    remove(config.run_dir / layout.EMBEDDINGS)
     (fresh,) = embed(config)
     assert len(seen) == 3 + 8
     assert np.array_equal(grown, fresh)
@@ -173,7 +174,7 @@ def test_what_lies_there_is_used_only_where_it_is_right(tmp_path, folder, sounds
     keys = config.run_dir / layout.embedding_keys(part.id, UNIT)
     seen = count_embedded(monkeypatch)
 
-    np.save(rows, before[::-1])  # as if a killed run had replaced one of the two files
+    np.save(str(rows), before[::-1])  # as if a killed run had replaced one of the two files
     assert np.array_equal(embed(config)[0], before)
     assert len(seen) == len(before)
 
@@ -195,7 +196,7 @@ def test_the_files_are_the_same_bytes_twice(tmp_path, folder, sounds):
     make_pool(config)
 
     def files():
-        shutil.rmtree(config.run_dir / layout.EMBEDDINGS, ignore_errors=True)
+        remove(config.run_dir / layout.EMBEDDINGS)
         embed(config)
         found = sorted((config.run_dir / layout.EMBEDDINGS).rglob("*.*"))
         return {path: path.read_bytes() for path in found}

@@ -205,7 +205,7 @@ def test_a_damaged_shard_is_named_and_repair_makes_it_again(rendered, networks, 
     shard = config.run_dir / layout.shard("train", "000001")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    shard.write_bytes(bytes(data))
     with pytest.raises(WorkError, match="1 units were given up"):
         run(config, ("features",))
     assert f"{shard}: damaged (another sha256 than was committed)" in caplog.text

@@ -77,7 +77,7 @@ def test_a_run_is_read_as_it_was_made(sonified: Config) -> None:
 def test_the_remedy_that_is_told_for_damage_mends_it(sonified: Config) -> None:
     data = training(sonified, "train").data
     before = open_feature_data(data).digest
-    archive = next(Path(sonified.run_dir, "features/train").glob("*.tar"))
+    archive = next(Path(str(sonified.run_dir), "features/train").glob("*.tar"))
     os.truncate(archive, archive.stat().st_size - 512)
     with pytest.raises(WorkError, match=r"--repair` withdraws it, and `sonify features` makes it again"):
         open_feature_data(data)

@@ -10,7 +10,7 @@ from sonify import layout
 from sonify.config import Config, Place
 from sonify.engine.files import write_atomically
 from sonify.engine.record import read_record, require_record, start_record, write_record
-from sonify.engine.store import files_below, read_each
+from sonify.engine.store import files_below, for_each, read_whole
 from sonify.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,18 @@ def take_concepts(config: Config, source: Place) -> None:
         raise InputError(f"--concepts-from: {source} has no concepts yet; `sonify concepts --config FILE` finds them")
     names = [f"{folder}/{name}" for folder in FOLDERS for name in files_below(source / folder)]
     _check_own(config, names, source)
-    for name, data in zip(names, read_each([source / name for name in names]), strict=True):
-        write_atomically(config.run_dir, name, data)
+    for folder in FOLDERS:
+        below = [name for name in names if name.startswith(f"{folder}/")]
+        for _ in for_each(config.run_dir, lambda name: _copy(config.run_dir, source, name), below):
+            pass
     ours = start_record(config, read_record(config.run_dir))
     models = {**record.models, **ours.models}
     write_record(config.run_dir, replace(ours, stages={**ours.stages, **theirs}, models=models))
     log.info("concepts: %d files of %s taken over", len(names), source)
+
+
+def _copy(run_dir: Place, source: Place, name: str) -> None:
+    write_atomically(run_dir, name, read_whole(source / name))
 
 
 def _check_own(config: Config, names: list[str], source: Place) -> None:

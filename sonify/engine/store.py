@@ -10,9 +10,9 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from sonify.config.sections import Place
 from sonify.errors import WorkError
 from sonify.sources.files import open_local, open_place, read_ahead
 from sonify.sources.remote import ask, kind_of, list_sizes, read_remote_whole
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Requests under way at once for many small objects: a store takes 20 to 100 ms for each.
 REQUESTS_AT_ONCE = 32
@@ -92,9 +95,12 @@ def read_whole(place: Place) -> bytes:
 
 def read_each(places: Sequence[Place]) -> Iterator[bytes]:
     """All bytes of many small files, in order; those of a store are asked for many at once."""
-    if places and isinstance(places[0], Path):
-        return map(read_whole, places)  # threads would only get in each other's way
-    return read_ahead(read_whole, places, REQUESTS_AT_ONCE)
+    return for_each(places[0], read_whole, places) if places else iter(())
+
+
+def for_each(place: Place, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Like `map`, with many calls at once where the place lies in a store; on a disk, threads only meet each other."""
+    return map(function, items) if isinstance(place, Path) else read_ahead(function, items, REQUESTS_AT_ONCE)
 
 
 def sha256_of(place: Place) -> str:

@@ -13,8 +13,8 @@ from sonify import layout
 from sonify.config import Config
 from sonify.config.sections import Place
 from sonify.engine.files import write_atomically
-from sonify.engine.store import remove, stems
-from sonify.engine.tables import read_rows, write_rows
+from sonify.engine.store import for_each, remove, stems
+from sonify.engine.tables import read_rows, read_tables, write_rows
 from sonify.publish.published import ClipsFile, verify_published
 from sonify.publish.scenes import refs_of
 from sonify.publish.settings import published_folder
@@ -36,7 +36,7 @@ def freeze_sounds(config: Config, again: bool = False) -> None:
     refs = list_sounds(config.audio)
     if again:
         refs = iter(_refresh(config.run_dir, "pool", SoundRef, {(ref.corpus, ref.file): ref for ref in refs}))
-    known = {(ref.corpus, ref.file) for ref in _frozen(config.run_dir, "pool", SoundRef)}
+    known = set(_frozen(config.run_dir, "pool", ("corpus", "file")))
     new = (ref for ref in refs if (ref.corpus, ref.file) not in known)
     _freeze(config.run_dir, "pool", SoundRef, _blocks(new, RECORDINGS_IN_UNIT))
 
@@ -46,7 +46,7 @@ def freeze_images(config: Config, again: bool = False) -> None:
 
     A sample's bound is frozen with the first listing: images that come later join where they fall below it.
     """
-    known: dict[str, int] = {ref.uri: ref.below for ref in _frozen(config.run_dir, "concepts", ImageRef)}
+    known: dict[str, int] = dict(_frozen(config.run_dir, "concepts", ("uri", "below")))
     units = list_images(config.images, config.seed, below=next(iter(known.values()), None))
     if known:
         refs = (ref for unit in units for ref in unit)
@@ -98,16 +98,18 @@ def _identity(ref: ImageRef | SoundRef) -> Any:
     return ref.uri if isinstance(ref, ImageRef) else (ref.corpus, ref.file)
 
 
-def _frozen(run_dir: Place, stage: str, row_type: type) -> Iterator[Any]:
-    for unit in listed_units(run_dir, stage):
-        yield from read_rows(run_dir / layout.listing(stage, unit), row_type)
+def _frozen(run_dir: Place, stage: str, columns: tuple[str, str]) -> Iterator[tuple[Any, Any]]:
+    """Two columns of every listing, row by row."""
+    for _, table in read_tables(run_dir / layout.UNITS / stage, columns):
+        yield from zip(*(table[column].to_pylist() for column in columns), strict=True)
 
 
 def _freeze(run_dir: Place, stage: str, row_type: type, units: Iterable[Sequence[Any]]) -> None:
     taken = set(listed_units(run_dir, stage))
     free = (name for name in (f"{n:06d}" for n in count()) if name not in taken)
-    for rows in units:
-        _write_listing(run_dir, stage, next(free), row_type, rows)
+    named = ((next(free), rows) for rows in units)
+    for _ in for_each(run_dir, lambda unit: _write_listing(run_dir, stage, unit[0], row_type, unit[1]), named):
+        pass
 
 
 def _write_listing(run_dir: Place, stage: str, unit: str, row_type: type, rows: Sequence[Any]) -> None:

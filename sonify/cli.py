@@ -102,7 +102,7 @@ def _add_publish(subparsers: Any) -> None:
     command = _add(subparsers, "publish", "write the dataset as metadata, ready to upload", commands.publish)
     command.add_argument("run_dir", type=_run_dir, nargs="?", help="a finished run; none: --push what --out holds")
     command.add_argument("--out", type=Path, required=True, help="folder of the publication")
-    command.add_argument("--only-licences", default="", metavar="A,B", help="conditions or licences that may go out")
+    command.add_argument("--only-licences", metavar="A,B", help="conditions or licences that may go out")
     command.add_argument("--exclude", type=_place, metavar="FILE", help="images, recordings, clips to leave out")
     command.add_argument("--image-licence", metavar="TEXT", help="the licence of the images")
     command.add_argument("--licence", default="other", metavar="ID", help="of the metadata (default: %(default)s)")

@@ -53,13 +53,14 @@ def _print_comparison(config: Config) -> None:
     from sonify.publish.settings import adopt_settings
 
     found = compare_with_published(adopt_settings(config))
+    shards = found.shards_identical + found.shards_different + found.shards_absent
+    scenes = found.scenes_identical + found.scenes_different + found.scenes_absent
+    log.info("sounds: %s", ", ".join(f"{n:,} {copy}" for copy, n in found.sounds.items()))
+    if found.scenes_absent:
+        log.info("scenes: %s are left out; rejects/pair and rejects/render say why", f"{found.scenes_absent:,}")
     log.info(
-        "compared with %s: %s of %s shards have the published bytes, %s of %s scenes the published sound",
-        config.published.path if config.published else "",
-        f"{found.shards_identical:,}",
-        f"{found.shards_identical + found.shards_different + found.shards_absent:,}",
-        f"{found.scenes_identical:,}",
-        f"{found.scenes_identical + found.scenes_different + found.scenes_absent:,}",
+        "as published: %s of %s shards to the byte, %s of %s scenes to the sample",
+        *(f"{n:,}" for n in (found.shards_identical, shards, found.scenes_identical, scenes)),
     )
 
 
@@ -133,14 +134,16 @@ def gallery(arguments: argparse.Namespace) -> int:
 
 def publish(arguments: argparse.Namespace) -> int:
     """`sonify publish`."""
-    from sonify.publish.publish import PublishOptions, publish
+    from sonify.publish.publish import PublishOptions, publish, summary
     from sonify.publish.push import push
 
     if arguments.run_dir is None and not arguments.push:
         raise InputError("publish: expected a run to publish, or --push REPO to upload what --out holds already")
+    if arguments.dry_run and not arguments.push:
+        raise InputError("--dry-run: goes with --push REPO, and lists what would be uploaded")
     if arguments.run_dir is not None:
         options = PublishOptions(
-            only_licences=tuple(name.strip() for name in arguments.only_licences.split(",") if name.strip()),
+            only_licences=_words("--only-licences", arguments.only_licences),
             exclude=arguments.exclude,
             with_audio=arguments.with_audio,
             licence=arguments.licence,
@@ -148,13 +151,22 @@ def publish(arguments: argparse.Namespace) -> int:
         )
         made = publish(arguments.run_dir, arguments.out, options)
         print(f"{made.folder}: {made.files:,} files, {_gigabytes(made.size_bytes)}; start with {made.folder}/README.md")
+        print(summary(made))
     if arguments.push:
         sent = push(arguments.out, arguments.push, arguments.dry_run, arguments.private)
         for file in sent if arguments.dry_run else ():
             print(f"{file.sha256}  {file.size_bytes:>12,}  {file.path}")
         size = _gigabytes(sum(file.size_bytes for file in sent))
-        print(f"{len(sent):,} files, {size}, {'would go' if arguments.dry_run else 'are'} at {arguments.push}")
+        print(f"{len(sent):,} files, {size}, {'would go' if arguments.dry_run else 'are'} in {arguments.push}")
     return 0
+
+
+def _words(option: str, text: str | None) -> tuple[str, ...]:
+    """A list between commas; one that is given and empty is a mistake, such as a variable that is not set."""
+    words = tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    if text is not None and not words:
+        raise InputError(f"{option}: expected names between commas, found {text!r}")
+    return words
 
 
 def leakage(arguments: argparse.Namespace) -> int:

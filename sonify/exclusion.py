@@ -22,7 +22,9 @@ def read_exclusions(place: Place | None) -> frozenset[str]:
     try:
         with open_place(place) as file:
             lines = file.read().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"exclusion list {place}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"exclusion list {place}: expected one key or sha256 a line: {error}") from error
     if any("\0" in line for line in lines):
         raise InputError(f"exclusion list {place}: expected UTF-8 text, found NUL bytes: UTF-16, perhaps")

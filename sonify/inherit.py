@@ -4,14 +4,23 @@ What stages wrote is copied with its commits, so that the run that takes it over
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from sonify import layout
 from sonify.config import Config, Place
 from sonify.engine.files import write_atomically
-from sonify.engine.record import read_record, require_record, start_record, write_record
+from sonify.engine.record import (
+    StageRecord,
+    describe_difference,
+    read_record,
+    require_record,
+    start_record,
+    write_record,
+)
 from sonify.engine.store import files_below, for_each, read_whole
 from sonify.errors import InputError
+from sonify.stages.table import stages_of
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +46,7 @@ def take_concepts(config: Config, source: Place) -> None:
     theirs = {key: entry for key, entry in record.stages.items() if key.partition("/")[0] in STAGES}
     if not theirs:
         raise InputError(f"--concepts-from: {source} has no concepts yet; `sonify concepts --config FILE` finds them")
+    _check_settings(config, theirs, source)
     names = [f"{folder}/{name}" for folder in FOLDERS for name in files_below(source / folder)]
     _check_own(config, names, source)
     for folder in FOLDERS:
@@ -47,6 +57,15 @@ def take_concepts(config: Config, source: Place) -> None:
     models = {**record.models, **ours.models}
     write_record(config.run_dir, replace(ours, stages={**ours.stages, **theirs}, models=models))
     log.info("concepts: %d files of %s taken over", len(names), source)
+
+
+def _check_settings(config: Config, theirs: Mapping[str, StageRecord], source: Place) -> None:
+    """Nothing is copied that this run would refuse to go on with."""
+    for stage in stages_of(config):
+        before = theirs.get(stage.key)
+        if before is not None and before.digest != stage.digest:
+            difference = describe_difference(stage, before)
+            raise InputError(f"--concepts-from {source}: its {stage.key} are of another configuration: {difference}")
 
 
 def _copy(run_dir: Place, source: Place, name: str) -> None:

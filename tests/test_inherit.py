@@ -6,7 +6,7 @@ from sonify.errors import InputError
 from sonify.report.verify import verify
 from sonify.run import run
 from tests.engine.hashing import hash_run
-from tests.fakes import SUBJECTS, small_config, small_input, write_sounds
+from tests.fakes import SUBJECTS, picture, small_config, small_input, write_sounds
 from tests.stages.test_asking import extractor, say
 from tests.vlm.faulty_server import serving
 
@@ -59,8 +59,9 @@ def test_a_killed_takeover_goes_on(root):
 def test_a_run_with_other_concepts_is_left_alone(root):
     first = small_config(root)
     run(first)
-    images = {"kind": "folder", "path": str(root / "photos"), "shard_size": 5, "validation": 0}
-    second = small_config(root, run="second", images=images)
+    (root / "photos" / "new.jpg").write_bytes(picture(99))
+    (root / "photos" / "new.txt").write_text("a dog")
+    second = small_config(root, run="second")
     run(second)
     before = hash_run(second.run_dir)
     with pytest.raises(InputError, match="concepts of its own"):
@@ -72,8 +73,10 @@ def test_other_images_are_refused(root):
     first = small_config(root)
     run(first)
     images = {"kind": "folder", "path": str(root / "photos"), "shard_size": 5, "validation": 0}
+    second = small_config(root, run="second", images=images)
     with pytest.raises(InputError, match="shard_size"):
-        run(small_config(root, run="second", images=images), concepts_from=first.run_dir)
+        run(second, concepts_from=first.run_dir)
+    run(second)  # nothing was copied that stands in its way
 
 
 def test_what_is_no_run_is_refused(root):

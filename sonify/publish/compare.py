@@ -1,12 +1,14 @@
 """How a rendering compares with the one that was published: whole shards, and the mix of each scene."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.plan import iter_done
 from sonify.engine.store import stems
-from sonify.engine.tables import read_columns
+from sonify.engine.tables import read_columns, read_tables
 from sonify.publish.published import read_shards
 from sonify.publish.settings import published_folder
 from sonify.stages.table import stages_of
@@ -22,6 +24,7 @@ class Comparison:
     scenes_identical: int  # the same samples, whatever their encoding
     scenes_different: int
     scenes_absent: int
+    sounds: Mapping[str, int]  # of the scenes that were made: exact, equivalent, repaired
 
 
 def compare_with_published(config: Config) -> Comparison:
@@ -40,6 +43,7 @@ def compare_with_published(config: Config) -> Comparison:
         scenes_identical=scenes[0],
         scenes_different=scenes[1],
         scenes_absent=scenes[2],
+        sounds=_count_copies(config),
     )
 
 
@@ -63,6 +67,13 @@ def _compare_scenes(config: Config) -> tuple[int, int, int]:
         different += len(made) - same
         absent += len(expected.keys() - made.keys())
     return identical, different, absent
+
+
+def _count_copies(config: Config) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for _, table in read_tables(config.run_dir / layout.PAIRS, ["sources"]):
+        counts.update(table["sources"].combine_chunks().flatten().field("copy").to_pylist())
+    return dict(sorted(counts.items()))
 
 
 def _mixes(config: Config, table: str) -> dict[tuple[str, str], str]:

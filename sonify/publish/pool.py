@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import repeat
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -36,13 +37,16 @@ class Pool:
         self._numbers: dict[str, int] = {}
         self._licence_of = array("l")
         self._excluded = bytearray()
+        self.named: set[str] = set()  # lines of the exclusion list that name something here
         self._uses = array("q")
         licences: dict[str, int] = {}
         for unit in units:
             for row in read_columns(unit.table(layout.clips(unit.name)), COLUMNS).to_pylist():
                 self._numbers[row["clip"]] = len(self._numbers)
                 self._licence_of.append(licences.setdefault(row["licence"], len(licences)))
-                self._excluded.append(not excluded.isdisjoint(_names(row)) if excluded else False)
+                named = excluded & _names(row) if excluded else frozenset()
+                self.named |= named
+                self._excluded.append(bool(named))
                 self._uses.append(0)
         self.licences = tuple(licences)
 
@@ -90,7 +94,8 @@ def _names(row: dict[str, str]) -> frozenset[str]:
     ref = SoundRef(
         corpus=row["corpus"], file=row["file"], recording=row["recording"], text="", licence="", attribution=""
     )
-    return names_of(ref) | {row["clip"], row["sha256"]}
+    without_ending = PurePosixPath(ref.key).with_suffix("").as_posix()
+    return names_of(ref) | {row["clip"], row["sha256"], without_ending}
 
 
 def _published(clip: Clip, samples: np.ndarray, sample_rate_hz: int) -> PublishedClip:

@@ -74,6 +74,16 @@ def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions(
     return Publication(folder=out, record=record, files=len(sizes), size_bytes=sum(sizes))
 
 
+def summary(made: Publication) -> str:
+    """What went out, what did not, and what of it may be passed on as sound."""
+    statistics = made.record.statistics
+    scenes = sum(statistics.scenes.values())
+    left_out = "".join(f", {n:,} left out ({reason})" for reason, n in statistics.left_out.items() if n)
+    unknown = sum(n for conditions, n in statistics.conditions.items() if UNKNOWN in conditions)
+    hint = f": {unknown:,} have an unknown licence; --image-licence says that of the images" if unknown else ""
+    return f"{scenes:,} scenes{left_out}; {statistics.redistributable:,} may be passed on as sound{hint}"
+
+
 def _check_tools(options: PublishOptions) -> None:
     for library in ("huggingface_hub", "matplotlib"):
         if find_spec(library) is None:
@@ -89,6 +99,13 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
     tally = Tally()
     rules = _rules(config, stages["pool"], options)
     shards = _write_scenes(folder, config, stages, rules, tally)
+    if unnamed := sorted(rules.excluded - rules.pool.named):
+        log.warning(
+            "--exclude: %s of %s lines name nothing in this run, such as %r",
+            f"{len(unnamed):,}",
+            f"{len(rules.excluded):,}",
+            unnamed[0],
+        )
     if options.with_audio:
         refuse_audio(tally.obstacles, tally.scenes.total(), rules.image_licence)
         write_audio(folder, config.run_dir, shards, config.audio.sample_rate)

@@ -42,7 +42,7 @@ def push(out: Path, repo: str, dry_run: bool = False, private: bool = False) -> 
         TransientError: the hub is not to be reached, or broke off.
     """
     try:
-        validate_repo_id(repo)
+        validate_repo_id(repo if "/" in repo else "")
     except HFValidationError as error:
         raise InputError(f"--push {repo}: expected a repository such as you/sonified-images") from error
     planned = plan_push(out)

@@ -31,8 +31,9 @@ class Rules:
         """Why an image stays here with all its scenes, if it does."""
         first = scenes[0][0]
         clips = {source.clip for pair, _ in scenes for source in pair.sources}
-        names = exclusion_names(first.image, first.image_uri, first.image_sha256)
-        if not self.excluded.isdisjoint(names) or any(self.pool.is_excluded(clip) for clip in clips):
+        named = self.excluded & exclusion_names(first.image, first.image_uri, first.image_sha256)
+        self.pool.named.update(named)
+        if named or any(self.pool.is_excluded(clip) for clip in clips):
             return "excluded"
         licences = {self.image_licence, *(self.pool.licence_of(clip) for clip in clips)}
         return "licence" if self.allows and not all(self.allows(licence) for licence in licences) else None

@@ -12,6 +12,7 @@ from sonify.engine.record import read_record
 from sonify.engine.units import RECORDINGS_IN_UNIT
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound, read_header
+from sonify.publish.settings import published_folder
 from sonify.rows import ImageRef, SoundRef, SourceImage
 from sonify.sources.images import count_images, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound
@@ -66,13 +67,21 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
         images=images,
         recordings=len(refs),
         clips=clips,
-        units={"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), "concepts": len(units)},
+        units={"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), **_units_of_images(config, len(units))},
         model_calls=dict(_model_calls(plans, {"embeddings": clips, "features": images * scenes}, images)),
         pool_bytes=clips * (clip_bytes + EMBEDDING_BYTES),
         shard_bytes=round(images * (image_bytes + scenes * clip_bytes * FLAC_SHARE)),
         feature_bytes=images * _feature_bytes(config),
         seconds=_seconds(config, plans, {"pool": len(refs), "embeddings": clips} | by_scene, images),
     )
+
+
+def _units_of_images(config: Config, units: int) -> dict[str, int]:
+    """How many units the other listings have; those of a published folder are the folder's."""
+    if config.published is None:
+        return {"concepts": units}
+    folder = published_folder(config)
+    return {"concepts": len(folder.data), "copies": len(folder.clips)}
 
 
 def _images(config: Config, units: Sequence[Sequence[ImageRef]]) -> tuple[int, float]:

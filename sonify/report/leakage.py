@@ -109,8 +109,10 @@ def write_leakage(leakage: Leakage, out: Path) -> None:
     Recordings that are only named alike stand in the list as comments.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or holds something else.
     """
+    if out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
+        raise InputError(f"--out {out}: holds something else than a report; choose another place")
     lines = [line for match in leakage.images for line in (_comment(match.evaluation), match.image)]
     write_whole(out / "images.txt", "".join(f"{line}\n" for line in lines).encode())
     lines = []

@@ -9,6 +9,7 @@ import soundfile
 
 from sonify.errors import InputError
 from sonify.publish.compare import compare_with_published
+from sonify.publish.copies import is_as_loud
 from sonify.publish.publish import publish
 from sonify.publish.settings import adopt_settings
 from sonify.report.status import read_status
@@ -73,15 +74,34 @@ def test_what_was_rendered_elsewhere_can_be_published_again(first, copy):
 def test_stop_lists_what_is_missing_before_anything_is_rendered(first, copy):
     clip = remove_recording(copy, first / "run")
     (copy / "photos" / "004.jpg").unlink()
-    with pytest.raises(InputError, match=r"1 of \d+ clips .*\(folder 1\) and 1 of 20 images are missing") as caught:
+    with pytest.raises(InputError, match=r"1 of \d+ clips .*\(folder 1\), .*; 1 of 20 images are missing") as caught:
         run(elsewhere(copy))
     assert "copies.csv" in str(caught.value)
     assert not (copy / "run" / "pairs").exists()
     with (copy / "run" / "copies.csv").open() as file:
         rows = {row["clip"]: row for row in csv.DictReader(file)}
+    assert next(iter(rows)) == clip  # what is lost comes first
     assert [name for name, row in rows.items() if row["state"] != "exact"] == [clip]
+    assert rows[clip]["correlation"] == ""
     assert rows[clip]["state"] == "missing"
     assert (copy / "run" / "missing-images.txt").read_text() == "004_2ejpg\n"
+
+
+@pytest.mark.parametrize(
+    ("difference_lu", "local_peak_dbfs", "published_peak_dbfs", "as_loud"),
+    [
+        (0.5, -6.0, -6.0, True),
+        (-0.6, -6.0, -6.0, False),
+        (-0.6, -0.0003, -6.0, True),  # lowered by what its decoder overshot
+        (0.6, -0.0003, -6.0, False),
+        (0.6, -6.0, -0.0003, True),
+        (-3.1, -0.0003, -6.0, False),
+    ],
+)
+def test_a_clip_that_touches_full_scale_may_have_been_lowered(
+    difference_lu, local_peak_dbfs, published_peak_dbfs, as_loud
+):
+    assert is_as_loud(difference_lu, local_peak_dbfs, published_peak_dbfs) == as_loud
 
 
 def test_what_was_missing_is_found_by_the_same_command_once_it_is_here(first, copy):

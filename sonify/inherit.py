@@ -3,12 +3,14 @@
 What stages wrote is copied with its commits, so that the run that takes it over stands as if it had done it itself.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from sonify import layout
 from sonify.config import Config, Place
+from sonify.engine.commits import DamagedRecord, StoredCommit, parse_commit, read_commits
 from sonify.engine.files import write_atomically
 from sonify.engine.record import (
     StageRecord,
@@ -19,44 +21,39 @@ from sonify.engine.record import (
     write_record,
 )
 from sonify.engine.store import files_below, for_each, read_whole
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.stages.table import stages_of
 
 log = logging.getLogger(__name__)
 
 STAGES = ("concepts", "checks")
-# The commits last: what stands under one is whole.
-FOLDERS = (
-    f"{layout.UNITS}/concepts",
-    layout.ANSWERS,
-    layout.CONCEPTS,
-    layout.CHECKS,
-    *(f"{layout.REJECTS}/{stage}" for stage in STAGES),
-    *(f"{layout.COMMITS}/{stage}" for stage in STAGES),
-)
+LISTINGS = f"{layout.UNITS}/concepts"
 
 
 def take_concepts(config: Config, source: Place) -> None:
-    """Copy concepts, checks and answers of the run `source` into this one; what is there already stays.
+    """Copy the committed concepts, checks and answers of the run `source`; what is here already stays the same.
 
     Raises:
-        InputError: `source` is no run or has no concepts, or this run has others of its own.
+        InputError: `source` is no run or has no concepts, is of other images or models, or this run has concepts of
+            its own.
+        WorkError: a file of `source` is not what was committed.
     """
     record = require_record(source)
     theirs = {key: entry for key, entry in record.stages.items() if key.partition("/")[0] in STAGES}
-    if not theirs:
-        raise InputError(f"--concepts-from: {source} has no concepts yet; `sonify concepts --config FILE` finds them")
     _check_settings(config, theirs, source)
-    names = [f"{folder}/{name}" for folder in FOLDERS for name in files_below(source / folder)]
-    _check_own(config, names, source)
-    for folder in FOLDERS:
-        below = [name for name in names if name.startswith(f"{folder}/")]
-        for _ in for_each(config.run_dir, lambda name: _copy(config.run_dir, source, name), below):
-            pass
+    commits = _read_commits(source)  # first: what stands under a commit is whole, also where `source` is at work
+    if not commits:
+        raise InputError(f"--concepts-from: {source} has no concepts yet; `sonify concepts --config FILE` finds them")
+    listings = [f"{LISTINGS}/{name}" for name in files_below(source / LISTINGS)]
+    _check_own(config, {*listings, *(file.path for stored in commits for file in stored.commit.files)}, source)
+    for name in listings:
+        write_atomically(config.run_dir, name, _read(source, name))
+    for _ in for_each(config.run_dir, lambda stored: _copy(config.run_dir, source, stored), commits):
+        pass
     ours = start_record(config, read_record(config.run_dir))
     models = {**record.models, **ours.models}
     write_record(config.run_dir, replace(ours, stages={**ours.stages, **theirs}, models=models))
-    log.info("concepts: %d files of %s taken over", len(names), source)
+    log.info("concepts: %d commits of %s taken over", len(commits), source)
 
 
 def _check_settings(config: Config, theirs: Mapping[str, StageRecord], source: Place) -> None:
@@ -68,15 +65,42 @@ def _check_settings(config: Config, theirs: Mapping[str, StageRecord], source: P
             raise InputError(f"--concepts-from {source}: its {stage.key} are of another configuration: {difference}")
 
 
-def _copy(run_dir: Place, source: Place, name: str) -> None:
-    write_atomically(run_dir, name, read_whole(source / name))
+def _read_commits(source: Place) -> list[StoredCommit]:
+    folders = [f"{layout.COMMITS}/{stage}" for stage in STAGES]
+    places = [source / folder / name for folder in folders for name in files_below(source / folder)]
+    try:
+        return [parse_commit(place, data) for place, data in read_commits(places)]
+    except (DamagedRecord, FileNotFoundError) as error:
+        raise WorkError(f"--concepts-from: a commit of {source} is damaged or gone: {error}") from error
 
 
-def _check_own(config: Config, names: list[str], source: Place) -> None:
+def _check_own(config: Config, names: set[str], source: Place) -> None:
     """A run that was begun with these concepts may go on with them; one with others may not."""
-    here = [f"{folder}/{name}" for folder in FOLDERS for name in files_below(config.run_dir / folder)]
-    if foreign := sorted(set(here) - set(names)):
+    folders = (LISTINGS, layout.ANSWERS, layout.CONCEPTS, layout.CHECKS)
+    here = {f"{folder}/{name}" for folder in folders for name in files_below(config.run_dir / folder)}
+    if foreign := sorted(here - names):
         raise InputError(
             f"--concepts-from: {config.run_dir} has concepts of its own, which {source} lacks ({foreign[0]}): take"
             " another run_dir"
         )
+
+
+def _copy(run_dir: Place, source: Place, stored: StoredCommit) -> None:
+    """Copy what a commit names, and then the commit."""
+    commit = stored.commit
+    for file in commit.files:
+        data = _read(source, file.path)
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise WorkError(
+                f"--concepts-from: {source / file.path} is not what was committed; `sonify verify {source} --repair`,"
+                " then `sonify run` with its own configuration"
+            )
+        write_atomically(run_dir, file.path, data)
+    write_atomically(run_dir, layout.commit(commit.stage, commit.digest, commit.unit), read_whole(stored.place))
+
+
+def _read(source: Place, name: str) -> bytes:
+    try:
+        return read_whole(source / name)
+    except FileNotFoundError as error:
+        raise WorkError(f"--concepts-from: {source / name} is gone; is another command at work there?") from error

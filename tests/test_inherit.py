@@ -2,7 +2,7 @@
 
 import pytest
 
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.report.verify import verify
 from sonify.run import run
 from tests.engine.hashing import hash_run
@@ -67,6 +67,15 @@ def test_a_run_with_other_concepts_is_left_alone(root):
     with pytest.raises(InputError, match="concepts of its own"):
         run(second, concepts_from=first.run_dir)
     assert hash_run(second.run_dir) == before
+
+
+def test_damage_is_not_taken_over(root):
+    first = small_config(root)
+    run(first)
+    table = first.run_dir / "concepts/captions/000001.parquet"
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    with pytest.raises(WorkError, match=r"concepts/captions/000001\.parquet is not what was committed"):
+        run(small_config(root, run="second", audio=others(root)), concepts_from=first.run_dir)
 
 
 def test_other_images_are_refused(root):

@@ -118,14 +118,23 @@ def _describe(data: bytes) -> str:
 
 def _keep(place: UPath, holder: dict[str, str | int], ended: threading.Event) -> None:
     number = 0
+    beaten = time.monotonic()
     while not ended.wait(BEAT_SEC):
         number += 1
         try:
             if _holder(place) != holder["holder"]:
-                log.error("%s: another command took this run over; stopping", place.parent)
-                # a real signal wakes the main thread from whatever it waits for
-                signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
+                _stop(place, "another command took this run over")
                 return
             put_bytes(place, _beat(holder, number))
-        except TransientError as error:
-            log.warning("%s", error)  # the next beat tries again; what is written is safe without the lock
+            beaten = time.monotonic()
+        except (InputError, TransientError) as error:  # a store may refuse for a moment what it took before
+            log.warning("%s", error)
+            if time.monotonic() - beaten > STALE_SEC:
+                _stop(place, "the lock could not be kept fresh, and others may take this run over")
+                return
+
+
+def _stop(place: UPath, why: str) -> None:
+    log.error("%s: %s; stopping", place.parent, why)
+    # a real signal wakes the main thread from whatever it waits for
+    signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)

@@ -11,13 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from sonify.config.sections import Place
-from sonify.errors import WorkError
+from sonify.errors import InputError, WorkError
 from sonify.sources.files import open_local, open_place, read_ahead
 from sonify.sources.remote import ask, kind_of, list_sizes, read_remote_whole
 
@@ -124,13 +125,15 @@ def load_array(place: Place) -> np.ndarray:
 def put_file(source: Path, place: Place) -> None:
     """Upload a finished file: one request, or parts that become an object only together."""
     assert not isinstance(place, Path), place
-    ask(place, lambda: place.fs.put_file(str(source), place.path))
+    with _naming_bucket(place):
+        ask(place, lambda: place.fs.put_file(str(source), place.path))
 
 
 def put_bytes(place: Place, data: bytes) -> None:
     """Upload a small file, in one request."""
     assert not isinstance(place, Path), place
-    ask(place, lambda: place.fs.pipe_file(place.path, data))
+    with _naming_bucket(place):
+        ask(place, lambda: place.fs.pipe_file(place.path, data))
 
 
 def create(place: Place, data: bytes) -> bool:
@@ -140,10 +143,20 @@ def create(place: Place, data: bytes) -> bool:
     """
     assert not isinstance(place, Path), place
     try:
-        ask(place, lambda: place.fs.pipe_file(place.path, data, mode="create"))
+        with _naming_bucket(place):
+            ask(place, lambda: place.fs.pipe_file(place.path, data, mode="create"))
     except FileExistsError:
         return read_whole(place) == data
     return True
+
+
+@contextmanager
+def _naming_bucket(place: Place) -> Iterator[None]:
+    """What is not there when something is written is the bucket itself."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{place}: the store has no such bucket; make it, or check the name") from error
 
 
 def remove(place: Place) -> None:

@@ -175,6 +175,36 @@ def test_a_holder_that_loses_the_lock_is_interrupted(store, monkeypatch):
     assert size_of(place) is not None  # it is the other's
 
 
+def test_a_store_that_refuses_for_a_while_does_not_cost_the_lock(store, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SEC", 0.05)
+    monkeypatch.setattr(lease, "STALE_SEC", 60.0)
+    place = UPath("s3://bucket/run/lock", use_listings_cache=False)
+    refusals: list[str] = []
+    with lease.hold_object(place):
+        store.before_write = lambda environ: refusals.append(environ["PATH_INFO"]) or len(refusals) < 4
+        first = read_whole(place)
+        for _ in range(200):
+            if len(refusals) > 4 and read_whole(place) != first:
+                break
+            threading.Event().wait(0.05)
+        assert read_whole(place) != first  # it beats again
+    assert size_of(place) is None
+
+
+def test_a_holder_that_cannot_keep_its_lock_stops(store, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SEC", 0.05)
+    place = UPath("s3://bucket/run/lock", use_listings_cache=False)
+    waiting = threading.Event()
+    with pytest.raises(KeyboardInterrupt), lease.hold_object(place):  # noqa: PT012 - it comes while we work
+        store.before_write = lambda _environ: True
+        waiting.wait(20)
+
+
+def test_a_missing_bucket_is_named(store, root):
+    with pytest.raises(InputError, match="no such bucket"):
+        run(small_config(root, run_dir="s3://nowhere/run"))
+
+
 def test_a_damaged_record_in_a_store_is_named(store):
     place = UPath("s3://bucket/commits/bad.json")
     place.write_bytes(b"{}")

@@ -89,9 +89,8 @@ def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
     command.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
     command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
     command.set_defaults(name=name, redo=None, concepts_from=None, published=None, missing=None)
-    if name in ("run", "render"):
-        command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
     if name == "run":
+        command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
         command.add_argument("--concepts-from", type=_run_dir, metavar="RUN", help="take the concepts of another run")
     if name == "render":
         command.add_argument("--from", type=_place, dest="published", metavar="DIR", help="a published dataset")

@@ -139,8 +139,9 @@ def publish(arguments: argparse.Namespace) -> int:
 
     if arguments.run_dir is None and not arguments.push:
         raise InputError("publish: expected a run to publish, or --push REPO to upload what --out holds already")
-    if arguments.dry_run and not arguments.push:
-        raise InputError("--dry-run: goes with --push REPO, and lists what would be uploaded")
+    for option in ("dry_run", "private"):
+        if getattr(arguments, option) and not arguments.push:
+            raise InputError(f"--{option.replace('_', '-')}: goes with --push REPO")
     if arguments.run_dir is not None:
         options = PublishOptions(
             only_licences=_words("--only-licences", arguments.only_licences),
@@ -171,13 +172,13 @@ def _words(option: str, text: str | None) -> tuple[str, ...]:
 
 def leakage(arguments: argparse.Namespace) -> int:
     """`sonify leakage`."""
-    from sonify.report.leakage import DISTANCE, find_leakage, summary, write_leakage
+    from sonify.report.leakage import DISTANCE, HASH_BITS, find_leakage, summary, write_leakage
 
     if arguments.images is None and arguments.sounds is None:
         raise InputError("leakage: expected evaluation sets to compare with: --images DIR, --sounds DIR, or both")
     distance = DISTANCE if arguments.distance is None else arguments.distance
-    if not 0 <= distance <= 32:
-        raise InputError(f"--distance: expected 0 to 32 of the hash's 64 bits, found {distance}")
+    if not 0 <= distance <= HASH_BITS:
+        raise InputError(f"--distance: expected 0 to {HASH_BITS} bits, found {distance}")
     found = find_leakage(arguments.run_dir, arguments.images, arguments.sounds, distance)
     write_leakage(found, arguments.out)
     print(summary(found))

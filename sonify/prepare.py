@@ -30,6 +30,9 @@ def prepare(config: Config, chosen: Sequence[Stage], redo: str | None) -> RunRec
     """
     record = start_record(config, read_record(config.run_dir))
     replaced = _stages_below(config, redo) if redo is not None else frozenset()
+    keys = {stage.key for stage in chosen}
+    if before := [stage.key for stage in _up_to_last(config, chosen) if stage.key in replaced - keys]:
+        raise InputError(f"--redo {redo}: {', '.join(before)} would have to be done again as well: do all stages")
     for stage in _up_to_last(config, chosen):
         if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
             check_settings(config.run_dir, stage, record)

@@ -27,6 +27,7 @@ from sonify.engine.record import (
     write_record,
 )
 from sonify.engine.stage import Stage
+from sonify.engine.store import remove
 from sonify.engine.worker import Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.inherit import take_concepts
@@ -37,6 +38,9 @@ from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
 
 log = logging.getLogger(__name__)
+
+# A store that refuses, a model that is gone: what is wrong with so many units is not the units.
+MOST_IN_A_ROW = 50
 
 
 class Executor(Protocol):
@@ -149,6 +153,7 @@ class _Work:
         self._executor = executor
         self._display = display
         self._given_up: list[str] = []
+        self._in_a_row = 0
 
     def do(self, chosen: Sequence[Stage]) -> dict[str, Count]:
         """Do the chosen stages in order; the plans of the others are read off the run."""
@@ -189,6 +194,8 @@ class _Work:
         """Do what is to do of a stage, and return its plan as it is then."""
         stage = plan.stage
         self._note(with_stage(self._record, stage))
+        for place in plan.broken:  # a store takes no second commit of a unit
+            remove(place)
         if plan.tasks:
             stage.check()
             plan = self._do_tasks(plan)
@@ -214,6 +221,7 @@ class _Work:
                 if outcome.commit is None:
                     self._give_up(plan.stage, outcome)
                     continue
+                self._in_a_row = 0
                 commit = outcome.commit
                 done[commit.unit] = done_of(commit, hashlib.sha256(record_of(commit)).hexdigest())
                 tally, clips = total([tally, commit.rows]), add_clips(clips, commit.clips)
@@ -236,3 +244,9 @@ class _Work:
             raise DiskFull(outcome.error)
         log.error("%s unit %s given up: %s", stage.key, outcome.unit, outcome.error)
         self._given_up.append(f"{stage.key} {outcome.unit}")
+        self._in_a_row += 1
+        if self._in_a_row == MOST_IN_A_ROW:
+            raise WorkError(
+                f"{stage.key}: {MOST_IN_A_ROW} units one after another were given up, and none was done meanwhile; the"
+                " reasons are above, and the same command tries them again"
+            )

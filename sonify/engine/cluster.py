@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import AuthenticationError, RaySystemError
 
 from sonify.config import Config, Engine
@@ -97,9 +98,10 @@ def _keep_signals() -> Iterator[None]:
 
 
 def _join(engine: Engine, address: str) -> None:
-    if not _is_local(address) and not engine.unauthenticated:
-        _check_token(address)
     try:
+        address = _resolve(address)
+        if not _is_local(address) and not engine.unauthenticated:
+            _check_token(address)
         ray.init(address=address, **QUIET)
     except (AuthenticationError, ConnectionError, RaySystemError, RuntimeError, ValueError) as error:
         raise InputError(
@@ -114,26 +116,37 @@ def _check_token(address: str) -> None:
             f"engine.address: {address} is not on this machine and RAY_AUTH_MODE is not 'token': {why}, or"
             " engine.unauthenticated=true"
         )
-    if _answers_without_token(address):
+    if not _refuses_strangers(address):
         raise InputError(
             f"engine.address: {address} answers those who have no token: {why}, or engine.unauthenticated=true"
         )
 
 
-def _answers_without_token(address: str) -> bool:
-    """A cluster that was started without authentication takes any token, ours as well."""
+def _refuses_strangers(address: str) -> bool:
+    """A cluster that was started without authentication takes any token, ours as well.
+
+    Raises:
+        InputError: the cluster says neither that it is open nor that it is not.
+    """
     without = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH_")}
     # another process: this one's Ray has read its token already
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    probe = subprocess.run(  # noqa: S603 - our interpreter, and an address of the user's configuration
-        command,
-        env=without | {"RAY_AUTH_MODE": "disabled"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=PROBE_SECONDS,
-        check=False,
-    )
-    return probe.returncode == 0
+    try:
+        probe = subprocess.run(  # noqa: S603 - our interpreter, and an address of the user's configuration
+            command,
+            env=without | {"RAY_AUTH_MODE": "disabled"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"engine.address: nothing answers at {address} for {PROBE_SECONDS:g} s") from error
+    said = probe.stderr.decode(errors="replace")
+    if probe.returncode != 0 and AuthenticationError.__name__ not in said:
+        last = (said.strip().splitlines() or ["nothing"])[-1][:200]
+        raise InputError(f"engine.address: no cluster answers at {address}: {last}")
+    return probe.returncode != 0
 
 
 def _start(engine: Engine) -> None:
@@ -154,6 +167,17 @@ def _start(engine: Engine) -> None:
         raise WorkError("Ray does not listen on loopback only; start it yourself and set engine.address")
 
 
+def _resolve(address: str) -> str:
+    """What `auto` stands for: RAY_ADDRESS, or the cluster that was started on this machine.
+
+    Raises:
+        ConnectionError: there is none.
+        InputError: the address is a client's, whose driver would run elsewhere.
+    """
+    if address.startswith("ray://"):
+        raise InputError(f"engine.address: {address} is a Ray client's: give HOST:PORT, or submit the run as a job")
+    return str(get_ray_address_from_environment(address, None)) if address == "auto" else address
+
+
 def _is_local(address: str) -> bool:
-    host = address.removeprefix("ray://").rpartition(":")[0]
-    return address == "auto" or host in (LOOPBACK, "localhost", "[::1]")
+    return address.rpartition(":")[0] in (LOOPBACK, "localhost", "[::1]")

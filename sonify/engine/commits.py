@@ -97,6 +97,16 @@ def write_commit(run_dir: Place, commit: Commit) -> None:
         )
 
 
+def find_commit(run_dir: Place, stage: str, digest: str, unit: str) -> Commit | None:
+    """The commit of a unit in a store, where a worker that was given up may come after the one in its place."""
+    if isinstance(run_dir, Path):
+        return None
+    try:
+        return read_commit(run_dir / layout.commit(stage, digest, unit)).commit
+    except FileNotFoundError:
+        return None
+
+
 def record_of(commit: Commit) -> bytes:
     """The commit's record, as it is written."""
     record = dataclasses.asdict(commit)

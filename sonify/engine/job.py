@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sonify import layout
 from sonify.config.sections import Place
-from sonify.engine.commits import Commit, Count, write_commit
+from sonify.engine.commits import Commit, Count, find_commit, write_commit
 from sonify.engine.files import Transaction, naming_full_disk
 from sonify.engine.tables import TableWriter, storable
 from sonify.errors import WorkError
@@ -132,6 +132,8 @@ def run_task(run_dir: Place, job: Job, task: Task, crashed: Mapping[int, str]) -
             )
         assert count.balances(), (task, count)
         assert clips is None or clips.balances(), (task, clips)
+        if (standing := find_commit(run_dir, task.stage, task.digest, task.unit)) is not None:
+            return standing  # another worker was faster, who was thought dead: its files stay
         commit = Commit(
             stage=task.stage,
             unit=task.unit,

@@ -69,8 +69,15 @@ def hold_object(place: UPath) -> Iterator[None]:
     finally:
         ended.set()
         keeper.join()
+        _release(place, holder)
+
+
+def _release(place: UPath, holder: dict[str, str | int]) -> None:
+    try:
         if _holder(place) == holder["holder"]:
             remove(place)
+    except (InputError, TransientError) as error:  # how the command ended matters more than a lock that will grow old
+        log.warning("%s: the lock could not be given back: %s", place.parent, error)
 
 
 def _beat(holder: dict[str, str | int], number: int) -> bytes:

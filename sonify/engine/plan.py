@@ -41,6 +41,7 @@ class Plan:
     tasks: tuple[Task, ...]
     waiting: tuple[str, ...]
     stale: str = ""  # names a unit that was made from other input than there is now
+    broken: tuple[Place, ...] = ()  # commits whose files are gone or cut
 
     @property
     def complete(self) -> bool:
@@ -59,14 +60,17 @@ def iter_done(run_dir: Place, stage: Stage) -> Iterator[StoredCommit]:
     Raises:
         WorkError: a record is damaged.
     """
+    return (stored for stored, whole in _iter_commits(run_dir, stage) if whole)
+
+
+def _iter_commits(run_dir: Place, stage: Stage) -> Iterator[tuple[StoredCommit, bool]]:
     size_of = Sizes(run_dir)
     for place, data in read_commits(commit_files(run_dir, stage.name, stage.digest)):
         try:
             stored = parse_commit(place, data)
         except DamagedRecord as error:
             raise WorkError(f"{place}: {error}; `sonify verify {run_dir} --repair` withdraws it") from error
-        if all(size_of(file.path) == file.size_bytes for file in stored.commit.files):
-            yield stored
+        yield stored, all(size_of(file.path) == file.size_bytes for file in stored.commit.files)
 
 
 def plan_stage(run_dir: Place, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
@@ -88,9 +92,12 @@ def plan_stage(run_dir: Place, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
     possible = {unit: inputs | whole for unit, inputs in _inputs_of(run_dir, stage, units, plans)}
     done: dict[str, Done] = {}
     rows, clips, stale = total([]), None, ""
-    for stored in iter_done(run_dir, stage):
+    broken: list[Place] = []
+    for stored, whole_files in _iter_commits(run_dir, stage):
         commit = stored.commit
-        if commit.unit in possible:
+        if not whole_files:
+            broken.append(stored.place)
+        elif commit.unit in possible:
             done[commit.unit] = done_of(commit, stored.sha256)
             rows, clips = total([rows, commit.rows]), add_clips(clips, commit.clips)
             stale = stale or _describe_stale(stage, commit, possible[commit.unit])
@@ -103,6 +110,7 @@ def plan_stage(run_dir: Place, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
         tasks=tuple(tasks),
         waiting=tuple(unit for unit in units if unit not in possible),
         stale=stale,
+        broken=tuple(broken),
     )
 
 

@@ -34,7 +34,6 @@ _CLIENT_ERRORS = (
     ("google.api_core.exceptions", "GoogleAPIError"),
     ("httpx", "HTTPError"),
     ("huggingface_hub.errors", "HfHubHTTPError"),
-    ("httpx", "HTTPError"),
     ("httpx2", "HTTPError"),
 )
 _NO_CREDENTIALS = re.compile("Credential|Token|Profile|RefreshError|ParamValidation")
@@ -67,11 +66,6 @@ def ask(place: UPath, request: Callable[[], Result]) -> Result:
                 raise TransientError(f"{place}: cannot be reached: {_brief(error)}") from error
             time.sleep(wait_sec * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
     raise AssertionError("unreachable: the last try returns or raises")
-
-
-def is_remote(place: Path | UPath) -> bool:
-    """Whether a place is on another machine."""
-    return not isinstance(place, Path)
 
 
 def kind_of(place: Path | UPath) -> Literal["file", "folder"] | None:

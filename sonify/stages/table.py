@@ -21,6 +21,7 @@ from sonify.config import (
     VlmExtractor,
 )
 from sonify.engine.stage import Stage
+from sonify.engine.store import read_whole
 from sonify.publish import adopt, copies, scenes
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
@@ -284,6 +285,6 @@ def _content(path: Place | None) -> str:
     if path is None:
         return ""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_whole(path)).hexdigest()
     except FileNotFoundError:
         return "gone"  # a run that is only looked at needs no input

@@ -119,6 +119,12 @@ def test_a_cluster_elsewhere_needs_a_token_and_an_absolute_run_directory(tmp_pat
     elsewhere = {"kind": "ray", "address": "192.0.2.77:6379"}
     with pytest.raises(InputError, match="RAY_AUTH_MODE=token on all nodes"):
         run(small_config(tmp_path, engine=elsewhere))
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.77:6379")  # which is what `auto` stands for
+    with pytest.raises(InputError, match="RAY_AUTH_MODE=token on all nodes"):
+        run(small_config(tmp_path, engine={"kind": "ray", "address": "auto"}))
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(InputError, match="Ray client's"):
+        run(small_config(tmp_path, engine={"kind": "ray", "address": "ray://192.0.2.77:10001"}))
     relative = small_config(tmp_path, engine=elsewhere | {"unauthenticated": True})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="absolute path that all nodes see"):

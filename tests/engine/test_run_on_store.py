@@ -14,12 +14,14 @@ from upath import UPath
 from sonify import layout
 from sonify.engine import lease
 from sonify.engine.commits import DamagedRecord, read_commit, write_commit
+from sonify.engine.job import Task, run_task
 from sonify.engine.store import create, files_below, read_whole, size_of
 from sonify.errors import InputError, WorkError
 from sonify.report.gallery import build_gallery
 from sonify.report.status import read_status
 from sonify.report.verify import verify
 from sonify.run import run
+from sonify.stages.table import stages_of
 from tests.engine.hashing import hash_run
 from tests.fakes import small_config, small_input
 from tests.stores import running_store
@@ -133,6 +135,38 @@ def test_a_store_that_fails_in_the_middle_leaves_units_undone_and_rejects_nothin
     store.before_write = lambda _environ: False
     run(config)
     assert hash_run(config.run_dir) == expected
+
+
+def test_a_unit_whose_files_are_lost_is_committed_again(store, root, expected):
+    config = config_of(root, "run")
+    run(config)
+    shard = next(name for name in expected if name.endswith(".tar"))
+    (config.run_dir / shard).unlink()
+    commit = next(name for name in expected if name.startswith("commits/render"))
+    record = read_commit(config.run_dir / commit).commit
+    other = replace(record, files=tuple(replace(file, sha256="0" * 64) for file in record.files))
+    (config.run_dir / commit).unlink()
+    write_commit(config.run_dir, other)  # as of a model that said something else the first time
+    run(config)
+    assert hash_run(config.run_dir) == expected
+
+
+def test_a_worker_that_comes_late_leaves_the_files_that_are_committed(store, root, expected):
+    config = config_of(root, "run")
+    run(config)
+    stage = next(stage for stage in stages_of(config) if stage.name == "render")
+    commit = read_commit(config.run_dir / next(n for n in expected if n.startswith("commits/render"))).commit
+    before = store.objects_written
+    task = Task(stage="render", part="", unit=commit.unit, digest=stage.digest, inputs={}, rows_expected=None)
+    assert run_task(config.run_dir, stage.load(), task, {}) == commit
+    assert store.objects_written == before
+
+
+def test_a_lock_that_cannot_be_given_back_does_not_hide_how_the_command_ended(store):
+    place = UPath("s3://bucket/run/lock", use_listings_cache=False)
+    with pytest.raises(WorkError, match="the cause"), lease.hold_object(place):  # noqa: PT012 - as in a command
+        store.serves_objects = 0
+        raise WorkError("the cause")
 
 
 def test_a_commit_is_created_only_if_absent(store):

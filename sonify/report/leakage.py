@@ -136,6 +136,10 @@ def _compare_images(
         table = read_columns(run_dir / layout.pairs(unit), ["image", "image_uri", "image_sha256"])
         paired = {row["image"]: row for row in table.to_pylist()}
         hashes = dict(_shard_hashes(run_dir, unit))
+        if foreign := hashes.keys() - paired.keys():
+            raise WorkError(
+                f"{run_dir}: unit {unit} has {min(foreign)} in its shard and no pair of it; `sonify verify`"
+            )
         compared += len(hashes)
         for key, (bits, number) in zip(hashes, seen.near.nearest(list(hashes.values())), strict=True):
             same = seen.by_sha256.get(paired[key]["image_sha256"])

@@ -1,7 +1,6 @@
 """`sonify verify`: does every file of a run hold what was committed? `--repair` withdraws what does not."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,9 +10,9 @@ from sonify.config.sections import Place
 from sonify.engine.commits import (
     Commit,
     DamagedRecord,
-    StoredCommit,
     open_record,
     parse_commit,
+    read_commit,
     read_commits,
     withdraw,
 )
@@ -23,6 +22,7 @@ from sonify.engine.tables import count_rows
 from sonify.engine.tars import index_tar
 from sonify.errors import InputError
 from sonify.run import open_run
+from sonify.sources.files import read_ahead
 
 HASHING_THREADS = 8
 
@@ -47,7 +47,7 @@ class Verification:
 
 
 def verify(run_dir: Place, repair: bool = False) -> Verification:
-    """Re-hash every committed file and listing and check every count.
+    """Re-hash every committed file and listing and check every count; of a commit that is right, little is held.
 
     Args:
         run_dir: the run.
@@ -59,32 +59,46 @@ def verify(run_dir: Place, repair: bool = False) -> Verification:
     if size_of(run_dir / layout.RUN) is None and not folders_in(run_dir / layout.COMMITS):
         raise InputError(f"{run_dir}: not a run: expected {layout.RUN} and {layout.COMMITS}/ in it")
     with open_run(run_dir):
-        stored, damage = _read_commits(run_dir)
-        damage += _check_run_record(run_dir)
-        with ThreadPoolExecutor(HASHING_THREADS) as threads:
-            for found in threads.map(lambda commit: list(_check_commit(run_dir, commit)), stored):
-                damage += found
-        damage += _check_listings(run_dir, stored)
+        damage = list(_check_run_record(run_dir))
+        commits = files = 0
+        listings: dict[str, str] = {}
+        places = (run_dir / layout.COMMITS / name for name in files_below(run_dir / layout.COMMITS) if _is_record(name))
+        for checked in read_ahead(lambda item: _check_record(run_dir, *item), read_commits(places), HASHING_THREADS):
+            commits += 1
+            files += checked.files
+            listings |= checked.listing
+            damage += checked.damage
+        damage += _check_listings(run_dir, listings)
         if repair:
-            _withdraw_damaged(run_dir, stored, damage)
-    return Verification(
-        commits=len(stored),
-        files=sum(len(s.commit.files) for s in stored),
-        damage=tuple(damage),
-        repaired=repair,
+            _withdraw_damaged(run_dir, damage)
+    return Verification(commits=commits, files=files, damage=tuple(damage), repaired=repair)
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    """What one commit says and what is wrong with it; `listing` is the hash of the listing that it was made from."""
+
+    files: int
+    listing: Mapping[str, str]
+    damage: tuple[Damage, ...]
+
+
+def _check_record(run_dir: Place, place: Place, data: bytes) -> _Checked:
+    record = f"{layout.COMMITS}/{'/'.join(place.parts[-3:])}"
+    try:
+        commit = parse_commit(place, data).commit
+    except DamagedRecord as error:
+        return _Checked(files=0, listing={}, damage=(Damage(path=record, what=str(error), record=record),))
+    path = layout.listing(commit.stage, commit.unit)
+    return _Checked(
+        files=len(commit.files),
+        listing={path: commit.inputs["listing"]} if "listing" in commit.inputs else {},
+        damage=tuple(_check_commit(run_dir, commit, record)),
     )
-
-
-def _read_commits(run_dir: Place) -> tuple[list[StoredCommit], list[Damage]]:
-    stored: list[StoredCommit] = []
-    damage: list[Damage] = []
-    records = [f"{layout.COMMITS}/{name}" for name in files_below(run_dir / layout.COMMITS) if name.endswith(".json")]
-    for record, (place, data) in zip(records, read_commits(run_dir / path for path in records), strict=True):
-        try:
-            stored.append(parse_commit(place, data))
-        except DamagedRecord as error:
-            damage.append(Damage(path=record, what=str(error), record=record))
-    return stored, damage
 
 
 def _check_run_record(run_dir: Place) -> Iterator[Damage]:
@@ -95,9 +109,7 @@ def _check_run_record(run_dir: Place) -> Iterator[Damage]:
         yield Damage(path=layout.RUN, what=str(error), record="")
 
 
-def _check_commit(run_dir: Place, stored: StoredCommit) -> Iterator[Damage]:
-    commit = stored.commit
-    record = layout.commit(commit.stage, commit.digest, commit.unit)
+def _check_commit(run_dir: Place, commit: Commit, record: str) -> Iterator[Damage]:
     for file in commit.files:
         if what := _check_file(run_dir / file.path, file) or _check_count(run_dir, commit, file.path):
             yield Damage(path=file.path, what=what, record=record)
@@ -144,13 +156,8 @@ def _check_index(path: Place) -> str:
     return "" if found == samples else f"expected {samples} rows, found {found}"
 
 
-def _check_listings(run_dir: Place, stored: Sequence[StoredCommit]) -> Iterator[Damage]:
+def _check_listings(run_dir: Place, expected: Mapping[str, str]) -> Iterator[Damage]:
     """Compare the frozen listings with the hashes that the first stages' commits hold."""
-    expected = {
-        layout.listing(s.commit.stage, s.commit.unit): s.commit.inputs["listing"]
-        for s in stored
-        if "listing" in s.commit.inputs
-    }
     for path, sha256 in sorted(expected.items()):
         if size_of(run_dir / path) is None:
             yield Damage(path=path, what="missing", record="")
@@ -158,13 +165,11 @@ def _check_listings(run_dir: Place, stored: Sequence[StoredCommit]) -> Iterator[
             yield Damage(path=path, what="another sha256", record="")
 
 
-def _withdraw_damaged(run_dir: Place, stored: Sequence[StoredCommit], damage: Sequence[Damage]) -> None:
+def _withdraw_damaged(run_dir: Place, damage: Sequence[Damage]) -> None:
     """Undo what is damaged. A listing is removed alone: listed again it is the same, or the next run says so."""
-    records = {d.record for d in damage if d.record}
     damaged = {d.path for d in damage}
-    for commit in stored:
-        if layout.commit(commit.commit.stage, commit.commit.digest, commit.commit.unit) in records:
-            withdraw(run_dir, commit, damaged)
+    for record in dict.fromkeys(d.record for d in damage if d.record and d.record not in damaged):
+        withdraw(run_dir, read_commit(run_dir / record), damaged)
     for d in damage:
-        if d.path in records or not d.record:
+        if d.path == d.record or not d.record:
             remove(run_dir / d.path)

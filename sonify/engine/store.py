@@ -80,7 +80,7 @@ class Sizes:
         path = PurePosixPath(relative)
         folder = path.parent.as_posix()
         if folder not in self._folders:
-            self._folders[folder] = list_sizes(self._run_dir / folder)
+            self._folders[folder] = list_sizes(self._run_dir if folder == "." else self._run_dir / folder)
         return self._folders[folder].get(path.name)
 
 

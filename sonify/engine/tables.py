@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -93,11 +93,16 @@ def read_rows(path: Place, row_type: type[Row]) -> Iterator[Row]:
     Raises:
         WorkError: the table is missing or damaged.
     """
-    build = _builder(row_type)
     with _naming_damage(path), pq.ParquetFile(_source(path)) as file:
-        for batch in file.iter_batches(ROWS_IN_GROUP):
-            for row in batch.to_pylist():
-                yield build(row)
+        yield from rows_of(file.iter_batches(ROWS_IN_GROUP), row_type)
+
+
+def rows_of(batches: Iterable[pa.RecordBatch], row_type: type[Row]) -> Iterator[Row]:
+    """Rows out of batches of such columns."""
+    build = _builder(row_type)
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield build(row)
 
 
 def _builder(row_type: type) -> typing.Callable[[dict[str, Any]], Any]:

@@ -15,9 +15,10 @@ from sonify.config.sections import Place
 from sonify.engine.files import write_atomically
 from sonify.engine.store import for_each, remove, stems
 from sonify.engine.tables import read_rows, read_tables, write_rows
-from sonify.publish.published import ClipsFile, verify_published
+from sonify.publish.published import ClipsFile
 from sonify.publish.scenes import refs_of
 from sonify.publish.settings import published_folder
+from sonify.publish.verified import verify_published
 from sonify.rows import ImageRef, SoundRef
 from sonify.sources.images import list_images
 from sonify.sources.sounds import list_sounds
@@ -64,7 +65,7 @@ def freeze_published(config: Config) -> None:
         InputError: the folder is damaged, or not what it should be.
     """
     folder = published_folder(config)
-    verify_published(folder)
+    verify_published(folder, config)
     images = {unit: refs_of(config, folder, unit) for unit in folder.data}
     clips = {unit: [ClipsFile(file=name, sha256=folder.files[name])] for unit, name in folder.clips.items()}
     listings = (("concepts", ImageRef, images), ("copies", ClipsFile, clips))

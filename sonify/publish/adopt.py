@@ -12,7 +12,7 @@ from sonify.engine.tables import read_rows
 from sonify.exclusion import exclusion_names, read_exclusions
 from sonify.mixing import gain_to_target_db
 from sonify.publish.copies import Copy, State, read_copies
-from sonify.publish.scenes import PublishedImage, PublishedScene, pair_of
+from sonify.publish.scenes import PublishedImage, PublishedScene, images_at_once, pair_of
 from sonify.retrieval.encoders import query_text
 from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
@@ -29,7 +29,7 @@ def load(config: Config) -> Job:
         read=lambda unit: read_scenes(config, unit),
         process=AdoptStage(config, copies, pool),
         open_sink=lambda unit, transaction, _rejects: PairSink(transaction, unit),
-        batch_rows=512,
+        batch_rows=images_at_once(config.scenes),
         scenes=config.scenes,
     )
 
@@ -76,7 +76,7 @@ class AdoptStage:
         return query_text(_concept(source), self._config.retrieval.query)
 
     def _is_here(self, source: SourceClip) -> bool:
-        return source.clip in self._copies and self._copies[source.clip].found
+        return self._copies[source.clip].found
 
     def _adopt(self, image: PublishedImage, rankings: Mapping[str, Mapping[str, Ranking]]) -> PairedImage | Rejected:
         results = [self._adopt_scene(scene, rankings.get(scene.split, {})) for scene in image.scenes]
@@ -90,8 +90,7 @@ class AdoptStage:
             if n in kept:
                 continue
             if not self._pool:
-                copy = self._copies.get(source.clip)
-                detail = f"{source.clip}: {copy.state if copy else State.MISSING}"
+                detail = f"{source.clip}: {self._copies[source.clip].state}"
                 return Rejected(key=scene.image, reason=Reason.MISSING, scene=scene.scene, detail=detail)
             drawn = self._draw(scene, source, rankings, used)
             if drawn is None:

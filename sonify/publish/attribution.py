@@ -6,15 +6,17 @@ from itertools import groupby
 from pathlib import Path
 
 from sonify.publish.markdown import escape
+from sonify.publish.rows import AUDIO
 
 ATTRIBUTION = "ATTRIBUTION.md"
 LONGEST_CREDIT = 2000  # names and links are never as long; what is longer is no credit
 
 _HEAD = """# Attribution
 
-The recordings that are heard in this dataset, by corpus and licence as the corpora state them. None of them is in this
-folder, unless there is a folder `audio`.
+The recordings that are heard in this dataset, by corpus and licence as the corpora state them.
 """
+_WITH_AUDIO = "What is in this folder of them are their mixes, in `audio`.\n"
+_WITHOUT_AUDIO = "None of them is in this folder.\n"
 
 
 def write_attribution(out: Path, clips: Iterable[tuple[str, str, str, str, str, str]]) -> None:
@@ -29,7 +31,7 @@ def write_attribution(out: Path, clips: Iterable[tuple[str, str, str, str, str, 
             "SELECT corpus, licence, recording, min(file), min(text), attribution FROM clip"
             " GROUP BY corpus, licence, recording, attribution ORDER BY 1, 2, 3, 6"
         )
-        file.write(_HEAD)
+        file.write(_HEAD + (_WITH_AUDIO if (out / AUDIO).is_dir() else _WITHOUT_AUDIO))
         for corpus, of_corpus in groupby(rows, key=lambda row: row[0]):
             file.write(f"\n## {escape(corpus)}\n")
             for licence, of_licence in groupby(of_corpus, key=lambda row: row[1]):

@@ -1,37 +1,63 @@
 """Tables of a stranger: looked at before their rows are unpacked, which a few kilobytes can make into gigabytes."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sonify.config.sections import Place
-from sonify.engine.tables import ROWS_IN_GROUP, schema_of
+from sonify.engine.tables import rows_of, schema_of
 from sonify.errors import InputError
-from sonify.sources.files import open_place
+from sonify.publish.foreign import open_inside
+
+Row = TypeVar("Row")
 
 # What `sonify publish` writes stays far below each of these.
 MAX_ROWS = 10_000_000  # of a file
 MAX_GROUP_BYTES = 256 << 20  # of a row group, decompressed but with each different text once
-MAX_VALUES_IN_ROW = 1000  # of a list: sources, conditions
+MAX_VALUES_IN_ROW = 100  # of a list: sources (`concepts.max_concepts` is at most that), conditions
 MAX_TEXT_BYTES = 64 << 10
+# Rows that are Python objects at once, and all their texts then: 128 KB a row, where a row of ours has some 3.
+ROWS_AT_ONCE = 512
+MAX_TEXTS_BYTES = 64 << 20
 
 
-def check_table(place: Place, row_type: type) -> None:
-    """Make sure that a table's rows can be read: their columns, their number and how long their texts are.
+def read_table(folder: Place, name: str, row_type: type[Row]) -> Iterator[Row]:
+    """Read a table's rows in order; some of them at a time become objects, after a look at how large they are.
 
     Raises:
         InputError: it is no Parquet file, has other columns, or holds more than any such file does.
     """
-    try:
-        with open_place(place) as source, pq.ParquetFile(source) as file:
+    place = folder / name
+    with _naming_faults(place):
+        with open_inside(folder, name) as source, pq.ParquetFile(source) as file:
             _check_footer(place, file, row_type)
-        with open_place(place) as source, pq.ParquetFile(source, read_dictionary=_texts_of(file)) as packed:
-            for batch in packed.iter_batches(ROWS_IN_GROUP, use_threads=False):
-                _check_texts(place, batch)
+            texts = _texts_of(file)
+        with open_inside(folder, name) as source, pq.ParquetFile(source, read_dictionary=texts) as packed:
+            yield from rows_of(_unpack(place, packed, schema_of(row_type)), row_type)
+
+
+@contextmanager
+def _naming_faults(place: Place) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{place}: not a Parquet file ({str(error).splitlines()[0][:200]})") from error
+        raise InputError(f"{place}: not a Parquet file ({str(error).splitlines()[0][:200]!r})") from error
+
+
+def _unpack(place: Place, packed: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Batches as they are read otherwise; each is checked while every different text is there once."""
+    for batch in packed.iter_batches(ROWS_AT_ONCE, use_threads=False):
+        size_bytes = 0
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            _check_lists(place, name, column)
+            size_bytes += _check_texts(place, name, column)
+        if size_bytes > MAX_TEXTS_BYTES:
+            raise InputError(f"{place}: {size_bytes} bytes of text in {len(batch)} rows: too many")
+        yield batch.cast(schema)
 
 
 def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> None:
@@ -43,8 +69,8 @@ def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> None:
         values = max(group.column(n).num_values for n in range(group.num_columns))
         if group.total_byte_size > MAX_GROUP_BYTES or values > MAX_VALUES_IN_ROW * max(group.num_rows, 1):
             raise InputError(f"{place}: {group.total_byte_size} bytes or {values} values in one row group: too many")
-    if file.metadata.num_rows > MAX_ROWS:
-        raise InputError(f"{place}: {file.metadata.num_rows} rows, at most {MAX_ROWS} are read")
+    if not 0 < file.metadata.num_rows <= MAX_ROWS:
+        raise InputError(f"{place}: {file.metadata.num_rows} rows, expected some and at most {MAX_ROWS}")
 
 
 def _columns(schema: pa.Schema) -> str:
@@ -57,19 +83,30 @@ def _texts_of(file: pq.ParquetFile) -> list[str]:
     return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
 
 
-def _check_texts(place: Place, batch: pa.RecordBatch) -> None:
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        for texts in _dictionaries(column):
-            lengths = pc.binary_length(texts)  # pyright: ignore[reportAttributeAccessIssue] - made at import
-            longest = max(lengths.to_pylist(), default=0)
-            if longest > MAX_TEXT_BYTES:
-                raise InputError(f"{place}: {name}: a text of {longest} bytes, at most {MAX_TEXT_BYTES} are read")
+def _check_lists(place: Place, name: str, column: pa.Array) -> None:
+    if isinstance(column, pa.ListArray):
+        longest = max(column.value_lengths().to_pylist(), default=0)
+        if longest > MAX_VALUES_IN_ROW:
+            raise InputError(f"{place}: {name}: {longest} values in one row, at most {MAX_VALUES_IN_ROW} are read")
 
 
-def _dictionaries(column: pa.Array) -> Iterator[pa.Array]:
-    """The different texts of a column: whoever looks at them one by one unpacks nothing."""
+def _check_texts(place: Place, name: str, column: pa.Array) -> int:
+    """Look at each different text of a column, and return the bytes of all when they are unpacked."""
+    size_bytes = 0
+    for texts in _dictionaries(column):
+        texts.dictionary.validate(full=True)  # raises where they are no UTF-8
+        lengths = pc.binary_length(texts.dictionary)  # pyright: ignore[reportAttributeAccessIssue] - made at import
+        longest = max(lengths.to_pylist(), default=0)
+        if longest > MAX_TEXT_BYTES:
+            raise InputError(f"{place}: {name}: a text of {longest} bytes, at most {MAX_TEXT_BYTES} are read")
+        size_bytes += int(lengths.to_numpy()[texts.indices.to_numpy()].sum())
+    return size_bytes
+
+
+def _dictionaries(column: pa.Array) -> Iterator[pa.DictionaryArray]:
+    """The texts of a column, each different one once."""
     if isinstance(column, pa.DictionaryArray):
-        yield column.dictionary
+        yield column
     elif isinstance(column, pa.ListArray):
         yield from _dictionaries(column.values)
     elif isinstance(column, pa.StructArray):

@@ -48,7 +48,7 @@ def write_card(out: Path, record: PublishedRecord, licence: str) -> None:
         _making(record),
         _figures(record),
         _licences(record, licence),
-        card_text.LIMITS,
+        _limits(record),
         _rendering(record),
         card_text.TAKEDOWNS,
     )
@@ -67,6 +67,7 @@ def _head(out: Path, name: str, record: PublishedRecord) -> str:
     audio = card_text.WITH_AUDIO if (out / AUDIO).is_dir() else card_text.WITHOUT_AUDIO
     images, scenes = sum(statistics.images.values()), sum(statistics.scenes.values())
     splits = [(split, statistics.images[split], statistics.scenes[split]) for split in statistics.images]
+    again = card_text.REPUBLISHED.format(digest=record.rendered_from) if record.rendered_from else ""
     return f"""# {name}
 
 What could be heard in {images:,} images: {scenes:,} soundscapes, each a list of recordings with the loudness at which
@@ -75,7 +76,19 @@ they are mixed. {audio}
 {table(("split", "images", "scenes"), splits)}
 
 Scenes of each image: {", ".join(escape(scene) for scene in record.scenes)}.
-{card_text.LOADING}"""
+{_paragraph(again)}{_paragraph(_copies(statistics.copies))}{card_text.LOADING}"""
+
+
+def _paragraph(text: str) -> str:
+    return f"\n{text}" if text else ""
+
+
+def _copies(copies: Mapping[str, int]) -> str:
+    exact, equivalent, repaired = (copies.get(copy, 0) for copy in ("exact", "equivalent", "repaired"))
+    sounds = sum(copies.values())
+    if exact == sounds:
+        return ""
+    return card_text.COPIES.format(sounds=sounds, exact=exact, equivalent=equivalent, repaired=repaired)
 
 
 def _making(record: PublishedRecord) -> str:
@@ -151,7 +164,7 @@ def _licences(record: PublishedRecord, licence: str) -> str:
     )
     return f"""## Conditions and licences
 
-The licence of the metadata, which is what lies in this folder, is `{licence}`. {card_text.CONDITIONS}
+The licence of the metadata is `{licence}`. {card_text.CONDITIONS}
 Of {scenes:,} scenes, {statistics.redistributable:,} could be passed on as sound under the conditions listed here.
 
 {counts(("conditions of a scene", "scenes"), statistics.conditions)}
@@ -160,6 +173,18 @@ Of the clips that are heard, as their corpora state it:
 
 {counts(("licence", "clips"), statistics.licences)}
 """
+
+
+def _limits(record: PublishedRecord) -> str:
+    config = record.config
+    lines = [card_text.LIMITS]
+    if any(one["kind"] == "vlm" for one in config["concepts"]["extractors"]):
+        lines.append(card_text.LIMIT_VLM)
+    if config["images"]["kind"] == "sa1b":
+        lines.append(card_text.LIMIT_FACES)
+    min_cosine = config["retrieval"]["min_cosine"]
+    lines.append(card_text.LIMIT_COSINE.format(min_cosine=min_cosine) if min_cosine > 0 else card_text.LIMIT_NEAREST)
+    return "## Limits\n\n" + "\n".join((*lines, card_text.LIMIT_UNMEASURED)) + "\n"
 
 
 def _rendering(record: PublishedRecord) -> str:

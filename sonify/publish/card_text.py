@@ -14,7 +14,8 @@ pairs = datasets.load_dataset("DIR", "pairs")  # this folder, or its name on the
 |---|---|
 | `pairs` | a scene of an image: its sounds, their loudness, the sha256 of the mix, the conditions of its use |
 | `clips` | a clip that is heard: corpus, file, start, loudness, text, licence, attribution, sha256, fingerprint |
-| `shards` | a rendered archive with its sha256, to compare a rendering with |
+| `shards` | a rendered archive with its sha256, to compare a rendering with; not where `complete` is false, \
+since some of its images are not published |
 """
 
 STAGES = """The method is that of the paper "Seeing Sound" (arXiv 2501.05413), as `sonify` does it:
@@ -45,17 +46,27 @@ corpora state: `unknown` is what it did not recognise, and nothing here is legal
 may be used commercially as far as NC goes.
 """
 
-LIMITS = """## Limits
-
-- Nobody listened where the images were taken: which sounds belong to an image was said by models or captions, and
-  which recording stands for a concept was found by comparison. No step asks a person.
-- Vision-language models invent sounds by association: the paper reports seagulls at any beach.
-- Drawings, statues and pictures of things are taken for things that sound.
-- In SA-1B faces are blurred, which hides from models who speaks or sings.
-- Sounds are mixed at drawn loudness, without the distance, the room or the direction that the image shows.
-- A concept for which the pool has no good recording gets the nearest one, unless `retrieval.min_cosine` is set.
-- The share of wrong concepts and of wrong recordings in this dataset is not measured.
+REPUBLISHED = """It is another rendering of a dataset that was published before, which decided images, concepts, clips
+and loudness: the one whose `checksums.sha256` has the sha256
+`{digest}`.
 """
+
+COPIES = """Of {sounds:,} sounds, {exact:,} are the published clips themselves, {equivalent:,} are other encodings of
+them (`copy` in `sources` is `equivalent`), and {repaired:,} are other recordings in the place of lost ones
+(`repaired`).
+"""
+
+LIMITS = """- Nobody listened where the images were taken: which sounds belong to an image was said by models or
+  captions, and which recording stands for a concept was found by comparison. No step asks a person.
+- Drawings, statues and pictures of things are taken for things that sound.
+- Sounds are mixed at drawn loudness, without the distance, the room or the direction that the image shows."""
+LIMIT_VLM = "- Vision-language models invent sounds by association: the paper reports seagulls at any beach."
+LIMIT_FACES = "- In SA-1B faces are blurred, which hides from models who speaks or sings."
+LIMIT_NEAREST = "- A concept for which the pool has no good recording gets the nearest one."
+LIMIT_COSINE = (
+    "- A concept is dropped where the nearest clip's cosine is below {min_cosine}; what is above may be wrong."
+)
+LIMIT_UNMEASURED = "- The share of wrong concepts and of wrong recordings in this dataset is not measured."
 
 RENDERING = """## Render it
 
@@ -66,7 +77,7 @@ With this folder, the images and the recordings (where to find each: `image_uri`
 
 and let `sonify` render:
 
-    hf download NAME --repo-type dataset --local-dir DIR       # its name on the hub, where it is not a folder already
+    hf download NAME --repo-type dataset --local-dir DIR       # NAME on the hub; not needed where DIR is here
     sonify render --from DIR --config mine.yaml
 
 It says first, by corpus, what is missing or different. `--missing skip` leaves out the images that lost a clip, and

@@ -67,7 +67,12 @@ _CONTEXT = {
 
 
 def write_croissant(out: Path, record: PublishedRecord, licence: str) -> None:
-    """Describe a folder in which the tables lie. When and where it is published is not known here, and not said."""
+    """Describe a folder in which the tables lie.
+
+    When, where and as which version it is published is not known here, and not said; nor does any paper describe this
+    dataset (`citeAs`): the one that is named describes the method.
+    """
+    with_audio = (out / rows.AUDIO).is_dir()
     described = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -80,12 +85,13 @@ def write_croissant(out: Path, record: PublishedRecord, licence: str) -> None:
             _file_set("pairs", f"{rows.DATA}/*.parquet"),
             _file_set("clips", f"{rows.CLIPS}/*.parquet"),
             _file_object("shards", out, rows.SHARDS),
-            *([_file_set("audio", f"{rows.AUDIO}/*.parquet")] if (out / rows.AUDIO).is_dir() else []),
+            *([_file_set("audio", f"{rows.AUDIO}/*.parquet")] if with_audio else []),
         ],
         "recordSet": [
             _record_set("pairs", PublishedPair, {"fileSet": {"@id": "pairs-files"}}, ["image", "scene"]),
             _record_set("clips", PublishedClip, {"fileSet": {"@id": "clips-files"}}, ["clip"]),
             _record_set("shards", PublishedShard, {"fileObject": {"@id": "shards-files"}}, ["path"]),
+            *([_audio_records()] if with_audio else []),
         ],
     }
     text = json.dumps(described, indent=2, ensure_ascii=False)
@@ -120,6 +126,23 @@ def _file_object(name: str, out: Path, path: str) -> dict[str, Any]:
 
 def _record_set(name: str, row_type: type, source: dict[str, Any], key: list[str]) -> dict[str, Any]:
     fields = [_field(name, field, source) for field in schema_of(row_type) if not pa.types.is_binary(field.type)]
+    return _records(name, key, fields)
+
+
+def _audio_records() -> dict[str, Any]:
+    source = {"fileSet": {"@id": "audio-files"}}
+    names = [_field("audio", pa.field(name, pa.string()), source) for name in ("image", "scene")]
+    return _records("audio", ["image", "scene"], [*names, _sound(source)])
+
+
+def _sound(source: dict[str, Any]) -> dict[str, Any]:
+    """The bytes of a file, inside a column of files."""
+    taken = source | {"extract": {"column": "audio"}, "transform": {"jsonPath": "bytes"}}
+    identity = {"@type": "cr:Field", "@id": "audio/audio", "name": "audio"}
+    return identity | {"dataType": "sc:AudioObject", "source": taken}
+
+
+def _records(name: str, key: list[str], fields: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
         "@id": name,

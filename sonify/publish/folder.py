@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,9 +12,15 @@ from pathlib import Path
 from sonify.engine.files import naming_full_disk, sync_folder
 from sonify.errors import InputError
 from sonify.publish.rows import CHECKSUMS, RECORD
+from sonify.sources.files import is_utf8
+
+log = logging.getLogger(__name__)
 
 # What huggingface-hub keeps in a folder that it uploads, so as to go on where it was.
 UPLOAD_STATE = ".cache"
+# What the system says of a place where nothing can be made.
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_PLACE += (errno.EROFS,)
 
 
 @contextmanager
@@ -24,7 +31,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         InputError: `out` holds something else than a publication, or cannot be written.
         DiskFull: no room is left.
     """
-    out = out.resolve()
+    out = _resolve(out)
     partial, replaced = (out.with_name(f".{out.name}.{what}") for what in ("partial", "replaced"))
     with naming_full_disk(out.parent):
         _prepare(out, partial, replaced)
@@ -36,6 +43,17 @@ def new_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _resolve(out: Path) -> Path:
+    """Follow links, so that they stay; Parquet's library takes names that are UTF-8 only."""
+    resolved = Path(os.path.realpath(out))
+    if not is_utf8(str(resolved)):
+        raise InputError(f"--out {str(out)!r}: the name is not UTF-8; choose another place")
+    if not resolved.name or resolved.is_symlink():
+        what = "a link that leads to itself" if resolved.name else "the root of a disk"
+        raise InputError(f"--out {out}: expected a folder that can be made, found {what}; choose another place")
+    return resolved
+
+
 def _prepare(out: Path, partial: Path, replaced: Path) -> None:
     try:
         if replaced.exists() and not out.exists():  # killed between the two renames
@@ -43,7 +61,9 @@ def _prepare(out: Path, partial: Path, replaced: Path) -> None:
         _check_replaceable(out)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from error
 
 
@@ -95,6 +115,8 @@ def _swap(partial: Path, out: Path, replaced: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
     try:
         if out.exists():
+            if any(out.iterdir()):
+                log.info("%s: replaces the publication that is there", out)
             out.rename(replaced)
         partial.rename(out)
     except OSError as error:

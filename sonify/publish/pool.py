@@ -4,7 +4,7 @@ Of each clip a number and a few bytes are held; memory follows the pool, and not
 """
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import repeat
@@ -14,11 +14,10 @@ import numpy as np
 
 from sonify import layout
 from sonify.engine.store import load_array
-from sonify.engine.tables import read_columns, read_rows
 from sonify.errors import WorkError
 from sonify.media.fingerprint import fingerprint
 from sonify.mixing import pcm_sha256
-from sonify.publish.committed import CommittedUnit
+from sonify.publish.committed import CommittedUnit, Table
 from sonify.publish.licences import conditions_of, in_order
 from sonify.publish.rows import PublishedClip
 from sonify.rows import Clip, SoundRef
@@ -32,16 +31,17 @@ conditions = lru_cache(maxsize=4096)(conditions_of)
 class Pool:
     """What is known of each clip while scenes are chosen."""
 
-    def __init__(self, units: Collection[CommittedUnit], excluded: frozenset[str]) -> None:
-        self._units = units
+    def __init__(self, tables: Iterable[tuple[CommittedUnit, Table]], excluded: frozenset[str]) -> None:
+        self._units: list[CommittedUnit] = []
         self._numbers: dict[str, int] = {}
         self._licence_of = array("l")
         self._excluded = bytearray()
         self.named: set[str] = set()  # lines of the exclusion list that name something here
         self._uses = array("q")
         licences: dict[str, int] = {}
-        for unit in units:
-            for row in read_columns(unit.table(layout.clips(unit.name)), COLUMNS).to_pylist():
+        for unit, table in tables:
+            self._units.append(unit)
+            for row in table.columns(COLUMNS).to_pylist():
                 self._numbers[row["clip"]] = len(self._numbers)
                 self._licence_of.append(licences.setdefault(row["licence"], len(licences)))
                 named = excluded & _names(row) if excluded else frozenset()
@@ -79,8 +79,8 @@ class Pool:
             WorkError: the samples are not those that were measured.
         """
         for unit in self._units:
-            path = layout.clips(unit.name)
-            rows = [(row, clip) for row, clip in enumerate(read_rows(unit.table(path), Clip)) if self.uses(clip.clip)]
+            table = unit.table(layout.clips(unit.name))
+            rows = [(row, clip) for row, clip in enumerate(table.rows(Clip)) if self.uses(clip.clip)]
             if rows:
                 array = load_array(unit.run_dir / layout.audio(unit.name))
                 samples = (array[row] for row, _ in rows)

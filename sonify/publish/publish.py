@@ -1,11 +1,13 @@
 """`sonify publish`: a finished run as a dataset of metadata, from which anyone who has the input renders it again."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from sonify import layout
 from sonify.config import Config, Place
 from sonify.engine.plan import Plan
 from sonify.engine.record import require_record
@@ -13,7 +15,7 @@ from sonify.errors import InputError
 from sonify.exclusion import read_exclusions
 from sonify.publish.attribution import write_attribution
 from sonify.publish.audio import refuse_audio, write_audio
-from sonify.publish.committed import committed_units, finished_stages
+from sonify.publish.committed import committed_tables, finished_stages, rendered_images
 from sonify.publish.folder import files_of, new_folder
 from sonify.publish.licences import SA1B_LICENCE, UNKNOWN
 from sonify.publish.pool import Pool
@@ -65,6 +67,7 @@ def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions(
         WorkError: something of the run is damaged, or the disk is full.
     """
     _check_tools(options)
+    _check_beside(run_dir, out)
     config = config_of_run(run_dir)
     with open_run(run_dir):
         stages = finished_stages(config)
@@ -95,6 +98,15 @@ def _check_tools(options: PublishOptions) -> None:
     check_licence(options.licence)
 
 
+def _check_beside(run_dir: Place, out: Path) -> None:
+    """A run clears and lists its own folders: nothing else lies in them."""
+    if not isinstance(run_dir, Path):
+        return
+    run, published = (os.path.realpath(place) for place in (run_dir, out))
+    if os.path.commonpath([run, published]) in (run, published):
+        raise InputError(f"--out {out}: expected a folder beside the run {run_dir}, neither in it nor around it")
+
+
 def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: PublishOptions) -> PublishedRecord:
     tally = Tally()
     rules = _rules(config, stages["pool"], options)
@@ -122,7 +134,7 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
 
 def _rules(config: Config, pool_plan: Plan, options: PublishOptions) -> Rules:
     excluded = read_exclusions(options.exclude)
-    pool = Pool(list(committed_units(config.run_dir, pool_plan)), excluded)
+    pool = Pool(committed_tables(config.run_dir, pool_plan, layout.clips), excluded)
     image_licence = options.image_licence
     if image_licence == UNKNOWN and config.images.kind == "sa1b":
         image_licence = SA1B_LICENCE
@@ -135,9 +147,10 @@ def _write_scenes(
     folder: Path, config: Config, stages: Mapping[str, Plan], rules: Rules, tally: Tally
 ) -> list[PublishedShard]:
     shards: list[PublishedShard] = []
-    paired, rendered = (committed_units(config.run_dir, stages[name]) for name in ("pair", "render"))
-    for pair_unit, render_unit in zip(paired, rendered, strict=True):
-        shards += write_unit(folder, rules, pair_unit, render_unit, tally)
+    paired = committed_tables(config.run_dir, stages["pair"], layout.pairs)
+    rendered = committed_tables(config.run_dir, stages["render"], layout.renders)
+    for (_, pairs), (unit, renders) in zip(paired, rendered, strict=True):
+        shards += write_unit(folder, rules, unit, rendered_images(unit, pairs, renders), tally)
     if not shards:
         reasons = ", ".join(f"{n:,} by {reason}" for reason, n in sorted(tally.left_out.items()))
         raise InputError(

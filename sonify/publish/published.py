@@ -2,22 +2,22 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any
 
 from sonify import layout
 from sonify.config.sections import NAME, Place
-from sonify.engine.store import sha256_of
-from sonify.engine.tables import read_columns, read_rows
+from sonify.engine.tables import read_columns
 from sonify.errors import InputError
 from sonify.keys import escape_key
-from sonify.publish.bounds import check_table
+from sonify.publish.bounds import read_table
+from sonify.publish.foreign import read_inside
+from sonify.publish.ranges import wrong_with_clip, wrong_with_image
 from sonify.publish.rows import (
     CHECKSUMS,
     CLIPS,
@@ -29,19 +29,17 @@ from sonify.publish.rows import (
     PublishedPair,
     PublishedShard,
 )
-from sonify.sources.files import is_below, read_ahead, read_bytes
+from sonify.sources.files import is_below
 
 # Far above what a billion images need; a file that claims more is refused unread.
 MAX_LIST_BYTES = 256 << 20
 MAX_RECORD_BYTES = 64 << 20
-MAX_GAIN_DB = 100.0
 MOST_SCENES = 1000
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _UNIT = r"([A-Za-z0-9_-]{1,100})"
 _DATA_FILE = re.compile(rf"{DATA}/({'|'.join(layout.SPLITS)})-{_UNIT}\.parquet")
 _CLIPS_FILE = re.compile(rf"{CLIPS}/{_UNIT}\.parquet")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +95,12 @@ def open_published(place: Place) -> PublishedFolder:
             raise InputError(f"{place}/{CHECKSUMS}: expected lines of a sha256 and a file's name, found {line[:100]!r}")
         if match[2] in (RECORD, SHARDS) or _is_table(place, match[2]):
             files[match[2]] = match[1]
-    for name in (RECORD, SHARDS):
-        if name not in files:
+    folder = PublishedFolder(place=place, files=files, digest=hashlib.sha256(data).hexdigest())
+    parts = {RECORD: RECORD in files, SHARDS: SHARDS in files, f"{DATA}/*.parquet": folder.data}
+    for name, found in (parts | {f"{CLIPS}/*.parquet": folder.clips}).items():
+        if not found:
             raise InputError(f"{place}/{CHECKSUMS}: names no {name}: not the whole of what `sonify publish` writes")
-    return PublishedFolder(place=place, files=files, digest=hashlib.sha256(data).hexdigest())
+    return folder
 
 
 def _is_table(place: Place, name: str) -> bool:
@@ -126,7 +126,7 @@ def read_recorded(folder: PublishedFolder) -> RecordedConfig:
         version, scenes, config = record["format"], record["scenes"], record["config"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{where}: not the record of a published dataset") from error
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:  # JSON's true equals 1
         raise InputError(f"{where}: format {version!r}, and this sonify reads {FORMAT}: use the sonify that it is of")
     if not _are_scenes(scenes) or not isinstance(config, dict):
         raise InputError(f"{where}: not the record of a published dataset")
@@ -136,31 +136,7 @@ def read_recorded(folder: PublishedFolder) -> RecordedConfig:
 def _are_scenes(value: Any) -> bool:
     if not isinstance(value, list) or not 0 < len(value) <= MOST_SCENES or len(set(map(str, value))) < len(value):
         return False
-    return all(isinstance(name, str) and len(name) <= 100 and re.match(NAME, name) for name in value)
-
-
-def verify_published(folder: PublishedFolder) -> None:
-    """Hash every file that is read from the folder and look at its form.
-
-    Raises:
-        InputError: a file is missing, another than listed, or no table of the expected columns.
-    """
-    for name, found in read_ahead(lambda name: (name, _hash(folder, name)), sorted(folder.files)):
-        if found != folder.files[name]:
-            raise InputError(f"{folder.place}/{name}: another sha256 than {CHECKSUMS} says: get the folder again")
-    for names in folder.data.values():
-        for name in names:
-            check_table(folder.place / name, PublishedPair)
-    for name in folder.clips.values():
-        check_table(folder.place / name, PublishedClip)
-    check_table(folder.place / SHARDS, PublishedShard)
-
-
-def _hash(folder: PublishedFolder, name: str) -> str:
-    try:
-        return sha256_of(folder.place / name)
-    except OSError as error:
-        raise InputError(f"{folder.place}/{name}: {error.strerror or error}: get the folder again") from error
+    return all(isinstance(name, str) and len(name) <= 100 and re.fullmatch(NAME, name) for name in value)
 
 
 def read_pairs(folder: PublishedFolder, unit: str, scenes: tuple[str, ...]) -> Iterator[tuple[PublishedPair, ...]]:
@@ -169,47 +145,24 @@ def read_pairs(folder: PublishedFolder, unit: str, scenes: tuple[str, ...]) -> I
     Raises:
         InputError: a row is not what `sonify publish` writes.
     """
-    tables = (_read_split(folder.place / name, name) for name in folder.data[unit])
+    tables = (_read_split(folder, name) for name in folder.data[unit])
     before = ""
     for key, rows in groupby(merge(*tables, key=attrgetter("image")), key=attrgetter("image")):
-        pairs = tuple(rows)
-        wrong = _wrong_with(pairs, scenes) or ("images in another order" if key <= before else "")
+        pairs = tuple(islice(rows, len(scenes) + 1))  # one more is wrong, however many follow
+        wrong = wrong_with_image(pairs, scenes) or ("images in another order" if key <= before else "")
         if wrong:
             raise InputError(f"{folder.place}/{DATA}: unit {unit}: image {key[:100]!r}: {wrong}")
         before = key
         yield pairs
 
 
-def _read_split(place: Place, name: str) -> Iterator[PublishedPair]:
+def _read_split(folder: PublishedFolder, name: str) -> Iterator[PublishedPair]:
     match = _DATA_FILE.fullmatch(name)
     assert match is not None, name
-    for pair in read_rows(place, PublishedPair):
+    for pair in read_table(folder.place, name, PublishedPair):
         if pair.split != match[1]:
-            raise InputError(f"{place}: a row of the split {pair.split[:100]!r}")
+            raise InputError(f"{folder.place}/{name}: a row of the split {pair.split[:100]!r}")
         yield pair
-
-
-def _wrong_with(pairs: tuple[PublishedPair, ...], scenes: tuple[str, ...]) -> str:
-    """What keeps an image's rows from being used, or nothing."""
-    first = pairs[0]
-    if not is_below(first.image_uri) or first.image != escape_key(first.image_uri):
-        return f"its image_uri {first.image_uri[:100]!r} is not the one that the key is made of"
-    if not _SHA256.fullmatch(first.image_sha256):
-        return "its image_sha256 is none"
-    if tuple(pair.scene for pair in pairs) != scenes:
-        return f"expected the scenes {', '.join(scenes)[:200]}, found {', '.join(p.scene for p in pairs)[:200]}"
-    if len({(p.image_uri, p.image_sha256, p.width, p.height, p.split) for p in pairs}) > 1:
-        return "its scenes are of different images"
-    return next(filter(None, map(_wrong_with_sources, pairs)), "")
-
-
-def _wrong_with_sources(pair: PublishedPair) -> str:
-    if not pair.sources:
-        return "a scene without sources"
-    numbers = (value for s in pair.sources for value in (s.target_lufs, s.gain_db, s.cosine, s.score, s.threshold))
-    if not all(map(math.isfinite, numbers)):
-        return "a number that is none"
-    return "a gain that no mix has" if any(abs(s.gain_db) > MAX_GAIN_DB for s in pair.sources) else ""
 
 
 def read_image_uris(folder: PublishedFolder, unit: str) -> list[str]:
@@ -224,23 +177,21 @@ def read_clips(folder: PublishedFolder, unit: str) -> Iterator[PublishedClip]:
     Raises:
         InputError: a row is not what `sonify publish` writes.
     """
-    for clip in read_rows(folder.place / folder.clips[unit], PublishedClip):
-        where = f"{folder.place}/{folder.clips[unit]}: clip {clip.clip[:100]!r}"
-        if not _SHA256.fullmatch(clip.sha256) or not math.isfinite(clip.loudness_lufs):
-            raise InputError(f"{where}: no sha256 or no loudness")
-        if not re.match(NAME, clip.corpus) or not is_below(clip.file):
-            raise InputError(f"{where}: {clip.corpus[:60]!r} and {clip.file[:100]!r} are no corpus and file")
+    name = folder.clips[unit]
+    for clip in read_table(folder.place, name, PublishedClip):
+        if wrong := wrong_with_clip(clip):
+            raise InputError(f"{folder.place}/{name}: clip {clip.clip[:100]!r}: {wrong}")
         yield clip
 
 
 def read_shards(folder: PublishedFolder) -> Iterable[PublishedShard]:
     """The published shards."""
-    return read_rows(folder.place / SHARDS, PublishedShard)
+    return read_table(folder.place, SHARDS, PublishedShard)
 
 
 def _read(place: Place, name: str, limit: int) -> bytes:
     try:
-        data = read_bytes(place / name, limit + 1)
+        data = read_inside(place, name, limit + 1)
     except OSError as error:
         raise InputError(
             f"{place}: not a published dataset: {name}: {error.strerror or error}; `sonify publish RUN --out DIR`"

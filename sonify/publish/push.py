@@ -74,7 +74,11 @@ def plan_push(out: Path) -> tuple[PlannedFile, ...]:
 
 def _read_checksums(out: Path) -> Mapping[str, str]:
     path = out / CHECKSUMS
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise InputError(f"{out}: cannot be read ({error.strerror})") from error
+    if not there:
         raise InputError(f"{out}: not a published folder: expected {CHECKSUMS} in it; `sonify publish RUN --out DIR`")
     matches = [_LINE.fullmatch(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     listed = {match[2]: match[1] for match in matches if match}

@@ -27,6 +27,7 @@ def make_record(config: Config, run: RunRecord, statistics: Statistics) -> Publi
     if config.published:  # concepts were found by whoever published first
         origin = _read_origin(config.published.path)
         plain["concepts"] = origin["config"]["concepts"]
+        plain["images"].pop("shard_size", None)  # units are those of the dataset
         models, prompts = {**_texts(origin["models"]), **models}, _texts(origin["prompts"])
     return PublishedRecord(
         format=FORMAT,
@@ -35,6 +36,7 @@ def make_record(config: Config, run: RunRecord, statistics: Statistics) -> Publi
         versions=dict(sorted(run.versions.items())),
         models=models,
         prompts=prompts,
+        rendered_from=config.published.digest if config.published else "",
         statistics=statistics,
     )
 

@@ -97,6 +97,7 @@ class Statistics:
     concepts: Mapping[str, int]  # how often each of the 1,000 most frequent is heard, most often first
     distinct_concepts: int
     sources_in_scene: Mapping[str, int]  # scenes by their number of sources
+    copies: Mapping[str, int]  # sources by `SourceClip.copy`
     target_lufs: Mapping[str, int]  # sources by target loudness, in steps of 0.5 LU, named by the lower end
     clip_uses: Mapping[str, int]  # clips by how often they are heard
     clips: Mapping[str, int]  # by corpus
@@ -113,7 +114,8 @@ class PublishedRecord:
     """How the dataset was made: `DIR/sonify.json`.
 
     `config` is the resolved configuration without places of the publisher's machine; `models` and `versions` are those
-    of run.json; `prompts` are the words that models were asked, by extractor.
+    of run.json; `prompts` are the words that models were asked, by extractor. `rendered_from` is the sha256 of the
+    checksums of the dataset that the run rendered again, and empty for a run of one's own.
     """
 
     format: int
@@ -122,4 +124,5 @@ class PublishedRecord:
     versions: Mapping[str, str]
     models: Mapping[str, str]
     prompts: Mapping[str, str]
+    rendered_from: str
     statistics: Statistics

@@ -1,10 +1,10 @@
 """Published scenes in the place of concepts: each row checked, and whether its image is here."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from sonify import layout
-from sonify.config import Config, FolderImages, Images, ParquetImages
+from sonify.config import Config, FolderImages, ParquetImages
 from sonify.engine.files import Transaction
 from sonify.engine.job import Job
 from sonify.engine.tables import TableWriter, read_rows
@@ -14,7 +14,7 @@ from sonify.publish.rows import PublishedPair
 from sonify.publish.settings import published_folder
 from sonify.rows import ImageRef, Pair
 from sonify.sources.files import child, is_below, is_file, read_ahead
-from sonify.sources.images.archives import archive_keys
+from sonify.sources.images.archives import ArchiveImages, archive_keys
 from sonify.sources.images.tables import table_keys
 
 
@@ -45,18 +45,16 @@ def load(config: Config) -> Job:
         read=lambda unit: read_published(config, folder, unit),
         process=lambda rows: rows,
         open_sink=lambda unit, transaction, _rejects: SceneSink(transaction, unit),
-        batch_rows=512,
+        batch_rows=images_at_once(config.scenes),
         scenes=config.scenes,
     )
 
 
 def read_published(config: Config, folder: PublishedFolder, unit: str) -> Iterator[PublishedImage]:
     """The images of a published unit, in the order of keys."""
-    images = list(read_pairs(folder, unit, config.scenes))
-    refs = list(read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef))
-    present = present_images(config.images, refs, [(pairs[0].image, pairs[0].image_uri) for pairs in images])
-    for pairs in images:
-        yield PublishedImage(tuple(_scene(pair, pairs[0].image in present) for pair in pairs))
+    rows = read_pairs(folder, unit, config.scenes)
+    for pairs, present in _with_presence(config, unit, rows):
+        yield PublishedImage(tuple(_scene(pair, present) for pair in pairs))
 
 
 def _scene(pair: PublishedPair, present: bool) -> PublishedScene:
@@ -70,11 +68,25 @@ def pair_of(scene: PublishedPair | PublishedScene) -> Pair:
     return Pair(**values)
 
 
-def present_images(images: Images, refs: Sequence[ImageRef], wanted: Sequence[tuple[str, str]]) -> Collection[str]:
-    """Of some images, keys and uris, the keys of those that are here, from names and headers only."""
+def images_at_once(scenes: Sequence[str]) -> int:
+    """How many images are in work at a time: a folder decides on its scenes, and not on what they take."""
+    return max(1, min(512, 4096 // len(scenes)))
+
+
+def _with_presence(
+    config: Config, unit: str, rows: Iterator[tuple[PublishedPair, ...]]
+) -> Iterator[tuple[tuple[PublishedPair, ...], bool]]:
+    """The images of a unit and whether each is here, from names and headers only."""
+    images = config.images
     if isinstance(images, FolderImages):
-        found = read_ahead(lambda image: (image[0], is_file(child(images.path, image[1]))), wanted)
-        return {key for key, here in found if here}
+        yield from read_ahead(lambda pairs: (pairs, is_file(child(images.path, pairs[0].image_uri))), rows)
+        return
+    refs = read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef)
+    keys = _keys_in_archives(images, refs)
+    yield from ((pairs, pairs[0].image in keys) for pairs in rows)
+
+
+def _keys_in_archives(images: ArchiveImages | ParquetImages, refs: Iterable[ImageRef]) -> Collection[str]:
     keys: set[str] = set()
     for ref in refs:
         try:

@@ -43,6 +43,8 @@ def adopt_settings(config: Config) -> Config:
 def _check_images(config: Config, recorded: RecordedConfig, where: str) -> None:
     kind = _find(recorded.config, "images.kind", where)
     found = config.images.kind
+    if not isinstance(kind, str):
+        raise InputError(f"{where}: images.kind is no text: not the record of a published dataset")
     if kind != found and not any({kind, found} <= kinds for kinds in SAME_KIND):
         raise InputError(f"images.kind: the published images are of kind {kind!r}, found {found!r}: keys would differ")
     if config.images.sample is not None:

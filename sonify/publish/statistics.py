@@ -21,6 +21,7 @@ class Tally:
     scenes: Counter[str] = field(default_factory=Counter)
     concepts: Counter[str] = field(default_factory=Counter)
     sources_in_scene: Counter[int] = field(default_factory=Counter)
+    copies: Counter[str] = field(default_factory=Counter)
     target_lufs: Counter[int] = field(default_factory=Counter)  # by number of steps
     clip_uses: Counter[int] = field(default_factory=Counter)
     clips: Counter[str] = field(default_factory=Counter)
@@ -44,6 +45,7 @@ class Tally:
             self.redistributable += pair.redistributable
             for source in pair.sources:
                 self.concepts[source.concept] += 1
+                self.copies[source.copy] += 1
                 self.target_lufs[math.floor(source.target_lufs / LOUDNESS_STEP_LU)] += 1
 
     def add_clip(self, clip: PublishedClip, uses: int) -> None:
@@ -62,6 +64,7 @@ class Tally:
             concepts=_most_first(self.concepts, MOST_CONCEPTS),
             distinct_concepts=len(self.concepts),
             sources_in_scene=_by_number(self.sources_in_scene),
+            copies=_by_name(self.copies),
             target_lufs=target_lufs,
             clip_uses=_by_number(self.clip_uses),
             clips=_by_name(self.clips),

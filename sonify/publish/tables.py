@@ -1,7 +1,7 @@
 """The tables of a publication, unit by unit: which scenes go out, and under what conditions."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from sonify import layout
 from sonify.engine.tables import read_tables, write_rows
 from sonify.errors import InputError
 from sonify.exclusion import exclusion_names
-from sonify.publish.committed import CommittedUnit, Scene, rendered_images
+from sonify.publish.committed import CommittedUnit, Scene
 from sonify.publish.licences import CONDITIONS, UNKNOWN, conditions_of, contradictions, in_order, redistributable
 from sonify.publish.pool import Pool, conditions
 from sonify.publish.rows import CLIPS, DATA, SHARDS, PublishedClip, PublishedPair, PublishedShard
@@ -61,13 +61,13 @@ def allow_only(chosen: Sequence[str], in_use: Collection[str]) -> Callable[[str]
 
 
 def write_unit(
-    folder: Path, rules: Rules, paired: CommittedUnit, rendered: CommittedUnit, tally: Tally
+    folder: Path, rules: Rules, rendered: CommittedUnit, images: Iterable[tuple[Scene, ...]], tally: Tally
 ) -> list[PublishedShard]:
-    """Write the scenes of a unit that go out, and return the archives that they are in."""
+    """Write those of a unit's images that go out, and return the archives that they are in."""
     samples: Counter[str] = Counter()
     kept: dict[str, list[PublishedPair]] = {}
     images_kept: Counter[str] = Counter()
-    for scenes in rendered_images(paired, rendered):
+    for scenes in images:
         split = scenes[0][0].split
         samples[split] += 1
         if reason := rules.why_left_out(scenes):

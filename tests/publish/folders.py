@@ -80,6 +80,7 @@ def statistics(**fields: Any) -> Statistics:
         "concepts": {"dog": 5, "rain": 2},
         "distinct_concepts": 2,
         "sources_in_scene": {"1": 2, "2": 1, "3": 1},
+        "copies": {"exact": 7},
         "target_lufs": {"-32.0": 3, "-30.0": 4},
         "clip_uses": {"1": 4, "3": 1, "25": 2},
         "clips": {"esc50": 2},
@@ -99,7 +100,7 @@ def record(**fields: Any) -> PublishedRecord:
         "images": {"kind": "folder", "shard_size": 8, "validation": 0.25},
         "audio": {"sources": [{"kind": "esc50", "name": "esc50"}], "clip_seconds": 5.0, "sample_rate": 16000},
         "concepts": {"extractors": [{"kind": "captions", "name": "captions", "file": None}]},
-        "retrieval": {"encoder": {"kind": "text"}},
+        "retrieval": {"encoder": {"kind": "text"}, "min_cosine": 0.0},
         "mix": {"lufs": [-32.0, -28.0]},
         "render": {"image": "original"},
     }
@@ -110,6 +111,7 @@ def record(**fields: Any) -> PublishedRecord:
         "versions": {"sonify": "0.4.0", "python": "3.11.1"},
         "models": {},
         "prompts": {},
+        "rendered_from": "",
         "statistics": statistics(),
     }
     return PublishedRecord(**(values | fields))

@@ -47,12 +47,18 @@ def test_a_recording_of_many_clips_has_one_line_and_no_credit_is_lost(tmp_path):
 def test_text_of_others_does_nothing(tmp_path):
     text = written(tmp_path, [(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)])
     shown = MarkdownIt().render(text)
-    assert set(re.findall(r"</?(\w+)", shown)) == {"h1", "p", "code", "h2", "h3", "ul", "li"}
-    assert shown.count("<code>") == 1  # the head's own
+    assert set(re.findall(r"</?(\w+)", shown)) == {"h1", "p", "h2", "h3", "ul", "li"}
     assert shown.count("<li>") == 1
     name = html.escape(plain(HOSTILE, 500))
     assert f"<li>{name}: {name} ({name})</li>" in shown
     assert "\u202e" not in text
+
+
+def test_it_says_whether_sounds_are_in_the_folder(tmp_path):
+    assert "None of them is in this folder.\n" in written(tmp_path, [])
+    (tmp_path / "audio").mkdir()
+    assert "None of them" not in (text := written(tmp_path, []))
+    assert "are their mixes, in `audio`.\n" in text
 
 
 def test_an_address_stays_readable(tmp_path):

@@ -90,11 +90,11 @@ FULL = """
 import sys
 from pathlib import Path
 from sonify.errors import DiskFull
-from sonify.publish.publish import publish
-from tests.publish.test_audio import ALLOWED
+from sonify.publish.publish import PublishOptions, publish
 
+options = PublishOptions(with_audio=True, only_licences=("BY", "SA"), image_licence="CC BY 4.0")
 try:
-    publish(Path(sys.argv[1]), Path(sys.argv[2]), ALLOWED)
+    publish(Path(sys.argv[1]), Path(sys.argv[2]), options)
 except DiskFull as error:
     print(error)
 print(*Path(sys.argv[2]).parent.iterdir())

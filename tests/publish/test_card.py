@@ -130,8 +130,42 @@ def test_the_text_says_how_it_was_made_and_what_may_be_done(tmp_path):
     assert "Of 4 scenes, 1 could be passed on" in text
     assert "by reason: excluded: 7." in text
     assert "- {kind: esc50, name: esc50, path: ...}" in text
-    for word in ("--missing repair", "## Takedowns", "seagulls", "blurred", "plots/clip_use.png", "Neither images"):
+    for word in ("--missing repair", "## Takedowns", "plots/clip_use.png", "Neither images", "`complete` is false"):
         assert word in text
+
+
+LLAVA = {"kind": "vlm", "name": "llava", "model": "llava-hf/llava-1.5-7b-hf", "revision": "b234b804"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, {"gets the nearest one"}),
+        ({"retrieval": {"min_cosine": -0.5}}, {"gets the nearest one"}),
+        ({"retrieval": {"min_cosine": 0.2}}, {"cosine is below 0.2"}),
+        ({"images": {"kind": "sa1b"}}, {"faces are blurred", "gets the nearest one"}),
+        ({"concepts": {"extractors": [LLAVA]}}, {"seagulls", "gets the nearest one"}),
+    ],
+)
+def test_the_limits_are_those_of_what_was_used(tmp_path, sections, expected):
+    of = record()
+    text = write(small_folder(tmp_path), dataclasses.replace(of, config={**of.config, **sections})).text
+    words = ("gets the nearest one", "cosine is below", "faces are blurred", "seagulls", "cosine is below 0.2")
+    assert {word for word in words if word in text} - {"cosine is below"} == expected
+    assert "is not measured.\n\n## Render it" in text
+
+
+def test_another_rendering_of_a_dataset_says_so_and_which_sounds_are_others(tmp_path):
+    text = write(small_folder(tmp_path / "own"), record()).text
+    assert "another rendering" not in text
+    assert "`repaired`" not in text
+    copies = {"equivalent": 20, "exact": 1000, "repaired": 3}
+    of = record(rendered_from="c0ffee", statistics=statistics(copies=copies))
+    text = " ".join(write(small_folder(tmp_path / "again"), of).text.split())
+    assert "It is another rendering of a dataset that was published before" in text
+    assert "has the sha256 `c0ffee`." in text
+    assert "Of 1,023 sounds, 1,000 are the published clips themselves, 20 are other encodings" in text
+    assert "and 3 are other recordings in the place of lost ones (`repaired`)." in text
 
 
 def test_audio_in_the_folder_is_a_table_of_its_own(tmp_path):

@@ -45,6 +45,15 @@ def test_it_is_valid(tmp_path):
     assert all(any(word in warning for word in missing) for warning in warnings)
 
 
+def test_sounds_are_described_where_there_are_any(tmp_path):
+    sets = [one.name for one in opened(small_folder(tmp_path / "none")).metadata.record_sets]
+    out = small_folder(tmp_path / "some")
+    (out / "audio").mkdir()
+    dataset = opened(out)
+    assert [one.name for one in dataset.metadata.record_sets] == [*sets, "audio"]
+    assert dataset.metadata.ctx.issues.errors == set()
+
+
 def test_pairs_are_read_through_it_with_their_sources(tmp_path):
     rows = read(opened(small_folder(tmp_path)), "pairs")
     assert [row["image"] for row in rows] == ["photo-000_jpg", "photo-001_jpg", "photo-002_jpg", "photo-003_jpg"]

@@ -117,6 +117,16 @@ def test_croissant_reads_what_datasets_reads(root):
     assert clips == list(load(root, "clips")["train"]["clip"])
 
 
+def test_croissant_reads_the_sounds_that_datasets_reads(root):
+    described = mlcroissant.Dataset(jsonld=str(root / "set/croissant.json"))
+    sounds = {
+        (row["audio/image"].decode(), row["audio/scene"].decode()): mix_sha256(row["audio/audio"])
+        for row in described.records("audio")
+    }
+    pairs = [row for rows in load(root, "pairs").values() for row in rows.to_list()]
+    assert sounds == {(row["image"], row["scene"]): row["mix_sha256"] for row in pairs}
+
+
 def test_every_recording_is_credited(root):
     text = (root / "set/ATTRIBUTION.md").read_text()
     recordings = set(load(root, "clips")["train"]["recording"])

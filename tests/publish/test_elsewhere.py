@@ -11,6 +11,7 @@ from sonify.errors import InputError
 from sonify.publish.compare import compare_with_published
 from sonify.publish.copies import is_as_loud
 from sonify.publish.publish import publish
+from sonify.publish.scenes import images_at_once
 from sonify.publish.settings import adopt_settings
 from sonify.report.status import read_status
 from sonify.report.verify import verify
@@ -258,6 +259,11 @@ def test_the_same_recordings_in_other_places_are_exact(first, copy):
         path.rename(copy / "sounds" / "below" / f"renamed-{path.name}")
     run(elsewhere(copy))
     assert mixes(copy / "run") == mixes(first / "run")
+
+
+@pytest.mark.parametrize(("scenes", "images"), [(1, 512), (8, 512), (9, 455), (1000, 4)])
+def test_many_scenes_an_image_are_fewer_images_in_work(scenes, images):
+    assert images_at_once(("scene",) * scenes) == images
 
 
 def test_images_in_archives(tmp_path):

@@ -1,6 +1,9 @@
+import logging
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +116,34 @@ def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
     assert (tmp_path / "out").is_symlink()
     assert (tmp_path / "disk" / "out" / RECORD).read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/", "expected a folder that can be made, found the root of a disk"),
+        ("/proc/x", r"cannot be written \(No such file or directory\)"),
+        ("n" * 250, r"cannot be written \(File name too long\)"),
+        ("loop", "found a link that leads to itself"),
+        ("loop/out", r"cannot be written \(Too many levels of symbolic links\)"),
+        (os.fsdecode(b"caf\xe9"), "the name is not UTF-8"),
+    ],
+)
+def test_a_place_where_no_folder_can_be_is_refused_in_one_line(tmp_path, place, expected):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match=expected) as error, new_folder(Path(tmp_path / place)):
+        pass
+    assert str(error.value).isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
+def test_a_publication_that_is_replaced_is_named(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sonify.publish.folder")
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out", sonify_json="old")
+    assert caplog.messages == []
+    fill(tmp_path / "out", sonify_json="new")
+    assert caplog.messages == [f"{tmp_path / 'out'}: replaces the publication that is there"]
 
 
 def test_a_mounted_disk_is_refused_in_one_line(tmp_path):

@@ -16,15 +16,19 @@ from sonify.config import make_config
 from sonify.engine.tables import read_rows
 from sonify.errors import InputError, WorkError
 from sonify.media.fingerprint import fingerprint
+from sonify.publish.committed import committed_units, finished_stages
 from sonify.publish.licences import SA1B_LICENCE
-from sonify.publish.publish import PublishOptions, publish
+from sonify.publish.publish import Publication, PublishOptions, publish, summary
 from sonify.publish.rows import CHECKSUMS, RECORD, SHARDS, PublishedClip, PublishedPair, PublishedShard
+from sonify.publish.statistics import Tally
 from sonify.publish.tables import allow_only
+from sonify.report.status import config_of_run
 from sonify.rows import Clip, Pair, Render
 from sonify.run import run
 from sonify.stages.render import ClipStore
 from tests.engine.hashing import hash_run
 from tests.fakes import picture, write_photos, write_sounds
+from tests.publish.folders import pair, record, source, statistics
 from tests.stores import running_store
 
 LICENCES = {
@@ -179,12 +183,19 @@ def test_the_statistics_are_counts_of_what_is_there(published):
     assert found["recordings"] == {"folder": len({clip.recording for clip in clips})}
     assert found["licences"] == Counter(clip.licence for clip in clips)
     assert sum(found["conditions"].values()) == sum(found["scenes"].values()) == len(pairs)
+    assert found["copies"] == {"exact": sum(uses.values())}
     assert sum(found["target_lufs"].values()) == sum(uses.values())
     assert set(found["target_lufs"]) <= {f"{-32 + n / 2:.1f}" for n in range(8)}
     assert found["sources_in_scene"] == {str(n): k for n, k in Counter(len(row.sources) for row in pairs).items()}
     assert found["contradictions"] == Counter(c for row in pairs for c in row.contradictions)
     assert found["redistributable"] == 0
     assert found["left_out"] == {}
+
+
+def test_sounds_are_counted_by_what_stands_for_the_published_clip():
+    tally = Tally()
+    tally.add_image([pair(1, sources=(source(), replace(source(), copy="repaired"))), pair(2)])
+    assert tally.statistics().copies == {"exact": 3, "repaired": 1}
 
 
 def test_the_same_run_gives_the_same_bytes_and_replaces_what_it_published_before(root, published, tmp_path):
@@ -229,16 +240,34 @@ def test_what_is_excluded_leaves_with_its_whole_image(root, published, tmp_path)
     assert lone_clip not in {clip.clip for clip in rows_of(tmp_path / "out" / "clips", PublishedClip)}
 
 
-def test_images_are_excluded_by_their_names(root, tmp_path):
-    (tmp_path / "list").write_text("000.jpg")
+def test_images_and_recordings_are_excluded_by_their_names_and_names_of_nothing_are_told(
+    root, published, tmp_path, caplog
+):
+    whole, bare = sorted({clip.file for clip in rows_of(published / "clips", PublishedClip)})[:2]
+    lines = ("000.jpg", "001", f"folder/{whole}", f"folder/{bare.removesuffix('.flac')}", "folder/none", "nobody.jpg")
+    (tmp_path / "list").write_text("\n".join(lines))
     publish(root / "run", tmp_path / "out", PublishOptions(exclude=tmp_path / "list"))
-    assert {row.image_uri for row in pairs_of(tmp_path / "out")} == {f"{n:03d}.jpg" for n in range(1, 24)}
+    heard_in = {row.image_uri for row in pairs_of(published) if {s.clip.partition("#")[0] for s in row.sources}
+                & {f"folder/{whole}", f"folder/{bare}"}}  # fmt: skip
+    expected = {row.image_uri for row in pairs_of(published)} - heard_in - {"000.jpg", "001.jpg"}
+    assert {row.image_uri for row in pairs_of(tmp_path / "out")} == expected
+    assert {whole, bare}.isdisjoint(clip.file for clip in rows_of(tmp_path / "out" / "clips", PublishedClip))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["--exclude: 2 of 6 lines name nothing in this run, such as 'folder/none'"]
 
 
-def test_recordings_are_excluded_by_their_names(root, tmp_path):
-    (tmp_path / "list").write_text("folder/001.flac")
-    publish(root / "run", tmp_path / "out", PublishOptions(exclude=tmp_path / "list"))
-    assert "001.flac" not in {clip.file for clip in rows_of(tmp_path / "out" / "clips", PublishedClip)}
+def test_the_summary_says_what_was_left_out_and_why_sound_may_not_be_passed_on(tmp_path):
+    def said(**fields):
+        of = record(statistics=statistics(scenes={"train": 1500, "validation": 4}, **fields))
+        return summary(Publication(folder=tmp_path, record=of, files=3, size_bytes=9))
+
+    assert said(conditions={"BY": 1504}, redistributable=1504, left_out={}) == (
+        "1,504 scenes; 1,504 may be passed on as sound"
+    )
+    assert said(conditions={"BY + unknown": 1200, "unknown": 4, "BY": 300}, left_out={"excluded": 0, "licence": 7}) == (
+        "1,504 scenes, 7 left out (licence); 0 may be passed on as sound:"
+        " 1,204 have an unknown licence; --image-licence says that of the images"
+    )
 
 
 @pytest.mark.parametrize(("chosen", "images"), [(("by", "sa"), 8), (("CC BY 4.0", "our own"), 8)])
@@ -306,10 +335,16 @@ def test_sa1b_has_its_own_licence_unless_another_is_given(root, tmp_path):
 
 def test_a_run_in_a_store_gives_the_same_bytes(root, published, tmp_path, monkeypatch):
     with running_store(monkeypatch) as store:
-        store.put("bucket", {f"run/{name}": data for name, data in files_of(root / "run").items()})
+        files = {name: data for name, data in files_of(root / "run").items() if name != layout.LOCK}
+        store.put("bucket", {f"run/{name}": data for name, data in files.items()})
         options = PublishOptions(with_audio=True, only_licences=("BY",), image_licence="CC0")
         publish(UPath("s3://bucket/run", use_listings_cache=False), tmp_path / "there", options)
         publish(root / "run", tmp_path / "here", options)
+        run_dir = UPath("s3://bucket/run", use_listings_cache=False)
+        unit = next(committed_units(run_dir, finished_stages(config_of_run(run_dir))["pool"]))
+        before = store.objects_read
+        assert list(unit.table(layout.clips(unit.name)).rows(Clip))
+        assert store.objects_read == before + 1  # what is hashed is what is read
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
 
 
@@ -324,6 +359,14 @@ def test_an_unfinished_run_is_refused(root, tmp_path):
     with pytest.raises(InputError, match="render: 3 of 4 units are done; `sonify run` does the rest"):
         publish(run_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["run", "run/tmp/out", "run/pairs/out", ".", "link/out"])
+def test_a_place_in_the_run_or_around_it_is_refused(root, tmp_path, place):
+    (tmp_path / "run").symlink_to(root / "run")
+    (tmp_path / "link").symlink_to(root / "run")
+    with pytest.raises(InputError, match=r"expected a folder beside the run .*, neither in it nor around it"):
+        publish(tmp_path / "run", (root if place == "." else tmp_path) / place)
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -72,6 +72,11 @@ def test_the_same_command_sends_only_what_is_not_there(out, hub: Hub):
     assert hub.commits[1:] == [[CHECKSUMS, RECORD]]
 
 
+def test_a_place_that_cannot_be_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+        push(tmp_path / ("n" * 300), REPO, dry_run=True)
+
+
 def test_an_upload_that_broke_off_goes_on(out, hub: Hub):
     hub.refuse = {"/commit/": 403}
     with pytest.raises(InputError, match="403"):

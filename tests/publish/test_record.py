@@ -97,6 +97,10 @@ def test_a_dataset_that_is_rendered_again_and_published_says_how_its_concepts_we
     again = elsewhere(root)
     run(adopt_settings(again.model_copy(update={"run_dir": root / "again"})))
     record = publish(root / "again", root / "published again").record
+    assert record.rendered_from == hashlib.sha256((root / "published" / CHECKSUMS).read_bytes()).hexdigest()
+    assert first["rendered_from"] == ""
+    assert "shard_size" in first["config"]["images"]
+    assert "shard_size" not in record.config["images"]  # it is not what the units follow
     assert record.config["concepts"]["max_concepts"] == 4
     assert "published" not in record.config
     assert record.prompts == {"llava": "what is heard?"}

@@ -74,6 +74,12 @@ def edit_record(folder, change):
     ("change", "message"),
     [
         (lambda record: record.update(format=2), "format 2"),
+        (lambda record: record.update(format=True), "format True"),
+        (lambda record: record.update(scenes=["captions\n"]), "not the record"),
+        (lambda record: record["config"]["images"].update(kind=["folder"]), r"images\.kind is no text"),
+        (lambda record: record["config"]["images"].update(kind={}), r"images\.kind is no text"),
+        (lambda record: record["config"].update(mix=None), "mix"),
+        (lambda record: record["config"].update(audio=[]), r"audio\.clip_seconds is missing"),
         (lambda record: record.update(scenes=["../x"]), "not the record"),
         (lambda record: record.update(scenes=[]), "not the record"),
         (lambda record: record.pop("config"), "not the record"),

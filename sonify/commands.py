@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: argparse.Namespace) -> int:
     """`sonify run`, and the commands for single stages."""
-    from sonify.publish.settings import adopt_settings
+    from sonify.published.settings import adopt_settings
     from sonify.run import run
     from sonify.stages.table import COMMAND_STAGES, RENDERING
 
@@ -49,8 +49,8 @@ def _published(arguments: argparse.Namespace) -> list[str]:
 
 
 def _print_comparison(config: Config) -> None:
-    from sonify.publish.compare import compare_with_published
-    from sonify.publish.settings import adopt_settings
+    from sonify.published.compare import compare_with_published
+    from sonify.published.settings import adopt_settings
 
     found = compare_with_published(adopt_settings(config))
     shards = found.shards_identical + found.shards_different + found.shards_absent

@@ -6,7 +6,7 @@ from dataclasses import replace
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.commits import commit_files
-from sonify.engine.plan import check_settings, iter_done, withdraw_stage
+from sonify.engine.plan import check_settings, iter_done, listed_units, withdraw_stage
 from sonify.engine.record import (
     RunRecord,
     read_record,
@@ -17,8 +17,8 @@ from sonify.engine.record import (
 )
 from sonify.engine.stage import Stage
 from sonify.engine.store import files_below, remove
-from sonify.engine.units import freeze_images, freeze_published, freeze_sounds, listed_units
 from sonify.errors import InputError
+from sonify.listing import freeze_images, freeze_published, freeze_sounds
 from sonify.stages.table import stages_of
 
 

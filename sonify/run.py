@@ -32,7 +32,7 @@ from sonify.engine.worker import Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.inherit import take_concepts
 from sonify.prepare import prepare
-from sonify.publish.settings import adopt_settings
+from sonify.published.settings import adopt_settings
 from sonify.rows import Reason
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of

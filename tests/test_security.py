@@ -114,11 +114,11 @@ TESTS = {
     ),
     14: ("tests/engine/test_on_ray.py::test_rows_that_kill_their_worker_are_found_and_rejected",),
     15: (
-        "tests/publish/test_published.py::test_a_changed_file_is_noticed",
-        "tests/publish/test_published.py::test_files_of_other_names_are_refused",
-        "tests/publish/test_published.py::test_other_columns_are_refused",
-        "tests/publish/test_published.py::test_rows_that_nobody_publishes_are_refused",
-        "tests/publish/test_settings.py::test_a_record_names_no_file_that_is_opened_here",
+        "tests/published/test_reading.py::test_a_changed_file_is_noticed",
+        "tests/published/test_reading.py::test_files_of_other_names_are_refused",
+        "tests/published/test_reading.py::test_other_columns_are_refused",
+        "tests/published/test_reading.py::test_rows_that_nobody_publishes_are_refused",
+        "tests/published/test_settings.py::test_a_record_names_no_file_that_is_opened_here",
     ),
     16: (
         f"{HERE}::test_a_password_in_a_configuration_is_refused_and_not_printed",

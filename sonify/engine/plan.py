@@ -22,8 +22,7 @@ from sonify.engine.commits import (
 from sonify.engine.job import Task
 from sonify.engine.record import RunRecord, describe_difference
 from sonify.engine.stage import Stage
-from sonify.engine.store import Sizes, folders_in, read_each, remove
-from sonify.engine.units import listed_units
+from sonify.engine.store import Sizes, folders_in, read_each, remove, stems
 from sonify.errors import InputError, WorkError
 
 
@@ -52,6 +51,11 @@ class Plan:
         """The plan once more of its tasks are committed; the counts are those of all commits then."""
         left = tuple(task for task in self.tasks if task.unit not in done)
         return replace(self, done={**self.done, **done}, rows=rows, clips=clips, tasks=left)
+
+
+def listed_units(run_dir: Place, listing: str) -> list[str]:
+    """The units of a frozen listing, in order."""
+    return stems(run_dir / layout.UNITS / listing)
 
 
 def iter_done(run_dir: Place, stage: Stage) -> Iterator[StoredCommit]:

@@ -1,1 +1,1 @@
-"""The dataset as metadata: what goes out, and how it is rendered again elsewhere."""
+"""The dataset as metadata, ready to upload; `sonify.published` renders it again."""

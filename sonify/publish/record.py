@@ -12,8 +12,8 @@ from sonify.config import Config, LaionClapEncoder, Place, Section, Vlm
 from sonify.engine.record import RunRecord
 from sonify.engine.store import read_whole
 from sonify.errors import InputError
-from sonify.publish.published import open_published, read_recorded
 from sonify.publish.rows import FORMAT, RECORD, PublishedRecord, Statistics
+from sonify.published.reading import open_published, read_recorded
 from sonify.vlm.checking import check_question
 from sonify.vlm.prompts import concepts_prompt
 

@@ -9,10 +9,10 @@ from statistics import mean
 from sonify.config import Config
 from sonify.engine.plan import Plan
 from sonify.engine.record import read_record
-from sonify.engine.units import RECORDINGS_IN_UNIT
 from sonify.errors import InputError
+from sonify.listing import RECORDINGS_IN_UNIT
 from sonify.media.audio import UnreadableSound, read_header
-from sonify.publish.settings import published_folder
+from sonify.published.settings import published_folder
 from sonify.rows import ImageRef, SoundRef, SourceImage
 from sonify.sources.images import count_images, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound

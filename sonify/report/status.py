@@ -9,10 +9,9 @@ from rich.table import Table
 
 from sonify.config import Config, Place, make_config
 from sonify.engine.commits import Count, total
-from sonify.engine.plan import Plan
+from sonify.engine.plan import Plan, listed_units
 from sonify.engine.record import require_record
 from sonify.engine.stage import Stage
-from sonify.engine.units import listed_units
 from sonify.report.usage import Usage, compare_usage, count_discards, run_usage
 from sonify.run import plan_run
 from sonify.stages.checks import FoilShare, count_foils

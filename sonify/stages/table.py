@@ -22,7 +22,7 @@ from sonify.config import (
 )
 from sonify.engine.stage import Stage
 from sonify.engine.store import read_whole
-from sonify.publish import adopt, copies, scenes
+from sonify.published import adopt, copies, scenes
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
 from sonify.stages import checks, concepts, embeddings, features, pair, pool, render, vlm_concepts

@@ -257,7 +257,7 @@ def test_a_stage_that_reads_less_than_was_committed_is_found_out(root, monkeypat
 def test_a_lost_disk_rejects_nothing(root):
     config = small_config(root)
     run(config, stages=["pool"])
-    from sonify.engine.units import freeze_images  # noqa: PLC0415
+    from sonify.listing import freeze_images  # noqa: PLC0415
 
     freeze_images(config)
     (root / "photos").rename(root / "elsewhere")

@@ -7,7 +7,7 @@ import soundfile
 
 from sonify.media.clips import cut_recording
 from sonify.media.fingerprint import BANDS, correlation, fingerprint
-from sonify.publish.copies import LEAST_CORRELATION
+from sonify.published.copies import LEAST_CORRELATION
 from tests.fakes import tone
 
 RATE_HZ = 16000

@@ -6,12 +6,12 @@ from sonify.engine.record import start_record
 from sonify.publish.publish import publish
 from sonify.publish.record import make_record, record_json
 from sonify.publish.rows import CHECKSUMS, RECORD
-from sonify.publish.settings import adopt_settings
 from sonify.publish.statistics import Tally
+from sonify.published.settings import adopt_settings
 from sonify.run import run
 from sonify.vlm.checking import check_question
 from sonify.vlm.prompts import concepts_prompt
-from tests.publish.elsewhere import elsewhere, published_run
+from tests.published.elsewhere import elsewhere, published_run
 
 
 def record_of(tmp_path):

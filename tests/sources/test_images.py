@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 
 from sonify.config import FolderImages, WebDatasetImages
-from sonify.engine.units import freeze_images, listed_units
+from sonify.engine.plan import listed_units
 from sonify.errors import InputError, TransientError
 from sonify.keys import escape_key
+from sonify.listing import freeze_images
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.images import list_images, read_images
 from sonify.sources.images.folder import MAX_TEXT_BYTES

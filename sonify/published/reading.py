@@ -15,9 +15,6 @@ from sonify.config.sections import NAME, Place
 from sonify.engine.tables import read_columns
 from sonify.errors import InputError
 from sonify.keys import escape_key
-from sonify.publish.bounds import read_table
-from sonify.publish.foreign import read_inside
-from sonify.publish.ranges import wrong_with_clip, wrong_with_image
 from sonify.publish.rows import (
     CHECKSUMS,
     CLIPS,
@@ -29,6 +26,9 @@ from sonify.publish.rows import (
     PublishedPair,
     PublishedShard,
 )
+from sonify.published.bounds import read_table
+from sonify.published.foreign import read_inside
+from sonify.published.ranges import wrong_with_clip, wrong_with_image
 from sonify.sources.files import is_below
 
 # Far above what a billion images need; a file that claims more is refused unread.

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from upath import UPath
 
-from sonify.engine.units import freeze_published
 from sonify.errors import InputError
-from sonify.publish.published import open_published, read_clips, read_pairs
+from sonify.listing import freeze_published
 from sonify.publish.rows import CHECKSUMS
-from sonify.publish.settings import adopt_settings, published_folder
+from sonify.published.reading import open_published, read_clips, read_pairs
+from sonify.published.settings import adopt_settings, published_folder
 from sonify.run import run
-from tests.publish.elsewhere import copy_of, elsewhere, own, published_run, seal
+from tests.published.elsewhere import copy_of, elsewhere, own, published_run, seal
 
 
 @pytest.fixture(scope="module")

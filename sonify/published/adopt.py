@@ -11,8 +11,8 @@ from sonify.engine.job import Job
 from sonify.engine.tables import read_rows
 from sonify.exclusion import exclusion_names, read_exclusions
 from sonify.mixing import gain_to_target_db
-from sonify.publish.copies import Copy, State, read_copies
-from sonify.publish.scenes import PublishedImage, PublishedScene, images_at_once, pair_of
+from sonify.published.copies import Copy, State, read_copies
+from sonify.published.scenes import PublishedImage, PublishedScene, images_at_once, pair_of
 from sonify.retrieval.encoders import query_text
 from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool

@@ -5,8 +5,8 @@ from typing import Any
 
 from sonify.config import Config, Section, make_config
 from sonify.errors import InputError
-from sonify.publish.published import PublishedFolder, RecordedConfig, open_published, read_recorded
 from sonify.publish.rows import RECORD
+from sonify.published.reading import PublishedFolder, RecordedConfig, open_published, read_recorded
 
 # All that the bytes of a rendering depend on beside images and recordings; whole sections, and keys of others.
 ADOPTED = ("seed", "audio.clip_seconds", "audio.sample_rate", "audio.validation", "images.validation")

@@ -13,23 +13,19 @@ from sonify import layout
 from sonify.config import Config
 from sonify.config.sections import Place
 from sonify.engine.files import write_atomically
-from sonify.engine.store import for_each, remove, stems
+from sonify.engine.plan import listed_units
+from sonify.engine.store import for_each, remove
 from sonify.engine.tables import read_rows, read_tables, write_rows
-from sonify.publish.published import ClipsFile
-from sonify.publish.scenes import refs_of
-from sonify.publish.settings import published_folder
-from sonify.publish.verified import verify_published
+from sonify.published.reading import ClipsFile
+from sonify.published.scenes import refs_of
+from sonify.published.settings import published_folder
+from sonify.published.verified import verify_published
 from sonify.rows import ImageRef, SoundRef
 from sonify.sources.images import list_images
 from sonify.sources.sounds import list_sounds
 
 # Recordings in a unit: some minutes of work, and a 64 MB file of clips for recordings of 20 s.
 RECORDINGS_IN_UNIT = 100
-
-
-def listed_units(run_dir: Place, stage: str) -> list[str]:
-    """The units that are frozen, in order."""
-    return stems(run_dir / layout.UNITS / stage)
 
 
 def freeze_sounds(config: Config, again: bool = False) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from sonify.config.sections import Place
 from sonify.engine.tables import rows_of, schema_of
 from sonify.errors import InputError
-from sonify.publish.foreign import open_inside
+from sonify.published.foreign import open_inside
 
 Row = TypeVar("Row")
 

@@ -8,9 +8,9 @@ import numpy as np
 from sonify.config import Config
 from sonify.errors import InputError
 from sonify.media.fingerprint import fingerprint
-from sonify.publish.foreign import hash_files
-from sonify.publish.published import PublishedFolder, read_clips, read_pairs, read_shards
 from sonify.publish.rows import CHECKSUMS, CLIPS, DATA, PublishedPair
+from sonify.published.foreign import hash_files
+from sonify.published.reading import PublishedFolder, read_clips, read_pairs, read_shards
 
 
 def verify_published(folder: PublishedFolder, config: Config) -> None:

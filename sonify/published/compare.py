@@ -9,8 +9,8 @@ from sonify.config import Config
 from sonify.engine.plan import iter_done
 from sonify.engine.store import stems
 from sonify.engine.tables import read_columns, read_tables
-from sonify.publish.published import read_shards
-from sonify.publish.settings import published_folder
+from sonify.published.reading import read_shards
+from sonify.published.settings import published_folder
 from sonify.stages.table import stages_of
 
 

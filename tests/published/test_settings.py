@@ -5,10 +5,10 @@ import json
 import pytest
 
 from sonify.errors import InputError
-from sonify.publish.settings import adopt_settings
+from sonify.published.settings import adopt_settings
 from sonify.run import run
 from tests.fakes import write_tar
-from tests.publish.elsewhere import copy_of, elsewhere, mixes, published_run, seal, shard_hashes
+from tests.published.elsewhere import copy_of, elsewhere, mixes, published_run, seal, shard_hashes
 
 
 @pytest.fixture(scope="module")

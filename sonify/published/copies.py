@@ -25,9 +25,9 @@ from sonify.engine.store import stems
 from sonify.engine.tables import read_rows, read_tables
 from sonify.errors import InputError
 from sonify.media.fingerprint import correlation
-from sonify.publish.published import read_clips
 from sonify.publish.rows import PublishedClip
-from sonify.publish.settings import published_folder
+from sonify.published.reading import read_clips
+from sonify.published.settings import published_folder
 from sonify.stages.render import ClipStore
 
 log = logging.getLogger(__name__)

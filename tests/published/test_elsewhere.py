@@ -8,16 +8,16 @@ import pytest
 import soundfile
 
 from sonify.errors import InputError
-from sonify.publish.compare import compare_with_published
-from sonify.publish.copies import is_as_loud
 from sonify.publish.publish import publish
-from sonify.publish.scenes import images_at_once
-from sonify.publish.settings import adopt_settings
+from sonify.published.compare import compare_with_published
+from sonify.published.copies import is_as_loud
+from sonify.published.scenes import images_at_once
+from sonify.published.settings import adopt_settings
 from sonify.report.status import read_status
 from sonify.report.verify import verify
 from sonify.run import run
 from tests.fakes import SUBJECTS, picture, small_config, write_photos, write_sounds, write_tar
-from tests.publish.elsewhere import (
+from tests.published.elsewhere import (
     TEXTS,
     copy_of,
     elsewhere,

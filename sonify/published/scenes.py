@@ -9,9 +9,9 @@ from sonify.engine.files import Transaction
 from sonify.engine.job import Job
 from sonify.engine.tables import TableWriter, read_rows
 from sonify.errors import InputError
-from sonify.publish.published import PublishedFolder, read_image_uris, read_pairs
 from sonify.publish.rows import PublishedPair
-from sonify.publish.settings import published_folder
+from sonify.published.reading import PublishedFolder, read_image_uris, read_pairs
+from sonify.published.settings import published_folder
 from sonify.rows import ImageRef, Pair
 from sonify.sources.files import child, is_below, is_file, read_ahead
 from sonify.sources.images.archives import ArchiveImages, archive_keys

@@ -82,7 +82,10 @@ class Pool:
             table = unit.table(layout.clips(unit.name))
             rows = [(row, clip) for row, clip in enumerate(table.rows(Clip)) if self.uses(clip.clip)]
             if rows:
-                array = load_array(unit.run_dir / layout.audio(unit.name))
+                try:
+                    array = load_array(unit.run_dir / layout.audio(unit.name))
+                except ValueError as error:  # its header is not one
+                    raise WorkError(f"the pool's samples of unit {unit.name} are damaged: `sonify verify`") from error
                 samples = (array[row] for row, _ in rows)
                 with ThreadPoolExecutor() as threads:  # a fingerprint takes 5 ms, nearly all in numpy
                     clips = threads.map(_published, (clip for _, clip in rows), samples, repeat(sample_rate_hz))

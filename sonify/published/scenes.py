@@ -1,5 +1,7 @@
 """Published scenes in the place of concepts: each row checked, and whether its image is here."""
 
+import errno
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -13,7 +15,7 @@ from sonify.publish.rows import PublishedPair
 from sonify.published.reading import PublishedFolder, read_image_uris, read_pairs
 from sonify.published.settings import published_folder
 from sonify.rows import ImageRef, Pair
-from sonify.sources.files import child, is_below, is_file, read_ahead
+from sonify.sources.files import check_mounted, child, is_below, is_file, read_ahead
 from sonify.sources.images.archives import ArchiveImages, archive_keys
 from sonify.sources.images.tables import table_keys
 
@@ -79,11 +81,23 @@ def _with_presence(
     """The images of a unit and whether each is here, from names and headers only."""
     images = config.images
     if isinstance(images, FolderImages):
-        yield from read_ahead(lambda pairs: (pairs, is_file(child(images.path, pairs[0].image_uri))), rows)
+        yield from read_ahead(lambda pairs: (pairs, _is_here(images, pairs[0].image_uri)), rows)
         return
     refs = read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef)
     keys = _keys_in_archives(images, refs)
     yield from ((pairs, pairs[0].image in keys) for pairs in rows)
+
+
+def _is_here(images: FolderImages, uri: str) -> bool:
+    """Whether an image is there.
+
+    Raises:
+        TransientError: nothing is there any more, which says nothing about this image.
+    """
+    here = is_file(child(images.path, uri))
+    if not here:
+        check_mounted(images.path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    return here
 
 
 def _keys_in_archives(images: ArchiveImages | ParquetImages, refs: Iterable[ImageRef]) -> Collection[str]:
@@ -93,8 +107,8 @@ def _keys_in_archives(images: ArchiveImages | ParquetImages, refs: Iterable[Imag
             keys.update(
                 table_keys(images, ref.uri) if isinstance(images, ParquetImages) else archive_keys(images, ref.uri)
             )
-        except OSError:
-            continue  # the whole archive is missing
+        except FileNotFoundError as error:
+            check_mounted(images.path, error)  # or is everything gone, and not this archive?
     return keys
 
 

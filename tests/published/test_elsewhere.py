@@ -4,10 +4,11 @@ import csv
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.publish.publish import publish
 from sonify.published.compare import compare_with_published
 from sonify.published.copies import is_as_loud
@@ -264,6 +265,19 @@ def test_the_same_recordings_in_other_places_are_exact(first, copy):
 @pytest.mark.parametrize(("scenes", "images"), [(1, 512), (8, 512), (9, 455), (1000, 4)])
 def test_many_scenes_an_image_are_fewer_images_in_work(scenes, images):
     assert images_at_once(("scene",) * scenes) == images
+
+
+def test_a_lost_disk_is_not_taken_for_missing_images(first, copy):
+    images = copy / "photos"
+    images.rename(copy / "away")
+    images.mkdir()
+    with pytest.raises(WorkError, match="given up"):
+        run(elsewhere(copy, missing="skip"))
+    assert not (copy / "run" / "commits" / "concepts").exists()
+    images.rmdir()
+    (copy / "away").rename(images)
+    run(elsewhere(copy, missing="skip"))
+    assert len(pq.read_table(copy / "run" / "pairs")) == len(pq.read_table(first / "run" / "pairs"))
 
 
 def test_images_in_archives(tmp_path):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sonify.config import Config, load_config
 from sonify.errors import InputError, WorkError
+from sonify.installed import require
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ def gallery(arguments: argparse.Namespace) -> int:
 
 def publish(arguments: argparse.Namespace) -> int:
     """`sonify publish`."""
+    require("huggingface_hub", "matplotlib", extra="publish")
     from sonify.publish.publish import PublishOptions, publish, summary
     from sonify.publish.push import push
 
@@ -172,6 +174,7 @@ def _words(option: str, text: str | None) -> tuple[str, ...]:
 
 def leakage(arguments: argparse.Namespace) -> int:
     """`sonify leakage`."""
+    require("imagehash", extra="publish")
     from sonify.report.leakage import DISTANCE, HASH_BITS, find_leakage, summary, write_leakage
 
     if arguments.images is None and arguments.sounds is None:

@@ -4,10 +4,10 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from sonify.errors import InputError
+from sonify.installed import require
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # as transformers and diffusers name them
 INDEXES = tuple(f"{name}.index.json" for name in WEIGHTS)
@@ -19,17 +19,6 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 MAX_HEADER_BYTES = 100_000_000
 SAMPLE_BYTES = 4096
 SETTINGS = {".json", ".jinja", ".txt", ".model"}
-
-
-def require(*libraries: str) -> None:
-    """Refuse to go on without libraries that the light installation has not.
-
-    Raises:
-        InputError: one is not installed.
-    """
-    for library in libraries:
-        if find_spec(library) is None:
-            raise InputError(f"models need the library {library}, which is not installed: pip install 'sonify[models]'")
 
 
 def check_config(folder: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sonify.errors import InputError
+from sonify.installed import require
 from sonify.model_folders import (
     check_ast,
     check_clap,
@@ -19,7 +20,6 @@ from sonify.model_folders import (
     check_vlm,
     check_weights,
     identify_folder,
-    require,
 )
 
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")

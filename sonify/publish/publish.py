@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from sonify import layout
@@ -13,6 +12,7 @@ from sonify.engine.plan import Plan
 from sonify.engine.record import require_record
 from sonify.errors import InputError
 from sonify.exclusion import read_exclusions
+from sonify.installed import require
 from sonify.publish.attribution import write_attribution
 from sonify.publish.audio import refuse_audio, write_audio
 from sonify.publish.committed import committed_tables, finished_stages, rendered_images
@@ -88,11 +88,7 @@ def summary(made: Publication) -> str:
 
 
 def _check_tools(options: PublishOptions) -> None:
-    for library in ("huggingface_hub", "matplotlib"):
-        if find_spec(library) is None:
-            raise InputError(
-                f"publishing needs the library {library}, which is not installed: pip install 'sonify[publish]'"
-            )
+    require("huggingface_hub", "matplotlib", extra="publish")
     from sonify.publish.card import check_licence  # noqa: PLC0415 - of the extra `publish`
 
     check_licence(options.licence)

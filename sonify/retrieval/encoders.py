@@ -15,7 +15,8 @@ from sonify.config import ClapEncoder, HybridEncoder, LaionClapEncoder, Place
 from sonify.config import Encoder as EncoderConfig
 from sonify.config import TextEncoder as TextEncoderConfig
 from sonify.errors import InputError
-from sonify.models import CLAP_FILES, TOKENIZER_FILES, fetch_model, require
+from sonify.installed import require
+from sonify.models import CLAP_FILES, TOKENIZER_FILES, fetch_model
 from sonify.retrieval.text import TextEncoder
 from sonify.rows import Concept
 from sonify.sources.files import open_place

@@ -22,8 +22,8 @@ from sonify.engine.tars import index_members, read_member
 from sonify.errors import InputError, WorkError
 from sonify.features.pixels import decode_square
 from sonify.features.samples import FeatureSample, FeatureSink, encode_npy
+from sonify.installed import require
 from sonify.media.audio import decode_flac
-from sonify.model_folders import require
 from sonify.models import AST_FILES, VAE_FILES, fetch_model
 from sonify.sources.files import open_local
 

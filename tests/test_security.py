@@ -144,7 +144,10 @@ TESTS = {
         "tests/publish/test_push.py::test_a_wrong_token_is_refused_and_not_repeated",
     ),
     22: (f"{HERE}::test_a_ray_of_ours_listens_on_loopback_only_and_logs_no_key",),
-    23: ("tests/engine/test_on_ray.py::test_a_cluster_elsewhere_needs_a_token_and_an_absolute_run_directory",),
+    23: (
+        "tests/engine/test_on_ray.py::test_a_cluster_elsewhere_needs_a_token_and_an_absolute_run_directory",
+        "tests/engine/test_cluster.py::test_a_cluster_elsewhere_must_refuse_those_without_its_token",
+    ),
 }
 
 

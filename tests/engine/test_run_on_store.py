@@ -44,6 +44,14 @@ def store(monkeypatch):
         yield started
 
 
+@pytest.fixture
+def interruptible():
+    """A process that was begun in the background ignores SIGINT, until it says otherwise as the command line does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
@@ -199,7 +207,7 @@ def test_a_holder_that_lives_keeps_the_run_directory(store, monkeypatch):
     assert size_of(place) is None
 
 
-def test_a_holder_that_loses_the_lock_is_interrupted(store, monkeypatch):
+def test_a_holder_that_loses_the_lock_is_interrupted(store, monkeypatch, interruptible):
     monkeypatch.setattr(lease, "BEAT_SEC", 0.1)
     place = UPath("s3://bucket/run/lock", use_listings_cache=False)
     waiting = threading.Event()
@@ -225,7 +233,7 @@ def test_a_store_that_refuses_for_a_while_does_not_cost_the_lock(store, monkeypa
     assert size_of(place) is None
 
 
-def test_a_holder_that_cannot_keep_its_lock_stops(store, monkeypatch):
+def test_a_holder_that_cannot_keep_its_lock_stops(store, monkeypatch, interruptible):
     monkeypatch.setattr(lease, "BEAT_SEC", 0.05)
     place = UPath("s3://bucket/run/lock", use_listings_cache=False)
     waiting = threading.Event()

@@ -89,9 +89,9 @@ def test_a_worker_killed_in_each_stage_is_replaced(root):
     assert hash_run(root / "ray") == hash_run(root / "local")
 
 
-def test_a_driver_killed_in_each_stage_resumes(root):
+def test_a_driver_that_is_killed_again_and_again_resumes(root):
     script = DRIVER.replace("IMAGES", repr(photos_of(root)))
-    for stage in STAGES:
+    for stage in ("pool", "concepts/captions", "render"):  # each start costs Ray's
         driver = subprocess.Popen([sys.executable, "-c", script, str(root)])
         while stage not in begun_stages(root / "ray") and driver.poll() is None:
             time.sleep(0.02)

@@ -120,7 +120,7 @@ class Holder:
 
 
 def test_an_engine_dies_with_a_killed_ray_actor(tmp_path):
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         actor: Any = ray.remote(num_cpus=1)(Holder).remote()
         ray.get(actor.load.remote(config_for("--child"), tmp_path))

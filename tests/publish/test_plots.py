@@ -47,7 +47,7 @@ def test_they_are_large_enough_to_read(tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", [HOSTILE, "$\\frac{$", "犬の鳴き声", "", "x" * 5000])
 def test_a_concept_of_any_name_is_drawn(tmp_path, name):
-    drawn(tmp_path, statistics(concepts={name: 2}))
+    assert drawn(tmp_path, statistics(concepts={name: 2}))["concepts"]
 
 
 def test_numbers_are_no_strings_in_order(tmp_path):

@@ -5,7 +5,7 @@ DIR/clips/<unit>.parquet           PublishedClip, of the clips that are heard
 DIR/shards/shards.parquet          PublishedShard
 DIR/sonify.json                    PublishedRecord
 DIR/checksums.sha256               of all other files, as `sha256sum` writes them
-DIR/audio/<split>-<unit>.parquet   PublishedAudio, only where it was asked for and every licence allows it
+DIR/audio/<split>-<unit>.parquet   image, scene and sound, only where it was asked for and every licence allows it
 """
 
 from collections.abc import Mapping

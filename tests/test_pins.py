@@ -1,0 +1,126 @@
+"""What must not change by accident: the settings digests of the shipped configurations, and a small run's bytes.
+
+A run made by an earlier version goes on only while its stages' digests stay. Where a change means to move one, the
+row of `pins/settings.csv` gets the new digest, and beside it the key that moved it and the reason.
+The input is made here and lies in memory, under the same names on every machine: a stage's settings hold them.
+"""
+
+import csv
+import io
+import json
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from PIL import Image
+from upath import UPath
+
+from sonify.config import make_config
+from sonify.run import run
+from sonify.stages.table import stages_of
+
+PINS = Path(__file__).parent / "pins"
+CONFIGS = Path(__file__).parents[1] / "configs" / "sonify"
+INPUT = "memory://pinned"
+SUBJECTS = ("dog", "cat", "rain", "train")
+FOLDERS = ("pool", "pairs", "renders", "shards")
+
+
+def test_the_settings_of_the_shipped_configurations_have_the_pinned_digests():
+    with (PINS / "settings.csv").open(newline="") as file:
+        pinned = {(row["config"], row["stage"]): row["digest"] for row in csv.DictReader(file)}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} <= {config for config, _ in pinned}
+    assert settings_digests() == pinned
+
+
+def test_a_small_run_has_the_pinned_bytes(tmp_path):
+    run(small_run(tmp_path / "run"))
+    assert hashes(tmp_path / "run") == json.loads((PINS / "run.json").read_text())
+
+
+def test_a_run_of_an_earlier_version_resumes(tmp_path):
+    """`pins/run.tar.xz` was made by the version before the settings were pinned; the input grew since."""
+    with tarfile.open(PINS / "run.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "commits").rglob("*.json")}
+    done = run(small_run(tmp_path / "run", images=9))
+    assert done["render"].rows_out == 9
+    assert before.keys() < set((tmp_path / "run" / "commits").rglob("*.json"))
+    assert all(path.stat().st_mtime_ns == made for path, made in before.items())
+    assert hashes(tmp_path / "run").items() >= json.loads((PINS / "run.json").read_text()).items()
+
+
+def settings_digests():
+    """The digest of each stage of each shipped configuration, over places that are the same everywhere."""
+    return {
+        (path.stem, stage.key): stage.digest
+        for path in sorted(CONFIGS.glob("*.yaml"))
+        for stage in stages_of(make_config(on_no_machine(path), check_paths=False))
+    }
+
+
+def on_no_machine(path):
+    raw = yaml.safe_load(path.read_text())
+    raw["images"]["path"] = "/images"
+    raw["audio"]["sources"] = [source | {"path": f"/{source['kind']}"} for source in raw["audio"]["sources"]]
+    if "features" in raw:  # a folder of that name would be made absolute
+        raw["features"] |= {"vae": "a/vae", "ast": "an/ast"}
+    return raw
+
+
+def small_run(run_dir, images=8):
+    """A run over images and recordings that are made here."""
+    place = UPath(INPUT)
+    captions = [("file", "caption")]
+    for n in range(images):
+        (place / "photos" / f"{n}.jpg").write_bytes(photo(n))
+        captions.append((f"{n}.jpg", f"a {SUBJECTS[n % 4]} and a {SUBJECTS[(n + 1) % 4]}"))
+    (place / "photos" / "captions.csv").write_text("\n".join(",".join(row) for row in captions))
+    for n in range(8):
+        (place / "sounds" / f"{n}.flac").write_bytes(recording(n))
+    texts = [f"{n}.flac,{SUBJECTS[n % 4]},CC0-1.0" for n in range(8)]
+    (place / "sounds" / "metadata.csv").write_text("\n".join(["file,text,licence", *texts]))
+    return make_config(
+        {
+            "run_dir": str(run_dir),
+            "images": {"kind": "folder", "path": f"{INPUT}/photos", "shard_size": 4, "validation": 0},
+            "audio": {
+                "sources": [{"kind": "folder", "path": f"{INPUT}/sounds"}],
+                "clip_seconds": 1.0,
+                "sample_rate": 8000,
+                "validation": 0,
+            },
+            "engine": {"kind": "local"},
+        }
+    )
+
+
+def photo(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((48, 32), Image.Resampling.NEAREST).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def recording(seed):
+    rng = np.random.default_rng(100 + seed)
+    steps = rng.integers(-3000, 3000, 2 * 800, dtype=np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.repeat(steps, 10), 8000, format="FLAC")
+    return buffer.getvalue()
+
+
+def hashes(run_dir):
+    files = (path for folder in FOLDERS for path in (run_dir / folder).rglob("*") if path.is_file())
+    return {path.relative_to(run_dir).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+
+
+@pytest.fixture(autouse=True)
+def _empty_memory():
+    yield
+    if UPath(INPUT).exists():
+        UPath(INPUT).fs.rm(UPath(INPUT).path, recursive=True)

@@ -13,12 +13,11 @@ from pathlib import Path
 from benchmarks.inputs import config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
 from sonify.config import Config
-from sonify.engine.job import Task, run_task
+from sonify.engine.job import Stage, Task, run_task
 from sonify.engine.on_ray import RayExecutor
 from sonify.engine.plan import plan_stage
 from sonify.engine.record import read_record
-from sonify.engine.stage import Stage
-from sonify.engine.store import remove
+from sonify.io.write import remove
 from sonify.run import run
 from sonify.stages.table import stages_of
 

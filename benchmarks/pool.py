@@ -25,7 +25,8 @@ from benchmarks.inputs import RECORDING_RATE_HZ, write_photos
 from benchmarks.measure import interleaved, report
 from sonify import layout
 from sonify.config import Config, make_config
-from sonify.engine.store import load_array, remove, stems
+from sonify.io.places import load_array, stems
+from sonify.io.write import remove
 from sonify.run import run
 
 RECORDINGS, IN_ARCHIVE = 200, 50

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.inputs import config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
-from sonify.engine.store import remove
+from sonify.io.write import remove
 from sonify.run import run
 
 IMAGES, UNIT, WORKERS = 4000, 64, 2

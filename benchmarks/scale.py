@@ -31,11 +31,11 @@ from ray.cluster_utils import Cluster
 from benchmarks.inputs import SUBJECTS, write_sounds
 from sonify import layout
 from sonify.config import Config, make_config
-from sonify.engine.commits import Commit, Count, record_of
-from sonify.engine.files import FileRecord
 from sonify.engine.plan import plan_stage
 from sonify.engine.record import require_record
-from sonify.engine.tars import TarWriter
+from sonify.io.commits import Commit, Count, record_of
+from sonify.io.tars import TarWriter
+from sonify.io.write import FileRecord
 from sonify.run import run
 from sonify.stages.table import stages_of
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.image_decode import make_photo
 from benchmarks.measure import interleaved, report
-from sonify.config.extractors import EndpointVlm
+from sonify.config.config import EndpointVlm
 from sonify.media.pixels import decode_for_model
 from sonify.vlm import backends
 from sonify.vlm.endpoint import load

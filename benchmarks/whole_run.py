@@ -25,7 +25,7 @@ from webdataset.writer import ShardWriter
 
 from benchmarks.inputs import SUBJECTS, config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
-from sonify.engine.store import remove
+from sonify.io.write import remove
 from sonify.run import run
 
 IMAGES, UNIT, WORKERS = 10_000, 500, 2

@@ -26,7 +26,7 @@ from transformers import HubertModel, Wav2Vec2FeatureExtractor
 from eval.figures import COLOURS, plot_intervals
 from eval.neighbours import LoudnessKept, judge_loudness
 from eval.study import StudyParser, at_least, check_out, read_heard, run_study, write_study
-from sonify.config.features import AST_SECONDS
+from sonify.config.config import AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures, load_ast
 from sonify.media.clips import CutClip

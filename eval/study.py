@@ -12,8 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from eval.scores import CLIP, OTHERS
-from sonify.engine.files import write_whole
 from sonify.errors import InputError
+from sonify.io.write import write_whole
 from sonify.media.clips import CutClip
 from train.commands import Parser, run_command
 from train.sounds import is_heard, read_sound

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sonify import __version__, commands
-from sonify.config.sections import Place, to_place, to_run_dir
 from sonify.errors import InputError, TransientError, WorkError
+from sonify.stores import Place, to_place, to_run_dir
 
 STAGE_COMMANDS = {
     "run": "do all stages; what is done is skipped, so the same command resumes",

@@ -3,9 +3,9 @@
 import re
 from pathlib import PurePosixPath
 
-from sonify.config.sections import Place
 from sonify.errors import InputError
-from sonify.sources.files import open_place
+from sonify.io.places import open_place
+from sonify.stores import Place
 
 SHA256 = re.compile("[0-9a-f]{64}")
 

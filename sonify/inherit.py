@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sonify import layout
-from sonify.config import Config, Place
-from sonify.engine.commits import DamagedRecord, StoredCommit, parse_commit, read_commits
-from sonify.engine.files import write_atomically
+from sonify.config import Config
 from sonify.engine.record import (
     StageRecord,
     describe_difference,
@@ -20,9 +18,12 @@ from sonify.engine.record import (
     start_record,
     write_record,
 )
-from sonify.engine.store import files_below, for_each, read_whole
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import DamagedRecord, StoredCommit, parse_commit, read_commits
+from sonify.io.places import files_below, for_each, read_whole
+from sonify.io.write import write_atomically
 from sonify.stages.table import stages_of
+from sonify.stores import Place
 
 log = logging.getLogger(__name__)
 

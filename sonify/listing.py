@@ -11,11 +11,10 @@ from typing import Any
 
 from sonify import layout
 from sonify.config import Config
-from sonify.config.sections import Place
-from sonify.engine.files import write_atomically
 from sonify.engine.plan import listed_units
-from sonify.engine.store import for_each, remove
-from sonify.engine.tables import read_rows, read_tables, write_rows
+from sonify.io.places import for_each
+from sonify.io.tables import read_rows, read_tables, write_rows
+from sonify.io.write import remove, write_atomically
 from sonify.published.reading import ClipsFile
 from sonify.published.scenes import refs_of
 from sonify.published.settings import published_folder
@@ -23,6 +22,7 @@ from sonify.published.verified import verify_published
 from sonify.rows import ImageRef, SoundRef
 from sonify.sources.images import list_images
 from sonify.sources.sounds import list_sounds
+from sonify.stores import Place
 
 # Recordings in a unit: some minutes of work, and a 64 MB file of clips for recordings of 20 s.
 RECORDINGS_IN_UNIT = 100

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sonify import layout
 from sonify.config import Config
-from sonify.engine.commits import commit_files
+from sonify.engine.job import Stage
 from sonify.engine.plan import check_settings, iter_done, listed_units, withdraw_stage
 from sonify.engine.record import (
     RunRecord,
@@ -15,9 +15,10 @@ from sonify.engine.record import (
     with_stage,
     write_record,
 )
-from sonify.engine.stage import Stage
-from sonify.engine.store import files_below, remove
 from sonify.errors import InputError
+from sonify.io.commits import commit_files
+from sonify.io.places import files_below
+from sonify.io.write import remove
 from sonify.listing import freeze_images, freeze_published, freeze_sounds
 from sonify.stages.table import stages_of
 

@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from sonify import layout
-from sonify.config import Config, Place
-from sonify.engine.address import check_run_dir
-from sonify.engine.commits import Count, Done, add_clips, done_of, record_of, total
-from sonify.engine.files import clear_temporary
-from sonify.engine.job import Task
+from sonify.config import Config
+from sonify.engine.job import Stage, Task
 from sonify.engine.lease import hold_file, hold_object
 from sonify.engine.limits import HINT_NO_CAPTIONS, check_any_concept, check_any_left, check_faults
-from sonify.engine.local import LocalExecutor
 from sonify.engine.plan import Plan, check_settings, plan_stage
 from sonify.engine.progress import Display, StageProgress, open_display
 from sonify.engine.record import (
@@ -26,16 +22,17 @@ from sonify.engine.record import (
     with_time,
     write_record,
 )
-from sonify.engine.stage import Stage
-from sonify.engine.store import remove
-from sonify.engine.worker import Outcome
+from sonify.engine.worker import LocalExecutor, Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.inherit import take_concepts
+from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
+from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare
 from sonify.published.settings import adopt_settings
 from sonify.rows import Reason
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
+from sonify.stores import Place
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +74,10 @@ def run(
         WorkError: units were given up, faults passed the limit, the disk is full, or something is damaged.
     """
     config = adopt_settings(config)
-    check_run_dir(config)
+    if config.engine.kind == "ray":
+        from sonify.engine.cluster import check_run_dir  # noqa: PLC0415 - Ray takes a second to import
+
+        check_run_dir(config)
     chosen = [stage for stage in stages_of(config) if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from sonify.config.loader import make_config
-from sonify.engine.commits import canonical_json
-from sonify.engine.job import Job, Task, run_task
+from sonify.engine.job import Job, Stage, Task, run_task
 from sonify.engine.record import read_record, start_record, with_stage, write_record
-from sonify.engine.stage import Stage
 from sonify.features.samples import FeatureSample, FeatureSink, encode_npy
+from sonify.io.commits import canonical_json
 from sonify.rows import Rejected
 
 VAE = "a-vae"

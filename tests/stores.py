@@ -93,7 +93,7 @@ def running_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         if name in os.environ:
             monkeypatch.delenv(name)
-    monkeypatch.setattr("sonify.sources.remote.WAITS_SEC", (0.01,))
+    monkeypatch.setattr("sonify.stores.WAITS_SEC", (0.01,))
     monkeypatch.setattr(S3FileSystem, "retries", 1)
     S3FileSystem.clear_instance_cache()
     # what earlier servers of this process hold is theirs

@@ -43,10 +43,8 @@ def test_importing_any_module_writes_nothing_and_starts_nothing(tmp_path):
 
 # Loaded by those who need them, and only then: the light install has no torch.
 HEAVY = {
-    "sonify.engine.actors",
-    "sonify.engine.cluster",
-    "sonify.engine.metrics",
     "sonify.engine.on_ray",
+    "sonify.engine.cluster",
     "sonify.networks",
     "sonify.vlm.in_process",
     "sonify.retrieval.clap",

@@ -28,8 +28,8 @@ import yaml
 
 from sonify import run as engine
 from sonify.config import Config, WebDatasetSounds, make_config
-from sonify.engine.store import load_array
 from sonify.errors import InputError
+from sonify.io.places import load_array
 from sonify.publish.publish import PublishOptions, publish
 from sonify.report.gallery import build_gallery
 from sonify.rows import Reason

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from sonify import layout
-from sonify.engine.tables import read_columns
+from sonify.io.tables import read_columns
 from train.checkpoints import RECORDINGS
 from train.config import TrainConfig
 

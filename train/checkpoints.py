@@ -18,10 +18,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sonify.engine.commits import DamagedRecord, open_record, seal_record
-from sonify.engine.files import FileRecord, naming_full_disk, sync_folder
-from sonify.engine.store import sha256_of
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import DamagedRecord, open_record, seal_record
+from sonify.io.write import FileRecord, naming_full_disk, sha256_of, sync_folder
 
 log = logging.getLogger(__name__)
 

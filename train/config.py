@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sonify.config.sections import InputPath, Model, Section, Share
+from sonify.config.config import InputPath, Model, Section, Share
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -23,9 +23,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from sonify.engine.files import write_whole
-from sonify.engine.store import sha256_of
 from sonify.errors import InputError
+from sonify.io.write import sha256_of, write_whole
 from sonify.networks import choose_device, choose_dtype
 from train.commands import run_command
 from train.manifest import (

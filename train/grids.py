@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sonify.engine.files import write_whole
+from sonify.io.write import write_whole
 from train.manifest import encode_png
 
 GAP = 8

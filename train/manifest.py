@@ -13,10 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sonify.engine.commits import canonical_json, digest_of
-from sonify.engine.files import write_whole
 from sonify.errors import InputError
-from sonify.sources.files import is_below
+from sonify.io.commits import canonical_json, digest_of
+from sonify.io.places import is_below
+from sonify.io.write import write_whole
 
 MANIFEST = "manifest.jsonl"
 IMAGES = "images"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from sonify.engine.files import write_whole
+from sonify.io.write import write_whole
 from train.diffusion import Losses
 
 METRICS = "metrics.jsonl"

@@ -21,7 +21,7 @@ from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from transformers import ASTFeatureExtractor, ASTModel
 
-from sonify.config.features import AST_SAMPLE_RATE_HZ
+from sonify.config.config import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures
 from sonify.features.logmel import HOP

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from sonify.config.features import AST_SAMPLE_RATE_HZ, AST_SECONDS
+from sonify.config.config import AST_SAMPLE_RATE_HZ, AST_SECONDS
 from sonify.errors import InputError
 
 # What a sampler has to agree on with the schedule that the model was trained on; its order or spacing may differ.

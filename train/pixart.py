@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from sonify.config import load_settings
-from sonify.engine.files import naming_full_disk
 from sonify.errors import WorkError
 from sonify.features.vae import scaling_factor
+from sonify.io.write import naming_full_disk
 from sonify.run import open_run
 from train.commands import Interrupt, Parser, run_command
 from train.config import TrainConfig

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from sonify.engine.files import FileRecord
-from sonify.engine.tables import read_columns
-from sonify.engine.tars import BLOCK, index_members
 from sonify.errors import WorkError
+from sonify.io.tables import read_columns
+from sonify.io.tars import BLOCK, index_members
+from sonify.io.write import FileRecord
 from sonify.rows import FeatureEntry
 
 RECORD = "json"

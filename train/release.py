@@ -18,8 +18,8 @@ import yaml
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
 from sonify.config.loader import load_settings
-from sonify.engine.files import naming_full_disk
 from sonify.errors import InputError
+from sonify.io.write import naming_full_disk
 from train.card import CONFIG, TrainedOn, count_licences, make_card
 from train.checkpoints import RECORDINGS, load_averaged, naming_system_errors
 from train.commands import Parser, run_command

@@ -9,8 +9,8 @@ import yaml
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
 from sonify import layout
-from sonify.engine.files import write_whole
 from sonify.errors import InputError
+from sonify.io.write import write_whole
 from train.card import CONFIG
 from train.checkpoints import RECORDINGS, Facts, State, restore_checkpoint, save_checkpoint
 from train.config import TrainConfig

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.commits import DamagedRecord, commit_files, digest_of, read_commit
 from sonify.engine.record import RunRecord, require_record
-from sonify.engine.store import sha256_of
-from sonify.engine.tables import count_rows, read_columns
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import DamagedRecord, commit_files, digest_of, read_commit
+from sonify.io.tables import count_rows, read_columns
+from sonify.io.write import sha256_of
+from sonify.stores import Place
 from train.config import Data, TrainConfig
 from train.reading import Shard, TrainingSample, remedy
 

@@ -1,15 +1,353 @@
-"""The configuration of a whole run: frozen, typed, refusing what it does not know."""
+"""Every key of a run's configuration: frozen, typed, refusing what it does not know.
 
+`Config`, at the end, is the whole; the sections before it are its parts. How YAML becomes one is in `loader`.
+"""
+
+import re
+from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+    model_validator,
+)
 
-from sonify.config.encoders import CLAP_SECONDS, Encoder, TextEncoder
-from sonify.config.extractors import CaptionsExtractor, Extractor, VlmExtractor
-from sonify.config.features import AST_SAMPLE_RATE_HZ, AST_SECONDS, Features
-from sonify.config.images import Images
-from sonify.config.sections import InputPath, RunDir, Section, Share
-from sonify.config.sounds import Sounds
+from sonify.stores import Place, to_place, to_run_dir
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+def to_model(value: str) -> str:
+    """A hub id stays as it is; a folder is made absolute, since workers run elsewhere."""
+    folder = Path(value).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else value
+
+
+InputPath = Annotated[Place, PlainValidator(to_place), PlainSerializer(str)]
+
+
+RunDir = Annotated[Place, PlainValidator(to_run_dir), PlainSerializer(str)]
+
+
+Model = Annotated[str, Field(min_length=1), AfterValidator(to_model)]  # a hub id or a folder
+
+
+Name = Annotated[str, Field(pattern=NAME, max_length=60)]
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ImageSet(Section):
+    """What every kind of image set has in common."""
+
+    path: InputPath
+    sample: int | None = Field(default=None, ge=1)
+    exclude: InputPath | None = None
+    validation: Share = 0.01
+
+
+class FolderImages(ImageSet):
+    """Images in a folder, recursively; captions beside them or in a table."""
+
+    kind: Literal["folder"]
+    shard_size: int = Field(default=1000, ge=1)
+
+
+class WebDatasetImages(ImageSet):
+    """Tar archives of images with `.txt` or `.json` captions; each archive is a unit."""
+
+    kind: Literal["webdataset"]
+
+
+class Sa1bImages(ImageSet):
+    """SA-1B's archives of `sa_<id>.jpg` and `sa_<id>.json`; each archive is a unit."""
+
+    kind: Literal["sa1b"]
+
+
+class ParquetImages(ImageSet):
+    """Parquet files with a Hugging Face image column (`bytes` or `path`); each file is a unit."""
+
+    kind: Literal["parquet"]
+    image_column: str = "image"
+    caption_column: str | None = None
+
+
+Images = Annotated[FolderImages | WebDatasetImages | Sa1bImages | ParquetImages, Field(discriminator="kind")]
+
+
+class FolderSounds(Section):
+    """Sounds in a folder, recursively; `metadata.csv` has file and any of text, licence, attribution, recording."""
+
+    kind: Literal["folder"]
+    path: InputPath
+    name: Name = "folder"
+
+
+class Esc50Sounds(Section):
+    """The ESC-50 folder, with `meta/esc50.csv` and `audio/`."""
+
+    kind: Literal["esc50"]
+    path: InputPath
+    name: Name = "esc50"
+
+
+class AudioSetSounds(Section):
+    """AudioSet: a segment list, the class labels, and a folder of sounds (or tars of them) named by YouTube id.
+
+    Segments without a file are counted as `missing`; so are rows of the other corpora that come with a table.
+    """
+
+    kind: Literal["audioset"]
+    path: InputPath
+    segments: InputPath
+    labels: InputPath
+    name: Name = "audioset"
+
+
+class Fsd50kSounds(Section):
+    """The FSD50K folder, as its archives unpack; `dev` is the part that is not for evaluation."""
+
+    kind: Literal["fsd50k"]
+    path: InputPath
+    part: Literal["dev", "eval", "both"] = "dev"
+    name: Name = "fsd50k"
+
+
+class BbcSounds(Section):
+    """BBC sound effects: WAV files in a folder, and `BBCSoundEffects.csv` there or elsewhere."""
+
+    kind: Literal["bbc"]
+    path: InputPath
+    table: InputPath | None = None
+    name: Name = "bbc"
+
+
+class WebDatasetSounds(Section):
+    """Tar archives of sounds with a `.json` or `.txt` beside each (LAION-Audio).
+
+    `licence` is that of recordings whose JSON names none.
+    """
+
+    kind: Literal["webdataset"]
+    path: InputPath
+    name: Name = "webdataset"
+    licence: str = "unknown"
+
+
+class ParquetSounds(Section):
+    """Parquet files with a Hugging Face audio column (`bytes` or `path`) and a text column (WavCaps, AudioCaps).
+
+    `licence` is that of rows without one in a column of that name.
+    """
+
+    kind: Literal["parquet"]
+    path: InputPath
+    audio_column: str = "audio"
+    text_column: str = "text"
+    name: Name = "parquet"
+    licence: str = "unknown"
+
+
+Sounds = Annotated[
+    FolderSounds | Esc50Sounds | AudioSetSounds | Fsd50kSounds | BbcSounds | WebDatasetSounds | ParquetSounds,
+    Field(discriminator="kind"),
+]
+
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+Gpus = Annotated[float, Field(gt=0, le=64)]
+
+
+# Serving engines for which the command is known; see `sonify.vlm.server`.
+Engines = Literal["vllm", "sglang", "lmdeploy", "transformers"]
+
+
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+
+
+def check_url(url: str) -> str:
+    """Refuse what is no address of a server, or holds a password."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and ".." not in parts.hostname
+    except ValueError:
+        whole = False
+    if not whole or re.search(r"[@?#\s]", url):
+        raise ValueError("expected an address such as http://127.0.0.1:8000/v1, without password, query or fragment")
+    return url
+
+
+class CaptionsExtractor(Section):
+    """Finds AudioSet-ontology sounds in captions; `file` is a captions table instead of the images' own."""
+
+    kind: Literal["captions"]
+    name: Name = "captions"
+    file: InputPath | None = None
+
+
+class Vlm(Section):
+    """What every backend of a vision-language model has in common.
+
+    `image_size` is the shorter side in pixels that images are brought down to before the model sees them.
+    """
+
+    kind: Literal["vlm"]
+    name: Name
+    model: Model
+    max_new_tokens: int = Field(default=512, ge=1, le=8192)
+    image_size: int = Field(default=672, ge=16, le=4096)
+
+
+class TransformersVlm(Vlm):
+    """A model in the worker itself, which asks for `gpus` where it runs on a GPU, and always for `cpus`."""
+
+    backend: Literal["transformers"]
+    revision: str | None = None
+    device: Device = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    gpus: float = Field(default=1.0, gt=0, le=1)  # more than one GPU takes a serving engine
+    cpus: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=1024)
+
+
+class RemoteVlm(Vlm):
+    """What the backends behind an OpenAI-compatible server have in common; times are for one request."""
+
+    concurrency: int = Field(default=32, ge=1, le=1024)
+    timeout_sec: float = Field(default=120.0, gt=0, le=3600)
+    max_wait_sec: float = Field(
+        default=600.0, gt=0, le=7 * 86400
+    )  # how long one question is tried again before the unit is left
+
+
+class EndpointVlm(RemoteVlm):
+    """A server that runs already, such as `http://127.0.0.1:8000/v1`; its key is named by environment variable."""
+
+    backend: Literal["endpoint"]
+    url: Annotated[str, AfterValidator(check_url)]
+    api_key_env: EnvironmentName | None = None
+
+
+class ServerVlm(RemoteVlm):
+    """A serving engine that each worker starts; `command` is a known engine's name or an argument list.
+
+    In the list `{model}`, `{port}` and `{revision}` are filled in.
+    """
+
+    backend: Literal["server"]
+    revision: str | None = None
+    command: Engines | tuple[str, ...] = Field(min_length=1)
+    environment: dict[EnvironmentName, str] = Field(default_factory=dict)
+    gpus: float = Field(default=1.0, ge=0, le=64)
+    cpus: int = Field(default=1, ge=1)
+    start_timeout_sec: float = Field(default=1800.0, gt=0)
+
+
+VlmExtractor = Annotated[TransformersVlm | EndpointVlm | ServerVlm, Field(discriminator="backend")]
+
+
+Extractor = Annotated[CaptionsExtractor | VlmExtractor, Field(discriminator="kind")]
+
+
+# CLAP's window; of what is longer, its libraries take a part at random.
+CLAP_SECONDS = 10.0
+
+
+class TextEncoder(Section):
+    """Compares the concept with a clip's own text, without a model."""
+
+    kind: Literal["text"]
+
+
+class ClapModel(Section):
+    """What both CLAP libraries have in common; `cpus` are the threads of a worker without a GPU.
+
+    `batch_size` texts go through the model at once, and on a GPU as many clips.
+    """
+
+    device: Device = "auto"
+    gpus: Gpus = 1.0
+    cpus: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1024)
+
+
+class ClapEncoder(ClapModel):
+    """CLAP in transformers: a hub id or a folder."""
+
+    kind: Literal["clap"]
+    model: Model = "laion/clap-htsat-unfused"
+    revision: str | None = None
+
+
+class LaionClapEncoder(ClapModel):
+    """CLAP in its original library: a `.pt` checkpoint. Needs the extra `laion`."""
+
+    kind: Literal["laion_clap"]
+    checkpoint: InputPath
+    audio_model: Literal["HTSAT-tiny", "HTSAT-base"] = "HTSAT-tiny"
+    fusion: bool = False  # whether the checkpoint is one that was trained with feature fusion
+    # Only the tokenizer and the shape of the text tower: a hub id or a folder.
+    roberta: Model = "roberta-base"
+    roberta_revision: str | None = None
+
+
+class HybridEncoder(Section):
+    """Both: `weight` times CLAP's cosine and the rest the text encoder's."""
+
+    kind: Literal["hybrid"]
+    audio: Annotated[ClapEncoder | LaionClapEncoder, Field(discriminator="kind")] = ClapEncoder(kind="clap")
+    weight: Share = 0.7
+
+
+Encoder = Annotated[TextEncoder | ClapEncoder | LaionClapEncoder | HybridEncoder, Field(discriminator="kind")]
+
+
+# What the published ASTs were trained on: 1024 frames, one every 10 ms.
+AST_SAMPLE_RATE_HZ = 16_000
+
+
+AST_SECONDS = 10.24
+
+
+class Features(Section):
+    """Which networks look and listen; `cpus` are the threads of a worker without a GPU.
+
+    `size` is the side of the square image in pixels; `frequency` says what becomes of AST's rows of one time: their
+    mean, or all of them.
+    """
+
+    vae: Model = "stabilityai/sd-vae-ft-ema"  # an AutoencoderKL or an AutoencoderTiny
+    vae_revision: str | None = None
+    ast: Model = "MIT/ast-finetuned-audioset-10-10-0.4593"
+    ast_revision: str | None = None
+    size: Annotated[int, Field(ge=64, le=2048, multiple_of=16)] = 512
+    frequency: Literal["mean", "all"] = "mean"
+    flip: bool = False  # also the latents of the mirrored image
+    std: bool = False  # also the posterior's standard deviation
+    device: Device = "auto"
+    # A released model listens in float32; bfloat16 is faster. `auto` is bfloat16 on a GPU.
+    dtype: Literal["auto", "bfloat16", "float32"] = "float32"
+    gpus: Gpus = 1.0
+    cpus: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1024)
+
 
 Medium = Literal["photo", "drawing", "statue", "logo", "screen", "other"]
 

@@ -14,10 +14,9 @@ import yaml
 from pydantic import ValidationError
 from upath import UPath
 
-from sonify.config.config import Config
-from sonify.config.sections import Place, Section
+from sonify.config.config import Config, Section
 from sonify.errors import InputError, TransientError
-from sonify.sources.remote import kind_of
+from sonify.stores import Place, kind_of
 
 Settings = TypeVar("Settings", bound=Section)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,14 +17,41 @@ from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import AuthenticationError, RaySystemError
 
 from sonify.config import Config, Engine
-from sonify.engine.address import check_run_dir, named_address
-from sonify.engine.stage import Stage
+from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
+
+
+def named_address(engine: Engine) -> str | None:
+    """The cluster to join, by the config or by RAY_ADDRESS (which a job finds set); None where Ray is started here."""
+    address = engine.address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address
+
+
+def check_run_dir(config: Config) -> None:
+    """Workers of a cluster that is joined run in directories of their own, and those of a job in a copy.
+
+    Raises:
+        InputError: the run directory is relative.
+    """
+    address = named_address(config.engine) if config.engine.kind == "ray" else None
+    if address and isinstance(config.run_dir, Path) and not config.run_dir.is_absolute():
+        raise InputError(
+            f"run_dir: the workers of the cluster at {address} run in other directories (a job's in a temporary copy"
+            f" of its working directory): expected an absolute path that all nodes see or s3://..., found"
+            f" {config.run_dir}"
+        )
+
 
 # Units travel as paths, so next to nothing is ever stored.
 OBJECT_STORE_BYTES = 100 << 20
+
+
 LOOPBACK = "127.0.0.1"
+
+
 QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+
+
 PROBE_SECONDS = 60.0
 
 

@@ -1,20 +1,21 @@
 """What the engine knows of a stage, and how one unit of it becomes a commit."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.commits import Commit, Count, find_commit, write_commit
-from sonify.engine.files import Transaction, naming_full_disk
-from sonify.engine.tables import TableWriter, storable
 from sonify.errors import WorkError
+from sonify.io.commits import Commit, Count, Done, digest_of, find_commit, write_commit
+from sonify.io.tables import TableWriter, storable
+from sonify.io.write import Transaction, naming_full_disk
 from sonify.rows import Reason, Rejected
+from sonify.stores import Place
 
 MAX_DETAIL_CHARS = 300  # details quote untrusted input
+
 
 Row = Any  # frozen, of the stage's own types; a row that is read has a `key`
 
@@ -47,6 +48,45 @@ class Job:
     scenes: tuple[str, ...] = ("",)
     begin: Callable[[Sequence[Row]], Any] | None = None
     close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stage:
+    """One stage of one run.
+
+    `listing` names the frozen listing that its units follow. `upstream` are stages whose commit of the same unit it
+    reads, `upstream_whole` those of which it reads every unit. `part` tells a stage's extractors apart. `check` raises
+    `InputError` where the stage must not start; `rows_expected` says how many rows the upstream commits of a unit hold.
+    """
+
+    name: str
+    version: int
+    listing: str
+    settings: Mapping[str, Any]
+    load: Callable[[], Job]
+    part: str = ""
+    upstream: tuple[str, ...] = ()
+    upstream_whole: tuple[str, ...] = ()
+    check: Callable[[], None] = lambda: None
+    rows_expected: Callable[[Sequence[Done]], int | None] = lambda _upstream: None
+    num_cpus: float = 1
+    num_gpus: float = 0
+    gpu_optional: bool = False  # runs on CPUs where the cluster has no GPU
+    models: tuple[str, ...] = ()  # the names under which run.json records them
+    fetch: Callable[[], Mapping[str, str]] = dict  # gets them before any work: names and what exactly they are
+    # Of some units, those whose answers are kept: they may need no model.
+    units_answered: Callable[[Place, Iterable[str]], Iterable[str]] = lambda _run_dir, _units: ()
+
+    @property
+    def key(self) -> str:
+        """The stage's name in messages and in `run.json`."""
+        return f"{self.name}/{self.part}" if self.part else self.name
+
+    @property
+    def digest(self) -> str:
+        """What the stage's commits stand under."""
+        identity = {"stage": self.key, "version": self.version, "settings": dict(self.settings)}
+        return digest_of(identity)[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,3 +272,18 @@ def spread_over_scenes(rejected: Rejected, scenes: tuple[str, ...]) -> tuple[Rej
         return tuple(replace(rejected, scene=scene) for scene in scenes)
     missing = Rejected(key=rejected.key, reason=Reason.MISSING_SCENE, detail=f"{rejected.scene}: {rejected.reason}")
     return tuple(rejected if scene == rejected.scene else replace(missing, scene=scene) for scene in scenes)
+
+
+class TableSink:
+    """Writes rows as they are."""
+
+    def __init__(self, file: BinaryIO, row_type: type) -> None:
+        self._table = TableWriter(file, row_type)
+
+    def write(self, row: Any) -> None:
+        """Add one row."""
+        self._table.write(row)
+
+    def close(self) -> None:
+        """Finish the table."""
+        self._table.close()

@@ -20,8 +20,9 @@ from typing import cast
 
 from upath import UPath
 
-from sonify.engine.store import create, put_bytes, read_whole, remove
 from sonify.errors import InputError, TransientError
+from sonify.io.places import read_whole
+from sonify.io.write import create, put_bytes, remove
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """When a run stops by itself: too many faults, no concept anywhere, no image with a sound."""
 
-from sonify.engine.commits import Count
-from sonify.engine.stage import Stage
+from sonify.engine.job import Stage
 from sonify.errors import WorkError
+from sonify.io.commits import Count
 from sonify.rows import NOT_FAULTS, Reason
 
 # Fewer rows than this say nothing about a share of faults.

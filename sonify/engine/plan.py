@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.commits import (
+from sonify.engine.job import Stage, Task
+from sonify.engine.record import RunRecord, describe_difference
+from sonify.errors import InputError, WorkError
+from sonify.io.commits import (
     Commit,
     Count,
     DamagedRecord,
@@ -19,11 +21,9 @@ from sonify.engine.commits import (
     read_commits,
     total,
 )
-from sonify.engine.job import Task
-from sonify.engine.record import RunRecord, describe_difference
-from sonify.engine.stage import Stage
-from sonify.engine.store import Sizes, folders_in, read_each, remove, stems
-from sonify.errors import InputError, WorkError
+from sonify.io.places import Sizes, folders_in, read_each, stems
+from sonify.io.write import remove
+from sonify.stores import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from sonify.engine.commits import Count
+from sonify.io.commits import Count
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sonify import layout
-from sonify.config import Config, Place
-from sonify.engine.commits import DamagedRecord, digest_of, open_record, seal_record
-from sonify.engine.files import write_atomically
-from sonify.engine.stage import Stage
-from sonify.engine.store import read_whole
+from sonify.config import Config
+from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import DamagedRecord, digest_of, open_record, seal_record
+from sonify.io.places import read_whole
+from sonify.io.write import write_atomically
+from sonify.stores import Place
 
 LIBRARIES = (
     "sonify",

@@ -1,13 +1,13 @@
 """Does tasks, wherever it runs: in this process or as a Ray actor. It loads a stage once and keeps it."""
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sonify.config import Config
-from sonify.engine.commits import Commit
-from sonify.engine.job import Job, Task, count_rows_in, probe_task, run_task
+from sonify.engine.job import Job, Stage, Task, count_rows_in, probe_task, run_task
 from sonify.errors import DiskFull, InputError, TransientError, WorkError
+from sonify.io.commits import Commit
 from sonify.stages.table import stages_of
 
 # In one unit; each costs some ten passes over a part of it.
@@ -129,3 +129,19 @@ def find_killers(start: int, stop: int, survives: Callable[[int, int], bool]) ->
 
 def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
+
+
+class LocalExecutor:
+    """Does tasks here; a row that kills the process kills the run, which resumes."""
+
+    def __init__(self, config: Config) -> None:
+        self._worker = Worker(config)
+
+    def __call__(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield outcomes in the order of the tasks."""
+        for task in tasks:
+            yield self._worker.run(stage.key, task, {})
+
+    def close(self) -> None:
+        """End what the last stage has started."""
+        self._worker.close()

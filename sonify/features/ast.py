@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import ASTFeatureExtractor, ASTModel
 
-from sonify.config.features import AST_SAMPLE_RATE_HZ
+from sonify.config.config import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.features.logmel import LogMel
 from sonify.models import AST_FILES, fetch_model

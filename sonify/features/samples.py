@@ -15,9 +15,9 @@ from typing import BinaryIO
 import numpy as np
 
 from sonify import layout
-from sonify.engine.files import Transaction
-from sonify.engine.tables import TableWriter
-from sonify.engine.tars import TarWriter
+from sonify.io.tables import TableWriter
+from sonify.io.tars import TarWriter
+from sonify.io.write import Transaction
 from sonify.rows import FeatureEntry
 
 

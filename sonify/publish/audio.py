@@ -10,13 +10,12 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sonify.config import Place
-from sonify.engine.store import stems
-from sonify.engine.tables import read_columns
-from sonify.engine.tars import iter_files, read_member
 from sonify.errors import InputError, WorkError
+from sonify.io.places import open_local, stems
+from sonify.io.tables import read_columns
+from sonify.io.tars import iter_files, read_member
 from sonify.publish.rows import AUDIO, DATA, PublishedShard
-from sonify.sources.files import open_local
+from sonify.stores import Place
 
 # Some 10 MB of sound: what a reader of one row has to fetch.
 ROWS_IN_GROUP = 100

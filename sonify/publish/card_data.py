@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from sonify import layout
-from sonify.engine.tables import schema_of
+from sonify.io.tables import schema_of
 from sonify.publish import rows
 from sonify.publish.rows import PublishedClip, PublishedPair, PublishedRecord, PublishedShard
 

@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sonify import layout
-from sonify.config import Config, Place
-from sonify.engine.commits import DamagedRecord, parse_commit, read_commits
-from sonify.engine.files import FileRecord
+from sonify.config import Config
 from sonify.engine.plan import Plan
-from sonify.engine.store import for_each, read_whole
-from sonify.engine.tables import ROWS_IN_GROUP, rows_of
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import DamagedRecord, parse_commit, read_commits
+from sonify.io.places import for_each, read_whole
+from sonify.io.tables import ROWS_IN_GROUP, rows_of
+from sonify.io.write import FileRecord
 from sonify.rows import Pair, Render
 from sonify.run import plan_run
+from sonify.stores import Place
 
 Row = TypeVar("Row")
 Scene = tuple[Pair, Render]

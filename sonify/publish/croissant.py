@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sonify.engine.tables import schema_of
+from sonify.io.tables import schema_of
 from sonify.publish import rows
 from sonify.publish.card import name_of
 from sonify.publish.rows import PublishedClip, PublishedPair, PublishedRecord, PublishedShard

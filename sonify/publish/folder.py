@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sonify.engine.files import naming_full_disk, sync_folder
 from sonify.errors import InputError
+from sonify.io.places import is_utf8
+from sonify.io.write import naming_full_disk, sync_folder
 from sonify.publish.rows import CHECKSUMS, RECORD
-from sonify.sources.files import is_utf8
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from sonify import layout
-from sonify.engine.store import load_array
 from sonify.errors import WorkError
+from sonify.io.places import load_array
 from sonify.media.fingerprint import fingerprint
 from sonify.mixing import pcm_sha256
 from sonify.publish.committed import CommittedUnit, Table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sonify import layout
-from sonify.config import Config, Place
+from sonify.config import Config
 from sonify.engine.plan import Plan
 from sonify.engine.record import require_record
 from sonify.errors import InputError
@@ -25,6 +25,7 @@ from sonify.publish.statistics import Tally
 from sonify.publish.tables import Rules, allow_only, credits_of, write_clips, write_shards, write_unit
 from sonify.report.status import config_of_run
 from sonify.run import open_run
+from sonify.stores import Place
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from upath import UPath
 
-from sonify.config import Config, LaionClapEncoder, Place, Section, Vlm
+from sonify.config import Config, LaionClapEncoder, Section, Vlm
 from sonify.engine.record import RunRecord
-from sonify.engine.store import read_whole
 from sonify.errors import InputError
+from sonify.io.places import read_whole
 from sonify.publish.rows import FORMAT, RECORD, PublishedRecord, Statistics
 from sonify.published.reading import open_published, read_recorded
+from sonify.stores import Place
 from sonify.vlm.checking import check_question
 from sonify.vlm.prompts import concepts_prompt
 

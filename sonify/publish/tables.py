@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sonify import layout
-from sonify.engine.tables import read_tables, write_rows
 from sonify.errors import InputError
 from sonify.exclusion import exclusion_names
+from sonify.io.tables import read_tables, write_rows
 from sonify.publish.committed import CommittedUnit, Scene
 from sonify.publish.licences import CONDITIONS, UNKNOWN, conditions_of, contradictions, in_order, redistributable
 from sonify.publish.pool import Pool, conditions

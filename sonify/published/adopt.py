@@ -8,8 +8,8 @@ from operator import attrgetter
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.job import Job
-from sonify.engine.tables import read_rows
 from sonify.exclusion import exclusion_names, read_exclusions
+from sonify.io.tables import read_rows
 from sonify.mixing import gain_to_target_db
 from sonify.published.copies import Copy, State, read_copies
 from sonify.published.scenes import PublishedImage, PublishedScene, images_at_once, pair_of

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sonify.config.sections import Place
-from sonify.engine.tables import rows_of, schema_of
 from sonify.errors import InputError
+from sonify.io.tables import rows_of, schema_of
 from sonify.published.foreign import open_inside
+from sonify.stores import Place
 
 Row = TypeVar("Row")
 

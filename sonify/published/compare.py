@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.plan import iter_done
-from sonify.engine.store import stems
-from sonify.engine.tables import read_columns, read_tables
+from sonify.io.places import stems
+from sonify.io.tables import read_columns, read_tables
 from sonify.published.reading import read_shards
 from sonify.published.settings import published_folder
 from sonify.stages.table import stages_of

@@ -17,13 +17,12 @@ import pyarrow as pa
 
 from sonify import layout
 from sonify.config import Config
-from sonify.engine.files import write_atomically
-from sonify.engine.job import Job
+from sonify.engine.job import Job, TableSink
 from sonify.engine.plan import withdraw_stage
-from sonify.engine.sinks import TableSink
-from sonify.engine.store import stems
-from sonify.engine.tables import read_rows, read_tables
 from sonify.errors import InputError
+from sonify.io.places import stems
+from sonify.io.tables import read_rows, read_tables
+from sonify.io.write import write_atomically
 from sonify.media.fingerprint import correlation
 from sonify.publish.rows import PublishedClip
 from sonify.published.reading import read_clips

@@ -10,10 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
-from sonify.config.sections import Place
 from sonify.errors import InputError
-from sonify.sources.files import open_place, read_ahead, read_bytes
-from sonify.sources.remote import BLOCK_BYTES, list_sizes, read_remote
+from sonify.io.places import open_place, read_ahead, read_bytes
+from sonify.stores import BLOCK_BYTES, Place, list_sizes, read_remote
 
 
 def open_inside(folder: Place, name: str) -> BinaryIO:

@@ -4,13 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 
-from sonify.config.sections import NAME
+from sonify.config.config import NAME
+from sonify.io.places import is_below
 from sonify.keys import escape_key
 from sonify.media.loudness import SILENCE_DBFS
 from sonify.media.pixels import MAX_PIXELS, MAX_SIDE_PX
 from sonify.publish.rows import PublishedClip, PublishedPair
 from sonify.rows import SourceClip
-from sonify.sources.files import is_below
 
 # A clip: the gate of BS.1770 below; above, a square wave at full scale stays under +4 LUFS.
 CLIP_LUFS = (-70.0, 10.0)

@@ -11,9 +11,10 @@ from operator import attrgetter
 from typing import Any
 
 from sonify import layout
-from sonify.config.sections import NAME, Place
-from sonify.engine.tables import read_columns
+from sonify.config.config import NAME
 from sonify.errors import InputError
+from sonify.io.places import is_below
+from sonify.io.tables import read_columns
 from sonify.keys import escape_key
 from sonify.publish.rows import (
     CHECKSUMS,
@@ -29,7 +30,7 @@ from sonify.publish.rows import (
 from sonify.published.bounds import read_table
 from sonify.published.foreign import read_inside
 from sonify.published.ranges import wrong_with_clip, wrong_with_image
-from sonify.sources.files import is_below
+from sonify.stores import Place
 
 # Far above what a billion images need; a file that claims more is refused unread.
 MAX_LIST_BYTES = 256 << 20

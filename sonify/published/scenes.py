@@ -7,15 +7,15 @@ from dataclasses import dataclass, fields
 
 from sonify import layout
 from sonify.config import Config, FolderImages, ParquetImages
-from sonify.engine.files import Transaction
 from sonify.engine.job import Job
-from sonify.engine.tables import TableWriter, read_rows
 from sonify.errors import InputError
+from sonify.io.places import check_mounted, child, is_below, is_file, read_ahead
+from sonify.io.tables import TableWriter, read_rows
+from sonify.io.write import Transaction
 from sonify.publish.rows import PublishedPair
 from sonify.published.reading import PublishedFolder, read_image_uris, read_pairs
 from sonify.published.settings import published_folder
 from sonify.rows import ImageRef, Pair
-from sonify.sources.files import check_mounted, child, is_below, is_file, read_ahead
 from sonify.sources.images.archives import ArchiveImages, archive_keys
 from sonify.sources.images.tables import table_keys
 

@@ -18,8 +18,8 @@ from sonify.config import (
     WebDatasetImages,
     WebDatasetSounds,
 )
-from sonify.config.sections import Place
 from sonify.errors import InputError
+from sonify.io.places import list_files
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import cut_recording
 from sonify.media.likeness import NearHashes, perceptual_hash
@@ -27,12 +27,12 @@ from sonify.media.pixels import UnreadableImage
 from sonify.mixing import pcm_sha256
 from sonify.rows import Rejected, SoundRef, SourceImage
 from sonify.sources.containers import list_containers
-from sonify.sources.files import list_files
 from sonify.sources.images import list_images, read_images
 from sonify.sources.images.folder import IMAGE_SUFFIXES
 from sonify.sources.sounds import list_sounds, open_sound
 from sonify.sources.sounds.found import SOUND_SUFFIXES
 from sonify.stages.pool import names_of
+from sonify.stores import Place
 
 log = logging.getLogger(__name__)
 

@@ -10,19 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.files import write_whole
-from sonify.engine.store import size_of
-from sonify.engine.tables import read_columns
-from sonify.engine.tars import iter_files, read_member
 from sonify.errors import InputError, WorkError
+from sonify.io.places import open_local, size_of
+from sonify.io.tables import read_columns
+from sonify.io.tars import iter_files, read_member
+from sonify.io.write import write_whole
 from sonify.media.likeness import HASH_BITS, perceptual_hash
 from sonify.media.pixels import UnreadableImage
 from sonify.report.evaluation import EvaluationImages, EvaluationSounds
 from sonify.report.status import config_of_run
 from sonify.rows import SoundRef
 from sonify.run import plan_run
-from sonify.sources.files import open_local
+from sonify.stores import Place
 
 # Distances are even, as half of a hash's bits are set. At 6 no two different photographs were taken for one
 # (`media.likeness`); at 8 and 10 more crops are found, and in millions of images some that only look alike.

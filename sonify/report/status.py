@@ -7,15 +7,16 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sonify.config import Config, Place, make_config
-from sonify.engine.commits import Count, total
+from sonify.config import Config, make_config
+from sonify.engine.job import Stage
 from sonify.engine.plan import Plan, listed_units
 from sonify.engine.record import require_record
-from sonify.engine.stage import Stage
+from sonify.io.commits import Count, total
 from sonify.report.usage import Usage, compare_usage, count_discards, run_usage
 from sonify.run import plan_run
 from sonify.stages.checks import FoilShare, count_foils
 from sonify.stages.table import stages_of
+from sonify.stores import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,14 @@ from itertools import islice
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config, Place, Retrieval
-from sonify.engine.store import stems
-from sonify.engine.tables import read_rows, read_tables
+from sonify.config import Config, Retrieval
+from sonify.io.places import stems
+from sonify.io.tables import read_rows, read_tables
 from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.pool import SplitPool, read_pool
 from sonify.rows import Concept, Pair, Reason
 from sonify.stages.pair import draw_source
+from sonify.stores import Place
 
 # Enough draws to tell shares to a percent or so, few enough for a command that answers in seconds.
 SCENES_COMPARED = 2000

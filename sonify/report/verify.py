@@ -6,23 +6,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.commits import (
-    Commit,
-    DamagedRecord,
-    open_record,
-    parse_commit,
-    read_commit,
-    read_commits,
-    withdraw,
-)
-from sonify.engine.files import FileRecord
-from sonify.engine.store import files_below, folders_in, read_whole, remove, sha256_of, size_of
-from sonify.engine.tables import count_rows
-from sonify.engine.tars import index_tar
 from sonify.errors import InputError
+from sonify.io.commits import Commit, DamagedRecord, open_record, parse_commit, read_commit, read_commits, withdraw
+from sonify.io.places import files_below, folders_in, read_ahead, read_whole, size_of
+from sonify.io.tables import count_rows
+from sonify.io.tars import index_tar
+from sonify.io.write import FileRecord, remove, sha256_of
 from sonify.run import open_run
-from sonify.sources.files import read_ahead
+from sonify.stores import Place
 
 HASHING_THREADS = 8
 

@@ -14,7 +14,7 @@ from transformers import ClapFeatureExtractor, RobertaTokenizer
 from transformers import ClapModel as ClapNetwork
 
 from sonify.config import ClapEncoder, ClapModel, LaionClapEncoder
-from sonify.config.encoders import CLAP_SECONDS
+from sonify.config.config import CLAP_SECONDS
 from sonify.errors import InputError, WorkError
 from sonify.media.loudness import FULL_SCALE
 from sonify.models import CLAP_FILES, TOKENIZER_FILES, FetchedModel, fetch_model

@@ -11,15 +11,16 @@ from typing import Protocol
 import numpy as np
 
 from sonify.captions.ontology import load_ontology
-from sonify.config import ClapEncoder, HybridEncoder, LaionClapEncoder, Place
+from sonify.config import ClapEncoder, HybridEncoder, LaionClapEncoder
 from sonify.config import Encoder as EncoderConfig
 from sonify.config import TextEncoder as TextEncoderConfig
 from sonify.errors import InputError
 from sonify.installed import require
+from sonify.io.places import open_place
 from sonify.models import CLAP_FILES, TOKENIZER_FILES, fetch_model
 from sonify.retrieval.text import TextEncoder
 from sonify.rows import Concept
-from sonify.sources.files import open_place
+from sonify.stores import Place
 
 ClapConfig = ClapEncoder | LaionClapEncoder
 

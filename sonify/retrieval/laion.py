@@ -23,10 +23,11 @@ import torch
 from torch.nn import functional
 from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, RobertaTokenizer
 
-from sonify.config import LaionClapEncoder, Place
+from sonify.config import LaionClapEncoder
 from sonify.errors import InputError
+from sonify.io.places import open_local
 from sonify.retrieval.clap import LogMel
-from sonify.sources.files import open_local
+from sonify.stores import Place
 
 # Not `clap_module`, the name under which laion_clap itself would look for it: this one is ours to prepare.
 PACKAGE = "sonify_laion_clap"

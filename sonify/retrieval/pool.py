@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from sonify import layout
-from sonify.config import Config, Place, Retrieval
-from sonify.engine.store import load_array
-from sonify.engine.tables import read_tables
+from sonify.config import Config, Retrieval
+from sonify.io.places import load_array
+from sonify.io.tables import read_tables
 from sonify.retrieval.candidates import Candidates, choose_candidates, list_length
 from sonify.retrieval.encoders import Encoder, JointEncoder, bank_mean, load_encoder
 from sonify.retrieval.index import ClipIndex, Ranking
+from sonify.stores import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,22 +22,22 @@ from typing import BinaryIO, cast
 from urllib.parse import quote
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.files import naming_full_disk, sync_folder
-from sonify.engine.store import machine_folder
-from sonify.engine.tars import Member, iter_files, read_member
 from sonify.errors import InputError, WorkError
-from sonify.sources.files import (
+from sonify.io.places import (
     child,
     is_below,
     is_file,
     iter_files_below,
     list_files,
+    machine_folder,
     open_local,
     open_place,
     read_bytes,
 )
+from sonify.io.tars import Member, iter_files, read_member
+from sonify.io.write import naming_full_disk, sync_folder
 from sonify.sources.usertables import iter_user_table, read_user_table
+from sonify.stores import Place
 
 Captions = Callable[[str], bytes | None]
 

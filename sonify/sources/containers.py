@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sonify.config import Place
+from sonify.io.places import child, is_below, is_file, leads_out, list_files
 from sonify.keys import escape_key
-from sonify.sources.files import child, is_below, is_file, leads_out, list_files
+from sonify.stores import Place
 
 
 def list_containers(path: Place, suffix: str) -> list[str]:

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from sonify.config.sections import Place
 from sonify.errors import InputError
-from sonify.sources.files import open_place
+from sonify.io.places import open_place
+from sonify.stores import Place
 
 # A row must fit in one block of the CSV reader; a caption of 1 MB does.
 CSV_BLOCK_BYTES = 16 << 20

@@ -16,16 +16,17 @@ from typing import Any
 from PIL import Image
 
 from sonify import layout
-from sonify.config import EndpointVlm, Place, VlmExtractor
-from sonify.engine.commits import digest_of
-from sonify.engine.files import Transaction
+from sonify.config import EndpointVlm, VlmExtractor
 from sonify.engine.job import Sink
 from sonify.engine.record import require_record
-from sonify.engine.store import machine_folder, size_of, stems
-from sonify.engine.tables import TableWriter, read_columns, read_rows, storable
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import digest_of
+from sonify.io.places import machine_folder, size_of, stems
+from sonify.io.tables import TableWriter, read_columns, read_rows, storable
+from sonify.io.write import Transaction
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import Reason, RecordedAnswer, Rejected
+from sonify.stores import Place
 from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, window_of
 from sonify.vlm.questions import NoAnswer, Question, Vlm
 

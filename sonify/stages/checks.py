@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from sonify import layout
-from sonify.config import Config, Extractor, Place, VlmExtractor
-from sonify.engine.job import Job
-from sonify.engine.sinks import TableSink
-from sonify.engine.tables import read_rows, read_tables
+from sonify.config import Config, Extractor, VlmExtractor
+from sonify.engine.job import Job, TableSink
+from sonify.io.tables import read_rows, read_tables
 from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stages.join import join_images
+from sonify.stores import Place
 from sonify.vlm.checking import CHECK_VERSION, check_question, ordered_names, parse_check
 from sonify.vlm.cleaning import Unusable
 from sonify.vlm.foils import foils_for

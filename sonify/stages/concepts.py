@@ -6,8 +6,7 @@ from hashlib import sha256
 from sonify import layout
 from sonify.captions.sounds import find_sounds
 from sonify.config import CaptionsExtractor, Config
-from sonify.engine.job import Job
-from sonify.engine.sinks import TableSink
+from sonify.engine.job import Job, TableSink
 from sonify.media.pixels import UnreadableImage, inspect_image
 from sonify.rows import ImageConcepts, Reason, Rejected, SourceImage
 from sonify.sources.captions import Captions, captions_for

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config, Place
-from sonify.engine.files import Transaction
+from sonify.config import Config
 from sonify.engine.job import Job
-from sonify.engine.store import load_array
-from sonify.engine.tables import TableWriter, read_rows
 from sonify.errors import WorkError
+from sonify.io.places import load_array
+from sonify.io.tables import RowsFile, TableWriter, read_rows
+from sonify.io.write import Transaction
 from sonify.retrieval.encoders import JointEncoder, Part, load_encoder
 from sonify.retrieval.segments import SegmentReader
 from sonify.rows import Clip
-from sonify.stages.pool import RowsFile
+from sonify.stores import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

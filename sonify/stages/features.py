@@ -12,20 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sonify import layout
-from sonify.config import Config, Features, Place
-from sonify.engine.commits import canonical_json, read_commit
-from sonify.engine.files import FileRecord
+from sonify.config import Config, Features
 from sonify.engine.job import Job
-from sonify.engine.store import digest_open
-from sonify.engine.tables import read_tables
-from sonify.engine.tars import index_members, read_member
 from sonify.errors import InputError, WorkError
 from sonify.features.pixels import decode_square
 from sonify.features.samples import FeatureSample, FeatureSink, encode_npy
 from sonify.installed import require
+from sonify.io.commits import canonical_json, read_commit
+from sonify.io.places import open_local
+from sonify.io.tables import read_tables
+from sonify.io.tars import index_members, read_member
+from sonify.io.write import FileRecord, digest_open
 from sonify.media.audio import decode_flac
 from sonify.models import AST_FILES, VAE_FILES, fetch_model
-from sonify.sources.files import open_local
+from sonify.stores import Place
 
 if TYPE_CHECKING:
     from sonify.features.batches import Encoders

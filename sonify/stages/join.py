@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from sonify import layout
 from sonify.config import Config
-from sonify.engine.tables import read_rows
+from sonify.io.tables import read_rows
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.images import read_images
 

@@ -12,11 +12,11 @@ import numpy as np
 from sonify import layout
 from sonify.captions.sounds import find_discard_words
 from sonify.config import Config
-from sonify.engine.files import Transaction
 from sonify.engine.job import Job
-from sonify.engine.tables import TableWriter, read_tables
 from sonify.errors import InputError
 from sonify.exclusion import exclusion_names, read_exclusions
+from sonify.io.tables import TableWriter, read_tables
+from sonify.io.write import Transaction
 from sonify.keys import escape_key, split_of, uniform
 from sonify.mixing import gain_to_target_db, prominence_db
 from sonify.retrieval.candidates import draw_position

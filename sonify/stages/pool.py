@@ -10,18 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import BinaryIO
 
 import numpy as np
 
 from sonify import layout
 from sonify.config import Config
-from sonify.engine.commits import Count
-from sonify.engine.files import Transaction
 from sonify.engine.job import Job, RejectTable
-from sonify.engine.store import sha256_of
-from sonify.engine.tables import TableWriter, read_rows
 from sonify.exclusion import SHA256, read_exclusions
+from sonify.io.commits import Count
+from sonify.io.tables import RowsFile, TableWriter, read_rows
+from sonify.io.write import Transaction, sha256_of
 from sonify.keys import split_of
 from sonify.media.audio import StoredSound, UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
@@ -157,31 +155,3 @@ class PoolSink:
         rows_out = self._table.num_rows
         rejected = dict(sorted(self._rejected.items()))
         return Count(rows_in=rows_out + sum(rejected.values()), rows_out=rows_out, rejected=rejected)
-
-
-class RowsFile:
-    """An `.npy` file of equally long rows, written row by row: its header is corrected at the end."""
-
-    def __init__(self, file: BinaryIO, dtype: np.dtype, columns: int) -> None:
-        self._file = file
-        self._dtype = dtype
-        self._columns = columns
-        self._num_rows = 0
-        self._write_header()
-
-    def write(self, row: np.ndarray) -> None:
-        """Append one row."""
-        assert row.shape == (self._columns,), row.shape
-        self._file.write(row.astype(self._dtype, copy=False).tobytes())
-        self._num_rows += 1
-
-    def close(self) -> None:
-        """Put the number of rows into the header."""
-        self._file.seek(0)
-        self._write_header()
-
-    def _write_header(self) -> None:
-        # numpy pads the header so that a longer number of rows still fits: its length does not change
-        shape = (self._num_rows, self._columns)
-        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)

@@ -9,19 +9,20 @@ from itertools import groupby
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config, Place
-from sonify.engine.commits import canonical_json
-from sonify.engine.files import Transaction
+from sonify.config import Config
 from sonify.engine.job import Job
-from sonify.engine.store import on_this_machine
-from sonify.engine.tables import TableWriter, read_rows, read_tables
-from sonify.engine.tars import TarWriter
 from sonify.errors import WorkError
+from sonify.io.commits import canonical_json
+from sonify.io.places import on_this_machine
+from sonify.io.tables import TableWriter, read_rows, read_tables
+from sonify.io.tars import TarWriter
+from sonify.io.write import Transaction
 from sonify.media.audio import encode_flac
 from sonify.media.pixels import UnreadableImage, to_jpeg
 from sonify.mixing import mix_clips, pcm_sha256
 from sonify.rows import Pair, Reason, Rejected, Render, SourceImage
 from sonify.stages.join import join_images
+from sonify.stores import Place
 
 # Of a pool's files, as many stay mapped: a process may not open all of a large pool's at once.
 OPEN_FILES = 64

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sonify import layout
 from sonify.config import Config
-from sonify.engine.tables import read_rows
+from sonify.io.tables import read_rows
 from sonify.rows import CheckedImage, Concept, ImageConcepts
 
 

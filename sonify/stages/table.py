@@ -14,18 +14,18 @@ from sonify.config import (
     Encoder,
     Extractor,
     Features,
-    Place,
     Published,
     ServerVlm,
     TransformersVlm,
     VlmExtractor,
 )
-from sonify.engine.stage import Stage
-from sonify.engine.store import read_whole
+from sonify.engine.job import Stage
+from sonify.io.places import read_whole
 from sonify.published import adopt, copies, scenes
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
 from sonify.stages import checks, concepts, embeddings, features, pair, pool, render, vlm_concepts
+from sonify.stores import Place
 from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of, model_name
 from sonify.vlm.checking import CHECK_VERSION
 from sonify.vlm.parsing import PARSER_VERSION

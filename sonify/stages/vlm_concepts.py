@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from sonify import layout
 from sonify.config import Config, VlmExtractor
-from sonify.engine.job import Job
-from sonify.engine.sinks import TableSink
+from sonify.engine.job import Job, TableSink
 from sonify.media.pixels import seen_side, shrunk_size
 from sonify.rows import ImageConcepts, Rejected, SourceImage
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded

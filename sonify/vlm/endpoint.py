@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from sonify.config.extractors import EndpointVlm, RemoteVlm
+from sonify.config.config import EndpointVlm, RemoteVlm
 from sonify.errors import InputError
 from sonify.rows import Reason
 from sonify.vlm.questions import Answer, NoAnswer, Question

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonify.config.extractors import ServerVlm
+from sonify.config.config import ServerVlm
 from sonify.errors import InputError
 
 LOOPBACK = "127.0.0.1"

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonify.config.extractors import ServerVlm
+from sonify.config.config import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.vlm import engine_guard
 from sonify.vlm.endpoint import Endpoint, Service, policy_of

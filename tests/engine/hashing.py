@@ -1,8 +1,9 @@
 """The hash of everything in a run that is promised to be the same."""
 
 from sonify import layout
-from sonify.config import Place
-from sonify.engine.store import files_below, sha256_of
+from sonify.io.places import files_below
+from sonify.io.write import sha256_of
+from sonify.stores import Place
 
 PROMISED = (
     "pool", layout.ANSWERS, layout.CONCEPTS, layout.CHECKS, layout.PAIRS, layout.RENDERS, layout.SHARDS,

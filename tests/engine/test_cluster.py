@@ -20,10 +20,9 @@ import ray
 from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
-from sonify.engine import actors
-from sonify.engine.actors import Actors
 from sonify.engine.cluster import connect
-from sonify.engine.stage import Stage
+from sonify.engine.job import Stage
+from sonify.engine.on_ray import Actors
 from sonify.errors import InputError
 from sonify.run import run
 from tests.engine.hashing import hash_run
@@ -179,7 +178,7 @@ def test_a_cluster_that_grows_puts_new_nodes_to_work(local, seen, cluster):
 
 def test_a_stage_without_room_says_so_and_waits(tmp_path, cluster, monkeypatch, caplog):
     small_input(tmp_path, photos=4)
-    monkeypatch.setattr(actors, "SECONDS_BETWEEN_WARNINGS", 0.5)
+    monkeypatch.setattr("sonify.engine.on_ray.SECONDS_BETWEEN_WARNINGS", 0.5)
     monkeypatch.setattr("sonify.engine.on_ray.SECONDS_BETWEEN_LOOKS", 0.2)
     busy = subprocess.Popen(
         [sys.executable, "-c", OTHERS_WORK],

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from sonify.engine.commits import (
+from sonify.errors import DiskFull
+from sonify.io.commits import (
     Commit,
     Count,
     DamagedRecord,
@@ -15,9 +16,7 @@ from sonify.engine.commits import (
     withdraw,
     write_commit,
 )
-from sonify.engine.files import Transaction, clear_temporary, write_atomically
-from sonify.engine.store import sha256_of
-from sonify.errors import DiskFull
+from sonify.io.write import Transaction, clear_temporary, sha256_of, write_atomically
 
 
 def commit(files=()):
@@ -60,7 +59,7 @@ def test_an_abandoned_transaction_leaves_nothing(tmp_path):
 
 def test_what_a_killed_process_left_is_cleared(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from sonify.engine.files import Transaction\n"
+        "import os, sys; from pathlib import Path; from sonify.io.write import Transaction\n"
         "t = Transaction(Path(sys.argv[1])).__enter__(); t.create('a').write(b'x' * 100); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from sonify import layout
-from sonify.engine.commits import read_commit
-from sonify.engine.local import LocalExecutor
-from sonify.engine.tables import count_rows
+from sonify.engine.worker import LocalExecutor
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import read_commit
+from sonify.io.tables import count_rows
 from sonify.run import open_run, plan_run, run
 from tests.engine.hashing import hash_run
 from tests.fakes import picture, small_config, small_input, write_photos

@@ -13,10 +13,11 @@ from upath import UPath
 
 from sonify import layout
 from sonify.engine import lease
-from sonify.engine.commits import DamagedRecord, read_commit, write_commit
 from sonify.engine.job import Task, run_task
-from sonify.engine.store import create, files_below, read_whole, size_of
 from sonify.errors import InputError, WorkError
+from sonify.io.commits import DamagedRecord, read_commit, write_commit
+from sonify.io.places import files_below, read_whole, size_of
+from sonify.io.write import create
 from sonify.report.gallery import build_gallery
 from sonify.report.status import read_status
 from sonify.report.verify import verify

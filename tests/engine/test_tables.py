@@ -2,7 +2,7 @@ import io
 
 import pyarrow.parquet as pq
 
-from sonify.engine.tables import ROWS_IN_GROUP, count_rows, read_columns, read_rows, schema_of, write_rows
+from sonify.io.tables import ROWS_IN_GROUP, count_rows, read_columns, read_rows, schema_of, write_rows
 from sonify.rows import Concept, ImageConcepts, ImageRef, Pair
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.compat import WebDataset
 
-from sonify.engine.tars import BLOCK, MAX_EXTENSION_BYTES, Member, TarWriter, index_tar, read_member
+from sonify.io.tars import BLOCK, MAX_EXTENSION_BYTES, Member, TarWriter, index_tar, read_member
 from sonify.keys import escape_key, unescape_key
 from sonify.rows import Reason, Rejected
 
@@ -294,7 +294,7 @@ def test_a_name_of_a_megabyte_is_rejected_under_its_beginning(bomb: bytes, tmp_p
 INDEX_AND_MEASURE = """
 import sys
 from pathlib import Path
-from sonify.engine.tars import index_tar
+from sonify.io.tars import index_tar
 from tests.memory import peak_kib
 before = peak_kib()
 members, rejected = index_tar(Path(sys.argv[1]), "x")

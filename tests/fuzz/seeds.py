@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import yaml
 
-from sonify.engine.tars import BLOCK
+from sonify.io.tars import BLOCK
 from tests.fakes import tone
 
 FOUND = Path(__file__).parent / "found"

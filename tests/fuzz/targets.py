@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from sonify.engine.tars import BLOCK, MAX_NAME_BYTES, index_members, read_member
+from sonify.io.tars import BLOCK, MAX_NAME_BYTES, index_members, read_member
 from sonify.keys import KEY_PATTERN
 from sonify.media.audio import (
     MAX_CHANNELS,

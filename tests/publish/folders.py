@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sonify.engine.tables import write_rows
+from sonify.io.tables import write_rows
 from sonify.publish import rows
 from sonify.publish.rows import PublishedClip, PublishedPair, PublishedRecord, PublishedShard, Statistics
 from sonify.rows import SourceClip

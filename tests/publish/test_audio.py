@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from sonify.engine.tables import read_rows
 from sonify.errors import InputError, WorkError
+from sonify.io.tables import read_rows
 from sonify.mixing import pcm_sha256
 from sonify.publish.publish import PublishOptions, publish
 from sonify.publish.rows import CHECKSUMS, PublishedPair

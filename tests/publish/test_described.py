@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from huggingface_hub import DatasetCard
 
-from sonify.engine.tables import read_rows
+from sonify.io.tables import read_rows
 from sonify.publish.publish import PublishOptions, publish
 from sonify.publish.push import push
 from sonify.rows import Pair

@@ -13,8 +13,8 @@ from upath import UPath
 
 from sonify import layout
 from sonify.config import make_config
-from sonify.engine.tables import read_rows
 from sonify.errors import InputError, WorkError
+from sonify.io.tables import read_rows
 from sonify.media.fingerprint import fingerprint
 from sonify.publish.committed import committed_units, finished_stages
 from sonify.publish.licences import SA1B_LICENCE

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 
-from sonify.engine.tables import read_rows
+from sonify.io.tables import read_rows
 from sonify.publish.publish import publish
 from sonify.publish.rows import CHECKSUMS
 from sonify.rows import Pair, Render

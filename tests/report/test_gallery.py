@@ -15,8 +15,8 @@ import soundfile
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from sonify.engine.tables import write_rows
 from sonify.errors import InputError, WorkError
+from sonify.io.tables import write_rows
 from sonify.keys import escape_key, hash64
 from sonify.report.gallery import build_gallery
 from sonify.report.gallery.survey import DistinctCounter

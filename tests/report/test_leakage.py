@@ -14,11 +14,11 @@ import soundfile
 from PIL import Image
 
 from sonify import run as engine
-from sonify.config.sections import to_run_dir
 from sonify.errors import InputError, WorkError
 from sonify.exclusion import read_exclusions
 from sonify.media.likeness import NearHashes, perceptual_hash
 from sonify.report.leakage import DISTANCE, find_leakage, summary, write_leakage
+from sonify.stores import to_run_dir
 from tests.fakes import picture, small_config, small_input, tone, write_tar
 from tests.stores import running_store
 

@@ -9,9 +9,9 @@ import pytest
 from sonify import layout
 from sonify.config import Sa1bImages
 from sonify.engine.job import StoredReject
-from sonify.engine.tables import read_rows
-from sonify.engine.tars import index_tar
 from sonify.errors import InputError, WorkError
+from sonify.io.tables import read_rows
+from sonify.io.tars import index_tar
 from sonify.rows import Pair, Reason, SourceImage
 from sonify.run import run
 from sonify.sources.captions import captions_for, identify_captions

@@ -9,9 +9,9 @@ import pytest
 
 from sonify import layout
 from sonify.config import make_config
-from sonify.engine.store import sha256_of
-from sonify.engine.tables import read_rows
 from sonify.errors import TransientError
+from sonify.io.tables import read_rows
+from sonify.io.write import sha256_of
 from sonify.rows import NOT_FAULTS, Clip, Reason, Rejected
 from sonify.run import run
 from sonify.sources.sounds import list_sounds

@@ -4,7 +4,7 @@ import pytest
 
 from sonify import layout
 from sonify.engine.job import StoredReject
-from sonify.engine.tables import read_rows
+from sonify.io.tables import read_rows
 from sonify.rows import ImageConcepts, Reason
 from sonify.run import run
 from tests.fakes import picture, small_config, small_input, write_photos, write_tar

@@ -7,11 +7,10 @@ import soundfile
 
 from sonify import layout
 from sonify.config import make_config
-from sonify.engine.files import Transaction
 from sonify.engine.job import Task, run_task
-from sonify.engine.store import remove
-from sonify.engine.tables import read_rows, write_rows
 from sonify.errors import TransientError, WorkError
+from sonify.io.tables import read_rows, write_rows
+from sonify.io.write import Transaction, remove
 from sonify.media.clips import cut_recording
 from sonify.retrieval import segments
 from sonify.retrieval.clap import Clap

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify import layout
-from sonify.engine.commits import commit_files, read_commit
-from sonify.engine.local import LocalExecutor
 from sonify.engine.record import require_record
-from sonify.engine.tables import read_rows
+from sonify.engine.worker import LocalExecutor
 from sonify.errors import InputError, WorkError
 from sonify.features.pixels import decode_square
 from sonify.features.vae import encode, load_vae
+from sonify.io.commits import commit_files, read_commit
+from sonify.io.tables import read_rows
 from sonify.media.audio import decode_flac
 from sonify.report.verify import verify
 from sonify.rows import Clip, FeatureEntry

@@ -5,8 +5,8 @@ import soundfile
 
 from sonify import layout
 from sonify.engine.job import StoredReject
-from sonify.engine.tables import read_rows
 from sonify.errors import InputError, WorkError
+from sonify.io.tables import read_rows
 from sonify.keys import split_of
 from sonify.report.usage import read_pairs
 from sonify.rows import Clip

@@ -3,9 +3,9 @@ import pytest
 import soundfile
 
 from sonify import layout
-from sonify.engine.store import sha256_of
-from sonify.engine.tables import read_rows
 from sonify.errors import InputError
+from sonify.io.tables import read_rows
+from sonify.io.write import sha256_of
 from sonify.media.loudness import measure_loudness
 from sonify.mixing import pcm_sha256
 from sonify.rows import Clip

@@ -12,8 +12,8 @@ from PIL import Image
 from webdataset.compat import WebDataset
 
 from sonify import layout
-from sonify.engine.tables import read_rows
-from sonify.engine.tars import TarWriter
+from sonify.io.tables import read_rows
+from sonify.io.tars import TarWriter
 from sonify.mixing import pcm_sha256
 from sonify.report.usage import read_pairs
 from sonify.rows import Clip, Render

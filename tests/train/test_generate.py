@@ -14,8 +14,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from sonify.engine.store import sha256_of
 from sonify.errors import InputError
+from sonify.io.write import sha256_of
 from tests.tiny_pixart import write_tiny_pixart
 from train.generate import main
 from train.manifest import read_manifest

@@ -7,8 +7,8 @@ import pytest
 
 from sonify.config import Config
 from sonify.config.loader import make_settings
-from sonify.engine.tables import read_rows
 from sonify.errors import WorkError
+from sonify.io.tables import read_rows
 from sonify.models import AST_FILES, VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from sonify import layout
-from sonify.engine.tables import write_rows
+from sonify.io.tables import write_rows
 from sonify.rows import Clip
 from tests.train.runs import plain_config, training_config, training_input
 from train.card import count_licences

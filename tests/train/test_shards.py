@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from sonify.config.loader import make_settings
-from sonify.engine.commits import Commit, Count, write_commit
 from sonify.engine.record import StageRecord, read_record, write_record
 from sonify.errors import InputError, WorkError
 from sonify.features.samples import encode_npy
+from sonify.io.commits import Commit, Count, write_commit
 from tests.feature_runs import MadeSample, make_feature_run, random_samples
 from train.config import Data, TrainConfig
 from train.shards import FeatureData, check_matches, held_out_scenes, open_feature_data

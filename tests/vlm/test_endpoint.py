@@ -9,7 +9,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from sonify.config.extractors import EndpointVlm
+from sonify.config.config import EndpointVlm
 from sonify.errors import InputError, TransientError
 from sonify.rows import Reason
 from sonify.vlm.endpoint import check_endpoint, load

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.files import naming_full_disk
 from sonify.errors import InputError
+from sonify.io.write import naming_full_disk
 from sonify.report.gallery.media import write_media
 from sonify.report.gallery.pages import write_pages
 from sonify.report.gallery.survey import clips_of, survey_run
+from sonify.stores import Place
 
 PAGE = "index.html"
 

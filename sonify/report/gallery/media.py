@@ -10,14 +10,14 @@ from PIL import Image
 from soundfile import LibsndfileError
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.tars import Member, index_tar, read_member
 from sonify.errors import WorkError
+from sonify.io.places import open_place
+from sonify.io.tars import Member, index_tar, read_member
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import UnreadableImage, decode_rgb
 from sonify.report.gallery.survey import Picture
 from sonify.report.spectrogram import spectrogram_image
-from sonify.sources.files import open_place
+from sonify.stores import Place
 
 PREVIEW_PX = (640, 480)  # longer and shorter side at most
 SPECTROGRAM_PX = (640, 96)

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.store import size_of, stems
-from sonify.engine.tables import read_rows
 from sonify.errors import InputError, WorkError
+from sonify.io.places import size_of, stems
+from sonify.io.tables import read_rows
 from sonify.keys import hash64
 from sonify.rows import Clip, Pair, Render
+from sonify.stores import Place
 
 COSINE_STEP = 0.05
 GAIN_STEP_DB = 2.0

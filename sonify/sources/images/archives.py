@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from sonify.config import Sa1bImages, WebDatasetImages
-from sonify.engine.tars import Member, index_members, read_member
+from sonify.io.places import check_mounted, is_utf8, open_local
+from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.containers import container, list_containers
-from sonify.sources.files import check_mounted, is_utf8, open_local
 from sonify.sources.images.folder import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,

@@ -8,12 +8,12 @@ from pathlib import Path
 from upath import UPath
 
 from sonify.config import FolderImages
-from sonify.config.sections import Place
+from sonify.io.places import check_mounted, child, is_file, list_files, read_ahead, read_bytes
 from sonify.keys import escape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.captions import read_captions_table
-from sonify.sources.files import check_mounted, child, is_file, list_files, read_ahead, read_bytes
 from sonify.sources.images.sampling import is_sampled, sampling_bound
+from sonify.stores import Place
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_TABLES = ("captions.csv", "captions.parquet")

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sonify.config import ParquetImages
-from sonify.config.sections import Place
 from sonify.errors import InputError
+from sonify.io.places import check_mounted, open_place
 from sonify.keys import escape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.containers import container, file_beside, list_containers
-from sonify.sources.files import check_mounted, open_place
 from sonify.sources.images.folder import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, read_image_file
 from sonify.sources.images.sampling import is_sampled, sampling_bound
+from sonify.stores import Place
 
 # Decoded at once; a few megabytes of photographs.
 BATCH_ROWS = 16

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sonify.config import AudioSetSounds, Place
+from sonify.config import AudioSetSounds
 from sonify.errors import InputError
+from sonify.io.places import list_files
 from sonify.rows import Reason, SoundRef
 from sonify.sources.containers import list_containers
-from sonify.sources.files import list_files
 from sonify.sources.sounds.found import (
     SOUND_SUFFIXES,
     index_archive,
@@ -24,6 +24,7 @@ from sonify.sources.sounds.found import (
     stem_of,
     with_files,
 )
+from sonify.stores import Place
 
 # The labels are CC BY 4.0; the sounds are other people's videos, under YouTube's terms unless each says otherwise.
 LICENCE = "YouTube (research only, no redistribution)"

@@ -3,11 +3,12 @@
 import csv
 from collections.abc import Iterator, Sequence
 
-from sonify.config import BbcSounds, Place
+from sonify.config import BbcSounds
 from sonify.errors import InputError
+from sonify.io.places import list_files
 from sonify.rows import SoundRef
-from sonify.sources.files import list_files
 from sonify.sources.sounds.found import SOUND_SUFFIXES, open_text, stem_of, with_files
+from sonify.stores import Place
 
 TABLE = "BBCSoundEffects.csv"
 COLUMNS = ("location", "description", "secs", "category", "CDNumber", "CDName", "tracknum")

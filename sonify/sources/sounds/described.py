@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sonify.sources.files import is_utf8
+from sonify.io.places import is_utf8
 
 LICENCE_FIELDS = ("licence", "license")
 ATTRIBUTION_FIELDS = ("attribution", "author", "artist", "uploader", "username")

@@ -2,11 +2,12 @@
 
 from pathlib import PurePosixPath
 
-from sonify.config import FolderSounds, Place
+from sonify.config import FolderSounds
+from sonify.io.places import list_files
 from sonify.rows import SoundRef
-from sonify.sources.files import list_files
 from sonify.sources.sounds.found import SOUND_SUFFIXES
 from sonify.sources.usertables import read_user_table
+from sonify.stores import Place
 
 METADATA_TABLES = ("metadata.csv", "metadata.parquet")
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TextIO
 
-from sonify.config import Place
-from sonify.engine.tars import Member, index_members
 from sonify.errors import InputError
+from sonify.io.places import is_utf8, open_place
+from sonify.io.tars import Member, index_members
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected, SoundRef
 from sonify.sources.containers import container
-from sonify.sources.files import is_utf8, open_place
+from sonify.stores import Place
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
 SOUND_SUFFIXES = (  # a tuple, for `str.endswith`

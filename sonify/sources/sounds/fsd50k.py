@@ -7,8 +7,8 @@ from typing import Any
 
 from sonify.config import Fsd50kSounds
 from sonify.errors import InputError
+from sonify.io.places import list_files, open_place
 from sonify.rows import SoundRef
-from sonify.sources.files import list_files, open_place
 from sonify.sources.sounds.described import first_text
 from sonify.sources.sounds.found import SOUND_SUFFIXES, open_text, with_files
 

@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sonify.config import AudioSetSounds, ParquetSounds, Place, Sounds, WebDatasetSounds
-from sonify.engine.tars import Member, index_members, read_member
+from sonify.config import AudioSetSounds, ParquetSounds, Sounds, WebDatasetSounds
+from sonify.io.places import check_mounted, child, open_place, read_bytes
+from sonify.io.tars import Member, index_members, read_member
 from sonify.media.audio import StoredSound, UnreadableSound
 from sonify.rows import Reason
 from sonify.sources.containers import container, file_beside
-from sonify.sources.files import check_mounted, child, open_place, read_bytes
+from sonify.stores import Place
 
 # A recording that is no file of its own is held in memory: 23 minutes of CD-quality WAV, some hours of MP3.
 MAX_SOUND_BYTES = 256 << 20

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 
 from sonify.config import ParquetSounds
 from sonify.errors import InputError
+from sonify.io.places import open_place
 from sonify.rows import Reason, SoundRef
 from sonify.sources.containers import container, list_containers
-from sonify.sources.files import open_place
 from sonify.sources.sounds.described import (
     ATTRIBUTION_FIELDS,
     LICENCE_FIELDS,

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from sonify.config import WebDatasetSounds
-from sonify.engine.tars import Member, read_member
+from sonify.io.places import open_place
+from sonify.io.tars import Member, read_member
 from sonify.rows import Reason, SoundRef
 from sonify.sources.containers import container, list_containers
-from sonify.sources.files import open_place
 from sonify.sources.sounds.described import ATTRIBUTION_FIELDS, LICENCE_FIELDS, describe, first_text
 from sonify.sources.sounds.found import SOUND_SUFFIXES, index_archive, refused_ref
 

@@ -7,16 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sonify.config.sections import Place
-from sonify.engine.store import read_each, read_whole, stems
 from sonify.errors import WorkError
+from sonify.io.places import read_each, read_whole, stems
+from sonify.stores import Place
 
 Row = TypeVar("Row")
 
+
 ROWS_IN_GROUP = 4096
+
+
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
 
 
@@ -169,3 +173,31 @@ def _naming_damage(path: Place) -> Iterator[None]:
     except (pa.ArrowInvalid, FileNotFoundError) as error:
         what = str(error).splitlines()[0][:200]
         raise WorkError(f"{path}: missing or damaged ({what}); `sonify verify` with --repair withdraws it") from error
+
+
+class RowsFile:
+    """An `.npy` file of equally long rows, written row by row: its header is corrected at the end."""
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype, columns: int) -> None:
+        self._file = file
+        self._dtype = dtype
+        self._columns = columns
+        self._num_rows = 0
+        self._write_header()
+
+    def write(self, row: np.ndarray) -> None:
+        """Append one row."""
+        assert row.shape == (self._columns,), row.shape
+        self._file.write(row.astype(self._dtype, copy=False).tobytes())
+        self._num_rows += 1
+
+    def close(self) -> None:
+        """Put the number of rows into the header."""
+        self._file.seek(0)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        # numpy pads the header so that a longer number of rows still fits: its length does not change
+        shape = (self._num_rows, self._columns)
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)

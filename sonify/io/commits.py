@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sonify import layout
-from sonify.config.sections import Place
-from sonify.engine.files import FileRecord, write_atomically
-from sonify.engine.store import create, read_each, read_whole, remove, stems
 from sonify.errors import WorkError
+from sonify.io.places import read_each, read_whole, stems
+from sonify.io.write import FileRecord, create, remove, write_atomically
+from sonify.stores import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
-"""Places on other machines (`s3://`, `gs://`, `hf://`): one request at a time, and what its errors mean.
+"""Places on this machine or in a store (`s3://`, `gs://`, `hf://`): how they are written, and requests to a store.
 
-Every request goes through `ask`, so that retries and the meaning of an error stand in one place. This module knows
-nothing of the configuration, which looks here whether its places are there.
+Every request goes through `ask`, so that retries and the meaning of an error stand in one place.
 """
 
 import io
@@ -17,12 +16,59 @@ from upath import UPath
 
 from sonify.errors import InputError, TransientError
 
+STORES = ("s3", "gs", "hf", "memory")
+
+
+WRITABLE_STORES = ("s3", "gs")
+
+
+Place = Path | UPath  # a file or folder on this machine, or a remote one (`s3://`, `gs://`, `hf://`)
+
+
+def to_place(value: Any) -> Place:
+    """Local places are made absolute, so that a run goes on from any directory."""
+    if not isinstance(value, str | Path | UPath) or not str(value):
+        raise ValueError("expected a path or a URL")
+    text = str(value).removeprefix("file://")
+    scheme = text.partition("://")[0] if "://" in text else ""
+    if scheme and scheme not in STORES:
+        raise ValueError(f"expected a path or one of {', '.join(f'{name}://' for name in STORES)}")
+    if scheme:
+        _check_no_password(text)
+        return UPath(text)
+    return Path(text).expanduser().absolute()
+
+
+def to_run_dir(value: Any) -> Place:
+    """Where a run writes: a path as it is given, or a folder of a store that knows how to create only if absent."""
+    if not isinstance(value, str | Path | UPath) or not str(value):
+        raise ValueError("expected a path or a URL")
+    text = str(value).removeprefix("file://")
+    if "://" not in text:
+        return Path(text).expanduser()
+    if text.partition("://")[0] not in WRITABLE_STORES:
+        raise ValueError(f"expected a path or one of {', '.join(f'{name}://' for name in WRITABLE_STORES)}")
+    _check_no_password(text)
+    # other processes write there at the same time: what was listed a moment ago may be wrong
+    return UPath(text.rstrip("/"), use_listings_cache=False)
+
+
+def _check_no_password(url: str) -> None:
+    """What stands in a configuration is written into the run and shown in messages."""
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("expected a URL without user or password; credentials come from the environment")
+
+
 Result = TypeVar("Result")
+
 
 # Before each further try; the clients of the stores try again themselves first. Varied by half, up and down.
 WAITS_SEC = (0.5, 2.0, 8.0)
+
+
 # One request: large enough that its 20 to 100 ms of latency do not count, small enough to be held several times.
 BLOCK_BYTES = 8 << 20
+
 
 # What the clients raise that is no OSError. They are optional: an error can only come from one that is loaded.
 _CLIENT_ERRORS = (
@@ -36,8 +82,14 @@ _CLIENT_ERRORS = (
     ("huggingface_hub.errors", "HfHubHTTPError"),
     ("httpx2", "HTTPError"),
 )
+
+
 _NO_CREDENTIALS = re.compile("Credential|Token|Profile|RefreshError|ParamValidation")
+
+
 _BUSY = frozenset({408, 409, 425, 429})
+
+
 _OUT_OF_RANGE = 416
 
 

@@ -1,4 +1,4 @@
-"""Files that are never seen half-written.
+"""Files that are never seen half-written, and their sha256.
 
 On a disk a file is made under RUN/tmp, synced, renamed into place, and its folder synced. For a store it is made in
 this machine's temporary folder and uploaded whole. A `Transaction` does so for the files of one unit; the commit
@@ -6,6 +6,8 @@ record, which makes them count, is written after it.
 """
 
 import errno
+import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -16,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from sonify.config.sections import Place
-from sonify.engine.store import put_bytes, put_file, sha256_of
 from sonify.errors import DiskFull, InputError
+from sonify.io.places import open_place, read_whole
 from sonify.layout import TEMPORARY
+from sonify.stores import Place, ask, kind_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,3 +161,63 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(place: Place) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with open_place(place) as file:
+        return digest_open(file)
+
+
+def digest_open(file: BinaryIO) -> str:
+    """The sha256 of what an open file still holds, in hexadecimal."""
+    return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+
+
+def put_file(source: Path, place: Place) -> None:
+    """Upload a finished file: one request, or parts that become an object only together."""
+    assert not isinstance(place, Path), place
+    with _naming_bucket(place):
+        ask(place, lambda: place.fs.put_file(str(source), place.path))
+
+
+def put_bytes(place: Place, data: bytes) -> None:
+    """Upload a small file, in one request."""
+    assert not isinstance(place, Path), place
+    with _naming_bucket(place):
+        ask(place, lambda: place.fs.pipe_file(place.path, data))
+
+
+def create(place: Place, data: bytes) -> bool:
+    """Upload a small file unless there is one of that name; say whether it was uploaded.
+
+    A request whose answer was lost finds, at the next try, what it wrote itself.
+    """
+    assert not isinstance(place, Path), place
+    try:
+        with _naming_bucket(place):
+            ask(place, lambda: place.fs.pipe_file(place.path, data, mode="create"))
+    except FileExistsError:
+        return read_whole(place) == data
+    return True
+
+
+@contextmanager
+def _naming_bucket(place: Place) -> Iterator[None]:
+    """What is not there when something is written is the bucket itself."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{place}: the store has no such bucket; make it, or check the name") from error
+
+
+def remove(place: Place) -> None:
+    """Remove a file or a folder, if it is there."""
+    if not isinstance(place, Path):
+        if kind_of(place) is not None:
+            ask(place, lambda: place.fs.rm(place.path, recursive=True))
+        return
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)

@@ -1,38 +1,53 @@
-"""Files that users bring, here or in a store: names that are no text, and a lost file told from a lost disk.
+"""Reading and listing, on this machine or in a store alike: nobody else asks which of the two a place is.
 
-What lies on this machine is read as ever; everything else goes through `sonify.sources.remote`.
+A store has no folders, no renames and no locks. Asked of it here are listings and whole objects or ranges of bytes, in
+one request each; what must be mapped into memory is brought to this machine once.
 """
 
 import errno
+import fcntl
+import hashlib
 import io
 import logging
 import os
+import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar, cast
 
-from sonify.config.sections import Place
+import numpy as np
+
 from sonify.errors import InputError, TransientError, WorkError
-from sonify.sources.remote import (
+from sonify.stores import (
     BLOCK_BYTES,
+    Place,
     RemoteFile,
+    ask,
     kind_of,
     list_remote,
+    list_sizes,
     read_remote,
+    read_remote_whole,
     size_of_remote,
 )
 
 log = logging.getLogger(__name__)
 
+
 Item = TypeVar("Item")
+
+
 Result = TypeVar("Result")
+
 
 # What a disk or a network file system says when it is in trouble, as opposed to a file that is.
 _DISK_TROUBLE = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EMFILE})
+
+
 # Requests in flight while an archive is fetched, or images are read one by one.
 REQUESTS_AHEAD = 8
 
@@ -202,3 +217,130 @@ def _write_temporary(file: BinaryIO, block: bytes, place: Place, size: int) -> N
             f"{tempfile.gettempdir()}: no room for {place} ({size} bytes), which is fetched whole: name a larger folder"
             " by TMPDIR"
         ) from error
+
+
+# Requests under way at once for many small objects: a store takes 20 to 100 ms for each.
+REQUESTS_AT_ONCE = 32
+
+
+def stems(folder: Place, suffix: str = ".parquet") -> list[str]:
+    """The names, without `suffix`, of a folder's own files that end so, in order; none where there is no folder."""
+    if isinstance(folder, Path):
+        names: Iterable[str] = (path.name for path in folder.glob(f"*{suffix}"))
+    else:
+        names = (name for name in list_sizes(folder) if "/" not in name)
+    return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+
+
+def folders_in(folder: Place) -> list[str]:
+    """The names of a folder's own folders, in order."""
+    if isinstance(folder, Path):
+        return sorted(path.name for path in folder.glob("*") if path.is_dir())
+    try:
+        entries = ask(folder, lambda: folder.fs.ls(folder.path, detail=True))
+    except FileNotFoundError:
+        return []
+    return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory")
+
+
+def files_below(folder: Place) -> list[str]:
+    """Every file below a folder, relative to it, in order; none where there is no folder."""
+    if isinstance(folder, Path):
+        return sorted(path.relative_to(folder).as_posix() for path in folder.glob("**/*") if path.is_file())
+    return sorted(list_sizes(folder))
+
+
+def size_of(place: Place) -> int | None:
+    """The size of a file in bytes; None where there is no such file."""
+    if isinstance(place, Path):
+        return place.stat().st_size if place.is_file() else None
+    try:
+        return int(ask(place, lambda: place.fs.info(place.path))["size"])
+    except FileNotFoundError:
+        return None
+
+
+class Sizes:
+    """The sizes of many files of a run; of a store each folder is listed once, which is 1,000 files a request."""
+
+    def __init__(self, run_dir: Place) -> None:
+        self._run_dir = run_dir
+        self._folders: dict[str, dict[str, int]] = {}
+
+    def __call__(self, relative: str) -> int | None:
+        """The size in bytes of a file of the run; None where there is no such file."""
+        if isinstance(self._run_dir, Path):
+            return size_of(self._run_dir / relative)
+        path = PurePosixPath(relative)
+        folder = path.parent.as_posix()
+        if folder not in self._folders:
+            self._folders[folder] = list_sizes(self._run_dir if folder == "." else self._run_dir / folder)
+        return self._folders[folder].get(path.name)
+
+
+def read_whole(place: Place) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TransientError: the store cannot be reached.
+    """
+    return place.read_bytes() if isinstance(place, Path) else read_remote_whole(place)
+
+
+def read_each(places: Sequence[Place]) -> Iterator[bytes]:
+    """All bytes of many small files, in order; those of a store are asked for many at once."""
+    return for_each(places[0], read_whole, places) if places else iter(())
+
+
+def for_each(place: Place, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Like `map`, with many calls at once where the place lies in a store; on a disk, threads only meet each other."""
+    return map(function, items) if isinstance(place, Path) else read_ahead(function, items, REQUESTS_AT_ONCE)
+
+
+def load_array(place: Place) -> np.ndarray:
+    """An `.npy` file: mapped where it lies on this machine, else in memory."""
+    if isinstance(place, Path):
+        return np.load(place, mmap_mode="r")
+    return np.load(io.BytesIO(read_whole(place)))
+
+
+def on_this_machine(place: Place) -> Path:
+    """A file as one that can be mapped: itself, or a copy that all processes of this machine share.
+
+    Raises:
+        WorkError: there is no room for the copy.
+    """
+    if isinstance(place, Path):
+        return place
+    identity = ask(place, lambda: place.fs.ukey(place.path))
+    copy = machine_folder(place.parent) / f"{identity[:32]}{place.suffix}"
+    with copy.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # processes that want it at once wait for the first
+        if not copy.exists():
+            part = copy.with_suffix(".part")
+            try:
+                with open_local(place) as source, part.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+            except OSError as error:
+                raise WorkError(f"{copy.parent}: {place} cannot be kept here: {error.strerror or error}") from error
+            part.replace(copy)
+    return copy
+
+
+def machine_folder(run_dir: Place) -> Path:
+    """Where what belongs to one machine is kept: the run directory, or a private folder below `TMPDIR` for a store.
+
+    Raises:
+        WorkError: a folder of that name belongs to somebody else.
+    """
+    if isinstance(run_dir, Path):
+        return run_dir
+    root = Path(tempfile.gettempdir()) / f"sonify-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    owner = root.lstat()
+    if owner.st_uid != os.getuid() or root.is_symlink() or owner.st_mode & 0o022:
+        raise WorkError(f"{root}: others may write there; remove it, or set TMPDIR to a folder of your own")
+    folder = root / hashlib.sha256(str(run_dir).encode()).hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
+    return folder

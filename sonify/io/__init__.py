@@ -1,0 +1,1 @@
+"""Reading and writing: places, whole files, commits, archives, tables."""

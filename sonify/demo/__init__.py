@@ -1,1 +1,1 @@
-"""The embedded sample of `sonify demo`: photographs, captions of our own, and sounds made from formulas."""
+"""The embedded sample of `sonify demo`: photographs, captions of our own, and recordings."""

@@ -60,7 +60,7 @@ def main() -> None:
         config = config_for(root, "run", UNIT, engine)
         run(config, stages=["pool", "embeddings", "concepts", "pair"])
         tasks = [replace(task, digest="benchmark") for task in tasks_of(config)]
-        executor = RayExecutor(config)
+        executor = RayExecutor(config.engine, config.run_dir, stages_of(config))
         stage = stage_named(config, "render")
         with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
             worker = PlainWorker(config)

@@ -1,142 +1,88 @@
-"""Before any work: settings still hold, what is redone is withdrawn, the input is listed, the models are here."""
+"""Before any work: settings still hold, what is redone is withdrawn, the input is listed, the models are here.
 
-from collections.abc import Collection, Iterator, Sequence
+Listings lie at RUN/units/<stage>/<unit>.parquet and are frozen when first made. New input becomes new units; nothing
+ever moves between units. A listing that was lost leaves its number free, and the input that is then in no unit takes
+that number again.
+"""
+
+import hashlib
+import io
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count, islice
+from typing import Any
 
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Audio, Config, Images
 from sonify.engine.job import Stage
 from sonify.engine.plan import check_settings, iter_done, listed_units, withdraw_stage
 from sonify.engine.record import (
     RunRecord,
+    describe_difference,
     read_record,
+    require_record,
     same_input,
     start_record,
     with_stage,
     write_record,
 )
-from sonify.errors import InputError
-from sonify.io.commits import commit_files
-from sonify.io.places import files_below
-from sonify.io.write import remove
-from sonify.listing import freeze_images, freeze_published, freeze_sounds
-from sonify.stages.table import stages_of
+from sonify.errors import InputError, WorkError
+from sonify.io.commits import DamagedRecord, commit_files, parse_commit, read_commits
+from sonify.io.places import files_below, for_each, read_whole
+from sonify.io.tables import read_rows, read_tables, write_rows
+from sonify.io.write import FileRecord, remove, write_atomically
+from sonify.published.reading import ClipsFile
+from sonify.published.scenes import refs_of
+from sonify.published.settings import published_folder
+from sonify.published.verified import verify_published
+from sonify.rows import ImageRef, SoundRef
+from sonify.sources.images import list_images
+from sonify.sources.sounds import list_sounds
+from sonify.stores import Place
+
+log = logging.getLogger(__name__)
+
+# The stages that ask models, and keep what they say.
+ASKING = ("concepts", "checks")
+# Recordings in a unit: some minutes of work, and a 64 MB file of clips for recordings of 20 s.
+RECORDINGS_IN_UNIT = 100
 
 
-def prepare(config: Config, chosen: Sequence[Stage], redo: str | None) -> RunRecord:
-    """Bring a run directory to where the chosen stages can work.
+def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], redo: str | None) -> RunRecord:
+    """Bring a run directory to where the chosen ones of the run's stages can work.
 
     Raises:
         InputError: the run was made under another configuration, or input or a model is not there.
     """
-    record = start_record(config, read_record(config.run_dir))
-    replaced = _stages_below(config, redo) if redo is not None else frozenset()
+    run_dir = config.run_dir
+    record = start_record(config, read_record(run_dir))
+    replaced = _stages_below(stages, redo) if redo is not None else frozenset()
+    before = stages[: 1 + stages.index(chosen[-1])]  # the chosen stages and all before them
     keys = {stage.key for stage in chosen}
-    if before := [stage.key for stage in _up_to_last(config, chosen) if stage.key in replaced - keys]:
-        raise InputError(f"--redo {redo}: {', '.join(before)} would have to be done again as well: do all stages")
-    for stage in _up_to_last(config, chosen):
+    if left := [stage.key for stage in before if stage.key in replaced - keys]:
+        raise InputError(f"--redo {redo}: {', '.join(left)} would have to be done again as well: do all stages")
+    for stage in before:
         if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
-            check_settings(config.run_dir, stage, record)
-    again = _forget_listings(config, replaced, record) | _forget_unused_listings(config, chosen, record)
-    record = _withdraw(config, replaced, record)
+            check_settings(run_dir, stage, record)
+    again = _forget_listings(run_dir, [stage for stage in stages if stage.key in replaced], record)
+    again |= _forget_listings(run_dir, [stage for stage in chosen if _made_nothing(run_dir, stage)], record)
+    record = _withdraw(run_dir, [stage for stage in stages if stage.key in replaced], record)
     if redo in layout.RECORDED:
-        remove(config.run_dir / layout.RECORDED[redo])
+        remove(run_dir / layout.RECORDED[redo])
     for stage in chosen:
         if not stage.upstream:  # a listing, too, belongs to the settings that it was made under
             record = with_stage(record, stage)
-    write_record(config.run_dir, record)
-    _freeze(config, chosen, again)
-    return _fetch_models(config, chosen, record)
+    write_record(run_dir, record)
+    _list_input(config, {stage.name for stage in chosen}, again)
+    return _fetch_models(run_dir, stages, chosen, record)
 
 
-def _up_to_last(config: Config, chosen: Sequence[Stage]) -> Iterator[Stage]:
-    """The chosen stages and all before them."""
-    keys = {stage.key for stage in chosen}
-    for stage in stages_of(config):
-        yield stage
-        keys.discard(stage.key)
-        if not keys:
-            return
-
-
-def _freeze(config: Config, chosen: Sequence[Stage], again: Collection[str]) -> None:
-    names = {stage.name for stage in chosen}
-    if "pool" in names:
-        freeze_sounds(config, again="pool" in again)
-    if config.published:
-        freeze_published(config)
-    elif "concepts" in names:
-        freeze_images(config, again="concepts" in again)
-
-
-def _forget_listings(config: Config, replaced: Collection[str], record: RunRecord) -> frozenset[str]:
-    """The listings of which a stage is redone and which are to be read again.
-
-    Units stay as they are, so that what models said of them is found again; other images are another listing.
-    """
-    owners = {stage.listing: stage for stage in stages_of(config) if stage.key in replaced and not stage.upstream}
-    for listing, stage in owners.items():
-        before = [entry for key, entry in record.stages.items() if key.partition("/")[0] == stage.name]
-        if not all(same_input(stage, entry) for entry in before):
-            withdraw_stage(config.run_dir, stage.name)  # commits before the listing that they were made from
-            remove(config.run_dir / layout.UNITS / listing)
-    return frozenset(owners)
-
-
-def _forget_unused_listings(config: Config, chosen: Sequence[Stage], record: RunRecord) -> frozenset[str]:
-    """The listings from which nothing was made yet: a first attempt under a wrong configuration binds nobody."""
-    names = {stage.name for stage in chosen if not stage.upstream}
-    unused = frozenset(name for name in names if not files_below(config.run_dir / layout.COMMITS / name))
-    return _forget_listings(config, {stage.key for stage in chosen if stage.name in unused}, record)
-
-
-def _fetch_models(config: Config, chosen: Sequence[Stage], record: RunRecord) -> RunRecord:
-    """Get every model that there is work for, before any work, and note which ones they are.
-
-    Raises:
-        InputError: a model cannot be had, or is another one than the work that is there was done with.
-    """
-    lacking: list[str] = []
-    for stage in (stage for stage in chosen if stage.models):
-        done = {stored.commit.unit for stored in iter_done(config.run_dir, stage)}
-        to_do = [unit for unit in listed_units(config.run_dir, stage.listing) if unit not in done]
-        if set(to_do) <= set(stage.units_answered(config.run_dir, to_do)):
-            continue
-        try:
-            fetched = stage.fetch()
-        except InputError as error:
-            lacking.append(str(error))
-            continue
-        for model, identity in fetched.items():
-            _check_same_model(config, model, record.models.get(model), identity)
-            record = replace(record, models={**record.models, model: identity})
-    if lacking:  # all at once: who has no network fetches them in one go
-        raise InputError("; ".join(dict.fromkeys(lacking)))
-    write_record(config.run_dir, record)
-    return record
-
-
-def _check_same_model(config: Config, model: str, before: str | None, identity: str) -> None:
-    if before in (None, identity):
-        return
-    for stage in stages_of(config):
-        if model in stage.models and commit_files(config.run_dir, stage.name, stage.digest):
-            raise InputError(
-                f"{config.run_dir}: {stage.key} was done with {model} as {before}, and that is {identity} now; use the"
-                f" same files, or `--redo {stage.name}`"
-            )
-
-
-def _stages_below(config: Config, name: str) -> frozenset[str]:
-    """The keys of a stage and of all that depends on it; `answers` are those of models, which `concepts` alone keeps.
-
-    Raises:
-        InputError: there is no such stage.
-    """
-    stages = stages_of(config)
-    if name not in {*(stage.name for stage in stages), *layout.RECORDED}:
-        known = ", ".join(dict.fromkeys((*(stage.name for stage in stages), *layout.RECORDED)))
-        raise InputError(f"--redo {name}: expected one of {known}")
+def _stages_below(stages: Sequence[Stage], name: str) -> frozenset[str]:
+    """The keys of a stage and of all that depends on it; `answers` are those of models, which `concepts` keeps."""
+    known = dict.fromkeys((*(stage.name for stage in stages), *layout.RECORDED))
+    if name not in known:
+        raise InputError(f"--redo {name}: expected one of {', '.join(known)}")
     below: set[str] = set()
     for stage in stages:
         first = stage.name == ("concepts" if name == "answers" else name)
@@ -145,10 +91,232 @@ def _stages_below(config: Config, name: str) -> frozenset[str]:
     return frozenset(below)
 
 
-def _withdraw(config: Config, keys: Collection[str], record: RunRecord) -> RunRecord:
+def _made_nothing(run_dir: Place, stage: Stage) -> bool:
+    """Whether nothing was made yet from a stage's listing: a first attempt under a wrong configuration binds nobody."""
+    return not files_below(run_dir / layout.COMMITS / stage.name)
+
+
+def _forget_listings(run_dir: Place, stages: Sequence[Stage], record: RunRecord) -> frozenset[str]:
+    """The listings that stages which are done again follow, and which are to be read again.
+
+    Units stay as they are, so that what models said of them is found again; other images are another listing.
+    """
+    owners = {stage.listing: stage for stage in stages if not stage.upstream}
+    for listing, stage in owners.items():
+        before = [entry for key, entry in record.stages.items() if key.partition("/")[0] == stage.name]
+        if not all(same_input(stage, entry) for entry in before):
+            withdraw_stage(run_dir, stage.name)  # commits before the listing that they were made from
+            remove(run_dir / layout.UNITS / listing)
+    return frozenset(owners)
+
+
+def _withdraw(run_dir: Place, stages: Sequence[Stage], record: RunRecord) -> RunRecord:
     """Remove stages, the furthest first, and forget their settings."""
-    names = dict.fromkeys(stage.name for stage in reversed(stages_of(config)) if stage.key in keys)
+    names = dict.fromkeys(stage.name for stage in reversed(stages))
     for name in names:
-        withdraw_stage(config.run_dir, name)
+        withdraw_stage(run_dir, name)
     kept = {key: entry for key, entry in record.stages.items() if key.partition("/")[0] not in names}
     return replace(record, stages=kept)
+
+
+def _fetch_models(run_dir: Place, stages: Sequence[Stage], chosen: Sequence[Stage], record: RunRecord) -> RunRecord:
+    """Get every model that there is work for, before any work, and note which ones they are."""
+    lacking: list[str] = []
+    for stage in (stage for stage in chosen if stage.models):
+        done = {stored.commit.unit for stored in iter_done(run_dir, stage)}
+        to_do = [unit for unit in listed_units(run_dir, stage.listing) if unit not in done]
+        if set(to_do) <= set(stage.units_answered(run_dir, to_do)):
+            continue
+        try:
+            fetched = stage.fetch()
+        except InputError as error:
+            lacking.append(str(error))
+            continue
+        for model, identity in fetched.items():
+            if record.models.get(model) not in (None, identity):
+                _refuse_other_model(run_dir, stages, model, f"{record.models[model]}, and that is {identity} now")
+            record = replace(record, models={**record.models, model: identity})
+    if lacking:  # all at once: who has no network fetches them in one go
+        raise InputError("; ".join(dict.fromkeys(lacking)))
+    write_record(run_dir, record)
+    return record
+
+
+def _refuse_other_model(run_dir: Place, stages: Sequence[Stage], model: str, what: str) -> None:
+    for stage in stages:
+        if model in stage.models and commit_files(run_dir, stage.name, stage.digest):
+            raise InputError(
+                f"{run_dir}: {stage.key} was done with {model} as {what}; use the same files, or `--redo {stage.name}`"
+            )
+
+
+def _list_input(config: Config, names: Collection[str], again: Collection[str]) -> None:
+    if "pool" in names:
+        freeze_sounds(config.run_dir, config.audio, again="pool" in again)
+    if config.published:
+        freeze_published(config)
+    elif "concepts" in names:
+        freeze_images(config.run_dir, config.images, config.seed, again="concepts" in again)
+
+
+def freeze_sounds(run_dir: Place, audio: Audio, again: bool = False) -> None:
+    """Give every recording that is in no unit yet a place in a new one; `again` also reads the known ones anew."""
+    refs = list_sounds(audio)
+    if again:
+        refs = iter(_refresh(run_dir, "pool", SoundRef, {(ref.corpus, ref.file): ref for ref in refs}))
+    known = set(_frozen(run_dir, "pool", ("corpus", "file")))
+    new = (ref for ref in refs if (ref.corpus, ref.file) not in known)
+    _add_units(run_dir, "pool", SoundRef, _blocks(new, RECORDINGS_IN_UNIT))
+
+
+def freeze_images(run_dir: Place, images: Images, seed: int, again: bool = False) -> None:
+    """Give every image (or archive) that is in no unit yet a place in a new one; `again` also reads the known anew.
+
+    A sample's bound is frozen with the first listing: images that come later join where they fall below it.
+    """
+    known: dict[str, int] = dict(_frozen(run_dir, "concepts", ("uri", "below")))
+    units = list_images(images, seed, below=next(iter(known.values()), None))
+    if known:
+        refs = (ref for unit in units for ref in unit)
+        if again:
+            refs = iter(_refresh(run_dir, "concepts", ImageRef, {ref.uri: ref for ref in refs}))
+        new = (ref for ref in refs if ref.uri not in known)
+        units = _blocks(new, getattr(images, "shard_size", 1))
+    _add_units(run_dir, "concepts", ImageRef, units)
+
+
+def freeze_published(config: Config) -> None:
+    """List the images and the files of clips of a published folder, unit by unit, as the folder is now.
+
+    Raises:
+        InputError: the folder is damaged, or not what it should be.
+    """
+    folder = published_folder(config)
+    verify_published(folder, config)
+    images = {unit: refs_of(config, folder, unit) for unit in folder.data}
+    clips = {unit: [ClipsFile(file=name, sha256=folder.files[name])] for unit, name in folder.clips.items()}
+    listings = (("concepts", ImageRef, images), ("copies", ClipsFile, clips))
+    for stage, row_type, units in listings:
+        listed = listed_units(config.run_dir, stage)
+        for unit in set(listed) - units.keys():
+            remove(config.run_dir / layout.listing(stage, unit))
+        for unit, rows in units.items():
+            known = read_rows(config.run_dir / layout.listing(stage, unit), row_type) if unit in listed else ()
+            if list(known) != rows:
+                _write_listing(config.run_dir, stage, unit, row_type, rows)
+
+
+def _refresh(run_dir: Place, stage: str, row_type: type, found: dict[Any, Any]) -> list[Any]:
+    """Write every listing again as its input is now, without what is gone, and return what is in none.
+
+    Rows stay in their units: what was recorded of them there is found again.
+    """
+    for unit in listed_units(run_dir, stage):
+        path = run_dir / layout.listing(stage, unit)
+        frozen = list(read_rows(path, row_type))
+        rows = [found.pop(key) for key in map(_identity, frozen) if key in found]
+        if not rows:
+            remove(path)
+        elif rows != frozen:
+            _write_listing(run_dir, stage, unit, row_type, rows)
+    return list(found.values())
+
+
+def _identity(ref: ImageRef | SoundRef) -> Any:
+    return ref.uri if isinstance(ref, ImageRef) else (ref.corpus, ref.file)
+
+
+def _frozen(run_dir: Place, stage: str, columns: tuple[str, str]) -> Iterator[tuple[Any, Any]]:
+    """Two columns of every listing, row by row."""
+    for _, table in read_tables(run_dir / layout.UNITS / stage, columns):
+        yield from zip(*(table[column].to_pylist() for column in columns), strict=True)
+
+
+def _add_units(run_dir: Place, stage: str, row_type: type, units: Iterable[Sequence[Any]]) -> None:
+    taken = set(listed_units(run_dir, stage))
+    free = (name for name in (f"{n:06d}" for n in count()) if name not in taken)
+    named = ((next(free), rows) for rows in units)
+    for _ in for_each(run_dir, lambda unit: _write_listing(run_dir, stage, unit[0], row_type, unit[1]), named):
+        pass
+
+
+def _write_listing(run_dir: Place, stage: str, unit: str, row_type: type, rows: Sequence[Any]) -> None:
+    buffer = io.BytesIO()
+    write_rows(buffer, row_type, rows)
+    write_atomically(run_dir, layout.listing(stage, unit), buffer.getvalue())
+
+
+def _blocks(rows: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    iterator = iter(rows)
+    while block := tuple(islice(iterator, size)):
+        yield block
+
+
+def take_answers(config: Config, stages: Sequence[Stage], source: Place) -> None:
+    """Take over the listing of images and what models said of them in the run `source`, so that nobody is asked again.
+
+    What is here already stays the same; the stages of this run then read the answers as if it had asked itself.
+
+    Raises:
+        InputError: `source` is no run or has no concepts, is of other images or models, or this run has answers of
+            its own.
+        WorkError: a file of `source` is not what was committed.
+    """
+    record = require_record(source)
+    _check_same_settings(stages, record, source)
+    files = _committed_answers(source)
+    listings = [f"{layout.UNITS}/concepts/{name}" for name in files_below(source / layout.UNITS / "concepts")]
+    _check_nothing_else(config.run_dir, {*listings, *(file.path for file in files)}, source)
+    for name in listings:
+        write_atomically(config.run_dir, name, read_whole(source / name))
+    for _ in for_each(config.run_dir, lambda file: _copy(config.run_dir, source, file), files):
+        pass
+    ours = start_record(config, read_record(config.run_dir))
+    write_record(config.run_dir, replace(ours, models={**record.models, **ours.models}))
+    log.info("concepts: %d units and %d files of answers taken over from %s", len(listings), len(files), source)
+
+
+def _check_same_settings(stages: Sequence[Stage], record: RunRecord, source: Place) -> None:
+    """Nothing is copied that this run would ask about anew."""
+    for stage in stages:
+        before = record.stages.get(stage.key) if stage.name in ASKING else None
+        if before is not None and before.digest != stage.digest:
+            difference = describe_difference(stage, before)
+            raise InputError(f"--concepts-from {source}: its {stage.key} are of another configuration: {difference}")
+
+
+def _committed_answers(source: Place) -> list[FileRecord]:
+    """The answers that commits vouch for; those of models that named concepts and of those that checked them."""
+    folders = [source / layout.COMMITS / stage for stage in ASKING]
+    places = [folder / name for folder in folders for name in files_below(folder)]
+    if not places:
+        raise InputError(f"--concepts-from: {source} has no concepts yet; `sonify concepts --config FILE` finds them")
+    try:
+        commits = [parse_commit(place, data).commit for place, data in read_commits(places)]
+    except (DamagedRecord, FileNotFoundError) as error:
+        raise WorkError(f"--concepts-from: a commit of {source} is damaged or gone: {error}") from error
+    return [file for commit in commits for file in commit.files if file.path.startswith(f"{layout.ANSWERS}/")]
+
+
+def _check_nothing_else(run_dir: Place, names: Collection[str], source: Place) -> None:
+    """A run that was begun with these answers may go on with them; one with others may not."""
+    folders = (f"{layout.UNITS}/concepts", layout.ANSWERS)
+    here = {f"{folder}/{name}" for folder in folders for name in files_below(run_dir / folder)}
+    if foreign := sorted(here - set(names)):
+        raise InputError(
+            f"--concepts-from: {run_dir} has concepts of its own, which {source} lacks ({foreign[0]}): take another"
+            " run_dir"
+        )
+
+
+def _copy(run_dir: Place, source: Place, file: FileRecord) -> None:
+    try:
+        data = read_whole(source / file.path)
+    except FileNotFoundError as error:
+        raise WorkError(f"--concepts-from: {source / file.path} is gone; is another command at work there?") from error
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise WorkError(
+            f"--concepts-from: {source / file.path} is not what was committed; `sonify verify {source} --repair`,"
+            " then `sonify run` with its own configuration"
+        )
+    write_atomically(run_dir, file.path, data)

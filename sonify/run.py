@@ -5,14 +5,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.job import Stage, Task
-from sonify.engine.lease import hold_file, hold_object
-from sonify.engine.limits import HINT_NO_CAPTIONS, check_any_concept, check_any_left, check_faults
+from sonify.engine.lease import hold
 from sonify.engine.plan import Plan, check_settings, plan_stage
 from sonify.engine.progress import Display, StageProgress, open_display
 from sonify.engine.record import (
@@ -24,17 +22,17 @@ from sonify.engine.record import (
 )
 from sonify.engine.worker import LocalExecutor, Outcome
 from sonify.errors import DiskFull, InputError, WorkError
-from sonify.inherit import take_concepts
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
-from sonify.prepare import prepare
+from sonify.prepare import prepare, take_answers
 from sonify.published.settings import adopt_settings
-from sonify.rows import Reason
+from sonify.rows import NOT_FAULTS, Reason
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
+
 
 # A store that refuses, a model that is gone: what is wrong with so many units is not the units.
 MOST_IN_A_ROW = 50
@@ -77,18 +75,19 @@ def run(
     if config.engine.kind == "ray":
         from sonify.engine.cluster import check_run_dir  # noqa: PLC0415 - Ray takes a second to import
 
-        check_run_dir(config)
-    chosen = [stage for stage in stages_of(config) if stages is None or stage.name in stages]
+        check_run_dir(config.engine, config.run_dir)
+    table = stages_of(config)
+    chosen = [stage for stage in table if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(
             f"{', '.join(stages or ())}: the configuration has no such section; see configs/sonify/demo.yaml"
         )
-    with open_run(config.run_dir), _executor(config) as executor, open_display() as display:
+    with open_run(config.run_dir), _executor(config, table) as executor, open_display() as display:
         if concepts_from is not None:
-            take_concepts(config, concepts_from)
-        record = prepare(config, chosen, redo)
+            take_answers(config, table, concepts_from)
+        record = prepare(config, table, chosen, redo)
         work = _Work(config, record, executor, display)
-        return work.do(chosen)
+        return work.do(table, chosen)
 
 
 @contextmanager
@@ -99,8 +98,7 @@ def open_run(run_dir: Place) -> Iterator[None]:
         InputError: the directory cannot be made, or another command works in it.
         TransientError: the store that it lies in cannot be reached.
     """
-    lock = run_dir / layout.LOCK
-    with hold_file(lock) if isinstance(lock, Path) else hold_object(lock):
+    with hold(run_dir / layout.LOCK):
         clear_temporary(run_dir)
         try:
             yield
@@ -119,13 +117,13 @@ def plan_run(config: Config) -> list[Plan]:
 
 
 @contextmanager
-def _executor(config: Config) -> Iterator[Callable[[], Executor]]:
+def _executor(config: Config, stages: Sequence[Stage]) -> Iterator[Callable[[], Executor]]:
     """Start the executor when it is first asked for: a finished run needs none."""
     started: list[Executor] = []
 
     def get() -> Executor:
         if not started:
-            started.append(_start_executor(config))
+            started.append(_start_executor(config, stages))
         return started[0]
 
     try:
@@ -135,31 +133,31 @@ def _executor(config: Config) -> Iterator[Callable[[], Executor]]:
             executor.close()
 
 
-def _start_executor(config: Config) -> Executor:
+def _start_executor(config: Config, stages: Sequence[Stage]) -> Executor:
     if config.engine.kind == "local":
-        return LocalExecutor(config)
+        return LocalExecutor(config.run_dir, stages)
     from sonify.engine.on_ray import RayExecutor  # noqa: PLC0415 - Ray takes a second to import
 
-    return RayExecutor(config)
+    return RayExecutor(config.engine, config.run_dir, stages)
 
 
 class _Work:
     """One call of `run`: the plans so far, the record, and what was given up."""
 
     def __init__(self, config: Config, record: RunRecord, executor: Callable[[], Executor], display: Display) -> None:
-        self._config = config
         self._run_dir = config.run_dir
+        self._max_fault_ratio = config.engine.max_fault_ratio
         self._record = record
         self._executor = executor
         self._display = display
         self._given_up: list[str] = []
         self._in_a_row = 0
 
-    def do(self, chosen: Sequence[Stage]) -> dict[str, Count]:
+    def do(self, stages: Sequence[Stage], chosen: Sequence[Stage]) -> dict[str, Count]:
         """Do the chosen stages in order; the plans of the others are read off the run."""
         plans: dict[str, Plan] = {}
         keys = [stage.key for stage in chosen]
-        for stage in stages_of(self._config):
+        for stage in stages:
             plan = plan_stage(self._run_dir, stage, plans)
             if plan.stale:
                 raise InputError(f"{self._run_dir}: {plan.stale}")
@@ -200,7 +198,7 @@ class _Work:
             stage.check()
             plan = self._do_tasks(plan)
         tally = plan.rows
-        check_faults(stage, tally, self._config.engine.max_fault_ratio)
+        check_faults(stage, tally, self._max_fault_ratio)
         check_any_concept(stage, tally)
         check_any_left(stage, tally)
         if stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
@@ -227,7 +225,7 @@ class _Work:
                 tally, clips = total([tally, commit.rows]), add_clips(clips, commit.clips)
                 progress.add(commit.rows)
                 self._display.update(progress)
-                check_faults(plan.stage, tally, self._config.engine.max_fault_ratio)
+                check_faults(plan.stage, tally, self._max_fault_ratio)
         finally:
             rows = tally.rows_in - plan.rows.rows_in
             self._note(with_time(self._record, plan.stage, time.monotonic() - started, rows))
@@ -250,3 +248,62 @@ class _Work:
                 f"{stage.key}: {MOST_IN_A_ROW} units one after another were given up, and none was done meanwhile; the"
                 " reasons are above, and the same command tries them again"
             )
+
+
+# Fewer rows than this say nothing about a share of faults.
+ROWS_BEFORE_FAULT_LIMIT = 1000
+
+
+HINT_NO_CAPTIONS = (
+    "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table with"
+    " concepts.extractors.0.file, then `--redo concepts`"
+)
+
+
+def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
+    """Stop a stage that mostly breaks.
+
+    Raises:
+        WorkError: after 1,000 rows, the share of faults is above the limit, or no row at all has a concept.
+    """
+    if rows.rows_in < ROWS_BEFORE_FAULT_LIMIT:
+        return
+    faults = {reason: n for reason, n in rows.rejected.items() if Reason(reason) not in NOT_FAULTS}
+    share = sum(faults.values()) / rows.rows_in
+    if share > max_fault_ratio:
+        worst = max(faults, key=lambda reason: faults[reason])
+        raise WorkError(
+            f"{stage.key}: {share:.1%} of {rows.rows_in:,} rows are faults (most: {worst}), above"
+            f" engine.max_fault_ratio = {max_fault_ratio:.1%}; look at rejects/{stage.name}, mend the cause and"
+            f" `--redo {stage.name}`, or raise the limit"
+        )
+    check_any_concept(stage, rows)
+
+
+def check_any_concept(stage: Stage, rows: Count) -> None:
+    """Stop where an extractor hears nothing in any image: a broken model must not burn the budget.
+
+    Raises:
+        WorkError: rows came in and none has a concept.
+    """
+    if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
+        hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
+        raise WorkError(f"{stage.key}: no image has a sounding concept ({reasons}); {hint}")
+
+
+def check_any_left(stage: Stage, rows: Count) -> None:
+    """Stop where no image can be checked or gets a sound: an empty dataset is no success.
+
+    Raises:
+        WorkError: rows came in and none came out.
+    """
+    if stage.name == "checks" and rows.rows_in and not rows.rows_out:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
+        raise WorkError(f"{stage.key}: no image could be checked ({reasons}); look at rejects/checks")
+    if stage.name == "pair" and rows.rows_in and not rows.rows_out:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
+        raise WorkError(
+            f"pair: no image got a sound ({reasons}); look at rejects/pair and at retrieval.min_cosine, mend the cause"
+            " and `--redo pair`"
+        )

@@ -26,7 +26,7 @@ import pytest
 import soundfile
 import yaml
 
-from sonify import run as engine
+from sonify import run
 from sonify.config import Config, WebDatasetSounds, make_config
 from sonify.errors import InputError
 from sonify.io.places import load_array
@@ -176,7 +176,7 @@ def test_pickles_beside_images_and_sounds_are_never_opened(tmp_path: Path) -> No
     images = {"a.jpg": picture(), "a.txt": b"a photo of a dog", "a.pkl": bomb, "a.pyd": bomb, "a.pth": bomb}
     write_tar(tmp_path / "photos" / "0.tar", {**images, "b.jpg": bomb, "b.txt": b"a dog"})
     write_tar(tmp_path / "sounds" / "0.tar", {"a.flac": flac(1), "a.txt": b"dog", "a.pkl": bomb, "b.wav": bomb})
-    counts = engine.run(archives_config(tmp_path))
+    counts = run.run(archives_config(tmp_path))
     assert counts["pool"].rejected == {Reason.UNREADABLE: 1}
     assert counts["concepts/captions"].rejected == {Reason.UNREADABLE: 1}
     assert counts["render"].rows_out == 1
@@ -209,7 +209,7 @@ def test_a_hostile_archive_writes_and_reads_nothing_elsewhere(tmp_path: Path) ->
             archive.addfile(member)
     write_tar(tmp_path / "sounds" / "0.tar", {"../../a.flac": flac(1), "../../a.txt": b"dog"})
     before = {path for path in tmp_path.parent.rglob("*") if "run" not in path.relative_to(tmp_path.parent).parts}
-    counts = engine.run(archives_config(tmp_path))
+    counts = run.run(archives_config(tmp_path))
     after = {path for path in tmp_path.parent.rglob("*") if "run" not in path.relative_to(tmp_path.parent).parts}
     assert after == before
     assert counts["concepts/captions"].rejected == {Reason.UNSUPPORTED: 4}
@@ -272,7 +272,7 @@ def test_urls_and_commands_in_data_are_not_followed(tmp_path: Path) -> None:
         pq.write_table(pa.table(table), tmp_path / "sounds" / "a.parquet")
         images = {"kind": "parquet", "path": str(tmp_path / "photos"), "caption_column": "caption", "validation": 0}
         source = {"kind": "parquet", "path": str(tmp_path / "sounds")}
-        counts = engine.run(
+        counts = run.run(
             small_config(
                 tmp_path,
                 images=images,

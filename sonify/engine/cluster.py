@@ -16,9 +16,10 @@ from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import AuthenticationError, RaySystemError
 
-from sonify.config import Config, Engine
+from sonify.config import Engine
 from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
+from sonify.stores import Place
 
 
 def named_address(engine: Engine) -> str | None:
@@ -27,18 +28,18 @@ def named_address(engine: Engine) -> str | None:
     return None if address == "local" else address
 
 
-def check_run_dir(config: Config) -> None:
+def check_run_dir(engine: Engine, run_dir: Place) -> None:
     """Workers of a cluster that is joined run in directories of their own, and those of a job in a copy.
 
     Raises:
         InputError: the run directory is relative.
     """
-    address = named_address(config.engine) if config.engine.kind == "ray" else None
-    if address and isinstance(config.run_dir, Path) and not config.run_dir.is_absolute():
+    address = named_address(engine) if engine.kind == "ray" else None
+    if address and isinstance(run_dir, Path) and not run_dir.is_absolute():
         raise InputError(
             f"run_dir: the workers of the cluster at {address} run in other directories (a job's in a temporary copy"
             f" of its working directory): expected an absolute path that all nodes see or s3://..., found"
-            f" {config.run_dir}"
+            f" {run_dir}"
         )
 
 
@@ -95,7 +96,7 @@ def live_nodes() -> frozenset[str]:
     return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
-def connect(config: Config) -> None:
+def connect(engine: Engine, run_dir: Place) -> None:
     """Join the cluster that is named, or start one on this machine.
 
     A Ray that is started here listens on loopback only and has no dashboard.
@@ -105,13 +106,13 @@ def connect(config: Config) -> None:
             open to all.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = named_address(config.engine)
+    address = named_address(engine)
     with _keep_signals():
         if address is None:
-            _start(config.engine)
+            _start(engine)
         else:
-            check_run_dir(config)
-            _join(config.engine, address)
+            check_run_dir(engine, run_dir)
+            _join(engine, address)
 
 
 @contextmanager

@@ -85,8 +85,7 @@ class Stage:
     @property
     def digest(self) -> str:
         """What the stage's commits stand under."""
-        identity = {"stage": self.key, "version": self.version, "settings": dict(self.settings)}
-        return digest_of(identity)[:16]
+        return digest_of({"stage": self.key, "version": self.version, "settings": dict(self.settings)})[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,7 @@ from upath import UPath
 from sonify.errors import InputError, TransientError
 from sonify.io.places import read_whole
 from sonify.io.write import create, put_bytes, remove
+from sonify.stores import Place
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +32,19 @@ STALE_SEC = 45.0  # several beats, so that a busy store does not look like a dea
 LOOK_SEC = 3.0
 
 
-@contextmanager
-def hold_file(path: Path) -> Iterator[None]:
-    """Hold a lock that the system gives up when the process ends, however it ends.
+def hold(lock: Place) -> AbstractContextManager[None]:
+    """Hold a run directory's lock while the context lasts; one that is lost to another command interrupts this process.
 
     Raises:
-        InputError: the folder cannot be made, or another command holds the lock.
+        InputError: the folder cannot be made, another command holds the lock, or the store refuses us.
+        TransientError: the store cannot be reached.
     """
+    return _hold_file(lock) if isinstance(lock, Path) else _hold_object(lock)
+
+
+@contextmanager
+def _hold_file(path: Path) -> Iterator[None]:
+    """Hold a lock that the system gives up when the process ends, however it ends."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
@@ -52,13 +59,8 @@ def hold_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def hold_object(place: UPath) -> Iterator[None]:
-    """Hold an object of a store; where it is lost to another command, this process is interrupted.
-
-    Raises:
-        InputError: another command holds it, or the store refuses us.
-        TransientError: the store cannot be reached.
-    """
+def _hold_object(place: UPath) -> Iterator[None]:
+    """Hold an object of a store, kept fresh by a thread."""
     holder = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
     if not create(place, _beat(holder, 0)):
         _take_over(place, holder)

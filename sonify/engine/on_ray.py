@@ -22,11 +22,12 @@ from ray.exceptions import (
 )
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from sonify.config import Config
+from sonify.config import Engine
 from sonify.engine.cluster import Resources, connect, found_resources, live_nodes, resources_of, room_for
 from sonify.engine.job import Stage, Task
 from sonify.engine.worker import Outcome, TooManyKillers, Worker, find_killers
 from sonify.errors import InputError, WorkError
+from sonify.stores import Place
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +104,9 @@ class Actor:
 class Actors:
     """The actors of one run; they stay for the next stage where it asks for the same resources."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, engine: Engine, run_dir: Place, stages: Sequence[Stage]) -> None:
+        self._engine = engine
+        self._for_worker = (run_dir, tuple(stages))
         self._stage = ""
         self._resources: Resources | None = None
         self._remote: Any = None
@@ -125,7 +127,7 @@ class Actors:
             InputError: no live node could hold a worker, and the cluster does not grow.
         """
         assert not self._busy, self._busy
-        resources = resources_of(stage, self._config.engine)
+        resources = resources_of(stage, self._engine)
         wanted = self._wanted(stage.key, resources, num_tasks)
         if resources != self._resources:
             self.close()
@@ -192,7 +194,7 @@ class Actors:
         self._said = now
         text = f"{self._stage}: no worker has a place: {len(self._starting)} are asked for, each with"
         text += f" {self._resources}, and the cluster has {found_resources()}"
-        if self._config.engine.autoscale or room_for(self._resources):
+        if self._engine.autoscale or room_for(self._resources):
             log.warning("%s, others' work included; waiting", text)
         elif now - self._lonely_since < SECONDS_WITHOUT_NODE:
             log.warning("%s; waiting for a node to come back", text)
@@ -206,7 +208,7 @@ class Actors:
         self._ready, self._starting, self._busy = [], {}, set()
 
     def _wanted(self, stage: str, resources: Resources, num_tasks: int) -> int:
-        engine = self._config.engine
+        engine = self._engine
         if engine.autoscale:  # a cluster grows because it is asked for more than it has
             assert engine.workers is not None, engine
             return min(num_tasks, engine.workers)
@@ -219,7 +221,7 @@ class Actors:
         return min(num_tasks, engine.workers or num_tasks, room)
 
     def _start(self, load_deaths: int = 0) -> None:
-        handle = self._remote.remote(self._config)
+        handle = self._remote.remote(*self._for_worker)
         node = handle.__ray_call__.remote(_node_of)
         self._load(Actor(handle=handle, node=node, loaded=handle.load.remote(self._stage), load_deaths=load_deaths))
 
@@ -258,9 +260,9 @@ RUN, COUNT, FINISH = ("run",), ("count",), ("finish",)
 class RayExecutor:
     """Does tasks on Ray actors, which stay for the next stage where it asks for the same resources."""
 
-    def __init__(self, config: Config) -> None:
-        connect(config)
-        self._actors = Actors(config)
+    def __init__(self, engine: Engine, run_dir: Place, stages: Sequence[Stage]) -> None:
+        connect(engine, run_dir)
+        self._actors = Actors(engine, run_dir, stages)
 
     def __call__(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
         """Yield outcomes as units end.

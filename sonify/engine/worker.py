@@ -4,11 +4,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sonify.config import Config
 from sonify.engine.job import Job, Stage, Task, count_rows_in, probe_task, run_task
 from sonify.errors import DiskFull, InputError, TransientError, WorkError
 from sonify.io.commits import Commit
-from sonify.stages.table import stages_of
+from sonify.stores import Place
 
 # In one unit; each costs some ten passes over a part of it.
 MOST_KILLERS = 16
@@ -27,17 +26,17 @@ class Outcome:
 class Worker:
     """One stage at a time, unit after unit."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, run_dir: Place, stages: Sequence[Stage]) -> None:
+        self._run_dir = run_dir
+        self._stages = {stage.key: stage for stage in stages}
         self._stage_key = ""
         self._job: Job | None = None
 
     def _load(self, stage_key: str) -> Job:
         if self._job is None or stage_key != self._stage_key:
             self.close()  # before the next model is loaded beside it
-            stage = next(stage for stage in stages_of(self._config) if stage.key == stage_key)
             try:
-                self._job, self._stage_key = stage.load(), stage_key
+                self._job, self._stage_key = self._stages[stage_key].load(), stage_key
             except TransientError as error:
                 raise WorkError(f"{stage_key}: {error}") from error
         return self._job
@@ -64,7 +63,7 @@ class Worker:
 
     def _attempt(self, job: Job, task: Task, crashed: Mapping[int, str]) -> Outcome:
         try:
-            return Outcome(unit=task.unit, commit=run_task(self._config.run_dir, job, task, crashed))
+            return Outcome(unit=task.unit, commit=run_task(self._run_dir, job, task, crashed))
         except DiskFull as error:
             return Outcome(unit=task.unit, error=str(error), disk_full=True)
         except (InputError, TransientError, WorkError) as error:
@@ -134,8 +133,8 @@ def _traceback(error: BaseException) -> str:
 class LocalExecutor:
     """Does tasks here; a row that kills the process kills the run, which resumes."""
 
-    def __init__(self, config: Config) -> None:
-        self._worker = Worker(config)
+    def __init__(self, run_dir: Place, stages: Sequence[Stage]) -> None:
+        self._worker = Worker(run_dir, stages)
 
     def __call__(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
         """Yield outcomes in the order of the tasks."""

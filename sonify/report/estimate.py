@@ -10,8 +10,8 @@ from sonify.config import Config
 from sonify.engine.plan import Plan
 from sonify.engine.record import read_record
 from sonify.errors import InputError
-from sonify.listing import RECORDINGS_IN_UNIT
 from sonify.media.audio import UnreadableSound, read_header
+from sonify.prepare import RECORDINGS_IN_UNIT
 from sonify.published.settings import published_folder
 from sonify.rows import ImageRef, SoundRef, SourceImage
 from sonify.sources.images import count_images, list_images, read_images

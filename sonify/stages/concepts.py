@@ -16,7 +16,7 @@ from sonify.stages.join import read_unit_images
 MAX_CAPTION_CHARS = 10_000
 
 
-def load(config: Config, extractor: CaptionsExtractor) -> Job:
+def captions_job(config: Config, extractor: CaptionsExtractor) -> Job:
     """The concepts stage of one extractor. Accounting counts images."""
     own_captions = captions_for(config.run_dir, extractor.file) if extractor.file else None
     return Job(

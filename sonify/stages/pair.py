@@ -37,8 +37,8 @@ class PairedImage:
     pairs: tuple[Pair, ...]
 
 
-def load(config: Config) -> Job:
-    """The pairing stage. Accounting counts (image, scene)."""
+def pair_job(config: Config) -> Job:
+    """Concepts to pairs. Accounting counts (image, scene)."""
     return Job(
         read=lambda unit: read_scenes(config, unit),
         process=PairStage(config, load_pool(config, THREADS)),

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Audio
 from sonify.engine.job import Job, RejectTable
 from sonify.exclusion import SHA256, read_exclusions
 from sonify.io.commits import Count
@@ -27,6 +27,7 @@ from sonify.media.loudness import measure_loudness, peak_dbfs
 from sonify.mixing import pcm_sha256
 from sonify.rows import Clip, Reason, Rejected, SoundRef
 from sonify.sources.sounds import open_sound
+from sonify.stores import Place
 
 # All clips of a recording are held until it is known to be sound: 460 MB at 16 kHz.
 MAX_RECORDING_SEC = 4 * 3600
@@ -40,12 +41,13 @@ class Recording:
     rejected: tuple[Rejected, ...]
 
 
-def load(config: Config) -> Job:
-    """The pool stage: sound files to clips. Accounting counts files, and clips beside them."""
+def pool_job(run_dir: Place, audio: Audio, seed: int) -> Job:
+    """Sound files to clips. Accounting counts files, and clips beside them."""
+    samples = round(audio.clip_seconds * audio.sample_rate)
     return Job(
-        read=lambda unit: read_rows(config.run_dir / layout.listing("pool", unit), SoundRef),
-        process=PoolStage(config),
-        open_sink=lambda unit, transaction, rejects: PoolSink(config, unit, transaction, rejects),
+        read=lambda unit: read_rows(run_dir / layout.listing("pool", unit), SoundRef),
+        process=PoolStage(audio, seed),
+        open_sink=lambda unit, transaction, rejects: PoolSink(samples, unit, transaction, rejects),
         batch_rows=1,  # one long recording is 80 clips already
     )
 
@@ -53,11 +55,11 @@ def load(config: Config) -> Job:
 class PoolStage:
     """Cuts recordings into clips and measures them."""
 
-    def __init__(self, config: Config) -> None:
-        self._audio = config.audio
-        self._seed = config.seed
-        self._excluded = read_exclusions(config.audio.exclude)
-        self._most_clips = math.ceil(MAX_RECORDING_SEC / config.audio.clip_seconds)
+    def __init__(self, audio: Audio, seed: int) -> None:
+        self._audio = audio
+        self._seed = seed
+        self._excluded = read_exclusions(audio.exclude)
+        self._most_clips = math.ceil(MAX_RECORDING_SEC / audio.clip_seconds)
         self._excludes_hashes = any(SHA256.fullmatch(line) for line in self._excluded)
 
     def __call__(self, rows: Sequence[SoundRef]) -> list[Recording | Rejected]:
@@ -132,9 +134,8 @@ def _sha256(recording: StoredSound) -> str:
 class PoolSink:
     """Writes the clips of a unit: their table, and their samples."""
 
-    def __init__(self, config: Config, unit: str, transaction: Transaction, rejects: RejectTable) -> None:
+    def __init__(self, samples: int, unit: str, transaction: Transaction, rejects: RejectTable) -> None:
         self._table = TableWriter(transaction.create(layout.clips(unit)), Clip)
-        samples = round(config.audio.clip_seconds * config.audio.sample_rate)
         self._audio = RowsFile(transaction.create(layout.audio(unit)), np.dtype("<i2"), samples)
         self._rejects = rejects
         self._rejected: Counter[str] = Counter()

@@ -46,11 +46,25 @@ class Sample:
     renders: tuple[Render, ...]
 
 
-def load(config: Config) -> Job:
-    """The rendering stage. Accounting counts (image, scene)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """What is written of a scene: `min_side` is the image's shorter side in pixels, None leaves images as they are."""
+
+    min_side: int | None
+    peak_dbfs: float
+    sample_rate_hz: int
+
+
+def render_job(config: Config) -> Job:
+    """Pairs to shards. Accounting counts (image, scene)."""
+    rendering = Rendering(
+        min_side=None if config.render.image == "original" else config.render.image,
+        peak_dbfs=config.mix.peak_dbfs,
+        sample_rate_hz=config.audio.sample_rate,
+    )
     return Job(
         read=lambda unit: read_paired_sources(config, unit),
-        process=RenderStage(config, ClipStore(config.run_dir)),
+        process=RenderStage(rendering, ClipStore(config.run_dir)),
         open_sink=lambda unit, transaction, _rejects: ShardSink(transaction, unit),
         batch_rows=8,
         scenes=config.scenes,
@@ -101,8 +115,8 @@ class ClipStore:
 class RenderStage:
     """Mixes the scenes of images and packs them into samples."""
 
-    def __init__(self, config: Config, clips: ClipStore) -> None:
-        self._config = config
+    def __init__(self, rendering: Rendering, clips: ClipStore) -> None:
+        self._rendering = rendering
         self._clips = clips
 
     def __call__(self, rows: Sequence[PairedSource]) -> list[Sample | Rejected]:
@@ -111,9 +125,8 @@ class RenderStage:
     def _render(self, row: PairedSource) -> Sample | Rejected:
         if sha256(row.image.data).hexdigest() != row.pairs[0].image_sha256:
             return Rejected(key=row.key, reason=Reason.CHANGED, detail="another sha256 than when it was paired")
-        min_side = None if self._config.render.image == "original" else self._config.render.image
         try:
-            jpeg = to_jpeg(row.image.data, min_side)
+            jpeg = to_jpeg(row.image.data, self._rendering.min_side)
         except UnreadableImage as error:
             return Rejected(key=row.key, reason=error.reason, detail=error.detail)
         scenes = [self._mix(pair) for pair in row.pairs]
@@ -126,7 +139,7 @@ class RenderStage:
     def _mix(self, pair: Pair) -> tuple[Render, bytes]:
         clips = [self._clips[source.clip] for source in pair.sources]
         gains_db = [source.gain_db for source in pair.sources]
-        mix = mix_clips(clips, gains_db, self._config.mix.peak_dbfs)
+        mix = mix_clips(clips, gains_db, self._rendering.peak_dbfs)
         render = Render(
             image=pair.image,
             scene=pair.scene,
@@ -134,7 +147,7 @@ class RenderStage:
             peak_dbfs=mix.peak_dbfs,
             mix_sha256=pcm_sha256(mix.samples),
         )
-        return render, encode_flac(mix.samples, self._config.audio.sample_rate)
+        return render, encode_flac(mix.samples, self._rendering.sample_rate_hz)
 
 
 def sample_json(pairs: tuple[Pair, ...], renders: tuple[Render, ...]) -> bytes:

@@ -5,6 +5,7 @@ Raise `version` when a change to a stage's code changes its bytes.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from sonify import layout
@@ -31,6 +32,8 @@ from sonify.vlm.checking import CHECK_VERSION
 from sonify.vlm.parsing import PARSER_VERSION
 from sonify.vlm.prompts import PROMPT_VERSION
 
+Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
+
 # Fields of an extractor that its answers do not depend on.
 OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
 OPERATIONAL |= {"environment"}
@@ -50,13 +53,16 @@ RENDERING = ("pool", "concepts", "copies", "embeddings", "pair", "render")
 
 def stages_of(config: Config) -> tuple[Stage, ...]:
     """All stages of a run, each after what it depends on."""
+    pick = _picker(config)
     if config.published:
-        return _published_stages(config, config.published)
-    extractors = tuple(_concepts(config, extractor) for extractor in config.concepts.extractors)
-    checkers = tuple(_check(config, extractor) for extractor in config.concepts.extractors if config.concepts.check)
-    render_stage = _render(config)
+        return _published_stages(config, config.published, pick)
+    extractors = tuple(_concepts(config, pick, extractor) for extractor in config.concepts.extractors)
+    checkers = tuple(
+        _check(config, pick, extractor) for extractor in config.concepts.extractors if config.concepts.check
+    )
+    render_stage = _render(config, pick)
     return (
-        _pool(config),
+        _pool(config, pick),
         _embeddings(config),
         *extractors,
         *checkers,
@@ -64,15 +70,15 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             name="pair",
             version=3,
             listing="concepts",
-            settings=_pick(config, "seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+            settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
             | _encoder_settings(config)
-            | _pick(config, "render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
-            | _pick(config, "concepts.check")
-            | (_pick(config, "concepts.media") if config.concepts.check else {})
+            | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
+            | pick("concepts.check")
+            | (pick("concepts.media") if config.concepts.check else {})
             | {"images.exclude": _content(config.images.exclude)}
             | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
             | {"threads": pair.THREADS},
-            load=lambda: pair.load(config),
+            load=lambda: pair.pair_job(config),
             **_encoder_resources(config.retrieval.encoder),
             check=lambda: pair.check_splits(config),
             upstream=tuple(stage.key for stage in checkers or extractors),
@@ -81,11 +87,11 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
             rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
         ),
         render_stage,
-        *([_features(config, config.features, render_stage.digest)] if config.features else []),
+        *([_features(config, pick, config.features, render_stage.digest)] if config.features else []),
     )
 
 
-def _published_stages(config: Config, published: Published) -> tuple[Stage, ...]:
+def _published_stages(config: Config, published: Published, pick: Pick) -> tuple[Stage, ...]:
     """The stages that render a published dataset: its scenes instead of concepts, its clips where they are here."""
     repairs = published.missing == "repair"
     of_folder = {"published.digest": published.digest, "published.scenes": list(published.scenes)}
@@ -94,7 +100,7 @@ def _published_stages(config: Config, published: Published) -> tuple[Stage, ...]
         part=layout.PUBLISHED,
         version=1,
         listing="concepts",
-        settings=of_folder | _pick(config, "images.kind", "images.path"),
+        settings=of_folder | pick("images.kind", "images.path"),
         load=lambda: scenes.load(config),
     )
     compared = Stage(
@@ -105,13 +111,13 @@ def _published_stages(config: Config, published: Published) -> tuple[Stage, ...]
         load=lambda: copies.load(config),
         upstream_whole=("pool",),
     )
-    drawn = _pick(config, "seed", "retrieval") | _encoder_settings(config) | {"threads": pair.THREADS}
+    drawn = pick("seed", "retrieval") | _encoder_settings(config) | {"threads": pair.THREADS}
     pair_stage = Stage(
         name="pair",
         version=3,
         listing="concepts",
         settings=of_folder
-        | _pick(config, "published.missing", "mix.max_gain_db")
+        | pick("published.missing", "mix.max_gain_db")
         | {"images.exclude": _content(config.images.exclude)}
         | (drawn if repairs else {}),
         load=lambda: adopt.load(config),
@@ -122,23 +128,23 @@ def _published_stages(config: Config, published: Published) -> tuple[Stage, ...]
         rows_expected=lambda upstream: upstream[0].rows_out,
     )
     return (
-        _pool(config),
+        _pool(config, pick),
         found,
         compared,
         *([_embeddings(config)] if repairs else []),
         pair_stage,
-        render_stage := _render(config),
-        *([_features(config, config.features, render_stage.digest)] if config.features else []),
+        render_stage := _render(config, pick),
+        *([_features(config, pick, config.features, render_stage.digest)] if config.features else []),
     )
 
 
-def _pool(config: Config) -> Stage:
+def _pool(config: Config, pick: Pick) -> Stage:
     return Stage(
         name="pool",
         version=2,
         listing="pool",
-        settings=_pick(config, "seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
-        load=lambda: pool.load(config),
+        settings=pick("seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
+        load=lambda: pool.pool_job(config.run_dir, config.audio, config.seed),
     )
 
 
@@ -155,21 +161,21 @@ def _embeddings(config: Config) -> Stage:
     )
 
 
-def _render(config: Config) -> Stage:
+def _render(config: Config, pick: Pick) -> Stage:
     return Stage(
         name="render",
         version=2,
         listing="concepts",
-        settings=_pick(config, "render.image", "render.audio", "mix.peak_dbfs"),
-        load=lambda: render.load(config),
+        settings=pick("render.image", "render.audio", "mix.peak_dbfs"),
+        load=lambda: render.render_job(config),
         upstream=("pair",),
         upstream_whole=("pool",),
         rows_expected=lambda upstream: upstream[0].rows_out,
     )
 
 
-def _features(config: Config, settings: Features, render_digest: str) -> Stage:
-    picked = _pick(config, "features")
+def _features(config: Config, pick: Pick, settings: Features, render_digest: str) -> Stage:
+    picked = pick("features")
     picked.pop("features.gpus")
     return Stage(
         name="features",
@@ -187,9 +193,9 @@ def _features(config: Config, settings: Features, render_digest: str) -> Stage:
     )
 
 
-def _concepts(config: Config, extractor: Extractor) -> Stage:
-    sampling = _pick(config, "seed") if config.images.sample is not None else {}
-    images = _pick(config, "images")
+def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
+    sampling = pick("seed") if config.images.sample is not None else {}
+    images = pick("images")
     for late in ("images.validation", "images.exclude"):
         images.pop(late)  # applied by `pair`, so that a VLM is never paid twice
     common: dict[str, Any] = {
@@ -198,14 +204,14 @@ def _concepts(config: Config, extractor: Extractor) -> Stage:
         "listing": "concepts",
         "check": lambda: pair.check_splits(config),
     }
-    settings = sampling | images | _pick(config, "concepts.max_concepts")
+    settings = sampling | images | pick("concepts.max_concepts")
     if isinstance(extractor, CaptionsExtractor):
         captions = identify_captions(extractor.file) if extractor.file else ""
         return Stage(
             **common,
             version=2,
             settings=settings | _extractor_settings(extractor) | {"concepts.extractors.file": captions},
-            load=lambda: concepts.load(config, extractor),
+            load=lambda: concepts.captions_job(config, extractor),
         )
     return Stage(
         **common,
@@ -217,14 +223,14 @@ def _concepts(config: Config, extractor: Extractor) -> Stage:
     )
 
 
-def _check(config: Config, extractor: Extractor) -> Stage:
+def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     checker = checks.checker_of(config, extractor)
     return Stage(
         name="checks",
         part=extractor.name,
         version=1,
         listing="concepts",
-        settings=_pick(config, "seed") | _extractor_settings(checker) | {"check": CHECK_VERSION},
+        settings=pick("seed") | _extractor_settings(checker) | {"check": CHECK_VERSION},
         load=lambda: checks.load(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows_out,
@@ -266,18 +272,22 @@ def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:
     }
 
 
-def _pick(config: Config, *keys: str) -> dict[str, Any]:
-    """Parts of the configuration as flat dotted keys, one level below each section."""
-    picked: dict[str, Any] = {}
-    for key in keys:
-        value: Any = config.model_dump(mode="json")
-        for part in key.split("."):
-            value = value[part]
-        if isinstance(value, dict):
-            picked |= {f"{key}.{name}": inner for name, inner in value.items()}
-        else:
-            picked[key] = value
-    return picked
+def _picker(config: Config) -> Pick:
+    """Give parts of the configuration as flat dotted keys, one level below each section."""
+    plain = config.model_dump(mode="json")
+
+    def pick(*keys: str) -> dict[str, Any]:
+        picked: dict[str, Any] = {}
+        for key in keys:
+            value: Any = plain
+            for part in key.split("."):
+                value = value[part]
+            picked |= (
+                {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
+            )
+        return picked
+
+    return pick
 
 
 def _content(path: Place | None) -> str:

@@ -199,10 +199,10 @@ def test_a_worker_must_fit_on_one_node(tmp_path, cluster):
     small_input(tmp_path, photos=2)
     add_node(cluster, num_cpus=2)
     config = small_config(tmp_path, engine=on(cluster))
-    connect(config)
+    connect(config.engine, config.run_dir)
     stage = Stage(name="big", version=1, listing="pool", settings={}, load=pytest.fail, num_cpus=3)
     with pytest.raises(InputError, match=r"big: a worker asks for 3 CPUs and 0 GPUs, and Ray has 3 CPUs .* on 2 nodes"):
-        Actors(config).begin(stage, 1)
+        Actors(config.engine, config.run_dir, [stage]).begin(stage, 1)
 
 
 def test_growth_has_an_end(tmp_path):

@@ -257,9 +257,9 @@ def test_a_stage_that_reads_less_than_was_committed_is_found_out(root, monkeypat
 def test_a_lost_disk_rejects_nothing(root):
     config = small_config(root)
     run(config, stages=["pool"])
-    from sonify.listing import freeze_images  # noqa: PLC0415
+    from sonify.prepare import freeze_images  # noqa: PLC0415
 
-    freeze_images(config)
+    freeze_images(config.run_dir, config.images, config.seed)
     (root / "photos").rename(root / "elsewhere")
     (root / "photos").mkdir()
     (root / "photos" / "mount point").mkdir()

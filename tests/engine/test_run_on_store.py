@@ -173,7 +173,7 @@ def test_a_worker_that_comes_late_leaves_the_files_that_are_committed(store, roo
 
 def test_a_lock_that_cannot_be_given_back_does_not_hide_how_the_command_ended(store):
     place = UPath("s3://bucket/run/lock", use_listings_cache=False)
-    with pytest.raises(WorkError, match="the cause"), lease.hold_object(place):  # noqa: PT012 - as in a command
+    with pytest.raises(WorkError, match="the cause"), lease.hold(place):  # noqa: PT012 - as in a command
         store.serves_objects = 0
         raise WorkError("the cause")
 
@@ -200,9 +200,9 @@ def test_a_holder_that_lives_keeps_the_run_directory(store, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_SEC", 0.1)
     place = UPath("s3://bucket/run/lock", use_listings_cache=False)
     with (
-        lease.hold_object(place),
+        lease.hold(place),
         pytest.raises(InputError, match="another command is at work"),
-        lease.hold_object(place),
+        lease.hold(place),
     ):
         pass
     assert size_of(place) is None
@@ -212,7 +212,7 @@ def test_a_holder_that_loses_the_lock_is_interrupted(store, monkeypatch, interru
     monkeypatch.setattr(lease, "BEAT_SEC", 0.1)
     place = UPath("s3://bucket/run/lock", use_listings_cache=False)
     waiting = threading.Event()
-    with pytest.raises(KeyboardInterrupt), lease.hold_object(place):  # noqa: PT012 - it comes while we work
+    with pytest.raises(KeyboardInterrupt), lease.hold(place):  # noqa: PT012 - it comes while we work
         place.write_bytes(json.dumps({"holder": "another", "host": "there", "pid": 1, "beat": 1}).encode())
         waiting.wait(20)
     assert size_of(place) is not None  # it is the other's
@@ -223,7 +223,7 @@ def test_a_store_that_refuses_for_a_while_does_not_cost_the_lock(store, monkeypa
     monkeypatch.setattr(lease, "STALE_SEC", 60.0)
     place = UPath("s3://bucket/run/lock", use_listings_cache=False)
     refusals: list[str] = []
-    with lease.hold_object(place):
+    with lease.hold(place):
         store.before_write = lambda environ: refusals.append(environ["PATH_INFO"]) or len(refusals) < 4
         first = read_whole(place)
         for _ in range(200):
@@ -238,7 +238,7 @@ def test_a_holder_that_cannot_keep_its_lock_stops(store, monkeypatch, interrupti
     monkeypatch.setattr(lease, "BEAT_SEC", 0.05)
     place = UPath("s3://bucket/run/lock", use_listings_cache=False)
     waiting = threading.Event()
-    with pytest.raises(KeyboardInterrupt), lease.hold_object(place):  # noqa: PT012 - it comes while we work
+    with pytest.raises(KeyboardInterrupt), lease.hold(place):  # noqa: PT012 - it comes while we work
         store.before_write = lambda _environ: True
         waiting.wait(20)
 

@@ -14,7 +14,7 @@ import yaml
 from upath import UPath
 
 from sonify.errors import InputError
-from sonify.listing import freeze_published
+from sonify.prepare import freeze_published
 from sonify.publish.rows import CHECKSUMS
 from sonify.published.reading import open_published, read_clips, read_pairs
 from sonify.published.settings import adopt_settings, published_folder

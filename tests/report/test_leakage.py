@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from sonify import run as engine
+from sonify import run
 from sonify.errors import InputError, WorkError
 from sonify.exclusion import read_exclusions
 from sonify.media.likeness import NearHashes, perceptual_hash
@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(root / "sounds" / "dog_bark.flac", tone(90), 16000)
     with (root / "sounds" / "metadata.csv").open("a", newline="") as file:
         csv.writer(file).writerow(("dog_bark.flac", "dog", "CC0-1.0", "by 9"))
-    engine.run(small_config(root))
+    run.run(small_config(root))
     return root
 
 
@@ -96,7 +96,7 @@ def test_an_upload_is_known_in_another_collection(tmp_path: Path) -> None:
         columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
         csv.writer(file).writerows([columns, *table])
     sources = {"sources": [{"kind": "esc50", "path": str(tmp_path / "esc50")}], "validation": 0}
-    engine.run(small_config(tmp_path, audio=sources))
+    run.run(small_config(tmp_path, audio=sources))
     (tmp_path / "evaluation").mkdir()
     soundfile.write(tmp_path / "evaluation" / "101.wav", tone(93), 16000)
     found = find_leakage(tmp_path / "run", None, tmp_path / "evaluation")
@@ -125,7 +125,7 @@ def test_a_run_in_a_store_is_compared_as_one_on_a_disk(
     images, sounds = evaluation_images(root, tmp_path), evaluation_sounds(root, tmp_path)
     with running_store(monkeypatch) as store:
         store.put("leakage", {})
-        engine.run(small_config(root).model_copy(update={"run_dir": to_run_dir("s3://leakage/run")}))
+        run.run(small_config(root).model_copy(update={"run_dir": to_run_dir("s3://leakage/run")}))
         found = find_leakage(to_run_dir("s3://leakage/run"), images, sounds)
     assert found == find_leakage(root / "run", images, sounds)
 
@@ -143,7 +143,7 @@ def test_the_lists_take_out_what_was_found(root: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path / "again")
     lists = {"images": tmp_path / "report" / "images.txt", "audio": tmp_path / "report" / "recordings.txt"}
     parts = {name: getattr(config, name).model_copy(update={"exclude": path}) for name, path in lists.items()}
-    engine.run(config.model_copy(update=parts))
+    run.run(config.model_copy(update=parts))
     left = find_leakage(tmp_path / "again" / "run", images, sounds)
     assert left.images == ()
     assert [match.by for match in left.sounds] == ["name"]

@@ -7,7 +7,7 @@ from sonify.config import FolderImages, WebDatasetImages
 from sonify.engine.plan import listed_units
 from sonify.errors import InputError, TransientError
 from sonify.keys import escape_key
-from sonify.listing import freeze_images
+from sonify.prepare import freeze_images
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.images import list_images, read_images
 from sonify.sources.images.folder import MAX_TEXT_BYTES
@@ -146,10 +146,10 @@ def test_captions_in_a_table_may_hold_anything(tmp_path):
 def test_new_images_become_new_units_and_old_units_stay(tmp_path):
     small_input(tmp_path, photos=10)
     config = small_config(tmp_path)
-    freeze_images(config)
+    freeze_images(config.run_dir, config.images, config.seed)
     frozen = {p.name: p.read_bytes() for p in (config.run_dir / "units/concepts").iterdir()}
     write_photos(tmp_path / "photos", {"000-new.jpg": "x", "zzz.jpg": "y"})
-    freeze_images(config)
+    freeze_images(config.run_dir, config.images, config.seed)
     assert listed_units(config.run_dir, "concepts") == ["000000", "000001", "000002"]
     for name, data in frozen.items():
         assert (config.run_dir / "units/concepts" / name).read_bytes() == data
@@ -160,9 +160,9 @@ def test_a_lost_listing_comes_back_the_same(tmp_path, sample):
     small_input(tmp_path, photos=20)
     images = small_config(tmp_path).images.model_dump(mode="json") | {"sample": sample}
     config = small_config(tmp_path, images=images)
-    freeze_images(config)
+    freeze_images(config.run_dir, config.images, config.seed)
     lost = config.run_dir / "units/concepts/000001.parquet"
     before = lost.read_bytes()
     lost.unlink()
-    freeze_images(config)
+    freeze_images(config.run_dir, config.images, config.seed)
     assert lost.read_bytes() == before

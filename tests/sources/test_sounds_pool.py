@@ -112,7 +112,7 @@ def test_every_corpus_gives_clips_with_licence_and_attribution_and_every_row_is_
 def test_an_evaluation_clip_stays_out_by_any_of_its_names(corpora, test_data, line, file):
     config = config_of(corpora, test_data, exclude=str(put(corpora / "exclude.txt", f"# held out\n{line}\n".encode())))
     refs = [ref for ref in list_sounds(config.audio) if not ref.refused]
-    results = dict(zip((ref.file for ref in refs), PoolStage(config)(refs), strict=True))
+    results = dict(zip((ref.file for ref in refs), PoolStage(config.audio, config.seed)(refs), strict=True))
     excluded = [
         file for file, result in results.items() if isinstance(result, Rejected) and result.reason == "excluded"
     ]
@@ -151,7 +151,7 @@ def test_a_recording_that_comes_later_joins_in_a_new_unit(corpora, test_data):
 
 def test_a_corpus_that_is_gone_altogether_leaves_its_rows_undone(corpora, test_data):
     config = config_of(corpora, test_data)
-    stage = PoolStage(config)
+    stage = PoolStage(config.audio, config.seed)
     refs = [ref for ref in list_sounds(config.audio) if not ref.refused]
     for kind in ("audioset", "fsd50k", "bbc", "webdataset", "parquet"):
         shutil.rmtree(corpora / kind)

@@ -78,7 +78,7 @@ def make_pool(config):
     with Transaction(config.run_dir) as transaction:
         write_rows(transaction.create(layout.listing("pool", UNIT)), SoundRef, refs)
         transaction.publish()
-    do(config, "pool", pool.load(config))
+    do(config, "pool", pool.pool_job(config.run_dir, config.audio, config.seed))
     return list(read_rows(config.run_dir / layout.clips(UNIT), Clip))
 
 

@@ -70,12 +70,15 @@ def test_a_run_with_other_concepts_is_left_alone(root):
 
 
 def test_damage_is_not_taken_over(root):
-    first = small_config(root)
-    run(first)
-    table = first.run_dir / "concepts/captions/000001.parquet"
+    with serving(answer=say) as server:
+        concepts = {"extractors": [extractor(server.url)]}
+        first = small_config(root, concepts=concepts)
+        run(first)
+    table = first.run_dir / "answers/eye/000001.parquet"
     table.write_bytes(table.read_bytes()[:-1] + b"x")
-    with pytest.raises(WorkError, match=r"concepts/captions/000001\.parquet is not what was committed"):
-        run(small_config(root, run="second", audio=others(root)), concepts_from=first.run_dir)
+    second = small_config(root, run="second", audio=others(root), concepts=concepts)
+    with pytest.raises(WorkError, match=r"answers/eye/000001\.parquet is not what was committed"):
+        run(second, concepts_from=first.run_dir)
 
 
 def test_other_images_are_refused(root):

@@ -6,6 +6,8 @@ A field that is written to Parquet has a plain type; `engine.tables` derives the
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sonify.keys import escape_key
+
 
 class Reason(StrEnum):
     """Why a row left the run; each member has a test that yields it."""
@@ -77,18 +79,27 @@ class ImageRef:
     """
 
     uri: str
-    caption: bytes
-    below: int
+    caption: bytes = b""
+    below: int = 0
+
+    @property
+    def key(self) -> str:
+        """What the run knows it by, unique in the image set without a look at other units."""
+        return escape_key(self.uri)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceImage:
     """An image as it was found. `data` is the file's bytes; `caption` is None where there is none."""
 
-    key: str
     uri: str
     data: bytes
     caption: bytes | None
+
+    @property
+    def key(self) -> str:
+        """As that of its `ImageRef`."""
+        return escape_key(self.uri)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

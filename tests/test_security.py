@@ -33,9 +33,9 @@ from sonify.io.places import load_array
 from sonify.publish.publish import PublishOptions, publish
 from sonify.report.gallery import build_gallery
 from sonify.rows import Reason
-from sonify.sources.images.folder import json_caption
-from sonify.sources.sounds.webdataset import list_webdataset
-from sonify.sources.usertables import read_user_table
+from sonify.sources.captions import json_caption
+from sonify.sources.sounds.forms import list_webdataset
+from sonify.sources.userfiles import read_user_table
 from sonify.vlm.parsing import Unusable, parse_concepts
 from tests.fakes import picture, small_config, small_input, tone, write_tar
 from tests.vlm.faulty_server import Fault, numbered_image, serving
@@ -89,10 +89,10 @@ TESTS = {
     9: ("tests/media/test_audio.py::test_a_playlist_is_never_followed",),
     10: (
         f"{HERE}::test_urls_and_commands_in_data_are_not_followed",
-        "tests/sources/test_images_parquet.py::test_paths_lead_to_files_beside_the_table_and_nowhere_else",
-        "tests/sources/test_sounds_parquet.py::test_a_path_is_relative_to_the_table_and_leads_nowhere_else",
-        "tests/sources/test_sounds_parquet.py::test_a_link_beside_the_table_leads_nowhere_else",
-        "tests/sources/test_images_sa1b.py::test_a_folder_of_texts_is_not_left_by_a_name",
+        "tests/sources/test_images.py::test_paths_lead_to_files_beside_the_table_and_nowhere_else",
+        "tests/sources/test_forms.py::test_a_path_is_relative_to_the_table_and_leads_nowhere_else",
+        "tests/sources/test_forms.py::test_a_link_beside_the_table_leads_nowhere_else",
+        "tests/sources/test_captions.py::test_a_folder_of_texts_is_not_left_by_a_name",
     ),
     11: (
         f"{HERE}::test_json_of_any_depth_is_read_in_bounds",
@@ -102,8 +102,8 @@ TESTS = {
     ),
     12: (
         f"{HERE}::test_a_table_that_unpacks_without_end_is_refused",
-        "tests/sources/test_images_parquet.py::test_an_image_that_is_too_large_is_refused",
-        "tests/sources/test_sounds_parquet.py::test_memory_follows_the_row_group_and_not_the_file",
+        "tests/sources/test_images.py::test_an_image_that_is_too_large_is_refused",
+        "tests/sources/test_forms.py::test_memory_follows_the_row_group_and_not_the_file",
     ),
     13: (
         "tests/report/test_gallery.py::test_hostile_text_is_inert_in_the_data_files",
@@ -302,7 +302,7 @@ def test_json_of_any_depth_is_read_in_bounds(opening: str, tmp_path: Path) -> No
 
 
 def test_a_table_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sonify.sources.usertables.MAX_TABLE_BYTES", 2**28)
+    monkeypatch.setattr("sonify.sources.userfiles.MAX_TABLE_BYTES", 2**28)
     numbers = pa.array([0] * 20_000, pa.int32())
     long = pa.DictionaryArray.from_arrays(numbers, pa.array(["a dog " * 2**17]))
     table = pa.table({"file": [f"{n}.jpg" for n in range(20_000)], "caption": long})

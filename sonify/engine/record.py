@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Config, make_config
 from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, digest_of, open_record, seal_record
@@ -85,6 +85,15 @@ def require_record(run_dir: Place) -> RunRecord:
     if record is None:
         raise InputError(f"{run_dir}: not a run: expected {layout.RUN} in it; `sonify run --config FILE` makes one")
     return record
+
+
+def config_of_run(run_dir: Place) -> Config:
+    """The configuration that a run was last worked on with.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    return make_config({**require_record(run_dir).config, "run_dir": str(run_dir)}, str(run_dir), check_paths=False)
 
 
 def write_record(run_dir: Place, record: RunRecord) -> None:

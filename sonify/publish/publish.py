@@ -9,9 +9,8 @@ from pathlib import Path
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.plan import Plan
-from sonify.engine.record import require_record
+from sonify.engine.record import config_of_run, require_record
 from sonify.errors import InputError
-from sonify.exclusion import read_exclusions
 from sonify.installed import require
 from sonify.publish.attribution import write_attribution
 from sonify.publish.audio import refuse_audio, write_audio
@@ -23,8 +22,8 @@ from sonify.publish.record import make_record, record_json
 from sonify.publish.rows import RECORD, PublishedRecord, PublishedShard
 from sonify.publish.statistics import Tally
 from sonify.publish.tables import Rules, allow_only, credits_of, write_clips, write_shards, write_unit
-from sonify.report.status import config_of_run
 from sonify.run import open_run
+from sonify.sources.userfiles import read_exclusions
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)

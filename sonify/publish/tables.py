@@ -8,7 +8,6 @@ from typing import Any
 
 from sonify import layout
 from sonify.errors import InputError
-from sonify.exclusion import exclusion_names
 from sonify.io.tables import read_tables, write_rows
 from sonify.publish.committed import CommittedUnit, Scene
 from sonify.publish.licences import CONDITIONS, UNKNOWN, conditions_of, contradictions, in_order, redistributable
@@ -16,6 +15,7 @@ from sonify.publish.pool import Pool, conditions
 from sonify.publish.rows import CLIPS, DATA, SHARDS, PublishedClip, PublishedPair, PublishedShard
 from sonify.publish.statistics import Tally
 from sonify.rows import Pair, Render
+from sonify.sources.userfiles import exclusion_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

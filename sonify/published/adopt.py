@@ -8,7 +8,6 @@ from operator import attrgetter
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.job import Job
-from sonify.exclusion import exclusion_names, read_exclusions
 from sonify.io.tables import read_rows
 from sonify.mixing import gain_to_target_db
 from sonify.published.copies import Copy, State, read_copies
@@ -17,6 +16,7 @@ from sonify.retrieval.encoders import query_text
 from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
 from sonify.rows import Concept, Pair, Reason, Rejected, SourceClip
+from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stages.pair import THREADS, PairedImage, PairSink, draw_source
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from sonify import layout
-from sonify.config import Config, FolderImages, ParquetImages
+from sonify.config import Config, FolderImages, Images
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import check_mounted, child, is_below, is_file, read_ahead
@@ -16,8 +16,7 @@ from sonify.publish.rows import PublishedPair
 from sonify.published.reading import PublishedFolder, read_image_uris, read_pairs
 from sonify.published.settings import published_folder
 from sonify.rows import ImageRef, Pair
-from sonify.sources.images.archives import ArchiveImages, archive_keys
-from sonify.sources.images.tables import table_keys
+from sonify.sources.images import images_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +83,7 @@ def _with_presence(
         yield from read_ahead(lambda pairs: (pairs, _is_here(images, pairs[0].image_uri)), rows)
         return
     refs = read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef)
-    keys = _keys_in_archives(images, refs)
+    keys = _keys_of(images, refs)
     yield from ((pairs, pairs[0].image in keys) for pairs in rows)
 
 
@@ -100,13 +99,11 @@ def _is_here(images: FolderImages, uri: str) -> bool:
     return here
 
 
-def _keys_in_archives(images: ArchiveImages | ParquetImages, refs: Iterable[ImageRef]) -> Collection[str]:
+def _keys_of(images: Images, refs: Iterable[ImageRef]) -> Collection[str]:
     keys: set[str] = set()
     for ref in refs:
         try:
-            keys.update(
-                table_keys(images, ref.uri) if isinstance(images, ParquetImages) else archive_keys(images, ref.uri)
-            )
+            keys.update(image.key for image in images_in(images, ref))
         except FileNotFoundError as error:
             check_mounted(images.path, error)  # or is everything gone, and not this archive?
     return keys
@@ -126,7 +123,7 @@ def refs_of(config: Config, folder: PublishedFolder, unit: str) -> list[ImageRef
         names[container_of(uri, suffix) if suffix else uri] = None
     if "" in names:
         raise InputError(f"{folder.place}: unit {unit}: an image that is in no {suffix} file, as images.kind says")
-    return [ImageRef(uri=name, caption=b"", below=0) for name in names]
+    return [ImageRef(uri=name) for name in names]
 
 
 def container_of(uri: str, suffix: str) -> str:

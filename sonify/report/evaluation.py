@@ -26,11 +26,10 @@ from sonify.media.likeness import NearHashes, perceptual_hash
 from sonify.media.pixels import UnreadableImage
 from sonify.mixing import pcm_sha256
 from sonify.rows import Rejected, SoundRef, SourceImage
-from sonify.sources.containers import list_containers
-from sonify.sources.images import list_images, read_images
-from sonify.sources.images.folder import IMAGE_SUFFIXES
+from sonify.sources.images import IMAGE_SUFFIXES, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound
-from sonify.sources.sounds.found import SOUND_SUFFIXES
+from sonify.sources.sounds.forms import SOUND_SUFFIXES
+from sonify.sources.userfiles import list_containers
 from sonify.stages.pool import names_of
 from sonify.stores import Place
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sonify import layout
+from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError
 from sonify.io.places import open_local, size_of
 from sonify.io.tables import read_columns
@@ -18,7 +19,6 @@ from sonify.io.write import write_whole
 from sonify.media.likeness import HASH_BITS, perceptual_hash
 from sonify.media.pixels import UnreadableImage
 from sonify.report.evaluation import EvaluationImages, EvaluationSounds
-from sonify.report.status import config_of_run
 from sonify.rows import SoundRef
 from sonify.run import plan_run
 from sonify.stores import Place

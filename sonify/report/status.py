@@ -1,22 +1,45 @@
-"""`sonify status`: what is done, what is to do, what was rejected and why, and how the pool is used."""
+"""`sonify status`: what is done, what is to do, what was rejected and why, and how evenly the pool is used.
 
-from collections.abc import Mapping
+The paper claims that the signed square root evens the use of clips out; `--usage` measures it on the run's own
+concepts, by what other settings would have drawn, together with this project's margin and `querybank`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sonify.config import Config, make_config
-from sonify.engine.job import Stage
-from sonify.engine.plan import Plan, listed_units
-from sonify.engine.record import require_record
-from sonify.io.commits import Count, total
-from sonify.report.usage import Usage, compare_usage, count_discards, run_usage
+from sonify import layout
+from sonify.config import Config, Retrieval
+from sonify.engine.plan import Plan
+from sonify.engine.record import StageRecord, config_of_run, require_record
+from sonify.io.commits import Count
+from sonify.io.places import stems
+from sonify.io.tables import read_rows, read_tables
+from sonify.retrieval.encoders import load_encoder
+from sonify.retrieval.pool import SplitPool, read_pool
+from sonify.rows import Concept, Pair, Reason
 from sonify.run import plan_run
 from sonify.stages.checks import FoilShare, count_foils
-from sonify.stages.table import stages_of
+from sonify.stages.pair import draw_source
 from sonify.stores import Place
+
+# Enough draws to tell shares to a percent or so, few enough for a command that answers in seconds.
+SCENES_COMPARED = 2000
+
+VARIANTS: Mapping[str, Mapping[str, object]] = {
+    "square root, no margin (the paper)": {"signed_sqrt": True, "margin": 0.0, "hubness": "none"},
+    "no square root, no margin": {"signed_sqrt": False, "margin": 0.0, "hubness": "none"},
+    "square root, no margin, querybank": {"signed_sqrt": True, "margin": 0.0, "hubness": "querybank"},
+    "square root, margin 0.8": {"signed_sqrt": True, "margin": 0.8, "hubness": "none"},
+    "no square root, margin 0.8": {"signed_sqrt": False, "margin": 0.8, "hubness": "none"},
+    "square root, margin 0.8, querybank": {"signed_sqrt": True, "margin": 0.8, "hubness": "querybank"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +57,18 @@ class StageStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How N draws fall on a pool. Shares are of the whole pool; Gini is 0 for even use and near 1 for one clip only."""
+
+    draws: int
+    clips_used_share: float
+    recordings_used_share: float
+    clips_gini: float
+    recordings_gini: float
+    most_used: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A whole run. `foils` are counted for each extractor that is checked; `comparison` is filled where asked for."""
 
@@ -43,15 +78,6 @@ class Status:
     foils: Mapping[str, FoilShare]
     usage: Usage | None
     comparison: Mapping[str, Usage]
-
-
-def config_of_run(run_dir: Place) -> Config:
-    """The configuration that a run was last worked on with.
-
-    Raises:
-        InputError: the folder is not a run.
-    """
-    return make_config({**require_record(run_dir).config, "run_dir": str(run_dir)}, str(run_dir), check_paths=False)
 
 
 def read_status(run_dir: Place, compare: bool = False) -> Status:
@@ -65,17 +91,119 @@ def read_status(run_dir: Place, compare: bool = False) -> Status:
         InputError: the folder is not a run.
         WorkError: a record is damaged.
     """
-    config = config_of_run(run_dir)
-    plans = {plan.stage.key: plan for plan in plan_run(config)}
+    config, record = config_of_run(run_dir), require_record(run_dir)
+    plans = plan_run(config)
+    extractors = [plan.stage.part for plan in plans if plan.stage.name == "checks"]
     usage = run_usage(run_dir)
     return Status(
         run_dir=str(run_dir),
-        stages=tuple(_stage_status(config, stage, plans.get(stage.key)) for stage in stages_of(config)),
-        discard_words=count_discards(run_dir),
-        foils={stage.part: count_foils(run_dir, stage.part) for stage in stages_of(config) if stage.name == "checks"},
+        stages=tuple(_stage_status(plan, record.stages.get(plan.stage.key)) for plan in plans),
+        discard_words=_count_discards(run_dir),
+        foils={extractor: count_foils(run_dir, extractor) for extractor in extractors},
         usage=usage,
         comparison=compare_usage(config) if compare and usage else {},
     )
+
+
+def _stage_status(plan: Plan, timed: StageRecord | None) -> StageStatus:
+    return StageStatus(
+        stage=plan.stage.key,
+        units_done=len(plan.done),
+        units_to_do=len(plan.tasks) + len(plan.waiting),
+        rows_in=plan.rows.rows_in,
+        rows_out=plan.rows.rows_out,
+        rejected=plan.rows.rejected,
+        clips=plan.clips,
+        rows_per_sec=round(timed.rows / timed.seconds, 2) if timed and timed.seconds else 0.0,
+    )
+
+
+def _count_discards(run_dir: Place) -> dict[str, int]:
+    """How many scenes each discard word took out."""
+    words: Counter[str] = Counter()
+    for _, table in read_tables(run_dir / layout.REJECTS / "pair", ["reason", "detail"]):
+        rows = zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True)
+        words.update(detail for reason, detail in rows if reason == Reason.DISCARDED)
+    return dict(words.most_common())
+
+
+def run_usage(run_dir: Place) -> Usage | None:
+    """The use of the pool by all pairs of a run; None where nothing is paired yet."""
+    drawn: Counter[str] = Counter()
+    for _, table in read_tables(run_dir / layout.PAIRS, ["sources"]):
+        sources = table["sources"].combine_chunks().flatten()
+        drawn.update({entry["values"]: entry["counts"] for entry in sources.field("clip").value_counts().to_pylist()})
+    return measure_usage(drawn, _recordings_of_clips(run_dir)) if drawn else None
+
+
+def compare_usage(config: Config) -> dict[str, Usage]:
+    """Draw for the run's own concepts, up to 2,000 scenes of them, under each of `VARIANTS`."""
+    pairs = list(islice(pairs_of_run(config.run_dir), SCENES_COMPARED))
+    recording_of = _recordings_of_clips(config.run_dir)
+    encoder = load_encoder(config.retrieval.encoder)
+    parts = read_pool(config.run_dir, encoder)
+    compared: dict[str, Usage] = {}
+    for name, changes in VARIANTS.items():
+        retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})
+        changed = config.model_copy(update={"retrieval": retrieval})
+        pools = {split: SplitPool(part, encoder, retrieval, threads=1) for split, part in parts.items()}
+        compared[name] = measure_usage(Counter(_draw_again(pairs, changed, pools)), recording_of)
+    return compared
+
+
+def pairs_of_run(run_dir: Place) -> Iterator[Pair]:
+    """Every pair of a run, in the order of units."""
+    for unit in stems(run_dir / layout.PAIRS):
+        yield from read_rows(run_dir / layout.pairs(unit), Pair)
+
+
+def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool]) -> Iterator[str]:
+    texts = {split: sorted({s.description for p in pairs if p.split == split for s in p.sources}) for split in pools}
+    rankings = {split: pool.rank(texts[split]) for split, pool in pools.items()}
+    for pair in pairs:
+        used: set[int] = set()
+        for source in pair.sources:
+            concept = Concept(concept=source.concept, description=source.description)
+            ranking = rankings[pair.split][source.description]
+            drawn = draw_source(pools[pair.split], ranking, used, concept, config, (pair.image, pair.scene))
+            if drawn is not None:
+                yield drawn.clip
+
+
+def _recordings_of_clips(run_dir: Place) -> dict[str, str]:
+    """Each clip's recording, over the whole pool."""
+    recordings: dict[str, str] = {}
+    for _, table in read_tables(run_dir / layout.CLIPS, ["clip", "recording"]):
+        recordings.update(zip(table["clip"].to_pylist(), table["recording"].to_pylist(), strict=True))
+    return recordings
+
+
+def measure_usage(clips: Counter[str], recording_of: Mapping[str, str]) -> Usage:
+    """Measure draws of each clip over a pool, given each clip's recording."""
+    recordings: Counter[str] = Counter()
+    for clip, n in clips.items():
+        recordings[recording_of.get(clip, clip)] += n
+    num_recordings = len(set(recording_of.values()))
+    return Usage(
+        draws=clips.total(),
+        clips_used_share=round(len(clips) / max(len(recording_of), 1), 4),
+        recordings_used_share=round(len(recordings) / max(num_recordings, 1), 4),
+        clips_gini=round(gini(list(clips.values()), len(recording_of)), 4),
+        recordings_gini=round(gini(list(recordings.values()), num_recordings), 4),
+        most_used=tuple(sorted(clips.items(), key=lambda item: (-item[1], item[0]))[:10]),
+    )
+
+
+def gini(counts: Sequence[int], size: int) -> float:
+    """The Gini coefficient of the use of `size` things, of which those without a count are unused.
+
+    Source: Gini, "Variabilità e mutabilità" (1912), in its form over sorted values.
+    """
+    if not any(counts):
+        return 0.0
+    ordered = np.pad(np.sort(np.array(counts, np.float64)), (size - len(counts), 0))
+    ranks = np.arange(1, size + 1)
+    return float(2 * (ranks * ordered).sum() / (size * ordered.sum()) - (size + 1) / size)
 
 
 def print_status(status: Status, console: Console) -> None:
@@ -101,23 +229,6 @@ def print_status(status: Status, console: Console) -> None:
         _print_usage({"this run": status.usage, **status.comparison}, console)
         if not status.comparison:
             console.print("[dim]--usage compares with and without signed square root, margin and querybank[/dim]")
-
-
-def _stage_status(config: Config, stage: Stage, plan: Plan | None) -> StageStatus:
-    rows = plan.rows if plan else total([])
-    done = len(plan.done) if plan else 0
-    units = len(listed_units(config.run_dir, stage.listing))
-    timed = require_record(config.run_dir).stages.get(stage.key)
-    return StageStatus(
-        stage=stage.key,
-        units_done=done,
-        units_to_do=units - done,
-        rows_in=rows.rows_in,
-        rows_out=rows.rows_out,
-        rejected=rows.rejected,
-        clips=plan.clips if plan else None,
-        rows_per_sec=round(timed.rows / timed.seconds, 2) if timed and timed.seconds else 0.0,
-    )
 
 
 def _print_usage(usages: Mapping[str, Usage], console: Console) -> None:

@@ -53,43 +53,32 @@ def verify(run_dir: Place, repair: bool = False) -> Verification:
         damage = list(_check_run_record(run_dir))
         commits = files = 0
         listings: dict[str, str] = {}
-        places = (run_dir / layout.COMMITS / name for name in files_below(run_dir / layout.COMMITS) if _is_record(name))
-        for checked in read_ahead(lambda item: _check_record(run_dir, *item), read_commits(places), HASHING_THREADS):
+        records = run_dir / layout.COMMITS
+        places = (records / name for name in files_below(records) if name.endswith(".json"))
+        for commit, found in read_ahead(
+            lambda item: _check_record(run_dir, *item), read_commits(places), HASHING_THREADS
+        ):
             commits += 1
-            files += checked.files
-            listings |= checked.listing
-            damage += checked.damage
+            damage += found
+            if commit is None:
+                continue
+            files += len(commit.files)
+            if listing := commit.inputs.get("listing"):
+                listings[layout.listing(commit.stage, commit.unit)] = listing
         damage += _check_listings(run_dir, listings)
         if repair:
             _withdraw_damaged(run_dir, damage)
     return Verification(commits=commits, files=files, damage=tuple(damage), repaired=repair)
 
 
-def _is_record(name: str) -> bool:
-    return name.endswith(".json")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Checked:
-    """What one commit says and what is wrong with it; `listing` is the hash of the listing that it was made from."""
-
-    files: int
-    listing: Mapping[str, str]
-    damage: tuple[Damage, ...]
-
-
-def _check_record(run_dir: Place, place: Place, data: bytes) -> _Checked:
+def _check_record(run_dir: Place, place: Place, data: bytes) -> tuple[Commit | None, list[Damage]]:
+    """A commit, where it can be read, and what is wrong with it."""
     record = f"{layout.COMMITS}/{'/'.join(place.parts[-3:])}"
     try:
         commit = parse_commit(place, data).commit
     except DamagedRecord as error:
-        return _Checked(files=0, listing={}, damage=(Damage(path=record, what=str(error), record=record),))
-    path = layout.listing(commit.stage, commit.unit)
-    return _Checked(
-        files=len(commit.files),
-        listing={path: commit.inputs["listing"]} if "listing" in commit.inputs else {},
-        damage=tuple(_check_commit(run_dir, commit, record)),
-    )
+        return None, [Damage(path=record, what=str(error), record=record)]
+    return commit, list(_check_commit(run_dir, commit, record))
 
 
 def _check_run_record(run_dir: Place) -> Iterator[Damage]:

@@ -1,4 +1,4 @@
-"""Captions that come apart from the images, joined by file name or by image id.
+"""Captions: beside an image, or apart from the images and joined by file name or by image id.
 
 SAM-LLaVA-Captions10M is published as one `SA1B_caption.tar.gz` of `sa_<id>.txt`, and read back from the Hugging Face
 hub as Parquet of `__key__` and `txt`. Ten million captions are in no worker's memory: they are brought once into an
@@ -9,6 +9,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import json
 import os
 import re
 import sqlite3
@@ -16,6 +17,7 @@ import tarfile
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
@@ -36,7 +38,7 @@ from sonify.io.places import (
 )
 from sonify.io.tars import Member, iter_files, read_member
 from sonify.io.write import naming_full_disk, sync_folder
-from sonify.sources.usertables import iter_user_table, read_user_table
+from sonify.sources.userfiles import iter_user_table, read_user_table
 from sonify.stores import Place
 
 Captions = Callable[[str], bytes | None]
@@ -45,8 +47,9 @@ Captions = Callable[[str], bytes | None]
 FILE_COLUMN = "file"
 ID_COLUMNS = ("image", "image_id", "id", "key", "__key__")
 TEXT_COLUMNS = ("caption", "text", "txt")
-# Far above any caption, which is refused at a tenth of it.
+# Far above any caption, which is cut here and then refused by its own checks.
 MAX_CAPTION_BYTES = 1 << 20
+MAX_JSON_BYTES = 64 << 20
 # As many files of a folder are looked at to tell a folder of texts from one of tables: a listing of 11 million is long.
 FIRST_FILES = 100
 TABLES = (".csv", ".parquet")
@@ -56,6 +59,34 @@ HASHED_WHOLE_BYTES = 16 << 20
 HASHED_END_BYTES = 1 << 20
 
 _IMAGE_ENDING = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
+
+
+def caption_beside(image: Place) -> bytes | None:
+    """The caption in a `.txt` or a `.json` of an image's name; None where there is neither."""
+    text = _read_if_there(image.with_suffix(".txt"), MAX_CAPTION_BYTES)
+    if text is not None:
+        return text
+    record = _read_if_there(image.with_suffix(".json"), MAX_JSON_BYTES)
+    return None if record is None else json_caption(record)
+
+
+def json_caption(data: bytes) -> bytes | None:
+    """The `caption` of a JSON object; a broken object is handed on as no UTF-8, for the caption's checks to refuse."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        return b"\xff not JSON"
+    caption = record.get("caption") if isinstance(record, dict) else None
+    return caption.encode("utf-8", "surrogatepass") if isinstance(caption, str) else None
+
+
+def _read_if_there(place: Place, limit: int) -> bytes | None:
+    if isinstance(place, Path) and not place.is_file():
+        return None  # nor is a pipe, which would be waited for
+    try:
+        return read_bytes(place, limit)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
 
 
 def read_captions_table(table: Place) -> dict[str, bytes]:
@@ -104,14 +135,12 @@ def identify_captions(place: Place) -> str:
         digest.update(str(place).encode())
     for source in sources:
         with open_place(source) as file:
-            size = file.seek(0, 2)
+            size = file.seek(0, os.SEEK_END)
             digest.update(f"{size}\n".encode())
-            ends = (
-                [(0, size)] if size <= HASHED_WHOLE_BYTES else [(0, HASHED_END_BYTES), (size - HASHED_END_BYTES, size)]
-            )
-            for start, stop in ends:
+            hashed = HASHED_END_BYTES if size > HASHED_WHOLE_BYTES else size
+            for start in dict.fromkeys((0, size - hashed)):
                 file.seek(start)
-                digest.update(file.read(stop - start))
+                digest.update(file.read(hashed))
     return digest.hexdigest()[:16]
 
 
@@ -129,6 +158,7 @@ def _sources(place: Place) -> list[Place]:
 
 
 def _rows(source: Place) -> Iterator[tuple[bytes, bytes]]:
+    """Names, those of files with a `/` before them, and texts."""
     return _archive_rows(source) if source.name.endswith(ARCHIVES) else _table_rows(source)
 
 
@@ -137,7 +167,7 @@ def _table_rows(table: Place) -> Iterator[tuple[bytes, bytes]]:
     names = (FILE_COLUMN,) if by_file else ID_COLUMNS
     for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
         for file, text in zip(files, texts, strict=True):
-            yield (b"/" + file if by_file else image_id(file.decode("utf-8", "surrogateescape"))), text
+            yield (b"/" + file if by_file else _image_id(file.decode("utf-8", "surrogateescape"))), text
 
 
 def _has_file_column(table: Place) -> bool:
@@ -154,17 +184,17 @@ def _archive_rows(place: Place) -> Iterator[tuple[bytes, bytes]]:
             file = packed if place.name.endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=packed))
             for member in iter_files(file):
                 if member.name.lower().endswith(".txt"):
-                    cut = Member(
-                        name=member.name,
-                        offset=member.offset,
-                        size_bytes=min(member.size_bytes, MAX_CAPTION_BYTES),
-                    )
-                    yield image_id(member.name), read_member(file, cut)
+                    yield _image_id(member.name), read_start(file, member, MAX_CAPTION_BYTES)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{place}: a damaged archive of captions: {error}; fetch it again") from error
 
 
-def image_id(name: str) -> bytes:
+def read_start(archive: BinaryIO, member: Member, limit: int) -> bytes:
+    """The first `limit` bytes of a member of an archive, or all where there are fewer."""
+    return read_member(archive, replace(member, size_bytes=min(member.size_bytes, limit)))
+
+
+def _image_id(name: str) -> bytes:
     """What joins an image and its caption: `sa_1` for `./a/sa_1.jpg`, `sa_1.txt` and `sa_1`."""
     last = PurePosixPath(name).name.removesuffix(".txt")
     return _IMAGE_ENDING.sub("", last).encode("utf-8", "surrogateescape")
@@ -200,7 +230,7 @@ def _store(run_dir: Path, stored: Path, rows: Iterable[tuple[bytes, bytes]]) -> 
 def _look_up(connection: sqlite3.Connection, stored: Path, uri: str) -> bytes | None:
     """By path, by path inside an archive, by id; of several captions of one name the last."""
     inside = uri.partition(".tar/")[2]
-    for name in (f"/{uri}".encode(), f"/{inside}".encode(), image_id(uri)):
+    for name in (f"/{uri}".encode(), f"/{inside}".encode(), _image_id(uri)):
         try:
             found = connection.execute(
                 "SELECT caption FROM captions WHERE name = ? ORDER BY rowid DESC LIMIT 1", (name,)
@@ -218,11 +248,7 @@ def _read_text(root: Place, uri: str) -> bytes | None:
     folder = path.parent.as_posix()
     flat = f"{path.stem}.txt"
     for name in dict.fromkeys((f"{folder.removesuffix('.tar')}/{flat}", f"{folder}/{flat}", flat)):
-        if not is_below(name):
-            continue
-        place = child(root, name)
-        try:
-            return read_bytes(place, MAX_CAPTION_BYTES)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            continue
+        text = _read_if_there(child(root, name), MAX_CAPTION_BYTES) if is_below(name) else None
+        if text is not None:
+            return text
     return None

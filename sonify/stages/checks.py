@@ -14,8 +14,8 @@ from sonify.config import Config, Extractor, VlmExtractor
 from sonify.engine.job import Job, TableSink
 from sonify.io.tables import read_rows, read_tables
 from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
+from sonify.sources.images import join_images, listed_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
-from sonify.stages.join import join_images
 from sonify.stores import Place
 from sonify.vlm.checking import CHECK_VERSION, check_question, ordered_names, parse_check
 from sonify.vlm.cleaning import Unusable
@@ -72,7 +72,8 @@ def load(config: Config, extractor: Extractor) -> Job:
 def read_heard_images(config: Config, extractor: Extractor, unit: str) -> Iterator[HeardImage | Rejected]:
     """Bring a unit's images and an extractor's concepts together."""
     rows = read_rows(config.run_dir / layout.concepts(extractor.name, unit), ImageConcepts)
-    for found in join_images(config, unit, {row.image: row for row in rows}):
+    refs = listed_images(config.run_dir, unit)
+    for found in join_images(config.images, refs, config.seed, {row.image: row for row in rows}):
         if isinstance(found, Rejected):
             yield found
         else:

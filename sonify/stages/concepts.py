@@ -10,7 +10,7 @@ from sonify.engine.job import Job, TableSink
 from sonify.media.pixels import UnreadableImage, inspect_image
 from sonify.rows import ImageConcepts, Reason, Rejected, SourceImage
 from sonify.sources.captions import Captions, captions_for
-from sonify.stages.join import read_unit_images
+from sonify.sources.images import listed_images, read_images
 
 # Longer than any caption (SAM-LLaVA's reach 2,000 characters): a longer one is some other file.
 MAX_CAPTION_CHARS = 10_000
@@ -20,7 +20,7 @@ def captions_job(config: Config, extractor: CaptionsExtractor) -> Job:
     """The concepts stage of one extractor. Accounting counts images."""
     own_captions = captions_for(config.run_dir, extractor.file) if extractor.file else None
     return Job(
-        read=lambda unit: read_unit_images(config, unit),
+        read=lambda unit: read_images(config.images, listed_images(config.run_dir, unit), config.seed),
         process=CaptionsStage(config.concepts.max_concepts, own_captions),
         open_sink=lambda unit, transaction, _rejects: TableSink(
             transaction.create(layout.concepts(extractor.name, unit)), ImageConcepts

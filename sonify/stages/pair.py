@@ -14,7 +14,6 @@ from sonify.captions.sounds import find_discard_words
 from sonify.config import Config
 from sonify.engine.job import Job
 from sonify.errors import InputError
-from sonify.exclusion import exclusion_names, read_exclusions
 from sonify.io.tables import TableWriter, read_tables
 from sonify.io.write import Transaction
 from sonify.keys import escape_key, split_of, uniform
@@ -24,6 +23,7 @@ from sonify.retrieval.encoders import query_text
 from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
 from sonify.rows import Concept, Pair, Reason, Rejected, SourceClip
+from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stages.scenes import Heard, ImageScenes, Scene, is_other_medium, read_scenes, scenes_of
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).

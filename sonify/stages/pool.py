@@ -16,7 +16,6 @@ import numpy as np
 from sonify import layout
 from sonify.config import Audio
 from sonify.engine.job import Job, RejectTable
-from sonify.exclusion import SHA256, read_exclusions
 from sonify.io.commits import Count
 from sonify.io.tables import RowsFile, TableWriter, read_rows
 from sonify.io.write import Transaction, sha256_of
@@ -27,6 +26,7 @@ from sonify.media.loudness import measure_loudness, peak_dbfs
 from sonify.mixing import pcm_sha256
 from sonify.rows import Clip, Reason, Rejected, SoundRef
 from sonify.sources.sounds import open_sound
+from sonify.sources.userfiles import SHA256, read_exclusions
 from sonify.stores import Place
 
 # All clips of a recording are held until it is known to be sound: 460 MB at 16 kHz.

@@ -21,7 +21,7 @@ from sonify.media.audio import encode_flac
 from sonify.media.pixels import UnreadableImage, to_jpeg
 from sonify.mixing import mix_clips, pcm_sha256
 from sonify.rows import Pair, Reason, Rejected, Render, SourceImage
-from sonify.stages.join import join_images
+from sonify.sources.images import join_images, listed_images
 from sonify.stores import Place
 
 # Of a pool's files, as many stay mapped: a process may not open all of a large pool's at once.
@@ -75,7 +75,8 @@ def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Re
     """Bring a unit's pairs and its images together; both are in the order of keys."""
     rows = read_rows(config.run_dir / layout.pairs(unit), Pair)
     wanted = {key: tuple(pairs) for key, pairs in groupby(rows, key=lambda pair: pair.image)}
-    for found in join_images(config, unit, wanted):
+    refs = listed_images(config.run_dir, unit)
+    for found in join_images(config.images, refs, config.seed, wanted):
         if isinstance(found, Rejected):
             yield found
         else:

@@ -7,8 +7,8 @@ from sonify.config import Config, VlmExtractor
 from sonify.engine.job import Job, TableSink
 from sonify.media.pixels import seen_side, shrunk_size
 from sonify.rows import ImageConcepts, Rejected, SourceImage
+from sonify.sources.images import listed_images, read_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
-from sonify.stages.join import read_unit_images
 from sonify.vlm.cleaning import Unusable
 from sonify.vlm.parsing import parse_concepts
 from sonify.vlm.prompts import concepts_prompt
@@ -24,7 +24,7 @@ def load(config: Config, extractor: VlmExtractor) -> Job:
     asker = Asker(recorded(config, extractor), config.run_dir)
     stage = VlmConceptsStage(asker, config.concepts.max_concepts, extractor.image_size)
     return Job(
-        read=lambda unit: read_unit_images(config, unit),
+        read=lambda unit: read_images(config.images, listed_images(config.run_dir, unit), config.seed),
         begin=stage.begin,
         process=stage,
         open_sink=lambda unit, transaction, _rejects: asker.open(

@@ -12,7 +12,7 @@ from sonify.publish.licences import (
     obstacles,
     redistributable,
 )
-from sonify.sources.sounds import audioset, bbc, esc50
+from sonify.sources.sounds import corpora
 
 FREESOUND = "http://creativecommons.org/licenses"
 WRITTEN = {
@@ -48,8 +48,8 @@ WRITTEN = {
     "Apache-2.0": ("BY",),
     "CDLA-Permissive-2.0": ("BY",),
     # those that the corpora of this project come under
-    audioset.LICENCE: ("research only", "no redistribution"),
-    bbc.LICENCE: ("BY", "NC", "research only", "no redistribution"),
+    corpora.AUDIOSET_LICENCE: ("research only", "no redistribution"),
+    corpora.BBC_LICENCE: ("BY", "NC", "research only", "no redistribution"),
     SA1B_LICENCE: ("research only", "no redistribution"),
     "SA-1B": ("research only", "no redistribution"),
     "All rights reserved": ("no redistribution",),
@@ -78,7 +78,7 @@ def test_licences_as_corpora_write_them(licence, expected):
 
 def test_the_licence_that_esc50_is_listed_under_is_known(tmp_path):
     row = {"filename": "1-1-A-0.wav", "src_file": "1", "category": "dog"}
-    ref = esc50._ref(Esc50Sounds(kind="esc50", path=tmp_path), row)
+    ref = corpora._esc50_ref(Esc50Sounds(kind="esc50", path=tmp_path), row)
     assert in_order(conditions_of(ref.licence)) == ("BY", "NC")
 
 
@@ -113,7 +113,9 @@ def test_contradictions(licences, expected):
     assert redistributable(found) == (not expected)
 
 
-@pytest.mark.parametrize("licence", ["unknown", bbc.LICENCE, audioset.LICENCE, SA1B_LICENCE, "CC BY-ND 4.0"])
+@pytest.mark.parametrize(
+    "licence", ["unknown", corpora.BBC_LICENCE, corpora.AUDIOSET_LICENCE, SA1B_LICENCE, "CC BY-ND 4.0"]
+)
 def test_what_may_not_be_passed_on_stays_so_beside_anything(licence):
     for other in WRITTEN:
         found = conditions_of(licence) | conditions_of(other)

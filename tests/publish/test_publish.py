@@ -13,6 +13,7 @@ from upath import UPath
 
 from sonify import layout
 from sonify.config import make_config
+from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
 from sonify.media.fingerprint import fingerprint
@@ -22,7 +23,6 @@ from sonify.publish.publish import Publication, PublishOptions, publish, summary
 from sonify.publish.rows import CHECKSUMS, RECORD, SHARDS, PublishedClip, PublishedPair, PublishedShard
 from sonify.publish.statistics import Tally
 from sonify.publish.tables import allow_only
-from sonify.report.status import config_of_run
 from sonify.rows import Clip, Pair, Render
 from sonify.run import run
 from sonify.stages.render import ClipStore

@@ -19,7 +19,6 @@ from sonify.errors import InputError, WorkError
 from sonify.io.tables import write_rows
 from sonify.keys import escape_key, hash64
 from sonify.report.gallery import build_gallery
-from sonify.report.gallery.survey import DistinctCounter
 from sonify.rows import Clip, Pair, Render, SourceClip
 
 RATE_HZ = 16000
@@ -322,17 +321,6 @@ def test_a_run_without_renders_says_what_to_run(tmp_path: Path) -> None:
 def test_no_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 1"):
         build_gallery(make_run(tmp_path / "run", some_images(1), ("llava",)), rows=0)
-
-
-@pytest.mark.parametrize(("count", "tolerance"), [(0, 0), (1, 0), (1000, 0), (100_000, 20)])
-def test_distinct_names_are_counted_once(count: int, tolerance: int) -> None:
-    counter = DistinctCounter()
-
-    for n in range(count):
-        counter.add(f"clip-{n}")
-    counter.add("clip-0") if count else None
-
-    assert abs(counter.count() - count) <= tolerance
 
 
 # In a browser

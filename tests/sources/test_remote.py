@@ -11,13 +11,13 @@ from upath import UPath
 from sonify import layout
 from sonify.config import FolderImages, ParquetImages, WebDatasetImages, make_config
 from sonify.errors import InputError, TransientError, WorkError
-from sonify.exclusion import read_exclusions
 from sonify.io.places import check_mounted, files_below, list_files, open_local, open_place, read_bytes, read_whole
 from sonify.io.tables import read_rows
 from sonify.rows import ImageRef, Pair, Reason, SourceImage
 from sonify.run import run
 from sonify.sources.captions import captions_for
 from sonify.sources.images import list_images, read_images
+from sonify.sources.userfiles import read_exclusions
 from sonify.stores import BLOCK_BYTES, Place, kind_of
 from tests.fakes import picture, small_config, small_input
 from tests.stores import running_store, tar_bytes

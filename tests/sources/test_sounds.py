@@ -1,79 +1,169 @@
-import json
+"""Corpora through the pool stage: what becomes a clip, what is excluded, what is missing, and that all is counted."""
 
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from sonify.config import Audio
-from sonify.errors import InputError
-from sonify.sources.sounds import list_sounds, open_sound
-from tests.fakes import write_sounds
+from sonify import layout
+from sonify.config import make_config
+from sonify.errors import InputError, TransientError
+from sonify.io.tables import read_rows
+from sonify.io.write import sha256_of
+from sonify.rows import NOT_FAULTS, Clip, Reason, Rejected
+from sonify.run import run
+from sonify.sources.sounds import list_sounds
+from sonify.stages.pool import PoolStage
+from tests.fakes import write_photos, write_tar
+from tests.sources.recordings import audio_of, put, real_recording
+
+ABOUT = {"title": "t", "license": "http://creativecommons.org/licenses/by/3.0/", "uploader": "u"}
 
 
-def audio(*sources):
-    return Audio.model_validate_json(json.dumps({"sources": list(sources)}))
+@pytest.fixture
+def corpora(test_data, tmp_path):
+    """One corpus of each kind, with one recording missing where a table names them."""
+    formats = test_data / "formats"
+    head = (formats / "audioset/eval_segments.head.original_form.csv").read_text().splitlines()[:6]
+    put(tmp_path / "audioset" / "eval.csv", "\n".join(head).encode())
+    put(tmp_path / "audioset/Y--4gqARaEJE_0_10000.wav", real_recording(test_data, 0, "wav"))
+    put(tmp_path / "audioset/--BfvyPmVMo.flac", real_recording(test_data, 1))
+
+    fsd50k = tmp_path / "fsd50k"
+    rows = (formats / "fsd50k/dev.head.reconstructed.csv").read_text().splitlines()[:4]
+    put(fsd50k / "FSD50K.ground_truth/dev.csv", "\n".join(rows).encode())
+    about = dict.fromkeys(("64760", "16399", "16401"), ABOUT)
+    put(fsd50k / "FSD50K.metadata/dev_clips_info_FSD50K.json", json.dumps(about).encode())
+    for number, name in enumerate(("64760", "16399")):
+        put(fsd50k / f"FSD50K.dev_audio/{name}.wav", real_recording(test_data, 2 + number, "wav"))
+
+    table = (formats / "bbc/BBCSoundEffects.csv").read_text(encoding="utf-8").splitlines()[:4]
+    put(tmp_path / "bbc/BBCSoundEffects.csv", "\n".join(table).encode())
+    for number, name in enumerate(("07076051", "07076050")):
+        put(tmp_path / f"bbc/{name}.wav", real_recording(test_data, 4 + number, "wav"))
+
+    write_tar(tmp_path / "webdataset/0.tar", {"1.flac": real_recording(test_data, 6), "1.json": b'{"text": "a bell"}'})
+    write_tar(tmp_path / "webdataset/1.tar", {"2.flac": b"fLaC", "2.txt": b"broken"})
+    (tmp_path / "parquet").mkdir()
+    cells = pa.array([{"bytes": real_recording(test_data, 7), "path": None}])
+    pq.write_table(pa.table({"audio": cells, "text": ["rain"]}), tmp_path / "parquet/0.parquet")
+    return tmp_path
 
 
-def folder(path, **settings):
-    return {"kind": "folder", "path": str(path), **settings}
-
-
-def test_a_folder_with_metadata_hands_on_every_field(tmp_path):
-    write_sounds(tmp_path, {"b.wav": "a dog", "a.flac": "rain"})
-    first, second = list_sounds(audio(folder(tmp_path)))
-    assert (first.file, first.text, first.licence, first.attribution) == ("a.flac", "rain", "CC0-1.0", "by 1")
-    assert (second.key, second.recording) == ("folder/b.wav", "folder/b.wav")
-
-
-def test_a_folder_without_metadata_is_described_by_its_names(tmp_path):
-    (tmp_path / "dogs").mkdir()
-    (tmp_path / "dogs" / "big_bark-2.wav").write_bytes(b"")
-    (tmp_path / "readme.txt").write_text("no sound")
-    (ref,) = list_sounds(audio(folder(tmp_path)))
-    assert (ref.text, ref.licence) == ("dogs big bark", "unknown")
-
-
-def test_recordings_that_share_an_upload_say_so(tmp_path):
-    for name in ("a.wav", "b.wav"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "metadata.csv").write_text("file,text,recording\na.wav,x,upload 7\nb.wav,y,upload 7\n")
-    refs = list(list_sounds(audio(folder(tmp_path, name="mine"))))
-    assert {ref.recording for ref in refs} == {"mine/upload 7"}
-
-
-def test_esc50_is_read_from_its_own_table(tmp_path):
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "esc50.csv").write_text(
-        "filename,fold,target,category,esc10,src_file,take\n"
-        "1-100210-B-36.wav,1,36,vacuum_cleaner,False,100210,B\n"
-        "1-100210-A-36.wav,1,36,vacuum_cleaner,False,100210,A\n"
+def config_of(root, test_data, run_name="run", **audio):
+    labels = str(test_data / "formats/audioset/class_labels_indices.csv")
+    more = {"audioset": {"segments": str(root / "audioset/eval.csv"), "labels": labels}}
+    for kind in ("webdataset", "parquet"):
+        more[kind] = {"licence": "CC0-1.0"}
+    kinds = ("audioset", "fsd50k", "bbc", "webdataset", "parquet")
+    sources = [{"kind": kind, "path": str(root / kind), **more.get(kind, {})} for kind in kinds]
+    write_photos(root / "photos", {"0.jpg": "a dog"})
+    return make_config(
+        {
+            "run_dir": str(root / run_name),
+            "images": {"kind": "folder", "path": str(root / "photos"), "validation": 0},
+            "audio": {"sources": sources, "validation": 0, **audio},
+            "engine": {"kind": "local"},
+        }
     )
-    source = audio({"kind": "esc50", "path": str(tmp_path)})
-    first, second = list_sounds(source)
-    assert first.text == "vacuum cleaner"
-    assert first.recording == second.recording == "freesound/100210"
-    assert "100210" in first.attribution
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "audio" / "1-100210-A-36.wav").write_bytes(b"")
-    assert open_sound(source.sources, first.corpus, first.file) == tmp_path / "audio" / "1-100210-A-36.wav"
 
 
-def test_the_published_esc50_table_is_read(test_data, tmp_path):
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "esc50.csv").write_bytes((test_data / "formats/esc50/esc50.csv").read_bytes())
-    refs = list(list_sounds(audio({"kind": "esc50", "path": str(tmp_path)})))
-    assert len(refs) == 2000
-    assert len({ref.text for ref in refs}) == 50
+def pool_of(config):
+    counts = run(config, stages=["pool"])["pool"]
+    tables = sorted((config.run_dir / layout.CLIPS).glob("*.parquet"))
+    return counts, [clip for table in tables for clip in read_rows(table, Clip)]
 
 
-def test_an_esc50_folder_without_its_table_is_an_error(tmp_path):
-    with pytest.raises(InputError, match=r"expected ESC-50's meta/esc50\.csv"):
-        list(list_sounds(audio({"kind": "esc50", "path": str(tmp_path)})))
+def test_every_corpus_gives_clips_with_licence_and_attribution_and_every_row_is_counted(corpora, test_data):
+    counts, clips = pool_of(config_of(corpora, test_data))
+
+    assert (counts.rows_in, counts.rows_out) == (12, 8)
+    assert counts.rejected == {"missing": 3, "unreadable": 1}
+    terms = {(clip.corpus, clip.licence) for clip in clips}
+    assert terms == {
+        ("audioset", "YouTube (research only, no redistribution)"),
+        ("fsd50k", "http://creativecommons.org/licenses/by/3.0/"),
+        ("bbc", "RemArc"),
+        ("webdataset", "CC0-1.0"),
+        ("parquet", "CC0-1.0"),
+    }
+    for clip in clips:
+        assert clip.text
+        assert clip.attribution or clip.licence == "CC0-1.0"
+
+
+# each line keeps one recording out, and no other
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [
+        ("--4gqARaEJE", "Y--4gqARaEJE_0_10000.wav"),
+        ("youtube/--BfvyPmVMo", "--BfvyPmVMo.flac"),
+        ("64760", "FSD50K.dev_audio/64760.wav"),
+        ("FSD50K.dev_audio/16399.wav", "FSD50K.dev_audio/16399.wav"),
+        ("freesound/16399", "FSD50K.dev_audio/16399.wav"),
+        ("07076051.wav", "07076051.wav"),
+        ("bbc/07076050.wav", "07076050.wav"),
+        ("webdataset/0.tar/1.flac", "0.tar/1.flac"),
+        ("parquet/0.parquet/row-000000", "0.parquet/row-000000"),
+    ],
+)
+def test_an_evaluation_clip_stays_out_by_any_of_its_names(corpora, test_data, line, file):
+    config = config_of(corpora, test_data, exclude=str(put(corpora / "exclude.txt", f"# held out\n{line}\n".encode())))
+    refs = [ref for ref in list_sounds(config.audio) if not ref.refused]
+    results = dict(zip((ref.file for ref in refs), PoolStage(config.audio, config.seed)(refs), strict=True))
+    excluded = [
+        file for file, result in results.items() if isinstance(result, Rejected) and result.reason == "excluded"
+    ]
+    assert excluded == [file]
+
+
+def test_evaluation_clips_stay_out_by_the_hash_of_their_file_wherever_it_lies(corpora, test_data):
+    hashes = [
+        sha256_of(corpora / "bbc/07076051.wav"),
+        # the bytes of a member and of a cell are those of the recording's own file
+        sha256_of(sorted((test_data / "sounds").glob("*.flac"))[6]),
+        sha256_of(sorted((test_data / "sounds").glob("*.flac"))[7]).upper(),
+    ]
+    exclude = put(corpora / "exclude.txt", "\n".join(hashes).encode())
+
+    counts, clips = pool_of(config_of(corpora, test_data, exclude=str(exclude)))
+
+    assert counts.rejected == {"excluded": 3, "missing": 3, "unreadable": 1}
+    assert {clip.corpus for clip in clips} == {"audioset", "fsd50k", "bbc"}
+
+
+def test_missing_recordings_are_no_faults():
+    assert Reason.MISSING in NOT_FAULTS
+
+
+def test_a_recording_that_comes_later_joins_in_a_new_unit(corpora, test_data):
+    config = config_of(corpora, test_data)
+    before, _ = pool_of(config)
+    put(corpora / "fsd50k/FSD50K.dev_audio/16401.wav", real_recording(test_data, 8, "wav"))
+
+    after, clips = pool_of(config)
+
+    assert (after.rows_in, after.rows_out) == (before.rows_in + 1, before.rows_out + 1)
+    assert "FSD50K.dev_audio/16401.wav" in {clip.file for clip in clips}
+
+
+def test_a_corpus_that_is_gone_altogether_leaves_its_rows_undone(corpora, test_data):
+    config = config_of(corpora, test_data)
+    stage = PoolStage(config.audio, config.seed)
+    refs = [ref for ref in list_sounds(config.audio) if not ref.refused]
+    for kind in ("audioset", "fsd50k", "bbc", "webdataset", "parquet"):
+        shutil.rmtree(corpora / kind)
+        with pytest.raises(TransientError, match="is the disk mounted"):
+            stage([next(ref for ref in refs if ref.corpus == kind)])
 
 
 def test_an_empty_pool_is_an_error(tmp_path):
     with pytest.raises(InputError, match="holds no recording"):
-        list(list_sounds(audio(folder(tmp_path))))
+        list(list_sounds(audio_of({"kind": "folder", "path": tmp_path})))
 
 
 def test_sources_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="two sources are named 'folder'"):
-        audio(folder(tmp_path), folder(tmp_path))
+        audio_of(*[{"kind": "folder", "path": tmp_path}] * 2)

@@ -8,7 +8,7 @@ from sonify.engine.job import StoredReject
 from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
 from sonify.keys import split_of
-from sonify.report.usage import read_pairs
+from sonify.report.status import pairs_of_run
 from sonify.rows import Clip
 from sonify.run import run
 from tests.fakes import small_config, small_input, tone, write_photos, write_sounds
@@ -19,7 +19,7 @@ PAIRED = ["pool", "embeddings", "concepts", "pair"]
 def pair(config):
     counts = run(config, stages=PAIRED)["pair"]
     rejects = sorted((config.run_dir / layout.REJECTS / "pair").glob("*"))
-    return list(read_pairs(config.run_dir)), [row for p in rejects for row in read_rows(p, StoredReject)], counts
+    return list(pairs_of_run(config.run_dir)), [row for p in rejects for row in read_rows(p, StoredReject)], counts
 
 
 def clips_of(config):

@@ -15,7 +15,7 @@ from sonify import layout
 from sonify.io.tables import read_rows
 from sonify.io.tars import TarWriter
 from sonify.mixing import pcm_sha256
-from sonify.report.usage import read_pairs
+from sonify.report.status import pairs_of_run
 from sonify.rows import Clip, Render
 from sonify.run import run
 from tests.fakes import picture, small_config, small_input, write_photos
@@ -68,7 +68,7 @@ def test_the_sound_is_the_mix_that_the_tables_describe(rendered):
     clips, samples = {}, np.load(config.run_dir / layout.audio("000000"))
     for row, clip in enumerate(read_rows(config.run_dir / layout.clips("000000"), Clip)):
         clips[clip.clip] = samples[row]
-    pairs = {(pair.image, pair.scene): pair for pair in read_pairs(config.run_dir)}
+    pairs = {(pair.image, pair.scene): pair for pair in pairs_of_run(config.run_dir)}
     for render in renders(config):
         pcm, rate = soundfile.read(io.BytesIO(found[f"{render.image}.{render.scene}.flac"]), dtype="int16")
         assert (rate, len(pcm)) == (16000, 80000)
@@ -148,7 +148,7 @@ def single_source_scenes(test_data, tmp_path_factory):
     run(config)
     gains = {(row.image, row.scene): row.mix_gain_db for row in renders(config)}
     found = members(config)
-    single = [pair for pair in read_pairs(config.run_dir) if len(pair.sources) == 1]
+    single = [pair for pair in pairs_of_run(config.run_dir) if len(pair.sources) == 1]
     assert len(single) > 100
     return [(pair, gains[pair.image, pair.scene], found[f"{pair.image}.{pair.scene}.flac"]) for pair in single]
 

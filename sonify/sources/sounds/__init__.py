@@ -1,6 +1,7 @@
 """Sound collections: which recordings there are, with their text, licence and attribution.
 
 A new collection is one function that lists it, one line in `LISTERS` and one model in `sonify.config`.
+`corpora` has those that are published, `forms` those in which anyone's recordings come.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,14 +10,9 @@ from typing import Any
 from sonify.config import Audio
 from sonify.errors import InputError
 from sonify.rows import SoundRef
-from sonify.sources.sounds.audioset import list_audioset
-from sonify.sources.sounds.bbc import list_bbc
-from sonify.sources.sounds.esc50 import list_esc50
-from sonify.sources.sounds.folder import list_folder
-from sonify.sources.sounds.fsd50k import list_fsd50k
+from sonify.sources.sounds.corpora import list_audioset, list_bbc, list_esc50, list_fsd50k
+from sonify.sources.sounds.forms import list_folder, list_parquet, list_webdataset
 from sonify.sources.sounds.opening import open_sound
-from sonify.sources.sounds.parquet import list_parquet
-from sonify.sources.sounds.webdataset import list_webdataset
 
 __all__ = ["list_sounds", "open_sound"]
 

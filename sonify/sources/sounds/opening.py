@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sonify.config import AudioSetSounds, ParquetSounds, Sounds, WebDatasetSounds
 from sonify.io.places import check_mounted, child, open_place, read_bytes
 from sonify.io.tars import Member, index_members, read_member
 from sonify.media.audio import StoredSound, UnreadableSound
 from sonify.rows import Reason
-from sonify.sources.containers import container, file_beside
+from sonify.sources.userfiles import container, file_beside, open_parquet
 from sonify.stores import Place
 
 # A recording that is no file of its own is held in memory: 23 minutes of CD-quality WAV, some hours of MP3.
@@ -99,20 +98,13 @@ def _open_cell(source: ParquetSounds, file: str) -> StoredSound:
         cell = _cells(table, _version(table), source.audio_column).read(int(row))
     except pa.ArrowException as error:
         raise UnreadableSound(Reason.UNREADABLE, str(error).splitlines()[0]) from error
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    name = cell.get("path") if isinstance(cell, dict) else cell
+    data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     if isinstance(data, bytes):
         _check_size(len(data))
         return data
     if not isinstance(name, str):
         raise UnreadableSound(Reason.MISSING, "neither bytes nor a path")
-    return _open_beside(table, name)
-
-
-def _open_beside(table: Place, name: str) -> StoredSound:
-    """A recording that a table names: below the table's folder, and nowhere else."""
-    file = file_beside(table, name)
-    if file is None:
+    if file_beside(table, name) is None:
         raise UnreadableSound(Reason.UNSUPPORTED, "a path out of the table's folder, or a URL: not followed")
     try:
         return _open_file(table.parent, name)
@@ -129,8 +121,8 @@ class CellReader:
     """Cells of one column; the next cell follows the one before without reading its row group again."""
 
     def __init__(self, table: Place, column: str) -> None:
-        # pages as they are needed; of sounds one page is mostly a whole row group, held packed and unpacked
-        self._file = pq.ParquetFile(open_place(table), buffer_size=1 << 20, pre_buffer=False)
+        # of sounds one page is mostly a whole row group, held packed and unpacked
+        self._file = open_parquet(table)
         self._column = column
         sizes = (self._file.metadata.row_group(n).num_rows for n in range(self._file.num_row_groups))
         self._starts = list(accumulate(sizes, initial=0))

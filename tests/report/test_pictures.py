@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sonify.report.spectrogram import ANCHORS_RGB, LOWEST_HZ, spectrogram_image
+from sonify.report.pictures import ANCHORS_RGB, LOWEST_HZ, spectrogram_image
 
 RATE_HZ = 16000
 WIDTH, HEIGHT = 480, 96

@@ -1,8 +1,12 @@
-"""Tables that users bring: captions and sound metadata, as CSV or Parquet, read as bytes that may be anything."""
+"""Files that users bring: archives and tables by name, tables of captions and metadata, exclusion lists.
 
+What is in them may be anything: cells are read as bytes, and no name leads elsewhere.
+"""
+
+import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -10,15 +14,51 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from sonify.errors import InputError
-from sonify.io.places import open_place
+from sonify.io.places import child, is_below, is_file, leads_out, list_files, open_place
+from sonify.keys import escape_key
 from sonify.stores import Place
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 # A row must fit in one block of the CSV reader; a caption of 1 MB does.
 CSV_BLOCK_BYTES = 16 << 20
+# A column's pages are read through a buffer of this size: without one its whole part of a row group is held.
+PARQUET_BUFFER_BYTES = 1 << 20
 # A Parquet dictionary repeats a long text for nothing in the file, and in full in memory.
-BATCH_ROWS = 64
+TEXTS_AT_ONCE = 64
 # What is read whole is held whole: 10 million captions of 200 bytes.
 MAX_TABLE_BYTES = 2 << 30
+
+
+def list_containers(path: Place, suffix: str) -> list[str]:
+    """The one archive or table that the path is, or all of the suffix below it, in the order of their keys."""
+    return [path.name] if _is_one(path, suffix) else sorted(list_files(path, (suffix,)), key=escape_key)
+
+
+def container(path: Place, uri: str) -> Place:
+    """Where a file that `list_containers` found is."""
+    return path if _is_one(path, Path(uri).suffix.lower()) else child(path, uri)
+
+
+def _is_one(path: Place, suffix: str) -> bool:
+    """Whether a path is a file of its kind; a folder may be named `x.parquet`."""
+    return path.suffix.lower() == suffix and is_file(path)
+
+
+def open_parquet(place: Place) -> pq.ParquetFile:
+    """Open a Parquet file, here or in a store, so that memory follows what is read of it and not its row groups."""
+    source: Any = place if isinstance(place, Path) else open_place(place)
+    return pq.ParquetFile(source, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
+
+
+def file_beside(table: Place, name: str) -> Place | None:
+    """The file that a table names; None where the name is a URL or leads out of the table's folder."""
+    if not is_below(name) or ":" in name.partition("/")[0]:
+        return None
+    file = child(table.parent, name)
+    if isinstance(file, Path) and isinstance(table, Path) and leads_out(table.parent, file):
+        return None
+    return file
 
 
 def read_user_table(place: Place, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[bytes]]:
@@ -54,7 +94,7 @@ def iter_user_table(
         InputError: the file is not a table, or a required column is missing.
     """
     try:
-        with closing(_open_batches(place)) as batches:
+        with closing(_parquet_batches(place) if place.suffix == ".parquet" else _csv_batches(place)) as batches:
             schema = next(batches)
             names = _choose(place, schema.names, required)
             for batch in batches:
@@ -71,12 +111,8 @@ def _choose(place: Place, found: Sequence[str], required: Sequence[Sequence[str]
     return chosen
 
 
-def _open_batches(place: Place) -> Generator[Any, None, None]:
-    """The schema, then batches."""
-    return _parquet_batches(place) if place.suffix == ".parquet" else _csv_batches(place)
-
-
 def _csv_batches(place: Place) -> Generator[Any, None, None]:
+    """The schema, then batches."""
     with open_place(place) as file:
         header = file.readline(1 << 16).decode("utf-8", "replace").lstrip("\ufeff").strip()
     names = [name.strip().strip('"') for name in header.split(",")]
@@ -98,10 +134,9 @@ def _csv_batches(place: Place) -> Generator[Any, None, None]:
 
 
 def _parquet_batches(place: Place) -> Generator[Any, None, None]:
-    source: Any = place if isinstance(place, Path) else open_place(place)
-    with pq.ParquetFile(source) as file:
+    with open_parquet(place) as file:
         yield file.schema_arrow
-        yield from file.iter_batches(BATCH_ROWS)
+        yield from file.iter_batches(TEXTS_AT_ONCE)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> list[bytes]:
@@ -111,3 +146,34 @@ def _column(batch: pa.RecordBatch, name: str) -> list[bytes]:
     if not pa.types.is_binary(column.type):
         column = column.cast(pa.string()).cast(pa.binary())
     return [value or b"" for value in column.to_pylist()]
+
+
+def read_exclusions(place: Place | None) -> frozenset[str]:
+    """Read an exclusion list; empty lines and lines that begin with `#` do not count.
+
+    Raises:
+        InputError: the file is not text.
+        TransientError: the store that it lies in cannot be reached.
+    """
+    if place is None:
+        return frozenset()
+    try:
+        with open_place(place) as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"exclusion list {place}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"exclusion list {place}: expected one key or sha256 a line: {error}") from error
+    if any("\0" in line for line in lines):
+        raise InputError(f"exclusion list {place}: expected UTF-8 text, found NUL bytes: UTF-16, perhaps")
+    entries = (line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    return frozenset(entry.lower() if SHA256.fullmatch(entry.lower()) else entry for entry in entries)
+
+
+def exclusion_names(key: str, uri: str, sha256: str) -> frozenset[str]:
+    """Under what an image may be excluded: also its file's name, with and without the ending (`sa_1` in SA-1B).
+
+    A row of a table has a number for a name, which says nothing without the table's.
+    """
+    file = PurePosixPath(uri)
+    return frozenset({key, uri, sha256, *((file.name, file.stem) if file.suffix else ())})

@@ -1,28 +1,94 @@
-"""The gallery's data and its page.
+"""The gallery of a run: a static folder that opens from disk, for looking at pairs and listening to them.
 
 A page opened from disk may not fetch, so data is JavaScript that <script> loads: an index of all images for
 search and paging, and a file of details for each PAGE_SIZE images, loaded when one of them is shown.
 """
 
 import json
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sonify import layout
+from sonify.errors import InputError
+from sonify.io.write import naming_full_disk
 from sonify.keys import unescape_key
-from sonify.report.gallery.media import Media, Sound
-from sonify.report.gallery.survey import COSINE_STEP, GAIN_STEP_DB, Picture, Scene, Summary
+from sonify.report.pictures import (
+    COSINE_STEP,
+    GAIN_STEP_DB,
+    Media,
+    Picture,
+    ShownScene,
+    Sound,
+    Summary,
+    clips_of,
+    survey_run,
+    write_media,
+)
 from sonify.rows import Clip, SourceClip
+from sonify.stores import Place
 
 PAGE_SIZE = 12
 FREQUENT_CONCEPTS = 12
-ASSETS = ("index.html", "gallery.css", "gallery.js")
+PAGE = "index.html"
+ASSETS = (PAGE, "gallery.css", "gallery.js")
 
 
-def write_pages(
+def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> Path:
+    """Write a gallery, by default RUN/gallery, replacing an older one, and return its folder.
+
+    Of a run with more than `rows` images, those with the lowest hash of their key are shown, always the same.
+
+    Raises:
+        InputError: nothing is rendered yet, `rows` is below 1, or the folder cannot be written.
+        WorkError: a shard or the pool lacks what the tables name.
+    """
+    if rows < 1:
+        raise InputError(f"rows: expected at least 1 image to show, found {rows}")
+    if out is None and not isinstance(run_dir, Path):
+        raise InputError(f"{run_dir}: a browser opens a gallery from a disk: name a folder with --out")
+    target = out or Path(str(run_dir)) / layout.GALLERY
+    summary, pictures = survey_run(run_dir, rows)
+    clips = clips_of(run_dir, pictures)
+    with naming_full_disk(target.parent), _replacing(target) as folder:
+        media = write_media(run_dir, pictures, folder)
+        _write_pages(folder, summary, list(zip(pictures, media, strict=True)), clips)
+    return target
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new folder beside the target, which takes its place at the end, or is removed on an error.
+
+    Raises:
+        InputError: the folder cannot be made, or what is there is no gallery.
+    """
+    if target.exists() and any(target.iterdir()) and not (target / PAGE).is_file():
+        raise InputError(f"{target}: holds something else than a gallery; choose another place")
+    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); choose a place with --out") from error
+    try:
+        yield new
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_pages(
     folder: Path, summary: Summary, shown: Sequence[tuple[Picture, Media]], clips: Mapping[str, Clip]
 ) -> None:
     """Write the page, its index and its details; `shown` is in the order of display."""
@@ -49,7 +115,7 @@ def _index(summary: Summary, pictures: Sequence[Picture], clips: Mapping[str, Cl
         "run": summary.run,
         "images": summary.images,
         "scenes": summary.scenes,
-        "clips": summary.clips.count(),
+        "clips": len(summary.clips),
         "limited_scenes": summary.limited_scenes,
         "histograms": [
             _histogram("Cosine of the clips", summary.cosines, COSINE_STEP, ""),
@@ -105,16 +171,13 @@ def _details(picture: Picture, media: Media, clips: Mapping[str, Clip]) -> dict[
     }
 
 
-def _scene(scene: Scene, sound: Sound, clips: Mapping[str, Clip]) -> dict[str, Any]:
+def _scene(scene: ShownScene, sound: Sound, clips: Mapping[str, Clip]) -> dict[str, Any]:
     return {
         "scene": scene.pair.scene,
         "caption": scene.pair.caption,
         "mix_gain_db": round(scene.render.mix_gain_db, 3),
         "peak_dbfs": round(scene.render.peak_dbfs, 3),
-        "audio": sound.audio,
-        "spectrogram": sound.spectrogram,
-        "duration_sec": round(sound.duration_sec, 3),
-        "sample_rate_hz": sound.sample_rate_hz,
+        **asdict(sound),
         "sources": [_source(source, clips[source.clip]) for source in scene.pair.sources],
     }
 

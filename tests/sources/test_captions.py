@@ -1,29 +1,22 @@
 import csv
 import gzip
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sonify import layout
-from sonify.config import Sa1bImages
 from sonify.engine.job import StoredReject
 from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
 from sonify.io.tars import index_tar
-from sonify.rows import Pair, Reason, SourceImage
+from sonify.rows import Pair, Reason
 from sonify.run import run
 from sonify.sources.captions import captions_for, identify_captions
-from sonify.sources.images import list_images, read_images
 from tests.fakes import SUBJECTS, picture, small_config, small_input, write_tar
 from tests.stores import sa1b_members, sa1b_record, tar_bytes
 
 IDS = range(223_750, 223_762)
-
-
-def sa1b(path, **settings):
-    return Sa1bImages(kind="sa1b", path=path, **settings)
 
 
 @pytest.fixture
@@ -94,42 +87,6 @@ def as_csv(root):
 
 
 LAYOUTS = [as_gzip, as_tar, as_flat_folder, as_folders, as_hub_parquet, as_csv]
-
-
-def test_archives_are_units_and_images_have_their_plain_names(images):
-    units = list(list_images(sa1b(images), 0))
-    assert [ref.uri for unit in units for ref in unit] == ["sa_000020.tar", "sa_000021.tar"]
-    rows = list(read_images(sa1b(images), units[0], 0))
-    assert [row.uri for row in rows if isinstance(row, SourceImage)] == [
-        f"sa_000020.tar/sa_{n}.jpg" for n in range(223_750, 223_756)
-    ]
-    assert [row.key for row in rows] == sorted(row.key for row in rows)
-    assert rows[2] == SourceImage(
-        key="sa__000020_2etar_2fsa__223752_2ejpg",
-        uri="sa_000020.tar/sa_223752.jpg",
-        data=picture(223_752),
-        caption=None,
-    )
-
-
-def test_masks_are_not_parsed(tmp_path):
-    members = {"./sa_1.jpg": picture(), "./sa_1.json": b'{"caption": "a dog", "annotations": [' + b"[" * 200_000}
-    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
-    (row,) = read_images(sa1b(tmp_path), next(list_images(sa1b(tmp_path), 0)), 0)
-    assert isinstance(row, SourceImage)
-    assert row.caption is None
-
-
-def test_a_name_that_differs_only_in_its_dot_is_a_second_one(tmp_path):
-    (tmp_path / "a.tar").write_bytes(tar_bytes({"sa_1.jpg": b"first", "./sa_1.jpg": b"second"}))
-    rejected, kept = list[Any](read_images(sa1b(tmp_path), next(list_images(sa1b(tmp_path), 0)), 0))
-    assert (rejected.reason, kept.data) == (Reason.DUPLICATE_KEY, b"first")
-
-
-def test_only_the_images_that_are_asked_for_are_read(images):
-    unit = next(list_images(sa1b(images), 0))
-    key = "sa__000020_2etar_2fsa__223752_2ejpg"
-    assert [row.key for row in read_images(sa1b(images), unit, 0, keys={key})] == [key]
 
 
 @pytest.mark.parametrize("make", LAYOUTS)

@@ -1,0 +1,391 @@
+"""Image sets: what there is (`list_images`, by the driver) and what it holds (`read_images`, by a worker).
+
+A unit's frozen listing is a list of `ImageRef`: the files of a folder's block, one archive, or one Parquet file. A new
+kind is a line in `KINDS`, with a function that names the images in a listed file and one that reads them, and a model
+in `sonify.config`.
+"""
+
+import heapq
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import accumulate, compress
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sonify import layout
+from sonify.config import FolderImages, Images, ParquetImages, Sa1bImages, WebDatasetImages
+from sonify.errors import InputError
+from sonify.io.places import check_mounted, child, is_file, is_utf8, list_files, open_local, read_ahead, read_bytes
+from sonify.io.tables import read_rows
+from sonify.io.tars import Member, index_members, read_member
+from sonify.keys import hash64
+from sonify.rows import ImageRef, Reason, Rejected, SourceImage
+from sonify.sources.captions import (
+    MAX_CAPTION_BYTES,
+    MAX_JSON_BYTES,
+    caption_beside,
+    json_caption,
+    read_captions_table,
+    read_start,
+)
+from sonify.sources.userfiles import container, file_beside, list_containers, open_parquet
+from sonify.stores import Place
+
+Found = TypeVar("Found")
+ArchiveImages = WebDatasetImages | Sa1bImages
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+CAPTION_TABLES = ("captions.csv", "captions.parquet")
+# Far above any camera's file; a file that claims more is refused unread.
+MAX_IMAGE_BYTES = 128 << 20
+# Decoded at once out of a table; a few megabytes of photographs.
+ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKind:
+    """One kind of image set.
+
+    Attributes:
+        suffixes: of the files that are listed.
+        list_files: gives a line of the listing for each file, in the order of keys.
+        images_in: names the images in one listed file, from names and headers only.
+        read: reads the images of one listed file in the order of keys, given seed and keys as `read_images` is.
+    """
+
+    suffixes: tuple[str, ...]
+    list_files: Callable[[Any], list[ImageRef]]
+    images_in: Callable[[Any, ImageRef], Iterator[ImageRef]]
+    read: Callable[[Any, ImageRef, int, Collection[str] | None], Iterator[SourceImage | Rejected]]
+
+
+def list_images(images: Images, seed: int, below: int | None = None) -> Iterator[tuple[ImageRef, ...]]:
+    """Yield the listing of each unit of the image set as it is now, in a fixed order.
+
+    A sample is of the images with the lowest hashes, whoever looks and in whatever order; a sample of a store's
+    archives reads them all, once.
+
+    Args:
+        images: the image set.
+        seed: of the sample.
+        below: the sample's bound where one was drawn before; else it is drawn from what is there.
+
+    Raises:
+        InputError: there is no image, or the captions table is not one.
+    """
+    kind = KINDS[images.kind]
+    refs = kind.list_files(images)
+    if images.sample is not None:
+        bound = _bound_of_sample(images.sample, images, refs, seed) if below is None else below
+        refs = [replace(ref, below=bound) for ref in refs]
+    if isinstance(images, FolderImages):
+        refs = [ref for ref in refs if _is_sampled(ref, seed)]
+    if not refs:
+        raise InputError(f"images.path: {images.path} holds no {', '.join(kind.suffixes)} file: nothing to do")
+    size = images.shard_size if isinstance(images, FolderImages) else 1
+    yield from (tuple(refs[start : start + size]) for start in range(0, len(refs), size))
+
+
+def images_in(images: Images, ref: ImageRef) -> Iterator[ImageRef]:
+    """The images that a listed file holds before they are sampled, from names and headers only."""
+    return KINDS[images.kind].images_in(images, ref)
+
+
+def read_images(
+    images: Images, refs: Sequence[ImageRef], seed: int, keys: Collection[str] | None = None
+) -> Iterator[SourceImage | Rejected]:
+    """Yield the images of one unit in the order of their keys, or why one cannot be had.
+
+    With `keys` only those images are read, and no captions.
+    """
+    read = KINDS[images.kind].read
+    if isinstance(images, FolderImages) and not isinstance(images.path, Path):
+        for rows in read_ahead(lambda ref: list(read(images, ref, seed, keys)), refs):
+            yield from rows
+        return
+    for ref in refs:
+        yield from read(images, ref, seed, keys)
+
+
+def listed_images(run_dir: Place, unit: str) -> list[ImageRef]:
+    """A unit's frozen listing."""
+    return list(read_rows(run_dir / layout.listing("concepts", unit), ImageRef))
+
+
+def join_images(
+    images: Images, refs: Sequence[ImageRef], seed: int, wanted: Mapping[str, Found]
+) -> Iterator[tuple[SourceImage, Found] | Rejected]:
+    """Read a unit's images again, in the order of keys, and pair those that are wanted with what is known of them.
+
+    Each wanted image comes once: itself, or why it cannot be had any more.
+    """
+    left = dict(wanted)
+    lost: dict[str, Rejected] = {}
+    for image in read_images(images, refs, seed, wanted.keys()):
+        if image.key not in left:
+            continue  # an archive's rejects come again
+        if isinstance(image, Rejected):
+            lost[image.key] = image  # unless it is the second member of the image's name
+        else:
+            yield image, left.pop(image.key)
+    for key in sorted(left):
+        yield lost.get(key) or Rejected(key=key, reason=Reason.CHANGED, detail="the image is gone")
+
+
+def _bound_of_sample(sample: int, images: Images, refs: Sequence[ImageRef], seed: int) -> int:
+    """The bound below which exactly `sample` hashes lie, or all where there are fewer."""
+    hashes = (_hash(image, seed) for ref in refs for image in images_in(images, ref))
+    lowest = heapq.nsmallest(sample, hashes)
+    return lowest[-1] + 1 if lowest else 0
+
+
+def _is_sampled(image: ImageRef, seed: int) -> bool:
+    return not image.below or _hash(image, seed) < image.below
+
+
+def _hash(image: ImageRef, seed: int) -> int:
+    return hash64(seed, "sample", image.key) >> 1  # one bit less, to fit Parquet's signed 64-bit integers
+
+
+def _is_wanted(image: ImageRef, seed: int, keys: Collection[str] | None) -> bool:
+    return _is_sampled(image, seed) and (keys is None or image.key in keys)
+
+
+def _within(container_ref: ImageRef, name: str) -> ImageRef:
+    """An image in an archive or table."""
+    return replace(container_ref, uri=f"{container_ref.uri}/{name}")
+
+
+def _unreadable(images: Images, ref: ImageRef, error: OSError) -> Rejected:
+    """Reject a file.
+
+    Raises:
+        TransientError: it is the disk that is in trouble, or the store.
+    """
+    check_mounted(images.path, error)
+    return Rejected(key=ref.key, reason=Reason.UNREADABLE, detail=error.strerror or str(error))
+
+
+def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
+    data = read_bytes(place, MAX_IMAGE_BYTES + 1)
+    if len(data) > MAX_IMAGE_BYTES:
+        return Rejected(key=image.key, reason=Reason.TOO_LARGE, detail=f"more than {MAX_IMAGE_BYTES} bytes")
+    return data
+
+
+def _list_folder(images: FolderImages) -> list[ImageRef]:
+    """Files in a folder, each with a caption in a table or beside it."""
+    tables = [images.path / name for name in CAPTION_TABLES if is_file(images.path / name)]
+    captions = read_captions_table(tables[0]) if tables else {}
+    found = list_files(images.path, IMAGE_SUFFIXES)
+    return sorted((ImageRef(uri=uri, caption=captions.get(uri, b"")) for uri in found), key=attrgetter("key"))
+
+
+def _file_itself(_images: FolderImages, ref: ImageRef) -> Iterator[ImageRef]:
+    yield ref
+
+
+def _read_file(
+    images: FolderImages, ref: ImageRef, _seed: int, keys: Collection[str] | None
+) -> Iterator[SourceImage | Rejected]:
+    if keys is not None and ref.key not in keys:
+        return
+    place = child(images.path, ref.uri)
+    try:
+        data = _read_image_file(place, ref)
+        caption = None if keys is not None else ref.caption or caption_beside(place)
+    except OSError as error:
+        yield _unreadable(images, ref, error)
+        return
+    yield data if isinstance(data, Rejected) else SourceImage(uri=ref.uri, data=data, caption=caption)
+
+
+def _list_archives(images: ArchiveImages) -> list[ImageRef]:
+    """Tar archives: WebDataset's, with a `.txt` or `.json` of the same name, and SA-1B's."""
+    return [ImageRef(uri=uri) for uri in list_containers(images.path, ".tar")]
+
+
+def _images_in_archive(images: ArchiveImages, ref: ImageRef) -> Iterator[ImageRef]:
+    with open_local(container(images.path, ref.uri)) as file:
+        members, _ = index_members(file, ref.uri)
+    names = dict.fromkeys(_plain(images, member.name) for member in members)
+    return (_within(ref, name) for name in names if _is_image(name))
+
+
+def _read_archive(
+    images: ArchiveImages, ref: ImageRef, seed: int, keys: Collection[str] | None
+) -> Iterator[SourceImage | Rejected]:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_local(container(images.path, ref.uri)))
+            members, rejected = index_members(file, ref.uri)
+        except OSError as error:
+            yield _unreadable(images, ref, error)
+            return
+        yield from rejected
+        by_name: dict[str, Member] = {}
+        for member in members:
+            name = _plain(images, member.name)
+            if by_name.setdefault(name, member) is not member:
+                again = _within(ref, member.name).key
+                yield Rejected(key=again, reason=Reason.DUPLICATE_KEY, detail=f"again {name}, but for its ./")
+        found = {_within(ref, name): name for name in by_name if _is_image(name)}
+        for image in sorted(found, key=attrgetter("key")):
+            if _is_wanted(image, seed, keys):
+                caption = _archived_caption(images, file, by_name, found[image]) if keys is None else None
+                yield _read_image_member(file, by_name[found[image]], image, caption)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _plain(images: ArchiveImages, name: str) -> str:
+    """SA-1B's archives say `./sa_1.jpg`; the image is `sa_1.jpg`."""
+    return name.removeprefix("./") if isinstance(images, Sa1bImages) else name
+
+
+def _read_image_member(
+    file: BinaryIO, member: Member, image: ImageRef, caption: bytes | None
+) -> SourceImage | Rejected:
+    if not is_utf8(member.name):
+        return Rejected(key=image.key, reason=Reason.UNSUPPORTED, detail="a name that is not UTF-8")
+    if member.size_bytes > MAX_IMAGE_BYTES:
+        return Rejected(key=image.key, reason=Reason.TOO_LARGE, detail=f"{member.size_bytes} bytes")
+    return SourceImage(uri=image.uri, data=read_member(file, member), caption=caption)
+
+
+def _archived_caption(images: ArchiveImages, file: BinaryIO, by_name: Mapping[str, Member], name: str) -> bytes | None:
+    """The caption beside an image. SA-1B's JSON holds masks, some megabytes of them, and no caption: it is not read."""
+    stem = name.rpartition(".")[0]
+    if text := by_name.get(f"{stem}.txt"):
+        return read_start(file, text, MAX_CAPTION_BYTES)
+    record = by_name.get(f"{stem}.json")
+    if record is None or isinstance(images, Sa1bImages):
+        return None
+    return json_caption(read_start(file, record, MAX_JSON_BYTES))
+
+
+def _list_tables(images: ParquetImages) -> list[ImageRef]:
+    """Parquet files, as Hugging Face stores images: a column of `{bytes, path}`, of bytes, or of paths."""
+    refs = [ImageRef(uri=uri) for uri in list_containers(images.path, ".parquet")]
+    if refs:
+        _check_columns(images, container(images.path, refs[0].uri))
+    return refs
+
+
+def _check_columns(images: ParquetImages, place: Place) -> None:
+    try:
+        with open_parquet(place) as file:
+            found = file.schema_arrow.names
+    except (pa.ArrowException, OSError):
+        return  # who reads the images rejects the file, and goes on with the others
+    if missing := [name for name in _columns(images) if name not in found]:
+        key = "image_column" if missing[0] == images.image_column else "caption_column"
+        raise InputError(f"images.{key}: {place} has no column {missing[0]!r}, but {', '.join(found)[:200]}")
+
+
+def _columns(images: ParquetImages) -> list[str]:
+    return [images.image_column, *([images.caption_column] if images.caption_column else [])]
+
+
+def _images_in_table(images: ParquetImages, ref: ImageRef) -> Iterator[ImageRef]:
+    try:
+        with open_parquet(container(images.path, ref.uri)) as file:
+            rows = file.metadata.num_rows
+    except (pa.ArrowException, OSError):
+        rows = 0
+    return (_row_of(ref, row) for row in range(rows))
+
+
+def _row_of(ref: ImageRef, row: int) -> ImageRef:
+    """A row of a table, numbered with as many digits as keep the order of keys that of the rows."""
+    return _within(ref, f"{row:09d}")
+
+
+def _read_table(
+    images: ParquetImages, ref: ImageRef, seed: int, keys: Collection[str] | None
+) -> Iterator[SourceImage | Rejected]:
+    """Yield the images in the order of rows; damage ends the file and is rejected once."""
+    place = container(images.path, ref.uri)
+    try:
+        with open_parquet(place) as file:
+            if missing := [name for name in _columns(images) if name not in file.schema_arrow.names]:
+                yield Rejected(key=ref.key, reason=Reason.UNSUPPORTED, detail=f"no column {missing[0]}")
+                return
+            columns = _columns(images)[: 2 if keys is None else 1]
+            for group, numbers in enumerate(_row_numbers(file)):
+                rows = [_row_of(ref, number) for number in numbers]
+                wanted = [_is_wanted(row, seed, keys) for row in rows]
+                if any(wanted):
+                    found = compress(zip(rows, _cells(file, group, columns), strict=True), wanted)
+                    yield from (_image_of_row(images, place, row, cells) for row, cells in found)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError):
+            check_mounted(images.path, error)
+        detail = (str(error) or type(error).__name__).splitlines()[0]
+        yield Rejected(key=ref.key, reason=Reason.DAMAGED_ARCHIVE, detail=detail)
+
+
+def _row_numbers(file: pq.ParquetFile) -> list[range]:
+    """The numbers of the rows of each row group."""
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return [range(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)]
+
+
+def _cells(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[list[pa.Scalar]]:
+    """The cells of each row of a row group, some rows at a time, so that memory does not follow the group."""
+    for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
+        cells = [batch.column(name) for name in columns]
+        for row in range(batch.num_rows):
+            yield [column[row] for column in cells]
+
+
+def _image_of_row(images: ParquetImages, place: Place, row: ImageRef, cells: list[pa.Scalar]) -> SourceImage | Rejected:
+    data = _image_in_cell(images, place, row, cells[0].as_py())
+    if isinstance(data, Rejected):
+        return data
+    return SourceImage(uri=row.uri, data=data, caption=_caption_in_cell(cells[1].as_py()) if len(cells) > 1 else None)
+
+
+def _image_in_cell(images: ParquetImages, place: Place, row: ImageRef, value: Any) -> bytes | Rejected:
+    """The image itself, or the file beside the table that the cell names."""
+    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
+    if isinstance(data, bytes):
+        if len(data) > MAX_IMAGE_BYTES:
+            return Rejected(key=row.key, reason=Reason.TOO_LARGE, detail=f"{len(data)} bytes")
+        return data
+    if not isinstance(path, str) or not path:
+        return Rejected(key=row.key, reason=Reason.UNREADABLE, detail="the cell holds no image")
+    file = file_beside(place, path)
+    if file is None:
+        detail = "a path that leads out of the table's folder, or a URL"
+        return Rejected(key=row.key, reason=Reason.UNSUPPORTED, detail=detail)
+    try:
+        return _read_image_file(file, row)
+    except OSError as error:
+        return _unreadable(images, row, error)
+
+
+def _caption_in_cell(value: Any) -> bytes | None:
+    """A text, or the first of a list of texts."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogatepass")
+    return value[:MAX_CAPTION_BYTES] if isinstance(value, bytes) else None
+
+
+_ARCHIVES = ImageKind((".tar",), _list_archives, _images_in_archive, _read_archive)
+
+KINDS: Mapping[str, ImageKind] = {
+    "folder": ImageKind(IMAGE_SUFFIXES, _list_folder, _file_itself, _read_file),
+    "webdataset": _ARCHIVES,
+    "sa1b": _ARCHIVES,
+    "parquet": ImageKind((".parquet",), _list_tables, _images_in_table, _read_table),
+}

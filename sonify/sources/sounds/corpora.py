@@ -1,0 +1,315 @@
+"""Published corpora, as their archives unpack: AudioSet, FSD50K, BBC sound effects, ESC-50.
+
+Each has a table that names its recordings, of which everybody may have only some: a row without a file is refused as
+`missing`, and counted.
+"""
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any, TextIO
+
+from sonify.config import AudioSetSounds, BbcSounds, Esc50Sounds, Fsd50kSounds
+from sonify.errors import InputError
+from sonify.io.places import list_files, open_place
+from sonify.rows import Reason, SoundRef
+from sonify.sources.sounds.forms import SOUND_SUFFIXES, first_text, index_archive, refused_ref
+from sonify.sources.userfiles import list_containers
+from sonify.stores import Place
+
+# AudioSet's labels are CC BY 4.0; the sounds are other people's videos, under YouTube's terms unless each says
+# otherwise.
+AUDIOSET_LICENCE = "YouTube (research only, no redistribution)"
+_AUDIOSET_NAME = re.compile(r"Y?([A-Za-z0-9_-]{11})(?:_(\d+(?:\.\d+)?))?(?:_\d+(?:\.\d+)?)?")
+_SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
+BBC_TABLE = "BBCSoundEffects.csv"
+BBC_COLUMNS = ("location", "description", "secs", "category", "CDNumber", "CDName", "tracknum")
+BBC_LICENCE = "RemArc"  # personal use, education and research: https://sound-effects.bbcrewind.co.uk/licensing
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Ten seconds or less of a video; `labels` are ids of classes."""
+
+    youtube_id: str
+    start_sec: float
+    end_sec: float
+    labels: str
+
+    @property
+    def name(self) -> str:
+        """The segment's own name, by id and milliseconds."""
+        return f"{self.youtube_id}_{round(self.start_sec * 1000)}_{round(self.end_sec * 1000)}"
+
+
+def list_audioset(source: AudioSetSounds) -> list[SoundRef]:
+    """List every segment; those without a file, and lines that are none, are refused.
+
+    Files are named as the tools that fetch them do: `<id>.wav`, `Y<id>.wav`, `<id>_<start>.flac` in seconds or
+    milliseconds, `<id>_<start>_<end>.flac`; in a folder or in tar archives.
+
+    Raises:
+        InputError: a table is not one, or no segment has a file.
+    """
+    names = _read_labels(source.labels)
+
+    @cache
+    def describe(labels: str) -> str:
+        return ", ".join(names[label] for label in labels.split(",") if label in names)
+
+    by_id, refused = _find_sounds(source)
+    rows: list[SoundRef] = []
+    files: dict[str, str] = {}
+    for line, segment in _read_segments(source.segments):
+        if segment is None:
+            detail = "expected YTID, start_seconds, end_seconds, positive_labels"
+            refused.append(refused_ref(source.name, f"{source.segments.name}:{line}", Reason.UNREADABLE, detail))
+            continue
+        file = _file_of(segment, by_id.get(segment.youtube_id, ()))
+        if file is not None:
+            files[segment.name] = file
+        rows.append(_segment_ref(source.name, segment, describe(segment.labels)))
+    if rows and not any(row.text for row in rows):
+        raise InputError(f"audio.sources: {source.labels} has no name for any label in {source.segments}")
+    expected = f"{rows[0].recording.removeprefix('youtube/')}.wav" if rows else ""
+    return _with_files(rows, files, table=source.segments, folder=source.path, expected=expected) + refused
+
+
+def _segment_ref(source_name: str, segment: Segment, text: str) -> SoundRef:
+    return SoundRef(
+        corpus=source_name,
+        file=segment.name,
+        recording=f"youtube/{segment.youtube_id}",
+        text=text,
+        licence=AUDIOSET_LICENCE,
+        attribution=f"https://youtu.be/{segment.youtube_id}",
+    )
+
+
+def _find_sounds(source: AudioSetSounds) -> tuple[Mapping[str, Sequence[tuple[float | None, str]]], list[SoundRef]]:
+    """Files and archive members by YouTube id, with the start that their names say."""
+    files = [] if source.path.suffix.lower() == ".tar" else list_files(source.path, SOUND_SUFFIXES)
+    refused: list[SoundRef] = []
+    for uri in list_containers(source.path, ".tar"):
+        members, unreadable = index_archive(source.name, source.path, uri)
+        files += (f"{uri}/{member.name}" for member in members if member.name.lower().endswith(SOUND_SUFFIXES))
+        refused += unreadable
+    by_id: dict[str, list[tuple[float | None, str]]] = defaultdict(list)
+    for file in sorted(files):
+        if match := _AUDIOSET_NAME.fullmatch(_stem_of(file)):
+            by_id[match.group(1)].append((float(match.group(2)) if match.group(2) else None, file))
+    return by_id, refused
+
+
+def _file_of(segment: Segment, found: Sequence[tuple[float | None, str]]) -> str | None:
+    """The file with the segment's start in its name, in seconds or milliseconds, or else with none."""
+    starts = (int(segment.start_sec), segment.start_sec, segment.start_sec * 1000)
+    named = (file for start, file in found if start is not None and start in starts)
+    return next(named, None) or next((file for start, file in found if start is None), None)
+
+
+def _read_labels(table: Place) -> dict[str, str]:
+    try:
+        with _open_text(table, errors="strict") as file:
+            return {row["mid"]: row["display_name"].strip() for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError, csv.Error) as error:
+        raise InputError(
+            f"audio.sources: labels: {table}: expected AudioSet's class_labels_indices.csv (index,mid,display_name):"
+            f" {error}"
+        ) from error
+
+
+def _read_segments(table: Place) -> Iterator[tuple[int, Segment | None]]:
+    """Yield line numbers and segments; None is a line that is none. The head is three lines with `#`, one, or none."""
+    try:
+        with _open_text(table) as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            for row in reader:
+                if row and not row[0].startswith("#") and row[0] != "YTID":
+                    yield reader.line_num, _segment(row)
+    except (OSError, csv.Error) as error:
+        raise InputError(f"audio.sources: segments: {table} is no segment list: {error}") from error
+
+
+def _segment(row: Sequence[str]) -> Segment | None:
+    # labels that somebody wrote without quotes are further columns
+    youtube_id, start, end, *labels = (*row, "", "", "")[: max(len(row), 3)]
+    whole = _AUDIOSET_NAME.fullmatch(youtube_id) and len(youtube_id) == 11
+    if not (whole and _SECONDS.fullmatch(start) and _SECONDS.fullmatch(end) and any(labels)):
+        return None
+    return Segment(youtube_id, float(start), float(end), ",".join(label.strip() for label in labels))
+
+
+def list_fsd50k(source: Fsd50kSounds) -> list[SoundRef]:
+    """List the clips of the part (`eval` is meant for evaluation); those without a file are refused.
+
+    Raises:
+        InputError: a table is not there or not one, or no clip has a file.
+    """
+    parts = ("dev", "eval") if source.part == "both" else (source.part,)
+    return [ref for part in parts for ref in _list_fsd50k_part(source, part)]
+
+
+def _list_fsd50k_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
+    table = source.path / "FSD50K.ground_truth" / f"{part}.csv"
+    clips = source.path / "FSD50K.metadata" / f"{part}_clips_info_FSD50K.json"
+    try:
+        with _open_text(table, errors="strict") as file:
+            labels = {row["fname"]: row["labels"] for row in csv.DictReader(file)}
+        with open_place(clips) as file:
+            about = json.load(file)
+        folder = f"FSD50K.{part}_audio"
+        refs = [_fsd50k_ref(source.name, folder, name, of, about.get(name, {})) for name, of in labels.items()]
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError, csv.Error) as error:
+        raise InputError(
+            f"audio.sources: expected FSD50K's FSD50K.ground_truth/{table.name} (fname,labels,...) and"
+            f" FSD50K.metadata/{clips.name} (licence and uploader of each) in {source.path}: {error}"
+        ) from error
+    files = {file.rpartition(".")[0]: file for file in reversed(list_files(source.path, SOUND_SUFFIXES))}
+    return _with_files(refs, files, table=table, folder=source.path)
+
+
+def _fsd50k_ref(source_name: str, folder: str, name: str, labels: str, about: Mapping[str, Any]) -> SoundRef:
+    """Labels go from the leaf to the root. `name` is the number of the upload at Freesound."""
+    title, uploader, licence = (first_text(about, [field]) or "unknown" for field in ("title", "uploader", "license"))
+    return SoundRef(
+        corpus=source_name,
+        file=f"{folder}/{name}",
+        recording=f"freesound/{name}",
+        text=labels.replace("_", " ").replace(",", ", "),
+        licence=licence,
+        attribution=f"{title} by {uploader}, https://freesound.org/s/{name}/",
+    )
+
+
+def list_bbc(source: BbcSounds) -> list[SoundRef]:
+    """List every row of the table; those without a file are refused.
+
+    Raises:
+        InputError: the table is not there or not one, or no row has a file.
+    """
+    table = source.table or source.path / BBC_TABLE
+    refs = [_bbc_ref(source.name, location, description) for location, description in _read_bbc_table(table)]
+    files = {_stem_of(file): file for file in reversed(list_files(source.path, SOUND_SUFFIXES))}
+    return _with_files(refs, files, table=table, folder=source.path)
+
+
+def _bbc_ref(source_name: str, location: str, description: str) -> SoundRef:
+    name = _stem_of(location)
+    return SoundRef(
+        corpus=source_name,
+        file=name,
+        recording=f"bbc/{name}",
+        text=" ".join(_mended(description).split()),
+        licence=BBC_LICENCE,
+        attribution=f"BBC Sound Effects, {location}, bbc.co.uk – © BBC",
+    )
+
+
+def _read_bbc_table(table: Place) -> Iterator[tuple[str, str]]:
+    """Yield location and description, whether or not the table has a head."""
+    try:
+        with _open_text(table) as file:
+            rows = csv.reader(file)
+            first = next(rows, [])
+            _check_bbc_columns(table, first)
+            if tuple(first) != BBC_COLUMNS:
+                yield first[0].strip(), first[1]
+            yield from ((row[0].strip(), row[1]) for row in rows if len(row) > 1 and row[0].strip())
+    except (OSError, csv.Error) as error:
+        raise InputError(f"audio.sources: expected the BBC's {BBC_TABLE}, found none at {table}: {error}") from error
+
+
+def _check_bbc_columns(table: Place, first: Sequence[str]) -> None:
+    is_row = len(first) == len(BBC_COLUMNS) and first[0].strip().lower().endswith(".wav")
+    if tuple(first) != BBC_COLUMNS and not is_row:
+        raise InputError(
+            f"audio.sources: {table}: expected the columns {','.join(BBC_COLUMNS)}, with or without this head; found"
+            f" {','.join(first)[:200]}"
+        )
+
+
+def _mended(text: str) -> str:
+    """Undo UTF-8 that was once read as Latin-1; text that was not does not survive the way back, and stays."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
+    """List the rows of `meta/esc50.csv`.
+
+    Raises:
+        InputError: the table is not there, or not one.
+    """
+    table = source.path / "meta" / "esc50.csv"
+    try:
+        with _open_text(table, errors="strict") as file:
+            rows = list(csv.DictReader(file))
+        return list({row["filename"]: _esc50_ref(source, row) for row in rows}.values())
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError, TypeError, csv.Error) as error:
+        raise InputError(
+            f"audio.sources: expected ESC-50's meta/esc50.csv (filename, category, src_file, ...) in {source.path}:"
+            f" {error}"
+        ) from error
+
+
+def _esc50_ref(source: Esc50Sounds, row: dict[str, str]) -> SoundRef:
+    if row["filename"] in ("", ".", "..") or set("/\0") & set(row["filename"]):
+        raise InputError(f"audio.sources: {source.path}/meta/esc50.csv: {row['filename']!r} is no file name")
+    return SoundRef(
+        corpus=source.name,
+        file=f"audio/{row['filename']}",
+        # takes of one Freesound upload differ in the letter: 1-100210-A and 1-100210-B
+        recording=f"freesound/{row['src_file']}",
+        text=row["category"].replace("_", " "),
+        # per-clip licences stand in the corpus's LICENSE file as prose; the whole corpus is published as this
+        licence="CC-BY-NC-3.0",
+        attribution=f"freesound.org/s/{row['src_file']}, in ESC-50 (Piczak, 2015)",
+    )
+
+
+def _stem_of(file: str) -> str:
+    """A file's name without its folder and ending; it may begin with `-` and hold further dots."""
+    return PurePosixPath(file).stem
+
+
+def _with_files(
+    rows: Iterable[SoundRef], files: Mapping[str, str], *, table: Place, folder: Place, expected: str = ""
+) -> list[SoundRef]:
+    """Give the rows of a corpus' table their files, and refuse those that have none as `missing`.
+
+    A missing row keeps its name without an ending, so that its file, once it is there, is new input.
+
+    Args:
+        rows: with the name by which `files` knows them as `file`; of equal ones the first counts.
+        files: paths below the corpus' folder.
+        table: where the rows come from.
+        folder: the corpus' folder.
+        expected: a file name for the message, where it is not that of the first row.
+    """
+    refs: dict[str, SoundRef] = {}
+    for row in rows:
+        file = files.get(row.file)
+        ref = replace(row, file=file) if file else replace(row, refused=Reason.MISSING)
+        refs.setdefault(ref.file, ref)
+    if not refs:
+        raise InputError(f"audio.sources: {table} names no recording")
+    if all(ref.refused == Reason.MISSING for ref in refs.values()):
+        raise InputError(
+            f"audio.sources: none of the {len(refs):,} recordings in {table} is below {folder}: expected files such as"
+            f" {expected or next(iter(refs)) + '.wav'}"
+        )
+    return list(refs.values())
+
+
+def _open_text(table: Place, errors: str = "replace") -> TextIO:
+    """Open a corpus' table for `csv`."""
+    return io.TextIOWrapper(open_place(table), encoding="utf-8-sig", errors=errors, newline="")

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: argparse.Namespace) -> int:
     """`sonify run`, and the commands for single stages."""
-    from sonify.published.settings import adopt_settings
+    from sonify.dataset.render_from import adopt_settings
     from sonify.run import run
     from sonify.stages.table import COMMAND_STAGES, RENDERING
 
@@ -50,8 +50,8 @@ def _published(arguments: argparse.Namespace) -> list[str]:
 
 
 def _print_comparison(config: Config) -> None:
-    from sonify.published.compare import compare_with_published
-    from sonify.published.settings import adopt_settings
+    from sonify.dataset.compare import compare_with_published
+    from sonify.dataset.render_from import adopt_settings
 
     found = compare_with_published(adopt_settings(config))
     shards = found.shards_identical + found.shards_different + found.shards_absent
@@ -136,8 +136,8 @@ def gallery(arguments: argparse.Namespace) -> int:
 def publish(arguments: argparse.Namespace) -> int:
     """`sonify publish`."""
     require("huggingface_hub", "matplotlib", extra="publish")
-    from sonify.publish.publish import PublishOptions, publish, summary
-    from sonify.publish.push import push
+    from sonify.dataset.push import push
+    from sonify.dataset.write import PublishOptions, publish, summary
 
     if arguments.run_dir is None and not arguments.push:
         raise InputError("publish: expected a run to publish, or --push REPO to upload what --out holds already")

@@ -15,6 +15,8 @@ from typing import Any
 
 from sonify import layout
 from sonify.config import Audio, Config, Images
+from sonify.dataset.read import ClipsFile, verify_published
+from sonify.dataset.render_from import published_folder
 from sonify.engine.job import Stage
 from sonify.engine.plan import check_settings, iter_done, listed_units, withdraw_stage
 from sonify.engine.record import (
@@ -32,13 +34,10 @@ from sonify.io.commits import DamagedRecord, commit_files, parse_commit, read_co
 from sonify.io.places import files_below, for_each, read_whole
 from sonify.io.tables import read_rows, read_tables, write_rows
 from sonify.io.write import FileRecord, remove, write_atomically
-from sonify.published.reading import ClipsFile
-from sonify.published.scenes import refs_of
-from sonify.published.settings import published_folder
-from sonify.published.verified import verify_published
 from sonify.rows import ImageRef, SoundRef
 from sonify.sources.images import list_images
 from sonify.sources.sounds import list_sounds
+from sonify.stages.published import refs_of
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)

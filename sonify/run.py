@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sonify import layout
 from sonify.config import Config
+from sonify.dataset.render_from import adopt_settings
 from sonify.engine.job import Stage, Task
 from sonify.engine.lease import hold
 from sonify.engine.plan import Plan, check_settings, plan_stage
@@ -25,7 +26,6 @@ from sonify.errors import DiskFull, InputError, WorkError
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, take_answers
-from sonify.published.settings import adopt_settings
 from sonify.rows import NOT_FAULTS, Reason
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of

@@ -28,9 +28,9 @@ import yaml
 
 from sonify import run
 from sonify.config import Config, WebDatasetSounds, make_config
+from sonify.dataset.write import PublishOptions, publish
 from sonify.errors import InputError
 from sonify.io.places import load_array
-from sonify.publish.publish import PublishOptions, publish
 from sonify.report.gallery import build_gallery
 from sonify.rows import Reason
 from sonify.sources.captions import json_caption
@@ -108,17 +108,17 @@ TESTS = {
     13: (
         "tests/report/test_gallery.py::test_hostile_text_is_inert_in_the_data_files",
         "tests/report/test_gallery.py::test_hostile_text_is_shown_as_it_is",
-        "tests/publish/test_attribution.py::test_text_of_others_does_nothing",
-        "tests/publish/test_card.py::test_words_of_others_do_nothing",
+        "tests/dataset/test_licences.py::test_text_of_others_does_nothing",
+        "tests/dataset/test_card.py::test_words_of_others_do_nothing",
         "tests/report/test_leakage.py::test_a_line_end_in_a_name_makes_no_line_of_the_list",
     ),
     14: ("tests/engine/test_on_ray.py::test_rows_that_kill_their_worker_are_found_and_rejected",),
     15: (
-        "tests/published/test_reading.py::test_a_changed_file_is_noticed",
-        "tests/published/test_reading.py::test_files_of_other_names_are_refused",
-        "tests/published/test_reading.py::test_other_columns_are_refused",
-        "tests/published/test_reading.py::test_rows_that_nobody_publishes_are_refused",
-        "tests/published/test_settings.py::test_a_record_names_no_file_that_is_opened_here",
+        "tests/dataset/test_read.py::test_a_changed_file_is_noticed",
+        "tests/dataset/test_read.py::test_files_of_other_names_are_refused",
+        "tests/dataset/test_read.py::test_other_columns_are_refused",
+        "tests/dataset/test_read.py::test_rows_that_nobody_publishes_are_refused",
+        "tests/dataset/test_render_from.py::test_a_record_names_no_file_that_is_opened_here",
     ),
     16: (
         f"{HERE}::test_a_password_in_a_configuration_is_refused_and_not_printed",
@@ -139,9 +139,9 @@ TESTS = {
         "tests/sources/test_remote.py::test_a_store_that_is_gone_is_transient_and_says_no_secret",
     ),
     21: (
-        "tests/publish/test_publish.py::test_no_place_of_the_machine_is_in_it",
-        "tests/publish/test_record.py::test_it_holds_no_place_no_address_and_no_secret",
-        "tests/publish/test_push.py::test_a_wrong_token_is_refused_and_not_repeated",
+        "tests/dataset/test_write.py::test_no_place_of_the_machine_is_in_it",
+        "tests/dataset/test_about.py::test_it_holds_no_place_no_address_and_no_secret",
+        "tests/dataset/test_push.py::test_a_wrong_token_is_refused_and_not_repeated",
     ),
     22: (f"{HERE}::test_a_ray_of_ours_listens_on_loopback_only_and_logs_no_key",),
     23: (

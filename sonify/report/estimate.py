@@ -7,12 +7,12 @@ from math import ceil
 from statistics import mean
 
 from sonify.config import Audio, Config, Features, Images
+from sonify.dataset.render_from import published_folder
 from sonify.engine.plan import Plan
 from sonify.engine.record import StageRecord, read_record
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound, read_header
 from sonify.prepare import RECORDINGS_IN_UNIT
-from sonify.published.settings import published_folder
 from sonify.rows import ImageRef, SoundRef, SourceImage
 from sonify.sources.images import images_in, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound

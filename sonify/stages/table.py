@@ -22,10 +22,10 @@ from sonify.config import (
 )
 from sonify.engine.job import Stage
 from sonify.io.places import read_whole
-from sonify.published import adopt, copies, scenes
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
-from sonify.stages import checks, concepts, embeddings, features, pair, pool, render, vlm_concepts
+from sonify.stages import checks, concepts, copies, embeddings, features, pair, pool, render, vlm_concepts
+from sonify.stages.published import load_pairs, load_scenes
 from sonify.stores import Place
 from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of, model_name
 from sonify.vlm.checking import CHECK_VERSION
@@ -101,7 +101,7 @@ def _published_stages(config: Config, published: Published, pick: Pick) -> tuple
         version=1,
         listing="concepts",
         settings=of_folder | pick("images.kind", "images.path"),
-        load=lambda: scenes.load(config),
+        load=lambda: load_scenes(config),
     )
     compared = Stage(
         name="copies",
@@ -120,7 +120,7 @@ def _published_stages(config: Config, published: Published, pick: Pick) -> tuple
         | pick("published.missing", "mix.max_gain_db")
         | {"images.exclude": _content(config.images.exclude)}
         | (drawn if repairs else {}),
-        load=lambda: adopt.load(config),
+        load=lambda: load_pairs(config),
         **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
         check=lambda: copies.check_copies(config),
         upstream=(found.key,),

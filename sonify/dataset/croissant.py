@@ -1,0 +1,149 @@
+"""croissant.json: what the tables are, for programs; MLCommons' Croissant 1.0.
+
+Source: https://docs.mlcommons.org/croissant/docs/croissant-spec.html
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import mlcroissant
+import pyarrow as pa
+
+from sonify.dataset.card import name_of
+from sonify.dataset.format import (
+    AUDIO,
+    CLIPS,
+    DATA,
+    SHARDS,
+    PublishedClip,
+    PublishedPair,
+    PublishedRecord,
+    PublishedShard,
+)
+from sonify.io.tables import schema_of
+
+CROISSANT = "croissant.json"
+_VERSION = "http://mlcommons.org/croissant/1.0"
+_PARQUET = "application/x-parquet"
+_TYPES = {pa.string(): "sc:Text", pa.int64(): "sc:Integer", pa.float64(): "sc:Float", pa.bool_(): "sc:Boolean"}
+_ABOUT = {
+    "pairs": "A row for each image and scene: what is heard, from which clips, and how loud.",
+    "clips": "A row for each clip that is heard: where it comes from and under what licence. The format has no type for"
+    " bytes: the column `fingerprint` is not listed.",
+    "shards": "A row for each rendered archive, to compare a rendering with.",
+    "audio": "A row for each scene: its sound, as FLAC.",
+}
+
+
+def write_croissant(out: Path, record: PublishedRecord, licence: str) -> None:
+    """Describe a folder in which the tables lie.
+
+    When, where and as which version it is published is not known here, and not said; nor does any paper describe this
+    dataset (`citeAs`): the one that is named describes the method.
+    """
+    with_audio = (out / AUDIO).is_dir()
+    described = {
+        "@context": _context(),
+        "@type": "sc:Dataset",
+        "conformsTo": _VERSION,
+        "name": name_of(record),
+        "description": "Soundscapes for images, as metadata: which recordings are heard in which image, and how loud."
+        " Made by sonify after the paper Seeing Sound (arXiv 2501.05413).",
+        "license": licence,
+        "distribution": [
+            _file_set("pairs", f"{DATA}/*.parquet"),
+            _file_set("clips", f"{CLIPS}/*.parquet"),
+            _file_object("shards", out, SHARDS),
+            *([_file_set("audio", f"{AUDIO}/*.parquet")] if with_audio else []),
+        ],
+        "recordSet": [
+            _record_set("pairs", PublishedPair, {"fileSet": {"@id": "pairs-files"}}, ["image", "scene"]),
+            _record_set("clips", PublishedClip, {"fileSet": {"@id": "clips-files"}}, ["clip"]),
+            _record_set("shards", PublishedShard, {"fileObject": {"@id": "shards-files"}}, ["path"]),
+            *([_audio_records()] if with_audio else []),
+        ],
+    }
+    text = json.dumps(described, indent=2, ensure_ascii=False)
+    (out / CROISSANT).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def _context() -> Any:
+    """The context that the specification gives, word for word: consumers compare it."""
+    version = mlcroissant.Context(conforms_to=_VERSION)  # pyright: ignore[reportArgumentType] - an address will do
+    return mlcroissant.Metadata(ctx=version).to_json()["@context"]
+
+
+def _file_set(name: str, pattern: str) -> dict[str, Any]:
+    """Files below the folder that holds croissant.json."""
+    return {
+        "@type": "cr:FileSet",
+        "@id": f"{name}-files",
+        "name": f"{name}-files",
+        "description": _ABOUT[name],
+        "encodingFormat": _PARQUET,
+        "includes": pattern,
+    }
+
+
+def _file_object(name: str, out: Path, path: str) -> dict[str, Any]:
+    data = (out / path).read_bytes()
+    return {
+        "@type": "cr:FileObject",
+        "@id": f"{name}-files",
+        "name": f"{name}-files",
+        "description": _ABOUT[name],
+        "encodingFormat": _PARQUET,
+        "contentUrl": path,
+        "contentSize": f"{len(data)} B",
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def _record_set(name: str, row_type: type, source: dict[str, Any], key: list[str]) -> dict[str, Any]:
+    fields = [_field(name, field, source) for field in schema_of(row_type) if not pa.types.is_binary(field.type)]
+    return _records(name, key, fields)
+
+
+def _audio_records() -> dict[str, Any]:
+    source = {"fileSet": {"@id": "audio-files"}}
+    names = [_field("audio", pa.field(name, pa.string()), source) for name in ("image", "scene")]
+    return _records("audio", ["image", "scene"], [*names, _sound(source)])
+
+
+def _sound(source: dict[str, Any]) -> dict[str, Any]:
+    """The bytes of a file, inside a column of files."""
+    taken = source | {"extract": {"column": "audio"}, "transform": {"jsonPath": "bytes"}}
+    identity = {"@type": "cr:Field", "@id": "audio/audio", "name": "audio"}
+    return identity | {"dataType": "sc:AudioObject", "source": taken}
+
+
+def _records(name: str, key: list[str], fields: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": _ABOUT[name],
+        "key": [{"@id": f"{name}/{column}"} for column in key],
+        "field": fields,
+    }
+
+
+def _field(parent: str, field: pa.Field, source: dict[str, Any]) -> dict[str, Any]:
+    """A column: plain, a list, or a list of rows, of which each column is read by its path."""
+    described = {"@type": "cr:Field", "@id": f"{parent}/{field.name}", "name": field.name}
+    listed = pa.types.is_list(field.type)
+    of = field.type.value_type if listed else field.type
+    repeated = {"repeated": True} if listed else {}
+    if not pa.types.is_struct(of):
+        column = {"dataType": _TYPES[of], "source": source | {"extract": {"column": field.name}}}
+        return described | repeated | column
+    inner = [_inner_field(described["@id"], one, source, field.name) for one in of]
+    return described | repeated | {"subField": inner}
+
+
+def _inner_field(parent: str, field: pa.Field, source: dict[str, Any], column: str) -> dict[str, Any]:
+    taken = source | {"extract": {"column": column}, "transform": {"jsonPath": field.name}}
+    identity = {"@type": "cr:Field", "@id": f"{parent}/{field.name}", "name": field.name}
+    return identity | {"dataType": _TYPES[field.type], "source": taken}

@@ -1,0 +1,165 @@
+"""The form of a published folder, written and read: a row a scene, a clip, a shard; how all were made; checksums.
+
+DIR/data/<split>-<unit>.parquet    PublishedPair
+DIR/clips/<unit>.parquet           PublishedClip, of the clips that are heard
+DIR/shards/shards.parquet          PublishedShard
+DIR/sonify.json                    PublishedRecord
+DIR/checksums.sha256               of all other files, as `sha256sum` writes them
+DIR/audio/<split>-<unit>.parquet   image, scene and sound, only where it was asked for and every licence allows it
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sonify import layout
+from sonify.rows import SourceClip
+
+DATA = "data"
+CLIPS = "clips"
+AUDIO = "audio"
+SHARDS = "shards/shards.parquet"
+RECORD = "sonify.json"
+CHECKSUMS = "checksums.sha256"
+FORMAT = 1
+
+_UNIT = "([A-Za-z0-9_-]{1,100})"
+DATA_FILE = re.compile(rf"{DATA}/({'|'.join(layout.SPLITS)})-{_UNIT}\.parquet")
+CLIPS_FILE = re.compile(rf"{CLIPS}/{_UNIT}\.parquet")
+_CHECKSUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPair:
+    """A row of `pairs/` with what rendering did to it, and under what conditions it may be used.
+
+    `conditions` are the union over its clips and its image; `contradictions` say which of them exclude each other.
+    `image_licence` is what the publisher said of the image.
+    """
+
+    image: str
+    image_uri: str
+    image_sha256: str
+    width: int
+    height: int
+    split: str
+    scene: str
+    caption: str
+    medium: str
+    check_answer: str
+    sources: tuple[SourceClip, ...]
+    mix_gain_db: float
+    peak_dbfs: float
+    mix_sha256: str
+    image_licence: str
+    conditions: tuple[str, ...]
+    contradictions: tuple[str, ...]
+    redistributable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedClip:
+    """A row of `pool/clips` that some scene uses, with the conditions of its licence.
+
+    `fingerprint` tells a transcode of the clip from another sound; see `sonify.media.fingerprint`.
+    """
+
+    clip: str
+    recording: str
+    corpus: str
+    file: str
+    start_sec: float
+    duration_sec: float
+    loudness_lufs: float
+    peak_dbfs: float
+    text: str
+    licence: str
+    attribution: str
+    split: str
+    sha256: str
+    conditions: tuple[str, ...]
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedShard:
+    """A rendered archive, so that another rendering can be compared; `complete` where no row of it was left out."""
+
+    path: str
+    split: str
+    unit: str
+    size_bytes: int
+    sha256: str
+    samples: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Counts over what is published. Mappings with numbers as keys have them as text: they are written as JSON."""
+
+    images: Mapping[str, int]  # by split
+    scenes: Mapping[str, int]  # by split
+    concepts: Mapping[str, int]  # how often each of the 1,000 most frequent is heard, most often first
+    distinct_concepts: int
+    sources_in_scene: Mapping[str, int]  # scenes by their number of sources
+    copies: Mapping[str, int]  # sources by `SourceClip.copy`
+    target_lufs: Mapping[str, int]  # sources by target loudness, in steps of 0.5 LU, named by the lower end
+    clip_uses: Mapping[str, int]  # clips by how often they are heard
+    clips: Mapping[str, int]  # by corpus
+    recordings: Mapping[str, int]  # by corpus
+    licences: Mapping[str, int]  # clips by licence as the corpora write it
+    conditions: Mapping[str, int]  # scenes by their conditions, joined by " + "; "none" where there are none
+    contradictions: Mapping[str, int]  # scenes by contradiction
+    redistributable: int  # scenes
+    left_out: Mapping[str, int]  # scenes by reason: "excluded", "licence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRecord:
+    """How the dataset was made: `DIR/sonify.json`.
+
+    `config` is the resolved configuration without places of the publisher's machine; `models` and `versions` are those
+    of run.json; `prompts` are the words that models were asked, by extractor. `rendered_from` is the sha256 of the
+    checksums of the dataset that the run rendered again, and empty for a run of one's own.
+    """
+
+    format: int
+    scenes: tuple[str, ...]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    models: Mapping[str, str]
+    prompts: Mapping[str, str]
+    rendered_from: str
+    statistics: Statistics
+
+
+def data_file(split: str, unit: str) -> str:
+    """Where the scenes of a unit lie."""
+    return f"{DATA}/{split}-{unit}.parquet"
+
+
+def clips_file(unit: str) -> str:
+    """Where those clips of a unit of the pool lie that are heard."""
+    return f"{CLIPS}/{unit}.parquet"
+
+
+def write_checksums(files: Mapping[str, str]) -> bytes:
+    """Names and their sha256 as `sha256sum` writes them."""
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in files.items()).encode()
+
+
+def read_checksums(data: bytes) -> dict[str, str]:
+    """The sha256 of each name in such a list.
+
+    Raises:
+        ValueError: a line is none of such a list; says which.
+    """
+    files: dict[str, str] = {}
+    for line in data.decode("utf-8", "replace").splitlines():
+        match = _CHECKSUM.fullmatch(line)
+        if match is None:
+            raise ValueError(f"expected a sha256 and a name in each line, found {line[:100]!r}")
+        files[match[2]] = match[1]
+    return files

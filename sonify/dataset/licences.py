@@ -1,0 +1,188 @@
+"""What licences ask for, which of that excludes each other, and who is to be credited.
+
+Corpora write licences in many ways: the address of a deed, an SPDX name, Freesound's words. What is not recognised as a
+whole is `unknown`, which allows nothing. This sorts; it is no legal advice.
+"""
+
+import re
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+from sonify.dataset.format import AUDIO
+from sonify.dataset.markdown import escape
+from sonify.errors import InputError
+
+BY = "BY"
+NC = "NC"
+SA = "SA"  # of the family of BY-SA, whose works stay usable commercially
+NC_SA = "NC-SA"  # of the family of BY-NC-SA, which excludes just that
+ND = "ND"
+RESEARCH_ONLY = "research only"
+NO_REDISTRIBUTION = "no redistribution"
+UNKNOWN = "unknown"
+CONDITIONS = (BY, NC, SA, NC_SA, ND, RESEARCH_ONLY, NO_REDISTRIBUTION, UNKNOWN)
+
+_FORBIDDING = frozenset({ND, RESEARCH_ONLY, NO_REDISTRIBUTION, UNKNOWN})
+SA1B_LICENCE = "SA-1B Dataset Research License"
+
+# Freesound's Sampling+ allows to transform commercially but not to advertise, and whole copies without profit only.
+_SAMPLING_PLUS = frozenset({BY, NC})
+_NAMED = {
+    "public domain": frozenset[str](),
+    "public domain mark": frozenset[str](),
+    "mark": frozenset[str](),
+    "publicdomain": frozenset[str](),
+    "pdm": frozenset[str](),
+    "pddl": frozenset[str](),
+    "unlicense": frozenset[str](),
+    "cc0": frozenset[str](),
+    "cc0 public domain": frozenset[str](),
+    "cc0 cc0 public domain": frozenset[str](),  # the deed's own title
+    "zero": frozenset[str](),
+    "mit": frozenset({BY}),
+    "apache": frozenset({BY}),
+    "odc by": frozenset({BY}),
+    "cdla permissive": frozenset({BY}),
+    "sampling+": _SAMPLING_PLUS,
+    "sampling plus": _SAMPLING_PLUS,
+    "nc sampling+": _SAMPLING_PLUS,
+    "nc sampling plus": _SAMPLING_PLUS,
+    "all rights reserved": frozenset({NO_REDISTRIBUTION}),
+    # https://sound-effects.bbcrewind.co.uk/licensing
+    "remarc": frozenset({BY, NC, RESEARCH_ONLY, NO_REDISTRIBUTION}),
+    "youtube research only no redistribution": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
+    # https://ai.meta.com/datasets/segment-anything/
+    "sa 1b": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
+    "sa 1b dataset research": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
+}
+_DEED = re.compile(
+    r"https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/([a-z+-]+)"
+    r"(?:/\d\.\d)?(?:/[a-z]{2,3})?(?:/(?:deed|legalcode)(?:\.[a-z_-]{2,7})?)?/?"
+)
+# Longer ways to say the same; what is left of a name are its parts.
+_WORDS = (
+    (re.compile(r"\bcreative commons(?: 0| zero)\b|\bcc[ -](?:0|zero)\b"), "cc0"),
+    (re.compile(r"\bcreative commons\b|\bcc\b"), " "),
+    (re.compile(r"\bnon[ -]?commercial\b"), "nc"),
+    (re.compile(r"\bshare[ -]?alike\b"), "sa"),
+    (re.compile(r"\bno[ -]?deriv(?:ative)?s?(?: works)?\b"), "nd"),
+    (re.compile(r"\battribution\b"), "by"),
+    (re.compile(r"\blicen[cs]e\b|\binternational\b|\bunported\b|\bgeneric\b|\buniversal\b|\bdedication\b"), " "),
+    (re.compile(r"(?<![a-z0-9])v?\d\.\d(?![a-z0-9])"), " "),
+    (re.compile(r"[\s_,()-]+"), " "),
+)
+MAX_LICENCE_CHARS = 200
+
+ATTRIBUTION = "ATTRIBUTION.md"
+LONGEST_CREDIT = 2000  # names and links are never as long; what is longer is no credit
+_HEAD = """# Attribution
+
+The recordings that are heard in this dataset, by corpus and licence as the corpora state them.
+"""
+_WITH_AUDIO = "What is in this folder of them are their mixes, in `audio`.\n"
+_WITHOUT_AUDIO = "None of them is in this folder.\n"
+
+
+@lru_cache(maxsize=4096)  # a corpus has few licences, and very many clips
+def conditions_of(licence: str) -> frozenset[str]:
+    """The conditions, of `CONDITIONS`, under which a licence lets its work be used; none for the public domain."""
+    text = " ".join(licence.lower().split())
+    if len(text) > MAX_LICENCE_CHARS:
+        return frozenset({UNKNOWN})
+    deed = _DEED.fullmatch(text)
+    if deed:
+        text = deed.group(1)
+    for pattern, word in _WORDS:
+        text = pattern.sub(word, text)
+    text = text.strip()
+    return _NAMED[text] if text in _NAMED else _creative_commons(text.split())
+
+
+def _creative_commons(parts: Collection[str]) -> frozenset[str]:
+    """`by`, with or without `nc` and one of `sa` and `nd`."""
+    found = frozenset(parts)
+    if "by" not in found or found - {"by", "nc", "sa", "nd"} or {"sa", "nd"} <= found or len(found) < len(parts):
+        return frozenset({UNKNOWN})
+    family = {"sa": NC_SA if "nc" in found else SA, "nd": ND}
+    return frozenset(
+        {BY} | ({NC} & {part.upper() for part in found}) | {family[part] for part in found & family.keys()}
+    )
+
+
+def contradictions(conditions: Collection[str]) -> tuple[str, ...]:
+    """What of the conditions of a mix excludes each other; a mix is a derivative of all that is heard in it."""
+    found: list[str] = []
+    if SA in conditions and NC_SA in conditions:
+        found.append("BY-SA with BY-NC-SA")
+    elif SA in conditions and NC in conditions:
+        found.append("BY-SA with NC")
+    if ND in conditions:
+        found.append("ND in a mix")
+    return tuple(found)
+
+
+def obstacles(conditions: Collection[str]) -> tuple[str, ...]:
+    """Why a work under these conditions must not be passed on; empty where it may be."""
+    forbidding = [one for one in CONDITIONS if one in conditions and one in _FORBIDDING - {ND}]
+    return (*forbidding, *contradictions(conditions))
+
+
+def redistributable(conditions: Collection[str]) -> bool:
+    """Whether a work under these conditions may be passed on, under the same conditions."""
+    return not obstacles(conditions)
+
+
+def in_order(conditions: Collection[str]) -> tuple[str, ...]:
+    """Conditions in the order of `CONDITIONS`."""
+    return tuple(one for one in CONDITIONS if one in conditions)
+
+
+def allow_only(chosen: Sequence[str], in_use: Collection[str]) -> Callable[[str], bool]:
+    """What `--only-licences` allows: licences by their conditions, and those that it names as the corpora write them.
+
+    Raises:
+        InputError: a word is neither a condition nor a licence that is known or in use.
+    """
+    known = {condition.lower(): condition for condition in CONDITIONS}
+    allowed: set[str] = set()
+    for word in chosen:
+        if word.lower() in known:
+            allowed.add(known[word.lower()])
+        elif UNKNOWN not in conditions_of(word):
+            allowed |= conditions_of(word)
+        elif word not in in_use:
+            raise InputError(
+                f"--only-licences {word}: expected any of {', '.join(CONDITIONS)}, a Creative Commons licence or one"
+                f" that is in use here ({', '.join(sorted(in_use))[:300]})"
+            )
+    return lambda licence: licence in chosen or conditions_of(licence) <= allowed
+
+
+def write_attribution(out: Path, clips: Iterable[tuple[str, str, str, str, str, str]]) -> None:
+    """Write a line for each recording from clips' (corpus, recording, file, text, licence, attribution), in any order.
+
+    A recording that is credited in two ways has two lines: no credit is lost. Memory does not follow the clips.
+    """
+    with sqlite3.connect("") as spool, (out / ATTRIBUTION).open("w", encoding="utf-8", newline="\n") as file:
+        spool.execute("CREATE TABLE clip (corpus, recording, file, text, licence, attribution)")
+        spool.executemany("INSERT INTO clip VALUES (?, ?, ?, ?, ?, ?)", clips)
+        rows = spool.execute(
+            "SELECT corpus, licence, recording, min(file), min(text), attribution FROM clip"
+            " GROUP BY corpus, licence, recording, attribution ORDER BY 1, 2, 3, 6"
+        )
+        file.write(_HEAD + (_WITH_AUDIO if (out / AUDIO).is_dir() else _WITHOUT_AUDIO))
+        for corpus, of_corpus in groupby(rows, key=lambda row: row[0]):
+            file.write(f"\n## {escape(corpus)}\n")
+            for licence, of_licence in groupby(of_corpus, key=lambda row: row[1]):
+                file.write(f"\n### {escape(licence)}\n\n")
+                file.writelines(_line(*row[2:]) for row in of_licence)
+
+
+def _line(recording: str, name: str, text: str, attribution: str) -> str:
+    """`name` is the file in the corpus; a recording that has no public id is named by it."""
+    shown = escape(recording, longest=500) if recording else escape(name, longest=500)
+    credit = escape(attribution, longest=LONGEST_CREDIT) or "no attribution given"
+    return f"- {shown}: {escape(text)} ({credit})\n" if text else f"- {shown} ({credit})\n"

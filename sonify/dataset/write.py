@@ -1,0 +1,351 @@
+"""`sonify publish`: a finished run as a dataset of metadata, from which anyone who has the input renders it again."""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sonify import layout
+from sonify.config import Config
+from sonify.dataset.about import Tally, make_record, record_json
+from sonify.dataset.committed import CommittedUnit, Pool, Scene, committed_tables, finished_stages, rendered_images
+from sonify.dataset.format import (
+    AUDIO,
+    CLIPS,
+    DATA,
+    RECORD,
+    SHARDS,
+    PublishedClip,
+    PublishedPair,
+    PublishedRecord,
+    PublishedShard,
+    clips_file,
+    data_file,
+)
+from sonify.dataset.licences import (
+    SA1B_LICENCE,
+    UNKNOWN,
+    allow_only,
+    conditions_of,
+    contradictions,
+    in_order,
+    redistributable,
+    write_attribution,
+)
+from sonify.dataset.sealed import files_of, new_folder
+from sonify.engine.plan import Plan
+from sonify.engine.record import config_of_run, require_record
+from sonify.errors import InputError, WorkError
+from sonify.installed import require
+from sonify.io.places import open_local, stems
+from sonify.io.tables import read_columns, read_tables, write_rows
+from sonify.io.tars import iter_files, read_member
+from sonify.io.write import digest_open
+from sonify.rows import Pair, Render
+from sonify.run import open_run
+from sonify.sources.userfiles import exclusion_names, read_exclusions
+from sonify.stores import Place
+
+log = logging.getLogger(__name__)
+
+# Some 10 MB of sound: what a reader of one row has to fetch.
+ROWS_IN_GROUP = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOptions:
+    """What goes out.
+
+    Attributes:
+        only_licences: conditions or licences; an image goes out if all that is used in its scenes asks for no more.
+        exclude: a list of images, recordings or clips that must not go out, as for `images.exclude` and
+            `audio.exclude`.
+        with_audio: whether the rendered sounds go out as well.
+        image_licence: the licence of all images.
+        licence: that of the metadata, for the card.
+    """
+
+    only_licences: tuple[str, ...] = ()
+    exclude: Place | None = None
+    with_audio: bool = False
+    image_licence: str = UNKNOWN
+    licence: str = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What was written where."""
+
+    folder: Path
+    record: PublishedRecord
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What goes out: nothing that is excluded, and where `allows` is given only what it allows of licences."""
+
+    pool: Pool
+    excluded: frozenset[str]
+    image_licence: str
+    allows: Callable[[str], bool] | None
+
+    def why_left_out(self, scenes: Sequence[Scene]) -> str | None:
+        """Why an image stays here with all its scenes, if it does."""
+        first = scenes[0][0]
+        clips = {source.clip for pair, _ in scenes for source in pair.sources}
+        named = self.excluded & exclusion_names(first.image, first.image_uri, first.image_sha256)
+        self.pool.named.update(named)
+        if named or any(self.pool.is_excluded(clip) for clip in clips):
+            return "excluded"
+        return "licence" if self.allows and not all(map(self.allows, self.licences_of(clips))) else None
+
+    def licences_of(self, clips: Iterable[str]) -> set[str]:
+        """Those of a mix of these clips, and of its image."""
+        return {self.image_licence, *map(self.pool.licence_of, clips)}
+
+
+def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions()) -> Publication:
+    """Write a finished run as a dataset folder; the same run and options give the same bytes.
+
+    Raises:
+        InputError: the run is not finished, an option fits nothing, or `out` is something else.
+        WorkError: something of the run is damaged, or the disk is full.
+    """
+    _check_tools(options)
+    _check_beside(run_dir, out)
+    config = config_of_run(run_dir)
+    with open_run(run_dir):
+        stages = finished_stages(config)
+        with new_folder(out) as folder:
+            record = _write(folder, config, stages, options)
+    sizes = [(out / name).stat().st_size for name in files_of(out)]
+    return Publication(folder=out, record=record, files=len(sizes), size_bytes=sum(sizes))
+
+
+def summary(made: Publication) -> str:
+    """What went out, what did not, and what of it may be passed on as sound."""
+    statistics = made.record.statistics
+    scenes = sum(statistics.scenes.values())
+    left_out = "".join(f", {n:,} left out ({reason})" for reason, n in statistics.left_out.items() if n)
+    unknown = sum(n for conditions, n in statistics.conditions.items() if UNKNOWN in conditions)
+    hint = f": {unknown:,} have an unknown licence; --image-licence says that of the images" if unknown else ""
+    return f"{scenes:,} scenes{left_out}; {statistics.redistributable:,} may be passed on as sound{hint}"
+
+
+def _check_tools(options: PublishOptions) -> None:
+    require("huggingface_hub", "matplotlib", "mlcroissant", extra="publish")
+    from sonify.dataset.card import check_licence  # noqa: PLC0415 - of the extra `publish`
+
+    check_licence(options.licence)
+
+
+def _check_beside(run_dir: Place, out: Path) -> None:
+    """A run clears and lists its own folders: nothing else lies in them."""
+    if not isinstance(run_dir, Path):
+        return
+    run, published = (os.path.realpath(place) for place in (run_dir, out))
+    if os.path.commonpath([run, published]) in (run, published):
+        raise InputError(f"--out {out}: expected a folder beside the run {run_dir}, neither in it nor around it")
+
+
+def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: PublishOptions) -> PublishedRecord:
+    tally = Tally()
+    rules = _rules(config, stages["pool"], options)
+    shards = _write_scenes(folder, config, stages, rules, tally)
+    if unnamed := sorted(rules.excluded - rules.pool.named):
+        log.warning(
+            "--exclude: %s of %s lines name nothing in this run, such as %r",
+            f"{len(unnamed):,}",
+            f"{len(rules.excluded):,}",
+            unnamed[0],
+        )
+    if options.with_audio:
+        _refuse_audio(tally.obstacles, tally.scenes.total(), rules.image_licence)
+        _write_audio(folder, config.run_dir, shards, config.audio.sample_rate)
+    log.info("%s scenes go out; describing the clips that are heard in them", f"{tally.scenes.total():,}")
+    _write_clips(folder, rules.pool, config.audio.sample_rate, tally)
+    _write_table(folder / SHARDS, PublishedShard, sorted(shards, key=lambda shard: shard.path))
+    write_attribution(folder, _credits_of(folder))
+    statistics = tally.statistics()
+    record = make_record(config, require_record(config.run_dir), statistics)
+    (folder / RECORD).write_bytes(record_json(record))
+    _describe(folder, record, options.licence)
+    return record
+
+
+def _rules(config: Config, pool_plan: Plan, options: PublishOptions) -> Rules:
+    excluded = read_exclusions(options.exclude)
+    pool = Pool(committed_tables(config.run_dir, pool_plan, layout.clips), excluded)
+    image_licence = options.image_licence
+    if image_licence == UNKNOWN and config.images.kind == "sa1b":
+        image_licence = SA1B_LICENCE
+    in_use = {*pool.licences, image_licence}
+    allows = allow_only(options.only_licences, in_use) if options.only_licences else None
+    return Rules(pool=pool, excluded=excluded, image_licence=image_licence, allows=allows)
+
+
+def _write_scenes(
+    folder: Path, config: Config, stages: Mapping[str, Plan], rules: Rules, tally: Tally
+) -> list[PublishedShard]:
+    shards: list[PublishedShard] = []
+    paired = committed_tables(config.run_dir, stages["pair"], layout.pairs)
+    rendered = committed_tables(config.run_dir, stages["render"], layout.renders)
+    for (_, pairs), (unit, renders) in zip(paired, rendered, strict=True):
+        shards += _write_unit(folder, rules, unit, rendered_images(unit, pairs, renders), tally)
+    if not shards:
+        reasons = ", ".join(f"{n:,} by {reason}" for reason, n in sorted(tally.left_out.items()))
+        raise InputError(
+            f"{config.run_dir}: no scene is left to publish ({reasons or 'none was rendered'}); allow more by"
+            f" --only-licences, or exclude less; the images' licence is {rules.image_licence!r}, which"
+            " --image-licence says"
+        )
+    return shards
+
+
+def _describe(folder: Path, record: PublishedRecord, licence: str) -> None:
+    """Write what people and catalogues read, made from what is there now."""
+    from sonify.dataset.card import write_card, write_plots  # noqa: PLC0415 - they are of the extra `publish`
+    from sonify.dataset.croissant import write_croissant  # noqa: PLC0415
+
+    write_plots(folder, record.statistics)
+    write_card(folder, record, licence)
+    write_croissant(folder, record, licence)
+
+
+def _write_unit(
+    folder: Path, rules: Rules, rendered: CommittedUnit, images: Iterable[tuple[Scene, ...]], tally: Tally
+) -> list[PublishedShard]:
+    """Write those of a unit's images that go out, and return the archives that they are in."""
+    samples: Counter[str] = Counter()
+    kept: dict[str, list[PublishedPair]] = {}
+    images_kept: Counter[str] = Counter()
+    for scenes in images:
+        split = scenes[0][0].split
+        samples[split] += 1
+        if reason := rules.why_left_out(scenes):
+            tally.left_out[reason] += len(scenes)
+            continue
+        pairs = [_published(rules, *scene) for scene in scenes]
+        images_kept[split] += 1
+        kept.setdefault(split, []).extend(pairs)
+        tally.add_image(pairs)
+        for pair in pairs:
+            rules.pool.hear(source.clip for source in pair.sources)
+    for split, pairs in kept.items():
+        _write_table(folder / data_file(split, rendered.name), PublishedPair, pairs)
+    return [_shard(rendered, split, samples[split], images_kept[split]) for split in sorted(kept)]
+
+
+def _published(rules: Rules, pair: Pair, render: Render) -> PublishedPair:
+    licences = rules.licences_of(source.clip for source in pair.sources)
+    found = frozenset[str]().union(*map(conditions_of, licences))
+    return PublishedPair(
+        **{field.name: getattr(pair, field.name) for field in fields(pair)},
+        mix_gain_db=render.mix_gain_db,
+        peak_dbfs=render.peak_dbfs,
+        mix_sha256=render.mix_sha256,
+        image_licence=rules.image_licence,
+        conditions=in_order(found),
+        contradictions=contradictions(found),
+        redistributable=redistributable(found),
+    )
+
+
+def _shard(rendered: CommittedUnit, split: str, samples: int, kept: int) -> PublishedShard:
+    file = rendered.files[layout.shard(split, rendered.name)]
+    return PublishedShard(
+        path=file.path,
+        split=split,
+        unit=rendered.name,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        samples=samples,
+        complete=kept == samples,
+    )
+
+
+def _write_clips(folder: Path, pool: Pool, sample_rate_hz: int, tally: Tally) -> None:
+    """Write the clips that are heard."""
+    for unit, clips in pool.heard(sample_rate_hz):
+        _write_table(folder / clips_file(unit), PublishedClip, clips)
+        for clip in clips:
+            tally.add_clip(clip, pool.uses(clip.clip))
+
+
+def _credits_of(folder: Path) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """What `ATTRIBUTION.md` is made from, of every clip that was written."""
+    columns = ("corpus", "recording", "file", "text", "licence", "attribution")
+    for _, table in read_tables(folder / CLIPS, columns):
+        yield from zip(*(table[name].to_pylist() for name in columns), strict=True)
+
+
+def _write_table(path: Path, row_type: type, rows: Sequence[Any]) -> None:
+    """Write a table of a new folder, which nobody sees before it is whole."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        write_rows(file, row_type, rows)
+
+
+def _refuse_audio(obstacles: Mapping[str, int], scenes: int, image_licence: str) -> None:
+    """Refuse to pass sounds on where a licence forbids it, and name what does, the most frequent first."""
+    if not obstacles:
+        return
+    named = ", ".join(f"{what} ({n:,})" for what, n in sorted(obstacles.items(), key=lambda item: (-item[1], item[0])))
+    raise InputError(
+        f"--with-audio: not all of the {scenes:,} scenes may be passed on: {named}; choose those that may by"
+        f" --only-licences (such as BY NC); the images' licence is {image_licence!r}, which --image-licence says"
+    )
+
+
+def _write_audio(folder: Path, run_dir: Place, shards: Sequence[PublishedShard], sample_rate_hz: int) -> None:
+    """Copy the sounds of the published scenes from the run's archives, row for row of `data/`."""
+    by_name = {f"{shard.split}-{shard.unit}": shard for shard in shards}
+    (folder / AUDIO).mkdir()
+    schema = _schema(sample_rate_hz)
+    for name in stems(folder / DATA):
+        scenes = read_columns(folder / DATA / f"{name}.parquet", ["image", "scene"]).to_pylist()
+        with (folder / AUDIO / f"{name}.parquet").open("wb") as file, pq.ParquetWriter(file, schema) as writer:
+            for group in _groups(_read_sounds(run_dir, by_name[name], scenes)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _read_sounds(run_dir: Place, shard: PublishedShard, scenes: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    place = run_dir / shard.path
+    with open_local(place) as file:
+        if digest_open(file) != shard.sha256:
+            raise WorkError(f"{place}: not what was committed; `sonify verify` with --repair withdraws it")
+        file.seek(0)
+        members = {member.name: member for member in iter_files(file)}
+        for row in scenes:
+            name = f"{row['image']}.{row['scene']}.flac"
+            yield row | {"audio": {"bytes": read_member(file, members[name]), "path": name}}
+
+
+def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while group := list(islice(rows, ROWS_IN_GROUP)):
+        yield group
+
+
+def _schema(sample_rate_hz: int) -> pa.Schema:
+    """Fields, and what `datasets` reads of their kinds in the file itself."""
+    features = {
+        "image": {"dtype": "string", "_type": "Value"},
+        "scene": {"dtype": "string", "_type": "Value"},
+        "audio": {"sampling_rate": sample_rate_hz, "_type": "Audio"},
+    }
+    # `datasets` knows the column again only if every field may be null, as in its own files
+    audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.schema(
+        [("image", pa.string()), ("scene", pa.string()), ("audio", audio)],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )

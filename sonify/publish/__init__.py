@@ -1,1 +1,0 @@
-"""The dataset as metadata, ready to upload; `sonify.published` renders it again."""

@@ -1,1 +1,0 @@
-"""Rendering a published dataset again: somebody else's folder, checked, matched with what is here, and repaired."""

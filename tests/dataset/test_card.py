@@ -1,0 +1,262 @@
+import dataclasses
+import html
+import re
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import datasets.config
+import matplotlib as mpl
+import pytest
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from sonify.dataset.card import CARD, plot, write_card, write_plots
+from sonify.dataset.format import PublishedRecord, Statistics
+from sonify.dataset.markdown import plain as plain_text
+from sonify.errors import InputError
+from tests.dataset.folders import HOSTILE, clip, pair, record, small_folder, statistics, write_tables
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+def write(out: Path, of: PublishedRecord, licence: str = "cc-by-4.0") -> DatasetCard:
+    write_card(out, of, licence)
+    return DatasetCard.load(out / CARD)
+
+
+def load(out: Path, name: str) -> datasets.DatasetDict:
+    found = datasets.load_dataset(str(out), name, cache_dir=str(out.parent / "cache"))
+    assert isinstance(found, datasets.DatasetDict)
+    return found
+
+
+def test_the_head_says_what_there_is(tmp_path):
+    head = write(small_folder(tmp_path), record()).data.to_dict()
+    assert (head["license"], head["pretty_name"], head["size_categories"]) == ("cc-by-4.0", "Sonified images", "n<1K")
+    assert [one["config_name"] for one in head["configs"] if one.get("default")] == ["pairs"]
+    assert {one["config_name"]: one["data_files"] for one in head["configs"]} == {
+        "pairs": [
+            {"split": "train", "path": "data/train-*.parquet"},
+            {"split": "validation", "path": "data/validation-*.parquet"},
+        ],
+        "clips": [{"split": "train", "path": "clips/*.parquet"}],
+        "shards": [{"split": "train", "path": "shards/shards.parquet"}],
+    }
+    assert "license_name" not in head
+
+
+def test_another_licence_is_named_without_a_link_that_the_hub_would_refuse(tmp_path):
+    head = write(small_folder(tmp_path), record(), "other").data.to_dict()
+    assert (head["license"], head["license_name"]) == ("other", "see-the-card")
+    assert "license_link" not in head
+
+
+@pytest.mark.parametrize("licence", ["CC BY 4.0", "", "x\nconfigs: 1"])
+def test_a_licence_that_the_hub_does_not_write_is_refused(tmp_path, licence):
+    with pytest.raises(InputError, match="licence: expected the hub's name"):
+        write_card(small_folder(tmp_path), record(), licence)
+
+
+FILES = {"pairs": "data/*.parquet", "clips": "clips/*.parquet", "shards": "shards/*.parquet"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_features_and_sizes_of_the_card_are_those_of_the_files(tmp_path, name):
+    out = small_folder(tmp_path / "set")
+    files = sorted(out.glob(FILES[name]))
+    inferred = datasets.load_dataset(
+        "parquet", data_files=list(map(str, files)), split="train", cache_dir=str(tmp_path / "bare")
+    )
+    assert isinstance(inferred, datasets.Dataset)
+    head = write(out, record()).data.to_dict()
+    declared = datasets.DatasetInfo._from_yaml_dict(
+        next(one for one in head["dataset_info"] if one["config_name"] == name)
+    )
+    assert declared.features == inferred.features
+    loaded = load(out, name)
+    assert all(split.features == inferred.features for split in loaded.values())
+    assert declared.splits is not None
+    assert {split: one.num_examples for split, one in declared.splits.items()} == loaded.num_rows
+    assert declared.download_size == sum(file.stat().st_size for file in files)
+    assert declared.dataset_size == inferred.data.nbytes
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    out = small_folder(tmp_path / "set")
+    write(out, record())
+    pairs, clips = load(out, "pairs"), load(out, "clips")
+    assert pairs["validation"][0] == plain(pair(3, "validation"))
+    assert list(clips["train"]) == [plain(clip(1)), plain(clip(2))]
+
+
+def plain(row: object) -> dict[str, object]:
+    """A row as Parquet gives it: lists for tuples."""
+    assert dataclasses.is_dataclass(row)
+    values = dataclasses.asdict(row)  # pyright: ignore[reportArgumentType] - an instance, never a class
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def test_a_split_that_is_not_there_is_not_named(tmp_path):
+    out = write_tables(tmp_path / "set", [pair(1)], [clip()])
+    write(out, record())
+    assert load(out, "pairs").num_rows == {"train": 1}
+
+
+def test_the_size_is_that_of_the_rows(tmp_path):
+    out = write_tables(tmp_path, [pair(n % 3) for n in range(1000)], [clip()])
+    assert write(out, record()).data.to_dict()["size_categories"] == "1K<n<10K"
+
+
+def test_the_text_says_how_it_was_made_and_what_may_be_done(tmp_path):
+    of = record(
+        models={"llava-hf/llava-1.5-7b-hf": "b234b804"},
+        prompts={"llava": "What can be heard?\n```\n# nothing"},
+        statistics=statistics(
+            conditions={"BY + NC": 3, "BY + SA": 1},
+            contradictions={"BY-SA with BY-NC-SA": 2},
+            redistributable=1,
+            left_out={"excluded": 7, "licence": 0},
+        ),
+    )
+    text = write(small_folder(tmp_path), of).text
+    assert "| llava-hf/llava-1.5-7b-hf | b234b804 |" in text
+    assert "\n    ```\n    # nothing\n" in text  # inside the block, where it starts nothing
+    assert "| BY + NC | 3 |" in text
+    assert "| BY-SA with BY-NC-SA | 2 |" in text
+    assert "Of 4 scenes, 1 could be passed on" in text
+    assert "by reason: excluded: 7." in text
+    assert "- {kind: esc50, name: esc50, path: ...}" in text
+    for word in ("--missing repair", "## Takedowns", "plots/clip_use.png", "Neither images", "`complete` is false"):
+        assert word in text
+
+
+LLAVA = {"kind": "vlm", "name": "llava", "model": "llava-hf/llava-1.5-7b-hf", "revision": "b234b804"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, {"gets the nearest one"}),
+        ({"retrieval": {"min_cosine": -0.5}}, {"gets the nearest one"}),
+        ({"retrieval": {"min_cosine": 0.2}}, {"cosine is below 0.2"}),
+        ({"images": {"kind": "sa1b"}}, {"faces are blurred", "gets the nearest one"}),
+        ({"concepts": {"extractors": [LLAVA]}}, {"seagulls", "gets the nearest one"}),
+    ],
+)
+def test_the_limits_are_those_of_what_was_used(tmp_path, sections, expected):
+    of = record()
+    text = write(small_folder(tmp_path), dataclasses.replace(of, config={**of.config, **sections})).text
+    words = ("gets the nearest one", "cosine is below", "faces are blurred", "seagulls", "cosine is below 0.2")
+    assert {word for word in words if word in text} - {"cosine is below"} == expected
+    assert "is not measured.\n\n## Render it" in text
+
+
+def test_another_rendering_of_a_dataset_says_so_and_which_sounds_are_others(tmp_path):
+    text = write(small_folder(tmp_path / "own"), record()).text
+    assert "another rendering" not in text
+    assert "`repaired`" not in text
+    copies = {"equivalent": 20, "exact": 1000, "repaired": 3}
+    of = record(rendered_from="c0ffee", statistics=statistics(copies=copies))
+    text = " ".join(write(small_folder(tmp_path / "again"), of).text.split())
+    assert "It is another rendering of a dataset that was published before" in text
+    assert "has the sha256 `c0ffee`." in text
+    assert "Of 1,023 sounds, 1,000 are the published clips themselves, 20 are other encodings" in text
+    assert "and 3 are other recordings in the place of lost ones (`repaired`)." in text
+
+
+def test_audio_in_the_folder_is_a_table_of_its_own(tmp_path):
+    out = small_folder(tmp_path)
+    (out / "audio").mkdir()
+    (out / "audio/train-u.parquet").write_bytes((out / "data/train-u.parquet").read_bytes())  # rows are counted only
+    card = write(out, record())
+    info = next(one for one in card.data.to_dict()["dataset_info"] if one["config_name"] == "audio")
+    features = datasets.DatasetInfo._from_yaml_dict(info).features
+    assert features is not None
+    assert features["audio"] == datasets.Audio(sampling_rate=16000)
+    assert "Neither images" not in card.text
+
+
+def test_words_of_others_do_nothing(tmp_path):
+    counted = {HOSTILE: 2}
+    of = record(
+        statistics=statistics(concepts=counted, licences=counted, clips=counted, recordings=counted),
+        models={HOSTILE: HOSTILE},
+        prompts={HOSTILE: HOSTILE},
+    )
+    harmless = record(models={"x": "x"}, prompts={"x": "x"})
+    shown = [
+        MarkdownIt().enable("table").render(write(small_folder(tmp_path / name), one).text)
+        for name, one in {"hostile": of, "harmless": harmless}.items()
+    ]
+    tags = [Counter(re.findall(r"<(\w+)", one)) for one in shown]
+    assert tags[0].pop("tr") == tags[1].pop("tr") - 1  # one concept in the place of two, of two cells
+    assert tags[0].pop("td") == tags[1].pop("td") - 2
+    assert tags[0] == tags[1]
+    assert shown[0].count(f"<td>{html.escape(plain_text(HOSTILE, 200))}</td>") == 5  # two of models, three of counts
+
+
+def test_the_same_folder_gives_the_same_card(tmp_path):
+    cards = []
+    for name in ("a", "b"):
+        write(small_folder(tmp_path / name), record())
+        cards.append((tmp_path / name / CARD).read_bytes())
+    assert cards[0] == cards[1]
+
+
+NAMES = ("concepts", "sources", "loudness", "clip_use")
+
+
+def drawn(tmp_path, of: Statistics) -> dict[str, bytes]:
+    tmp_path.mkdir(exist_ok=True)
+    write_plots(tmp_path, of)
+    return {name: (tmp_path / plot(name)).read_bytes() for name in NAMES}
+
+
+def test_each_picture_shows_its_own_numbers(tmp_path):
+    base = drawn(tmp_path, statistics())
+    assert len(set(base.values())) == 4
+    others = {
+        "concepts": {"concepts": {"dog": 4, "rain": 2}},
+        "sources": {"sources_in_scene": {"1": 2, "2": 2, "3": 1}},
+        "loudness": {"target_lufs": {"-32.0": 3, "-29.5": 4}},
+        "clip_use": {"clip_uses": {"1": 4, "3": 2, "25": 2}},
+    }
+    for name, fields in others.items():
+        changed = drawn(tmp_path, statistics(**fields))
+        assert [one for one in NAMES if changed[one] != base[one]] == [name]
+
+
+def test_the_same_numbers_give_the_same_bytes_whatever_the_users_settings(tmp_path):
+    base = drawn(tmp_path, statistics())
+    with mpl.rc_context({"axes.facecolor": "black", "savefig.dpi": 30, "font.size": 30}):
+        assert drawn(tmp_path / "again", statistics()) == base
+    assert all(b"matplotlib" not in data.lower() for data in base.values())
+
+
+def test_they_are_large_enough_to_read(tmp_path):
+    many = {f"concept {n}": 1000 - n for n in range(200)}
+    drawn(tmp_path, statistics(concepts=many, distinct_concepts=5000))
+    sizes = {name: Image.open(tmp_path / plot(name)).size for name in NAMES}
+    assert all(width == 770 for width, _ in sizes.values())
+    assert sizes["concepts"][1] > 30 * 20  # a line for each of thirty names
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [HOSTILE, "$\\frac{$", "犬の鳴き声", "", "x" * 5000])
+def test_a_concept_of_any_name_is_drawn(tmp_path, name):
+    assert drawn(tmp_path, statistics(concepts={name: 2}))["concepts"]
+
+
+def test_numbers_are_no_strings_in_order(tmp_path):
+    """Keys come as text: 10 stands after 9, and not between 1 and 2."""
+    uses = {str(n): n for n in range(1, 16)}
+    shuffled = dict(sorted(uses.items()))
+    assert list(shuffled) != list(uses)
+    first, second = (drawn(tmp_path, statistics(clip_uses=of))["clip_use"] for of in (uses, shuffled))
+    assert first == second

@@ -36,7 +36,8 @@ from sonify.rows import Reason
 from sonify.sources.captions import json_caption
 from sonify.sources.sounds.forms import list_webdataset
 from sonify.sources.userfiles import read_user_table
-from sonify.vlm.parsing import Unusable, parse_concepts
+from sonify.vlm.answers import parse_concepts
+from sonify.vlm.repair import Unusable
 from tests.fakes import picture, small_config, small_input, tone, write_tar
 from tests.vlm.faulty_server import Fault, numbered_image, serving
 

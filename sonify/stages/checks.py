@@ -17,9 +17,9 @@ from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.sources.images import join_images, listed_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stores import Place
-from sonify.vlm.checking import CHECK_VERSION, check_question, ordered_names, parse_check
-from sonify.vlm.cleaning import Unusable
-from sonify.vlm.foils import foils_for
+from sonify.vlm.ask import CHECK_VERSION, check_question, foils_for, ordered_names
+from sonify.vlm.check import parse_check
+from sonify.vlm.repair import Unusable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,9 @@ from sonify.sources.captions import identify_captions
 from sonify.stages import checks, concepts, copies, embeddings, features, pair, pool, render, vlm_concepts
 from sonify.stages.published import load_pairs, load_scenes
 from sonify.stores import Place
+from sonify.vlm.answers import PARSER_VERSION
+from sonify.vlm.ask import CHECK_VERSION, PROMPT_VERSION
 from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of, model_name
-from sonify.vlm.checking import CHECK_VERSION
-from sonify.vlm.parsing import PARSER_VERSION
-from sonify.vlm.prompts import PROMPT_VERSION
 
 Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 

@@ -9,9 +9,9 @@ from sonify.media.pixels import seen_side, shrunk_size
 from sonify.rows import ImageConcepts, Rejected, SourceImage
 from sonify.sources.images import listed_images, read_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
-from sonify.vlm.cleaning import Unusable
-from sonify.vlm.parsing import parse_concepts
-from sonify.vlm.prompts import concepts_prompt
+from sonify.vlm.answers import parse_concepts
+from sonify.vlm.ask import concepts_prompt
+from sonify.vlm.repair import Unusable
 
 
 def recorded(config: Config, extractor: VlmExtractor) -> Recorded:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sonify.config import EndpointVlm, ServerVlm, TransformersVlm, VlmExtractor
-from sonify.vlm.questions import Vlm
+from sonify.vlm.ask import Vlm
 
 
 def load_vlm(config: VlmExtractor, log_folder: Path) -> Vlm:
@@ -14,16 +14,16 @@ def load_vlm(config: VlmExtractor, log_folder: Path) -> Vlm:
     """
     # each backend needs libraries that the others do without
     if isinstance(config, TransformersVlm):
-        from sonify.vlm.in_process import load  # noqa: PLC0415
+        from sonify.vlm.in_process import load_in_process  # noqa: PLC0415
 
-        return load(config)
+        return load_in_process(config)
     if isinstance(config, EndpointVlm):
-        from sonify.vlm.endpoint import load  # noqa: PLC0415
+        from sonify.vlm.endpoint import connect  # noqa: PLC0415
 
-        return load(config)
-    from sonify.vlm.server import load  # noqa: PLC0415
+        return connect(config)
+    from sonify.vlm.server import start_server  # noqa: PLC0415
 
-    return load(config, log_folder)
+    return start_server(config, log_folder)
 
 
 def fetch_vlm(config: VlmExtractor) -> dict[str, str]:

@@ -1,12 +1,17 @@
 """A vision-language model behind an OpenAI-compatible server, asked many questions at a time over a few connections."""
 
 import asyncio
+import base64
+import io
+import json
 import logging
 import os
+import re
 import threading
+import uuid
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +20,26 @@ import aiohttp
 from sonify.config.config import EndpointVlm, RemoteVlm
 from sonify.errors import InputError
 from sonify.rows import Reason
-from sonify.vlm.questions import Answer, NoAnswer, Question
-from sonify.vlm.retrying import Cause, CircuitBreaker, QuestionFails, RetryPolicy, TryFailed, persist
-from sonify.vlm.wire import Reply, ServerRefused, encode_request, names_served, new_request_id, quote, read_reply
+from sonify.vlm.ask import Answer, NoAnswer, Question
+from sonify.vlm.retrying import (
+    Cause,
+    CircuitBreaker,
+    QuestionFails,
+    RetryPolicy,
+    TryFailed,
+    parse_retry_after,
+    persist,
+)
 
 # A well-formed answer has some kilobytes; a server that sends more without end must not fill the memory.
 MAX_REPLY_BYTES = 4 << 20
+JPEG_QUALITY = 90
+# This one question is refused: too long, an image that the server cannot take, a forbidden content.
+REFUSED = frozenset({400, 413, 415, 422, 451})
+# The server is there and asks for patience: request timeout, conflict, too early, too many requests.
+BUSY = frozenset({408, 409, 425, 429})
+LONGEST_QUOTE_CHARS = 200
+REQUEST_ID = re.compile(r"sonify-[0-9a-f]{32}")
 # Encoding a 672-pixel JPEG takes some 6 ms of one core without the interpreter's lock.
 ENCODER_THREADS = 4
 MODELS_TIMEOUT_SEC = 10.0
@@ -43,8 +62,33 @@ class Service:
         """Take the key out of what a server said: some echo it."""
         return said.replace(self.key.encode(), b"***") if self.key else said
 
+    def hide_key_in(self, said: str) -> str:
+        """The same once JSON's escapes are undone."""
+        return self.hide_key(said.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
 
-def load(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint":
+    def refusal(self, status: int, said: str = "") -> InputError:
+        """A status that no waiting and no other question changes: the address, the key or the model is wrong."""
+        if status in (401, 403):
+            named = f"the key in {self.key_env}" if self.key_env else "api_key_env, which names no variable"
+            advice = f"check {named}"
+        elif 300 <= status < 400:
+            advice = "redirects are not followed, for the key's sake: set url to the final address"
+        else:
+            advice = f"check url (it usually ends in /v1) and model ({self.model})"
+        return InputError(f"{self.url} answers {f'{status} {said}'.strip()}: {advice}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a server sent back; `request_id` is the one that it names, if it names any."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+    request_id: str = ""
+
+
+def connect(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint":
     """Connect to a server that runs already.
 
     Raises:
@@ -68,12 +112,8 @@ def load(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint":
 
 
 def check_endpoint(config: EndpointVlm) -> None:
-    """See that the key is there and that the server, if it answers now, serves the model.
-
-    Raises:
-        InputError: one of them is not so.
-    """
-    load(config).close()
+    """See that the key is there and that the server, if it answers now, serves the model."""
+    connect(config).close()
 
 
 def policy_of(config: RemoteVlm) -> RetryPolicy:
@@ -114,12 +154,7 @@ class Endpoint:
         self._session = self._on_loop(_open_session(service.key)).result()
 
     def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
-        """Answer questions, in their order.
-
-        Raises:
-            TransientError: the server is not there or not well.
-            InputError: it refuses the key, the model or the address.
-        """
+        """Answer questions, in their order."""
         answers = self.submit(questions)
         try:
             return answers.result()
@@ -141,19 +176,15 @@ class Endpoint:
         return reply.status if reply else None
 
     def check_model(self) -> None:
-        """Ask which models are served, if the server says.
-
-        Raises:
-            InputError: this one is not, or the key is refused.
-        """
+        """Ask which models are served, if the server says; refuse another model and a wrong key."""
         service = self._service
         reply = self._on_loop(self._get(f"{service.url}/models", MODELS_TIMEOUT_SEC)).result()
         if reply is None:
             _logger.warning("%s does not answer yet; each question is tried for some time", service.url)
             return
         if reply.status in (401, 403):
-            raise self._refusal(ServerRefused(reply.status, ""))
-        served = names_served(reply.body) if reply.status == 200 else []
+            raise service.refusal(reply.status)
+        served = _names_served(reply.body) if reply.status == 200 else []
         # `transformers serve` lists what lies in the hub's cache, not the folder that it serves
         if served and service.model not in served and not Path(service.model).is_dir():
             names = ", ".join(served[:10])
@@ -201,15 +232,11 @@ class Endpoint:
                 return NoAnswer(reason=Reason.NO_ANSWER, detail=str(failed))
 
     async def _ask(self, body: bytes) -> Answer | NoAnswer:
-        request_id = new_request_id()
-        reply = await self._post(body, request_id)
-        try:
-            return self._without_key(read_reply(reply, request_id))
-        except ServerRefused as refused:
-            raise self._refusal(refused) from None
+        """One try, which ends within the timeout."""
+        request_id = f"sonify-{uuid.uuid4().hex}"
+        return _read_reply(await self._post(body, request_id), request_id, self._service)
 
     async def _post(self, body: bytes, request_id: str) -> Reply:
-        """One try, which ends within the timeout, or TryFailed."""
         service, timeout_sec = self._service, self._policy.timeout_sec
         url = f"{service.url}/chat/completions"
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
@@ -224,7 +251,7 @@ class Endpoint:
         except TimeoutError:
             raise TryFailed(Cause.DOWN, f"no whole answer within {timeout_sec:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            said = quote(service.hide_key(str(error).encode()))
+            said = _quote(service.hide_key(str(error).encode()))
             raise TryFailed(Cause.DOWN, f"{type(error).__name__}: {said}") from None
 
     async def _get(self, url: str, timeout_sec: float) -> Reply | None:
@@ -247,24 +274,6 @@ class Endpoint:
             request_id=response.headers.get("X-Request-Id", ""),
         )
 
-    def _without_key(self, said: Answer | NoAnswer) -> Answer | NoAnswer:
-        """Once more where JSON's escapes are undone."""
-        hide = self._service.hide_key
-        if isinstance(said, NoAnswer):
-            return replace(said, detail=hide(said.detail.encode("utf-8", "surrogatepass")).decode("utf-8", "replace"))
-        return replace(said, text=hide(said.text.encode("utf-8", "surrogatepass")).decode("utf-8", "replace"))
-
-    def _refusal(self, refused: ServerRefused) -> InputError:
-        service = self._service
-        if refused.status in (401, 403):
-            named = f"the key in {service.key_env}" if service.key_env else "api_key_env, which names no variable"
-            advice = f"check {named}"
-        elif 300 <= refused.status < 400:
-            advice = "redirects are not followed, for the key's sake: set url to the final address"
-        else:
-            advice = f"check url (it usually ends in /v1) and model ({service.model})"
-        return InputError(f"{service.url} answers {refused}: {advice}")
-
 
 async def _open_session(key: str) -> aiohttp.ClientSession:
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -275,3 +284,67 @@ async def _open_session(key: str) -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None),  # each try has its own
         trust_env=False,  # no proxy, no .netrc
     )
+
+
+def encode_request(question: Question, model: str, max_new_tokens: int) -> bytes:
+    """The body of a request. The image travels inside it: a server has no need to fetch anything."""
+    jpeg = io.BytesIO()
+    question.image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getbuffer()).decode("ascii")
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.prompt}]
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": max_new_tokens,
+        "stream": False,
+    }
+    return json.dumps(body).encode()
+
+
+def _read_reply(reply: Reply, request_id: str, service: Service) -> Answer | NoAnswer:
+    """What a reply says of the question."""
+    if reply.status == 200:
+        return _read_answer(reply, request_id, service)
+    said = f"the server answers {reply.status} {_quote(reply.body)}".strip()
+    if reply.status in REFUSED:
+        return NoAnswer(reason=Reason.NO_ANSWER, detail=service.hide_key_in(said))
+    if reply.status in BUSY:
+        raise TryFailed(Cause.BUSY, said, parse_retry_after(reply.retry_after))
+    if reply.status >= 500:
+        raise TryFailed(Cause.DOWN, said, parse_retry_after(reply.retry_after))
+    if 200 < reply.status < 300:
+        raise TryFailed(Cause.BAD_REPLY, said)
+    raise service.refusal(reply.status, _quote(reply.body))
+
+
+def _read_answer(reply: Reply, request_id: str, service: Service) -> Answer:
+    try:
+        fields = json.loads(reply.body)
+        choice = fields["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason")
+        # a model that refuses has no content in OpenAI's own form: what it says is an answer too
+        text = message["content"] if message["content"] is not None else message.get("refusal") or ""
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError):
+        raise TryFailed(Cause.BAD_REPLY, f"no JSON with choices[0].message.content: {_quote(reply.body)}") from None
+    if not isinstance(text, str):
+        raise TryFailed(Cause.BAD_REPLY, f"message.content is no text: {_quote(reply.body)}")
+    # a reply that carries another such name is another request's
+    for named in REQUEST_ID.findall(f"{reply.request_id} {fields.get('id')}"):
+        if named != request_id:
+            raise TryFailed(Cause.BAD_REPLY, "the answer to another request")
+    return Answer(text=service.hide_key_in(text), finished=finish != "length")
+
+
+def _names_served(body: bytes) -> list[str]:
+    """The models that a `/models` answer lists; none where it is something else."""
+    try:
+        return [model["id"] for model in json.loads(body)["data"] if isinstance(model["id"], str)]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return []
+
+
+def _quote(body: bytes) -> str:
+    """The begin of what a server said, as one printable line."""
+    text = " ".join(body[: 4 * LONGEST_QUOTE_CHARS].decode("utf-8", "replace").split())
+    return "".join(char for char in text if char.isprintable())[:LONGEST_QUOTE_CHARS]

@@ -17,13 +17,13 @@ from sonify.errors import InputError
 from sonify.models import VLM_FILES, FetchedModel, fetch_model
 from sonify.networks import choose_device, choose_dtype, load_network, load_part
 from sonify.rows import Reason
-from sonify.vlm.questions import Answer, NoAnswer, Question
+from sonify.vlm.ask import Answer, NoAnswer, Question
 
 # Asked of the processor when it is loaded: a template for text alone drops the image or writes it out as words.
 TRIAL = Question(image=Image.new("RGB", (64, 64)), prompt="any sound")
 
 
-def load(config: TransformersVlm) -> "InProcessVlm":
+def load_in_process(config: TransformersVlm) -> "InProcessVlm":
     """Load a model on the GPU, or on the CPU where there is none.
 
     Raises:
@@ -39,11 +39,7 @@ def load(config: TransformersVlm) -> "InProcessVlm":
 
 
 class InProcessVlm:
-    """Answers questions in one batch.
-
-    Raises:
-        InputError: the model has no chat template that takes an image.
-    """
+    """Answers questions in one batch."""
 
     def __init__(self, processor: Any, network: Any, fetched: FetchedModel, config: TransformersVlm) -> None:
         self._threads = config.cpus
@@ -59,11 +55,7 @@ class InProcessVlm:
         self._try_template(fetched)
 
     def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
-        """Answer questions, in their order.
-
-        Raises:
-            MemoryError: they do not fit on the GPU together.
-        """
+        """Answer questions, in their order."""
         torch.set_num_threads(self._threads)  # each time, since another stage in this process may have set its own
         refused: dict[int, NoAnswer] = {}
         try:

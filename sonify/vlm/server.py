@@ -1,7 +1,9 @@
 """A vision-language model in a serving engine that the worker starts, watches, replaces and ends."""
 
 import os
+import re
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,10 +17,24 @@ from pathlib import Path
 from sonify.config.config import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.vlm import engine_guard
+from sonify.vlm.ask import Answer, NoAnswer, Question
 from sonify.vlm.endpoint import Endpoint, Service, policy_of
-from sonify.vlm.engines import LOOPBACK, Launch, engine_environment, plan_launch
-from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.retrying import RetryPolicy
+
+LOOPBACK = "127.0.0.1"
+# Sources: docs.vllm.ai/en/latest/cli/serve, docs.sglang.io/advanced_features/server_arguments.html,
+# lmdeploy/cli/serve.py, transformers/cli/serve.py (5.23; a revision is part of the model's name there).
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "vllm": ("vllm", "serve", "{model}", "--host", LOOPBACK, "--port", "{port}"),
+    "sglang": ("sglang", "serve", "--model-path", "{model}", "--host", LOOPBACK, "--port", "{port}"),
+    "lmdeploy": ("lmdeploy", "serve", "api_server", "{model}", "--server-name", LOOPBACK, "--server-port", "{port}"),
+    "transformers": ("transformers", "serve", "{model}", "--host", LOOPBACK, "--port", "{port}"),
+}
+# An engine gets what a machine and its libraries need: not the worker's keys, nor Ray's and our Python's settings.
+INHERITED = re.compile(
+    "PATH|HOME|USER|LOGNAME|LANG|TZ|TMPDIR|LD_LIBRARY_PATH|(HTTP|HTTPS|NO|ALL)_PROXY|(http|https|no|all)_proxy|"
+    "(LC|XDG|SSL|CUDA|NVIDIA|HIP|ROCR|NCCL|OMP|MKL|HF|TRANSFORMERS|VLLM|SGLANG|LMDEPLOY|TORCH|TORCHINDUCTOR)_.*"
+)
 
 HEALTH_TIMEOUT_SEC = 5.0
 # An engine whose requests fail is ill when it does not answer this often in a row, a second apart.
@@ -32,7 +48,7 @@ MOST_PORTS = 3
 LOG_TAIL_BYTES, LOG_TAIL_CHARS = 8192, 600
 
 
-def load(config: ServerVlm, log_folder: Path, policy: RetryPolicy | None = None) -> "Server":
+def start_server(config: ServerVlm, log_folder: Path, policy: RetryPolicy | None = None) -> "Server":
     """Start the engine and wait until it is ready.
 
     Raises:
@@ -45,23 +61,90 @@ def load(config: ServerVlm, log_folder: Path, policy: RetryPolicy | None = None)
     return server
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """An engine's command but for the port, and the name under which it serves the model."""
+
+    command: tuple[str, ...]
+    served_name: str
+
+    def on_port(self, port: int) -> list[str]:
+        """The whole command."""
+        return [element.replace("{port}", str(port)) for element in self.command]
+
+
+def plan_launch(config: ServerVlm) -> Launch:
+    """Fill in the model and its revision. A list's engine must serve the model under the name that `{model}` gets."""
+    folder = Path(config.model)
+    is_folder = folder.is_dir()
+    model, revision = str(folder.resolve()) if is_folder else config.model, config.revision
+    if is_folder and revision is not None:
+        raise InputError(f"extractor {config.name}: revision {revision} is set, but the model is a folder: {model}")
+    if isinstance(config.command, str):
+        command = COMMANDS[config.command]
+        if revision is not None and config.command == "transformers":
+            model = f"{model}@{revision}"
+        elif revision is not None:
+            command = (*command, "--revision", "{revision}")
+    else:
+        command = config.command
+    filled = [element.replace("{model}", model) for element in command]
+    if any("{revision}" in element for element in filled):
+        if revision is None:
+            raise InputError(f"extractor {config.name}: the command has {{revision}}, so revision must be set")
+        filled = [element.replace("{revision}", revision) for element in filled]
+    if not any("{port}" in element for element in filled):
+        raise InputError(f"extractor {config.name}: the command must say where {{port}} goes: {' '.join(command)}")
+    return Launch(command=(_find(filled[0], config), *filled[1:]), served_name=model)
+
+
+def _find(program: str, config: ServerVlm) -> str:
+    # the engine's own PATH first; then beside our interpreter, where nobody has activated its environment
+    own_path = config.environment.get("PATH", os.environ.get("PATH", os.defpath))
+    found = shutil.which(program, path=os.pathsep.join([own_path, str(Path(sys.executable).parent)]))
+    if found is None:
+        raise InputError(
+            f"extractor {config.name}: the engine's command {program!r} is not on this machine's PATH; "
+            "install it there in an environment of its own, or give command as a list with its full path"
+        )
+    return found
+
+
+def engine_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """What an engine sees of a worker's environment, with the GPUs that Ray chose, and what the user adds."""
+    kept = {key: value for key, value in own.items() if INHERITED.fullmatch(key)}
+    return {**kept, **extra}
+
+
 class EngineFailed(Exception):
     """The engine has to be replaced."""
 
 
-class EngineProcess:
-    """An engine and the guard that ends it when this process ends, however that happens."""
+class RunningEngine:
+    """An engine, the guard that ends it when this process ends, however that happens, and the client that asks it."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+    def __init__(self, config: ServerVlm, launch: Launch, policy: RetryPolicy, log_file: Path) -> None:
+        self.port = free_port()
+        self._root = f"http://{LOOPBACK}:{self.port}"
         guard = [sys.executable, "-I", engine_guard.__file__, str(GRACE_SEC), str(log_file)]
         self._guard = subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
-            [*guard, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment)
+            [*guard, *launch.on_port(self.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=engine_environment(os.environ, config.environment),
         )
         self._guard.wait()  # it goes on as a process of its own
         assert self._guard.stdin is not None
         assert self._guard.stdout is not None
         self._lifeline, self._reports = self._guard.stdin, self._guard.stdout
         self._ended: str | None = None
+        service = Service(
+            url=f"{self._root}/v1",
+            model=launch.served_name,
+            max_new_tokens=config.max_new_tokens,
+            concurrency=config.concurrency,
+        )
+        self.client = Endpoint(service, policy)
 
     def ended(self, within_sec: float = 0.0) -> str | None:
         """How the engine ended; None while it runs."""
@@ -70,35 +153,22 @@ class EngineProcess:
             self._ended = line or "ended with its guard"
         return self._ended
 
+    def is_healthy(self) -> bool:
+        """Whether its health page says so or, where it has none, whether it lists its models."""
+        status = self.client.status_of(f"{self._root}/health", HEALTH_TIMEOUT_SEC)
+        if status in (404, 405):
+            status = self.client.status_of(f"{self._root}/v1/models", HEALTH_TIMEOUT_SEC)
+        return status == 200
+
     def stop(self) -> None:
-        """End the engine with all its processes, and wait for that."""
+        """End the client, and the engine with all its processes, and wait for that."""
+        self.client.close()
         self._lifeline.close()
         deadline = time.monotonic() + GRACE_SEC + 5
         while select.select([self._reports], [], [], max(0.0, deadline - time.monotonic()))[0]:
             if not os.read(self._reports.fileno(), 1024):
                 break
         self._reports.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
-    """A running engine and the client that asks it."""
-
-    process: EngineProcess
-    client: Endpoint
-    root: str
-
-    def is_healthy(self) -> bool:
-        """Whether its health page says so or, where it has none, whether it lists its models."""
-        status = self.client.status_of(f"{self.root}/health", HEALTH_TIMEOUT_SEC)
-        if status in (404, 405):
-            status = self.client.status_of(f"{self.root}/v1/models", HEALTH_TIMEOUT_SEC)
-        return status == 200
-
-    def stop(self) -> None:
-        """End both."""
-        self.client.close()
-        self.process.stop()
 
 
 class Server:
@@ -108,17 +178,13 @@ class Server:
         self._config = config
         self._log_file = log_file
         self._policy = policy or policy_of(config)
-        self._launch: Launch = plan_launch(config)
-        self._engine: Engine | None = None
+        self._launch = plan_launch(config)
+        self._engine: RunningEngine | None = None
         self._changing = threading.Lock()
         self._closing = threading.Event()
 
     def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
-        """Answer questions, in their order.
-
-        Raises:
-            TransientError: no engine lived long enough to answer.
-        """
+        """Answer questions, in their order."""
         reason = ""
         for _ in range(1 + MOST_RESTARTS):
             engine = self._running()
@@ -130,12 +196,7 @@ class Server:
         raise TransientError(f"extractor {self._config.name}: {MOST_RESTARTS} restarts did not help: {reason}")
 
     def start(self) -> None:
-        """Start the engine unless it runs, and wait until it is ready.
-
-        Raises:
-            InputError: it ends before it is ready.
-            WorkError: it is not ready in time.
-        """
+        """Start the engine unless it runs, and wait until it is ready."""
         with self._changing:
             if self._engine is None:
                 self._engine = self._start()
@@ -148,7 +209,7 @@ class Server:
                 self._engine.stop()
             self._engine = None
 
-    def _running(self) -> Engine:
+    def _running(self) -> RunningEngine:
         try:
             self.start()
         except (InputError, WorkError) as error:  # it did start before
@@ -156,18 +217,18 @@ class Server:
         assert self._engine is not None
         return self._engine
 
-    def _drop(self, engine: Engine) -> None:
+    def _drop(self, engine: RunningEngine) -> None:
         with self._changing:
             if self._engine is engine:  # another thread may have replaced it already
                 engine.stop()
                 self._engine = None
 
-    def _ask(self, engine: Engine, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
+    def _ask(self, engine: RunningEngine, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
         answers = engine.client.submit(questions)
         ill = 0
         try:
             while not wait([answers], timeout=WATCH_SEC).done:
-                if ended := engine.process.ended():
+                if ended := engine.ended():
                     raise EngineFailed(self._obituary(f"the engine ended by itself ({ended})"))
                 ill = ill + 1 if engine.client.is_struggling and not engine.is_healthy() else 0
                 if ill >= ILL_AFTER:
@@ -180,40 +241,24 @@ class Server:
         finally:
             answers.cancel()
 
-    def _start(self) -> Engine:
+    def _start(self) -> RunningEngine:
         for attempt in range(1, 1 + MOST_PORTS):
-            port = free_port()
-            engine = self._launch_on(port)
+            engine = RunningEngine(self._config, self._launch, self._policy, self._log_file)
             try:
                 self._await_ready(engine)
-            except InputError:
+            except BaseException as error:
                 engine.stop()
-                if attempt < MOST_PORTS and is_taken(port):
+                if isinstance(error, InputError) and attempt < MOST_PORTS and is_taken(engine.port):
                     continue
-                raise
-            except BaseException:
-                engine.stop()
                 raise
             return engine
         raise AssertionError
 
-    def _launch_on(self, port: int) -> Engine:
-        root = f"http://{LOOPBACK}:{port}"
-        service = Service(
-            url=f"{root}/v1",
-            model=self._launch.served_name,
-            max_new_tokens=self._config.max_new_tokens,
-            concurrency=self._config.concurrency,
-        )
-        environment = engine_environment(os.environ, self._config.environment)
-        process = EngineProcess(self._launch.on_port(port), environment, self._log_file)
-        return Engine(process=process, client=Endpoint(service, self._policy), root=root)
-
-    def _await_ready(self, engine: Engine) -> None:
+    def _await_ready(self, engine: RunningEngine) -> None:
         """Wait for the engine; one of a known kind is known to serve the model under its name."""
         deadline = time.monotonic() + self._config.start_timeout_sec
         while not engine.is_healthy():
-            if ended := engine.process.ended(WATCH_SEC):
+            if ended := engine.ended(WATCH_SEC):
                 raise InputError(self._obituary(f"the engine ended before it was ready ({ended})"))
             if self._closing.is_set():
                 raise TransientError(f"extractor {self._config.name}: closed before the engine was ready")

@@ -8,8 +8,7 @@ from sonify.dataset.render_from import adopt_settings
 from sonify.dataset.write import publish
 from sonify.engine.record import start_record
 from sonify.run import run
-from sonify.vlm.checking import check_question
-from sonify.vlm.prompts import concepts_prompt
+from sonify.vlm.ask import check_question, concepts_prompt
 from tests.dataset.folders import elsewhere
 
 

@@ -19,7 +19,8 @@ from sonify.media.audio import (
     read_header,
 )
 from sonify.rows import Concept, Reason
-from sonify.vlm.parsing import MAX_CAPTION_CHARS, MAX_DESCRIPTION_CHARS, Unusable, parse_concepts
+from sonify.vlm.answers import MAX_CAPTION_CHARS, MAX_DESCRIPTION_CHARS, parse_concepts
+from sonify.vlm.repair import Unusable
 from sonify.vlm.vocabulary import PROMINENCES
 
 MAX_CPU_SEC = 5.0  # for some kilobytes, on a busy machine and with every branch counted

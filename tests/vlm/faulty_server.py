@@ -80,12 +80,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request as it came; `at_once` are under way with it."""
+    """A request as it came."""
 
     number: int
     prompt: str
-    at_sec: float
-    at_once: int
     body: dict
     headers: dict[str, str]
     size: tuple[int, int]
@@ -134,7 +132,7 @@ class FaultyServer:
         image, prompt = _read_question(body)
         number = number_of(image)
         tried = sum(seen.number == number for seen in self.seen)
-        self.seen.append(Seen(number, prompt, time.monotonic(), self._now + 1, body, dict(request.headers), image.size))
+        self.seen.append(Seen(number, prompt, body, dict(request.headers), image.size))
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "wrong key"}, status=401)
         if body["model"] != self.model:

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from sonify.config import TransformersVlm
 from sonify.errors import InputError
 from sonify.rows import Reason
-from sonify.vlm.in_process import InProcessVlm, load
-from sonify.vlm.questions import Answer, NoAnswer, Question
+from sonify.vlm.ask import Answer, NoAnswer, Question
+from sonify.vlm.in_process import InProcessVlm, load_in_process
 from tests.tiny_models import answering_llava, answering_qwen_vl, tiny_llava, tiny_qwen_vl
 
 RED = "Caption: a dog on grass.\ndog: sound of a dog barking (foreground)"
@@ -62,7 +62,7 @@ def edit_json(path: Path, change: Callable[[dict], object]) -> None:
 
 
 def test_a_batch_is_answered_in_its_order(answering: Path) -> None:
-    vlm = load(settings(answering))
+    vlm = load_in_process(settings(answering))
 
     answers = vlm([ask("red"), ask("blue", PROMPTS[1]), ask("blue", size=(64, 100)), ask("red", PROMPTS[2])])
 
@@ -70,8 +70,8 @@ def test_a_batch_is_answered_in_its_order(answering: Path) -> None:
 
 
 def test_an_answer_that_the_limit_cuts_is_not_finished(answering: Path) -> None:
-    (whole,) = load(settings(answering))([ask("red")])
-    (cut,) = load(settings(answering, max_new_tokens=5))([ask("red")])
+    (whole,) = load_in_process(settings(answering))([ask("red")])
+    (cut,) = load_in_process(settings(answering, max_new_tokens=5))([ask("red")])
 
     assert isinstance(whole, Answer)
     assert isinstance(cut, Answer)
@@ -83,15 +83,15 @@ def test_an_answer_that_the_limit_cuts_is_not_finished(answering: Path) -> None:
 def test_an_answer_that_ends_at_the_limit_is_finished(answering: Path) -> None:
     tokens = len(AutoTokenizer.from_pretrained(answering).encode(RED, add_special_tokens=False))
 
-    with_its_end = load(settings(answering, max_new_tokens=tokens + 1))([ask("red")])
-    without = load(settings(answering, max_new_tokens=tokens))([ask("red")])
+    with_its_end = load_in_process(settings(answering, max_new_tokens=tokens + 1))([ask("red")])
+    without = load_in_process(settings(answering, max_new_tokens=tokens))([ask("red")])
 
     assert with_its_end == [Answer(text=RED, finished=True)]
     assert without == [Answer(text=RED, finished=False)]
 
 
 def test_padding_does_not_change_an_answer(untaught: Path) -> None:
-    vlm = load(settings(untaught, dtype="float32"))
+    vlm = load_in_process(settings(untaught, dtype="float32"))
     questions = [
         Question(image=Image.effect_noise((60 + 20 * n, 60), 90).convert("RGB"), prompt=prompt)
         for n, prompt in enumerate(PROMPTS)
@@ -106,10 +106,10 @@ def test_padding_does_not_change_an_answer(untaught: Path) -> None:
 def test_another_process_gives_the_same_answers(tmp_path: Path) -> None:
     folders = [tiny_llava(tmp_path / "llava"), tiny_qwen_vl(tmp_path / "qwen_vl")]
     script = (
-        "import sys; from tests.vlm.test_in_process import ask, load, settings\n"
-        "for folder in sys.argv[1:]: print(load(settings(folder))([ask('red'), ask('blue'), ask('green')]))"
+        "import sys; from tests.vlm.test_in_process import ask, load_in_process, settings\n"
+        "for folder in sys.argv[1:]: print(load_in_process(settings(folder))([ask('red'), ask('blue'), ask('green')]))"
     )
-    here = [str(load(settings(folder))([ask("red"), ask("blue"), ask("green")])) for folder in folders]
+    here = [str(load_in_process(settings(folder))([ask("red"), ask("blue"), ask("green")])) for folder in folders]
 
     other = subprocess.run(
         [sys.executable, "-c", script, *map(str, folders)], capture_output=True, text=True, check=True, cwd=ROOT
@@ -120,7 +120,7 @@ def test_another_process_gives_the_same_answers(tmp_path: Path) -> None:
 
 def test_the_threads_are_those_of_the_settings(llava: Path) -> None:
     before = torch.get_num_threads()
-    vlm = load(settings(llava, cpus=1))
+    vlm = load_in_process(settings(llava, cpus=1))
     torch.set_num_threads(2)
 
     vlm([ask("red")])
@@ -130,7 +130,7 @@ def test_the_threads_are_those_of_the_settings(llava: Path) -> None:
 
 
 def test_an_image_that_the_processor_refuses_has_no_answer_and_the_others_have(tmp_path: Path) -> None:
-    vlm = load(settings(tiny_qwen_vl(tmp_path)))
+    vlm = load_in_process(settings(tiny_qwen_vl(tmp_path)))
     strip = ask("green", size=(3000, 10))
 
     answers = vlm([ask("red"), strip, ask("blue")])
@@ -150,8 +150,8 @@ def test_sampling_settings_of_the_model_are_dropped_without_a_word(
         sampling / "generation_config.json",
         lambda own: own.update(do_sample=True, temperature=5.0, top_p=0.9, top_k=50, max_length=20),
     )
-    greedy = load(settings(llava))([ask("red"), ask("blue")])
-    vlm = load(settings(sampling))
+    greedy = load_in_process(settings(llava))([ask("red"), ask("blue")])
+    vlm = load_in_process(settings(sampling))
     capfd.readouterr()
 
     with warnings.catch_warnings():
@@ -164,14 +164,14 @@ def test_sampling_settings_of_the_model_are_dropped_without_a_word(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_precision_is_that_of_the_settings(answering: Path, dtype: str) -> None:
-    vlm = load(settings(answering, dtype=dtype))
+    vlm = load_in_process(settings(answering, dtype=dtype))
 
     assert vlm([ask("blue")]) == [Answer(text=BLUE, finished=True)]
     assert {weight.dtype for weight in vlm._network.parameters()} == {getattr(torch, dtype)}
 
 
 def test_on_a_cpu_auto_is_float32(llava: Path) -> None:
-    vlm = load(settings(llava, device="cpu"))
+    vlm = load_in_process(settings(llava, device="cpu"))
 
     assert {weight.dtype for weight in vlm._network.parameters()} == {torch.float32}
 
@@ -210,7 +210,7 @@ def test_a_model_that_cannot_be_asked_about_an_image_is_refused(
     break_folder(llava)
 
     with pytest.raises(InputError, match=expected) as refused:
-        load(settings(llava))
+        load_in_process(settings(llava))
 
     assert str(llava) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -220,14 +220,14 @@ def test_a_gpu_that_is_not_there_is_an_error_of_the_settings(llava: Path) -> Non
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="device: cuda was asked for"):
-        load(settings(llava, device="cuda"))
+        load_in_process(settings(llava, device="cuda"))
 
 
 @pytest.mark.gpu
 def test_a_gpu_answers_as_the_cpu_does(answering: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    vlm: InProcessVlm = load(settings(answering))
+    vlm: InProcessVlm = load_in_process(settings(answering))
 
     assert vlm._network.dtype == torch.bfloat16
     assert vlm([ask("red"), ask("blue", PROMPTS[1])]) == [Answer(text=text, finished=True) for text in (RED, BLUE)]
@@ -237,7 +237,7 @@ def test_a_gpu_answers_as_the_cpu_does(answering: Path) -> None:
 def test_too_little_gpu_memory_leaves_the_unit_undone(answering: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    vlm = load(settings(answering))
+    vlm = load_in_process(settings(answering))
     torch.cuda.set_per_process_memory_fraction(1e-6)
 
     with pytest.raises(MemoryError, match="batch_size"):

@@ -15,10 +15,9 @@ import ray
 from sonify.config.config import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.vlm import server as server_module
-from sonify.vlm.engines import engine_environment, plan_launch
-from sonify.vlm.questions import Answer, Question
+from sonify.vlm.ask import Answer, Question
 from sonify.vlm.retrying import RetryPolicy
-from sonify.vlm.server import Server, free_port, load
+from sonify.vlm.server import Server, engine_environment, free_port, plan_launch, start_server
 from tests.tiny_models import tiny_llava, tiny_qwen_vl
 from tests.vlm.faulty_server import answer_for, numbered_image
 
@@ -76,7 +75,7 @@ def all_gone(processes: list[int], within_sec: float) -> bool:
 
 
 def test_an_engine_is_started_asked_and_ended_with_its_children(tmp_path):
-    server = load(config_for("--child"), tmp_path, QUICK)
+    server = start_server(config_for("--child"), tmp_path, QUICK)
     try:
         assert said(server, *range(20)) == texts(*range(20))
         engine, child = pids(tmp_path)
@@ -84,7 +83,7 @@ def test_an_engine_is_started_asked_and_ended_with_its_children(tmp_path):
         assert lives(child)
     finally:
         server.close()
-    assert all_gone([engine, child], within_sec=0.5)
+    assert not any(map(lives, [engine, child]))
     server.close()
 
 
@@ -94,7 +93,7 @@ def test_an_engine_dies_with_a_killed_worker(tmp_path, stubborn):
         "import sys, time; from pathlib import Path\n"
         "from sonify.config.config import ServerVlm; from sonify.vlm import server\n"
         "server.GRACE_SEC = 1.0\n"  # as `short_grace`
-        "server.load(ServerVlm.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
+        "server.start_server(ServerVlm.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
         "print('ready', flush=True); time.sleep(600)"
     )
     config = config_for("--child", *stubborn).model_dump_json()
@@ -108,38 +107,38 @@ def test_an_engine_dies_with_a_killed_worker(tmp_path, stubborn):
     finally:
         worker.kill()
         worker.communicate()
-    assert all_gone(started, within_sec=5)
+    assert all_gone(started, within_sec=60)
 
 
 class Holder:
     """What a Ray actor does: it holds an engine."""
 
-    def load(self, config: ServerVlm, log_folder: Path) -> None:
+    def hold(self, config: ServerVlm, log_folder: Path) -> None:
         server_module.GRACE_SEC = 1.0
-        self._server = load(config, log_folder, QUICK)
+        self._server = start_server(config, log_folder, QUICK)
 
 
 def test_an_engine_dies_with_a_killed_ray_actor(tmp_path):
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         actor: Any = ray.remote(num_cpus=1)(Holder).remote()
-        ray.get(actor.load.remote(config_for("--child"), tmp_path))
+        ray.get(actor.hold.remote(config_for("--child"), tmp_path))
         started = pids(tmp_path)
         assert len(started) == 2
         assert all(map(lives, started))
         ray.kill(actor)
-        assert all_gone(started, within_sec=5)
+        assert all_gone(started, within_sec=60)
     finally:
         ray.shutdown()
 
 
 def test_an_engine_dies_with_its_guard(tmp_path):
-    server = load(config_for(), tmp_path, QUICK)
+    server = start_server(config_for(), tmp_path, QUICK)
     try:
         (engine,) = pids(tmp_path)
         guard = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(guard, signal.SIGKILL)
-        assert all_gone([engine], within_sec=3)
+        assert all_gone([engine], within_sec=60)
         assert said(server, 1) == texts(1)  # by another engine
         assert len(pids(tmp_path)) == 2
     finally:
@@ -147,7 +146,7 @@ def test_an_engine_dies_with_its_guard(tmp_path):
 
 
 def test_an_engine_that_dies_is_replaced_and_nothing_is_lost(tmp_path):
-    server = load(config_for(), tmp_path, QUICK)
+    server = start_server(config_for(), tmp_path, QUICK)
     try:
         assert said(server, *range(5)) == texts(*range(5))
         os.kill(pids(tmp_path)[0], signal.SIGKILL)
@@ -157,11 +156,11 @@ def test_an_engine_that_dies_is_replaced_and_nothing_is_lost(tmp_path):
         assert len(pids(tmp_path)) == 2
     finally:
         server.close()
-    assert all_gone(pids(tmp_path), within_sec=0.5)
+    assert not any(map(lives, pids(tmp_path)))
 
 
 def test_an_engine_that_dies_of_every_question_leaves_the_unit_undone(tmp_path):
-    server = load(config_for(*plan({"kind": "die", "number": 3})), tmp_path, QUICK)
+    server = start_server(config_for(*plan({"kind": "die", "number": 3})), tmp_path, QUICK)
     try:
         with pytest.raises(TransientError, match=r"2 restarts did not help.*exit status 1.*out of memory, as told"):
             server(questions(1, 2, 3))
@@ -171,14 +170,16 @@ def test_an_engine_that_dies_of_every_question_leaves_the_unit_undone(tmp_path):
         server.close()
 
 
-def test_an_engine_that_hangs_is_replaced(tmp_path, monkeypatch):
+def test_an_engine_that_hangs_is_seen_before_its_questions_give_up_and_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(server_module, "HEALTH_TIMEOUT_SEC", 0.3)
-    server = load(config_for(*plan({"kind": "hang", "after": 6})), tmp_path, replace(QUICK, max_wait_sec=90))
+    monkeypatch.setattr(server_module, "MOST_RESTARTS", 0)  # so that a call says why it would have replaced it
+    hang = plan({"kind": "hang", "after": 6})
+    server = start_server(config_for(*hang), tmp_path, replace(QUICK, max_wait_sec=90))
     try:
         assert said(server, *range(6)) == texts(*range(6))
-        start = time.monotonic()
+        with pytest.raises(TransientError, match="the engine hangs"):
+            server(questions(*range(6)))
         assert said(server, *range(6)) == texts(*range(6))
-        assert time.monotonic() - start < 45  # well before the questions give up
         assert len(pids(tmp_path)) == 2
     finally:
         server.close()
@@ -187,20 +188,20 @@ def test_an_engine_that_hangs_is_replaced(tmp_path, monkeypatch):
 def test_an_engine_that_ends_early_is_an_input_error_with_the_end_of_its_log(tmp_path):
     command = (sys.executable, "-c", "import sys; sys.exit('no GPU with enough memory, port {port}')")
     with pytest.raises(InputError, match=r"ended before it was ready \(exit status 1\).*no GPU with enough") as caught:
-        load(config_for(command=command), tmp_path)
+        start_server(config_for(command=command), tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_an_engine_that_is_never_ready_is_ended(tmp_path):
     with pytest.raises(WorkError, match=r"not ready after 4 s \(start_timeout_sec\).*loading stub"):
-        load(config_for("--start-sec", "60", start_timeout_sec=4), tmp_path)
-    assert all_gone(pids(tmp_path), within_sec=0.5)
+        start_server(config_for("--start-sec", "60", start_timeout_sec=4), tmp_path)
+    assert not any(map(lives, pids(tmp_path)))
 
 
 def test_an_engine_that_serves_another_name_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="does not serve the model 'stub'; set model to one of: other"):
-        load(config_for("--model", "other"), tmp_path)
-    assert all_gone(pids(tmp_path), within_sec=0.5)
+        start_server(config_for("--model", "other"), tmp_path)
+    assert not any(map(lives, pids(tmp_path)))
 
 
 def test_closing_ends_a_start_that_is_under_way(tmp_path):
@@ -213,12 +214,12 @@ def test_closing_ends_a_start_that_is_under_way(tmp_path):
         server.close()
         with pytest.raises(TransientError, match="closed"):
             start.result()
-    assert all_gone(pids(tmp_path), within_sec=0.5)
+    assert not any(map(lives, pids(tmp_path)))
 
 
 def test_a_command_that_is_not_there_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="'vllm' is not on this machine's PATH"):
-        load(config_for(command="vllm", environment={"PATH": str(tmp_path)}), tmp_path)
+        start_server(config_for(command="vllm", environment={"PATH": str(tmp_path)}), tmp_path)
 
 
 def fake_program(folder: Path, name: str) -> dict[str, str]:
@@ -277,7 +278,7 @@ def test_an_engine_sees_the_gpus_and_no_keys():
 def test_transformers_serve_answers_about_images(tmp_path, make_model):
     folder = make_model(tmp_path / "model")
     config = config_for(command="transformers", model=str(folder), max_new_tokens=6, start_timeout_sec=120)
-    server = load(config, tmp_path / "logs", RetryPolicy(timeout_sec=60, max_wait_sec=60))
+    server = start_server(config, tmp_path / "logs", RetryPolicy(timeout_sec=60, max_wait_sec=60))
     try:
         answers = server(questions(1, 2, 3))
         assert answers == server(questions(1, 2, 3))  # greedy

@@ -3,81 +3,61 @@ import random
 from collections import Counter
 from hashlib import sha256
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sonify.captions.sounds import match_sounds
 from sonify.captions.words import tokenize
-from sonify.rows import Concept, Reason, Verdict
-from sonify.vlm.checking import (
+from sonify.rows import Concept, Reason
+from sonify.vlm.answers import parse_concepts
+from sonify.vlm.ask import (
     CHECK_VERSION,
-    Check,
+    CONCEPTS_PROMPT,
+    EXAMPLE_DESCRIPTION,
+    EXAMPLE_NAME,
+    FOILS,
+    PROMPT_VERSION,
     check_question,
+    concepts_prompt,
+    foils_for,
     ordered_names,
-    parse_check,
 )
-from sonify.vlm.cleaning import Unusable
-from sonify.vlm.foils import FOILS, foils_for
 
 NAMES = ("dog", "car", "church organ")
-CASES = yaml.safe_load((Path(__file__).parent / "answers" / "checks.yaml").read_text(encoding="utf-8"))
 
 
 def named(*names):
     return [Concept(concept=name, description="") for name in names]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-def test_answers_mean_what_the_corpus_says(case):
-    result = parse_check(case["answer"], NAMES)
-    if "reason" in case:
-        assert isinstance(result, Unusable), result
-        assert result.reason == Reason(case["reason"])
-        return
-    assert isinstance(result, Check), result
-    assert result.medium == case["medium"]
-    said = ["".join("ny"[word] for word in (v.visible, v.real, v.sounding)) for v in result.verdicts]
-    assert said == case["told"]
-    assert [verdict.concept for verdict in result.verdicts] == list(NAMES)
-    assert [verdict.confirmed for verdict in result.verdicts] == [told == "yyy" for told in case["told"]]
+def test_the_prompt_asks_for_a_caption_and_for_as_many_concepts_as_are_wanted():
+    prompt = concepts_prompt(7)
+    assert prompt.index("caption:") < prompt.index("at most 7 lines") < prompt.index("name: description")
+    assert "visible and present in the image" in prompt
+    assert f"{EXAMPLE_NAME}: {EXAMPLE_DESCRIPTION}" in prompt
+    assert "{" not in prompt
 
 
-@given(
-    st.lists(st.sampled_from(FOILS), min_size=1, max_size=7, unique=True).flatmap(
-        lambda names: st.tuples(
-            st.just(names),
-            st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=len(names), max_size=len(names)),
-        )
-    ),
-    st.sampled_from(("photo", "drawing", "statue", "logo", "screen", "other")),
-)
-def test_an_answer_in_the_asked_form_is_read_as_it_stands(said, medium):
-    names, told = said
-    lines = [f"medium: {medium}"]
-    for name, three in zip(names, told, strict=True):
-        visible, real, sounding = ("yes" if yes else "no" for yes in three)
-        lines.append(f"{name}: visible {visible}, real {real}, sounding {sounding}")
-    expected = tuple(
-        Verdict(concept=name, visible=visible, real=real, sounding=sounding)
-        for name, (visible, real, sounding) in zip(names, told, strict=True)
-    )
-    assert parse_check("\n".join(lines), names) == Check(medium=medium, verdicts=expected)
+def test_the_prompt_is_short_enough_for_small_models():
+    assert len(concepts_prompt(5).split()) < 140
 
 
-@given(st.text(max_size=300), st.lists(st.text(max_size=20), max_size=4))
-def test_any_text_and_any_names_are_read_without_an_error(answer, names):
-    result = parse_check(answer, names)
-    assert isinstance(result, Unusable) or [verdict.concept for verdict in result.verdicts] == names
+def test_the_prompt_said_back_is_no_answer():
+    for said in (concepts_prompt(5), concepts_prompt(12).replace("\n", "\n\n"), concepts_prompt(5).upper()):
+        result = parse_concepts(said, 5)
+        assert getattr(result, "reason", result) is Reason.BAD_ANSWER
 
 
-def test_the_question_said_back_confirms_nothing():
-    result = parse_check(check_question(NAMES), NAMES)
-    assert isinstance(result, Unusable)
-    assert result.reason is Reason.BAD_ANSWER
+def test_every_line_of_the_prompt_said_back_is_left_out_of_an_answer():
+    for line in concepts_prompt(5).split("\n"):
+        result = parse_concepts(f"{line}\ncat: sound of a cat meowing", 5)
+        assert [concept.concept for concept in getattr(result, "concepts", ())] == ["cat"], line
+        assert getattr(result, "caption", None) == "", line
+
+
+def test_the_version_of_the_prompt_stands_for_its_words():
+    # other words are another prompt: raise PROMPT_VERSION, and write both here
+    assert (PROMPT_VERSION, sha256(CONCEPTS_PROMPT.encode()).hexdigest()[:8]) == (1, "4855e1a0")
 
 
 def test_the_question_asks_for_the_medium_first_and_for_every_name_in_order():
@@ -85,7 +65,7 @@ def test_the_question_asks_for_the_medium_first_and_for_every_name_in_order():
     assert 0 < question.index("medium") < question.index("dog, car, church organ") < question.index("visible yes")
 
 
-def test_the_version_stands_for_these_words():
+def test_the_version_of_the_check_stands_for_its_words():
     # another question is another check: raise CHECK_VERSION, and write both here
     assert (CHECK_VERSION, sha256(check_question(("a", "b")).encode()).hexdigest()[:8]) == (1, "52db662d")
 

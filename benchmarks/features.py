@@ -20,10 +20,9 @@ from diffusers.utils import logging
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from benchmarks.measure import interleaved, report
-from sonify.features.ast import AstFeatures
-from sonify.features.logmel import LogMel
+from sonify.features.ast import AstFeatures, AstLogMel
 from sonify.features.vae import encode
-from sonify.networks import computing
+from sonify.models.loading import computing
 
 RATE_HZ, SECONDS, SOUNDS = 16_000, 5, 32
 ON_CPU, ON_GPU = 1, 16  # images or sounds at once, as the stage has them
@@ -46,7 +45,7 @@ def make_sounds(count: int) -> np.ndarray:
 
 def compare_front_ends() -> None:
     extractor = ASTFeatureExtractor()
-    log_mel, sounds = LogMel(extractor), make_sounds(SOUNDS)
+    log_mel, sounds = AstLogMel(extractor), make_sounds(SOUNDS)
 
     def ours() -> torch.Tensor:
         return log_mel(torch.from_numpy(sounds))

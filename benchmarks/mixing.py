@@ -11,8 +11,7 @@ import numpy as np
 import pyloudnorm
 
 from benchmarks.measure import interleaved, report
-from sonify.media.loudness import measure_loudness
-from sonify.mixing import gain_to_target_db, mix_clips
+from sonify.media.mixing import gain_to_target_db, measure_loudness, mix_clips
 
 SAMPLE_RATE_HZ = 16_000
 CLIP_SAMPLES = 5 * SAMPLE_RATE_HZ

@@ -30,10 +30,9 @@ from sonify.config.config import AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures, load_ast
 from sonify.media.clips import CutClip
-from sonify.media.loudness import FULL_SCALE, measure_loudness
-from sonify.model_folders import check_config, check_processor, check_weights
-from sonify.models import AST_FILES, Files, fetch_model
-from sonify.networks import choose_device, load_network, load_part
+from sonify.media.mixing import FULL_SCALE, measure_loudness
+from sonify.models.fetch import AST_FILES, Files, check_config, check_processor, check_weights, fetch_model
+from sonify.models.loading import choose_device, load_network, load_part
 from train.sounds import MIN_CLIP_SECONDS, SAMPLE_RATE_HZ, TARGET_LUFS
 
 log = logging.getLogger(__name__)
@@ -135,7 +134,8 @@ def check_gains(gains_db: Sequence[float]) -> list[float]:
 def _load(arguments: argparse.Namespace) -> tuple[dict[str, Features], dict[str, str]]:
     """The features that are compared, and the identities of the models."""
     device = choose_device("auto")
-    ast, ast_extractor = load_ast(arguments.ast, arguments.ast_revision, device, torch.float32)
+    fetched_ast = fetch_model(arguments.ast, arguments.ast_revision, AST_FILES)
+    ast, ast_extractor = load_ast(fetched_ast, device, torch.float32)
     hubert, hubert_extractor = load_hubert(arguments.hubert, arguments.hubert_revision, device)
 
     def normalise(audio_S: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ def _load(arguments: argparse.Namespace) -> tuple[dict[str, Features], dict[str,
         "HuBERT, as it is": hubert_features(hubert, None),
     }
     identities = {
-        "ast_identity": fetch_model(arguments.ast, arguments.ast_revision, AST_FILES).identity,
+        "ast_identity": fetched_ast.identity,
         "hubert_identity": fetch_model(arguments.hubert, arguments.hubert_revision, HUBERT_FILES).identity,
     }
     return features, identities

@@ -13,9 +13,16 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from sonify.errors import InputError
-from sonify.model_folders import check_config, check_processor, check_tokenizer, check_weights
-from sonify.models import TOKENIZER, Files, fetch_model
-from sonify.networks import choose_device, load_network, load_part
+from sonify.models.fetch import (
+    TOKENIZER,
+    Files,
+    check_config,
+    check_processor,
+    check_tokenizer,
+    check_weights,
+    fetch_model,
+)
+from sonify.models.loading import choose_device, load_network, load_part
 
 CLIP = "openai/clip-vit-base-patch32"
 CLIP_FILES = Files(

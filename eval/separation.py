@@ -32,8 +32,7 @@ from eval.study import PictureParser, label_sounds, read_heard, run_study, spoke
 from sonify.config import Mix
 from sonify.errors import InputError
 from sonify.media.clips import CutClip
-from sonify.media.loudness import FULL_SCALE, measure_loudness
-from sonify.mixing import gain_to_target_db, mix_clips
+from sonify.media.mixing import FULL_SCALE, gain_to_target_db, measure_loudness, mix_clips
 from train.sounds import SAMPLE_RATE_HZ, TARGET_LUFS, is_heard, make_windows, read_sound
 
 log = logging.getLogger(__name__)

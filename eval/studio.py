@@ -14,7 +14,7 @@ from PIL import Image
 from eval.scores import OTHERS, Scorer, load_scorer, score_labels
 from eval.study import at_least, check_out
 from sonify.errors import InputError
-from sonify.networks import choose_device, choose_dtype
+from sonify.models.loading import choose_device, choose_dtype
 from train.pipeline import MAX_SEED, AudioPixArtPipeline, load_pipeline, read_settings
 
 

@@ -14,8 +14,7 @@ import yaml
 from rich.console import Console
 
 from sonify.config import Config, load_config
-from sonify.errors import InputError, WorkError
-from sonify.installed import require
+from sonify.errors import InputError, WorkError, require
 
 log = logging.getLogger(__name__)
 

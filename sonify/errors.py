@@ -1,5 +1,7 @@
 """The exceptions that the command line turns into exit codes 2 and 3; anything else is an error of ours."""
 
+from importlib.util import find_spec
+
 
 class InputError(Exception):
     """The user's config, path, file or command is wrong: one line, exit 2.
@@ -18,3 +20,14 @@ class DiskFull(WorkError):
 
 class TransientError(Exception):
     """A cause outside the rows (network, server): the unit stays undone and no row is rejected."""
+
+
+def require(*libraries: str, extra: str = "models") -> None:
+    """Refuse to go on without libraries of an extra, which the light installation has not.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    for library in libraries:
+        if find_spec(library) is None:
+            raise InputError(f"the library {library} is not installed: pip install 'sonify[{extra}]'")

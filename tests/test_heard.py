@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sonify.captions.ontology import load_ontology
-from sonify.captions.sounds import find_sounds, match_sounds
+from sonify.captions.ontology import find_sounds, load_ontology, match_sounds
 from sonify.captions.words import tokenize
 from sonify.config import make_config
 from sonify.run import run

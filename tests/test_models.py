@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from sonify.errors import InputError
-from sonify.models import CLAP_FILES, TOKENIZER_FILES, VLM_FILES, Files, fetch_model
-from sonify.networks import load_network, load_part
+from sonify.models.fetch import CLAP_FILES, TOKENIZER_FILES, VLM_FILES, Files, fetch_model
+from sonify.models.loading import load_network, load_part
 from tests.tiny_models import tiny_clap, tiny_llava
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,6 +9,7 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 
 from sonify.features.ast import load_ast
 from sonify.features.vae import load_vae
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from train.pipeline import AudioPixArtPipeline, make_scheduler
 from train.tiny import AST_WIDTH, write_tiny_ast, write_tiny_vae
 
@@ -33,8 +34,9 @@ def tiny_transformer(caption_channels: int = AST_WIDTH, seed: int = 0) -> PixArt
 def tiny_pipeline(*, audio: bool = True, caption_channels: int = AST_WIDTH, **settings: Any) -> AudioPixArtPipeline:
     """A pipeline with an AST, or for features of any width without one (`audio=False`)."""
     with tempfile.TemporaryDirectory() as folder:
-        vae = load_vae(str(write_tiny_vae(Path(folder, "vae"))), None, CPU, torch.float32)
-        ast = load_ast(str(write_tiny_ast(Path(folder, "ast"))), None, CPU, torch.float32) if audio else (None, None)
+        vae = load_vae(fetch_model(str(write_tiny_vae(Path(folder, "vae"))), None, VAE_FILES), CPU, torch.float32)
+        fetched_ast = fetch_model(str(write_tiny_ast(Path(folder, "ast"))), None, AST_FILES)
+        ast = load_ast(fetched_ast, CPU, torch.float32) if audio else (None, None)
     return AudioPixArtPipeline(tiny_transformer(caption_channels), vae, make_scheduler(), *ast, **settings)
 
 

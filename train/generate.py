@@ -25,7 +25,7 @@ from rich.progress import track
 
 from sonify.errors import InputError
 from sonify.io.write import sha256_of, write_whole
-from sonify.networks import choose_device, choose_dtype
+from sonify.models.loading import choose_device, choose_dtype
 from train.commands import run_command
 from train.manifest import (
     IMAGES,

@@ -16,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sonify.errors import InputError
-from sonify.model_folders import check_weights, diffusers_class
-from sonify.models import FetchedModel, Files, fetch_model
-from sonify.networks import check_whole, unusable
+from sonify.models.fetch import FetchedModel, Files, check_weights, diffusers_class, fetch_model
+from sonify.models.loading import check_whole, unusable
 from train.config import Checkpoint, Transformer
 from train.linear import convolve_linears
 

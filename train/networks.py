@@ -11,7 +11,7 @@ from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify.features.ast import load_ast
 from sonify.features.vae import Vae, load_vae
-from sonify.models import AST_FILES, VAE_FILES, fetch_model
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from train.config import TrainConfig
 from train.pipeline import AudioPixArtPipeline, make_scheduler
 from train.shards import FeatureData
@@ -38,20 +38,20 @@ def load_networks(config: TrainConfig) -> Networks:
         InputError: one cannot be had or used.
     """
     cpu, dtype = torch.device("cpu"), torch.float32
-    vae_identity = fetch_model(config.vae, config.vae_revision, VAE_FILES).identity
-    vae = load_vae(config.vae, config.vae_revision, cpu, dtype)
+    fetched_vae = fetch_model(config.vae, config.vae_revision, VAE_FILES)
+    vae = load_vae(fetched_vae, cpu, dtype)
     if config.ast is None:
         return Networks(
-            vae=vae, vae_identity=vae_identity, audio_encoder=None, feature_extractor=None, ast_identity=None
+            vae=vae, vae_identity=fetched_vae.identity, audio_encoder=None, feature_extractor=None, ast_identity=None
         )
-    ast_identity = fetch_model(config.ast, config.ast_revision, AST_FILES).identity
-    audio_encoder, feature_extractor = load_ast(config.ast, config.ast_revision, cpu, dtype)
+    fetched_ast = fetch_model(config.ast, config.ast_revision, AST_FILES)
+    audio_encoder, feature_extractor = load_ast(fetched_ast, cpu, dtype)
     return Networks(
         vae=vae,
-        vae_identity=vae_identity,
+        vae_identity=fetched_vae.identity,
         audio_encoder=audio_encoder,
         feature_extractor=feature_extractor,
-        ast_identity=ast_identity,
+        ast_identity=fetched_ast.identity,
     )
 
 

@@ -23,11 +23,10 @@ from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify.config.config import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
-from sonify.features.ast import AstFeatures
-from sonify.features.logmel import HOP
+from sonify.features.ast import HOP, AstFeatures
 from sonify.features.vae import decode, load_vae, scaling_factor
-from sonify.models import FetchedModel
-from sonify.networks import check_whole, load_network, place_network, unusable
+from sonify.models.fetch import VAE_FILES, FetchedModel, fetch_model
+from sonify.models.loading import check_whole, load_network, place_network, unusable
 from train.pipeline_checks import check_parts, check_settings
 
 MAX_SEED = 2**63 - 1
@@ -237,7 +236,7 @@ def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Aud
     read_settings(folder)
     parts: dict[str, Any] = {
         "transformer": _load_transformer(_part(folder, "transformer"), device, dtype),
-        "vae": load_vae(str(folder / "vae"), None, device, torch.float32),
+        "vae": load_vae(fetch_model(str(folder / "vae"), None, VAE_FILES), device, torch.float32),
     }
     if (folder / "audio_encoder").is_dir():
         parts["audio_encoder"] = load_network(ASTModel, _part(folder, "audio_encoder"), device, torch.float32)

@@ -16,8 +16,7 @@ from sonify.config.config import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
-from sonify.media.loudness import FULL_SCALE, measure_loudness
-from sonify.mixing import gain_to_target_db, mix_clips
+from sonify.media.mixing import FULL_SCALE, gain_to_target_db, measure_loudness, mix_clips
 
 SAMPLE_RATE_HZ = AST_SAMPLE_RATE_HZ
 # The middle of the range that training draws from.

@@ -32,7 +32,8 @@ from benchmarks.learning.pairing import (
 from benchmarks.learning.statistics import balanced_accuracy
 from benchmarks.learning.training import encode_photos, train, training_config, write_features
 from sonify.features.vae import Vae, decode, load_vae
-from sonify.networks import choose_device
+from sonify.models.fetch import VAE_FILES, fetch_model
+from sonify.models.loading import choose_device
 from tests.taesd import taesd_folder
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def open_bench(folder: Path, out: Path) -> Bench:
         heard=read_heard(data, recordings, ear),
         ear=ear,
         eye=Eye(weights / "mobilenet_v2", photos),
-        vae=load_vae(str(vae_folder), None, choose_device("auto"), torch.float32),
+        vae=load_vae(fetch_model(str(vae_folder), None, VAE_FILES), choose_device("auto"), torch.float32),
         vae_folder=vae_folder,
     )
 

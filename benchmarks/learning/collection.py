@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sonify.features.pixels import decode_square
 from sonify.media.audio import decode_flac
-from sonify.media.loudness import measure_loudness
-from sonify.mixing import gain_to_target_db, mix_clips
+from sonify.media.mixing import gain_to_target_db, measure_loudness, mix_clips
+from sonify.media.pixels import decode_square
 
 CLASSES = ("cat", "chirping_birds", "dog", "engine", "insects", "sea_waves")
 SAMPLE_RATE_HZ = 16_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sonify.media.loudness import FULL_SCALE
+from sonify.media.mixing import FULL_SCALE
 
 WINDOW, HOP = 15_600, 7_680  # 0.975 s and 0.48 s at 16 kHz
 # Scores are between 0 and 1 and nearly all of them near 0: the root lifts the faint ones. It leaves a vector of length

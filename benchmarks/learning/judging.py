@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.learning.collection import CLASSES
 from benchmarks.learning.eye import Eye
 from sonify.features.vae import decode
-from sonify.networks import choose_device
+from sonify.models.loading import choose_device
 from train.grids import make_grid
 from train.pipeline import AudioPixArtPipeline
 

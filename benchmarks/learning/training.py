@@ -13,7 +13,7 @@ from benchmarks.learning.pairing import Paired
 from sonify.config import make_settings
 from sonify.features.vae import Vae, encode
 from sonify.keys import escape_key
-from sonify.models import VAE_FILES, fetch_model
+from sonify.models.fetch import VAE_FILES, fetch_model
 from tests.feature_runs import MadeSample, make_feature_run
 from train.config import TrainConfig
 

@@ -1,13 +1,36 @@
-"""The AudioSet ontology: 632 classes of sound, of which some have several parents.
+"""The sounds that a caption names: classes of the AudioSet ontology, found by their names and by our table of words.
+
+The ontology has 632 classes of sound, of which some have several parents. The longest match wins and takes its words
+with it, so that "hot dog" is no dog; where a class and its ancestor are both named, the more specific one stays.
 
 Source: Gemmeke et al., "Audio Set: An ontology and human-labeled dataset for audio events" (ICASSP 2017).
 """
 
+import csv
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+from sonify.captions.words import expand, tokenize
+from sonify.rows import Concept
+
+# Rows of the table under this class name no sound: their phrases keep other words from matching.
+NO_CLASS = "-"
+# Captions use the names of these classes in other senses, or name the things without their sounding: only the table's
+# words find them. The branches stand for all that is below them.
+SILENT_BRANCHES = (
+    "Music genre", "Music role", "Music mood", "Musical concepts", "Channel, environment and background",
+    "Source-ambiguous sounds", "Miscellaneous sources",
+)  # fmt: skip
+SILENT_CLASSES = (
+    "Animal", "Wild animals", "Liquid", "Water", "Steam", "Wood", "Glass", "Mechanisms", "Tools", "Vehicle", "Hands",
+    "Door", "Cupboard open or close", "Drawer open or close", "Dishes, pots, and pans", "Cutlery, silverware",
+    "Zipper (clothing)", "Velcro, hook and loop fastener", "Coin (dropping)", "Scissors", "Packing tape, duct tape",
+    "Camera", "Gears", "Pulleys", "Domestic sounds, home sounds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +49,14 @@ class SoundClass:
     def alternatives(self) -> tuple[str, ...]:
         """The names that the class's name lists: `Waves, surf` has two."""
         return tuple(part.strip().lower() for part in self.name.split(",") if part.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A sound that a text names: the class, and what is heard in plain words."""
+
+    class_id: str
+    concept: str
 
 
 @cache
@@ -63,3 +94,80 @@ def _distances(class_id: str, parents: Mapping[str, list[str]]) -> dict[str, int
                 distances[parent] = distances[node] + 1
                 reached.append(parent)
     return distances
+
+
+def find_sounds(caption: str) -> tuple[Concept, ...]:
+    """Return the sounds that a caption names, in its order, each once."""
+    matches = most_specific(match_sounds(tokenize(caption)))
+    concepts = dict.fromkeys(match.concept for match in matches)
+    return tuple(Concept(concept=concept, description="") for concept in concepts)
+
+
+def match_sounds(tokens: Sequence[str]) -> list[Match]:
+    """Return every class that tokens name, longest match first from left to right."""
+    table = load_patterns()
+    found: list[Match] = []
+    position = 0
+    while position < len(tokens):
+        length, match = _longest(table, tokens, position)
+        if match is not None:
+            found.append(match)
+        position += length
+    return found
+
+
+def most_specific(matches: Sequence[Match]) -> list[Match]:
+    """Drop classes of which a descendant is named too."""
+    ontology = load_ontology()
+    above = {ancestor for m in matches for ancestor, steps in ontology[m.class_id].distances.items() if steps > 0}
+    return [match for match in matches if match.class_id not in above]
+
+
+def _longest(
+    table: Mapping[str, Mapping[tuple[str, ...], Match | None]], tokens: Sequence[str], position: int
+) -> tuple[int, Match | None]:
+    phrases = table.get(tokens[position])
+    if phrases:
+        rest = tuple(tokens[position : position + 6])
+        for length in range(len(rest), 0, -1):
+            if rest[:length] in phrases:
+                return length, phrases[rest[:length]]
+    return 1, None
+
+
+@cache
+def load_patterns() -> Mapping[str, Mapping[tuple[str, ...], Match | None]]:
+    """Token sequences by their first token, with what they name; None blocks. Our table goes before the names."""
+    patterns: dict[str, dict[tuple[str, ...], Match | None]] = {}
+    for phrase, match in (*_table_patterns(), *_ontology_patterns()):
+        for tokens in expand(phrase):
+            patterns.setdefault(tokens[0], {}).setdefault(tokens, match)
+    return patterns
+
+
+def _table_patterns() -> Iterator[tuple[str, Match | None]]:
+    text = files("sonify.captions").joinpath("synonyms.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    for row in sorted(rows, key=lambda row: row["class"] != NO_CLASS):
+        match = None
+        if row["class"] != NO_CLASS:
+            match = Match(class_id=class_ids_by_name()[row["class"]], concept=row["concept"])
+        for phrase in row["words"].split("; "):
+            yield phrase, match
+
+
+def _ontology_patterns() -> Iterator[tuple[str, Match]]:
+    concepts = {match.class_id: match.concept for _, match in _table_patterns() if match}
+    branches = {class_ids_by_name()[name] for name in SILENT_BRANCHES}
+    for sound in load_ontology().values():
+        if sound.abstract or sound.name in SILENT_CLASSES or branches & set(sound.distances):
+            continue
+        concept = concepts.get(sound.id, _plain(sound.alternatives[0]))
+        for alternative in sound.alternatives:
+            if tokens := tokenize(_plain(alternative)):
+                yield " ".join(tokens), Match(class_id=sound.id, concept=concept)
+
+
+def _plain(name: str) -> str:
+    """A class's name without what it says in brackets."""
+    return re.sub(r"\s*\(.*?\)|[()]", "", name).removesuffix(" etc.").strip()

@@ -1,8 +1,8 @@
-"""Words as captions write them: tokens, plurals and verb forms. English, and small on purpose."""
+"""Words as captions write them: tokens, plurals, verb forms, words that discard. English, and small on purpose."""
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
 
@@ -71,3 +71,18 @@ def _doubles(verb: str) -> bool:
     if len(verb) < 3 or verb[-1] in "aeiouwxy" or verb[-2] not in _VOWELS or verb[-3] in _VOWELS:
         return False
     return sum(letter in _VOWELS for letter in verb) == 1
+
+
+def find_discard_words(caption: str, words: Sequence[str], match: str) -> tuple[str, ...]:
+    """Return the discard words that a caption holds.
+
+    Args:
+        caption: any text.
+        words: lower-case words.
+        match: `word` for whole words in singular or plural; `substring` is the paper's test, in which "sign" also
+            finds "design".
+    """
+    if match == "substring":
+        return tuple(word for word in words if word.lower() in caption.lower())
+    present = set(re.findall(r"\w+", caption.lower()))
+    return tuple(word for word in words if present & {word.lower(), plural(word.lower())})

@@ -23,8 +23,8 @@ from sonify.io.commits import DamagedRecord, parse_commit, read_commits
 from sonify.io.places import for_each, load_array, read_whole
 from sonify.io.tables import ROWS_IN_GROUP, rows_of
 from sonify.io.write import FileRecord
-from sonify.media.fingerprint import fingerprint
-from sonify.mixing import pcm_sha256
+from sonify.media.likeness import fingerprint
+from sonify.media.mixing import pcm_sha256
 from sonify.rows import Clip, Pair, Render, SoundRef
 from sonify.run import plan_run
 from sonify.stages.pool import names_of

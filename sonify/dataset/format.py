@@ -62,7 +62,7 @@ class PublishedPair:
 class PublishedClip:
     """A row of `pool/clips` that some scene uses, with the conditions of its licence.
 
-    `fingerprint` tells a transcode of the clip from another sound; see `sonify.media.fingerprint`.
+    `fingerprint` tells a transcode of the clip from another sound; see `sonify.media.likeness`.
     """
 
     clip: str

@@ -35,8 +35,8 @@ from sonify.errors import InputError
 from sonify.io.places import is_below
 from sonify.io.tables import read_columns
 from sonify.keys import escape_key
-from sonify.media.fingerprint import fingerprint
-from sonify.media.loudness import SILENCE_DBFS
+from sonify.media.likeness import fingerprint
+from sonify.media.mixing import SILENCE_DBFS
 from sonify.media.pixels import MAX_PIXELS, MAX_SIDE_PX
 from sonify.stores import Place
 

@@ -43,8 +43,7 @@ from sonify.dataset.licences import (
 from sonify.dataset.sealed import files_of, new_folder
 from sonify.engine.plan import Plan
 from sonify.engine.record import config_of_run, require_record
-from sonify.errors import InputError, WorkError
-from sonify.installed import require
+from sonify.errors import InputError, WorkError, require
 from sonify.io.places import open_local, stems
 from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member

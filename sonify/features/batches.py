@@ -9,11 +9,12 @@ from sonify.config import Features
 from sonify.errors import WorkError
 from sonify.features.ast import AstFeatures, load_ast
 from sonify.features.vae import encode, load_vae
-from sonify.media.loudness import FULL_SCALE
-from sonify.networks import choose_device, choose_dtype, computing
+from sonify.media.mixing import FULL_SCALE
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
+from sonify.models.loading import choose_device, choose_dtype, computing
 
 
-class Encoders:
+class FeatureNetworks:
     """A VAE and an AST on the configured device, as (N, ...) float16 of whatever N images or sounds.
 
     What an image or a sound becomes must not depend on what is computed beside it: on a CPU each goes through its
@@ -28,8 +29,9 @@ class Encoders:
         dtype = choose_dtype(settings.dtype, device)
         self._settings = settings
         self._batch = 1 if device.type == "cpu" else settings.batch_size
-        self._vae = load_vae(settings.vae, settings.vae_revision, device, dtype)
-        network, extractor = load_ast(settings.ast, settings.ast_revision, device, dtype)
+        self._vae = load_vae(fetch_model(settings.vae, settings.vae_revision, VAE_FILES), device, dtype)
+        ast = fetch_model(settings.ast, settings.ast_revision, AST_FILES)
+        network, extractor = load_ast(ast, device, dtype)
         self._audio_features = AstFeatures(network, extractor, settings.frequency)
 
     def look(self, pixels_NHWC: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Training samples: which members one has, and how a unit's archives and their indexes are written.
+"""Training samples: which members one has, how one is made, and how a unit's archives and indexes are written.
 
 <key>.latent.npy           (C, H, W) float16: the posterior's mean, unscaled
 <key>.latent_std.npy       its standard deviation, where `features.std`
@@ -9,12 +9,14 @@
 
 import hashlib
 import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from sonify import layout
+from sonify.io.commits import canonical_json
 from sonify.io.tables import TableWriter
 from sonify.io.tars import TarWriter
 from sonify.io.write import Transaction
@@ -29,6 +31,62 @@ class FeatureSample:
     split: str
     members: tuple[tuple[str, bytes], ...]
     recordings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipText:
+    """What the pool says of a clip."""
+
+    label: str
+    recording: str
+
+
+def sources_of(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The sources of all scenes of a sample."""
+    return (source for scene in record["scenes"] for source in scene["sources"])
+
+
+def make_sample(
+    record: Mapping[str, Any], latents: Mapping[str, np.ndarray], heard: np.ndarray, texts: Mapping[str, ClipText]
+) -> FeatureSample:
+    """Put a training sample together.
+
+    Args:
+        record: the JSON of the image's sample in its shard.
+        latents: arrays by name.
+        heard: (scenes, T, D) audio features, in the record's order.
+        texts: what the pool says of the clips.
+    """
+    key = record["key"]
+    arrays = {f"{key}.{name}.npy": array for name, array in latents.items()}
+    arrays |= {f"{key}.{scene['scene']}.audio.npy": array for scene, array in zip(record["scenes"], heard, strict=True)}
+    members = [(name, encode_npy(array)) for name, array in arrays.items()]
+    members.append((f"{key}.json", canonical_json(_training_record(record, texts)).encode()))
+    return FeatureSample(
+        key=key,
+        split=record["split"],
+        members=tuple(sorted(members)),
+        recordings=tuple(sorted({texts[source["clip"]].recording for source in sources_of(record)})),
+    )
+
+
+def _training_record(record: Mapping[str, Any], texts: Mapping[str, ClipText]) -> dict[str, Any]:
+    """What training and evaluation need to know of a sample: the same fields in every sample."""
+
+    def source_of(source: Mapping[str, Any]) -> dict[str, str]:
+        heard = texts[source["clip"]]
+        said = {name: source[name] for name in ("concept", "description", "clip")}
+        return said | {"label": heard.label, "recording": heard.recording}
+
+    scenes = [
+        {
+            "scene": scene["scene"],
+            "caption": scene["caption"],
+            "sources": [source_of(source) for source in scene["sources"]],
+        }
+        for scene in record["scenes"]
+    ]
+    return {name: record[name] for name in ("key", "split", "image_uri")} | {"scenes": scenes}
 
 
 def encode_npy(array: np.ndarray) -> bytes:

@@ -12,9 +12,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.utils import logging
 
-from sonify.model_folders import diffusers_class
-from sonify.models import VAE_FILES, fetch_model
-from sonify.networks import check_whole, place_network, unusable
+from sonify.models.fetch import FetchedModel, diffusers_class
+from sonify.models.loading import check_whole, place_network, read_network
 
 Vae = AutoencoderKL | AutoencoderTiny
 
@@ -27,27 +26,16 @@ class Posterior:
     std_BCHW: torch.Tensor
 
 
-def load_vae(model: str, revision: str | None, device: torch.device, dtype: torch.dtype) -> Vae:
-    """Load an autoencoder.
+def load_vae(fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> Vae:
+    """Load an autoencoder, fetched as `VAE_FILES`.
 
     Raises:
-        InputError: it cannot be had, is of another class, or lacks weights.
+        InputError: its weights cannot be used, or lack a tensor.
     """
-    fetched = fetch_model(model, revision, VAE_FILES)
     kind: Any = AutoencoderKL if diffusers_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would warn of is refused below
-    try:
-        vae, report = kind.from_pretrained(
-            fetched.path,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # to name them here, as the missing ones
-            output_loading_info=True,
-        )
-    except Exception as error:  # of a damaged folder the library raises whatever its code meets
-        raise unusable(fetched, error) from error
+    vae, report = read_network(kind, fetched, torch_dtype=dtype)
     check_whole(vae, report, fetched)
     return place_network(vae, device, fetched)
 

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from sonify.media.audio import StoredSound, UnreadableSound, open_recording, read_blocks
-from sonify.media.loudness import FULL_SCALE
+from sonify.media.mixing import FULL_SCALE
 from sonify.rows import Reason
 
 # A tail below this is dropped: too little to carry a sound, nearly all padding.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import ExifTags, Image, ImageCms
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -114,6 +115,19 @@ def decode_for_model(data: bytes, shorter_side_px: int) -> tuple[ImageInfo, Imag
         if _orientation(image) >= 5:
             width, height = height, width
         return ImageInfo(width=width, height=height, verbatim=_is_verbatim(image)), picture
+
+
+def decode_square(data: bytes, size: int) -> np.ndarray:
+    """Decode to (size, size, 3) uint8: the shorter side becomes `size`, what the longer has more is cut at both ends.
+
+    Raises:
+        UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
+    """
+    image = decode_rgb(data, size)  # leaves what is smaller as it is
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.array(square if side == size else square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def seen_side(size: tuple[int, int], shorter_side_px: int) -> int:

@@ -23,8 +23,8 @@ from sonify.io.places import list_files
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import cut_recording
 from sonify.media.likeness import NearHashes, perceptual_hash
+from sonify.media.mixing import pcm_sha256
 from sonify.media.pixels import UnreadableImage
-from sonify.mixing import pcm_sha256
 from sonify.rows import Rejected, SoundRef, SourceImage
 from sonify.sources.images import IMAGE_SUFFIXES, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound

@@ -1,10 +1,15 @@
-"""Which clips may stand for a concept, and which one is drawn: the paper's rule and ours, as pure functions.
+"""Which clips may stand for a concept, and which one is drawn: exact search, and the paper's rule and ours.
+
+Clips with equal embeddings (collections describe hundreds of recordings by one label, which the text encoder cannot
+tell apart) are searched once, as a group; where a ranking ends inside a group, the seats left are drawn.
 
 Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval; `margin`, the recording limit and `querybank` are ours.
 """
 
+import hashlib
 from dataclasses import dataclass
 
+import faiss
 import numpy as np
 
 from sonify.config import Retrieval
@@ -14,6 +19,75 @@ CLIPS_PER_RECORDING = 3
 # A pool of a few clips a class needs a short list, or other classes fill it; 0.5M clips use `top_k` in full.
 POOL_SHARE = 50
 FEWEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The best groups for one query, best first: (G,) similarities and group numbers."""
+
+    similarities: np.ndarray
+    groups: np.ndarray
+
+
+class ClipIndex:
+    """Search over the embeddings of one split of the pool, on `threads` threads.
+
+    Scores are the same only for the same batch and thread count (measured), so callers form batches inside a unit.
+    """
+
+    def __init__(self, embeddings: np.ndarray, threads: int) -> None:
+        """Index (N, D) float32 embeddings."""
+        self.num_clips, dimension = embeddings.shape
+        self._threads = threads
+        first, group_of_clip = _group_rows(embeddings)
+        # Neighbours in the pool come from one recording; this scatters them, so that a ring's seats do not go to it.
+        scattered = np.arange(self.num_clips, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
+        order = np.lexsort((scattered, group_of_clip))
+        self._members = order
+        self._starts = np.searchsorted(group_of_clip[order], np.arange(len(first) + 1))
+        self._index = faiss.IndexFlatIP(dimension)
+        self._index.add(np.ascontiguousarray(embeddings[first]))  # pyright: ignore[reportCallIssue]
+
+    def rank(self, queries: np.ndarray, length: int) -> list[Ranking]:
+        """Rank groups so that at least `length` clips are covered, for (Q, D) float32 queries."""
+        faiss.omp_set_num_threads(self._threads)
+        similarities, groups = self._index.search(queries, min(length, self._index.ntotal))  # pyright: ignore[reportCallIssue]
+        return [Ranking(s, g) for s, g in zip(similarities, groups, strict=True)]
+
+    def top_clips(self, ranking: Ranking, length: int, u: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return exactly `length` clips and their similarities, best first.
+
+        Args:
+            ranking: from `rank`.
+            length: at most the number of clips.
+            u: in [0, 1), turns the ring of the last group's members, of which only some find a seat.
+        """
+        if self._index.ntotal == self.num_clips:
+            return ranking.groups, ranking.similarities  # no clip equals another: groups are clips
+        starts = self._starts[ranking.groups]
+        sizes = self._starts[ranking.groups + 1] - starts
+        before = np.cumsum(sizes) - sizes
+        seats = np.clip(length - before, 0, sizes)
+        within = np.arange(length) - np.repeat(before, seats)
+        last = int(np.flatnonzero(seats)[-1])
+        ring = slice(int(before[last]), length)
+        within[ring] = (within[ring] + int(u * sizes[last])) % sizes[last]
+        clips = self._members[np.repeat(starts, seats) + within]
+        return clips, np.repeat(ranking.similarities, seats)
+
+
+def _group_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each group of equal rows, and each row's group; groups are numbered by first appearance."""
+    seen: dict[bytes, int] = {}
+    first: list[int] = []
+    group = np.empty(len(embeddings), dtype=np.int64)
+    for n, row in enumerate(embeddings):
+        fingerprint = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        number = seen.setdefault(fingerprint, len(first))
+        if number == len(first):
+            first.append(n)
+        group[n] = number
+    return np.array(first, dtype=np.int64), group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +140,13 @@ def choose_candidates(
 
 def _rank_within(recordings: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """For each entry, how many kept entries before it are of the same recording."""
-    order = np.argsort(recordings, kind="stable")
-    ordered, kept = recordings[order], keep[order].astype(np.int64)
-    before = np.cumsum(kept) - kept
-    new_run = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-    start_of_run = np.maximum.accumulate(np.where(new_run, np.arange(len(ordered)), 0))
-    rank = np.empty(len(ordered), dtype=np.int64)
-    rank[order] = before - before[start_of_run]
-    return rank
+    seen: dict[int, int] = {}
+    ranks: list[int] = []
+    for recording, kept in zip(recordings.tolist(), keep.tolist(), strict=True):
+        rank = seen.get(recording, 0)
+        ranks.append(rank)
+        seen[recording] = rank + kept
+    return np.array(ranks)
 
 
 def draw_position(scores: np.ndarray, retrieval: Retrieval, u: float) -> int:

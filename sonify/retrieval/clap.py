@@ -16,11 +16,12 @@ from transformers import ClapModel as ClapNetwork
 from sonify.config import ClapEncoder, ClapModel, LaionClapEncoder
 from sonify.config.config import CLAP_SECONDS
 from sonify.errors import InputError, WorkError
-from sonify.media.loudness import FULL_SCALE
-from sonify.models import CLAP_FILES, TOKENIZER_FILES, FetchedModel, fetch_model
-from sonify.networks import choose_device, computing, load_network, load_part
-from sonify.retrieval.segments import SAMPLE_RATE_HZ
+from sonify.media.mixing import FULL_SCALE
+from sonify.models.fetch import FetchedModel
+from sonify.models.loading import choose_device, computing, load_network, load_part
+from sonify.retrieval.logmel import ClapLogMel
 
+SAMPLE_RATE_HZ = 48_000
 WINDOW = round(CLAP_SECONDS * SAMPLE_RATE_HZ)
 MAX_TOKENS = 77  # of the texts that CLAP was trained with
 # Texts are padded to the next multiple: most take one step, and a longer text does not lengthen the others.
@@ -48,9 +49,13 @@ class Towers(Protocol):
 class Clap:
     """Embeds clips by their sound and queries by their text, as (N, `dimension`) float32 rows of unit length.
 
+    `arithmetic` is what the last bits depend on: the device, its threads and the shape of a batch.
+
     Raises:
         WorkError: the model gives numbers that are none.
     """
+
+    sample_rate_hz = SAMPLE_RATE_HZ
 
     def __init__(self, towers: Towers, settings: ClapModel, device: torch.device) -> None:
         self.dimension = towers.dimension
@@ -115,28 +120,6 @@ def fill_window(window: np.ndarray, segment: np.ndarray) -> None:
     window[: times * segment.size] = np.tile(segment, times) / np.float32(FULL_SCALE)
 
 
-class LogMel(torch.nn.Module):
-    """The logarithmic mel spectrogram of a `ClapFeatureExtractor`: (B, T) samples to (B, 1, frames, mels).
-
-    The same numbers (within 0.05 dB on real recordings, measured) in a third of its time, on the model's device.
-    """
-
-    def __init__(self, extractor: ClapFeatureExtractor) -> None:
-        super().__init__()
-        fused = extractor.truncation == "fusion"
-        filters = extractor.mel_filters if fused else extractor.mel_filters_slaney
-        self.filters = torch.nn.Buffer(torch.from_numpy(filters).float())
-        self.window = torch.nn.Buffer(torch.hann_window(extractor.fft_window_size))
-        self._size = extractor.fft_window_size
-        self._hop = extractor.hop_length
-
-    def forward(self, waveforms_bt: torch.Tensor) -> torch.Tensor:
-        spectrum = torch.stft(waveforms_bt, self._size, self._hop, window=self.window, return_complex=True)
-        power = spectrum.real.square() + spectrum.imag.square()
-        mels = (power.transpose(1, 2) @ self.filters).clamp(min=1e-10)
-        return 10 * mels.log10().unsqueeze(1)
-
-
 class TransformersTowers:
     """CLAP as a transformers model folder: `ClapModel` with its tokenizer and front end."""
 
@@ -144,7 +127,7 @@ class TransformersTowers:
         self.dimension = int(network.config.projection_dim)
         self.tokenizer = tokenizer
         self._network = network.eval()
-        self._log_mel = LogMel(extractor).to(network.device)
+        self._log_mel = ClapLogMel(extractor).to(network.device)
 
     def embed_audio(self, waveforms_bt: torch.Tensor) -> torch.Tensor:
         """As `Towers`. The extractor itself marks a random clip as longer than the window; none is."""
@@ -156,20 +139,18 @@ class TransformersTowers:
         return _pooled(self._network.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"]))
 
 
-def load_clap(config: ClapEncoder | LaionClapEncoder) -> Clap:
-    """Load a CLAP of either library onto its device.
+def load_clap(settings: ClapEncoder | LaionClapEncoder, fetched: FetchedModel) -> Clap:
+    """Load a CLAP of either library onto its device; `fetched` is the model or, of laion_clap's, its RoBERTa.
 
     Raises:
         InputError: the device or a library is not there, or the model is not a CLAP.
     """
-    device = choose_device(config.device)
-    if isinstance(config, ClapEncoder):
-        fetched = fetch_model(config.model, config.revision, CLAP_FILES)
-        return Clap(_load_transformers_towers(fetched, device), config, device)
+    device = choose_device(settings.device)
+    if isinstance(settings, ClapEncoder):
+        return Clap(_load_transformers_towers(fetched, device), settings, device)
     from sonify.retrieval.laion import load_laion_towers  # noqa: PLC0415 - its library is rarely there
 
-    roberta = fetch_model(config.roberta, config.roberta_revision, TOKENIZER_FILES).path
-    return Clap(load_laion_towers(config, roberta, device), config, device)
+    return Clap(load_laion_towers(settings, fetched.path, device), settings, device)
 
 
 def _load_transformers_towers(fetched: FetchedModel, device: torch.device) -> TransformersTowers:

@@ -3,48 +3,39 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from itertools import groupby
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from sonify.captions.ontology import load_ontology
-from sonify.config import ClapEncoder, HybridEncoder, LaionClapEncoder
-from sonify.config import Encoder as EncoderConfig
-from sonify.config import TextEncoder as TextEncoderConfig
-from sonify.errors import InputError
-from sonify.installed import require
-from sonify.io.places import open_place
-from sonify.models import CLAP_FILES, TOKENIZER_FILES, fetch_model
-from sonify.retrieval.text import TextEncoder
-from sonify.rows import Concept
+from sonify.config import Audio, ClapEncoder, Encoder, HybridEncoder, LaionClapEncoder, TextEncoder
+from sonify.errors import InputError, WorkError, require
+from sonify.io.write import sha256_of
+from sonify.media.audio import UnreadableSound
+from sonify.media.clips import CutClip, cut_recording
+from sonify.models.fetch import CLAP_FILES, TOKENIZER_FILES, FetchedModel, fetch_model
+from sonify.retrieval.text import WordsEncoder
+from sonify.rows import Clip, Concept
+from sonify.sources.sounds import open_sound
 from sonify.stores import Place
 
-ClapConfig = ClapEncoder | LaionClapEncoder
+if TYPE_CHECKING:
+    from sonify.retrieval.clap import Clap
+
+ClapSettings = ClapEncoder | LaionClapEncoder
 
 
-class Encoder(Protocol):
+class QueryEncoder(Protocol):
     """Texts to (N, `dimension`) float32 rows of unit length."""
 
     dimension: int
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts."""
-        ...
-
-
-class SoundEncoder(Encoder, Protocol):
-    """An encoder that hears: a clip is embedded by its sound and not by its text.
-
-    `arithmetic` is what the last bits depend on: the device, its threads and the shape of a batch.
-    """
-
-    arithmetic: str
-
-    def embed_segments(self, segments: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Embed sounds, each (n,) int16 at 48 kHz of at most ten seconds, one after the other as they come."""
         ...
 
 
@@ -59,8 +50,8 @@ class Part:
     id: str
     model: str
     share: float
-    encoder: Encoder
-    hears: SoundEncoder | None = None
+    encoder: QueryEncoder
+    hears: "Clap | None" = None
 
 
 class JointEncoder:
@@ -79,91 +70,145 @@ class JointEncoder:
         return np.hstack([row * np.float32(math.sqrt(p.share)) for p, row in zip(self.parts, rows, strict=True)])
 
 
-def load_encoder(config: EncoderConfig) -> JointEncoder:
-    """Load the encoder that a config names.
+def load_encoder(settings: Encoder) -> JointEncoder:
+    """Load the encoder that a configuration names.
 
     Raises:
         InputError: a library is not installed, or the model is not to be had or not a CLAP.
     """
-    clap = clap_of(config)
+    clap = clap_of(settings)
     if clap is None:
         return JointEncoder([_text_part(1.0)])
-    if isinstance(config, HybridEncoder):
-        return JointEncoder([_clap_part(clap, config.weight), _text_part(1 - config.weight)])
+    if isinstance(settings, HybridEncoder):
+        return JointEncoder([_clap_part(clap, settings.weight), _text_part(1 - settings.weight)])
     return JointEncoder([_clap_part(clap, 1.0)])
 
 
-def clap_of(config: EncoderConfig) -> ClapConfig | None:
+def clap_of(settings: Encoder) -> ClapSettings | None:
     """The CLAP of an encoder: itself, a hybrid's, or none."""
-    if isinstance(config, TextEncoderConfig):
+    if isinstance(settings, TextEncoder):
         return None
-    return config.audio if isinstance(config, HybridEncoder) else config
+    return settings.audio if isinstance(settings, HybridEncoder) else settings
 
 
-def fetch_encoder(config: EncoderConfig) -> Mapping[str, str]:
+def fetch_encoder(settings: Encoder) -> Mapping[str, str]:
     """Get an encoder's models here; their names and what exactly they are.
 
     Raises:
         InputError: there is no such model, or no way to get it.
     """
-    clap = clap_of(config)
-    return {} if clap is None else _fetch_clap(clap)
+    clap = clap_of(settings)
+    return {} if clap is None else _identities(clap, fetch_clap(clap))
 
 
-def model_names(config: EncoderConfig) -> tuple[str, ...]:
+def encoder_models(settings: Encoder) -> tuple[str, ...]:
     """What `fetch_encoder` fetches."""
-    clap = clap_of(config)
+    clap = clap_of(settings)
     if clap is None:
         return ()
     return (clap.model,) if isinstance(clap, ClapEncoder) else (str(clap.checkpoint), clap.roberta)
 
 
-def cpus_of(config: EncoderConfig) -> int:
+def encoder_cpus(settings: Encoder) -> int:
     """CPUs that a worker asks for, and threads that the model in it uses."""
-    clap = clap_of(config)
+    clap = clap_of(settings)
     return 1 if clap is None else clap.cpus
 
 
-def gpus_of(config: EncoderConfig) -> float:
+def encoder_gpus(settings: Encoder) -> float:
     """GPUs that a worker asks for, where the cluster has any or `device` insists."""
-    clap = clap_of(config)
+    clap = clap_of(settings)
     return 0.0 if clap is None or clap.device == "cpu" else clap.gpus
 
 
 def _text_part(share: float) -> Part:
-    return Part(id="text", model="text", share=share, encoder=TextEncoder())
+    return Part(id="text", model="text", share=share, encoder=WordsEncoder())
 
 
-def _clap_part(config: ClapConfig, share: float) -> Part:
+def _clap_part(settings: ClapSettings, share: float) -> Part:
     require("torch", "transformers")
     from sonify.retrieval.clap import load_clap  # noqa: PLC0415 - torch takes seconds to import
 
-    identities = _fetch_clap(config)
-    clap = load_clap(config)
-    network = [config.audio_model, config.fusion] if isinstance(config, LaionClapEncoder) else []
+    fetched = fetch_clap(settings)
+    identities = _identities(settings, fetched)
+    clap = load_clap(settings, fetched)
+    network = [settings.audio_model, settings.fusion] if isinstance(settings, LaionClapEncoder) else []
     identity = hashlib.sha256(json.dumps([sorted(identities.values()), network]).encode()).hexdigest()
     model = f"{identity} {clap.arithmetic}"
-    return Part(id=f"{config.kind}-{identity[:12]}", model=model, share=share, encoder=clap, hears=clap)
+    return Part(id=f"{settings.kind}-{identity[:12]}", model=model, share=share, encoder=clap, hears=clap)
 
 
-def _fetch_clap(config: ClapConfig) -> Mapping[str, str]:
-    if isinstance(config, ClapEncoder):
-        return {config.model: fetch_model(config.model, config.revision, CLAP_FILES).identity}
-    roberta = fetch_model(config.roberta, config.roberta_revision, TOKENIZER_FILES).identity
-    return {str(config.checkpoint): _sha256(config.checkpoint), config.roberta: roberta}
+def fetch_clap(settings: ClapSettings) -> FetchedModel:
+    """Get a CLAP's files or, of laion_clap's, those of its RoBERTa, whose checkpoint is a file of its own.
+
+    Raises:
+        InputError: there is no such model, or no way to get it.
+    """
+    if isinstance(settings, ClapEncoder):
+        return fetch_model(settings.model, settings.revision, CLAP_FILES)
+    return fetch_model(settings.roberta, settings.roberta_revision, TOKENIZER_FILES)
+
+
+def _identities(settings: ClapSettings, fetched: FetchedModel) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    if isinstance(settings, LaionClapEncoder):
+        found[str(settings.checkpoint)] = _checkpoint_sha256(settings.checkpoint)
+    return found | {fetched.model: fetched.identity}
 
 
 @lru_cache(maxsize=8)
-def _sha256(place: Place) -> str:
-    """Of a checkpoint, which no command changes under itself."""
+def _checkpoint_sha256(place: Place) -> str:
+    """Taken once: no command changes a checkpoint under itself."""
     try:
-        digest = hashlib.sha256()
-        with open_place(place) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(place)
     except OSError as error:
         raise InputError(f"retrieval.encoder.checkpoint: {place}: cannot be read: {error.strerror or error}") from error
+
+
+class SegmentReader:
+    """What an encoder hears of clips: the pieces that the pool cut, at the encoder's rate and without padding.
+
+    Clips become (n,) int16 samples, in order; a recording that goes on in the next call is not decoded again.
+    """
+
+    def __init__(self, audio: Audio, sample_rate_hz: int) -> None:
+        self._audio = audio
+        self._sample_rate_hz = sample_rate_hz
+        self._recording = ("", "")
+        self._pieces: Iterator[CutClip] = iter(())
+        self._next_index = 0
+
+    def __call__(self, clips: Sequence[Clip]) -> Iterator[np.ndarray]:
+        """Yield the samples of each clip.
+
+        Raises:
+            TransientError: the disk or the store is not there.
+            WorkError: a recording that has clips cannot be read any more, or ends earlier.
+        """
+        for recording, its_clips in groupby(clips, key=lambda clip: (clip.corpus, clip.file)):
+            try:
+                for clip in its_clips:
+                    yield self._samples(recording, int(clip.clip.rpartition("#")[2]))
+            except UnreadableSound as error:
+                self._recording = ("", "")
+                why = error.detail or error.reason
+                raise WorkError(
+                    f"{'/'.join(recording)}: has clips in the pool and cannot be read any more ({why}): put it back, or"
+                    " make the pool again with `--redo pool`"
+                ) from error
+
+    def _samples(self, recording: tuple[str, str], index: int) -> np.ndarray:
+        if recording != self._recording or index < self._next_index:
+            sound = open_sound(self._audio.sources, *recording)
+            self._pieces = cut_recording(sound, self._sample_rate_hz, self._audio.clip_seconds, min_tail_sec=0)
+            self._recording, self._next_index = recording, 0
+        for piece in self._pieces:
+            self._next_index = piece.index + 1
+            if piece.index == index:
+                return piece.samples[: round(piece.duration_sec * self._sample_rate_hz)]
+        raise WorkError(
+            f"{'/'.join(recording)}: is shorter than when the pool was made: make it again with `--redo pool`"
+        )
 
 
 def query_text(concept: Concept, query: str) -> str:
@@ -176,7 +221,7 @@ def query_text(concept: Concept, query: str) -> str:
     return f"This is a sound of {concept.concept}"
 
 
-def bank_mean(encoder: Encoder) -> np.ndarray:
+def bank_mean(encoder: QueryEncoder) -> np.ndarray:
     """The (D,) mean of a fixed bank of queries, one for each sound of the AudioSet ontology.
 
     A clip's mean similarity to the bank is its product with this vector, so taking it off every clip's similarity

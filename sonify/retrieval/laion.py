@@ -26,7 +26,7 @@ from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, Robe
 from sonify.config import LaionClapEncoder
 from sonify.errors import InputError
 from sonify.io.places import open_local
-from sonify.retrieval.clap import LogMel
+from sonify.retrieval.logmel import ClapLogMel
 from sonify.stores import Place
 
 # Not `clap_module`, the name under which laion_clap itself would look for it: this one is ours to prepare.
@@ -50,7 +50,7 @@ class LaionTowers:
         self._network = network.eval()
         device = next(network.parameters()).device
         extractor = ClapFeatureExtractor(frequency_min=50, frequency_max=14_000, truncation="fusion")
-        self._log_mel = LogMel(extractor).to(device) if fusion else None
+        self._log_mel = ClapLogMel(extractor).to(device) if fusion else None
 
     def embed_audio(self, waveforms_bt: torch.Tensor) -> torch.Tensor:
         """As `Towers`; no clip is longer than the window, and so nothing is fused."""
@@ -119,11 +119,7 @@ def _build_network(settings: LaionClapEncoder, roberta: Path) -> Any:
 
 
 def _import_network() -> ModuleType:
-    """The module that holds laion_clap's network, with nothing of the library around it.
-
-    Raises:
-        InputError: the library, or something that it needs, is not installed.
-    """
+    """The module that holds laion_clap's network, with nothing of the library around it."""
     spec = find_spec("laion_clap")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("retrieval.encoder: laion_clap is not installed: pip install 'sonify[laion]'")

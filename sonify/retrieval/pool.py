@@ -7,12 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from sonify import layout
-from sonify.config import Config, Retrieval
+from sonify.config import Retrieval
 from sonify.io.places import load_array
 from sonify.io.tables import read_tables
-from sonify.retrieval.candidates import Candidates, choose_candidates, list_length
-from sonify.retrieval.encoders import Encoder, JointEncoder, bank_mean, load_encoder
-from sonify.retrieval.index import ClipIndex, Ranking
+from sonify.retrieval.candidates import Candidates, ClipIndex, Ranking, choose_candidates, list_length
+from sonify.retrieval.encoders import JointEncoder, QueryEncoder, bank_mean, load_encoder
 from sonify.stores import Place
 
 
@@ -29,7 +28,7 @@ class PoolClips:
 class SplitPool:
     """Ranks texts against the clips of one split and says which clips may stand for a text."""
 
-    def __init__(self, clips: PoolClips, encoder: Encoder, retrieval: Retrieval, threads: int) -> None:
+    def __init__(self, clips: PoolClips, encoder: QueryEncoder, retrieval: Retrieval, threads: int) -> None:
         self.clips = clips.clips
         self.recordings = clips.recordings
         self.loudness_lufs = clips.loudness_lufs
@@ -59,11 +58,11 @@ class SplitPool:
         return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
 
 
-def load_pool(config: Config, threads: int) -> dict[str, SplitPool]:
+def load_pool(run_dir: Place, retrieval: Retrieval, threads: int) -> dict[str, SplitPool]:
     """Load the whole pool, split by split; a split without clips is absent."""
-    encoder = load_encoder(config.retrieval.encoder)
-    parts = read_pool(config.run_dir, encoder)
-    return {split: SplitPool(part, encoder, config.retrieval, threads) for split, part in parts.items()}
+    encoder = load_encoder(retrieval.encoder)
+    parts = read_pool(run_dir, encoder)
+    return {split: SplitPool(part, encoder, retrieval, threads) for split, part in parts.items()}
 
 
 def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:

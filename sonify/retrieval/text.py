@@ -11,8 +11,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from sonify.captions.ontology import load_ontology
-from sonify.captions.sounds import match_sounds, most_specific
+from sonify.captions.ontology import load_ontology, match_sounds, most_specific
 from sonify.captions.words import tokenize
 from sonify.keys import hash64
 
@@ -30,7 +29,7 @@ STOP_WORDS = frozenset(
 _TRIGRAMS = re.compile(r"(?=(...))")
 
 
-class TextEncoder:
+class WordsEncoder:
     """Texts to (N, 1024) float32 rows of unit length; a text that says nothing is one fixed row, like no other."""
 
     dimension = DIMENSION

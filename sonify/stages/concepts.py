@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from sonify import layout
-from sonify.captions.sounds import find_sounds
+from sonify.captions.ontology import find_sounds
 from sonify.config import CaptionsExtractor, Config
 from sonify.engine.job import Job, TableSink
 from sonify.media.pixels import UnreadableImage, inspect_image

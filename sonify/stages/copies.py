@@ -26,14 +26,14 @@ from sonify.errors import InputError
 from sonify.io.places import stems
 from sonify.io.tables import read_rows, read_tables
 from sonify.io.write import write_atomically
-from sonify.media.fingerprint import correlation
+from sonify.media.likeness import correlation
 from sonify.stages.render import ClipStore
 
 log = logging.getLogger(__name__)
 
 CLIPS_FILE = "copies.csv"
 IMAGES_FILE = "missing-images.txt"
-# The design's; `sonify.media.fingerprint` says what was measured.
+# The design's; `sonify.media.likeness` says what was measured.
 LEAST_CORRELATION = 0.95
 MOST_LOUDNESS_DIFFERENCE_LU = 0.5
 # Decoders overshoot full scale, and the pool then lowers the clip: 40 of 700 transcodes by 0.5 to 2 dB (measured).

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Audio, Encoder
 from sonify.engine.job import Job
 from sonify.errors import WorkError
 from sonify.io.places import load_array
 from sonify.io.tables import RowsFile, TableWriter, read_rows
 from sonify.io.write import Transaction
-from sonify.retrieval.encoders import JointEncoder, Part, load_encoder
-from sonify.retrieval.segments import SegmentReader
+from sonify.retrieval.encoders import JointEncoder, Part, SegmentReader, load_encoder
 from sonify.rows import Clip
 from sonify.stores import Place
 
@@ -58,13 +57,13 @@ class Embedding:
     vectors: tuple[np.ndarray, ...]
 
 
-def load(config: Config) -> Job:
-    """The embedding stage: clips to vectors in the spaces of the config's encoder.
+def load_embeddings(run_dir: Place, audio: Audio, encoder: Encoder) -> Job:
+    """The embedding stage: clips to vectors in the spaces of an encoder.
 
     Raises:
-        InputError: the encoder cannot be loaded, or does not go with the configuration.
+        InputError: the encoder cannot be loaded.
     """
-    stage = EmbeddingStage(config, load_encoder(config.retrieval.encoder))
+    stage = EmbeddingStage(run_dir, audio, load_encoder(encoder))
     return Job(
         read=stage.read,
         process=stage,
@@ -76,11 +75,12 @@ def load(config: Config) -> Job:
 class EmbeddingStage:
     """Embeds clips by their text, their sound or both."""
 
-    def __init__(self, config: Config, encoder: JointEncoder) -> None:
+    def __init__(self, run_dir: Place, audio: Audio, encoder: JointEncoder) -> None:
         self.parts = encoder.parts
-        self._run_dir = config.run_dir
+        self._run_dir = run_dir
         self._heard = next((part for part in encoder.parts if part.hears), None)
-        self._segments = SegmentReader(config.audio) if self._heard else None
+        hears = self._heard.hears if self._heard else None
+        self._segments = SegmentReader(audio, hears.sample_rate_hz) if hears else None
 
     def read(self, unit: str) -> Iterator[ClipToEmbed]:
         """The clips of a unit, with what is known of them."""

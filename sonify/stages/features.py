@@ -12,23 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sonify import layout
-from sonify.config import Config, Features
+from sonify.config import Features
+from sonify.config.config import AST_SAMPLE_RATE_HZ
 from sonify.engine.job import Job
-from sonify.errors import InputError, WorkError
-from sonify.features.pixels import decode_square
-from sonify.features.samples import FeatureSample, FeatureSink, encode_npy
-from sonify.installed import require
-from sonify.io.commits import canonical_json, read_commit
+from sonify.errors import InputError, WorkError, require
+from sonify.features.samples import ClipText, FeatureSample, FeatureSink, make_sample, sources_of
+from sonify.io.commits import read_commit
 from sonify.io.places import open_local
 from sonify.io.tables import read_tables
 from sonify.io.tars import index_members, read_member
 from sonify.io.write import FileRecord, digest_open
 from sonify.media.audio import decode_flac
-from sonify.models import AST_FILES, VAE_FILES, fetch_model
+from sonify.media.pixels import decode_square
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.stores import Place
 
 if TYPE_CHECKING:
-    from sonify.features.batches import Encoders
+    from sonify.features.batches import FeatureNetworks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +49,10 @@ class Decoded:
     sounds: tuple[np.ndarray, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """What the pool says of a clip."""
-
-    label: str
-    recording: str
-
-
 Begun = Sequence[tuple[StoredSample, Future[Decoded]]]
 
 
-def fetch(settings: Features) -> dict[str, str]:
+def fetch_features(settings: Features) -> dict[str, str]:
     """Get both networks here; their names and what exactly they are.
 
     Raises:
@@ -82,22 +74,22 @@ def fetch(settings: Features) -> dict[str, str]:
     return fetched
 
 
-def load(config: Config, settings: Features, render_digest: str) -> Job:
+def load_features(run_dir: Place, settings: Features, scenes: tuple[str, ...], render_digest: str) -> Job:
     """The stage of training features. Accounting counts (image, scene).
 
     Raises:
         InputError: a network cannot be loaded.
     """
-    from sonify.features.batches import Encoders  # noqa: PLC0415 - torch takes seconds to import
+    from sonify.features.batches import FeatureNetworks  # noqa: PLC0415 - torch takes seconds to import
 
-    stage = FeatureStage(Encoders(settings), PoolTexts(config.run_dir), settings, config.audio.sample_rate)
+    stage = FeatureStage(FeatureNetworks(settings), PoolTexts(run_dir), settings)
     return Job(
-        read=ShardReader(config.run_dir, render_digest),
+        read=ShardReader(run_dir, render_digest),
         begin=stage.begin,
         process=stage,
         open_sink=lambda unit, transaction, _rejects: FeatureSink(transaction, unit),
         batch_rows=settings.batch_size,
-        scenes=config.scenes,
+        scenes=scenes,
         close=stage.close,
     )
 
@@ -145,7 +137,7 @@ class PoolTexts:
         tables = [table for _, table in read_tables(run_dir / layout.CLIPS, ["clip", "text", "recording"])]
         self._table = pa.concat_tables(tables).combine_chunks()
 
-    def __call__(self, clips: Collection[str]) -> dict[str, Heard]:
+    def __call__(self, clips: Collection[str]) -> dict[str, ClipText]:
         """Find clips.
 
         Raises:
@@ -157,17 +149,16 @@ class PoolTexts:
             if row is None:
                 raise WorkError(f"{self._run_dir}: the pool holds no clip {clip!r} although a shard uses it")
         found = self._table.take(rows).to_pylist()
-        return {row["clip"]: Heard(label=row["text"], recording=row["recording"]) for row in found}
+        return {row["clip"]: ClipText(label=row["text"], recording=row["recording"]) for row in found}
 
 
 class FeatureStage:
     """Decodes a window ahead in threads, and encodes windows to training samples."""
 
-    def __init__(self, encoders: "Encoders", texts: PoolTexts, settings: Features, sample_rate_hz: int) -> None:
-        self._encoders = encoders
+    def __init__(self, networks: "FeatureNetworks", texts: PoolTexts, settings: Features) -> None:
+        self._networks = networks
         self._texts = texts
         self._size = settings.size
-        self._sample_rate_hz = sample_rate_hz
         self._threads = ThreadPoolExecutor(settings.cpus)
 
     def begin(self, rows: Sequence[StoredSample]) -> Begun:
@@ -177,8 +168,8 @@ class FeatureStage:
     def __call__(self, begun: Begun) -> list[FeatureSample]:
         rows = [row for row, _ in begun]
         decoded = [future.result() for _, future in begun]
-        latents = self._encoders.look(np.stack([one.pixels for one in decoded]))
-        heard = self._encoders.listen(np.stack([sound for one in decoded for sound in one.sounds]))
+        latents = self._networks.look(np.stack([one.pixels for one in decoded]))
+        heard = self._networks.listen(np.stack([sound for one in decoded for sound in one.sounds]))
         texts = self._texts([source["clip"] for row in rows for source in sources_of(row.record)])
         features = heard.reshape(len(rows), -1, *heard.shape[1:])  # of each image, those of its scenes
         return [
@@ -192,53 +183,5 @@ class FeatureStage:
 
     def _decode(self, row: StoredSample) -> Decoded:
         sounds = [decode_flac(data) for data in row.sounds]
-        assert all(rate == self._sample_rate_hz and samples.ndim == 1 for samples, rate in sounds), row.key
+        assert all(rate == AST_SAMPLE_RATE_HZ and samples.ndim == 1 for samples, rate in sounds), row.key
         return Decoded(pixels=decode_square(row.image, self._size), sounds=tuple(samples for samples, _ in sounds))
-
-
-def sources_of(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The sources of all scenes of a sample."""
-    return (source for scene in record["scenes"] for source in scene["sources"])
-
-
-def make_sample(
-    record: Mapping[str, Any], latents: Mapping[str, np.ndarray], heard: np.ndarray, texts: Mapping[str, Heard]
-) -> FeatureSample:
-    """Put a training sample together.
-
-    Args:
-        record: the JSON of the image's sample in its shard.
-        latents: arrays by name.
-        heard: (scenes, T, D) audio features, in the record's order.
-        texts: what the pool says of the clips.
-    """
-    key = record["key"]
-    arrays = {f"{key}.{name}.npy": array for name, array in latents.items()}
-    arrays |= {f"{key}.{scene['scene']}.audio.npy": array for scene, array in zip(record["scenes"], heard, strict=True)}
-    members = [(name, encode_npy(array)) for name, array in arrays.items()]
-    members.append((f"{key}.json", canonical_json(training_record(record, texts)).encode()))
-    return FeatureSample(
-        key=key,
-        split=record["split"],
-        members=tuple(sorted(members)),
-        recordings=tuple(sorted({texts[source["clip"]].recording for source in sources_of(record)})),
-    )
-
-
-def training_record(record: Mapping[str, Any], texts: Mapping[str, Heard]) -> dict[str, Any]:
-    """What training and evaluation need to know of a sample: the same fields in every sample."""
-
-    def source_of(source: Mapping[str, Any]) -> dict[str, str]:
-        heard = texts[source["clip"]]
-        said = {name: source[name] for name in ("concept", "description", "clip")}
-        return said | {"label": heard.label, "recording": heard.recording}
-
-    scenes = [
-        {
-            "scene": scene["scene"],
-            "caption": scene["caption"],
-            "sources": [source_of(source) for source in scene["sources"]],
-        }
-        for scene in record["scenes"]
-    ]
-    return {name: record[name] for name in ("key", "split", "image_uri")} | {"scenes": scenes}

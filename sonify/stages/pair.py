@@ -10,17 +10,16 @@ from itertools import cycle
 import numpy as np
 
 from sonify import layout
-from sonify.captions.sounds import find_discard_words
+from sonify.captions.words import find_discard_words
 from sonify.config import Config
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.tables import TableWriter, read_tables
 from sonify.io.write import Transaction
 from sonify.keys import escape_key, split_of, uniform
-from sonify.mixing import gain_to_target_db, prominence_db
-from sonify.retrieval.candidates import draw_position
+from sonify.media.mixing import gain_to_target_db, prominence_db
+from sonify.retrieval.candidates import Ranking, draw_position
 from sonify.retrieval.encoders import query_text
-from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
 from sonify.rows import Concept, Pair, Reason, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
@@ -41,7 +40,7 @@ def pair_job(config: Config) -> Job:
     """Concepts to pairs. Accounting counts (image, scene)."""
     return Job(
         read=lambda unit: read_scenes(config, unit),
-        process=PairStage(config, load_pool(config, THREADS)),
+        process=PairStage(config, load_pool(config.run_dir, config.retrieval, THREADS)),
         open_sink=lambda unit, transaction, _rejects: PairSink(transaction, unit),
         batch_rows=512,
         scenes=config.scenes,

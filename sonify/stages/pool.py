@@ -22,8 +22,7 @@ from sonify.io.write import Transaction, sha256_of
 from sonify.keys import split_of
 from sonify.media.audio import StoredSound, UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
-from sonify.media.loudness import measure_loudness, peak_dbfs
-from sonify.mixing import pcm_sha256
+from sonify.media.mixing import measure_loudness, measure_peak, pcm_sha256
 from sonify.rows import Clip, Reason, Rejected, SoundRef
 from sonify.sources.sounds import open_sound
 from sonify.sources.userfiles import SHA256, read_exclusions
@@ -107,7 +106,7 @@ class PoolStage:
             start_sec=cut.start_sec,
             duration_sec=cut.duration_sec,
             loudness_lufs=loudness_lufs,
-            peak_dbfs=peak_dbfs(cut.samples),
+            peak_dbfs=measure_peak(cut.samples),
             text=ref.text,
             licence=ref.licence,
             attribution=ref.attribution,

@@ -22,9 +22,9 @@ from sonify.errors import InputError
 from sonify.io.places import check_mounted, child, is_file, read_ahead
 from sonify.io.tables import TableWriter, read_rows
 from sonify.io.write import Transaction
-from sonify.mixing import gain_to_target_db
+from sonify.media.mixing import gain_to_target_db
+from sonify.retrieval.candidates import Ranking
 from sonify.retrieval.encoders import query_text
-from sonify.retrieval.index import Ranking
 from sonify.retrieval.pool import SplitPool, load_pool
 from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
@@ -156,7 +156,7 @@ class SceneSink:
 def load_pairs(config: Config) -> Job:
     """The pairing stage of a published dataset. Accounting counts (image, scene)."""
     assert config.published is not None
-    pool = load_pool(config, THREADS) if config.published.missing == "repair" else {}
+    pool = load_pool(config.run_dir, config.retrieval, THREADS) if config.published.missing == "repair" else {}
     copies = {copy.clip: copy for copy in read_copies(config)}
     return Job(
         read=lambda unit: _read_scenes(config, unit),

@@ -18,8 +18,8 @@ from sonify.io.tables import TableWriter, read_rows, read_tables
 from sonify.io.tars import TarWriter
 from sonify.io.write import Transaction
 from sonify.media.audio import encode_flac
+from sonify.media.mixing import mix_clips, pcm_sha256
 from sonify.media.pixels import UnreadableImage, to_jpeg
-from sonify.mixing import mix_clips, pcm_sha256
 from sonify.rows import Pair, Reason, Rejected, Render, SourceImage
 from sonify.sources.images import join_images, listed_images
 from sonify.stores import Place

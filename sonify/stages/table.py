@@ -153,7 +153,7 @@ def _embeddings(config: Config) -> Stage:
         version=1,
         listing="pool",
         settings=_encoder_settings(config, "weight"),  # a hybrid's spaces are embedded apart
-        load=lambda: embeddings.load(config),
+        load=lambda: embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder),
         **_encoder_resources(config.retrieval.encoder),
         upstream=("pool",),
         rows_expected=lambda upstream: upstream[0].clips_out,
@@ -181,14 +181,14 @@ def _features(config: Config, pick: Pick, settings: Features, render_digest: str
         version=1,
         listing="concepts",
         settings=picked,
-        load=lambda: features.load(config, settings, render_digest),
+        load=lambda: features.load_features(config.run_dir, settings, config.scenes, render_digest),
         upstream=("render",),
         rows_expected=lambda upstream: upstream[0].rows_out,
         num_cpus=settings.cpus,
         num_gpus=0.0 if settings.device == "cpu" else settings.gpus,
         gpu_optional=settings.device == "auto",
         models=(settings.vae, settings.ast),
-        fetch=lambda: features.fetch(settings),
+        fetch=lambda: features.fetch_features(settings),
     )
 
 
@@ -253,10 +253,10 @@ def _encoder_settings(config: Config, *without: str) -> dict[str, Any]:
 def _encoder_resources(encoder: Encoder) -> dict[str, Any]:
     clap = encoders.clap_of(encoder)
     return {
-        "num_cpus": encoders.cpus_of(encoder),
-        "num_gpus": encoders.gpus_of(encoder),
+        "num_cpus": encoders.encoder_cpus(encoder),
+        "num_gpus": encoders.encoder_gpus(encoder),
         "gpu_optional": clap is not None and clap.device == "auto",
-        "models": encoders.model_names(encoder),
+        "models": encoders.encoder_models(encoder),
         "fetch": lambda: encoders.fetch_encoder(encoder),
     }
 

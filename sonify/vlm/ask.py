@@ -11,8 +11,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from sonify.captions.ontology import class_ids_by_name, load_ontology
-from sonify.captions.sounds import match_sounds, most_specific
+from sonify.captions.ontology import class_ids_by_name, load_ontology, match_sounds, most_specific
 from sonify.captions.words import tokenize
 from sonify.keys import hash64
 from sonify.rows import Concept, Reason

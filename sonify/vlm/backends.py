@@ -37,7 +37,7 @@ def fetch_vlm(config: VlmExtractor) -> dict[str, str]:
 
         check_endpoint(config)
         return {model_name(config): "endpoint"}
-    from sonify.models import SERVER_FILES, VLM_FILES, fetch_model  # noqa: PLC0415
+    from sonify.models.fetch import SERVER_FILES, VLM_FILES, fetch_model  # noqa: PLC0415
 
     files = VLM_FILES if isinstance(config, TransformersVlm) else SERVER_FILES
     fetched = fetch_model(config.model, config.revision, files)

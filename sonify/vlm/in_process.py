@@ -14,8 +14,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeatur
 
 from sonify.config import TransformersVlm
 from sonify.errors import InputError
-from sonify.models import VLM_FILES, FetchedModel, fetch_model
-from sonify.networks import choose_device, choose_dtype, load_network, load_part
+from sonify.models.fetch import VLM_FILES, FetchedModel, fetch_model
+from sonify.models.loading import choose_device, choose_dtype, load_network, load_part
 from sonify.rows import Reason
 from sonify.vlm.ask import Answer, NoAnswer, Question
 

@@ -1,6 +1,8 @@
 import pytest
 
-from sonify.captions.words import expand, plural, tokenize, verb_forms
+from sonify.captions.words import expand, find_discard_words, plural, tokenize, verb_forms
+
+DISCARD = ("logo", "icon", "emblem", "symbol", "trademark", "sign")
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,21 @@ def test_a_pattern_stands_for_its_forms():
     assert {("dog", "barked"), ("dogs", "barking")} < set(expand("dog bark~"))
     assert {("church", "bell"), ("church", "bells")} < set(expand("church bell"))
     assert set(expand("speech!")) == {("speech",)}
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("a company logo", ("logo",)),
+        ("two road signs", ("sign",)),
+        ("Logos and Emblems.", ("logo", "emblem")),
+        ("a signal, a design, a signature", ()),
+        ("iconic buildings", ()),
+    ],
+)
+def test_discard_words_are_whole_words(caption, words):
+    assert find_discard_words(caption, DISCARD, "word") == words
+
+
+def test_the_papers_substring_test_also_finds_design():
+    assert find_discard_words("a fine DESIGN", DISCARD, "substring") == ("sign",)

@@ -24,8 +24,8 @@ from sonify.dataset.write import Publication, PublishOptions, publish, summary
 from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
-from sonify.media.fingerprint import fingerprint
-from sonify.mixing import pcm_sha256
+from sonify.media.likeness import fingerprint
+from sonify.media.mixing import pcm_sha256
 from sonify.rows import Clip, Pair, Render
 from sonify.run import run
 from sonify.stages.render import ClipStore

@@ -9,7 +9,8 @@ import soundfile
 import yaml
 from PIL import Image
 
-from sonify.captions.sounds import find_discard_words, find_sounds
+from sonify.captions.ontology import find_sounds
+from sonify.captions.words import find_discard_words
 from sonify.config import Concepts, make_config
 from sonify.demo.demo import PHOTOS, demo_config, write_photos, write_sample, write_sounds
 from sonify.errors import InputError

@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from eval.ast_loudness import at_gains, hubert_features, load_hubert
 from sonify.media.clips import CutClip
-from sonify.media.loudness import FULL_SCALE, measure_loudness
+from sonify.media.mixing import FULL_SCALE, measure_loudness
 from tests.eval.tiny_judges import write_tiny_hubert
 from train.sounds import SAMPLE_RATE_HZ, TARGET_LUFS
 

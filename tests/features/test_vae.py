@@ -9,8 +9,9 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
 from sonify.errors import InputError
-from sonify.features.pixels import decode_square
 from sonify.features.vae import decode, encode, load_vae
+from sonify.media.pixels import decode_square
+from sonify.models.fetch import VAE_FILES, fetch_model
 from tests.taesd import taesd_folder
 from train.tiny import write_tiny_ast, write_tiny_vae
 
@@ -24,7 +25,7 @@ def taesd(test_data, tmp_path_factory):
 
 
 def load(folder):
-    return load_vae(str(folder), None, CPU, torch.float32)
+    return load_vae(fetch_model(str(folder), None, VAE_FILES), CPU, torch.float32)
 
 
 def read_photos(folder, count, size):

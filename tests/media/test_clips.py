@@ -12,7 +12,7 @@ import soundfile
 
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
-from sonify.media.loudness import measure_loudness, peak_dbfs
+from sonify.media.mixing import measure_loudness, measure_peak
 from sonify.rows import Reason
 
 POOL_HZ = 16_000
@@ -191,7 +191,7 @@ def test_a_clipped_recording_that_overshoots_is_lowered_not_clipped_again(tmp_pa
     (clip,) = cut(write(tmp_path / "square.wav", square, 44_100))
 
     # Without its upper harmonics a square wave overshoots: one sample touches full scale, few are near it.
-    assert peak_dbfs(clip.samples) == pytest.approx(0.0, abs=0.001)
+    assert measure_peak(clip.samples) == pytest.approx(0.0, abs=0.001)
     assert np.count_nonzero(np.abs(clip.samples.astype(int)) >= 32766) < len(clip.samples) * 0.01
 
 
@@ -199,7 +199,7 @@ def test_float_samples_above_full_scale_keep_their_shape(tmp_path: Path) -> None
     (loud,) = cut(write(tmp_path / "loud.wav", sine(5.0) * 40, subtype="FLOAT"))
     (plain,) = cut(write(tmp_path / "plain.wav", sine(5.0), subtype="FLOAT"))
 
-    assert peak_dbfs(loud.samples) == pytest.approx(0.0, abs=0.001)
+    assert measure_peak(loud.samples) == pytest.approx(0.0, abs=0.001)
     assert np.corrcoef(loud.samples, plain.samples)[0, 1] > 0.999999
 
 

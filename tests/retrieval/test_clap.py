@@ -11,6 +11,7 @@ from sonify.config import ClapEncoder
 from sonify.errors import InputError, WorkError
 from sonify.media.clips import cut_recording
 from sonify.retrieval.clap import WINDOW, Clap, fill_window, load_clap
+from sonify.retrieval.encoders import fetch_clap
 from tests.tiny_models import tiny_clap
 
 TEXTS = ["a dog barks", "rain", "wind in the trees " * 30, "", "This is a sound of a church bell"]
@@ -25,7 +26,8 @@ def folder(tmp_path_factory):
 def load(folder, **changes) -> Clap:
     if changes.get("device") == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    return load_clap(ClapEncoder(**{"kind": "clap", "model": str(folder), "device": "cpu", "batch_size": 4, **changes}))
+    settings = ClapEncoder(**{"kind": "clap", "model": str(folder), "device": "cpu", "batch_size": 4, **changes})
+    return load_clap(settings, fetch_clap(settings))
 
 
 def segments(test_data, count=5):
@@ -144,5 +146,6 @@ def test_another_front_end_is_refused(folder, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(folder):
+    settings = ClapEncoder(kind="clap", model=str(folder), device="cuda")
     with pytest.raises(InputError, match="torch finds no GPU"):
-        load_clap(ClapEncoder(kind="clap", model=str(folder), device="cuda"))
+        load_clap(settings, fetch_clap(settings))

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sonify.config import ClapEncoder, HybridEncoder, TextEncoder
-from sonify.config import Encoder as EncoderConfig
+from sonify.config import ClapEncoder, Encoder, HybridEncoder, TextEncoder
 from sonify.errors import InputError
-from sonify.retrieval.encoders import JointEncoder, Part, cpus_of, fetch_encoder, gpus_of, load_encoder
-from sonify.retrieval.text import TextEncoder as WordsEncoder
+from sonify.retrieval.encoders import JointEncoder, Part, encoder_cpus, encoder_gpus, fetch_encoder, load_encoder
+from sonify.retrieval.text import WordsEncoder
 from tests.tiny_models import tiny_clap
 
 
@@ -76,9 +75,9 @@ def test_models_are_fetched_by_name_and_identity(folder):
 def test_resources_are_claps_and_none_for_text():
     clap = ClapEncoder(kind="clap", cpus=3, gpus=0.25)
     hybrid = HybridEncoder(kind="hybrid", audio=clap)
-    assert [(cpus_of(c), gpus_of(c)) for c in (clap, hybrid)] == [(3, 0.25), (3, 0.25)]
-    assert (cpus_of(TextEncoder(kind="text")), gpus_of(TextEncoder(kind="text"))) == (1, 0)
-    assert gpus_of(clap.model_copy(update={"device": "cpu"})) == 0
+    assert [(encoder_cpus(c), encoder_gpus(c)) for c in (clap, hybrid)] == [(3, 0.25), (3, 0.25)]
+    assert (encoder_cpus(TextEncoder(kind="text")), encoder_gpus(TextEncoder(kind="text"))) == (1, 0)
+    assert encoder_gpus(clap.model_copy(update={"device": "cpu"})) == 0
 
 
 def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path):
@@ -90,7 +89,7 @@ def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path):
 def test_unknown_fields_and_kinds_are_refused():
     for wrong in ({"kind": "clap", "modle": "x"}, {"kind": "clip"}, {"kind": "hybrid", "weight": 1.5}):
         with pytest.raises(ValidationError):
-            TypeAdapter(EncoderConfig).validate_python(wrong)
+            TypeAdapter(Encoder).validate_python(wrong)
 
 
 def test_a_joint_encoder_keeps_the_order_of_its_parts():

@@ -20,9 +20,10 @@ from transformers import (
 from sonify.config import LaionClapEncoder
 from sonify.errors import InputError
 from sonify.media.clips import cut_recording
-from sonify.retrieval.clap import Clap, LogMel, TransformersTowers
+from sonify.retrieval.clap import Clap, TransformersTowers
 from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.laion import PACKAGE, _build_network, load_laion_towers
+from sonify.retrieval.logmel import ClapLogMel
 from sonify.run import run
 from tests.fakes import small_config, small_input
 from tests.tiny_models import tiny_clap
@@ -177,7 +178,7 @@ def test_the_front_end_is_the_extractors(test_data):
         extractor = ClapFeatureExtractor(frequency_min=50, truncation=truncation)
         sound = np.tile(segments(test_data)[1], 2) / np.float32(32768)
         theirs = extractor(sound, sampling_rate=48_000)["input_features"][0][0]
-        ours = LogMel(extractor)(torch.from_numpy(sound)[None])[0, 0].numpy()
+        ours = ClapLogMel(extractor)(torch.from_numpy(sound)[None])[0, 0].numpy()
         assert np.abs(ours - theirs).max() < 0.1
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas  # noqa: F401 - pyarrow imports it where it is installed, which each fork would do again
 
 from sonify.config import Features
-from sonify.features.batches import Encoders
+from sonify.features.batches import FeatureNetworks
 from sonify.run import run
 from tests.engine.hashing import hash_run
 from tests.engine.kill_matrix import kill_before_step
@@ -36,7 +36,7 @@ def attempt(root: Path, name: str, networks: dict[str, Any], kill_at: int | None
 
 def main(root: Path, networks: dict[str, Any], stride: int) -> None:
     """Kill at step 1, 1 + stride, ... until the stage ends before it is killed."""
-    Encoders(Features(**networks, size=64))  # what the libraries do once in a process, each fork would do again
+    FeatureNetworks(Features(**networks, size=64))  # what the libraries do once in a process, each fork would do again
     shutil.copytree(root / "rendered", root / "straight")
     assert attempt(root, "straight", networks, None) == 0
     expected = hash_run(root / "straight")

@@ -12,7 +12,7 @@ from sonify.errors import TransientError, WorkError
 from sonify.io.tables import read_rows, write_rows
 from sonify.io.write import Transaction, remove
 from sonify.media.clips import cut_recording
-from sonify.retrieval import segments
+from sonify.retrieval import encoders
 from sonify.retrieval.clap import Clap
 from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.pool import read_pool
@@ -83,7 +83,7 @@ def make_pool(config):
 
 
 def embed(config):
-    do(config, "embeddings", embeddings.load(config))
+    do(config, "embeddings", embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder))
     parts = load_encoder(config.retrieval.encoder).parts
     return [np.load(config.run_dir / layout.embeddings(part.id, UNIT)) for part in parts]
 
@@ -112,9 +112,9 @@ def test_a_recording_is_decoded_once_though_windows_cut_it(tmp_path, folder, sou
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
     opened = []
-    open_sound = segments.open_sound
-    monkeypatch.setattr(segments, "open_sound", lambda *args: opened.append(args[-1]) or open_sound(*args))
-    job = embeddings.load(config)
+    open_sound = encoders.open_sound
+    monkeypatch.setattr(encoders, "open_sound", lambda *args: opened.append(args[-1]) or open_sound(*args))
+    job = embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder)
     whole = [row.vectors[0] for row in job.process(list(job.read(UNIT)))]  # pyright: ignore[reportAttributeAccessIssue]
     assert opened == ["long.flac", "short.wav", "silent_middle.flac"]
     opened.clear()
@@ -224,7 +224,7 @@ def test_a_recording_that_ends_earlier_is_named(tmp_path, folder, sounds):
 def test_a_disk_that_is_gone_leaves_the_unit_undone(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
-    job = embeddings.load(config)
+    job = embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder)
     shutil.rmtree(sounds)
     with pytest.raises(TransientError, match="mounted"):
         do(config, "embeddings", job)

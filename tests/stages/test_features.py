@@ -16,11 +16,12 @@ from sonify import layout
 from sonify.engine.record import require_record
 from sonify.engine.worker import LocalExecutor
 from sonify.errors import InputError, WorkError
-from sonify.features.pixels import decode_square
 from sonify.features.vae import encode, load_vae
 from sonify.io.commits import commit_files, read_commit
 from sonify.io.tables import read_rows
 from sonify.media.audio import decode_flac
+from sonify.media.pixels import decode_square
+from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip, FeatureEntry
 from sonify.run import run
@@ -111,7 +112,7 @@ def test_every_sample_has_the_same_members_of_the_same_shapes(finished):
 def test_the_numbers_are_those_of_the_libraries_one_at_a_time(finished, networks):
     config, _ = finished
     shards, found = members(config, layout.SHARDS), members(config, layout.FEATURES)
-    vae = load_vae(networks["vae"], None, CPU, torch.float32)
+    vae = load_vae(fetch_model(networks["vae"], None, VAE_FILES), CPU, torch.float32)
     network, extractor = ASTModel.from_pretrained(networks["ast"]), ASTFeatureExtractor.from_pretrained(networks["ast"])
     for key in ("000_2ejpg", "005_2ejpg", "019_2ejpg"):
         pixels = decode_square(shards[f"{key}.jpg"], 64)

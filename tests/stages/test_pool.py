@@ -6,8 +6,7 @@ from sonify import layout
 from sonify.errors import InputError
 from sonify.io.tables import read_rows
 from sonify.io.write import sha256_of
-from sonify.media.loudness import measure_loudness
-from sonify.mixing import pcm_sha256
+from sonify.media.mixing import measure_loudness, pcm_sha256
 from sonify.rows import Clip
 from sonify.run import run
 from tests.fakes import small_config, small_input, tone

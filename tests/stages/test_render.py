@@ -14,7 +14,7 @@ from webdataset.compat import WebDataset
 from sonify import layout
 from sonify.io.tables import read_rows
 from sonify.io.tars import TarWriter
-from sonify.mixing import pcm_sha256
+from sonify.media.mixing import pcm_sha256
 from sonify.report.status import pairs_of_run
 from sonify.rows import Clip, Render
 from sonify.run import run

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from sonify.config.loader import make_settings
-from sonify.models import AST_FILES, VAE_FILES, fetch_model
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from tests.feature_runs import make_feature_run
 from train.config import TrainConfig
 from train.tiny import write_tiny_ast, write_tiny_vae

@@ -24,7 +24,7 @@ from benchmarks.learning.pairing import (
 )
 from benchmarks.learning.statistics import Estimate, balanced_accuracy, confusion, estimate
 from benchmarks.learning.verdicts import CHANCE, LOSS_OF_SONIFY, verdicts
-from sonify.media.loudness import measure_loudness
+from sonify.media.mixing import measure_loudness
 
 
 def some_photos(**counts: int) -> list[Photo]:

@@ -9,7 +9,7 @@ from sonify.config import Config
 from sonify.config.loader import make_settings
 from sonify.errors import WorkError
 from sonify.io.tables import read_rows
-from sonify.models import AST_FILES, VAE_FILES, fetch_model
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip
 from sonify.run import run

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from sonify.captions.sounds import match_sounds
+from sonify.captions.ontology import match_sounds
 from sonify.captions.words import tokenize
 from sonify.rows import Concept, Reason
 from sonify.vlm.answers import parse_concepts

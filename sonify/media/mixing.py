@@ -1,28 +1,60 @@
-"""Clips into one sound: a stored gain for each, the sum, and a ceiling that it never passes."""
+"""How loud sounds are and how they become one: the measure of a clip, its gain, the sum, and a ceiling that it keeps.
+
+Integrated loudness (BS.1770) and sample peak are both of the 16-bit samples as stored.
+"""
 
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import pyloudnorm
 
 from sonify.config import Prominence
-from sonify.media import loudness
-from sonify.media.loudness import FULL_SCALE
 from sonify.rows import Concept
 
+FULL_SCALE = 32768
+# Stands for silence, where a number is needed: below the -90.3 dBFS of one 16-bit step.
+SILENCE_DBFS = -120.0
 # The smallest box is not inaudible.
 MIN_PROMINENCE_DB = -12.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mix:
+class MixedSound:
     """A mixed scene, (frames,) int16; `mix_gain_db` is what the ceiling took off the whole, or 0.0."""
 
     samples: np.ndarray
     mix_gain_db: float
     peak_dbfs: float
+
+
+def measure_loudness(samples: np.ndarray, sample_rate_hz: int) -> float:
+    """Return the integrated loudness of (frames,) int16 samples in LUFS, -inf where nothing passes the gate.
+
+    Exact under gain: g dB more give g LU more, as long as no block crosses the gate at -70 LUFS. So a clip is
+    measured once and not at each use.
+
+    Raises:
+        ValueError: shorter than one gating block of 0.4 s.
+    Source: ITU-R BS.1770-5, Annex 1.
+    """
+    return float(_meter(sample_rate_hz).integrated_loudness(samples / FULL_SCALE))
+
+
+@lru_cache(maxsize=8)
+def _meter(sample_rate_hz: int) -> pyloudnorm.Meter:
+    # pyloudnorm's default filters are fitted at 48 kHz: at 16 kHz they read 0.12 LU low on average and 0.16 LU at worst
+    # against FFmpeg's ebur128 (measured on 40 recordings); this class, from the standard's analogue prototype, 0.06 LU
+    return pyloudnorm.Meter(sample_rate_hz, filter_class="DeMan")
+
+
+def measure_peak(samples: np.ndarray) -> float:
+    """Return the sample peak of int16 samples in dBFS, to 4 decimals; `SILENCE_DBFS` where all are zero."""
+    peak = max(int(samples.max()), -int(samples.min()))
+    return round(20 * math.log10(peak / FULL_SCALE), 4) if peak else SILENCE_DBFS
 
 
 def gain_to_target_db(loudness_lufs: float, target_lufs: float, max_gain_db: float) -> float:
@@ -52,7 +84,7 @@ def prominence_db(concept: Concept, prominence: Prominence | None) -> float:
     return prominence.background_db if concept.prominence == "background" else 0.0
 
 
-def mix_clips(clips: Sequence[np.ndarray], gains_db: Sequence[float], peak_dbfs: float) -> Mix:
+def mix_clips(clips: Sequence[np.ndarray], gains_db: Sequence[float], peak_dbfs: float) -> MixedSound:
     """Sum (frames,) int16 clips, each with its gain; a sum that passes the ceiling is lowered as a whole.
 
     The arithmetic is elementwise in float32 and in the order given, so neither threads nor vector width
@@ -74,7 +106,7 @@ def mix_clips(clips: Sequence[np.ndarray], gains_db: Sequence[float], peak_dbfs:
         mix_gain_db = math.floor(20 * math.log10(ceiling / peak) * 10_000) / 10_000
         total *= np.float32(10 ** (mix_gain_db / 20))
     samples = np.rint(total).astype(np.int16)
-    return Mix(samples=samples, mix_gain_db=mix_gain_db, peak_dbfs=loudness.peak_dbfs(samples))
+    return MixedSound(samples=samples, mix_gain_db=mix_gain_db, peak_dbfs=measure_peak(samples))
 
 
 def pcm_sha256(samples: np.ndarray) -> str:

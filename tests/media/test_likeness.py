@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from sonify.media.clips import cut_recording
-from sonify.media.fingerprint import BANDS, correlation, fingerprint
+from sonify.media.likeness import BANDS, correlation, fingerprint
 from sonify.stages.copies import LEAST_CORRELATION
 from tests.fakes import tone
 

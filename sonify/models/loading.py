@@ -1,4 +1,4 @@
-"""Loads the models of `sonify.models` into torch, and refuses what transformers would only warn of."""
+"""Loads fetched models into torch, and refuses what transformers would only warn of."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from sonify.errors import InputError
-from sonify.models import FetchedModel
+from sonify.models.fetch import FetchedModel
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -52,20 +52,28 @@ def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, d
             fill in random numbers.
     """
     transformers.logging.disable_progress_bar()  # every worker's own bars would be written over each other
+    network, report = read_network(auto_class, fetched, dtype=dtype, trust_remote_code=False)
+    check_whole(network, report, fetched)
+    return place_network(network, device, fetched)
+
+
+def read_network(network_class: Any, fetched: FetchedModel, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Let transformers or diffusers build a network of a folder's safetensors; the network, and the library's report.
+
+    Raises:
+        InputError: the library cannot.
+    """
     try:
-        network, report = auto_class.from_pretrained(
+        return network_class.from_pretrained(
             fetched.path,
-            dtype=dtype,
             local_files_only=True,
-            trust_remote_code=False,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # to name them here: the library would not
+            ignore_mismatched_sizes=True,  # `check_whole` names them: the library would not
             output_loading_info=True,
+            **options,
         )
     except Exception as error:  # of a damaged folder the library raises whatever its code meets
         raise unusable(fetched, error) from error
-    check_whole(network, report, fetched)
-    return place_network(network, device, fetched)
 
 
 def check_whole(network: torch.nn.Module, report: Mapping[str, Any], fetched: FetchedModel) -> None:

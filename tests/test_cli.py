@@ -9,8 +9,7 @@ import yaml
 
 from sonify.cli import main
 from sonify.report.verify import verify
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config, small_input
+from tests.builders import hash_run, small_config, small_input
 
 
 @pytest.fixture

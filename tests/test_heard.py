@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import logging
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,8 @@ import soundfile
 
 from sonify.captions.ontology import find_sounds, load_ontology, match_sounds
 from sonify.captions.words import tokenize
-from sonify.config import make_config
 from sonify.run import run
+from tests.builders import members_of, small_config, sounds_in, write_csv
 
 # Of 521 classes; a mix of three has three sources to be found among them.
 BEST_CLASSES = 10
@@ -61,18 +60,15 @@ def agrees(concept: str, heard: list[str]) -> bool:
 
 def scenes(run_dir: Path) -> Iterator[tuple[list[str], np.ndarray]]:
     """The concepts and the samples of each rendered scene."""
-    for shard in sorted((run_dir / "shards").glob("*/*.tar")):
-        with tarfile.open(shard) as archive:
-            members = {member.name: archive.extractfile(member) for member in archive}
-            contents = {name: file.read() for name, file in members.items() if file}
-        for name, data in contents.items():
-            if name.endswith(".json"):
-                record = json.loads(data)
-                for scene in record["scenes"]:
-                    flac = contents[f"{record['key']}.{scene['scene']}.flac"]
-                    samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
-                    assert rate == 16000
-                    yield [source["concept"] for source in scene["sources"]], samples
+    contents = members_of(run_dir / "shards")
+    for name, data in contents.items():
+        if name.endswith(".json"):
+            record = json.loads(data)
+            for scene in record["scenes"]:
+                flac = contents[f"{record['key']}.{scene['scene']}.flac"]
+                samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+                assert rate == 16000
+                yield [source["concept"] for source in scene["sources"]], samples
 
 
 def write_joined_captions(photos: Path, table: Path) -> Path:
@@ -84,25 +80,18 @@ def write_joined_captions(photos: Path, table: Path) -> Path:
         (name, f"{caption}, {sounding[(n + 1) % len(sounding)][1]}, {sounding[(n + 7) % len(sounding)][1]}")
         for n, (name, caption) in enumerate(sounding)
     ]
-    with table.open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "caption"), *joined])
-    return table
+    return write_csv(table, ("file", "caption"), joined)
 
 
 def test_an_independent_classifier_hears_what_was_paired(test_data, tmp_path):
-    images = {"kind": "folder", "path": str(test_data / "photos"), "shard_size": 64, "validation": 0}
-    sounds = [{"kind": "folder", "path": str(test_data / "sounds")}]
     joined = write_joined_captions(test_data / "photos", tmp_path / "joined.csv")
     extractors = [{"kind": "captions"}, {"kind": "captions", "name": "joined", "file": str(joined)}]
-    config = make_config(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "images": images,
-            "audio": {"sources": sounds, "validation": 0},
-            "concepts": {"extractors": extractors},
-            "retrieval": {"min_cosine": 0.2},
-            "engine": {"kind": "local"},
-        }
+    config = small_config(
+        tmp_path,
+        images={"path": str(test_data / "photos"), "shard_size": 64},
+        audio=sounds_in(test_data / "sounds"),
+        concepts={"extractors": extractors},
+        retrieval={"min_cosine": 0.2},
     )
     run(config)
     ear = Ear(test_data / "weights" / "yamnet")

@@ -1,11 +1,8 @@
 """Real models at tiny size through whole runs on Ray: the same bytes over workers, kills and executors."""
 
-import csv
 import os
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +14,9 @@ from sonify.config import Config, make_config
 from sonify.engine.record import require_record
 from sonify.errors import InputError
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.engine.ray_processes import ray_workers
-from tests.fakes import write_photos, write_sounds
-from tests.tiny_models import answering_llava, answering_qwen_vl, tiny_clap
+from tests.builders import hash_run, small_config, tone, write_csv, write_photos, write_sound, write_sounds
+from tests.processes import meanwhile, ray_workers
+from tests.tiny_networks import answering_llava, answering_qwen_vl, tiny_clap
 
 LLAVA_SAYS = "Caption: a dog on grass.\ndog: sound of a dog barking (foreground)\nwind: wind in the trees (ambience)"
 QWEN_SAYS = "**Caption**: waves on a beach.\n1. **waves**: waves breaking on the shore (background)"
@@ -47,23 +43,21 @@ def configure(tmp_path, models) -> Callable[..., Config]:
         colour = "red" if n % 3 else "blue"
         Image.new("RGB", (90 + n, 70), colour).save(tmp_path / "photos" / f"{n:02d}.jpg", quality=95)
     write_sounds(tmp_path / "sounds", {f"{n:02d}.flac": "" for n in range(6)})
-    return lambda run_name, **engine: make_config(settings(tmp_path, models, run_name, engine))
+    sections = models_of(models) | {"images": {"shard_size": 4}}
+    return lambda run_name, **engine: small_config(tmp_path, run_name, engine=engine, **sections)
 
 
-def settings(root: Path, models: Path, run_name: str, engine: dict[str, object]) -> dict[str, object]:
+def models_of(models: Path) -> dict[str, object]:
     def vlm(name: str) -> dict[str, object]:
         return {
             "kind": "vlm", "name": name, "backend": "transformers", "model": str(models / name), "batch_size": 4,
             "max_new_tokens": 48, "device": "cpu",
         }  # fmt: skip
 
+    clap = {"kind": "clap", "model": str(models / "clap"), "device": "cpu"}
     return {
-        "run_dir": str(root / run_name),
-        "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 4, "validation": 0},
-        "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0},
         "concepts": {"extractors": [vlm("llava"), vlm("qwen")]},
-        "retrieval": {"encoder": {"kind": "clap", "model": str(models / "clap"), "device": "cpu"}, "min_cosine": -1},
-        "engine": engine,
+        "retrieval": {"encoder": clap, "min_cosine": -1},
     }
 
 
@@ -84,25 +78,18 @@ def test_models_give_the_same_bytes_here_and_on_ray_with_workers_killed(configur
 
 def run_killing_workers(config: Config) -> int:
     """Kill a worker soon after the first unit of each stage that asks a model is begun."""
-    stop = threading.Event()
+    waiting = ["commits/pool", "commits/embeddings", "commits/concepts"]
     kills: list[int] = []
 
-    def kill() -> None:
-        waiting = ["commits/pool", "commits/embeddings", "commits/concepts"]
-        while waiting and not stop.is_set():
-            if (config.run_dir / waiting[0]).is_dir() and (pids := ray_workers()):
-                waiting.pop(0)
-                os.kill(pids[0], signal.SIGKILL)
-                kills.append(pids[0])
-            time.sleep(0.05)
+    def kill() -> bool:
+        if (config.run_dir / waiting[0]).is_dir() and (pids := ray_workers()):
+            waiting.pop(0)
+            os.kill(pids[0], signal.SIGKILL)
+            kills.append(pids[0])
+        return not waiting
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
+    with meanwhile(kill):
         run(config)
-    finally:
-        stop.set()
-        thread.join()
     return len(kills)
 
 
@@ -120,16 +107,14 @@ def test_a_grown_pool_embeds_only_what_is_new(configure, tmp_path):
     run(config, stages=("pool", "embeddings"))
     embeddings = sorted((config.run_dir / "pool" / "embeddings").glob("*/*.npy"))
     before = [(path, path.stat().st_mtime_ns, path.read_bytes()) for path in embeddings]
-    write_sounds(tmp_path / "more", {"new.flac": ""}, seconds=7.0)
-    shutil.copy(tmp_path / "more" / "new.flac", tmp_path / "sounds")
+    write_sound(tmp_path / "sounds" / "new.flac", tone(0, 7.0))
 
     run(config, stages=("pool", "embeddings"))
 
     assert all(path.stat().st_mtime_ns == mtime for path, mtime, _ in before)
     assert len(sorted((config.run_dir / "pool" / "embeddings").glob("*/*.npy"))) == len(before) + 1
 
-    with (tmp_path / "sounds" / "metadata.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "text"), ("00.flac", "another text")])
+    write_csv(tmp_path / "sounds" / "metadata.csv", ("file", "text"), [("00.flac", "another text")])
     run(config, stages=("pool", "embeddings"), redo="pool")
     assert all(path.read_bytes() == data for path, _, data in before)
 

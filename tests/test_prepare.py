@@ -5,9 +5,7 @@ import pytest
 from sonify.errors import InputError, WorkError
 from sonify.report.verify import verify
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.fakes import SUBJECTS, picture, small_config, small_input, write_sounds
-from tests.stages.test_asking import extractor, say
+from tests.builders import SUBJECTS, hash_run, picture, say, small_config, small_input, sounds_in, vlm_at, write_sounds
 from tests.vlm.faulty_server import serving
 
 
@@ -19,12 +17,12 @@ def root(tmp_path):
 
 
 def others(root):
-    return {"sources": [{"kind": "folder", "path": str(root / "others"), "name": "others"}], "validation": 0}
+    return sounds_in(root / "others", name="others")
 
 
 def test_another_pool_takes_the_concepts_over_and_asks_nobody(root):
     with serving(answer=say) as server:
-        concepts = {"extractors": [extractor(server.url)], "check": True}
+        concepts = {"extractors": [vlm_at(server.url)], "check": True}
         first = small_config(root, concepts=concepts)
         run(first)
         asked = len(server.seen)
@@ -71,7 +69,7 @@ def test_a_run_with_other_concepts_is_left_alone(root):
 
 def test_damage_is_not_taken_over(root):
     with serving(answer=say) as server:
-        concepts = {"extractors": [extractor(server.url)]}
+        concepts = {"extractors": [vlm_at(server.url)]}
         first = small_config(root, concepts=concepts)
         run(first)
     table = first.run_dir / "answers/eye/000001.parquet"
@@ -84,8 +82,7 @@ def test_damage_is_not_taken_over(root):
 def test_other_images_are_refused(root):
     first = small_config(root)
     run(first)
-    images = {"kind": "folder", "path": str(root / "photos"), "shard_size": 5, "validation": 0}
-    second = small_config(root, run="second", images=images)
+    second = small_config(root, run="second", images={"shard_size": 5})
     with pytest.raises(InputError, match="shard_size"):
         run(second, concepts_from=first.run_dir)
     run(second)  # nothing was copied that stands in its way

@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 import yaml
 
 from sonify import run
@@ -38,7 +37,7 @@ from sonify.sources.sounds.forms import list_webdataset
 from sonify.sources.userfiles import read_user_table
 from sonify.vlm.answers import parse_concepts
 from sonify.vlm.repair import Unusable
-from tests.fakes import picture, small_config, small_input, tone, write_tar
+from tests.builders import archives_in, picture, small_config, small_input, sound_bytes, tone, vlm_at, write_tar
 from tests.vlm.faulty_server import Fault, numbered_image, serving
 
 ROOT = Path(__file__).parent.parent
@@ -221,16 +220,12 @@ def test_a_hostile_archive_writes_and_reads_nothing_elsewhere(tmp_path: Path) ->
 
 
 def archives_config(root: Path) -> Config:
-    sounds = {"kind": "webdataset", "path": str(root / "sounds")}
-    images = {"kind": "webdataset", "path": str(root / "photos"), "validation": 0}
-    lenient = {"kind": "local", "max_fault_ratio": 1.0}
-    return small_config(root, images=images, audio={"sources": [sounds], "validation": 0}, engine=lenient)
+    audio = {"sources": [{"kind": "webdataset", "path": str(root / "sounds")}], "validation": 0}
+    return small_config(root, images=archives_in(root / "photos"), audio=audio, engine={"max_fault_ratio": 1.0})
 
 
 def flac(seed: int) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, tone(seed), 16000, format="FLAC")
-    return file.getvalue()
+    return sound_bytes(tone(seed))
 
 
 @contextlib.contextmanager
@@ -278,7 +273,7 @@ def test_urls_and_commands_in_data_are_not_followed(tmp_path: Path) -> None:
                 tmp_path,
                 images=images,
                 audio={"sources": [source], "validation": 0},
-                engine={"kind": "local", "max_fault_ratio": 1.0},
+                engine={"max_fault_ratio": 1.0},
             )
         )
         publish(tmp_path / "run", tmp_path / "published", PublishOptions())
@@ -371,7 +366,9 @@ def test_a_planted_key_is_in_no_file_and_no_output(tmp_path: Path) -> None:
     said: list[str] = []
     with serving(*faults, key=KEY) as server:
         config = tmp_path / "config.yaml"
-        config.write_text(yaml.safe_dump(endpoint_config(tmp_path, server.url)))
+        extractors = [vlm_at(server.url, api_key_env="PLANTED_KEY")]
+        sections = {"concepts": {"extractors": extractors}, "engine": {"max_fault_ratio": 1.0}}
+        config.write_text(yaml.safe_dump(small_config(tmp_path, **sections).model_dump(mode="json")))
         code, text = sonify(environment(tmp_path), "--verbose", "run", "--config", str(config))
         assert code == 0, text
         said.append(text)
@@ -394,25 +391,13 @@ def test_a_planted_key_is_in_no_file_and_no_output(tmp_path: Path) -> None:
     assert holds_key(f"x{KEY}y".encode())
 
 
-def endpoint_config(root: Path, url: str) -> dict[str, object]:
-    eye = {"kind": "vlm", "name": "eye", "backend": "endpoint", "model": "stub", "url": url, "image_size": 64}
-    waits = {"timeout_sec": 2.0, "max_wait_sec": 4.0, "api_key_env": "PLANTED_KEY"}
-    return {
-        "run_dir": str(root / "run"),
-        "images": {"kind": "folder", "path": str(root / "photos"), "validation": 0},
-        "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0},
-        "concepts": {"extractors": [eye | waits]},
-        "engine": {"kind": "local", "max_fault_ratio": 1.0},
-    }
-
-
 RAY = """
 import json, sys
 from pathlib import Path
 import psutil, ray
 from sonify.engine import on_ray
 from sonify.run import run
-from tests.fakes import small_config
+from tests.builders import small_config
 root = Path(sys.argv[1])
 shutdown, found = ray.shutdown, {}
 def addresses(process):

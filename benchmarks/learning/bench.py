@@ -34,7 +34,7 @@ from benchmarks.learning.training import encode_photos, train, training_config, 
 from sonify.features.vae import Vae, decode, load_vae
 from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.models.loading import choose_device
-from tests.taesd import taesd_folder
+from tests.tiny_networks import taesd_folder
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from sonify.dataset.write import publish
 from sonify.io.tables import read_rows, write_rows
 from sonify.rows import Pair, Render, SourceClip
 from sonify.run import run
-from tests.fakes import SUBJECTS, small_config, write_photos, write_sounds
+from tests.builders import SUBJECTS, small_config, write_photos, write_sounds
 
 SHA256 = "a" * 64
 HOSTILE = "x | [y](http://evil) ![z](u) **b** `c` _d_ ~~e~~ <script>alert(1)</script> &amp; $\\frac{$\n# new\u202e\x00"

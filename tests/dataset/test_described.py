@@ -17,7 +17,7 @@ from sonify.dataset.write import PublishOptions, publish
 from sonify.io.tables import read_rows
 from sonify.rows import Pair
 from sonify.run import run
-from tests.fakes import small_config, small_input
+from tests.builders import small_config, small_input
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated"),  # mlcroissant's own use of its libraries

@@ -17,6 +17,7 @@ from sonify.report.verify import verify
 from sonify.run import run
 from sonify.stages.copies import is_as_loud
 from sonify.stages.published import images_at_once
+from tests.builders import SUBJECTS, picture, small_config, write_photos, write_sounds, write_tar
 from tests.dataset.folders import (
     TEXTS,
     elsewhere,
@@ -26,7 +27,6 @@ from tests.dataset.folders import (
     remove_recording,
     shard_hashes,
 )
-from tests.fakes import SUBJECTS, picture, small_config, write_photos, write_sounds, write_tar
 
 
 def test_another_copy_gives_the_same_shards(first, copy):

@@ -195,7 +195,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from sonify.dataset.licences import write_attribution
-from tests.memory import peak_kib
+from tests.processes import peak_kib
 text = "a text " * 20
 clips = (("a", f"recording/{n}", f"{n}.wav", text, "CC-BY-4.0", f"{n} {text}") for n in range(int(sys.argv[2])))
 before = peak_kib()

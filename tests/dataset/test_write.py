@@ -29,10 +29,9 @@ from sonify.media.mixing import pcm_sha256
 from sonify.rows import Clip, Pair, Render
 from sonify.run import run
 from sonify.stages.render import ClipStore
+from tests.builders import hash_run, picture, write_photos, write_sounds
 from tests.dataset.folders import pair, record, source, statistics
-from tests.engine.hashing import hash_run
-from tests.fakes import picture, write_photos, write_sounds
-from tests.stores import running_store
+from tests.servers import running_store
 
 ALLOWED = PublishOptions(with_audio=True, only_licences=("BY", "SA"), image_licence="CC BY 4.0")
 LICENCES = {

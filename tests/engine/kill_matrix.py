@@ -1,71 +1,59 @@
-"""Kills a run at every step of its commits and resumes it; run as a script by `test_guarantees.py`.
+"""Kills a run at every step of its commits and resumes it; run as a script by the tests of the engine and of features.
 
-    python -m tests.engine.kill_matrix ROOT
+    python -m tests.engine.kill_matrix ROOT STRIDE [FEATURES]
 
-A step is a call that makes something last: fsync, rename, unlink. Each attempt is a fork of this process, which has
-imported everything but started no thread, so that an attempt costs the work and not the imports. Prints the number
-of steps, or the first step after which the resumed run differs.
+It kills at every STRIDE-th step. Each attempt is a fork of this process, which has imported everything but started no
+thread, so that an attempt costs the work and not the imports. Prints the last step at which it killed, or the first
+after which the resumed run differs.
+
+ROOT holds `photos` and `sounds`. With FEATURES, which is JSON of the configuration's section, only that stage is done,
+and ROOT also holds `rendered`, a run that has come to its shards.
 """
 
-import os
+import json
 import shutil
-import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas  # noqa: F401 - pyarrow imports it where it is installed, which each fork would do again
 
+from sonify.config import Features
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config
-
-STEPS = ("fsync", "replace", "unlink")
+from tests.builders import hash_run, small_config
+from tests.processes import fork
 
 
-def attempt(root: Path, name: str, kill_at: int | None) -> int:
-    """Run in a fork, killed at the n-th step; return how the fork ended."""
-    child = os.fork()
-    if child == 0:
-        if kill_at is not None:
-            kill_before_step(kill_at)
-        run(small_config(root, run=name))
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+def attempt(root: Path, name: str, features: dict[str, Any] | None, kill_at: int | None = None) -> int:
+    """Do or resume the run `name` in a fork, killed at the n-th step; return how the fork ended."""
+    if features is None:
+        return fork(lambda: run(small_config(root, run=name)), kill_at)
+    if not (root / name).exists():
+        shutil.copytree(root / "rendered", root / name)
+    return fork(lambda: run(small_config(root, run=name, features=features), ("features",)), kill_at)
 
 
-def kill_before_step(number: int) -> None:
-    """Make this process kill itself instead of its n-th step."""
-    seen = 0
-
-    def counted(function):
-        def step(*args, **kwargs):
-            nonlocal seen
-            seen += 1
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return step
-
-    for name in STEPS:
-        setattr(os, name, counted(getattr(os, name)))
-
-
-def main(root: Path) -> None:
-    """Kill at step 1, 2, ... until the run ends before it is killed."""
-    assert attempt(root, "straight", None) == 0
+def main(root: Path, stride: int, features: dict[str, Any] | None) -> None:
+    """Kill at step 1, 1 + stride, ... until the run ends before it is killed."""
+    if features is not None:
+        load_once(features)
+    assert attempt(root, "straight", features) == 0
     expected = hash_run(root / "straight")
-    step = 0
-    while True:
-        step += 1
-        if attempt(root, "killed", step) == 0:
-            break
-        if attempt(root, "killed", None) != 0 or hash_run(root / "killed") != expected:
+    step = 1
+    while attempt(root, "killed", features, step) != 0:
+        if attempt(root, "killed", features) != 0 or hash_run(root / "killed") != expected:
             sys.exit(f"after a kill at step {step} the resumed run differs")
         shutil.rmtree(root / "killed")
-    sys.stdout.write(f"{step - 1}\n")
+        step += stride
+    sys.stdout.write(f"{step - stride}\n")
+
+
+def load_once(features: dict[str, Any]) -> None:
+    """What the libraries do once in a process, each fork would do again."""
+    from sonify.features.batches import FeatureNetworks  # noqa: PLC0415 - a plain run's forks need no torch
+
+    FeatureNetworks(Features(**features))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,13 +24,13 @@ from sonify.engine.job import Stage
 from sonify.engine.on_ray import Actors
 from sonify.errors import InputError
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.engine.ray_processes import children_of
-from tests.fakes import small_config, small_input
+from tests.builders import hash_run, small_config, small_input
+from tests.processes import children_of, meanwhile, run_first
 
 LOOPBACK = "127.0.0.1"
 ROOT = Path(__file__).parents[2]
 STORE_BYTES = 80 << 20
+IMAGES = {"shard_size": 2}
 
 # In the workers: each image takes a while and says on which node it was looked at. After some, the first node waits
 # for another to begin.
@@ -74,12 +73,10 @@ def ray_tmp(monkeypatch) -> Iterator[Path]:
 @pytest.fixture
 def seen(tmp_path, monkeypatch) -> Path:
     """A file for each node that looked at images; workers are slowed down."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW)
+    run_first(monkeypatch, tmp_path, SLOW)
     (tmp_path / "seen").mkdir()
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
     monkeypatch.setenv("NODES", "2")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     return tmp_path / "seen"
 
 
@@ -112,10 +109,6 @@ def kill_node(node) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def photos_of(root):
-    return {"kind": "folder", "path": str(root / "photos"), "shard_size": 2, "validation": 0}
-
-
 def on(cluster, **options):
     return {"kind": "ray", "address": cluster.address, "workers": 2} | options
 
@@ -124,22 +117,15 @@ def on(cluster, **options):
 def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[list[bool]]:
     """Act in the background as soon as a condition holds; the list is filled once it was done."""
     done: list[bool] = []
-    stop = threading.Event()
 
-    def wait():
-        while not stop.is_set() and not condition():
-            time.sleep(0.02)
-        if not stop.is_set():
+    def look() -> bool:
+        if condition():
             act()
             done.append(True)
+        return bool(done)
 
-    thread = threading.Thread(target=wait)
-    thread.start()
-    try:
+    with meanwhile(look):
         yield done
-    finally:
-        stop.set()
-        thread.join()
 
 
 def commits_of(run_dir, stage) -> int:
@@ -150,7 +136,7 @@ def commits_of(run_dir, stage) -> int:
 def local(tmp_path):
     """The same run without Ray, to compare with."""
     small_input(tmp_path, photos=40)
-    run(small_config(tmp_path, run="local", images=photos_of(tmp_path)))
+    run(small_config(tmp_path, run="local", images=IMAGES))
     return tmp_path
 
 
@@ -159,7 +145,7 @@ def test_a_node_that_is_lost_costs_nothing_but_time(local, seen, cluster):
     run_dir = local / "ray"
     seen_there = seen / node.node_id
     with once(lambda: seen_there.exists() and seen_there.stat().st_size > 4, lambda: kill_node(node)) as killed:
-        run(small_config(local, run="ray", images=photos_of(local), engine=on(cluster)))
+        run(small_config(local, run="ray", images=IMAGES, engine=on(cluster)))
     assert killed
     assert seen_there.stat().st_size < 20  # of 40 images
     assert hash_run(run_dir) == hash_run(local / "local")
@@ -167,7 +153,7 @@ def test_a_node_that_is_lost_costs_nothing_but_time(local, seen, cluster):
 
 def test_a_cluster_that_grows_puts_new_nodes_to_work(local, seen, cluster):
     run_dir = local / "ray"
-    config = small_config(local, run="ray", images=photos_of(local), engine=on(cluster, autoscale=True))
+    config = small_config(local, run="ray", images=IMAGES, engine=on(cluster, autoscale=True))
     cluster._shutdown_at_exit = False  # which only the main thread may ask for; the fixture sees to it
     with once(lambda: commits_of(run_dir, "concepts") >= 2, lambda: add_node(cluster)) as added:
         run(config)
@@ -225,8 +211,8 @@ def test_the_nodes_port_for_prometheus_shows_each_stage(local, seen, cluster):
             shown.update(line.rpartition(" ")[::2] for line in lines if line.startswith("ray_sonify_"))
         return False
 
-    with once(scrape, lambda: None):
-        run(small_config(local, run="ray", images=photos_of(local), engine=on(cluster, workers=1)))
+    with meanwhile(scrape):
+        run(small_config(local, run="ray", images=IMAGES, engine=on(cluster, workers=1)))
 
     def value(name: str, *tags: str) -> float:
         return sum(

@@ -1,14 +1,10 @@
 """A disk that fills up in each stage: a small tmpfs in a user namespace."""
 
-import shutil
-import subprocess
-import sys
-
 import pytest
 
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config, small_input
+from tests.builders import hash_run, small_config, small_input
+from tests.processes import run_on_small_disk
 
 SCRIPT = """
 import sys
@@ -16,8 +12,7 @@ from pathlib import Path
 from sonify.engine.record import read_record
 from sonify.errors import DiskFull
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config
+from tests.builders import hash_run, small_config
 
 root = Path(sys.argv[1])
 stages = ["pool", "embeddings", "concepts", "pair", "render"]
@@ -54,23 +49,10 @@ for path, sha256 in sorted(hash_run(root / "small/run").items()):
 ROOM = {"pool": 1 << 20, "embeddings": 40 << 10, "concepts": 24 << 10, "pair": 20 << 10, "render": 200 << 10}
 
 
-def in_namespace(root, stage):
-    command = f'mount -t tmpfs -o size=12m tmpfs "{root}/small" && exec "$0" -c "$1" "{root}" {stage} {ROOM[stage]}'
-    return ["unshare", "-rm", "sh", "-c", command, sys.executable, SCRIPT]
-
-
-@pytest.fixture
-def namespaces():
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("no user namespaces on this machine: a small disk cannot be made")
-
-
 @pytest.mark.parametrize("stage", ["pool", "embeddings", "concepts", "pair", "render"])
-@pytest.mark.usefixtures("namespaces")
 def test_a_disk_that_fills_up_in_a_stage_is_said_in_one_line_and_the_run_resumes(tmp_path, stage):
     small_input(tmp_path, photos=16, recordings=8)
-    (tmp_path / "small").mkdir()
-    done = subprocess.run(in_namespace(tmp_path, stage), capture_output=True, text=True, check=False)
+    done = run_on_small_disk(tmp_path / "small", "12m", SCRIPT, tmp_path, stage, ROOM[stage])
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     run(small_config(tmp_path, run="straight"))

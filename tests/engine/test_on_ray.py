@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -12,19 +11,19 @@ import pytest
 
 from sonify.errors import InputError
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.engine.ray_processes import ray_workers
-from tests.fakes import picture, small_config, small_input
+from tests.builders import hash_run, picture, small_config, small_input
+from tests.processes import meanwhile, ray_workers, run_first
 
 STAGES = ("pool", "embeddings", "concepts/captions", "pair", "render")
 RAY = {"kind": "ray", "workers": 2}
+IMAGES = {"shard_size": 2}
 
-DRIVER = """
+DRIVER = f"""
 import sys
 from pathlib import Path
 from sonify.run import run
-from tests.fakes import small_config
-run(small_config(Path(sys.argv[1]), run="ray", images=IMAGES, engine={"kind": "ray", "workers": 2}))
+from tests.builders import small_config
+run(small_config(Path(sys.argv[1]), run="ray", images={IMAGES}, engine={RAY}))
 """
 
 KILLER = """
@@ -38,10 +37,6 @@ if any("default_worker" in word for word in sys.orig_argv):
         return inspect(data)
     concepts.inspect_image = kills
 """
-
-
-def photos_of(root):
-    return {"kind": "folder", "path": str(root / "photos"), "shard_size": 2, "validation": 0}
 
 
 def begun_stages(run_dir: Path) -> set[str]:
@@ -62,42 +57,34 @@ def begun_stages(run_dir: Path) -> set[str]:
 @pytest.fixture
 def root(tmp_path):
     small_input(tmp_path, photos=48)
-    run(small_config(tmp_path, run="local", images=photos_of(tmp_path)))
+    run(small_config(tmp_path, run="local", images=IMAGES))
     return tmp_path
 
 
 def test_a_worker_killed_in_each_stage_is_replaced(root):
     killed: dict[str, int] = {}
-    stop = threading.Event()
 
-    def kill_one_in_each_stage():
-        while not stop.is_set():
-            begun = [stage for stage in STAGES if stage in begun_stages(root / "ray") and stage not in killed]
-            for stage, pid in zip(begun, ray_workers(), strict=False):
-                os.kill(pid, signal.SIGKILL)
-                killed[stage] = pid
-            time.sleep(0.02)
+    def kill_one_in_each_stage() -> bool:
+        begun = [stage for stage in STAGES if stage in begun_stages(root / "ray") and stage not in killed]
+        for stage, pid in zip(begun, ray_workers(), strict=False):
+            os.kill(pid, signal.SIGKILL)
+            killed[stage] = pid
+        return len(killed) == len(STAGES)
 
-    thread = threading.Thread(target=kill_one_in_each_stage)
-    thread.start()
-    try:
-        run(small_config(root, run="ray", images=photos_of(root), engine=RAY))
-    finally:
-        stop.set()
-        thread.join()
+    with meanwhile(kill_one_in_each_stage):
+        run(small_config(root, run="ray", images=IMAGES, engine=RAY))
     assert set(killed) == set(STAGES)
     assert hash_run(root / "ray") == hash_run(root / "local")
 
 
 def test_a_driver_that_is_killed_again_and_again_resumes(root):
-    script = DRIVER.replace("IMAGES", repr(photos_of(root)))
     for stage in ("pool", "concepts/captions", "render"):  # each start costs Ray's
-        driver = subprocess.Popen([sys.executable, "-c", script, str(root)])
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(root)])
         while stage not in begun_stages(root / "ray") and driver.poll() is None:
             time.sleep(0.02)
         driver.kill()
         assert driver.wait() == -signal.SIGKILL, stage
-    run(small_config(root, run="ray", images=photos_of(root), engine=RAY))
+    run(small_config(root, run="ray", images=IMAGES, engine=RAY))
     assert hash_run(root / "ray") == hash_run(root / "local")
 
 
@@ -105,9 +92,7 @@ def test_rows_that_kill_their_worker_are_found_and_rejected(tmp_path, monkeypatc
     small_input(tmp_path, photos=20)
     for name in ("003.jpg", "012.jpg"):
         (tmp_path / "photos" / name).write_bytes(picture(1) + b"deadly")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    run_first(monkeypatch, tmp_path, KILLER)
     counts = run(small_config(tmp_path, engine=RAY))
     assert counts["concepts/captions"].rejected == {"crashed": 2}
     assert counts["concepts/captions"].balances()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from upath import UPath
@@ -23,15 +24,16 @@ from sonify.report.status import read_status
 from sonify.report.verify import verify
 from sonify.run import run
 from sonify.stages.table import stages_of
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config, small_input
-from tests.stores import running_store
+from tests.builders import hash_run, small_config, small_input
+from tests.servers import running_store
+
+ROOT = Path(__file__).parents[2]
 
 DRIVER = """
 import sys
 from pathlib import Path
 from sonify.run import run
-from tests.fakes import small_config
+from tests.builders import small_config
 run(small_config(Path(sys.argv[1]), run_dir=sys.argv[2]))
 """
 
@@ -116,7 +118,7 @@ def test_damage_in_a_store_is_found_and_done_again(store, root, expected):
 @pytest.mark.parametrize("what", ["shards/", "commits/render"])
 def test_killed_at_a_write_to_a_store_the_resumed_run_is_the_same(store, root, expected, what, moment):
     command = [sys.executable, "-c", DRIVER, str(root), "s3://bucket/run"]
-    driver = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.getcwd()}, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     killed = threading.Event()
 
     def kill(environ):

@@ -1,7 +1,5 @@
 import gzip
 import io
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -13,12 +11,13 @@ from webdataset.compat import WebDataset
 from sonify.io.tars import BLOCK, MAX_EXTENSION_BYTES, Member, TarWriter, index_tar, read_member
 from sonify.keys import escape_key, unescape_key
 from sonify.rows import Reason, Rejected
+from tests.processes import run_python
 
 FILES = {"a.jpg": b"x" * 700, "a.txt": b"a dog", "b.jpg": b"", "b.txt": b"y" * 512}
 LONG = "k" * 300 + ".jpg"
 
 
-def write_tar(files: dict[str, bytes]) -> bytes:
+def tar_of(files: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     writer = TarWriter(file)
     for name, data in files.items():
@@ -85,13 +84,13 @@ def contents(tmp_path: Path, data: bytes) -> dict[str, bytes]:
 
 
 def test_every_file_comes_back(tmp_path: Path) -> None:
-    data = write_tar(FILES)
+    data = tar_of(FILES)
     assert contents(tmp_path, data) == FILES
     assert index(tmp_path, data)[1] == []
 
 
 def test_every_cut_is_reported_and_nothing_complete_is_lost(tmp_path: Path) -> None:
-    data = write_tar(FILES)
+    data = tar_of(FILES)
     ends = {member.name: member.offset + member.size_bytes for member in index(tmp_path, data)[0]}
     marker = len(data) - len(END)
     cuts = {*range(0, marker + BLOCK, BLOCK), *range(0, marker + BLOCK, 97), marker + BLOCK - 1}
@@ -123,7 +122,7 @@ def test_every_cut_is_reported_and_nothing_complete_is_lost(tmp_path: Path) -> N
     ],
 )
 def test_any_name_is_only_a_name(name: str, tmp_path: Path) -> None:
-    data = write_tar({name: b"data", "z": b"end"})
+    data = tar_of({name: b"data", "z": b"end"})
     assert contents(tmp_path, data) == {name: b"data", "z": b"end"}
     with tarfile.open(fileobj=io.BytesIO(data), encoding="utf-8") as archive:
         assert archive.getnames() == [name, "z"]
@@ -145,8 +144,8 @@ def test_an_old_ustar_prefix_is_part_of_the_name(tmp_path: Path) -> None:
 
 def test_the_same_members_give_the_same_bytes_and_no_metadata(tmp_path: Path) -> None:
     files = {**FILES, LONG: b"long"}
-    assert write_tar(files) == write_tar(files)
-    with tarfile.open(fileobj=io.BytesIO(write_tar(files))) as archive:
+    assert tar_of(files) == tar_of(files)
+    with tarfile.open(fileobj=io.BytesIO(tar_of(files))) as archive:
         for info in archive:
             assert (info.mtime, info.uid, info.gid, info.uname, info.gname) == (0, 0, 0, "", "")
             assert (info.mode, info.type) == (0o644, tarfile.REGTYPE)
@@ -154,7 +153,7 @@ def test_the_same_members_give_the_same_bytes_and_no_metadata(tmp_path: Path) ->
 
 def test_webdataset_reads_what_is_written(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
-    path.write_bytes(write_tar({"k" * 300 + ".jpg": b"jpeg", "k" * 300 + ".json": b"{}", "l.jpg": b"2"}))
+    path.write_bytes(tar_of({"k" * 300 + ".jpg": b"jpeg", "k" * 300 + ".json": b"{}", "l.jpg": b"2"}))
     samples = list(WebDataset(str(path), shardshuffle=False))
     assert [(sample["__key__"], sample["jpg"]) for sample in samples] == [("k" * 300, b"jpeg"), ("l", b"2")]
     assert samples[0]["json"] == b"{}"
@@ -186,14 +185,14 @@ def test_what_is_no_file_is_rejected_by_name(tmp_path: Path) -> None:
 
 
 def test_the_first_of_a_name_wins(tmp_path: Path) -> None:
-    data = write_tar({"a": b"1"})[: -len(END)] + write_tar({"a": b"2", "b": b"3"})
+    data = tar_of({"a": b"1"})[: -len(END)] + tar_of({"a": b"2", "b": b"3"})
     assert contents(tmp_path, data) == {"a": b"1", "b": b"3"}
     [row] = index(tmp_path, data)[1]
     assert (unescape_key(row.key), row.reason) == ("sub/x.tar/a", Reason.DUPLICATE_KEY)
 
 
 def test_a_damaged_header_ends_the_list(tmp_path: Path) -> None:
-    data = bytearray(write_tar(FILES))
+    data = bytearray(tar_of(FILES))
     second = data.index(b"a.txt")
     data[second + 10] ^= 1
     members, [row] = index(tmp_path, bytes(data))
@@ -204,7 +203,7 @@ def test_a_damaged_header_ends_the_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hole", [BLOCK, 3 * BLOCK])
 def test_a_hole_is_no_end_marker(hole: int, tmp_path: Path) -> None:
-    data = write_tar(FILES)
+    data = tar_of(FILES)
     start = data.index(b"a.txt")
     members, [row] = index(tmp_path, data[:start] + bytes(hole) + data[start + hole :])
     assert [member.name for member in members] == ["a.jpg"]
@@ -212,7 +211,7 @@ def test_a_hole_is_no_end_marker(hole: int, tmp_path: Path) -> None:
 
 
 def test_padding_after_the_end_marker_is_no_damage(tmp_path: Path) -> None:
-    assert index(tmp_path, write_tar(FILES) + bytes(20 * BLOCK))[1] == []
+    assert index(tmp_path, tar_of(FILES) + bytes(20 * BLOCK))[1] == []
 
 
 SPARSE_MAP = header("s", tarfile.GNUTYPE_SPARSE, 512, b"\1") + bytes(504) + b"\1" + bytes(7 + 512)
@@ -247,7 +246,7 @@ def test_pax_headers_speak_of_the_next_member_or_of_all(tmp_path: Path) -> None:
 DAMAGED = {
     "empty": b"",
     "not a tar": b"hello" * 200,
-    "compressed": gzip.compress(write_tar(FILES)) + bytes(BLOCK),
+    "compressed": gzip.compress(tar_of(FILES)) + bytes(BLOCK),
     "negative size": header("a", size=b"\xff" * 12) + END,
     "negative octal size": header("a", size=b"-0000000001\0") + END,
     "size is no number": header("a", size=b"twelve bytes") + END,
@@ -295,7 +294,7 @@ INDEX_AND_MEASURE = """
 import sys
 from pathlib import Path
 from sonify.io.tars import index_tar
-from tests.memory import peak_kib
+from tests.processes import peak_kib
 before = peak_kib()
 members, rejected = index_tar(Path(sys.argv[1]), "x")
 print(len(members), len(rejected), (peak_kib() - before) // 1024)
@@ -315,10 +314,7 @@ def test_endless_headers_take_little_memory_and_time(kind: str, tmp_path: Path) 
     with path.open("wb") as file:
         for _ in range(50 if kind != "records" else 5):
             file.write(one)
-    result = subprocess.run(
-        [sys.executable, "-c", INDEX_AND_MEASURE, str(path)], capture_output=True, check=True, timeout=30
-    )
-    members, rejected, grown_mib = map(int, result.stdout.split())
+    members, rejected, grown_mib = map(int, run_python(INDEX_AND_MEASURE, path, timeout=30).stdout.split())
     assert (members, rejected) == (0, 0 if kind == "zeros" else 1)
     assert grown_mib < 12
 
@@ -333,7 +329,7 @@ def test_ten_thousand_chained_headers_are_no_recursion(tmp_path: Path) -> None:
 def test_any_bytes_changed_give_whole_members_or_damage(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
 ) -> None:
-    data = bytearray(write_tar({**FILES, LONG: b"z"}))
+    data = bytearray(tar_of({**FILES, LONG: b"z"}))
     for position, value in changes:
         data[position] = value
     path = tmp_path_factory.getbasetemp() / "changed.tar"
@@ -346,7 +342,7 @@ def test_any_bytes_changed_give_whole_members_or_damage(
 
 
 def test_a_shortened_archive_is_not_read_as_if_whole(tmp_path: Path) -> None:
-    data = write_tar(FILES)
+    data = tar_of(FILES)
     members, _ = index(tmp_path, data)
     with pytest.raises(OSError, match=r"a\.jpg: 188 of 700 bytes"):
         read_member(io.BytesIO(data[:700]), members[0])

@@ -12,7 +12,7 @@ import soundfile
 import yaml
 
 from sonify.io.tars import BLOCK
-from tests.fakes import tone
+from tests.builders import tone
 
 FOUND = Path(__file__).parent / "found"
 ANSWERS = Path(__file__).parent.parent / "vlm" / "answers"

@@ -12,12 +12,13 @@ import soundfile
 
 from sonify.media.audio import UnreadableSound, decode_flac, encode_flac, read_blocks, read_header
 from sonify.rows import Reason
+from tests.builders import noise
 
 RATE_HZ = 44_100
 
 
 def stereo_noise(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.1, (round(seconds * RATE_HZ), 2)).astype(np.float32)
+    return noise(seed, (round(seconds * RATE_HZ), 2)).astype(np.float32)
 
 
 def read(path: Path) -> np.ndarray:
@@ -105,7 +106,7 @@ def test_a_recording_is_the_same_in_a_file_and_in_memory(tmp_path: Path, kind: s
 def test_bytes_that_are_no_recording_are_refused(data: bytes) -> None:
     with pytest.raises(UnreadableSound) as caught:
         list(read_blocks(data))
-    assert caught.value.reason in (Reason.UNREADABLE, Reason.UNSUPPORTED)
+    assert caught.value.reason is Reason.UNREADABLE
 
 
 def test_a_truncated_recording_in_memory_is_refused_like_its_file(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_containers_that_are_not_listed_are_refused(tmp_path: Path, container: s
     path = tmp_path / "sound.wav"
     soundfile.write(path, np.zeros(8000), 8000, format=container, subtype="PCM_16")
 
-    assert refusal(path).reason in {Reason.UNSUPPORTED, Reason.UNREADABLE}
+    assert refusal(path).reason is Reason.UNSUPPORTED
 
 
 def test_a_container_that_only_ffmpeg_knows_is_refused(tmp_path: Path) -> None:
@@ -293,16 +294,19 @@ def test_what_is_no_sound_is_unreadable(tmp_path: Path, name: str, data: bytes) 
 
 
 @pytest.mark.parametrize(
-    "playlist",
-    ["ffconcat version 1.0\nfile inner.wav\n", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\ninner.wav\n"],
+    ("playlist", "reason"),
+    [
+        ("ffconcat version 1.0\nfile inner.wav\n", Reason.UNSUPPORTED),
+        ("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\ninner.wav\n", Reason.UNREADABLE),
+    ],
     ids=["concat", "hls"],
 )
-def test_a_playlist_is_never_followed(tmp_path: Path, playlist: str) -> None:
+def test_a_playlist_is_never_followed(tmp_path: Path, playlist: str, reason: Reason) -> None:
     soundfile.write(tmp_path / "inner.wav", stereo_noise(), RATE_HZ)
     path = tmp_path / "sound.wav"
     path.write_text(playlist)
 
-    assert refusal(path).reason in {Reason.UNSUPPORTED, Reason.UNREADABLE}
+    assert refusal(path).reason is reason
 
 
 def test_a_video_gives_its_sound_only(tmp_path: Path) -> None:

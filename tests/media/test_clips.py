@@ -1,9 +1,6 @@
 """From recordings to clips: how many, how long, how loud, and with how much memory."""
 
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,8 @@ from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
 from sonify.media.mixing import measure_loudness, measure_peak
 from sonify.rows import Reason
+from tests.builders import noise, sine, write_sound
+from tests.processes import run_python
 
 POOL_HZ = 16_000
 
@@ -23,12 +22,7 @@ def cut(path: Path, sample_rate_hz: int = POOL_HZ, clip_seconds: float = 5.0) ->
 
 
 def write(path: Path, samples: np.ndarray, rate_hz: int = POOL_HZ, subtype: str = "PCM_16") -> Path:
-    soundfile.write(path, samples, rate_hz, subtype=subtype)
-    return path
-
-
-def sine(seconds: float, rate_hz: int = POOL_HZ, frequency_hz: float = 440.0) -> np.ndarray:
-    return 0.25 * np.sin(2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz)
+    return write_sound(path, samples, rate_hz, subtype=subtype)
 
 
 def loudness(clip: CutClip) -> float:
@@ -50,7 +44,7 @@ def loudness(clip: CutClip) -> float:
 def test_clips_do_not_overlap_and_short_tails_are_dropped(
     tmp_path: Path, rate_hz: int, seconds: float, durations: list[float]
 ) -> None:
-    clips = cut(write(tmp_path / "sound.wav", sine(seconds, rate_hz), rate_hz))
+    clips = cut(write(tmp_path / "sound.wav", sine(440, seconds, rate_hz), rate_hz))
 
     assert [clip.duration_sec for clip in clips] == durations
     assert [clip.index for clip in clips] == list(range(len(durations)))
@@ -73,7 +67,7 @@ def test_a_recording_at_the_pools_rate_keeps_its_samples(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("seconds", [12.0, 100.0])
 def test_clips_of_a_recording_in_memory_are_those_of_its_file(tmp_path: Path, seconds: float) -> None:
-    path = write(tmp_path / "sound.flac", np.column_stack([sine(seconds, 44_100)] * 2), 44_100)
+    path = write(tmp_path / "sound.flac", np.column_stack([sine(440, seconds, 44_100)] * 2), 44_100)
 
     in_memory = list(cut_recording(path.read_bytes(), POOL_HZ, 5.0))
 
@@ -102,7 +96,7 @@ def test_no_samples_at_the_pools_rate_is_too_short(tmp_path: Path, samples: list
 def test_bad_samples_anywhere_refuse_the_recording_before_its_first_clip(
     tmp_path: Path, bad: float, position: int
 ) -> None:
-    samples = sine(20.0)
+    samples = sine(440, 20.0)
     samples[position] = bad
     path = write(tmp_path / "sound.wav", samples, subtype="FLOAT")
 
@@ -120,30 +114,30 @@ def test_silence_and_bare_dc_are_silent(tmp_path: Path, level: float, rate_hz: i
 
 
 def test_dc_is_removed_without_touching_the_sound(tmp_path: Path) -> None:
-    (shifted,) = cut(write(tmp_path / "shifted.wav", sine(5.0) + 0.185, subtype="FLOAT"))
-    (plain,) = cut(write(tmp_path / "plain.wav", sine(5.0), subtype="FLOAT"))
+    (shifted,) = cut(write(tmp_path / "shifted.wav", sine(440, 5.0) + 0.185, subtype="FLOAT"))
+    (plain,) = cut(write(tmp_path / "plain.wav", sine(440, 5.0), subtype="FLOAT"))
 
     assert np.abs(shifted.samples.astype(int) - plain.samples).max() <= 1
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 44_100, 192_000])
 def test_resampling_keeps_pitch_and_level(tmp_path: Path, rate_hz: int) -> None:
-    (clip,) = cut(write(tmp_path / "sound.wav", sine(5.0, rate_hz), rate_hz))
-    (reference,) = cut(write(tmp_path / "reference.wav", sine(5.0)))
+    (clip,) = cut(write(tmp_path / "sound.wav", sine(440, 5.0, rate_hz), rate_hz))
+    (reference,) = cut(write(tmp_path / "reference.wav", sine(440, 5.0)))
 
     assert np.abs(np.fft.rfft(clip.samples)).argmax() == 440 * 5
     assert loudness(clip) == pytest.approx(loudness(reference), abs=0.01)
 
 
 def test_resampling_removes_what_the_pools_rate_cannot_hold(tmp_path: Path) -> None:
-    (clip,) = cut(write(tmp_path / "sound.wav", sine(5.0, 48_000, frequency_hz=12_000), 48_000))
+    (clip,) = cut(write(tmp_path / "sound.wav", sine(12_000, 5.0, 48_000), 48_000))
 
     # The onset of the tone has other frequencies in it; past it nothing is left.
     assert np.abs(clip.samples[POOL_HZ : 4 * POOL_HZ]).max() <= 1
 
 
 def test_antiphase_stereo_keeps_its_loudness(tmp_path: Path) -> None:
-    left = np.random.default_rng(0).normal(0, 0.1, 5 * POOL_HZ)
+    left = noise(0, 5 * POOL_HZ)
     (clip,) = cut(write(tmp_path / "antiphase.wav", np.stack([left, -0.9 * left], axis=1)))
     (reference,) = cut(write(tmp_path / "left.wav", left))
 
@@ -151,7 +145,7 @@ def test_antiphase_stereo_keeps_its_loudness(tmp_path: Path) -> None:
 
 
 def test_antiphase_is_decided_over_the_whole_recording(tmp_path: Path) -> None:
-    left = np.random.default_rng(0).normal(0, 0.1, 10 * POOL_HZ)
+    left = noise(0, 10 * POOL_HZ)
     right = np.concatenate([left[: 2 * POOL_HZ], -left[2 * POOL_HZ :]])
 
     clips = cut(write(tmp_path / "sound.wav", np.stack([left, right], axis=1)))
@@ -162,7 +156,7 @@ def test_antiphase_is_decided_over_the_whole_recording(tmp_path: Path) -> None:
 
 
 def test_ordinary_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
-    both = np.random.default_rng(0).normal(0, 0.1, (5 * POOL_HZ, 2))
+    both = noise(0, (5 * POOL_HZ, 2))
 
     (clip,) = cut(write(tmp_path / "sound.wav", both))
 
@@ -171,7 +165,7 @@ def test_ordinary_stereo_is_the_mean_of_its_channels(tmp_path: Path) -> None:
 
 
 def test_a_dead_channel_does_not_halve_the_other(tmp_path: Path) -> None:
-    right = np.random.default_rng(0).normal(0, 0.1, 5 * POOL_HZ)
+    right = noise(0, 5 * POOL_HZ)
     (clip,) = cut(write(tmp_path / "dead.wav", np.stack([np.zeros_like(right), right], axis=1)))
     (reference,) = cut(write(tmp_path / "right.wav", right))
 
@@ -179,7 +173,7 @@ def test_a_dead_channel_does_not_halve_the_other(tmp_path: Path) -> None:
 
 
 def test_eight_channels_of_one_sound_are_that_sound(tmp_path: Path) -> None:
-    mono = sine(5.0)
+    mono = sine(440, 5.0)
     (clip,) = cut(write(tmp_path / "eight.wav", np.repeat(mono[:, None], 8, axis=1)))
     (reference,) = cut(write(tmp_path / "mono.wav", mono))
 
@@ -187,7 +181,7 @@ def test_eight_channels_of_one_sound_are_that_sound(tmp_path: Path) -> None:
 
 
 def test_a_clipped_recording_that_overshoots_is_lowered_not_clipped_again(tmp_path: Path) -> None:
-    square = np.sign(sine(5.0, 44_100, frequency_hz=500)) * 0.99997
+    square = np.sign(sine(500, 5.0, 44_100)) * 0.99997
     (clip,) = cut(write(tmp_path / "square.wav", square, 44_100))
 
     # Without its upper harmonics a square wave overshoots: one sample touches full scale, few are near it.
@@ -196,16 +190,15 @@ def test_a_clipped_recording_that_overshoots_is_lowered_not_clipped_again(tmp_pa
 
 
 def test_float_samples_above_full_scale_keep_their_shape(tmp_path: Path) -> None:
-    (loud,) = cut(write(tmp_path / "loud.wav", sine(5.0) * 40, subtype="FLOAT"))
-    (plain,) = cut(write(tmp_path / "plain.wav", sine(5.0), subtype="FLOAT"))
+    (loud,) = cut(write(tmp_path / "loud.wav", sine(440, 5.0) * 40, subtype="FLOAT"))
+    (plain,) = cut(write(tmp_path / "plain.wav", sine(440, 5.0), subtype="FLOAT"))
 
     assert measure_peak(loud.samples) == pytest.approx(0.0, abs=0.001)
     assert np.corrcoef(loud.samples, plain.samples)[0, 1] > 0.999999
 
 
 def test_the_same_file_gives_the_same_clips_twice(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, (12 * 44_100, 2))
-    path = write(tmp_path / "sound.flac", noise, 44_100)
+    path = write(tmp_path / "sound.flac", noise(0, (12 * 44_100, 2)), 44_100)
 
     once, again = ([clip.samples.tobytes() for clip in cut(path)] for _ in range(2))
 
@@ -215,8 +208,7 @@ def test_the_same_file_gives_the_same_clips_twice(tmp_path: Path) -> None:
 def test_long_recordings_are_cut_like_short_ones(tmp_path: Path) -> None:
     # 60 s of stereo are more values than are held, so the file is decoded twice.
     seconds = 60
-    noise = np.random.default_rng(0).normal(0.01, 0.1, (seconds * 48_000, 2))
-    path = write(tmp_path / "sound.flac", noise, 48_000)
+    path = write(tmp_path / "sound.flac", noise(0, (seconds * 48_000, 2)) + 0.01, 48_000)
 
     clips = cut(path, sample_rate_hz=48_000)
 
@@ -240,7 +232,7 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from sonify.media.clips import cut_recording
-from tests.memory import peak_kib
+from tests.processes import peak_kib
 
 def count_and_peak(path):
     count = sum(1 for _ in cut_recording(Path(path), 16000, 5.0))
@@ -249,20 +241,13 @@ def count_and_peak(path):
 print(*count_and_peak(sys.argv[1]), *count_and_peak(sys.argv[2]))
 """
 
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(short), str(path)], capture_output=True, text=True, check=True
-    )
-
-    short_clips, short_kib, long_clips, long_kib = map(int, done.stdout.split())
+    short_clips, short_kib, long_clips, long_kib = map(int, run_python(script, short, path).stdout.split())
     assert (short_clips, long_clips) == (2, 240)
     assert long_kib - short_kib < 48 * 1024
 
 
-def test_real_recordings_give_loud_enough_clips() -> None:
-    root = os.environ.get("SONIFY_TEST_DATA")
-    if root is None:
-        pytest.skip("SONIFY_TEST_DATA is not set: the folder that holds sounds/ with real recordings")
-    paths = sorted(Path(root, "sounds").glob("*.flac"))[::10]
+def test_real_recordings_give_loud_enough_clips(test_data: Path) -> None:
+    paths = sorted((test_data / "sounds").glob("*.flac"))[::10]
     assert paths
 
     for path in paths:

@@ -8,7 +8,7 @@ import soundfile
 from sonify.media.clips import cut_recording
 from sonify.media.likeness import BANDS, correlation, fingerprint
 from sonify.stages.copies import LEAST_CORRELATION
-from tests.fakes import tone
+from tests.builders import tone
 
 RATE_HZ = 16000
 ENCODINGS = {

@@ -20,6 +20,7 @@ from sonify.media.mixing import (
     prominence_db,
 )
 from sonify.rows import Concept
+from tests.builders import as_pcm, noise
 
 RATE_HZ = 16_000
 
@@ -28,8 +29,8 @@ SOURCES = st.lists(st.tuples(CLIP, st.floats(-60, 30)), min_size=1, max_size=5)
 CEILING_DBFS = st.floats(-40, 0)
 
 
-def noise(seed: int, amplitude: float = 3000.0, frames: int = 5 * RATE_HZ) -> np.ndarray:
-    return np.rint(np.random.default_rng(seed).normal(0, amplitude, frames)).clip(-32768, 32767).astype(np.int16)
+def noise_clip(seed: int, amplitude: float = 3000.0) -> np.ndarray:
+    return as_pcm(noise(seed, level=amplitude / 32768))
 
 
 def exact_sum(clips: list[np.ndarray], gains_db: list[float]) -> np.ndarray:
@@ -56,7 +57,7 @@ def test_silence_has_no_gain(loudness_lufs: float) -> None:
 
 @pytest.mark.parametrize("target_lufs", [-32.0, -28.0])
 def test_a_clip_mixed_alone_has_the_target_loudness(target_lufs: float) -> None:
-    clip = noise(0)
+    clip = noise_clip(0)
     gain_db = gain_to_target_db(measure_loudness(clip, RATE_HZ), target_lufs, 30.0)
 
     mix = mix_clips([clip], [gain_db], peak_dbfs=-1.0)
@@ -66,7 +67,7 @@ def test_a_clip_mixed_alone_has_the_target_loudness(target_lufs: float) -> None:
 
 
 def test_a_quiet_sum_is_the_plain_sum() -> None:
-    clips, gains_db = [noise(1), noise(2)], [-6.0, -12.5]
+    clips, gains_db = [noise_clip(1), noise_clip(2)], [-6.0, -12.5]
 
     mix = mix_clips(clips, gains_db, peak_dbfs=0.0)
 
@@ -74,7 +75,7 @@ def test_a_quiet_sum_is_the_plain_sum() -> None:
 
 
 def test_a_loud_sum_is_lowered_as_a_whole() -> None:
-    clips, gains_db = [noise(1, 9000), noise(2, 9000)], [3.0, 6.0]
+    clips, gains_db = [noise_clip(1, 9000), noise_clip(2, 9000)], [3.0, 6.0]
 
     mix = mix_clips(clips, gains_db, peak_dbfs=-1.0)
 
@@ -116,7 +117,7 @@ def test_both_ends_of_full_scale_survive() -> None:
 
 
 def test_sources_that_cancel_give_a_finite_peak() -> None:
-    clip = noise(3).clip(-32767, 32767)
+    clip = noise_clip(3).clip(-32767, 32767)
 
     mix = mix_clips([clip, -clip], [0.0, 0.0], peak_dbfs=-1.0)
 
@@ -132,7 +133,7 @@ def test_halves_round_to_even() -> None:
 
 
 def test_a_mix_leaves_its_clips_as_they_were() -> None:
-    clip = noise(4, 20_000)
+    clip = noise_clip(4, 20_000)
     before = clip.copy()
 
     mix_clips([clip, clip], [20.0, 20.0], peak_dbfs=-1.0)
@@ -142,17 +143,17 @@ def test_a_mix_leaves_its_clips_as_they_were() -> None:
 
 def test_a_clip_without_a_gain_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        mix_clips([noise(0), noise(1)], [0.0], peak_dbfs=-1.0)
+        mix_clips([noise_clip(0), noise_clip(1)], [0.0], peak_dbfs=-1.0)
 
 
 def test_clips_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="broadcast"):
-        mix_clips([noise(0), noise(1)[:-1]], [0.0, 0.0], peak_dbfs=-1.0)
+        mix_clips([noise_clip(0), noise_clip(1)[:-1]], [0.0, 0.0], peak_dbfs=-1.0)
 
 
 def test_a_ceiling_below_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves no 16-bit sample"):
-        mix_clips([noise(0)], [0.0], peak_dbfs=-91.0)
+        mix_clips([noise_clip(0)], [0.0], peak_dbfs=-91.0)
 
 
 def test_the_hash_is_of_little_endian_pcm() -> None:

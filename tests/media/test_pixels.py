@@ -22,16 +22,10 @@ from sonify.media.pixels import (
     to_jpeg,
 )
 from sonify.rows import Reason
-from tests.fakes import picture
+from tests.builders import encoded, picture
 
 RED = (255, 0, 0)
 ORIENTATION = 0x0112
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def quarters(width: int = 64, height: int = 32) -> Image.Image:
@@ -103,7 +97,7 @@ def test_every_orientation_gives_the_same_picture(orientation: int, kind: str) -
     stored = quarters() if turn is None else quarters().transpose(turn)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    data = encode(stored, kind, exif=exif, quality=95)
+    data = encoded(stored, kind, exif=exif, quality=95)
 
     picture = decode_rgb(data)
     info = inspect_image(data)
@@ -117,7 +111,7 @@ def test_every_orientation_gives_the_same_picture(orientation: int, kind: str) -
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09"])
 def test_damaged_metadata_do_not_hide_a_picture(exif: bytes) -> None:
-    data = encode(quarters(), "JPEG", exif=exif)
+    data = encoded(quarters(), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's "corrupt EXIF data"
         assert inspect_image(data).verbatim
@@ -128,12 +122,12 @@ def test_an_orientation_behind_the_pixels_counts() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     late = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
-    data = encode(quarters(), "PNG").replace(chunk(b"IEND", b""), late + chunk(b"IEND", b""))
+    data = encoded(quarters(), "PNG").replace(chunk(b"IEND", b""), late + chunk(b"IEND", b""))
     assert (inspect_image(data).width, decode_rgb(data).width) == (32, 32)
 
 
 def test_cmyk_red_is_red() -> None:
-    data = encode(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=95)
+    data = encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=95)
     assert_near(decode_rgb(data), (16, 16), RED)
     assert not inspect_image(data).verbatim
 
@@ -142,14 +136,14 @@ def test_ycck_is_told_from_cmyk_by_the_adobe_marker() -> None:
     # Adobe stores inks inverted, so red (no cyan, no black) is (255, 0, 0, 255), and YCCK holds the Y, Cb and
     # Cr of the complement of the first three, which is cyan. Pillow inverts what it writes.
     stored = Image.new("CMYK", (32, 32), (255 - 179, 255 - 171, 255 - 1, 255 - 255))
-    data = encode(stored, "JPEG", quality=95)
+    data = encoded(stored, "JPEG", quality=95)
     marker = data.index(b"Adobe")
     data = data[: marker + 11] + b"\x02" + data[marker + 12 :]
     assert_near(decode_rgb(data), (16, 16), RED)
 
 
 def test_grey_becomes_rgb_and_may_be_kept() -> None:
-    data = encode(Image.new("L", (16, 16), 100), "JPEG")
+    data = encoded(Image.new("L", (16, 16), 100), "JPEG")
     assert_near(decode_rgb(data), (8, 8), (100, 100, 100))
     assert inspect_image(data).verbatim
 
@@ -157,7 +151,7 @@ def test_grey_becomes_rgb_and_may_be_kept() -> None:
 def test_one_bit_grey_is_black_and_white() -> None:
     image = Image.new("1", (16, 16), 0)
     image.putpixel((3, 3), 1)
-    picture = decode_rgb(encode(image, "PNG"))
+    picture = decode_rgb(encoded(image, "PNG"))
     assert picture.getpixel((3, 3)) == (255, 255, 255)
     assert picture.getpixel((4, 4)) == (0, 0, 0)
 
@@ -190,13 +184,13 @@ def test_16_bit_alpha_is_over_white() -> None:
 def test_transparency_is_over_white(kind: str) -> None:
     image = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     image.paste((255, 0, 0, 128), (0, 0, 8, 16))
-    picture = decode_rgb(encode(image, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    picture = decode_rgb(encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {})))
     assert_near(picture, (2, 2), (255, 127, 127), tolerance=1)
     assert picture.getpixel((12, 2)) == (255, 255, 255)
 
 
 def test_grey_with_alpha_is_over_white() -> None:
-    assert_near(decode_rgb(encode(Image.new("LA", (4, 4), (0, 64)), "PNG")), (1, 1), (191, 191, 191), tolerance=1)
+    assert_near(decode_rgb(encoded(Image.new("LA", (4, 4), (0, 64)), "PNG")), (1, 1), (191, 191, 191), tolerance=1)
 
 
 @pytest.mark.parametrize("transparency", [1, b"\xff\x00"])
@@ -204,17 +198,17 @@ def test_palette_with_a_transparent_entry(transparency: int | bytes) -> None:
     image = Image.new("P", (4, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
-    picture = decode_rgb(encode(image, "PNG", transparency=transparency))
+    picture = decode_rgb(encoded(image, "PNG", transparency=transparency))
     assert [picture.getpixel((x, 0)) for x in range(2)] == [RED, (255, 255, 255)]
 
 
 def test_palette_without_transparency() -> None:
     image = quarters().convert("P", palette=Image.Palette.ADAPTIVE)
-    assert_near(decode_rgb(encode(image, "PNG")), (8, 8), RED)
+    assert_near(decode_rgb(encoded(image, "PNG")), (8, 8), RED)
 
 
 def test_rgb_with_a_transparent_colour() -> None:
-    picture = decode_rgb(encode(quarters(), "PNG", transparency=RED))
+    picture = decode_rgb(encoded(quarters(), "PNG", transparency=RED))
     assert picture.getpixel((8, 8)) == (255, 255, 255)
     assert picture.getpixel((8, 24)) == (0, 0, 255)
 
@@ -223,7 +217,7 @@ def test_rgb_with_a_transparent_colour() -> None:
 def test_an_animation_is_its_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("blue", "red", "green")]
     options = {"lossless": True} if kind == "WEBP" else {}
-    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
     inspect_image(data)
     assert decode_rgb(data).getpixel((8, 8)) == (0, 0, 255)
 
@@ -248,25 +242,25 @@ def test_another_colour_profile_is_converted(kind: str) -> None:
     # In a space whose red is sRGB's green and the other way about, stored red looks green.
     profile = swapped_profile(rXYZ=b"gXYZ", gXYZ=b"rXYZ")
     options: dict[str, object] = {"lossless": True} if kind == "WEBP" else {}
-    data = encode(Image.new("RGB", (16, 16), RED), kind, icc_profile=profile, **options)
+    data = encoded(Image.new("RGB", (16, 16), RED), kind, icc_profile=profile, **options)
     assert_near(decode_rgb(data), (8, 8), (0, 255, 0))
 
 
 def test_srgb_pixels_are_left_alone() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     ramp = Image.fromarray(np.arange(256 * 3, dtype=np.uint32).astype(np.uint8).reshape(16, 16, 3))
-    assert decode_rgb(encode(ramp, "PNG", icc_profile=profile)).tobytes() == ramp.tobytes()
+    assert decode_rgb(encoded(ramp, "PNG", icc_profile=profile)).tobytes() == ramp.tobytes()
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a profile", None])
 def test_a_useless_colour_profile_is_ignored(damage: bytes | None) -> None:
     profile = damage if damage is not None else swapped_profile()[:300]
-    data = encode(Image.new("RGB", (16, 16), RED), "JPEG", icc_profile=profile, quality=95)
+    data = encoded(Image.new("RGB", (16, 16), RED), "JPEG", icc_profile=profile, quality=95)
     assert_near(decode_rgb(data), (8, 8), RED)
 
 
 def test_a_profile_for_another_kind_of_picture_is_ignored() -> None:
-    data = encode(Image.new("L", (16, 16), 100), "JPEG", icc_profile=swapped_profile())
+    data = encoded(Image.new("L", (16, 16), 100), "JPEG", icc_profile=swapped_profile())
     assert_near(decode_rgb(data), (8, 8), (100, 100, 100))
 
 
@@ -287,13 +281,13 @@ def test_a_profile_for_another_kind_of_picture_is_ignored() -> None:
 def test_the_shorter_side_is_asked_for_and_nothing_is_enlarged(
     size: tuple[int, int], min_side: int, expected: tuple[int, int], kind: str
 ) -> None:
-    assert decode_rgb(encode(Image.new("RGB", size), kind), min_side).size == expected
+    assert decode_rgb(encoded(Image.new("RGB", size), kind), min_side).size == expected
 
 
 @pytest.mark.parametrize("size", [(1500, 2250), (2047, 1025), (1024, 1536), (700, 600)])
 @pytest.mark.parametrize("options", [{}, {"progressive": True, "subsampling": 0, "quality": 95}])
 def test_a_scaled_decode_looks_like_a_full_one(size: tuple[int, int], options: dict[str, object]) -> None:
-    data = encode(photo(*size), "JPEG", **{"quality": 90, **options})
+    data = encoded(photo(*size), "JPEG", **{"quality": 90, **options})
     small = decode_rgb(data, 512)
     full = decode_rgb(data).resize(small.size, Image.Resampling.LANCZOS)
     assert psnr(small, full) > 35
@@ -301,7 +295,7 @@ def test_a_scaled_decode_looks_like_a_full_one(size: tuple[int, int], options: d
 
 def test_a_scaled_decode_converts_like_a_full_one() -> None:
     inks = Image.merge("CMYK", (*photo(1200, 1300).split(), Image.new("L", (1200, 1300), 40)))
-    data = encode(inks, "JPEG", quality=90)
+    data = encoded(inks, "JPEG", quality=90)
     small = decode_rgb(data, 300)
     assert psnr(small, decode_rgb(data).resize(small.size, Image.Resampling.LANCZOS)) > 35
 
@@ -313,7 +307,7 @@ def test_every_cut_is_found(kind: str) -> None:
         "LOSSLESS": ("WEBP", {"lossless": True}),
     }
     name, options = format_and_options.get(kind, (kind, {}))
-    data = encode(photo(120, 90), name, **options)
+    data = encoded(photo(120, 90), name, **options)
     inspect_image(data)
     end = len(data) - (2 if name == "JPEG" else 0)  # without its end marker a JPEG has still all pixels
     cuts = [*range(0, end, len(data) // 150), *range(end - 12, end)]
@@ -321,14 +315,14 @@ def test_every_cut_is_found(kind: str) -> None:
 
 
 def test_a_cut_file_is_refused_while_decoding() -> None:
-    data = encode(photo(120, 90), "JPEG")
+    data = encoded(photo(120, 90), "JPEG")
     for cut in (700, len(data) // 2, len(data) - 20):
         assert refusal(data[:cut], decode_rgb) == Reason.UNREADABLE
         assert refusal(data[:cut], lambda cut_data: decode_rgb(cut_data, 32)) == Reason.UNREADABLE
 
 
 def test_a_flipped_bit_in_a_png_is_found() -> None:
-    data = bytearray(encode(photo(60, 60), "PNG"))
+    data = bytearray(encoded(photo(60, 60), "PNG"))
     data[len(data) // 2] ^= 4
     assert refusal(bytes(data)) == Reason.UNREADABLE
 
@@ -349,8 +343,8 @@ def test_a_flipped_bit_in_a_png_is_found() -> None:
         (png(1, 1, depth=8, colour=3, rows=b"\0\0"), Reason.UNREADABLE),
         (b"RIFF\x10\0\0\0WEBPVP8 ", Reason.UNREADABLE),
         (b"RIFF", Reason.UNREADABLE),
-        (encode(quarters(), "GIF"), Reason.UNSUPPORTED),
-        (encode(quarters(), "TIFF"), Reason.UNSUPPORTED),
+        (encoded(quarters(), "GIF"), Reason.UNSUPPORTED),
+        (encoded(quarters(), "TIFF"), Reason.UNSUPPORTED),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", Reason.UNSUPPORTED),
         (b"8BPS\0\x01", Reason.UNSUPPORTED),
         (b"\0\0\0\x1cftypavif", Reason.UNSUPPORTED),
@@ -372,7 +366,7 @@ def test_refusals_say_the_same_in_every_run() -> None:
 
 def frame_of(width: int, height: int) -> bytes:
     """A JPEG that claims another size in its frame header."""
-    data = bytearray(encode(Image.new("RGB", (8, 8)), "JPEG"))
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
     return bytes(data)
@@ -380,7 +374,7 @@ def frame_of(width: int, height: int) -> bytes:
 
 def huge_webp(width: int, height: int) -> bytes:
     canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    body = b"WEBPVP8X" + struct.pack("<II", 10, 0x10) + canvas + encode(quarters(), "WEBP", lossless=True)[12:]
+    body = b"WEBPVP8X" + struct.pack("<II", 10, 0x10) + canvas + encoded(quarters(), "WEBP", lossless=True)[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
@@ -416,7 +410,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Reason | None]] = {
 READ_AND_MEASURE = """
 import sys, warnings
 from sonify.media.pixels import UnreadableImage, inspect_image
-from tests.memory import peak_kib
+from tests.processes import peak_kib
 warnings.simplefilter("error")
 try:
     inspect_image(sys.stdin.buffer.read())
@@ -440,14 +434,14 @@ def test_bombs_are_refused_in_little_memory(name: str) -> None:
 
 
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
-    data = encode(Image.new("L", (512, 512), 77), "JPEG", progressive=True)
+    data = encoded(Image.new("L", (512, 512), 77), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
     inspect_image(data[:-2] + 10 * scan + b"\xff\xd9")
     assert refusal(data[:-2] + MAX_JPEG_SCANS * scan + b"\xff\xd9") == Reason.TOO_LARGE
 
 
 def test_a_size_that_pillow_would_warn_of_is_no_warning() -> None:
-    data = encode(Image.new("1", (9_990, 10_000)), "PNG")
+    data = encoded(Image.new("1", (9_990, 10_000)), "PNG")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert inspect_image(data).width == 9_990
@@ -456,7 +450,7 @@ def test_a_size_that_pillow_would_warn_of_is_no_warning() -> None:
 def test_encoding_twice_gives_the_same_bytes_without_metadata() -> None:
     exif = Image.Exif()
     exif[0x010E] = "secret"
-    source = encode(photo(100, 80), "JPEG", exif=exif, comment=b"secret")
+    source = encoded(photo(100, 80), "JPEG", exif=exif, comment=b"secret")
     first, second = (encode_jpeg(decode_rgb(source)) for _ in range(2))
     assert first == second
     assert b"secret" not in first
@@ -465,7 +459,7 @@ def test_encoding_twice_gives_the_same_bytes_without_metadata() -> None:
 
 
 def test_bytes_are_kept_where_they_are_what_is_asked_for() -> None:
-    data = encode(photo(300, 200), "JPEG")
+    data = encoded(photo(300, 200), "JPEG")
     assert to_jpeg(data, None) == data
     assert to_jpeg(data, 200) == data
     assert to_jpeg(data, 512) == data
@@ -478,10 +472,10 @@ def test_other_pictures_become_upright_rgb_jpegs() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "secret")
     for data, size in (
-        (encode(quarters(), "PNG", pnginfo=text), (64, 32)),
-        (encode(quarters(), "WEBP"), (64, 32)),
-        (encode(quarters().convert("CMYK"), "JPEG"), (64, 32)),
-        (encode(quarters(), "JPEG", exif=exif), (32, 64)),
+        (encoded(quarters(), "PNG", pnginfo=text), (64, 32)),
+        (encoded(quarters(), "WEBP"), (64, 32)),
+        (encoded(quarters().convert("CMYK"), "JPEG"), (64, 32)),
+        (encoded(quarters(), "JPEG", exif=exif), (32, 64)),
     ):
         made = to_jpeg(data, None)
         info = inspect_image(made)
@@ -513,14 +507,13 @@ def test_a_decode_for_a_model_refuses_what_inspection_refuses(kind):
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("side", [40, 300, 5000])
 def test_a_decode_for_a_model_gives_the_picture_and_the_original_size(orientation, side):
-    buffer = io.BytesIO()
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    Image.open(io.BytesIO(picture(1, (600, 400)))).save(buffer, "JPEG", exif=exif)
-    info, image = decode_for_model(buffer.getvalue(), side)
-    assert info == inspect_image(buffer.getvalue())
+    data = encoded(Image.open(io.BytesIO(picture(1, (600, 400)))), "JPEG", exif=exif)
+    info, image = decode_for_model(data, side)
+    assert info == inspect_image(data)
     assert (info.width, info.height) == ((600, 400) if orientation == 1 else (400, 600))
-    expected = decode_rgb(buffer.getvalue(), side)
+    expected = decode_rgb(data, side)
     assert image.size == expected.size
     assert image.tobytes() == expected.tobytes()
     assert min(image.size) == min(side, 400)

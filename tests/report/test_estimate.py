@@ -4,7 +4,7 @@ from sonify.config import make_config
 from sonify.features.samples import encode_npy
 from sonify.report.estimate import estimate
 from sonify.run import plan_run, run
-from tests.fakes import picture, small_config, small_input, write_tar
+from tests.builders import picture, small_config, small_input, write_tar
 
 EYE = {"kind": "vlm", "name": "eye", "backend": "endpoint", "model": "stub", "url": "http://127.0.0.1:9/v1"}
 

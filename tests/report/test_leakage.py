@@ -19,8 +19,8 @@ from sonify.media.likeness import NearHashes, perceptual_hash
 from sonify.report.leakage import DISTANCE, find_leakage, summary, write_leakage
 from sonify.sources.userfiles import read_exclusions
 from sonify.stores import to_run_dir
-from tests.fakes import picture, small_config, small_input, tone, write_tar
-from tests.stores import running_store
+from tests.builders import picture, small_config, small_input, tone, write_tar
+from tests.servers import running_store
 
 PHOTOS, RECORDINGS = 12, 8
 

@@ -4,7 +4,7 @@ import pytest
 
 from sonify.report.status import compare_usage, gini, measure_usage, run_usage
 from sonify.run import run
-from tests.fakes import small_config, small_input
+from tests.builders import small_config, small_input
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from sonify import layout
 from sonify.errors import InputError
 from sonify.report.verify import verify
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config, small_input
+from tests.builders import hash_run, small_config, small_input
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from sonify.io.tars import index_tar
 from sonify.rows import Pair, Reason
 from sonify.run import run
 from sonify.sources.captions import captions_for, identify_captions
-from tests.fakes import SUBJECTS, picture, small_config, small_input, write_tar
-from tests.stores import sa1b_members, sa1b_record, tar_bytes
+from tests.builders import SUBJECTS, picture, sa1b_members, sa1b_record, small_config, small_input, tar_bytes, write_tar
 
 IDS = range(223_750, 223_762)
 

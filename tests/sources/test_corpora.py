@@ -8,7 +8,7 @@ import pytest
 from sonify.errors import InputError
 from sonify.media.audio import read_header
 from sonify.sources.sounds import list_sounds, open_sound
-from tests.fakes import write_tar
+from tests.builders import write_tar
 from tests.sources.recordings import audio_of, listed, put, real_recording
 
 SEGMENTS = "eval_segments.head.original_form.csv"

@@ -17,7 +17,7 @@ from sonify.rows import Reason
 from sonify.sources.sounds import list_sounds, open_sound, opening
 from sonify.sources.sounds.forms import MAX_RECORD_BYTES
 from sonify.sources.sounds.opening import CellReader
-from tests.fakes import write_sounds, write_tar
+from tests.builders import write_sounds, write_tar
 from tests.sources.recordings import audio_of, listed, put, real_recording
 
 
@@ -311,7 +311,7 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from sonify.sources.sounds.opening import CellReader
-from tests.memory import peak_kib
+from tests.processes import peak_kib
 reader = CellReader(Path(sys.argv[1]), "audio")
 before = peak_kib()
 assert sum(len(reader.read(row)["bytes"]) for row in range(int(sys.argv[2]))) == int(sys.argv[3])

@@ -14,8 +14,16 @@ from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.run import run
 from sonify.sources.captions import MAX_CAPTION_BYTES
 from sonify.sources.images import list_images, read_images
-from tests.fakes import SUBJECTS, picture, small_config, small_input, write_photos, write_tar
-from tests.stores import sa1b_members, tar_bytes
+from tests.builders import (
+    SUBJECTS,
+    picture,
+    sa1b_members,
+    small_config,
+    small_input,
+    tar_bytes,
+    write_photos,
+    write_tar,
+)
 
 
 def folder(path, **settings):

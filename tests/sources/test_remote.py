@@ -19,8 +19,8 @@ from sonify.sources.captions import captions_for
 from sonify.sources.images import list_images, read_images
 from sonify.sources.userfiles import read_exclusions
 from sonify.stores import BLOCK_BYTES, Place, kind_of
-from tests.fakes import picture, small_config, small_input
-from tests.stores import running_store, tar_bytes
+from tests.builders import picture, small_config, small_input, tar_bytes
+from tests.servers import running_store
 
 
 @pytest.fixture

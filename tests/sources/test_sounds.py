@@ -16,7 +16,7 @@ from sonify.rows import NOT_FAULTS, Clip, Reason, Rejected
 from sonify.run import run
 from sonify.sources.sounds import list_sounds
 from sonify.stages.pool import PoolStage
-from tests.fakes import write_photos, write_tar
+from tests.builders import write_photos, write_tar
 from tests.sources.recordings import audio_of, put, real_recording
 
 ABOUT = {"title": "t", "license": "http://creativecommons.org/licenses/by/3.0/", "uploader": "u"}

@@ -10,9 +10,9 @@ import pytest
 
 from sonify.errors import TransientError
 from sonify.sources.sounds import open_sound
-from tests.fakes import write_tar
+from tests.builders import write_tar
+from tests.servers import running_store
 from tests.sources.recordings import audio_of, listed, put, real_recording
-from tests.stores import running_store
 
 
 @pytest.fixture

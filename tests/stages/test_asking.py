@@ -1,10 +1,7 @@
 """Concepts and checks from a model behind a real server on loopback."""
 
 import hashlib
-import io
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,33 +17,11 @@ from PIL import Image
 from sonify.config import Config
 from sonify.errors import InputError, WorkError
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config, small_input
+from tests.builders import SAID, hash_run, number_in, say, small_config, small_input, vlm_at
+from tests.processes import run_python
 from tests.vlm.faulty_server import Fault, FaultyServer, numbered_image, serving
 
 PHOTOS = 20
-SAID = (
-    "caption: a dog on grass\ndog: sound of a dog barking (foreground)\nrain: rain falling (ambience)",
-    "caption: a cat at home\n- **cat**: a cat meowing (foreground)",
-    "caption: a church\n1. church bell: a church bell ringing (background)",
-)
-
-
-def say(image: Image.Image, prompt: str) -> str:
-    """An answer in form to either question; nothing is confirmed of a church, and one photo is a drawing."""
-    number = number_in(image)
-    if "medium:" not in prompt:
-        return SAID[number % len(SAID)]
-    names = re.search(r"in this order: (.*)\n", prompt)
-    assert names
-    verdict = "no" if number % len(SAID) == 2 else "yes"
-    lines = [f"{name}: visible {verdict}, real yes, sounding yes" for name in names[1].split(", ")]
-    return "\n".join([f"medium: {'drawing' if number == 3 else 'photo'}", *lines])
-
-
-def number_in(image: Image.Image) -> int:
-    fields = image.convert("L").resize((4, 4), Image.Resampling.BOX).tobytes()
-    return sum(1 << n for n, level in enumerate(fields) if level > 127)
 
 
 @pytest.fixture
@@ -59,19 +34,10 @@ def server():
 def configure(tmp_path, server) -> Callable[..., Config]:
     small_input(tmp_path, photos=1)
     for n in range(PHOTOS):
-        buffer = io.BytesIO()
-        numbered_image(n).save(buffer, "JPEG", quality=95)
-        (tmp_path / "photos" / f"{n:03d}.jpg").write_bytes(buffer.getvalue())
-    return lambda run="run", url=server.url, **concepts: small_config(
-        tmp_path, run, concepts={"extractors": [extractor(url)], **concepts}
+        numbered_image(n).save(tmp_path / "photos" / f"{n:03d}.jpg", quality=95)
+    return lambda run="run", url=server.url, images=None, **concepts: small_config(
+        tmp_path, run, images=images or {}, concepts={"extractors": [vlm_at(url)], **concepts}
     )
-
-
-def extractor(url: str, name: str = "eye", **fields: object) -> dict[str, object]:
-    return {
-        "kind": "vlm", "name": name, "backend": "endpoint", "model": "stub", "url": url, "concurrency": 4,
-        "image_size": 64, "timeout_sec": 2.0, "max_wait_sec": 4.0, **fields,
-    }  # fmt: skip
 
 
 def questions(server: FaultyServer) -> int:
@@ -109,7 +75,7 @@ def test_redone_concepts_ask_nobody_and_need_no_server(configure, server):
 def test_other_settings_of_the_model_ask_again(configure, server, change):
     run(configure())
     asked = questions(server)
-    run(configure(extractors=[extractor(server.url, **change)]), redo="concepts")
+    run(configure(extractors=[vlm_at(server.url, **change)]), redo="concepts")
     assert questions(server) == 2 * asked
 
 
@@ -125,15 +91,14 @@ def test_a_limit_in_the_prompt_is_another_question_and_the_old_answers_stay(conf
 def test_another_model_behind_kept_answers_is_checked_before_any_work(configure, server):
     run(configure())
     with pytest.raises(InputError, match="does not serve the model 'other'"):
-        run(configure(extractors=[extractor(server.url, model="other")]), redo="concepts")
+        run(configure(extractors=[vlm_at(server.url, model="other")]), redo="concepts")
 
 
 def test_a_renamed_extractor_and_another_sample_list_the_images_again(tmp_path):
     small_input(tmp_path)
-    images = {"kind": "folder", "path": str(tmp_path / "photos"), "shard_size": 8, "validation": 0}
-    run(small_config(tmp_path, images=images | {"sample": 6}), stages=("concepts",))
+    run(small_config(tmp_path, images={"sample": 6}), stages=("concepts",))
     renamed = {"extractors": [{"kind": "captions", "name": "other"}]}
-    config = small_config(tmp_path, images=images | {"sample": 9}, concepts=renamed)
+    config = small_config(tmp_path, images={"sample": 9}, concepts=renamed)
     assert run(config, stages=("concepts",), redo="concepts")["concepts/other"].rows_in == 9
 
 
@@ -185,7 +150,7 @@ def test_a_server_that_fails_leaves_units_undone_and_loses_nothing(configure, se
 
 
 def test_two_extractors_give_two_scenes(configure, server):
-    config = configure(extractors=[extractor(server.url), extractor(server.url, "other")])
+    config = configure(extractors=[vlm_at(server.url), vlm_at(server.url, "other")])
     run(config)
     pairs = pq.read_table(config.run_dir / "pairs").to_pylist()
     assert [(pair["image"], pair["scene"]) for pair in pairs[:2]] == [("000_2ejpg", "eye"), ("000_2ejpg", "other")]
@@ -247,25 +212,18 @@ def test_damaged_answers_are_asked_for_again(configure, server, tmp_path):
 
 MEASURED = """
 import json, sys
-from pathlib import Path
 from sonify.config import make_config
 from sonify.run import run
-from tests.memory import peak_kib
+from tests.processes import peak_kib
 run(make_config(json.loads(sys.argv[1])), stages=("concepts",))
 print(peak_kib())
 """
 
 
-def peak_of_units(root: Path, server: FaultyServer, units_of: int) -> int:
-    raw = {
-        "run_dir": str(root / f"of-{units_of}"),
-        "images": {"kind": "folder", "path": str(root / "large"), "shard_size": units_of, "validation": 0},
-        "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0},
-        "concepts": {"extractors": [extractor(server.url)]},
-        "engine": {"kind": "local"},
-    }
-    done = subprocess.run([sys.executable, "-c", MEASURED, json.dumps(raw)], check=True, capture_output=True, text=True)
-    return int(done.stdout)
+def peak_of_units(configure, root: Path, units_of: int) -> int:
+    images = {"path": str(root / "large"), "shard_size": units_of}
+    config = configure(f"of-{units_of}", images=images)
+    return int(run_python(MEASURED, config.model_dump_json()).stdout)
 
 
 def test_memory_follows_the_window_and_not_the_unit(configure, server, tmp_path):
@@ -276,7 +234,7 @@ def test_memory_follows_the_window_and_not_the_unit(configure, server, tmp_path)
     for n in range(1000):
         os.link(tmp_path / "large" / "first.jpg", tmp_path / "large" / f"{n:04d}.jpg")
 
-    of_100, of_1000 = (peak_of_units(tmp_path, server, units_of) for units_of in (100, 1000))
+    of_100, of_1000 = (peak_of_units(configure, tmp_path, units_of) for units_of in (100, 1000))
 
     assert of_1000 < of_100 + 15 * 1024  # 900 more images are 90 MB as files and 320 MB decoded
 
@@ -295,15 +253,15 @@ def test_a_refused_image_is_not_asked_about_again(configure, server):
 def test_an_interrupted_run_ends_within_seconds_whatever_its_server_does(configure, server, fault):
     server.faults = (Fault("hang", delay_sec=300.0),) if fault == "hang" else ()
     url = server.url if fault == "hang" else "http://127.0.0.1:9/v1"
-    config = configure(extractors=[extractor(url, timeout_sec=300.0, max_wait_sec=600.0)])
+    config = configure(extractors=[vlm_at(url, timeout_sec=300.0, max_wait_sec=600.0)])
     path = config.run_dir.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "sonify", "concepts", "--config", str(path)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (config.run_dir / "units" / "concepts").is_dir():
+    while not ((config.run_dir / "units" / "concepts").is_dir() and (server.seen or fault == "down")):
         time.sleep(0.05)
         assert running.poll() is None
-    time.sleep(3)
+    time.sleep(1)  # it waits for the server by now, or is about to: either way it ends
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=30)
     assert running.returncode == 130
@@ -311,7 +269,7 @@ def test_an_interrupted_run_ends_within_seconds_whatever_its_server_does(configu
 
 
 def test_a_first_attempt_under_a_wrong_configuration_binds_nobody(configure, server):
-    wrong = configure(extractors=[extractor(server.url, model="misspelt")])
+    wrong = configure(extractors=[vlm_at(server.url, model="misspelt")])
     with pytest.raises(InputError, match="does not serve"):
         run(wrong)
     assert run(configure())["render"].rows_out == PHOTOS
@@ -332,9 +290,7 @@ def test_a_long_strip_is_brought_to_a_size_that_a_window_can_hold(configure, ser
 def test_prominence_lowers_what_the_model_puts_in_the_background(configure, tmp_path, server):
     plain = configure("plain")
     run(plain)
-    lowered = small_config(
-        tmp_path, "lowered", concepts={"extractors": [extractor(server.url)]}, mix={"prominence": {}}
-    )
+    lowered = small_config(tmp_path, "lowered", concepts={"extractors": [vlm_at(server.url)]}, mix={"prominence": {}})
     run(lowered)
 
     def targets(config: Config) -> dict[tuple[str, str], float]:

@@ -7,16 +7,12 @@ from sonify.engine.job import StoredReject
 from sonify.io.tables import read_rows
 from sonify.rows import ImageConcepts, Reason
 from sonify.run import run
-from tests.fakes import picture, small_config, small_input, write_photos, write_tar
+from tests.builders import archives_in, picture, small_config, small_input, stored, write_photos, write_tar
 
 
 def concepts_of(config):
     run(config, stages=["concepts"])
-    kept = [
-        row
-        for path in sorted((config.run_dir / "concepts/captions").iterdir())
-        for row in read_rows(path, ImageConcepts)
-    ]
+    kept = stored(config.run_dir / "concepts/captions", ImageConcepts)
     rejects = sorted((config.run_dir / layout.REJECTS / "concepts").glob("*"))
     return kept, [row for path in rejects for row in read_rows(path, StoredReject)]
 
@@ -62,11 +58,9 @@ def test_archives_give_their_images_and_name_what_is_wrong_with_them(tmp_path):
     write_tar(tmp_path / "tars" / "good.tar", members)
     cut = write_tar(tmp_path / "tars" / "cut.tar", members)
     cut.write_bytes(cut.read_bytes()[:-10240])
-    config = small_config(tmp_path, images={"kind": "webdataset", "path": str(tmp_path / "tars"), "validation": 0})
-    kept, rejected = concepts_of(config)
-    assert {row.image_uri.partition("/")[0] for row in kept} == {"good.tar", "cut.tar"}
-    assert {row.reason for row in rejected} <= {Reason.DAMAGED_ARCHIVE, Reason.NO_CAPTION}
-    assert Reason.DAMAGED_ARCHIVE in {row.reason for row in rejected}
+    kept, rejected = concepts_of(small_config(tmp_path, images=archives_in(tmp_path / "tars")))
+    assert [row.image_uri for row in kept] == [f"{name}.tar/{n}.jpg" for name in ("cut", "good") for n in range(4)]
+    assert [(row.key, row.reason) for row in rejected] == [("cut_2etar", Reason.DAMAGED_ARCHIVE)]
 
 
 def test_at_most_max_concepts_in_the_captions_order(tmp_path):

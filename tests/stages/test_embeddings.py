@@ -1,26 +1,23 @@
+import hashlib
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 
 from sonify import layout
-from sonify.config import make_config
 from sonify.engine.job import Task, run_task
 from sonify.errors import TransientError, WorkError
-from sonify.io.tables import read_rows, write_rows
-from sonify.io.write import Transaction, remove
+from sonify.io.tables import read_rows
+from sonify.io.write import remove
 from sonify.media.clips import cut_recording
-from sonify.retrieval import encoders
-from sonify.retrieval.clap import Clap
 from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.pool import read_pool
-from sonify.rows import Clip, SoundRef
+from sonify.rows import Clip, Rejected, SoundRef
 from sonify.stages import embeddings, pool
 from sonify.stages.embeddings import EmbeddingKey
-from tests.fakes import tone
-from tests.tiny_models import tiny_clap
+from tests.builders import small_config, sound_row, tone, write_sound, write_table
+from tests.tiny_networks import tiny_clap
 
 UNIT = "000000"
 
@@ -34,29 +31,17 @@ def folder(tmp_path_factory):
 def sounds(tmp_path):
     """A long recording, a short one, and one with silence in its middle, at three rates."""
     root = tmp_path / "sounds"
-    root.mkdir()
-    soundfile.write(root / "long.flac", tone(1, 11.5, 44_100), 44_100)
-    soundfile.write(root / "short.wav", tone(2, 1.4, 48_000), 48_000)
+    write_sound(root / "long.flac", tone(1, 11.5, 44_100), 44_100)
+    write_sound(root / "short.wav", tone(2, 1.4, 48_000), 48_000)
     quiet = tone(3, 15, 22_050)
     quiet[5 * 22_050 : 10 * 22_050] = 0
-    soundfile.write(root / "silent_middle.flac", quiet, 22_050)
+    write_sound(root / "silent_middle.flac", quiet, 22_050)
     return root
 
 
-def config_of(tmp_path, encoder, clip_seconds=5.0):
+def config_of(tmp_path, encoder):
     (tmp_path / "photos").mkdir(exist_ok=True)
-    return make_config(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "images": {"kind": "folder", "path": str(tmp_path / "photos"), "validation": 0},
-            "audio": {
-                "sources": [{"kind": "folder", "path": str(tmp_path / "sounds")}],
-                "validation": 0,
-                "clip_seconds": clip_seconds,
-            },
-            "retrieval": {"encoder": encoder},
-        }
-    )
+    return small_config(tmp_path, retrieval={"encoder": encoder})
 
 
 def clap(folder):
@@ -69,15 +54,8 @@ def do(config, stage, job):
 
 
 def make_pool(config):
-    files = sorted(path.name for path in config.audio.sources[0].path.iterdir())
-    refs = [
-        SoundRef(corpus="folder", file=file, recording=file, text=f"sound {file}", licence="", attribution="")
-        for file in files
-    ]
-    refs = [replace(ref, corpus=config.audio.sources[0].name) for ref in refs]
-    with Transaction(config.run_dir) as transaction:
-        write_rows(transaction.create(layout.listing("pool", UNIT)), SoundRef, refs)
-        transaction.publish()
+    refs = [sound_row(path.name) for path in sorted(config.audio.sources[0].path.iterdir())]
+    write_table(config.run_dir / layout.listing("pool", UNIT), SoundRef, refs)
     do(config, "pool", pool.pool_job(config.run_dir, config.audio, config.seed))
     return list(read_rows(config.run_dir / layout.clips(UNIT), Clip))
 
@@ -108,18 +86,17 @@ def test_each_clip_is_heard_at_48_khz_without_its_padding(tmp_path, folder, soun
     assert len(np.unique(rows, axis=0)) == len(rows)
 
 
-def test_a_recording_is_decoded_once_though_windows_cut_it(tmp_path, folder, sounds, monkeypatch):
+def test_a_recording_is_decoded_once_though_windows_cut_it(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
-    opened = []
-    open_sound = encoders.open_sound
-    monkeypatch.setattr(encoders, "open_sound", lambda *args: opened.append(args[-1]) or open_sound(*args))
     job = embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder)
     whole = [row.vectors[0] for row in job.process(list(job.read(UNIT)))]  # pyright: ignore[reportAttributeAccessIssue]
-    assert opened == ["long.flac", "short.wav", "silent_middle.flac"]
-    opened.clear()
-    one_by_one = [job.process([row])[0].vectors[0] for row in job.read(UNIT)]  # pyright: ignore[reportAttributeAccessIssue]
-    assert opened == ["long.flac", "short.wav", "silent_middle.flac"]
+    one_by_one = []
+    for row in job.read(UNIT):
+        assert not isinstance(row, Rejected)
+        one_by_one += [result.vectors[0] for result in job.process([row])]  # pyright: ignore[reportAttributeAccessIssue]
+        (sounds / row.clip.file).unlink(missing_ok=True)  # what is opened again is not there
+    assert list(sounds.iterdir()) == []
     assert np.array_equal(whole, one_by_one)
 
 
@@ -133,61 +110,56 @@ def test_a_hybrid_writes_both_parts_and_the_pool_joins_them(tmp_path, folder, so
     assert np.allclose(pooled.embeddings, np.hstack([heard * 0.6**0.5, written * 0.4**0.5]), atol=1e-6)
 
 
-def count_embedded(monkeypatch):
-    """Count the clips that go through the model."""
-    seen = []
-    original = Clap.embed_segments
-
-    def counted(self, sounds):
-        return original(self, (seen.append(len(sound)) or sound for sound in sounds))
-
-    monkeypatch.setattr(Clap, "embed_segments", counted)
-    return seen
-
-
-def test_a_pool_that_is_made_again_embeds_only_what_changed(tmp_path, folder, sounds, monkeypatch):
+def test_a_pool_that_is_made_again_embeds_only_what_changed(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
     (before,) = embed(config)
-    seen = count_embedded(monkeypatch)
+    sounds.rename(tmp_path / "away")  # what is heard again now fails
     (again,) = embed(config)
-    assert seen == []
     assert np.array_equal(again, before)
-    soundfile.write(sounds / "short.wav", tone(9, 3.0, 48_000), 48_000)
-    soundfile.write(sounds / "more.wav", tone(10, 6.0, 48_000), 48_000)
-    make_pool(config)
+    (tmp_path / "away").rename(sounds)
+    write_sound(sounds / "short.wav", tone(9, 3.0, 48_000), 48_000)
+    write_sound(sounds / "more.wav", tone(10, 6.0, 48_000), 48_000)
+    clips = make_pool(config)
+    kept = {name: (sounds / name).read_bytes() for name in ("long.flac", "silent_middle.flac")}
+    for name in kept:
+        (sounds / name).unlink()
     (grown,) = embed(config)
-    assert sorted(seen) == [48_000, 3 * 48_000, 5 * 48_000]
+    for name, data in kept.items():
+        (sounds / name).write_bytes(data)
     remove(config.run_dir / layout.EMBEDDINGS)
     (fresh,) = embed(config)
-    assert len(seen) == 3 + 8
+    assert len(fresh) == len(clips) == 8
     assert np.array_equal(grown, fresh)
 
 
-def test_what_lies_there_is_used_only_where_it_is_right(tmp_path, folder, sounds, monkeypatch):
+def test_what_lies_there_is_used_only_where_it_is_right(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
     (before,) = embed(config)
     part = load_encoder(config.retrieval.encoder).parts[0]
     rows = config.run_dir / layout.embeddings(part.id, UNIT)
-    keys = config.run_dir / layout.embedding_keys(part.id, UNIT)
-    seen = count_embedded(monkeypatch)
+    keys = tmp_path / "run" / layout.embedding_keys(part.id, UNIT)
 
     np.save(str(rows), before[::-1])  # as if a killed run had replaced one of the two files
     assert np.array_equal(embed(config)[0], before)
-    assert len(seen) == len(before)
 
     rows.write_bytes(rows.read_bytes()[:-1])
     assert np.array_equal(embed(config)[0], before)
     keys.write_bytes(b"PAR1")
     assert np.array_equal(embed(config)[0], before)
-    assert len(seen) == 3 * len(before)
 
-    stored = [replace(key, model="another") for key in read_rows(keys, EmbeddingKey)]
-    with keys.open("wb") as file:
-        write_rows(file, EmbeddingKey, stored)
-    assert np.array_equal(embed(config)[0], before)
-    assert len(seen) == 4 * len(before)
+    others = np.roll(before, 1, axis=1)  # whole and sealed, of another model
+    np.save(str(rows), others)
+    sealed = [hashlib.sha256(row.tobytes()).hexdigest() for row in others]
+    known = list(read_rows(keys, EmbeddingKey))
+    for model, expected in ((part.model, others), ("another", before)):
+        write_table(
+            keys,
+            EmbeddingKey,
+            [replace(key, model=model, embedding_sha256=seal) for key, seal in zip(known, sealed, strict=True)],
+        )
+        assert np.array_equal(embed(config)[0], expected)
 
 
 def test_the_files_are_the_same_bytes_twice(tmp_path, folder, sounds):
@@ -216,7 +188,7 @@ def test_a_recording_that_is_gone_is_named(tmp_path, folder, sounds):
 def test_a_recording_that_ends_earlier_is_named(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
-    soundfile.write(sounds / "long.flac", tone(1, 6, 44_100), 44_100)
+    write_sound(sounds / "long.flac", tone(1, 6, 44_100), 44_100)
     with pytest.raises(WorkError, match=r"long\.flac: is shorter than when the pool was made"):
         embed(config)
 
@@ -236,7 +208,7 @@ def test_a_tail_of_just_a_second_is_heard_as_well(tmp_path, folder, sounds, rate
     for path in sounds.iterdir():
         path.unlink()
     for n, extra in enumerate((-2, -1, 0, 1, 2)):
-        soundfile.write(sounds / f"{n}.wav", np.resize(tone(n, 6, rate), 6 * rate + extra), rate)
+        write_sound(sounds / f"{n}.wav", np.resize(tone(n, 6, rate), 6 * rate + extra), rate)
     config = config_of(tmp_path, clap(folder))
     assert len(make_pool(config)) >= 6
     embed(config)

@@ -1,6 +1,5 @@
 import io
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -9,12 +8,10 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify import layout
 from sonify.engine.record import require_record
-from sonify.engine.worker import LocalExecutor
 from sonify.errors import InputError, WorkError
 from sonify.features.vae import encode, load_vae
 from sonify.io.commits import commit_files, read_commit
@@ -25,8 +22,8 @@ from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip, FeatureEntry
 from sonify.run import run
-from tests.engine.hashing import hash_run
-from tests.fakes import small_config, small_input
+from tests.builders import hash_run, members_of, refused, run_shuffled, small_config, small_input, stored
+from tests.tiny_networks import edit_weights
 from train.tiny import write_tiny_ast, write_tiny_vae
 
 CPU = torch.device("cpu")
@@ -48,11 +45,8 @@ def rendered(tmp_path_factory):
 
 
 def configure(root, name, **features):
-    sections: dict[str, object] = {
-        "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 8, "validation": 0.3},
-        "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0.3},
-        "retrieval": {"draws": 2},
-    }
+    validation = {"validation": 0.3}
+    sections: dict[str, object] = {"images": validation, "audio": validation, "retrieval": {"draws": 2}}
     return small_config(root, run=name, **sections, **({"features": {"size": 64, **features}} if features else {}))
 
 
@@ -70,14 +64,7 @@ def finished(rendered, networks):
 
 
 def members(config, folder):
-    found = {}
-    for path in sorted((config.run_dir / folder).rglob("*.tar")):
-        with tarfile.open(path) as archive:
-            for member in archive.getmembers():
-                file = archive.extractfile(member)
-                assert file is not None
-                found[member.name] = file.read()
-    return found
+    return members_of(config.run_dir / folder)
 
 
 def test_every_scene_of_every_image_comes_through_in_its_split(finished):
@@ -132,7 +119,7 @@ def test_the_numbers_are_those_of_the_libraries_one_at_a_time(finished, networks
 
 def test_the_record_says_what_is_heard_and_the_index_where_it_lies(finished):
     config, _ = finished
-    clips = {clip.clip: clip for path in (config.run_dir / layout.CLIPS).iterdir() for clip in read_rows(path, Clip)}
+    clips = {clip.clip: clip for clip in stored(config.run_dir / layout.CLIPS, Clip)}
     shards = members(config, layout.SHARDS)
     seen = 0
     for index in sorted((config.run_dir / layout.FEATURES).rglob("*.parquet")):
@@ -168,12 +155,10 @@ def test_what_made_them_is_recorded(finished, networks):
     assert verify(config.run_dir).damage == ()
 
 
-def test_the_order_of_units_and_the_batch_change_nothing_on_a_cpu(rendered, networks, finished, monkeypatch):
-    in_order = LocalExecutor.__call__
-    monkeypatch.setattr(
-        LocalExecutor, "__call__", lambda self, stage, tasks: in_order(self, stage, random.Random(1).sample(tasks, 3))
-    )
-    same, _ = extract(rendered, "shuffled", **networks, batch_size=3, flip=True, std=True)
+def test_the_order_of_units_and_the_batch_change_nothing_on_a_cpu(rendered, networks, finished):
+    shutil.copytree(rendered / "rendered", rendered / "shuffled")
+    same = configure(rendered, "shuffled", **networks, batch_size=3, flip=True, std=True)
+    run_shuffled(same)
     assert hash_run(same.run_dir) == hash_run(finished[0].run_dir)
     other, _ = extract(rendered, "larger", **networks, batch_size=8, flip=True, std=True)
     assert members(other, layout.FEATURES) == members(finished[0], layout.FEATURES)
@@ -183,8 +168,8 @@ def test_the_order_of_units_and_the_batch_change_nothing_on_a_cpu(rendered, netw
 def test_killed_at_any_step_the_resumed_stage_is_the_same(tmp_path, networks, stride):
     small_input(tmp_path, photos=2, recordings=4)
     run(small_config(tmp_path, run="rendered"))
-    script = [sys.executable, "-m", "tests.stages.kill_features"]
-    command = [*script, str(tmp_path), networks["vae"], networks["ast"], str(stride)]
+    features = json.dumps({**networks, "size": 64})
+    command = [sys.executable, "-m", "tests.engine.kill_matrix", str(tmp_path), str(stride), features]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 15
@@ -225,9 +210,7 @@ def test_numbers_that_are_none_are_never_written(rendered, networks, tmp_path, t
     which = "vae" if tensor.startswith("quant") else "ast"
     broken = tmp_path / which
     shutil.copytree(networks[which], broken)
-    weights = next(broken.glob("*.safetensors"))
-    tensors = load_file(weights)
-    save_file(tensors | {tensor: torch.full_like(tensors[tensor], value)}, weights, {"format": "pt"})
+    edit_weights(next(broken.glob("*.safetensors")), lambda tensors: tensors[tensor].fill_(value))
     shutil.copytree(rendered / "rendered", tmp_path / "run")
     config = configure(rendered, "run", **networks | {which: str(broken)})
     config = config.model_copy(update={"run_dir": tmp_path / "run"})
@@ -261,9 +244,8 @@ def test_networks_that_cannot_be_used_stop_the_stage_before_it_starts(rendered, 
     shutil.copytree(rendered / "rendered", tmp_path / "run")
     asked = networks | {key: named.get(value, value) for key, value in features.items()}
     config = configure(rendered, "run", **asked).model_copy(update={"run_dir": tmp_path / "run"})
-    with pytest.raises(InputError, match=message) as caught:
+    with refused(message):
         run(config, ("features",))
-    assert "\n" not in str(caught.value)
     assert not (config.run_dir / layout.FEATURES).exists()
 
 
@@ -274,9 +256,7 @@ def test_networks_that_changed_are_refused(rendered, networks, tmp_path):
     config = config.model_copy(update={"run_dir": tmp_path / "run"})
     run(config, ("features",))
     shutil.rmtree(tmp_path / "run" / layout.features("train", "000000").rpartition("/")[0])
-    weights = next(own["ast"].glob("*.safetensors"))
-    tensors = load_file(weights)
-    save_file(tensors | {"layernorm.bias": tensors["layernorm.bias"] + 1}, weights, {"format": "pt"})
+    edit_weights(next(own["ast"].glob("*.safetensors")), lambda tensors: tensors["layernorm.bias"].add_(1))
     with pytest.raises(InputError, match=r"features was done with .*/ast as sha256:.*--redo features"):
         run(config, ("features",))
 
@@ -292,7 +272,5 @@ def test_without_the_section_or_the_shards_one_line_says_so(rendered, networks, 
 
 @pytest.mark.parametrize("audio", [{"sample_rate": 22050}, {"clip_seconds": 11.0}])
 def test_what_ast_does_not_hear_is_refused(rendered, audio):
-    sources = [{"kind": "folder", "path": str(rendered / "sounds")}]
-    with pytest.raises(InputError, match=r"features: AST hears 16000 Hz and at most 10.24 seconds") as caught:
-        small_config(rendered, audio={"sources": sources, "validation": 0, **audio}, features={"size": 64})
-    assert "\n" not in str(caught.value)
+    with refused("features: AST hears 16000 Hz and at most 10.24 seconds"):
+        small_config(rendered, audio=audio, features={"size": 64})

@@ -1,30 +1,35 @@
 import csv
 
 import pytest
-import soundfile
 
 from sonify import layout
 from sonify.engine.job import StoredReject
 from sonify.errors import InputError, WorkError
-from sonify.io.tables import read_rows
 from sonify.keys import split_of
 from sonify.report.status import pairs_of_run
 from sonify.rows import Clip
 from sonify.run import run
-from tests.fakes import small_config, small_input, tone, write_photos, write_sounds
+from tests.builders import (
+    small_config,
+    small_input,
+    sounds_in,
+    stored,
+    tone,
+    write_photos,
+    write_sound,
+    write_sounds,
+)
 
 PAIRED = ["pool", "embeddings", "concepts", "pair"]
 
 
 def pair(config):
     counts = run(config, stages=PAIRED)["pair"]
-    rejects = sorted((config.run_dir / layout.REJECTS / "pair").glob("*"))
-    return list(pairs_of_run(config.run_dir)), [row for p in rejects for row in read_rows(p, StoredReject)], counts
+    return list(pairs_of_run(config.run_dir)), stored(config.run_dir / layout.REJECTS / "pair", StoredReject), counts
 
 
 def clips_of(config):
-    tables = sorted((config.run_dir / layout.CLIPS).glob("*.parquet"))
-    return {clip.clip: clip for table in tables for clip in read_rows(table, Clip)}
+    return {clip.clip: clip for clip in stored(config.run_dir / layout.CLIPS, Clip)}
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def test_the_drawn_clip_is_of_the_named_subject(root):
 
 
 def test_other_seeds_and_scenes_draw_other_clips(root):
-    soundfile.write(root / "sounds" / "more.wav", tone(9, seconds=40), 16000)
+    write_sound(root / "sounds" / "more.wav", tone(9, seconds=40))
     one, _, _ = pair(small_config(root, run="one", retrieval={"draws": 3}))
     other, _, _ = pair(small_config(root, run="other", retrieval={"draws": 3}, seed=1))
     assert [row.scene for row in one[:3]] == ["captions-0", "captions-1", "captions-2"]
@@ -88,7 +93,7 @@ def test_a_discard_word_in_any_caption_discards_the_image_in_all_scenes(root):
     config = small_config(root, concepts={"extractors": extractors})
     with pytest.raises(WorkError, match=r"no image got a sound \(6 discarded, 26 missing_scene\)"):
         pair(config)
-    rejects = [row for p in (config.run_dir / layout.REJECTS / "pair").glob("*") for row in read_rows(p, StoredReject)]
+    rejects = stored(config.run_dir / layout.REJECTS / "pair", StoredReject)
     discarded = [row for row in rejects if row.reason == "discarded"]
     assert {(row.key, row.scene) for row in discarded} == {
         (f"{n:03d}_2ejpg", scene) for n in range(3) for scene in ("captions", "other")
@@ -117,17 +122,14 @@ def test_a_concept_below_the_lowest_cosine_is_dropped(root):
 @pytest.mark.parametrize("line", ["000_2ejpg", "000.jpg"])
 def test_excluded_images_leave(root, line):
     (root / "exclude.txt").write_text(line + "\n")
-    images = small_config(root).images.model_dump(mode="json") | {"exclude": str(root / "exclude.txt")}
-    _, rejects, counts = pair(small_config(root, images=images))
+    _, rejects, counts = pair(small_config(root, images={"exclude": str(root / "exclude.txt")}))
     assert [(row.key, row.reason) for row in rejects] == [("000_2ejpg", "excluded")]
     assert counts.rows_out == 15
 
 
 def test_validation_images_hear_only_validation_recordings(tmp_path):
     small_input(tmp_path, photos=60, recordings=64)
-    both = {"validation": 0.3}
-    config = small_config(tmp_path, images=small_config(tmp_path).images.model_dump(mode="json") | both,
-                          audio=small_config(tmp_path).audio.model_dump(mode="json") | both)  # fmt: skip
+    config = small_config(tmp_path, images={"validation": 0.3}, audio={"validation": 0.3})
     pairs, _, _ = pair(config)
     clips = clips_of(config)
     assert {row.split for row in pairs} == {"train", "validation"}
@@ -138,15 +140,13 @@ def test_validation_images_hear_only_validation_recordings(tmp_path):
 
 def test_validation_images_without_validation_recordings_are_an_error_before_the_start(tmp_path):
     small_input(tmp_path, photos=30, recordings=2)
-    images = small_config(tmp_path).images.model_dump(mode="json") | {"validation": 0.5}
-    audio = small_config(tmp_path).audio.model_dump(mode="json") | {"validation": 0.0001}
-    config = small_config(tmp_path, images=images, audio=audio)
+    config = small_config(tmp_path, images={"validation": 0.5}, audio={"validation": 0.0001})
     with pytest.raises(InputError, match="no validation recordings"):
         pair(config)
     assert not (config.run_dir / layout.PAIRS).exists()
 
 
-def test_on_real_photographs_the_drawn_clip_is_of_the_photographs_class(test_data, tmp_path):
+def test_on_real_photographs_the_drawn_clip_is_of_the_photographs_class(test_data, real_run, tmp_path):
     with (test_data / "photos/sound_class.csv").open() as file:
         classes = {row["file"]: row["sound_class"] for row in csv.DictReader(file)}
     with (test_data / "sounds/metadata.csv").open() as file:
@@ -162,17 +162,13 @@ def test_on_real_photographs_the_drawn_clip_is_of_the_photographs_class(test_dat
         (few / file).symlink_to(test_data / "sounds" / file)
     (few / "metadata.csv").symlink_to(test_data / "sounds" / "metadata.csv")
     assert len(list(few.glob("*.flac"))) == 80
-    for run_name, sounds in (("run-whole", test_data / "sounds"), ("run-few", few)):
-        config = small_config(
-            tmp_path,
-            run=run_name,
-            images={"kind": "folder", "path": str(test_data / "photos"), "shard_size": 64, "validation": 0},
-            audio={"sources": [{"kind": "folder", "path": str(sounds)}], "validation": 0},
-        )
-        pairs, _, _ = pair(config)
+    images = {"path": str(test_data / "photos"), "shard_size": 64}
+    of_few = small_config(tmp_path, images=images, audio=sounds_in(few))
+    run(of_few, stages=PAIRED)
+    for config in (real_run, of_few):
         heard = {
             row.image_uri: {class_of[s.clip.removeprefix("folder/").partition("#")[0]] for s in row.sources}
-            for row in pairs
+            for row in pairs_of_run(config.run_dir)
         }
         right = sum(name in heard.get(file, set()) for file, name in classes.items())
-        assert right / len(classes) >= 0.95, run_name
+        assert right / len(classes) >= 0.95, config.run_dir

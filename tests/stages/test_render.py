@@ -2,7 +2,6 @@ import io
 import json
 import shutil
 import subprocess
-import tarfile
 
 import numpy as np
 import pyebur128
@@ -18,7 +17,15 @@ from sonify.media.mixing import pcm_sha256
 from sonify.report.status import pairs_of_run
 from sonify.rows import Clip, Render
 from sonify.run import run
-from tests.fakes import picture, small_config, small_input, write_photos
+from tests.builders import (
+    archives_in,
+    members_of,
+    picture,
+    small_config,
+    small_input,
+    stored,
+    write_photos,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +40,11 @@ def rendered(tmp_path_factory):
 
 
 def members(config):
-    found = {}
-    for path in sorted((config.run_dir / layout.SHARDS).rglob("*.tar")):
-        with tarfile.open(path) as archive:
-            for member in archive.getmembers():
-                file = archive.extractfile(member)
-                assert file is not None
-                found[member.name] = file.read()
-    return found
+    return members_of(config.run_dir / layout.SHARDS)
 
 
 def renders(config):
-    return [row for path in sorted((config.run_dir / layout.RENDERS).iterdir()) for row in read_rows(path, Render)]
+    return stored(config.run_dir / layout.RENDERS, Render)
 
 
 def test_every_sample_has_the_same_members(rendered):
@@ -137,18 +137,11 @@ def test_an_image_that_changed_after_pairing_is_rejected(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def single_source_scenes(test_data, tmp_path_factory):
+def single_source_scenes(real_run):
     """(pair, mix gain in dB, FLAC bytes) of every scene of one source, of real photographs and recordings."""
-    root = tmp_path_factory.mktemp("real")
-    config = small_config(
-        root,
-        images={"kind": "folder", "path": str(test_data / "photos"), "shard_size": 64, "validation": 0},
-        audio={"sources": [{"kind": "folder", "path": str(test_data / "sounds")}], "validation": 0},
-    )
-    run(config)
-    gains = {(row.image, row.scene): row.mix_gain_db for row in renders(config)}
-    found = members(config)
-    single = [pair for pair in pairs_of_run(config.run_dir) if len(pair.sources) == 1]
+    gains = {(row.image, row.scene): row.mix_gain_db for row in renders(real_run)}
+    found = members(real_run)
+    single = [pair for pair in pairs_of_run(real_run.run_dir) if len(pair.sources) == 1]
     assert len(single) > 100
     return [(pair, gains[pair.image, pair.scene], found[f"{pair.image}.{pair.scene}.flac"]) for pair in single]
 
@@ -220,7 +213,7 @@ def test_the_second_member_of_a_name_does_not_take_the_first_along(tmp_path):
             archive.add(name, data)
         archive.add("y.txt", b"a cat")
         archive.close()
-    config = small_config(tmp_path, images={"kind": "webdataset", "path": str(path.parent), "validation": 0})
+    config = small_config(tmp_path, images=archives_in(path.parent))
     counts = run(config)
     assert counts["concepts/captions"].rejected == {"duplicate_key": 1}
     assert counts["render"].rows_out == 2

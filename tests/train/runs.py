@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from sonify.config.loader import make_settings
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from tests.feature_runs import make_feature_run
+from train.checkpoints import Facts, State
 from train.config import TrainConfig
 from train.tiny import write_tiny_ast, write_tiny_vae
 
 WIDTH = 32  # of the tiny AST's vectors
+BOUND = {"seed": 0, "model": {"layers": 2}}
+FACTS = Facts(bound=BOUND, transformer={"num_layers": 2}, recordings=("a", "b"))
 
 
 def training_input(root: Path, samples: Any = None, **shapes: Any) -> Path:
@@ -59,3 +63,12 @@ def write_config(root: Path, run: str = "run", **sections: Any) -> Path:
     path = root / f"{run}.yaml"
     path.write_text(yaml.safe_dump(plain_config(root, run, **sections)))
     return path
+
+
+def state(step: int) -> State:
+    """What a checkpoint holds, different for each step."""
+    generator = torch.Generator().manual_seed(step)
+    tensors = {"a.weight": torch.randn(7, 5, generator=generator), "b": torch.tensor(float(step))}
+    return State(
+        step=step, model=tensors, ema={"a.weight": tensors["a.weight"] / 2}, optimizer={"b/step": tensors["b"]}
+    )

@@ -9,18 +9,8 @@ import pytest
 import torch
 
 from sonify.errors import InputError, WorkError
-from train.checkpoints import Facts, State, load_averaged, restore_checkpoint, save_checkpoint
-
-BOUND = {"seed": 0, "model": {"layers": 2}}
-FACTS = Facts(bound=BOUND, transformer={"num_layers": 2}, recordings=("a", "b"))
-
-
-def state(step: int) -> State:
-    generator = torch.Generator().manual_seed(step)
-    tensors = {"a.weight": torch.randn(7, 5, generator=generator), "b": torch.tensor(float(step))}
-    return State(
-        step=step, model=tensors, ema={"a.weight": tensors["a.weight"] / 2}, optimizer={"b/step": tensors["b"]}
-    )
+from tests.train.runs import BOUND, FACTS, state
+from train.checkpoints import load_averaged, restore_checkpoint, save_checkpoint
 
 
 def folders(run_dir: Path) -> list[str]:
@@ -126,7 +116,7 @@ def test_what_only_looks_like_a_checkpoint_is_let_be(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from tests.train.test_checkpoints import BOUND, FACTS, state
+from tests.train.runs import BOUND, FACTS, state
 import train.checkpoints as checkpoints
 calls = 0
 def dying(function):
@@ -160,7 +150,7 @@ import sys
 from pathlib import Path
 import torch
 from sonify.errors import DiskFull
-from tests.train.test_checkpoints import BOUND, FACTS, state
+from tests.train.runs import BOUND, FACTS, state
 from train.checkpoints import State, restore_checkpoint, save_checkpoint
 run_dir = Path(sys.argv[1]) / "small"
 save_checkpoint(run_dir, state(1), FACTS, keep=1)

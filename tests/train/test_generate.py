@@ -16,7 +16,7 @@ from PIL import Image
 
 from sonify.errors import InputError
 from sonify.io.write import sha256_of
-from tests.tiny_pixart import write_tiny_pixart
+from tests.tiny_networks import write_tiny_pixart
 from train.generate import main
 from train.manifest import read_manifest
 from train.pipeline import load_pipeline

@@ -4,17 +4,15 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import torch
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
-from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sonify.errors import InputError
-from tests.test_models import NAME, Hub
+from tests.servers import COMMIT, MODEL, ModelHub, running_hub
 from train.config import Transformer
 from train.model import compile_blocks, drop_condition, init_transformer, predict
 
@@ -155,29 +153,20 @@ def test_weights_in_half_precision_are_trained_in_float32(pipeline: Path) -> Non
 
 
 @pytest.fixture
-def hub(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
     (pipeline / "text_encoder").mkdir()
     (pipeline / "text_encoder" / "model.safetensors").write_bytes(b"gigabytes")
-    hub = Hub(pipeline)
-    endpoint = f"http://127.0.0.1:{hub.server_port}"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    thread = Thread(target=hub.serve_forever, daemon=True)
-    thread.start()
-    yield hub
-    hub.shutdown()
-    hub.server_close()
-    thread.join()
+    with running_hub(monkeypatch, tmp_path / "cache", pipeline) as hub:
+        yield hub
 
 
-def test_of_a_hub_id_only_the_transformer_is_fetched(hub: Hub, pipeline: Path) -> None:
-    model, report = init_transformer(from_checkpoint(NAME), seed=0)
+def test_of_a_hub_id_only_the_transformer_is_fetched(hub: ModelHub, pipeline: Path) -> None:
+    model, report = init_transformer(from_checkpoint(MODEL), seed=0)
     local, _ = init_transformer(from_checkpoint(pipeline), seed=0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), local.parameters(), strict=True))
     fetched = {path.rpartition("resolve/")[2].partition("/")[2] for path in hub.asked if "/resolve/" in path}
     assert fetched == {"transformer/config.json", f"transformer/{WEIGHTS}"}
-    assert report.source == f"{NAME} (0123456789abcdef012)"
+    assert report.source == f"{MODEL} ({COMMIT[:19]})"
 
 
 @pytest.mark.parametrize(

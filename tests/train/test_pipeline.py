@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from sonify.errors import InputError
-from tests.tiny_pixart import tiny_pipeline, tiny_transformer, write_tiny_pixart
+from tests.tiny_networks import tiny_pipeline, tiny_transformer, write_tiny_pixart
 from train.pipeline import AudioPixArtPipeline, load_pipeline, make_scheduler
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip
 from sonify.run import run
-from tests.fakes import small_config, small_input
+from tests.builders import small_config, small_input
 from train.config import TrainConfig
 from train.loader import make_loader
 from train.shards import check_matches, held_out_scenes, open_feature_data

@@ -18,7 +18,7 @@ from sonify.errors import InputError
 from sonify.rows import Reason
 from sonify.vlm.ask import Answer, NoAnswer, Question
 from sonify.vlm.in_process import InProcessVlm, load_in_process
-from tests.tiny_models import answering_llava, answering_qwen_vl, tiny_llava, tiny_qwen_vl
+from tests.tiny_networks import answering_llava, answering_qwen_vl, tiny_llava, tiny_qwen_vl
 
 RED = "Caption: a dog on grass.\ndog: sound of a dog barking (foreground)"
 BLUE = "Caption: waves on a beach.\nwaves: waves breaking on the shore (background)"

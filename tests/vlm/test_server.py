@@ -18,7 +18,7 @@ from sonify.vlm import server as server_module
 from sonify.vlm.ask import Answer, Question
 from sonify.vlm.retrying import RetryPolicy
 from sonify.vlm.server import Server, engine_environment, free_port, plan_launch, start_server
-from tests.tiny_models import tiny_llava, tiny_qwen_vl
+from tests.tiny_networks import tiny_llava, tiny_qwen_vl
 from tests.vlm.faulty_server import answer_for, numbered_image
 
 ENGINE = (sys.executable, str(Path(__file__).parent / "faulty_server.py"), "--port", "{port}")

@@ -1,18 +1,22 @@
 """Real model classes at tiny size with seeded random weights, saved as ordinary model folders.
 
-`answering_llava` and `answering_qwen_vl` are taught a few pairs of image and answer, so that they say
-what a parser reads.
+`answering_llava` and `answering_qwen_vl` are taught a few pairs of image and answer, so that they say what a parser
+reads. One network is as published: `taesd_folder`. The AST and the VAE are written by `train.tiny`.
 """
 
 import json
 import random
 import string
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
@@ -38,6 +42,12 @@ from transformers import (
     RobertaTokenizer,
 )
 
+from sonify.features.ast import load_ast
+from sonify.features.vae import load_vae
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
+from train.pipeline import AudioPixArtPipeline, make_scheduler
+from train.tiny import AST_WIDTH, write_tiny_ast, write_tiny_vae
+
 Pairs = Sequence[tuple[Image.Image, str]]
 
 SENTENCES = (
@@ -45,6 +55,8 @@ SENTENCES = (
     "dog: sound of a dog barking (foreground)",
     "wind: wind in the trees (background)",
 )
+CPU = torch.device("cpu")
+LATENT_SIDE = 8  # of the pipeline: images of 64 pixels
 HIDDEN = 64
 MOST_STEPS = 1000
 LEARNT, STEPS_LEARNT = 0.01, 30  # mean loss of a token of an answer, in so many steps in a row
@@ -150,6 +162,63 @@ def answering_llava(folder: Path, pairs: Pairs) -> Path:
 def answering_qwen_vl(folder: Path, pairs: Pairs) -> Path:
     """As `answering_llava`, of the Qwen2-VL kind."""
     return _teach(tiny_qwen_vl(folder, [answer for _, answer in pairs]), pairs)
+
+
+def tiny_transformer(caption_channels: int = AST_WIDTH, seed: int = 0) -> PixArtTransformer2DModel:
+    """Two blocks of width 32 over 8 x 8 x 4 latents."""
+    torch.manual_seed(seed)
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        cross_attention_dim=32,
+        sample_size=LATENT_SIDE,
+        caption_channels=caption_channels,
+    )
+    return transformer.eval()
+
+
+def tiny_pipeline(*, audio: bool = True, caption_channels: int = AST_WIDTH, **settings: Any) -> AudioPixArtPipeline:
+    """A pipeline with an AST, or for features of any width without one (`audio=False`); two sounds give two images."""
+    with tempfile.TemporaryDirectory() as folder:
+        vae = load_vae(fetch_model(str(write_tiny_vae(Path(folder, "vae"))), None, VAE_FILES), CPU, torch.float32)
+        fetched_ast = fetch_model(str(write_tiny_ast(Path(folder, "ast"))), None, AST_FILES)
+        ast = load_ast(fetched_ast, CPU, torch.float32) if audio else (None, None)
+    return AudioPixArtPipeline(tiny_transformer(caption_channels), vae, make_scheduler(), *ast, **settings)
+
+
+def write_tiny_pixart(folder: Path, **settings: Any) -> Path:
+    """Save `tiny_pipeline` as a folder."""
+    tiny_pipeline(**settings).save_pretrained(folder)
+    return folder
+
+
+def taesd_folder(weights: Path, out: Path) -> Path:
+    """Convert the folder `weights/taesd` of the test data; upstream's decoder begins with a clamp, diffusers' not."""
+    encoder = load_file(weights / "taesd_encoder.bf16.safetensors")
+    decoder = load_file(weights / "taesd_decoder.bf16.safetensors")
+    tensors = {f"encoder.layers.{name}": tensor.float() for name, tensor in encoder.items()}
+    for name, tensor in decoder.items():
+        number, _, rest = name.partition(".")
+        tensors[f"decoder.layers.{int(number) - 1}.{rest}"] = tensor.float()
+    vae = AutoencoderTiny()
+    vae.load_state_dict(tensors)
+    vae.save_pretrained(out)
+    return out
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def edit_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change a safetensors file in place."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
 
 
 def _teach(folder: Path, pairs: Pairs) -> Path:

@@ -1,22 +1,22 @@
-"""A real S3-compatible server on loopback, which can be told to fail; and image sets as they are published."""
+"""Real servers on loopback: an S3-compatible store that can be told to fail, and a hub of models."""
 
-import io
 import json
 import os
-import tarfile
+import shutil
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from s3fs import S3FileSystem
 from upath import UPath
 from werkzeug.serving import WSGIRequestHandler, make_server
-
-from tests.fakes import picture
 
 
 class Store:
@@ -105,40 +105,92 @@ def running_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         S3FileSystem.clear_instance_cache()
 
 
-def sa1b_record(image: int, masks: int = 3) -> bytes:
-    """The JSON of one SA-1B image, as published."""
-    annotations = [
-        {
-            "id": 500_000_000 + mask,
-            "segmentation": {"size": [32, 48], "counts": "Q1a11N2O0O1O10001N2O1N2N^a0"},
-            "bbox": [3.0, 4.0, 20.0, 10.0],
-            "area": 144,
-            "predicted_iou": 0.93,
-            "stability_score": 0.97,
-            "crop_box": [0.0, 0.0, 48.0, 32.0],
-            "point_coords": [[12.5, 8.25]],
-        }
-        for mask in range(masks)
-    ]
-    about = {"image_id": image, "width": 48, "height": 32, "file_name": f"sa_{image}.jpg"}
-    return json.dumps({"image": about, "annotations": annotations}).encode()
+MODEL, COMMIT = "some-people/tiny-model", "0123456789abcdef0123456789abcdef01234567"  # all that the hub of models has
 
 
-def sa1b_members(images: Mapping[int, bytes] | range) -> dict[str, bytes]:
-    """Members of an SA-1B archive: not sorted, each under `./`."""
-    members: dict[str, bytes] = {}
-    for image in sorted(images, key=lambda n: n % 7):
-        members[f"./sa_{image}.jpg"] = picture(image)
-        members[f"./sa_{image}.json"] = sa1b_record(image)
-    return members
+class ModelHub(ThreadingHTTPServer):
+    """What `snapshot_download` asks of a hub, for one model at one commit; it remembers what was asked for.
+
+    Where it is `away`, a connection ends without an answer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _HubRequest)
+        self.folder = folder
+        self.asked: list[str] = []
+        self.away = False
 
 
-def tar_bytes(members: Mapping[str, bytes], mode: str = "w") -> bytes:
-    """An archive in memory; `w:gz` packs it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # pyright: ignore[reportCallIssue, reportArgumentType]
-        for name, data in members.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            archive.addfile(header, io.BytesIO(data))
-    return buffer.getvalue()
+class _HubRequest(BaseHTTPRequestHandler):
+    server: ModelHub  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        if self.server.away:
+            self.close_connection = True
+            return
+        files = [
+            {"type": "file", "path": str(file.relative_to(self.server.folder)), "size": file.stat().st_size, "oid": "0"}
+            for file in sorted(self.server.folder.rglob("*"))
+            if file.is_file()
+        ]
+        if path == f"/api/models/{MODEL}/revision/main":
+            self._send(200, json.dumps({"id": MODEL, "sha": COMMIT}).encode())
+        elif path == f"/api/models/{MODEL}/tree/{COMMIT}":
+            self._send(200, json.dumps(files).encode())
+        elif path == f"/api/models/{MODEL}":
+            self._send(200, json.dumps({"id": MODEL, "sha": COMMIT}).encode())
+        elif path.startswith(f"/api/models/{MODEL}/revision/"):
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif path.startswith(f"/{MODEL}/resolve/{COMMIT}/"):
+            self._send(200, (self.server.folder / path.rpartition(f"{COMMIT}/")[2]).read_bytes())
+        else:
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        etag = {"ETag": f'"{hash(body):x}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}
+        for name, value in (etag | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+def away_from_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Give the hub's library an empty cache, and no hub to be reached."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+
+@contextmanager
+def running_hub(monkeypatch: pytest.MonkeyPatch, cache: Path, folder: Path) -> Iterator[ModelHub]:
+    """Start a hub that has the folder as `MODEL`, with an empty cache."""
+    away_from_hub(monkeypatch, cache)
+    hub = ModelHub(folder)
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
+
+
+def put_into_cache(cache: Path, folder: Path) -> Path:
+    """Lay a folder into the hub's cache as `MODEL`, as its tools do; return the snapshot."""
+    model = cache / f"models--{MODEL.replace('/', '--')}"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(COMMIT)
+    return Path(shutil.copytree(folder, model / "snapshots" / COMMIT))

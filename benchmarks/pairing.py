@@ -14,10 +14,9 @@ import numpy as np
 
 from benchmarks.measure import interleaved, report
 from sonify.config import Config, make_config
-from sonify.retrieval.pool import PoolClips, SplitPool
+from sonify.retrieval.candidates import PoolClips, SplitPool
 from sonify.rows import Concept, ImageConcepts
-from sonify.stages.pair import PairStage
-from sonify.stages.scenes import Heard, ImageScenes
+from sonify.stages.pair import Heard, ImageScenes, PairStage
 
 POOL, DIMENSION, THREADS = 500_000, 512, 2
 BATCH = 2048

@@ -20,6 +20,7 @@ from sonify.io.commits import canonical_json
 from sonify.io.tables import TableWriter
 from sonify.io.tars import TarWriter
 from sonify.io.write import Transaction
+from sonify.pool import ClipText
 from sonify.rows import FeatureEntry
 
 
@@ -31,14 +32,6 @@ class FeatureSample:
     split: str
     members: tuple[tuple[str, bytes], ...]
     recordings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipText:
-    """What the pool says of a clip."""
-
-    label: str
-    recording: str
 
 
 def sources_of(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

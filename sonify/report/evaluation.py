@@ -30,7 +30,7 @@ from sonify.sources.images import IMAGE_SUFFIXES, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
 from sonify.sources.userfiles import list_containers
-from sonify.stages.pool import names_of
+from sonify.stages.make_pool import names_of
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ from sonify.io.tars import Member, index_tar, read_member
 from sonify.keys import hash64
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import UnreadableImage, decode_rgb
+from sonify.pool import iter_clips
 from sonify.rows import Clip, Pair, Render
 from sonify.stores import Place
 
@@ -142,9 +143,7 @@ def clips_of(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Clip]:
         WorkError: the pool lacks one.
     """
     wanted = {s.clip for picture in pictures for scene in picture.scenes for s in scene.pair.sources}
-    units = stems(run_dir / layout.CLIPS)
-    rows = chain.from_iterable(read_rows(run_dir / layout.clips(unit), Clip) for unit in units)
-    clips = {row.clip: row for row in rows if row.clip in wanted}
+    clips = {row.clip: row for row in iter_clips(run_dir) if row.clip in wanted}
     if missing := wanted - clips.keys():
         raise WorkError(
             f"{run_dir / layout.CLIPS}: lacks {len(missing)} clips that pairs use, such as {min(missing)};"

@@ -21,8 +21,9 @@ from sonify.engine.record import StageRecord, config_of_run, require_record
 from sonify.io.commits import Count
 from sonify.io.places import stems
 from sonify.io.tables import read_rows, read_tables
+from sonify.pool import clip_columns
+from sonify.retrieval.candidates import SplitPool, read_pool
 from sonify.retrieval.encoders import load_encoder
-from sonify.retrieval.pool import SplitPool, read_pool
 from sonify.rows import Concept, Pair, Reason
 from sonify.run import plan_run
 from sonify.stages.checks import FoilShare, count_foils
@@ -172,10 +173,8 @@ def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool
 
 def _recordings_of_clips(run_dir: Place) -> dict[str, str]:
     """Each clip's recording, over the whole pool."""
-    recordings: dict[str, str] = {}
-    for _, table in read_tables(run_dir / layout.CLIPS, ["clip", "recording"]):
-        recordings.update(zip(table["clip"].to_pylist(), table["recording"].to_pylist(), strict=True))
-    return recordings
+    table = clip_columns(run_dir, ["clip", "recording"])
+    return dict(zip(table["clip"].to_pylist(), table["recording"].to_pylist(), strict=True))
 
 
 def measure_usage(clips: Counter[str], recording_of: Mapping[str, str]) -> Usage:

@@ -7,17 +7,26 @@ Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval; `margin`, the r
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
 import numpy as np
 
+from sonify import layout
 from sonify.config import Retrieval
+from sonify.pool import clip_columns, iter_vectors
+from sonify.retrieval.encoders import JointEncoder, QueryEncoder, bank_mean, load_encoder
+from sonify.stores import Place
 
 # Three clips of one long recording are variety enough; a fourth would let it crowd out the others.
 CLIPS_PER_RECORDING = 3
+
+
 # A pool of a few clips a class needs a short list, or other classes fill it; 0.5M clips use `top_k` in full.
 POOL_SHARE = 50
+
+
 FEWEST = 8
 
 
@@ -167,3 +176,75 @@ def draw_position(scores: np.ndarray, retrieval: Retrieval, u: float) -> int:
     if cumulative[-1] <= 0:
         return 0
     return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(scores) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolClips:
+    """N clips: what the draw needs to know of them."""
+
+    clips: Sequence[str]
+    recordings: np.ndarray  # (N,) int64 codes
+    loudness_lufs: np.ndarray  # (N,) float64
+    embeddings: np.ndarray  # (N, D) float32
+
+
+class SplitPool:
+    """Ranks texts against the clips of one split and says which clips may stand for a text."""
+
+    def __init__(self, clips: PoolClips, encoder: QueryEncoder, retrieval: Retrieval, threads: int) -> None:
+        self.clips = clips.clips
+        self.recordings = clips.recordings
+        self.loudness_lufs = clips.loudness_lufs
+        self._encoder = encoder
+        self._retrieval = retrieval
+        self._index = ClipIndex(clips.embeddings, threads)
+        self._length = list_length(retrieval.top_k, len(clips.clips))
+        # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
+        centred = retrieval.hubness == "querybank"
+        self._bank = bank_mean(encoder) if centred else np.zeros(encoder.dimension, dtype=np.float32)
+        self._hubness = clips.embeddings @ self._bank if centred else np.zeros(len(clips.clips), dtype=np.float32)
+
+    def rank(self, texts: Sequence[str]) -> dict[str, Ranking]:
+        """Encode and search distinct texts, in one batch."""
+        if not texts:
+            return {}
+        queries = np.ascontiguousarray(self._encoder(texts) - self._bank, dtype=np.float32)
+        return dict(zip(texts, self._index.rank(queries, self._length), strict=True))
+
+    def candidates(self, ranking: Ranking, u: float) -> Candidates:
+        """The clips that may be drawn; `u` in [0, 1) seats equal clips where the ranking ends among them."""
+        clips, similarities = self._index.top_clips(ranking, self._length, u)
+        return choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
+
+    def cosine(self, candidates: Candidates, position: int) -> float:
+        """The cosine of a candidate, whatever hubness took off it."""
+        return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
+
+
+def load_pool(run_dir: Place, retrieval: Retrieval, threads: int) -> dict[str, SplitPool]:
+    """Load the whole pool, split by split; a split without clips is absent."""
+    encoder = load_encoder(retrieval.encoder)
+    parts = read_pool(run_dir, encoder)
+    return {split: SplitPool(part, encoder, retrieval, threads) for split, part in parts.items()}
+
+
+def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:
+    """Read clips and embeddings of the whole pool, split by split."""
+    table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split"))
+    spaces = [part.id for part in encoder.parts]
+    embeddings = np.concatenate([encoder.join(vectors) for vectors in iter_vectors(run_dir, spaces)])
+    recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    clips = np.array(table["clip"].to_pylist(), dtype=object)
+    loudness_lufs = table["loudness_lufs"].to_numpy()
+    split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
+    parts = {split: np.flatnonzero(split_of_clip == split) for split in layout.SPLITS}
+    return {
+        split: PoolClips(
+            clips=clips[part].tolist(),
+            recordings=recordings[part],
+            loudness_lufs=loudness_lufs[part],
+            embeddings=embeddings[part],
+        )
+        for split, part in parts.items()
+        if len(part)
+    }

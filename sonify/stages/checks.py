@@ -46,16 +46,16 @@ def checker_of(config: Config, extractor: Extractor) -> VlmExtractor:
     return checker
 
 
-def recorded(config: Config, extractor: Extractor) -> Recorded:
+def asked_in_check(config: Config, extractor: Extractor) -> Recorded:
     """What the checker was asked; the names in the question are each image's own."""
     return Recorded(
         name=f"{extractor.name}.check", vlm=checker_of(config, extractor), words=f"check {CHECK_VERSION}, {config.seed}"
     )
 
 
-def load(config: Config, extractor: Extractor) -> Job:
+def check_job(config: Config, extractor: Extractor) -> Job:
     """The check of one extractor's concepts. Accounting counts images."""
-    asker = Asker(recorded(config, extractor), config.run_dir)
+    asker = Asker(asked_in_check(config, extractor), config.run_dir)
     stage = CheckStage(asker, config.seed)
     return Job(
         read=lambda unit: read_heard_images(config, extractor, unit),

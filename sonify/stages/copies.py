@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-import pyarrow as pa
-
 from sonify import layout
 from sonify.config import Config
 from sonify.dataset.format import PublishedClip
@@ -27,7 +25,7 @@ from sonify.io.places import stems
 from sonify.io.tables import read_rows, read_tables
 from sonify.io.write import write_atomically
 from sonify.media.likeness import correlation
-from sonify.stages.render import ClipStore
+from sonify.pool import ClipSamples, clip_columns
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ class ClipToFind:
         return self.published.clip
 
 
-def load(config: Config) -> Job:
+def copies_job(config: Config) -> Job:
     """The stage that compares the published clips with the pool. Accounting counts clips; none is rejected."""
     folder = published_folder(config)
     return Job(
@@ -101,9 +99,9 @@ class CopiesStage:
 
     def __init__(self, config: Config) -> None:
         self._sample_rate_hz = config.audio.sample_rate
-        self._samples = ClipStore(config.run_dir)
+        self._samples = ClipSamples(config.run_dir)
         columns = ["clip", "corpus", "file", "loudness_lufs", "peak_dbfs", "sha256"]
-        table = pa.concat_tables(part for _, part in read_tables(config.run_dir / layout.CLIPS, columns))
+        table = clip_columns(config.run_dir, columns)
         self._clips: list[str] = table["clip"].to_pylist()
         self._lufs: list[float] = table["loudness_lufs"].to_pylist()
         self._peaks: list[float] = table["peak_dbfs"].to_pylist()

@@ -57,7 +57,7 @@ class Embedding:
     vectors: tuple[np.ndarray, ...]
 
 
-def load_embeddings(run_dir: Place, audio: Audio, encoder: Encoder) -> Job:
+def embeddings_job(run_dir: Place, audio: Audio, encoder: Encoder) -> Job:
     """The embedding stage: clips to vectors in the spaces of an encoder.
 
     Raises:

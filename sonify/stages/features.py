@@ -1,30 +1,28 @@
 """Shards to training shards: latents of the images, audio features of the scenes."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from sonify import layout
 from sonify.config import Features
 from sonify.config.config import AST_SAMPLE_RATE_HZ
 from sonify.engine.job import Job
 from sonify.errors import InputError, WorkError, require
-from sonify.features.samples import ClipText, FeatureSample, FeatureSink, make_sample, sources_of
+from sonify.features.samples import FeatureSample, FeatureSink, make_sample, sources_of
 from sonify.io.commits import read_commit
 from sonify.io.places import open_local
-from sonify.io.tables import read_tables
 from sonify.io.tars import index_members, read_member
 from sonify.io.write import FileRecord, digest_open
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import decode_square
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
+from sonify.pool import ClipTexts
 from sonify.stores import Place
 
 if TYPE_CHECKING:
@@ -74,7 +72,7 @@ def fetch_features(settings: Features) -> dict[str, str]:
     return fetched
 
 
-def load_features(run_dir: Place, settings: Features, scenes: tuple[str, ...], render_digest: str) -> Job:
+def features_job(run_dir: Place, settings: Features, scenes: tuple[str, ...], render_digest: str) -> Job:
     """The stage of training features. Accounting counts (image, scene).
 
     Raises:
@@ -82,7 +80,7 @@ def load_features(run_dir: Place, settings: Features, scenes: tuple[str, ...], r
     """
     from sonify.features.batches import FeatureNetworks  # noqa: PLC0415 - torch takes seconds to import
 
-    stage = FeatureStage(FeatureNetworks(settings), PoolTexts(run_dir), settings)
+    stage = FeatureStage(FeatureNetworks(settings), ClipTexts(run_dir), settings)
     return Job(
         read=ShardReader(run_dir, render_digest),
         begin=stage.begin,
@@ -129,33 +127,10 @@ class ShardReader:
                 yield StoredSample(key=key, image=parts["jpg"], sounds=sounds, record=record)
 
 
-class PoolTexts:
-    """Looks up what the pool says of clips; a large pool is held as three columns, not as objects."""
-
-    def __init__(self, run_dir: Place) -> None:
-        self._run_dir = run_dir
-        tables = [table for _, table in read_tables(run_dir / layout.CLIPS, ["clip", "text", "recording"])]
-        self._table = pa.concat_tables(tables).combine_chunks()
-
-    def __call__(self, clips: Collection[str]) -> dict[str, ClipText]:
-        """Find clips.
-
-        Raises:
-            WorkError: the pool does not hold one.
-        """
-        wanted = sorted(set(clips))
-        rows = pc.index_in(pa.array(wanted, pa.string()), self._table["clip"])  # pyright: ignore[reportAttributeAccessIssue]
-        for clip, row in zip(wanted, rows.to_pylist(), strict=True):
-            if row is None:
-                raise WorkError(f"{self._run_dir}: the pool holds no clip {clip!r} although a shard uses it")
-        found = self._table.take(rows).to_pylist()
-        return {row["clip"]: ClipText(label=row["text"], recording=row["recording"]) for row in found}
-
-
 class FeatureStage:
     """Decodes a window ahead in threads, and encodes windows to training samples."""
 
-    def __init__(self, networks: "FeatureNetworks", texts: PoolTexts, settings: Features) -> None:
+    def __init__(self, networks: "FeatureNetworks", texts: ClipTexts, settings: Features) -> None:
         self._networks = networks
         self._texts = texts
         self._size = settings.size

@@ -3,7 +3,7 @@
 Every rule of the draw is in `sonify.retrieval.candidates`; this module brings concepts and pool together.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 
@@ -14,19 +14,96 @@ from sonify.captions.words import find_discard_words
 from sonify.config import Config
 from sonify.engine.job import Job
 from sonify.errors import InputError
-from sonify.io.tables import TableWriter, read_tables
+from sonify.io.places import stems
+from sonify.io.tables import TableWriter, read_rows, read_tables
 from sonify.io.write import Transaction
 from sonify.keys import escape_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
-from sonify.retrieval.candidates import Ranking, draw_position
+from sonify.pool import clip_columns
+from sonify.retrieval.candidates import Ranking, SplitPool, draw_position, load_pool
 from sonify.retrieval.encoders import query_text
-from sonify.retrieval.pool import SplitPool, load_pool
-from sonify.rows import Concept, Pair, Reason, Rejected, SourceClip
+from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
-from sonify.stages.scenes import Heard, ImageScenes, Scene, is_other_medium, read_scenes, scenes_of
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
 THREADS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What one extractor heard in an image, and the check of it where there is one."""
+
+    concepts: ImageConcepts
+    check: CheckedImage | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageScenes:
+    """What each extractor heard in one image; an extractor that heard nothing is absent."""
+
+    key: str
+    by_extractor: Mapping[str, Heard]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A scene to be drawn: `heard` is None where its extractor heard nothing; `concepts` are those to draw for."""
+
+    name: str
+    heard: Heard | None
+    concepts: tuple[Concept, ...]
+
+
+def read_scenes(config: Config, unit: str) -> Iterator[ImageScenes]:
+    """Merge the extractors' tables of a unit, all sorted by key, into one row an image."""
+    tables = {extractor.name: _read_heard(config, extractor.name, unit) for extractor in config.concepts.extractors}
+    heads = {name: head for name, rows in tables.items() if (head := next(rows, None))}
+    while heads:
+        key = min(head.concepts.image for head in heads.values())
+        heard = {name: head for name, head in heads.items() if head.concepts.image == key}
+        yield ImageScenes(key=key, by_extractor=heard)
+        for name in heard:
+            following = next(tables[name], None)
+            if following is None:
+                del heads[name]
+            else:
+                heads[name] = following
+
+
+def _read_heard(config: Config, extractor: str, unit: str) -> Iterator[Heard]:
+    """An extractor's rows with their checks; what could not be checked left there."""
+    rows = read_rows(config.run_dir / layout.concepts(extractor, unit), ImageConcepts)
+    if not config.concepts.check:
+        yield from (Heard(concepts=row, check=None) for row in rows)
+        return
+    checks = read_rows(config.run_dir / layout.checks(extractor, unit), CheckedImage)
+    for check in checks:  # both are in the order of keys, and each check is of one of the rows
+        yield Heard(concepts=next(row for row in rows if row.image == check.image), check=check)
+
+
+def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
+    """The scenes of an image under their names."""
+    draws = config.retrieval.draws
+    heard = [image.by_extractor.get(e.name) for e in config.concepts.extractors for _ in range(draws)]
+    return tuple(
+        Scene(name=name, heard=found, concepts=confirmed(config, found) if found else ())
+        for name, found in zip(config.scenes, heard, strict=True)
+    )
+
+
+def confirmed(config: Config, heard: Heard) -> tuple[Concept, ...]:
+    """The concepts that the check leaves: all where there is none, none where the image is of another medium."""
+    if heard.check is None:
+        return heard.concepts.concepts
+    if is_other_medium(config, heard.check):
+        return ()
+    kept = {verdict.concept for verdict in heard.check.concepts if verdict.confirmed}
+    return tuple(concept for concept in heard.concepts.concepts if concept.concept in kept)
+
+
+def is_other_medium(config: Config, check: CheckedImage) -> bool:
+    """Whether the model said what the image is, and it is not one of `concepts.media`."""
+    return check.medium not in ("", *config.concepts.media)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +130,9 @@ def check_splits(config: Config) -> None:
     Raises:
         InputError: a split may have images but has no recording, or there is no clip at all.
     """
-    tables = [table for _, table in read_tables(config.run_dir / layout.CLIPS, ["split"])]
-    if not tables:
+    if not stems(config.run_dir / layout.CLIPS):
         return  # concepts can be found before there is a pool
-    present = {split for table in tables for split in table["split"].unique().to_pylist()}
+    present = set(clip_columns(config.run_dir, ["split"])["split"].unique().to_pylist())
     if not present:
         raise InputError("audio.sources: no recording gave a clip, so there is nothing to draw from")
     share = config.images.validation

@@ -23,9 +23,8 @@ from sonify.io.places import check_mounted, child, is_file, read_ahead
 from sonify.io.tables import TableWriter, read_rows
 from sonify.io.write import Transaction
 from sonify.media.mixing import gain_to_target_db
-from sonify.retrieval.candidates import Ranking
+from sonify.retrieval.candidates import Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
-from sonify.retrieval.pool import SplitPool, load_pool
 from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
 from sonify.sources.userfiles import exclusion_names, read_exclusions
@@ -53,7 +52,7 @@ class PublishedImage:
         return self.scenes[0].image
 
 
-def load_scenes(config: Config) -> Job:
+def published_job(config: Config) -> Job:
     """The stage that reads published scenes. Accounting counts (image, scene); none is rejected."""
     folder = published_folder(config)
     return Job(
@@ -153,7 +152,7 @@ class SceneSink:
         self._table.close()
 
 
-def load_pairs(config: Config) -> Job:
+def adopt_job(config: Config) -> Job:
     """The pairing stage of a published dataset. Accounting counts (image, scene)."""
     assert config.published is not None
     pool = load_pool(config.run_dir, config.retrieval, THREADS) if config.published.missing == "repair" else {}

@@ -2,30 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from hashlib import sha256
 from itertools import groupby
-
-import numpy as np
 
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.job import Job
-from sonify.errors import WorkError
 from sonify.io.commits import canonical_json
-from sonify.io.places import on_this_machine
-from sonify.io.tables import TableWriter, read_rows, read_tables
+from sonify.io.tables import TableWriter, read_rows
 from sonify.io.tars import TarWriter
 from sonify.io.write import Transaction
 from sonify.media.audio import encode_flac
 from sonify.media.mixing import mix_clips, pcm_sha256
 from sonify.media.pixels import UnreadableImage, to_jpeg
+from sonify.pool import ClipSamples
 from sonify.rows import Pair, Reason, Rejected, Render, SourceImage
 from sonify.sources.images import join_images, listed_images
-from sonify.stores import Place
-
-# Of a pool's files, as many stay mapped: a process may not open all of a large pool's at once.
-OPEN_FILES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +56,7 @@ def render_job(config: Config) -> Job:
     )
     return Job(
         read=lambda unit: read_paired_sources(config, unit),
-        process=RenderStage(rendering, ClipStore(config.run_dir)),
+        process=RenderStage(rendering, ClipSamples(config.run_dir)),
         open_sink=lambda unit, transaction, _rejects: ShardSink(transaction, unit),
         batch_rows=8,
         scenes=config.scenes,
@@ -84,39 +76,10 @@ def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Re
             yield PairedSource(key=image.key, image=image, pairs=pairs)
 
 
-class ClipStore:
-    """Reads one clip's samples at a time, through memory-mapped files."""
-
-    def __init__(self, run_dir: Place) -> None:
-        self._run_dir = run_dir
-        tables = list(read_tables(run_dir / layout.CLIPS, ["clip"]))
-        self._units = [unit for unit, _ in tables]
-        self._place = {
-            clip: (number, row)
-            for number, (_, table) in enumerate(tables)
-            for row, clip in enumerate(table["clip"].to_pylist())
-        }
-        self._open = lru_cache(OPEN_FILES)(self._map)
-
-    def _map(self, unit: str) -> np.ndarray:
-        return np.load(on_this_machine(self._run_dir / layout.audio(unit)), mmap_mode="r")
-
-    def __getitem__(self, clip: str) -> np.ndarray:
-        """The (S,) int16 samples of a clip.
-
-        Raises:
-            WorkError: the pool does not hold it.
-        """
-        if clip not in self._place:
-            raise WorkError(f"{self._run_dir}: the pool holds no clip {clip!r} although a pair uses it")
-        number, row = self._place[clip]
-        return self._open(self._units[number])[row]
-
-
 class RenderStage:
     """Mixes the scenes of images and packs them into samples."""
 
-    def __init__(self, rendering: Rendering, clips: ClipStore) -> None:
+    def __init__(self, rendering: Rendering, clips: ClipSamples) -> None:
         self._rendering = rendering
         self._clips = clips
 

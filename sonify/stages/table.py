@@ -24,8 +24,8 @@ from sonify.engine.job import Stage
 from sonify.io.places import read_whole
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
-from sonify.stages import checks, concepts, copies, embeddings, features, pair, pool, render, vlm_concepts
-from sonify.stages.published import load_pairs, load_scenes
+from sonify.stages import checks, copies, embeddings, features, make_pool, name_concepts, pair, render
+from sonify.stages.published import adopt_job, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
 from sonify.vlm.ask import CHECK_VERSION, PROMPT_VERSION
@@ -100,14 +100,14 @@ def _published_stages(config: Config, published: Published, pick: Pick) -> tuple
         version=1,
         listing="concepts",
         settings=of_folder | pick("images.kind", "images.path"),
-        load=lambda: load_scenes(config),
+        load=lambda: published_job(config),
     )
     compared = Stage(
         name="copies",
         version=1,
         listing="copies",
         settings=of_folder,
-        load=lambda: copies.load(config),
+        load=lambda: copies.copies_job(config),
         upstream_whole=("pool",),
     )
     drawn = pick("seed", "retrieval") | _encoder_settings(config) | {"threads": pair.THREADS}
@@ -119,7 +119,7 @@ def _published_stages(config: Config, published: Published, pick: Pick) -> tuple
         | pick("published.missing", "mix.max_gain_db")
         | {"images.exclude": _content(config.images.exclude)}
         | (drawn if repairs else {}),
-        load=lambda: load_pairs(config),
+        load=lambda: adopt_job(config),
         **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
         check=lambda: copies.check_copies(config),
         upstream=(found.key,),
@@ -143,7 +143,7 @@ def _pool(config: Config, pick: Pick) -> Stage:
         version=2,
         listing="pool",
         settings=pick("seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
-        load=lambda: pool.pool_job(config.run_dir, config.audio, config.seed),
+        load=lambda: make_pool.pool_job(config.run_dir, config.audio, config.seed),
     )
 
 
@@ -153,7 +153,7 @@ def _embeddings(config: Config) -> Stage:
         version=1,
         listing="pool",
         settings=_encoder_settings(config, "weight"),  # a hybrid's spaces are embedded apart
-        load=lambda: embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder),
+        load=lambda: embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder),
         **_encoder_resources(config.retrieval.encoder),
         upstream=("pool",),
         rows_expected=lambda upstream: upstream[0].clips_out,
@@ -181,7 +181,7 @@ def _features(config: Config, pick: Pick, settings: Features, render_digest: str
         version=1,
         listing="concepts",
         settings=picked,
-        load=lambda: features.load_features(config.run_dir, settings, config.scenes, render_digest),
+        load=lambda: features.features_job(config.run_dir, settings, config.scenes, render_digest),
         upstream=("render",),
         rows_expected=lambda upstream: upstream[0].rows_out,
         num_cpus=settings.cpus,
@@ -210,15 +210,15 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
             **common,
             version=2,
             settings=settings | _extractor_settings(extractor) | {"concepts.extractors.file": captions},
-            load=lambda: concepts.captions_job(config, extractor),
+            load=lambda: name_concepts.captions_job(config, extractor),
         )
     return Stage(
         **common,
         **_model_resources(extractor),
-        units_answered=vlm_concepts.recorded(config, extractor).units_answered,
+        units_answered=name_concepts.asked_for_concepts(config, extractor).units_answered,
         version=1,
         settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
-        load=lambda: vlm_concepts.load(config, extractor),
+        load=lambda: name_concepts.vlm_job(config, extractor),
     )
 
 
@@ -230,10 +230,10 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         version=1,
         listing="concepts",
         settings=pick("seed") | _extractor_settings(checker) | {"check": CHECK_VERSION},
-        load=lambda: checks.load(config, extractor),
+        load=lambda: checks.check_job(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows_out,
-        units_answered=checks.recorded(config, extractor).units_answered,
+        units_answered=checks.asked_in_check(config, extractor).units_answered,
         **_model_resources(checker),
     )
 

@@ -26,9 +26,9 @@ from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import pcm_sha256
+from sonify.pool import ClipSamples
 from sonify.rows import Clip, Pair, Render
 from sonify.run import run
-from sonify.stages.render import ClipStore
 from tests.builders import hash_run, picture, write_photos, write_sounds
 from tests.dataset.folders import pair, record, source, statistics
 from tests.servers import running_store
@@ -125,7 +125,7 @@ def test_every_rendered_scene_is_published_with_what_rendering_did(root, publish
 
 def test_just_the_clips_that_are_heard_are_published_with_their_fingerprints(root, published):
     pool = {row.clip: row for row in rows_of(root / "run" / "pool" / "clips", Clip)}
-    store = ClipStore(root / "run")
+    store = ClipSamples(root / "run")
     clips = rows_of(published / "clips", PublishedClip)
     assert {clip.clip for clip in clips} == {s.clip for row in pairs_of(published) for s in row.sources}
     for clip in clips:

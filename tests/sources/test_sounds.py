@@ -15,7 +15,7 @@ from sonify.io.write import sha256_of
 from sonify.rows import NOT_FAULTS, Clip, Reason, Rejected
 from sonify.run import run
 from sonify.sources.sounds import list_sounds
-from sonify.stages.pool import PoolStage
+from sonify.stages.make_pool import PoolStage
 from tests.builders import write_photos, write_tar
 from tests.sources.recordings import audio_of, put, real_recording
 

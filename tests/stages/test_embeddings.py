@@ -11,11 +11,12 @@ from sonify.errors import TransientError, WorkError
 from sonify.io.tables import read_rows
 from sonify.io.write import remove
 from sonify.media.clips import cut_recording
+from sonify.retrieval.candidates import read_pool
 from sonify.retrieval.encoders import load_encoder
-from sonify.retrieval.pool import read_pool
 from sonify.rows import Clip, Rejected, SoundRef
-from sonify.stages import embeddings, pool
+from sonify.stages import embeddings
 from sonify.stages.embeddings import EmbeddingKey
+from sonify.stages.make_pool import pool_job
 from tests.builders import small_config, sound_row, tone, write_sound, write_table
 from tests.tiny_networks import tiny_clap
 
@@ -56,12 +57,12 @@ def do(config, stage, job):
 def make_pool(config):
     refs = [sound_row(path.name) for path in sorted(config.audio.sources[0].path.iterdir())]
     write_table(config.run_dir / layout.listing("pool", UNIT), SoundRef, refs)
-    do(config, "pool", pool.pool_job(config.run_dir, config.audio, config.seed))
+    do(config, "pool", pool_job(config.run_dir, config.audio, config.seed))
     return list(read_rows(config.run_dir / layout.clips(UNIT), Clip))
 
 
 def embed(config):
-    do(config, "embeddings", embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder))
+    do(config, "embeddings", embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder))
     parts = load_encoder(config.retrieval.encoder).parts
     return [np.load(config.run_dir / layout.embeddings(part.id, UNIT)) for part in parts]
 
@@ -89,7 +90,7 @@ def test_each_clip_is_heard_at_48_khz_without_its_padding(tmp_path, folder, soun
 def test_a_recording_is_decoded_once_though_windows_cut_it(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
-    job = embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder)
+    job = embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder)
     whole = [row.vectors[0] for row in job.process(list(job.read(UNIT)))]  # pyright: ignore[reportAttributeAccessIssue]
     one_by_one = []
     for row in job.read(UNIT):
@@ -196,7 +197,7 @@ def test_a_recording_that_ends_earlier_is_named(tmp_path, folder, sounds):
 def test_a_disk_that_is_gone_leaves_the_unit_undone(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
-    job = embeddings.load_embeddings(config.run_dir, config.audio, config.retrieval.encoder)
+    job = embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder)
     shutil.rmtree(sounds)
     with pytest.raises(TransientError, match="mounted"):
         do(config, "embeddings", job)

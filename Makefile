@@ -31,6 +31,7 @@ check: $(FULL)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 format: $(FULL)
 	$(BIN)/ruff format .

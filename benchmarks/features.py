@@ -8,9 +8,8 @@ say how many images and sounds a second go through networks of the published siz
 rate changes with bfloat16. A CPU takes a minute or two; a GPU is measured where `--device cuda` asks for one.
 """
 
-import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +21,8 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 from benchmarks.measure import interleaved, report
 from sonify.features.ast import AstFeatures, AstLogMel
 from sonify.features.vae import encode
-from sonify.models.loading import computing
+from sonify.models.loading import choose_device, computing
+from sonify.terminal import Parser, run_command
 
 RATE_HZ, SECONDS, SOUNDS = 16_000, 5, 32
 ON_CPU, ON_GPU = 1, 16  # images or sounds at once, as the stage has them
@@ -92,15 +92,20 @@ def measure_networks(device: torch.device, size: int) -> None:
     compare_precisions("features_vae", looking, count, size=size, **where)
 
 
-def main() -> None:
-    logging.set_verbosity_error()  # diffusers warns of every cast
-    parser = argparse.ArgumentParser()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="benchmarks.features", description="Front ends and precisions of the training features.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", type=int, default=256)
-    arguments = parser.parse_args()
-    compare_front_ends()
-    measure_networks(torch.device(arguments.device), arguments.size)
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        logging.set_verbosity_error()  # diffusers warns of every cast
+        compare_front_ends()
+        measure_networks(choose_device(arguments.device), arguments.size)
+
+    return run_command("benchmarks.features", work)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

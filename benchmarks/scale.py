@@ -9,7 +9,6 @@ processor time of the driver a unit (all stages), and the resident memory of the
 MB, at a tenth of the run and at its most in the last tenth. docs/scale.md says what follows for a billion images.
 """
 
-import argparse
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from sonify.io.tars import TarWriter
 from sonify.io.write import FileRecord
 from sonify.run import run
 from sonify.stages.table import stages_of
+from sonify.terminal import Parser, run_command
 
 NODES = 2
 OBJECT_STORE_BYTES = 80 << 20
@@ -46,20 +46,24 @@ SAMPLE_SEC = 0.5
 STAGES = ("pool", "embeddings", "concepts/captions", "pair", "render")
 
 
-def main() -> None:
-    """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="benchmarks.scale", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--unit", type=int, default=1000)
     parser.add_argument("--plan", type=int, help="units")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.plan:
-            print(json.dumps(measure_plan(Path(folder), arguments.plan)))
-            return
-        write_sounds(Path(folder) / "sounds")
-        for images in arguments.images:
-            print(json.dumps(measure_run(Path(folder), images, arguments.unit)), flush=True)
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if arguments.plan:
+                print(json.dumps(measure_plan(Path(folder), arguments.plan)))
+                return
+            write_sounds(Path(folder) / "sounds")
+            for images in arguments.images:
+                print(json.dumps(measure_run(Path(folder), images, arguments.unit)), flush=True)
+
+    return run_command("benchmarks.scale", work)
 
 
 def measure_run(root: Path, images: int, unit: int) -> dict[str, object]:
@@ -216,4 +220,4 @@ EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # th
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -12,9 +12,8 @@ The losses of all ways are compared over STEPS steps first; every weight takes p
     B  images    C H W  channels, height and width of the latents    T D  times and width of the condition
 """
 
-import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, cast
 
@@ -25,11 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.measure import interleaved, report
+from sonify.models.loading import choose_device
+from sonify.terminal import Parser, run_command
 from train.config import Optimizer, Transformer
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
+from train.metrics import forward_flops, matmul_peak_flops
 from train.model import init_transformer, predict, set_execution
-from train.optimizer import make_optimizer
-from train.throughput import forward_flops, matmul_peak_flops
+from train.pixart import make_optimizer
 
 STEPS = 5
 OPTIMIZER = Optimizer(learning_rate=1e-4, clip_norm=1.0)
@@ -167,16 +168,21 @@ def compare(name: str, setting: Setting, ours: Way, theirs: Way, peak_flops: flo
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="benchmarks.train_step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, help="images of a step")
-    arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("benchmarks.train_step: not measured: --device cuda needs a GPU")
-    setting = GPU if arguments.device == "cuda" else CPU
-    if arguments.batch:
-        setting = Setting(device=setting.device, model=setting.model, tokens=setting.tokens, batch=arguments.batch)
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        setting = GPU if choose_device(arguments.device).type == "cuda" else CPU
+        measure(replace(setting, batch=arguments.batch) if arguments.batch else setting)
+
+    return run_command("benchmarks.train_step", work)
+
+
+def measure(setting: Setting) -> None:
     on_gpu = setting.device.type == "cuda"
     peak = matmul_peak_flops(setting.device, torch.bfloat16 if on_gpu else torch.float32)
     fast, plain, recipe = (make_way(setting, prepare, bf16=on_gpu) for prepare in (ours, as_it_comes, upstream))
@@ -189,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

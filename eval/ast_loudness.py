@@ -4,27 +4,28 @@
 
 Every clip is brought to one loudness and then to each gain (as floats, so that nothing is limited); the mean over time
 of its features is one point. Writes ast_loudness.png and ast_loudness.json, whose summary is explained at
-`eval.neighbours.LoudnessKept`. HuBERT listens twice: to sound as its front end prepares it, at unit variance, which
+`LoudnessKept`. HuBERT listens twice: to sound as its front end prepares it, at unit variance, which
 removes a gain before the network hears it; and to sound as it is, where the group norm over time behind the base
 model's first layer leaves of a gain what its epsilon lets through. Needs both models, and none that makes pictures.
 
-    C  clips, G  gains, B  sounds, S  samples, T D  times and width of features
+    C  clips, G  gains, N = C * G points, clip by clip, B  sounds, S  samples, T D  times and width of features
 """
 
 import argparse
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
 from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
-from eval.figures import COLOURS, plot_intervals
-from eval.neighbours import LoudnessKept, judge_loudness
+from eval.figures import COLOURS, Interval, mean_interval, plot_intervals
 from eval.study import StudyParser, at_least, check_out, read_heard, run_study, write_study
 from sonify.config.config import AST_SECONDS
 from sonify.errors import InputError
@@ -33,7 +34,7 @@ from sonify.media.clips import CutClip
 from sonify.media.mixing import FULL_SCALE, measure_loudness
 from sonify.models.fetch import AST_FILES, Files, check_config, check_processor, check_weights, fetch_model
 from sonify.models.loading import choose_device, load_network, load_part
-from train.sounds import MIN_CLIP_SECONDS, SAMPLE_RATE_HZ, TARGET_LUFS
+from train.windows import MIN_CLIP_SECONDS, SAMPLE_RATE_HZ, TARGET_LUFS
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +45,53 @@ MAX_GAIN_DB = 60
 GAINS_DB = (-12.0, -9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0, 12.0)
 
 Features = Callable[[np.ndarray], torch.Tensor]  # (B, S) float32 to (B, T, D)
+# Distances this close to the smallest, as a share of the mean between clips, are ties, and each of them has its part of
+# the neighbour: where features keep no loudness, points of one clip differ by rounding alone, which must not decide.
+TIE = 1e-4
 
 
-def load_hubert(model: str, revision: str | None, device: torch.device) -> tuple[HubertModel, Wav2Vec2FeatureExtractor]:
-    """Load a HuBERT of transformers with its front end.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """The nearest point of all the others: of which clip, at which gain."""
 
-    Raises:
-        InputError: it cannot be had, or is another model.
+    clip: int
+    gain_db: float
+    nearest_clip: int
+    nearest_gain_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoudnessKept:
+    """What the neighbours of all clips at all gains tell; intervals are over clips.
+
+    same_gain: how often the nearest point of another clip has the query's gain; 1 where features keep loudness so
+        well that it tells points of one loudness from all others, `same_gain_chance` where they keep none.
+    gain_error_db: how far the gains of such two lie apart; `gain_error_chance_db` where loudness is not kept.
+    same_clip: how often the nearest of all other points is of the query's own clip.
+    recall: by the difference of gain, how often a clip is its own nearest among all clips at the other gain.
+    displacement: by the difference of gain, the distance to the clip itself over the mean distance between clips; 0
+        where features keep no loudness.
     """
+
+    same_gain: Interval
+    same_gain_chance: float
+    gain_error_db: Interval
+    gain_error_chance_db: float
+    same_clip: Interval
+    recall: dict[float, Interval]
+    displacement: dict[float, Interval]
+
+
+def load_hubert(
+    model: str, revision: str | None, device: torch.device
+) -> tuple[HubertModel, Wav2Vec2FeatureExtractor, str]:
+    """Load a HuBERT of transformers with its front end; returns its commit or digest as well."""
     fetched = fetch_model(model, revision, HUBERT_FILES)
     network = cast(HubertModel, load_network(HubertModel, fetched, device, torch.float32))
     extractor: Wav2Vec2FeatureExtractor = load_part(Wav2Vec2FeatureExtractor, fetched)
     if extractor.sampling_rate != SAMPLE_RATE_HZ:
         raise InputError(f"{model}: expected a front end of {SAMPLE_RATE_HZ} Hz, found {extractor.sampling_rate}")
-    return network, extractor
+    return network, extractor, fetched.identity
 
 
 def hubert_features(network: HubertModel, normalise: Callable[[np.ndarray], np.ndarray] | None) -> Features:
@@ -89,6 +123,81 @@ def mean_features(features: Features, clips: Sequence[CutClip], gains_db: Sequen
     return np.stack(rows)
 
 
+def judge_loudness(
+    features_CGD: np.ndarray, gains_db: Sequence[float], seed: int
+) -> tuple[LoudnessKept, list[Neighbour]]:
+    """Judge one vector for each clip at each gain; distances are Euclidean, in float64."""
+    C, G, _ = features_CGD.shape
+    if C < 2 or G < 2 or len(gains_db) != G:
+        raise ValueError(f"expected two clips and two gains at least, found {C} clips, {G} of {len(gains_db)} gains")
+    points_ND = features_CGD.reshape(C * G, -1).astype(np.float64)
+    distances_CGCG = cdist(points_ND, points_ND).reshape(C, G, C, G)
+    between = float(distances_CGCG[~_own_clip(distances_CGCG)].mean())
+    if not between > 0:
+        raise ValueError("the features of all clips are the same")
+    tie = TIE * between
+    gains_G = np.asarray(gains_db, np.float64)
+
+    apart_GG = np.abs(gains_G[:, None] - gains_G[None, :])
+    by_gain_CGG = _weights(np.where(_own_clip(distances_CGCG), np.inf, distances_CGCG), tie).sum(axis=2)
+    others_CGCG = np.where(_itself(distances_CGCG), np.inf, distances_CGCG)
+    own_CGG = np.einsum("cgch->cgh", distances_CGCG)
+
+    def interval(values_CG: np.ndarray) -> Interval:
+        return mean_interval(values_CG.mean(axis=1), seed)
+
+    kept = LoudnessKept(
+        same_gain=interval(np.einsum("cgg->cg", by_gain_CGG)),
+        same_gain_chance=1 / G,
+        gain_error_db=interval((by_gain_CGG * apart_GG).sum(axis=2)),
+        gain_error_chance_db=float(apart_GG.mean()),
+        same_clip=interval(np.einsum("cgch->cg", _weights(others_CGCG, tie))),
+        recall=_by_difference(_recall(distances_CGCG, tie), gains_G, interval),
+        displacement=_by_difference(own_CGG / between, gains_G, interval),
+    )
+    return kept, _nearest(others_CGCG, gains_db)
+
+
+def _own_clip(distances_CGCG: np.ndarray) -> np.ndarray:
+    """Where both points are of one clip, broadcast to all gains."""
+    C = len(distances_CGCG)
+    return np.broadcast_to(np.eye(C, dtype=bool)[:, None, :, None], distances_CGCG.shape)
+
+
+def _itself(distances_CGCG: np.ndarray) -> np.ndarray:
+    C, G = distances_CGCG.shape[:2]
+    return np.eye(C * G, dtype=bool).reshape(C, G, C, G)
+
+
+def _weights(distances_CGCG: np.ndarray, tie: float) -> np.ndarray:
+    """For each query one, shared by those that are nearest."""
+    nearest = distances_CGCG <= distances_CGCG.min(axis=(2, 3), keepdims=True) + tie
+    return nearest / nearest.sum(axis=(2, 3), keepdims=True)
+
+
+def _recall(distances_CGCG: np.ndarray, tie: float) -> np.ndarray:
+    """(C, G, G): whether clip c at gain g is its own nearest among all clips at gain h."""
+    nearest = distances_CGCG <= distances_CGCG.min(axis=2, keepdims=True) + tie
+    return np.einsum("cgch->cgh", nearest / nearest.sum(axis=2, keepdims=True))
+
+
+def _by_difference(
+    values_CGG: np.ndarray, gains_G: np.ndarray, interval: Callable[[np.ndarray], Interval]
+) -> dict[float, Interval]:
+    apart_GG = np.round(np.abs(gains_G[:, None] - gains_G[None, :]), 6)
+    differences = sorted(set(apart_GG.ravel().tolist()) - {0.0})
+    return {difference: interval(values_CGG[:, apart_GG == difference]) for difference in differences}
+
+
+def _nearest(distances_CGCG: np.ndarray, gains_db: Sequence[float]) -> list[Neighbour]:
+    C, G = distances_CGCG.shape[:2]
+    nearest_N = distances_CGCG.reshape(C * G, C * G).argmin(axis=1)
+    return [
+        Neighbour(clip=n // G, gain_db=gains_db[n % G], nearest_clip=int(m) // G, nearest_gain_db=gains_db[int(m) % G])
+        for n, m in enumerate(nearest_N)
+    ]
+
+
 def draw(kept: Mapping[str, LoudnessKept]) -> Figure:
     """Recall and displacement by the difference of gain; how often the neighbour among other clips has the gain."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
@@ -118,11 +227,7 @@ def draw(kept: Mapping[str, LoudnessKept]) -> Figure:
 
 
 def check_gains(gains_db: Sequence[float]) -> list[float]:
-    """The gains in ascending order.
-
-    Raises:
-        InputError: fewer than two different ones, or one that is no number.
-    """
+    """The gains in ascending order."""
     if not all(abs(gain_db) <= MAX_GAIN_DB for gain_db in gains_db) or len(set(gains_db)) < 2:
         raise InputError(
             f"--gains-db: expected two different numbers at least, from -{MAX_GAIN_DB} to {MAX_GAIN_DB}, found"
@@ -136,7 +241,7 @@ def _load(arguments: argparse.Namespace) -> tuple[dict[str, Features], dict[str,
     device = choose_device("auto")
     fetched_ast = fetch_model(arguments.ast, arguments.ast_revision, AST_FILES)
     ast, ast_extractor = load_ast(fetched_ast, device, torch.float32)
-    hubert, hubert_extractor = load_hubert(arguments.hubert, arguments.hubert_revision, device)
+    hubert, hubert_extractor, hubert_identity = load_hubert(arguments.hubert, arguments.hubert_revision, device)
 
     def normalise(audio_S: np.ndarray) -> np.ndarray:
         normalised: list[np.ndarray] = hubert_extractor.zero_mean_unit_var_norm([audio_S], attention_mask=None)  # pyright: ignore[reportArgumentType] - None is "all samples"
@@ -147,11 +252,7 @@ def _load(arguments: argparse.Namespace) -> tuple[dict[str, Features], dict[str,
         "HuBERT, normalised": hubert_features(hubert, normalise),
         "HuBERT, as it is": hubert_features(hubert, None),
     }
-    identities = {
-        "ast_identity": fetched_ast.identity,
-        "hubert_identity": fetch_model(arguments.hubert, arguments.hubert_revision, HUBERT_FILES).identity,
-    }
-    return features, identities
+    return features, {"ast_identity": fetched_ast.identity, "hubert_identity": hubert_identity}
 
 
 def _judge(
@@ -170,8 +271,7 @@ def _judge(
     return kept, items
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study and return its exit code."""
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = StudyParser("eval.ast_loudness", "How much loudness do AST's features keep, against HuBERT's?")
     parser.add_argument("--audio", type=Path, nargs="+", required=True, help="recordings, two at least")
     parser.add_argument(
@@ -191,31 +291,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ast-revision", help="of a hub id")
     parser.add_argument("--hubert", default=HUBERT, help="hub id or folder (default: %(default)s)")
     parser.add_argument("--hubert-revision", help="of a hub id; one that has safetensors")
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def _read(arguments: argparse.Namespace) -> list[CutClip]:
+    """Check the arguments, make the folder of the results, and read all sounds."""
+    paths = arguments.audio
+    if len(paths) < 2:
+        raise InputError(f"--audio: expected two sounds at least, found {len(paths)}: no neighbour to find")
+    if not MIN_CLIP_SECONDS <= arguments.clip_seconds <= AST_SECONDS:  # a longer clip only HuBERT would hear whole
+        raise InputError(
+            f"--clip-seconds: expected {MIN_CLIP_SECONDS} to {AST_SECONDS}, found {arguments.clip_seconds:g}"
+        )
+    at_least("--seed", arguments.seed, 0)
+    check_out(arguments.out)
+    return [read_heard(path, arguments.clip_seconds) for path in paths]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study and return its exit code."""
+    arguments = _parse(argv)
 
     def work() -> None:
         gains_db = check_gains(arguments.gains_db)
-        paths = arguments.audio
-        if len(paths) < 2:
-            raise InputError(f"--audio: expected two sounds at least, found {len(paths)}: no neighbour to find")
-        if not MIN_CLIP_SECONDS <= arguments.clip_seconds <= AST_SECONDS:  # a longer clip only HuBERT would hear whole
-            raise InputError(
-                f"--clip-seconds: expected {MIN_CLIP_SECONDS} to {AST_SECONDS}, found {arguments.clip_seconds:g}"
-            )
-        at_least("--seed", arguments.seed, 0)
-        check_out(arguments.out)
-        clips = [read_heard(path, arguments.clip_seconds) for path in paths]
+        clips = _read(arguments)
         features, identities = _load(arguments)
         judged = {}
         for name, of_model in features.items():
             log.info("listening to %s clips at %s gains: %s", f"{len(clips):,}", len(gains_db), name)
-            judged[name] = _judge(of_model, clips, gains_db, paths, arguments.seed)
+            judged[name] = _judge(of_model, clips, gains_db, arguments.audio, arguments.seed)
         kept = {name: summary for name, (summary, _) in judged.items()}
         settings = {"ast": arguments.ast, "hubert": arguments.hubert, **identities, "seed": arguments.seed}
-        facts = {"audio": paths, "gains_db": gains_db, "lufs": TARGET_LUFS, "clip_seconds": arguments.clip_seconds}
+        heard = {"audio": arguments.audio, "gains_db": gains_db, "lufs": TARGET_LUFS}
         result = {
             "study": "ast_loudness",
-            "settings": settings | facts,
+            "settings": settings | heard | {"clip_seconds": arguments.clip_seconds},
             "items": {name: items for name, (_, items) in judged.items()},
             "summary": kept,
         }

@@ -21,14 +21,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import spearmanr
 
-from eval.figures import image_grid, plot_intervals
-from eval.intervals import Interval, mean_interval
-from eval.scores import check_labels
-from eval.studio import Studio, check_arguments, open_studio
-from eval.study import PictureParser, label_sounds, read_heard, run_study, write_study
+from eval.figures import Interval, image_grid, mean_interval, plot_intervals
+from eval.studio import PictureParser, Studio, check_arguments, check_labels, open_studio
+from eval.study import label_sounds, read_heard, run_study, write_study
 from sonify.errors import InputError
 from sonify.media.clips import CutClip
-from train.sounds import TARGET_LUFS, make_windows
+from train.windows import TARGET_LUFS, make_windows
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +44,7 @@ def correlate(gains_db: Sequence[float], scores_GB: np.ndarray) -> list[float]:
 
 
 def check_gains(gains_db: Sequence[float]) -> list[float]:
-    """The gains in ascending order.
-
-    Raises:
-        InputError: fewer than three different ones, which have no meaningful order, or one that is no number.
-    """
+    """The gains in ascending order."""
     if not all(math.isfinite(gain_db) for gain_db in gains_db):
         raise InputError(f"--gains-db: expected finite numbers, found {' '.join(map(str, gains_db))}")
     if len(set(gains_db)) < 3:

@@ -8,11 +8,13 @@ taken: FOLDER/<room>/ holds those of one room. All are brought to one loudness. 
 reverberation.json with the class scores of the sound and of each room, and the distances of the features between
 rooms. Needs a released model and a CLIP.
 
-    B  images (one a seed and recording), L  labels (the sound, then the rooms), R  rooms, T D  times and width
+    B  images (one a seed and recording), L  labels (the sound, then the rooms), R  rooms, S  samples, T D  times and
+    width
 """
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,29 +22,87 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyroomacoustics
 from matplotlib.figure import Figure
 from PIL import Image
+from pyroomacoustics.experimental import measure_rt60
+from scipy.signal import fftconvolve
 from scipy.spatial.distance import cdist
 
-from eval.figures import image_grid, plot_intervals
-from eval.intervals import Interval, mean_interval
-from eval.rooms import ROOMS, reverberate, reverberation_time_sec, room_response
-from eval.scores import check_labels
-from eval.studio import Studio, check_arguments, open_studio
-from eval.study import PictureParser, label_sounds, read_heard, run_study, spoken, write_study
+from eval.figures import Interval, image_grid, mean_interval, plot_intervals
+from eval.studio import PictureParser, Studio, check_arguments, check_labels, open_studio
+from eval.study import label_sounds, read_heard, run_study, spoken, write_study
 from sonify.errors import InputError
 from sonify.media.clips import CutClip
-from train.sounds import SAMPLE_RATE_HZ, TARGET_LUFS, make_windows
+from train.windows import SAMPLE_RATE_HZ, TARGET_LUFS, make_windows
 
 log = logging.getLogger(__name__)
 
 DRY = "no room"
 SHOWN = 4
 CURVES_INCHES = 2.8
+# The level, under a full scale, to which a wall must have taken a sound before its further images are left out.
+DECAY_DB = 60.0
+# The decay that RT60 is told from; at the end of a response, later images are missing.
+MEASURED_DECAY_DB = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Room:
+    """A box of length, width and height in metres, of which every surface takes `absorption` of a sound's energy."""
+
+    name: str
+    size_m: tuple[float, float, float]
+    absorption: float
+
+
+# From dry to a hall: RT60 about 0.3, 0.8, 1.5 and 2.6 s; the study measures them and says so.
+ROOMS = (
+    Room(name="small room", size_m=(4.0, 3.0, 2.5), absorption=0.27),
+    Room(name="classroom", size_m=(9.0, 7.0, 3.0), absorption=0.23),
+    Room(name="church", size_m=(20.0, 12.0, 8.0), absorption=0.26),
+    Room(name="concert hall", size_m=(35.0, 22.0, 12.0), absorption=0.26),
+)
+
+
+def room_response(room: Room, sample_rate_hz: int) -> np.ndarray:
+    """(S,) float64 from a source near one end to an ear near the other, from 2.5 ms before the direct sound on.
+
+    Source: the image-source method, as pyroomacoustics has it.
+    """
+    images = math.ceil(DECAY_DB / (-10 * math.log10(1 - room.absorption)))
+    box = pyroomacoustics.ShoeBox(
+        room.size_m, fs=sample_rate_hz, materials=pyroomacoustics.Material(room.absorption), max_order=images
+    )
+    length, width, height = room.size_m
+    # Off the middle, where the images would coincide.
+    source = [0.31 * length, 0.43 * width, 0.6 * height]
+    ear = [0.72 * length, 0.58 * width, 0.5 * height]
+    box.add_source(source)
+    box.add_microphone(ear)
+    box.compute_rir()
+    assert box.rir is not None
+    travelled = math.floor(math.dist(source, ear) / box.c * sample_rate_hz)
+    return np.asarray(box.rir[0][0], np.float64)[travelled:]
+
+
+def reverberation_time_sec(response_S: np.ndarray, sample_rate_hz: int) -> float:
+    """RT60, from the first 30 dB of the decay after the first 5."""
+    return float(measure_rt60(response_S, fs=sample_rate_hz, decay_db=MEASURED_DECAY_DB))
+
+
+def reverberate(samples_S: np.ndarray, response_S: np.ndarray) -> np.ndarray:
+    """(S,) int16 as heard in the room, as long as before; the tail after its end is not heard.
+
+    The peak is brought to the dry one's, so that rounding loses nothing; mixing sets the loudness.
+    """
+    wet_S = fftconvolve(samples_S.astype(np.float64), response_S)[: samples_S.size]
+    peak = np.abs(samples_S.astype(np.float64)).max()
+    return np.rint(wet_S * (peak / np.abs(wet_S).max())).clip(-32768, 32767).astype(np.int16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Venue:
     """Where something is heard, once or more; the RT60 is known of simulated rooms only, and 0 without a room."""
 
     name: str
@@ -51,36 +111,32 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """What the model makes of a place: its mean feature vector (D,), the pictures and their (B, L) scores."""
+class PaintedVenue:
+    """What the model makes of a venue: its mean feature vector (D,), the pictures and their (B, L) scores."""
 
-    place: Place
+    venue: Venue
     features_D: np.ndarray
     images: list[Image.Image]
     scores_BL: np.ndarray
 
 
-def simulate_places(dry: CutClip) -> list[Place]:
+def simulate_venues(dry: CutClip) -> list[Venue]:
     """The dry sound, then the same in each room."""
-    places = [Place(name=DRY, rt60_sec=0.0, clips=(dry,))]
+    venues = [Venue(name=DRY, rt60_sec=0.0, clips=(dry,))]
     for room in ROOMS:
         response_S = room_response(room, SAMPLE_RATE_HZ)
         wet = replace(dry, samples=reverberate(dry.samples, response_S))
         rt60_sec = reverberation_time_sec(response_S, SAMPLE_RATE_HZ)
-        places.append(Place(name=room.name, rt60_sec=rt60_sec, clips=(wet,)))
-    return places
+        venues.append(Venue(name=room.name, rt60_sec=rt60_sec, clips=(wet,)))
+    return venues
 
 
-def read_places(folder: Path, clip_seconds: float) -> list[Place]:
-    """One place for each folder of recordings.
-
-    Raises:
-        InputError: there are not two folders with recordings, or one cannot be read.
-    """
+def read_venues(folder: Path, clip_seconds: float) -> list[Venue]:
+    """One venue for each folder of recordings."""
     rooms = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if len(rooms) < 2:
         raise InputError(f"--recordings: {folder}: expected a folder for each room, two at least, found {len(rooms)}")
-    return [Place(name=spoken(room), rt60_sec=None, clips=_read_clips(room, clip_seconds)) for room in rooms]
+    return [Venue(name=spoken(room), rt60_sec=None, clips=_read_clips(room, clip_seconds)) for room in rooms]
 
 
 def _read_clips(room: Path, clip_seconds: float) -> tuple[CutClip, ...]:
@@ -90,42 +146,42 @@ def _read_clips(room: Path, clip_seconds: float) -> tuple[CutClip, ...]:
     return tuple(read_heard(path, clip_seconds) for path in files)
 
 
-def listen_and_paint(studio: Studio, place: Place, labels: Sequence[str]) -> Heard:
-    """Every recording of a place, with all seeds."""
-    log.info("painting %s", place.name)
+def listen_and_paint(studio: Studio, venue: Venue, labels: Sequence[str]) -> PaintedVenue:
+    """Every recording of a venue, with all seeds."""
+    log.info("painting %s", venue.name)
     means, images = [], []
-    for clip in place.clips:
+    for clip in venue.clips:
         features_TD = studio.listen(make_windows([[clip]], [0.0], TARGET_LUFS, separate=False)[0].parts_NS)
         means.append(features_TD.mean(axis=0, dtype=np.float64))
         images += studio.paint(features_TD)
     scores_BL = studio.score(images, labels)
-    return Heard(place=place, features_D=np.mean(means, axis=0), images=images, scores_BL=scores_BL)
+    return PaintedVenue(venue=venue, features_D=np.mean(means, axis=0), images=images, scores_BL=scores_BL)
 
 
 def feature_distances(features_RD: np.ndarray) -> np.ndarray:
-    """(R, R): 1 - cosine of the places' mean feature vectors."""
+    """(R, R): 1 - cosine of the venues' mean feature vectors."""
     return cdist(features_RD, features_RD, metric="cosine").clip(min=0)
 
 
-def summarise(heard: Sequence[Heard], labels: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    """For each place the mean score of the sound and of every room, and how far its features are from the first's."""
+def summarise(heard: Sequence[PaintedVenue], labels: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """For each venue the mean score of the sound and of every room, and how far its features are from the first's."""
     distances_RR = feature_distances(np.stack([one.features_D for one in heard]))
     return [
         {
-            "room": one.place.name,
-            "rt60_sec": one.place.rt60_sec,
+            "room": one.venue.name,
+            "rt60_sec": one.venue.rt60_sec,
             "scores": {label: mean_interval(one.scores_BL[:, n], seed) for n, label in enumerate(labels)},
-            "feature_distances": dict(zip([other.place.name for other in heard], distances_R.tolist(), strict=True)),
+            "feature_distances": dict(zip([other.venue.name for other in heard], distances_R.tolist(), strict=True)),
         }
         for one, distances_R in zip(heard, distances_RR, strict=True)
     ]
 
 
-def draw(heard: Sequence[Heard], summary: Sequence[dict[str, Any]], labels: Sequence[str]) -> Figure:
+def draw(heard: Sequence[PaintedVenue], summary: Sequence[dict[str, Any]], labels: Sequence[str]) -> Figure:
     """A row a room; below, the sound's score and the distance from the first room."""
     figure, _ = image_grid(
         [one.images[:SHOWN] for one in heard],
-        [_title(one.place) for one in heard],
+        [_title(one.venue) for one in heard],
         [_captions(one, labels) for one in heard],
         f"{labels[0]}, heard in rooms",
         extra_inches=CURVES_INCHES,
@@ -150,40 +206,40 @@ def draw(heard: Sequence[Heard], summary: Sequence[dict[str, Any]], labels: Sequ
     return figure
 
 
-def _captions(heard: Heard, labels: Sequence[str]) -> list[str]:
+def _captions(heard: PaintedVenue, labels: Sequence[str]) -> list[str]:
     """The scores of the sound and of the room that it is heard in."""
-    shown = [n for n, label in enumerate(labels) if n == 0 or label == heard.place.name]
+    shown = [n for n, label in enumerate(labels) if n == 0 or label == heard.venue.name]
     return ["\n".join(f"{labels[n]} {scores_L[n]:.2f}" for n in shown) for scores_L in heard.scores_BL[:SHOWN]]
 
 
-def _title(place: Place) -> str:
-    return place.name if not place.rt60_sec else f"{place.name}\nRT60 {place.rt60_sec:.1f} s"
+def _title(venue: Venue) -> str:
+    return venue.name if not venue.rt60_sec else f"{venue.name}\nRT60 {venue.rt60_sec:.1f} s"
 
 
-def _items(heard: Sequence[Heard], labels: Sequence[str]) -> list[dict[str, Any]]:
+def _items(heard: Sequence[PaintedVenue], labels: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
-            "room": one.place.name,
-            "recordings": len(one.place.clips),
+            "room": one.venue.name,
+            "recordings": len(one.venue.clips),
             "scores": {label: one.scores_BL[:, n].tolist() for n, label in enumerate(labels)},
         }
         for one in heard
     ]
 
 
-def _read(arguments: argparse.Namespace) -> tuple[list[Place], list[str]]:
-    """Check the arguments and read all sounds; the places, and the labels of the sound and of the rooms."""
+def _read(arguments: argparse.Namespace) -> tuple[list[Venue], list[str]]:
+    """Check the arguments and read all sounds; the venues, and the labels of the sound and of the rooms."""
     clip_seconds = check_arguments(arguments)
     sound = arguments.audio or arguments.recordings
     if arguments.audio:
-        places = simulate_places(read_heard(arguments.audio, clip_seconds))
-        rooms = [place.name for place in places[1:]]
+        venues = simulate_venues(read_heard(arguments.audio, clip_seconds))
+        rooms = [venue.name for venue in venues[1:]]
     else:
-        places = read_places(arguments.recordings, clip_seconds)
-        rooms = [place.name for place in places]
+        venues = read_venues(arguments.recordings, clip_seconds)
+        rooms = [venue.name for venue in venues]
     labels = [*label_sounds([sound], arguments.labels), *rooms]
     check_labels(labels, arguments.others)
-    return places, labels
+    return venues, labels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,9 +251,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        places, labels = _read(arguments)
+        venues, labels = _read(arguments)
         studio, settings = open_studio(arguments)
-        heard = [listen_and_paint(studio, place, labels) for place in places]
+        heard = [listen_and_paint(studio, venue, labels) for venue in venues]
         summary = summarise(heard, labels, arguments.seed)
         facts = {"audio": arguments.audio, "recordings": arguments.recordings, "labels": labels}
         result = {

@@ -20,20 +20,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.figures import image_grid
-from eval.intervals import Interval, mean_interval
-from eval.scores import check_labels
-from eval.studio import Studio, check_arguments, open_studio
-from eval.study import PictureParser, label_sounds, read_heard, run_study, write_study
+from eval.figures import Interval, image_grid, mean_interval
+from eval.studio import PictureParser, Studio, check_arguments, check_labels, open_studio
+from eval.study import label_sounds, read_heard, run_study, write_study
 from sonify.errors import InputError
 from sonify.media.clips import CutClip
-from train.sounds import TARGET_LUFS, make_windows
+from train.windows import TARGET_LUFS, make_windows
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class PaintedSounds:
     """One sound, or two mixed: the labels heard, an image for each seed, and (B, L) scores of all labels."""
 
     heard: tuple[int, ...]
@@ -42,7 +40,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class PairScores:
     """The scores of two concepts in their mixture, and of each in the picture of its own sound and of the other's.
 
     `both` is the smaller of the two scores in a picture: large only where both are to be seen. Intervals are over
@@ -57,21 +55,21 @@ class Pair:
     both_alone: tuple[Interval, Interval]
 
 
-def paint_scenes(studio: Studio, clips: Sequence[CutClip], labels: Sequence[str]) -> list[Scene]:
+def paint_sounds(studio: Studio, clips: Sequence[CutClip], labels: Sequence[str]) -> list[PaintedSounds]:
     """Every sound alone, then every pair."""
     conditions: list[tuple[int, ...]] = [*combinations(range(len(clips)), 1), *combinations(range(len(clips)), 2)]
-    scenes = []
+    painted = []
     for heard in conditions:
         log.info("painting %s", " + ".join(labels[n] for n in heard))
         window = make_windows([[clips[n]] for n in heard], [0.0] * len(heard), TARGET_LUFS, separate=False)[0]
         images = studio.paint(studio.listen(window.parts_NS))
-        scenes.append(Scene(heard=heard, images=images, scores_BL=studio.score(images, labels)))
-    return scenes
+        painted.append(PaintedSounds(heard=heard, images=images, scores_BL=studio.score(images, labels)))
+    return painted
 
 
-def compare_pairs(scenes: Sequence[Scene], labels: Sequence[str], seed: int) -> list[Pair]:
+def compare_pairs(painted: Sequence[PaintedSounds], labels: Sequence[str], seed: int) -> list[PairScores]:
     """What became of both concepts in each mixture."""
-    scores = {scene.heard: scene.scores_BL for scene in scenes}
+    scores = {one.heard: one.scores_BL for one in painted}
 
     def of(heard: tuple[int, ...], label: int) -> Interval:
         return mean_interval(scores[heard][:, label], seed)
@@ -80,7 +78,7 @@ def compare_pairs(scenes: Sequence[Scene], labels: Sequence[str], seed: int) -> 
         return mean_interval(np.minimum(scores[heard][:, a], scores[heard][:, b]), seed)
 
     return [
-        Pair(
+        PairScores(
             labels=(labels[a], labels[b]),
             mixed=(of((a, b), a), of((a, b), b)),
             alone=(of((a,), a), of((b,), b)),
@@ -92,15 +90,15 @@ def compare_pairs(scenes: Sequence[Scene], labels: Sequence[str], seed: int) -> 
     ]
 
 
-def draw(scenes: Sequence[Scene], labels: Sequence[str]) -> Figure:
+def draw(painted: Sequence[PaintedSounds], labels: Sequence[str]) -> Figure:
     """A square: sounds alone on the diagonal, mixtures beside it; below the diagonal, another seed's."""
-    by_heard = {scene.heard: scene for scene in scenes}
+    by_heard = {one.heard: one for one in painted}
     sounds = range(len(labels))
 
     def cell(row: int, column: int) -> tuple[Image.Image, str]:
         heard = tuple(sorted({row, column}))
-        scene, n = by_heard[heard], 1 if row > column else 0
-        return scene.images[n], "\n".join(f"{labels[h]} {scene.scores_BL[n, h]:.2f}" for h in heard)
+        one, n = by_heard[heard], 1 if row > column else 0
+        return one.images[n], "\n".join(f"{labels[h]} {one.scores_BL[n, h]:.2f}" for h in heard)
 
     cells = [[cell(row, column) for column in sounds] for row in sounds]
     figure, axes = image_grid(
@@ -114,13 +112,13 @@ def draw(scenes: Sequence[Scene], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def _items(scenes: Sequence[Scene], labels: Sequence[str]) -> list[dict[str, Any]]:
+def _items(painted: Sequence[PaintedSounds], labels: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
-            "sounds": [labels[n] for n in scene.heard],
-            "scores": {label: scene.scores_BL[:, n].tolist() for n, label in enumerate(labels)},
+            "sounds": [labels[n] for n in one.heard],
+            "scores": {label: one.scores_BL[:, n].tolist() for n, label in enumerate(labels)},
         }
-        for scene in scenes
+        for one in painted
     ]
 
 
@@ -138,14 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         clip_seconds = check_arguments(arguments)
         clips = [read_heard(path, clip_seconds) for path in arguments.audio]
         studio, settings = open_studio(arguments)
-        scenes = paint_scenes(studio, clips, labels)
+        painted = paint_sounds(studio, clips, labels)
         result = {
             "study": "semantic_mixing",
             "settings": settings | {"audio": arguments.audio, "labels": labels, "target_lufs": TARGET_LUFS},
-            "items": _items(scenes, labels),
-            "summary": {"pairs": compare_pairs(scenes, labels, arguments.seed)},
+            "items": _items(painted, labels),
+            "summary": {"pairs": compare_pairs(painted, labels, arguments.seed)},
         }
-        write_study(arguments.out, "semantic_mixing", result, draw(scenes, labels))
+        write_study(arguments.out, "semantic_mixing", result, draw(painted, labels))
 
     return run_study("eval.semantic_mixing", work)
 

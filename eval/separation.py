@@ -24,16 +24,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.figures import image_grid
-from eval.intervals import mean_interval
-from eval.scores import check_labels
-from eval.studio import Studio, check_arguments, open_studio
-from eval.study import PictureParser, label_sounds, read_heard, run_study, spoken, write_study
+from eval.figures import image_grid, mean_interval
+from eval.studio import PictureParser, Studio, check_arguments, check_labels, open_studio
+from eval.study import label_sounds, read_heard, run_study, spoken, write_study
 from sonify.config import Mix
 from sonify.errors import InputError
 from sonify.media.clips import CutClip
 from sonify.media.mixing import FULL_SCALE, gain_to_target_db, measure_loudness, mix_clips
-from train.sounds import SAMPLE_RATE_HZ, TARGET_LUFS, is_heard, make_windows, read_sound
+from train.windows import SAMPLE_RATE_HZ, TARGET_LUFS, is_heard, make_windows, read_sound
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +76,6 @@ def read_stems(folder: Path, clip_seconds: float) -> Sources:
     """A real mixture and its sources, in the first window in which two of them are heard.
 
     One gain brings the mixture to the loudness that the model was trained on; its sources get the same.
-
-    Raises:
-        InputError: there is no recording called `mixture`, or there are not two sources that are heard in it.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     mixtures = [path for path in files if path.stem == MIXTURE]

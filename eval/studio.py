@@ -6,16 +6,95 @@ B  images, N  sounds that are heard one after the other, S  samples, T D  times 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
+import torch
 from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
 
-from eval.scores import OTHERS, Scorer, load_scorer, score_labels
-from eval.study import at_least, check_out
+from eval.study import StudyParser, at_least, check_out
 from sonify.errors import InputError
-from sonify.models.loading import choose_device, choose_dtype
+from sonify.models.fetch import (
+    TOKENIZER,
+    Files,
+    check_config,
+    check_processor,
+    check_tokenizer,
+    check_weights,
+    fetch_model,
+)
+from sonify.models.loading import choose_device, choose_dtype, load_network, load_part
 from train.pipeline import MAX_SEED, AudioPixArtPipeline, load_pipeline, read_settings
+
+CLIP = "openai/clip-vit-base-patch32"
+CLIP_FILES = Files(
+    patterns=(*TOKENIZER, "*.safetensors"), checks=(check_config, check_weights, check_tokenizer, check_processor)
+)
+PROMPT = "a photo of {}"
+BATCH = 32
+# Things without a sound of their own. Probabilities over the sounds' labels alone would add up to one for a picture of
+# nothing as well: noise would score half for each of two sounds.
+OTHERS = ("a plain wall", "an abstract pattern", "a page of text", "furniture", "food", "clothes", "a flower")
+
+
+class Scorer(Protocol):
+    """An independent eye."""
+
+    def __call__(self, images: Sequence[Image.Image], labels: Sequence[str]) -> np.ndarray:
+        """Return (B, L) float64 scores; the larger, the more of the label is in the image."""
+        ...
+
+
+class ClipScorer:
+    """Probabilities of the labels, which add up to one for each image."""
+
+    def __init__(self, network: CLIPModel, processor: CLIPProcessor) -> None:
+        self._network = network.eval()
+        self._processor: Any = processor
+
+    def __call__(self, images: Sequence[Image.Image], labels: Sequence[str]) -> np.ndarray:
+        """As `Scorer`."""
+        texts = [PROMPT.format(label) for label in labels]
+        left = iter(images)
+        rows = [self._score(batch, texts) for batch in iter(lambda: list(islice(left, BATCH)), [])]
+        return np.concatenate(rows)
+
+    @torch.inference_mode()
+    def _score(self, images: list[Image.Image], texts: list[str]) -> np.ndarray:
+        inputs = self._processor(text=texts, images=images, return_tensors="pt", padding=True, truncation=True)
+        logits_BL = self._network(**inputs.to(self._network.device)).logits_per_image
+        return logits_BL.double().softmax(dim=-1).cpu().numpy()
+
+
+def load_scorer(model: str = CLIP, revision: str | None = None) -> tuple[ClipScorer, str]:
+    """Load a CLIP of transformers onto the GPU where there is one; returns its commit or digest as well.
+
+    Raises:
+        InputError: it cannot be had, or is not a CLIP.
+    """
+    fetched = fetch_model(model, revision, CLIP_FILES)
+    network = cast(CLIPModel, load_network(CLIPModel, fetched, choose_device("auto"), torch.float32))
+    return ClipScorer(network, load_part(CLIPProcessor, fetched)), fetched.identity
+
+
+def score_labels(
+    scorer: Scorer, images: Sequence[Image.Image], labels: Sequence[str], others: Sequence[str]
+) -> np.ndarray:
+    """The (B, L) scores of the labels, told apart from each other and from `others`."""
+    check_labels(labels, others)
+    scores_BL = np.asarray(scorer(images, [*labels, *others]), np.float64)
+    assert scores_BL.shape == (len(images), len(labels) + len(others)), scores_BL.shape
+    return scores_BL[:, : len(labels)]
+
+
+def check_labels(labels: Sequence[str], others: Sequence[str]) -> None:
+    """Refuse labels that cannot be told apart, before any image is made."""
+    names = [*labels, *others]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"--labels: {twice!r} is there twice; give each sound a label of its own with --labels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +183,19 @@ def open_studio(arguments: argparse.Namespace) -> tuple[Studio, dict[str, Any]]:
         "others": list(arguments.others),
     }
     return Studio(pipeline, scorer, painting, arguments.others), settings
+
+
+class PictureParser(StudyParser):
+    """The arguments of the studies that make pictures and judge them."""
+
+    def __init__(self, module: str, description: str) -> None:
+        super().__init__(module, description)
+        self.add_argument("--model", type=Path, required=True, help="a released model: the folder of a pipeline")
+        self.add_argument("--seeds", type=int, default=4, help="pictures of each sound (default: %(default)s)")
+        self.add_argument("--guidance", type=float, default=4.5, help="guidance scale (default: %(default)s)")
+        self.add_argument("--steps", type=int, default=20, help="of the sampler (default: %(default)s)")
+        self.add_argument("--batch-size", type=int, default=1, help="pictures made at once (default: %(default)s)")
+        self.add_argument("--labels", nargs="+", help="what each sound is called (default: the names of the files)")
+        self.add_argument("--others", nargs="*", default=OTHERS, help="what else a picture could show")
+        self.add_argument("--scorer", default=CLIP, help="a CLIP: hub id or folder (default: %(default)s)")
+        self.add_argument("--scorer-revision", help="of a hub id; one that has safetensors")

@@ -11,12 +11,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from eval.scores import CLIP, OTHERS
 from sonify.errors import InputError
 from sonify.io.write import write_whole
 from sonify.media.clips import CutClip
-from train.commands import Parser, run_command
-from train.sounds import is_heard, read_sound
+from sonify.terminal import Parser, run_command
+from train.windows import is_heard, read_sound
 
 DPI = 110
 
@@ -25,25 +24,9 @@ class StudyParser(Parser):
     """The arguments of every study."""
 
     def __init__(self, module: str, description: str) -> None:
-        super().__init__(prog=module, description=description, allow_abbrev=False)
+        super().__init__(prog=module, description=description)
         self.add_argument("--out", type=Path, required=True, help="folder for the picture and the JSON")
         self.add_argument("--seed", type=int, default=0, help="of all that is random (default: %(default)s)")
-
-
-class PictureParser(StudyParser):
-    """The arguments of the studies that make pictures and judge them."""
-
-    def __init__(self, module: str, description: str) -> None:
-        super().__init__(module, description)
-        self.add_argument("--model", type=Path, required=True, help="a released model: the folder of a pipeline")
-        self.add_argument("--seeds", type=int, default=4, help="pictures of each sound (default: %(default)s)")
-        self.add_argument("--guidance", type=float, default=4.5, help="guidance scale (default: %(default)s)")
-        self.add_argument("--steps", type=int, default=20, help="of the sampler (default: %(default)s)")
-        self.add_argument("--batch-size", type=int, default=1, help="pictures made at once (default: %(default)s)")
-        self.add_argument("--labels", nargs="+", help="what each sound is called (default: the names of the files)")
-        self.add_argument("--others", nargs="*", default=OTHERS, help="what else a picture could show")
-        self.add_argument("--scorer", default=CLIP, help="a CLIP: hub id or folder (default: %(default)s)")
-        self.add_argument("--scorer-revision", help="of a hub id; one that has safetensors")
 
 
 def run_study(name: str, work: Callable[[], None]) -> int:
@@ -59,11 +42,7 @@ def run_study(name: str, work: Callable[[], None]) -> int:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Refuse a number that is too small, or none.
-
-    Raises:
-        InputError: it is.
-    """
+    """Refuse a number that is too small, or none."""
     if not (math.isfinite(value) and value >= least):
         raise InputError(f"{name}: expected at least {least}, found {value}")
 
@@ -78,11 +57,7 @@ def read_heard(path: Path, clip_seconds: float) -> CutClip:
 
 
 def label_sounds(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
-    """What each sound is called: as the user says, or its file.
-
-    Raises:
-        InputError: there are not as many labels as sounds.
-    """
+    """What each sound is called: as the user says, or its file."""
     if labels is None:
         return [spoken(path) for path in paths]
     if len(labels) != len(paths):
@@ -97,11 +72,7 @@ def spoken(path: Path) -> str:
 
 
 def check_out(out: Path) -> None:
-    """Make the folder of the results, before the work and not after it.
-
-    Raises:
-        InputError: it cannot be made.
-    """
+    """Make the folder of the results, before the work and not after it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,21 +1,28 @@
-"""The command line: `sonify COMMAND ...`. What the commands do is in `sonify.commands`.
+"""The command line: `sonify COMMAND ...`. A command is a thin wrapper of a function that a notebook can call.
 
-Exit codes: 0 done; 1 an error of ours; 2 the user's input is wrong; 3 something is wrong with the work; 130
-interrupted, resumable.
+Commands import what they need: `--help` and a misspelt key answer at once.
 """
 
 import argparse
+import json
 import logging
-import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from sonify import __version__, commands
-from sonify.errors import InputError, TransientError, WorkError
-from sonify.stores import Place, to_place, to_run_dir
+import yaml
+from rich.console import Console
+
+from sonify import __version__
+from sonify.config import Config, load_config
+from sonify.errors import InputError, WorkError, require
+from sonify.stores import to_place, to_run_dir
+from sonify.terminal import Parser, argument_of, run_command
+
+log = logging.getLogger(__name__)
 
 STAGE_COMMANDS = {
     "run": "do all stages; what is done is skipped, so the same command resumes",
@@ -26,83 +33,80 @@ STAGE_COMMANDS = {
     "features": "turn the shards into latents and audio features to train on",
 }
 
+# Commands of the packages above, which are imported when they are called and not before.
+DOORS = {"leakage": ("eval.leakage", "name what a run shares with evaluation sets")}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
-    )
-    logging.getLogger("faiss").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF of one image among millions is no news
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in DOORS:
+        module, _ = DOORS[words[0]]
+        return import_module(module).main(words[1:])
+    arguments, rest = build_parser().parse_known_args(words)
+
+    def work() -> None:
         arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
-        return arguments.command(arguments)
-    except InputError as error:
-        return _fail(error, 2)
-    except (TransientError, WorkError) as error:
-        return _fail(error, 3)
-    except KeyboardInterrupt:
-        print("sonify: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        arguments.command(arguments)
+
+    return run_command("sonify", work, verbose=arguments.verbose)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = _Parser(prog="sonify", description="Give any image set a soundscape.", allow_abbrev=False)
+    parser = Parser(prog="sonify", description="Give any image set a soundscape.")
     parser.add_argument("--version", action="version", version=f"sonify {__version__}")
     parser.add_argument("--verbose", action="store_true", help="say more")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for name, text in STAGE_COMMANDS.items():
         _add_stage_command(subparsers, name, text)
-    status = _add(subparsers, "status", "what is done, rejected and used", commands.status)
-    status.add_argument("run_dir", type=_run_dir)
+    status = _add(subparsers, "status", "what is done, rejected and used", _status)
+    status.add_argument("run_dir", type=argument_of(to_run_dir))
     status.add_argument("--json", action="store_true")
     status.add_argument("--usage", action="store_true", help="compare the pool's use under other retrieval settings")
-    verify = _add(subparsers, "verify", "check every committed file and count", commands.verify)
-    verify.add_argument("run_dir", type=_run_dir)
+    verify = _add(subparsers, "verify", "check every committed file and count", _verify)
+    verify.add_argument("run_dir", type=argument_of(to_run_dir))
     verify.add_argument("--json", action="store_true")
     verify.add_argument("--repair", action="store_true", help="withdraw what is damaged; the next run does it again")
-    gallery = _add(subparsers, "gallery", "write a page to look at and listen to", commands.gallery)
-    gallery.add_argument("run_dir", type=_run_dir)
+    gallery = _add(subparsers, "gallery", "write a page to look at and listen to", _gallery)
+    gallery.add_argument("run_dir", type=argument_of(to_run_dir))
     gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
     gallery.add_argument("--out", type=Path, help="the page's folder (default: RUN/gallery)")
     _add_publish(subparsers)
-    leakage = _add(subparsers, "leakage", "name what a run shares with evaluation sets", commands.leakage)
-    leakage.add_argument("run_dir", type=_run_dir)
-    leakage.add_argument("--images", type=_place, help="evaluation images: a folder of them or of tars")
-    leakage.add_argument("--sounds", type=_place, help="evaluation sounds: a folder")
-    leakage.add_argument("--distance", type=int, help="bits of 64 in which near-duplicate images may differ")
-    leakage.add_argument("--out", type=Path, required=True, help="folder for the report and the exclusion lists")
-    demo = _add(subparsers, "demo", "the whole job on the embedded sample", commands.demo)
+    for name, (_, text) in DOORS.items():
+        subparsers.add_parser(name, help=text, add_help=False)
+    demo = _add(subparsers, "demo", "the whole job on the embedded sample", _demo)
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="run directory (default: %(default)s)")
     return parser
 
 
 def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
-    command = _add(subparsers, name, text, commands.run)
+    command = _add(subparsers, name, text, _run)
     command.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
     command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
     command.set_defaults(name=name, redo=None, concepts_from=None, published=None, missing=None)
     if name == "run":
         command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
-        command.add_argument("--concepts-from", type=_run_dir, metavar="RUN", help="take the concepts of another run")
+        command.add_argument(
+            "--concepts-from", type=argument_of(to_run_dir), metavar="RUN", help="take the concepts of another run"
+        )
     if name == "render":
-        command.add_argument("--from", type=_place, dest="published", metavar="DIR", help="a published dataset")
+        command.add_argument(
+            "--from", type=argument_of(to_place), dest="published", metavar="DIR", help="a published dataset"
+        )
         command.add_argument("--missing", choices=("stop", "skip", "repair"), help="what of its clips is not here")
 
 
 def _add_publish(subparsers: Any) -> None:
-    command = _add(subparsers, "publish", "write the dataset as metadata, ready to upload", commands.publish)
-    command.add_argument("run_dir", type=_run_dir, nargs="?", help="a finished run; none: --push what --out holds")
+    command = _add(subparsers, "publish", "write the dataset as metadata, ready to upload", _publish)
+    command.add_argument(
+        "run_dir", type=argument_of(to_run_dir), nargs="?", help="a finished run; none: --push what --out holds"
+    )
     command.add_argument("--out", type=Path, required=True, help="folder of the publication")
     command.add_argument("--only-licences", metavar="A,B", help="conditions or licences that may go out")
-    command.add_argument("--exclude", type=_place, metavar="FILE", help="images, recordings, clips to leave out")
+    command.add_argument(
+        "--exclude", type=argument_of(to_place), metavar="FILE", help="images, recordings, clips to leave out"
+    )
     command.add_argument("--image-licence", metavar="TEXT", help="the licence of the images")
     command.add_argument("--licence", default="other", metavar="ID", help="of the metadata (default: %(default)s)")
     command.add_argument("--with-audio", action="store_true", help="also the rendered sounds, if all licences allow it")
@@ -111,31 +115,8 @@ def _add_publish(subparsers: Any) -> None:
     command.add_argument("--dry-run", action="store_true", help="with --push: list what would go")
 
 
-def _run_dir(text: str) -> Place:
-    return _converted(to_run_dir, text)
-
-
-def _place(text: str) -> Place:
-    return _converted(to_place, text)
-
-
-def _converted(convert: Callable[[str], Place], text: str) -> Place:
-    try:
-        return convert(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}, found {text!r}") from error
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-
-def _add(subparsers: Any, name: str, text: str, function: Any) -> argparse.ArgumentParser:
-    command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+def _add(subparsers: Any, name: str, text: str, function: Callable[[argparse.Namespace], None]) -> Parser:
+    command = subparsers.add_parser(name, help=text, description=text)
     command.set_defaults(command=function)
     return command
 
@@ -147,13 +128,154 @@ def _check_overrides(rest: Sequence[str], takes_config: bool) -> list[str]:
     return list(rest)
 
 
-def _fail(error: Exception, code: int) -> int:
-    print(f"sonify: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+def _run(arguments: argparse.Namespace) -> None:
+    from sonify.dataset.render_from import adopt_settings
+    from sonify.run import run
+    from sonify.stages.table import COMMAND_STAGES, RENDERING
+
+    config = load_config(arguments.config, [*_published(arguments), *arguments.overrides])
+    stages = COMMAND_STAGES.get(arguments.name)
+    if config.published and arguments.name == "render":
+        stages = RENDERING
+    if arguments.dry_run:
+        _print_plan(adopt_settings(config))
+        return
+    run(config, stages, arguments.redo, arguments.concepts_from)
+    if config.published:
+        _print_comparison(config)
+    if arguments.name == "run":
+        log.info("done; look at it: sonify gallery %s", config.run_dir)
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    """End in good order; whoever is impatient and asks again is not heard."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _published(arguments: argparse.Namespace) -> list[str]:
+    """`--from` and `--missing` are keys of the configuration like others; JSON's strings are YAML's."""
+    chosen = {"published.path": arguments.published, "published.missing": arguments.missing}
+    if arguments.missing and not arguments.published:
+        raise InputError("--missing: goes with --from DIR, the published data set whose clips may be missing")
+    return [f"{key}={json.dumps(str(value))}" for key, value in chosen.items() if value]
+
+
+def _print_comparison(config: Config) -> None:
+    from sonify.dataset.compare import compare_with_published
+    from sonify.dataset.render_from import adopt_settings
+
+    found = compare_with_published(adopt_settings(config))
+    shards = found.shards_identical + found.shards_different + found.shards_absent
+    scenes = found.scenes_identical + found.scenes_different + found.scenes_absent
+    log.info("sounds: %s", ", ".join(f"{n:,} {copy}" for copy, n in found.sounds.items()))
+    if found.scenes_absent:
+        log.info("scenes: %s are left out; rejects/pair and rejects/render say why", f"{found.scenes_absent:,}")
+    log.info(
+        "as published: %s of %s shards to the byte, %s of %s scenes to the sample",
+        *(f"{n:,}" for n in (found.shards_identical, shards, found.scenes_identical, scenes)),
+    )
+
+
+def _print_plan(config: Config) -> None:
+    from sonify.engine.progress import spoken
+    from sonify.report.estimate import estimate
+    from sonify.run import plan_run
+
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
+    print(resolved)
+    plans = plan_run(config)
+    expected = estimate(config, plans)
+    print(f"\n# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
+    for key, count in expected.model_calls.items():
+        print(f"# {key}: some {count:,} model calls")
+    disk = f"pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}"
+    print(f"# disk: {disk}, features {_gigabytes(expected.feature_bytes)}")
+    for plan in plans:
+        key, done = plan.stage.key, len(plan.done)
+        units = max(expected.units.get(plan.stage.listing, 0), done + len(plan.tasks) + len(plan.waiting))
+        seconds = expected.seconds[key]
+        time_left = "" if units == done else ", time not known before its first unit"
+        if seconds is not None and units > done:
+            time_left = f", some {spoken(seconds)} at this run's rate"
+        print(f"# {key}: {units:,} units, {done:,} done, {units - done:,} to do{time_left}")
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from sonify.report.status import print_status, read_status
+
+    status = read_status(arguments.run_dir, compare=arguments.usage)
+    if arguments.json:
+        _print_json(asdict(status))
+    else:
+        print_status(status, Console() if sys.stdout.isatty() else Console(width=160))
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from sonify.report.verify import verify
+
+    result = verify(arguments.run_dir, arguments.repair)
+    if arguments.json:
+        _print_json(asdict(result))
+    else:
+        for damage in result.damage:
+            print(f"{damage.path}: {damage.what}")
+        print(f"{result.commits:,} commits, {result.files:,} files, {len(result.damage):,} damaged")
+    if result.damage and result.repaired:
+        raise WorkError("the damaged commits are withdrawn: `sonify run` does those units again")
+    if result.damage:
+        raise WorkError(f"damage found: `sonify verify {arguments.run_dir} --repair`, then `sonify run`")
+
+
+def _gallery(arguments: argparse.Namespace) -> None:
+    from sonify.report.gallery import build_gallery
+
+    if arguments.rows < 1:
+        raise InputError(f"--rows: expected at least 1, found {arguments.rows}")
+    print(build_gallery(arguments.run_dir, arguments.rows, arguments.out) / "index.html")
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    require("huggingface_hub", "matplotlib", extra="publish")
+    from sonify.dataset.push import push
+    from sonify.dataset.write import PublishOptions, publish, summary
+
+    if arguments.run_dir is None and not arguments.push:
+        raise InputError("publish: expected a run to publish, or --push REPO to upload what --out holds already")
+    for option in ("dry_run", "private"):
+        if getattr(arguments, option) and not arguments.push:
+            raise InputError(f"--{option.replace('_', '-')}: goes with --push REPO")
+    if arguments.run_dir is not None:
+        options = PublishOptions(
+            only_licences=_words("--only-licences", arguments.only_licences),
+            exclude=arguments.exclude,
+            with_audio=arguments.with_audio,
+            licence=arguments.licence,
+            **({"image_licence": arguments.image_licence} if arguments.image_licence else {}),
+        )
+        made = publish(arguments.run_dir, arguments.out, options)
+        print(f"{made.folder}: {made.files:,} files, {_gigabytes(made.size_bytes)}; start with {made.folder}/README.md")
+        print(summary(made))
+    if arguments.push:
+        sent = push(arguments.out, arguments.push, arguments.dry_run, arguments.private)
+        for file in sent if arguments.dry_run else ():
+            print(f"{file.sha256}  {file.size_bytes:>12,}  {file.path}")
+        size = _gigabytes(sum(file.size_bytes for file in sent))
+        print(f"{len(sent):,} files, {size}, {'would go' if arguments.dry_run else 'are'} in {arguments.push}")
+
+
+def _words(option: str, text: str | None) -> tuple[str, ...]:
+    """A list between commas; one that is given and empty is a mistake, such as a variable that is not set."""
+    words = tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    if text is not None and not words:
+        raise InputError(f"{option}: expected names between commas, found {text!r}")
+    return words
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from sonify.demo.demo import run_demo
+
+    page = run_demo(arguments.out)
+    print(f"the gallery is at {page}: open it in a browser")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True))

@@ -110,7 +110,7 @@ TESTS = {
         "tests/report/test_gallery.py::test_hostile_text_is_shown_as_it_is",
         "tests/dataset/test_licences.py::test_text_of_others_does_nothing",
         "tests/dataset/test_card.py::test_words_of_others_do_nothing",
-        "tests/report/test_leakage.py::test_a_line_end_in_a_name_makes_no_line_of_the_list",
+        "tests/eval/test_leakage.py::test_a_line_end_in_a_name_makes_no_line_of_the_list",
     ),
     14: ("tests/engine/test_on_ray.py::test_rows_that_kill_their_worker_are_found_and_rejected",),
     15: (

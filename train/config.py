@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
 from sonify.config.config import InputPath, Model, Section, Share
+from sonify.io.write import write_whole
+
+CONFIG = "config.yaml"  # in a training run and in a release, resolved
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -121,3 +125,8 @@ class TrainConfig(Section):
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim"], ...] = ("tensorboard",)
     checkpoints: Checkpoints = Checkpoints()
     samples: Samples = Samples()
+
+
+def write_config(config: TrainConfig, folder: Path) -> None:
+    """Write it down, resolved: a release of any checkpoint is made with it."""
+    write_whole(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())

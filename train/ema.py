@@ -41,11 +41,7 @@ class Ema:
         return dict(self._averages)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved average.
-
-        Raises:
-            ValueError: it is of another model.
-        """
+        """Go on from a saved average."""
         if state.keys() != self._averages.keys():
             odd = sorted(state.keys() ^ self._averages.keys())
             raise ValueError(f"the average is of another model: {len(odd)} tensors differ, such as {odd[0]}")

@@ -27,11 +27,7 @@ def is_launched() -> bool:
 
 
 def check_devices(devices: int | None) -> int:
-    """How many processes the plain command stands for: one for each visible GPU, or one on the CPU.
-
-    Raises:
-        InputError: the configuration asks for more GPUs than there are, or than a launcher has started processes for.
-    """
+    """How many processes the plain command stands for: one for each visible GPU, or one on the CPU."""
     found = torch.cuda.device_count()
     if is_launched():
         found = int(os.environ.get("WORLD_SIZE", "1")) if found else 0
@@ -99,11 +95,7 @@ def _free_port() -> int:
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Join the other processes, if there are any, on this process's GPU or the CPU.
-
-    Raises:
-        InputError: a tracker is asked for whose library is not installed.
-    """
+    """Join the other processes, if there are any, on this process's GPU or the CPU."""
     AcceleratorState._reset_state()  # of a run before this one in the same process, in a notebook say
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),

@@ -1,14 +1,18 @@
 """Batches for training: the same ones for any number of processes and loader workers, from any step on.
 
-A step covers `batch.total` positions (see `train.order`). Micro-batch m, counted over all steps, covers the
-`per_device * world` positions from `m * per_device * world` on, of which each rank takes a contiguous part. What is
-drawn for a visit depends on the seed and its position alone: no worker has random numbers of its own.
+A position counts visits from the start of training on: with N images, position p is visit `p % N` of epoch `p // N`,
+and each epoch visits every image once. A step covers `batch.total` positions. Micro-batch m, counted over all steps,
+covers the `per_device * world` positions from `m * per_device * world` on, of which each rank takes a contiguous part.
+What is drawn for a visit depends on the seed and its position alone: no worker has random numbers of its own, and a run
+that is resumed needs nothing but its step.
 
     B  images of a micro-batch, C H W  channels, height and width of the latents, T D  times and width of the condition
 """
 
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,12 +21,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sonify.errors import InputError, WorkError
+from sonify.keys import hash64
 from train.config import Batch as BatchSizes
 from train.config import TrainConfig
 from train.diffusion import NUM_TIMESTEPS
-from train.order import Order, generator
-from train.reading import TrainingSample
-from train.shards import FeatureData
+from train.shards import FeatureData, TrainingSample
+
+DEATH_SEC = 10
+LOST = (
+    "a loader process was lost, perhaps killed for memory or for a full /dev/shm: the same command goes on from the"
+    " last checkpoint; set data.workers lower if it happens again"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +59,7 @@ class Batch:
 
 
 def accumulation_steps(batch: BatchSizes, world: int) -> int:
-    """How many micro-batches each process adds up for one step.
-
-    Raises:
-        InputError: the total does not divide into micro-batches of all processes.
-    """
+    """How many micro-batches each process adds up for one step."""
     if batch.total % world:
         raise InputError(
             f"batch.total: {batch.total} images do not divide among {world} processes; use another number of processes"
@@ -105,13 +110,21 @@ def _iterate(loader: DataLoader) -> Iterator[Batch]:
             if isinstance(batch, WorkError):
                 raise batch
             yield batch
-    except (ConnectionError, EOFError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        raise WorkError(
-            "a loader process was lost, perhaps killed for memory or for a full /dev/shm: the same command goes on from"
-            " the last checkpoint; set data.workers lower if it happens again"
-        ) from error
+    except (ConnectionError, EOFError) as error:
+        with suppress(RuntimeError):  # its pipes close before it is dead: torch's word of that is awaited here
+            time.sleep(DEATH_SEC)
+        raise WorkError(LOST) from error
+
+
+@contextmanager
+def naming_lost_loaders() -> Iterator[None]:
+    """Name a killed loader process, of which torch tells by an error in whatever the main thread does just then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise WorkError(LOST) from error
+        raise
 
 
 def _leave_signals_to_trainer(_worker: int) -> None:
@@ -185,3 +198,59 @@ class _Visit:
 
 def _stack(arrays: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
+
+
+def generator(*purpose: str | int) -> np.random.Generator:
+    """Random numbers that depend on nothing but what they are for."""
+    return np.random.default_rng(hash64(*purpose))
+
+
+class Order:
+    """Finds the image of a position.
+
+    An epoch shuffles all shards, takes them in windows of `window_shards`, and shuffles the images of each window: no
+    permutation is longer than a window, however many images there are.
+    """
+
+    def __init__(self, shard_sizes: Sequence[int], window_shards: int, seed: int) -> None:
+        assert all(size > 0 for size in shard_sizes)
+        self._sizes = np.array(shard_sizes, dtype=np.int64)
+        self._window_shards = window_shards
+        self._seed = seed
+        self.num_images = int(self._sizes.sum())
+        self._epoch = _Epoch(self._sizes, window_shards, seed, epoch=0)
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """The shard, and the row in it, that a position visits; quick where positions are near each other."""
+        epoch, visit = divmod(position, self.num_images)
+        if self._epoch.epoch != epoch:
+            self._epoch = _Epoch(self._sizes, self._window_shards, self._seed, epoch)
+        return self._epoch.locate(visit)
+
+
+class _Epoch:
+    def __init__(self, sizes: np.ndarray, window_shards: int, seed: int, epoch: int) -> None:
+        self.epoch = epoch
+        self._seed = seed
+        self._sizes = sizes
+        self._window_shards = window_shards
+        self._shards = generator(seed, "shards", epoch).permutation(len(sizes))
+        starts = np.concatenate([[0], np.cumsum(sizes[self._shards])[:-1]])
+        self._window_starts = starts[::window_shards]
+        self._window = -1
+        self._places = np.empty((0, 2), dtype=np.int64)
+
+    def locate(self, visit: int) -> tuple[int, int]:
+        window = int(np.searchsorted(self._window_starts, visit, side="right")) - 1
+        if window != self._window:
+            self._window, self._places = window, self._shuffle(window)
+        shard, row = self._places[visit - self._window_starts[window]]
+        return int(shard), int(row)
+
+    def _shuffle(self, window: int) -> np.ndarray:
+        """The (shard, row) of a window's images, in the order of their visits."""
+        first = window * self._window_shards
+        shards = self._shards[first : first + self._window_shards]
+        rows = np.concatenate([np.arange(size) for size in self._sizes[shards]])
+        places = np.stack([np.repeat(shards, self._sizes[shards]), rows], axis=1)
+        return generator(self._seed, "window", self.epoch, window).permutation(places)

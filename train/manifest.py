@@ -91,22 +91,14 @@ def _read_line(path: Path, number: int, line: str) -> GeneratedImage:
 
 
 def write_manifest(folder: Path, rows: Sequence[GeneratedImage]) -> Path:
-    """Make the manifest visible, whole.
-
-    Raises:
-        DiskFull: no room is left.
-    """
+    """Make the manifest visible, whole."""
     path = folder / MANIFEST
     write_whole(path, "".join(f"{canonical_json(asdict(row))}\n" for row in rows).encode())
     return path
 
 
 def write_image(folder: Path, row: GeneratedImage, image: Image.Image) -> None:
-    """Write the image of a line, whole, with the line's digest in it.
-
-    Raises:
-        DiskFull: no room is left.
-    """
+    """Write the image of a line, whole, with the line's digest in it."""
     text = PngInfo()
     text.add_text(LINE_DIGEST, digest_of(asdict(row)))
     write_whole(folder / row.image, encode_png(image, text))

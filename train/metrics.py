@@ -1,21 +1,32 @@
-"""What a training run says of itself: `metrics.jsonl`, one line every `log_every` steps.
+"""What a training run says of itself, to the log, the trackers and `metrics.jsonl`: its losses, its speed, its waits.
 
 B  images
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from sonify.io.write import write_whole
+from train.config import TrainConfig, Transformer
 from train.diffusion import Losses
+from train.model import convolve
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 QUARTILES = 4
+TIMESTEP_CHANNELS = 256  # of the sinusoids that the timestep's embedding begins with
+PEAK_SECONDS = 0.3
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # of square matrices; large enough for the peak, small enough for the time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +121,131 @@ def _parse(line: bytes) -> dict[str, float] | None:
         return None
     whole = isinstance(values, dict) and isinstance(values.get("step"), int) and "loss" in values
     return values if whole else None
+
+
+class Recorder:
+    """A context over the steps of a run; only the main process writes.
+
+    `mfu` is the share of the matrix-product peak that was measured on this device when the run began.
+    """
+
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, num_condition_tokens: int, first_step: int
+    ) -> None:
+        self._config = config
+        self._accelerator = accelerator
+        self._first_step = first_step
+        # the backward pass is twice the forward
+        self._flops = 3 * forward_flops(config.model, num_condition_tokens) * config.batch.total
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self._peak_flops = matmul_peak_flops(accelerator.device, dtype) * accelerator.num_processes
+        self._waited_sec = 0.0
+        self._lines = MetricsFile(config.run_dir, first_step) if accelerator.is_main_process else None
+
+    def __enter__(self) -> "Recorder":
+        # a resumed run overwrites the curve of the steps that are done again
+        purge = {"tensorboard": {"purge_step": self._first_step + 1}}
+        self._accelerator.init_trackers(self._config.run_dir.name, init_kwargs=purge)
+        self._since, self._since_step = time.perf_counter(), self._first_step
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time spent here is what the loader costs."""
+        start = time.perf_counter()
+        yield
+        self._waited_sec += time.perf_counter() - start
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Time spent here is no part of a step: saving, and drawing samples."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def record(self, step: int, sums: StepSums, gradient_norm: torch.Tensor, learning_rate: float) -> None:
+        """Note a finished step; every `log_every` steps, the first and the last are written."""
+        if self._lines is None or not self._is_due(step):
+            return
+        now = time.perf_counter()
+        steps, seconds = step - self._since_step, now - self._since
+        values = sums.means() | {
+            "gradient_norm": float(gradient_norm),
+            "learning_rate": learning_rate,
+            "images_per_sec": steps * self._config.batch.total / seconds,
+            "mfu": steps * self._flops / seconds / self._peak_flops,
+            "data_wait": self._waited_sec / seconds,
+        }
+        self._since, self._since_step, self._waited_sec = now, step, 0.0
+        self._lines.write({"step": step, **values})
+        self._accelerator.log(values, step=step)
+        log.info(
+            "step %s of %s  loss %.4f  gradient %.3g  %.1f images/s  MFU %.0f %%  waiting for data %.1f %%",
+            f"{step:,}",
+            f"{self._config.max_steps:,}",
+            values["loss"],
+            values["gradient_norm"],
+            values["images_per_sec"],
+            100 * values["mfu"],
+            100 * values["data_wait"],
+        )
+
+    def _is_due(self, step: int) -> bool:
+        return step % self._config.log_every == 0 or step in (self._first_step + 1, self._config.max_steps)
+
+
+def forward_flops(config: Transformer, num_condition_tokens: int) -> int:
+    """Return the floating-point operations of one image's forward pass; training needs three times as many.
+
+    Matrix products only, attention's among them; a multiplication with its addition counts as two.
+    """
+    width = config.heads * config.head_dim
+    patch = config.patch_size**2 * config.latent_channels
+    tokens = (config.sample_size // config.patch_size) ** 2
+    block = (
+        4 * tokens * width**2  # self-attention: queries, keys, values, output
+        + 2 * tokens**2 * width
+        + 2 * tokens * width**2  # cross-attention: queries, output
+        + 2 * num_condition_tokens * width**2  # its keys and values
+        + 2 * tokens * num_condition_tokens * width
+        + 8 * tokens * width**2  # feed-forward, four times as wide inside
+    )
+    timestep = TIMESTEP_CHANNELS * width + width**2 + 6 * width**2
+    condition = num_condition_tokens * width * (config.caption_channels + width)
+    patches = tokens * width * (patch + 2 * patch)  # in, and out with the variance
+    return 2 * (config.layers * block + timestep + condition + patches)
+
+
+def matmul_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the operations a second of large matrix products, in under a second.
+
+    MFU here is the share of this peak. Elsewhere it is a share of the data sheet's, which no product reaches, and
+    comes out lower.
+    """
+    size = PEAK_SIZE["cuda" if device.type == "cuda" else "cpu"]
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
+    products: list[Callable[[], Tensor]] = [lambda: left @ right]
+    if device.type == "cpu":  # linear layers run as convolutions there, which may be the faster product
+        products.append(lambda: convolve(left.view(4, -1, size), right, None))
+    return 2 * size**3 / min(_fastest_sec(product, device) for product in products)
+
+
+def _fastest_sec(product: Callable[[], Tensor], device: torch.device) -> float:
+    product()  # the first loads the library
+    _wait(device)
+    fastest, end = float("inf"), time.perf_counter() + PEAK_SECONDS
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product()
+        _wait(device)
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,25 +1,35 @@
 """What the averaged weights are used for while a run trains: grids of samples, and the release at its end."""
 
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from PIL import Image, ImageDraw, ImageFont
 
 from sonify.errors import InputError
+from sonify.io.write import write_whole
+from train.checkpoints import RELEASE
 from train.config import TrainConfig
 from train.ema import Ema
-from train.grids import make_grid
+from train.frozen import Networks, make_pipeline
+from train.manifest import encode_png
 from train.metrics import read_metrics
-from train.networks import Networks, make_pipeline
 from train.release import save_release
-from train.resume import RELEASE
 from train.shards import FeatureData, held_out_scenes, open_feature_data
 
 log = logging.getLogger(__name__)
 
 SAMPLES = "samples"
+GAP = 8
+FONT_SIZE = 13
+CAPTION_LINES = 2
+# A grid is for the eye: small images are shown larger, pixel by pixel.
+MIN_SIDE = 128
+INK, PAPER = "black", "white"
 
 
 class Pictures:
@@ -74,3 +84,46 @@ def _held_out(config: TrainConfig) -> list[tuple[str, str, np.ndarray, str]]:
         log.info("no sample grids: %s", nothing)
         return []
     return held_out_scenes(validation, config.samples.sounds)
+
+
+def make_grid(images: Sequence[Image.Image], captions: Sequence[str], path: Path, columns: int | None = None) -> None:
+    """Write images of one size, each above its caption, as one PNG, about as wide as high without `columns`."""
+    if not images or len(images) != len(captions):
+        raise ValueError(f"expected a caption for each image, found {len(captions)} for {len(images)}")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    width, height = (side * max(1, math.ceil(MIN_SIDE / images[0].width)) for side in images[0].size)
+    font = ImageFont.load_default(FONT_SIZE)
+    line = FONT_SIZE + 4
+    row_height = height + CAPTION_LINES * line + GAP
+    rows = math.ceil(len(images) / columns)
+    grid = Image.new("RGB", (columns * (width + GAP) + GAP, rows * row_height + GAP), PAPER)
+    draw = ImageDraw.Draw(grid)
+    for n, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = GAP + n % columns * (width + GAP), GAP + n // columns * row_height
+        grid.paste(image.resize((width, height), Image.Resampling.NEAREST), (left, top))
+        for number, text in enumerate(wrap_caption(caption, font, width)):
+            draw.text((left, top + height + number * line), text, fill=INK, font=font)
+    write_whole(path, encode_png(grid))
+
+
+def wrap_caption(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Break a caption between words into lines that fit; what is too long ends in dots."""
+    lines = [""]
+    for word in caption.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    shown = [*lines[:CAPTION_LINES]]
+    if len(lines) > CAPTION_LINES:
+        shown[-1] += "…"
+    return [_shorten(text, font, width) for text in shown]
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if len(text) > width:  # a letter has a pixel at least, and the loop below would take minutes for a long word
+        text = text[:width] + "…"
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text.rstrip("…")[:-1] + "…"
+    return text

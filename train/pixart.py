@@ -9,32 +9,33 @@ The plain command uses every visible GPU (`torchrun` and `accelerate launch` wor
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
 from sonify.config import load_settings
 from sonify.errors import WorkError
 from sonify.features.vae import scaling_factor
 from sonify.io.write import naming_full_disk
 from sonify.run import open_run
-from train.commands import Interrupt, Parser, run_command
-from train.config import TrainConfig
+from sonify.terminal import Interrupt, Parser, run_command
+from train.checkpoints import check_run_dir, restore_training, save_training
+from train.config import Optimizer, TrainConfig, write_config
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
 from train.ema import Ema
+from train.frozen import load_networks, make_pipeline
 from train.launch import check_devices, is_launched, launch_processes, start_accelerator
-from train.loader import accumulation_steps, make_loader
-from train.metrics import StepTally
+from train.loader import accumulation_steps, make_loader, naming_lost_loaders
+from train.metrics import Recorder, StepTally
 from train.model import drop_condition, init_transformer, predict, set_execution
-from train.networks import load_networks, make_pipeline
-from train.optimizer import learning_rate_at, make_optimizer
 from train.pictures import Pictures
-from train.recorder import Recorder
-from train.resume import check_run_dir, restore, save, write_config
 from train.shards import check_matches, open_feature_data
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = Parser(prog="train.pixart", description="Train on sonified shards.", allow_abbrev=False)
+    parser = Parser(prog="train.pixart", description="Train on sonified shards.")
     parser.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args(argv)
@@ -72,6 +73,7 @@ def train(config: TrainConfig) -> None:
     with (
         open_run(config.run_dir) if accelerator.is_main_process else nullcontext(),
         naming_full_disk(config.run_dir),
+        naming_lost_loaders(),
     ):
         _train(config, accelerator)
 
@@ -90,7 +92,7 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
     ema = Ema(transformer, config.optimizer.ema_decay)
     optimizer = make_optimizer(transformer, config.optimizer)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
-        first_step = restore(config, data, transformer, ema, optimizer, check=accelerator.is_main_process)
+        first_step = restore_training(config, data, transformer, ema, optimizer, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
     set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
     model = accelerator.prepare_model(transformer)
@@ -106,7 +108,7 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
     )
     pictures = Pictures(config, networks, data) if accelerator.is_main_process else None
     if accelerator.is_main_process:
-        write_config(config)
+        write_config(config, config.run_dir)
 
     with (
         Interrupt() as interrupt,
@@ -147,7 +149,7 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
             last = step == config.max_steps
             with recorder.pausing():
                 if accelerator.is_main_process and (sums.stop or last or step % config.checkpoints.every == 0):
-                    save(config, data, step, transformer, ema, optimizer)
+                    save_training(config, data, step, transformer, ema, optimizer)
                 if sums.stop and not last:
                     accelerator.wait_for_everyone()
                     raise KeyboardInterrupt(f"step {step:,} is saved; the same command goes on from there")
@@ -156,6 +158,24 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
     if pictures:
         pictures.release(config.max_steps, transformer, ema)
     accelerator.wait_for_everyone()
+
+
+def make_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
+    """AdamW in one kernel; every parameter decays, as in PixArt-alpha. The rate is set at each step."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate_at(step: int, config: Optimizer, total_batch: int) -> float:
+    """Return the rate of a step, counted from 1: linear up to the square-root rule's rate, then constant."""
+    peak = config.learning_rate * math.sqrt(total_batch / config.reference_batch)
+    return peak * min(1.0, step / config.warmup_steps) if config.warmup_steps else peak
 
 
 if __name__ == "__main__":

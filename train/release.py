@@ -11,28 +11,41 @@ config.yaml      the configuration, resolved
 import argparse
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from huggingface_hub import ModelCard, ModelCardData
 
+from sonify import layout
 from sonify.config.loader import load_settings
 from sonify.errors import InputError
+from sonify.io.tables import read_columns
 from sonify.io.write import naming_full_disk
-from train.card import CONFIG, TrainedOn, count_licences, make_card
+from sonify.terminal import Parser, run_command
 from train.checkpoints import RECORDINGS, load_averaged, naming_system_errors
-from train.commands import Parser, run_command
-from train.config import TrainConfig
+from train.config import CONFIG, TrainConfig, write_config
+from train.frozen import load_networks, make_pipeline
 from train.metrics import read_metrics
-from train.networks import load_networks, make_pipeline
 from train.pipeline import AudioPixArtPipeline
 from train.shards import FeatureData, open_feature_data
+
+NOT_KNOWN = "not known"
+METRICS_HEAD = "One training step's figures, the last that was logged; they are not an evaluation:\n"
+# Of the last line of `metrics.jsonl`, in this order, with what each is.
+REPORTED = {
+    "step": "step",
+    "loss": "loss: squared error of the noise plus the variational bound in bits",
+    "mse": "squared error of the noise",
+    "vb": "variational bound, bits",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = Parser(prog="train.release", description="Make a pipeline of a checkpoint.", allow_abbrev=False)
+    parser = Parser(prog="train.release", description="Make a pipeline of a checkpoint.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder; a release there is replaced")
@@ -75,15 +88,9 @@ def save_release(
     *,
     step: int,
 ) -> None:
-    """Write a release, seen whole or not at all; one that is there is replaced.
+    """Write a release of the weights of `step`, seen whole or not at all; one that is there is replaced.
 
-    Args:
-        out: its folder.
-        pipeline: with the averaged weights.
-        config: of the training run.
-        data: what was trained on.
-        metrics: the lines of the run's `metrics.jsonl`.
-        step: of the weights.
+    `metrics` are the lines of the run's `metrics.jsonl`.
 
     Raises:
         InputError: `out` is something else than a release, or cannot be written to.
@@ -102,8 +109,7 @@ def save_release(
         with naming_full_disk(out), naming_system_errors():
             partial.mkdir(parents=True)
             pipeline.save_pretrained(partial, safe_serialization=True)
-            settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            (partial / CONFIG).write_text(settings, encoding="utf-8")
+            write_config(config, partial)
             (partial / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
             card = make_card(config, trained_on, metrics[-1] if metrics else {})
             (partial / "README.md").write_text(card, encoding="utf-8")
@@ -143,6 +149,157 @@ def _is_there(place: Path) -> bool:
 def _is_replaceable(place: Path) -> bool:
     """A folder that is empty or one of our releases: another pipeline has no list of recordings."""
     return place.is_dir() and (not any(place.iterdir()) or (place / RECORDINGS).is_file())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedOn:
+    """What a model has seen: `licences` counts recordings."""
+
+    step: int
+    num_images: int
+    recordings: Sequence[str]
+    licences: Mapping[str, int]
+
+
+def count_licences(runs: Iterable[Path], recordings: Iterable[str]) -> dict[str, int]:
+    """Look the recordings up in the runs' pools, most frequent licence first; `not known` where no pool names one.
+
+    Raises:
+        WorkError: a table of a pool is damaged.
+    """
+    licence_of: dict[str, str] = {}
+    for run in runs:
+        for table in sorted((run / layout.CLIPS).glob("*.parquet")):
+            columns = read_columns(table, ["recording", "licence"])
+            licence_of.update(zip(*(columns[name].to_pylist() for name in ("recording", "licence")), strict=True))
+    return dict(Counter(licence_of.get(recording) or NOT_KNOWN for recording in recordings).most_common())
+
+
+def make_card(config: TrainConfig, trained_on: TrainedOn, metrics: Mapping[str, float]) -> str:
+    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty."""
+    data = ModelCardData(
+        # the recordings' and images' licences meet in these weights: who publishes them has to choose
+        license="other",
+        license_name="not-chosen",
+        license_link="README.md",
+        library_name="diffusers",
+        pipeline_tag="any-to-any",  # the hub has no task from sound to image
+        tags=["audio-to-image", "pixart-alpha", "diffusion-transformer", "sonify"],
+        base_model=_base_model(config),
+    )
+    sections = (
+        _head(config),
+        _data(config, trained_on),
+        _training(config, metrics),
+        _licences(config, trained_on),
+        LIMITS,
+    )
+    text = "\n".join(sections)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def _base_model(config: TrainConfig) -> str | None:
+    """The hub id of the weights that training began with; a folder of this machine is nobody else's business."""
+    init = config.model.init
+    return init.model if init.kind == "checkpoint" and not Path(init.model).is_absolute() else None
+
+
+WITH_AST = """
+    python -m train.generate --model . --audio a.wav --out out.png
+
+```python
+from train.pipeline import AudioPixArtPipeline
+
+pipeline = AudioPixArtPipeline.from_pretrained(".")
+images = pipeline(audio_BS, seeds=[0]).images  # float32 at 16 kHz, as long as `pipeline.config["clip_seconds"]`
+```
+"""
+WITHOUT_AST = """
+```python
+from train.pipeline import AudioPixArtPipeline
+
+pipeline = AudioPixArtPipeline.from_pretrained(".")
+images = pipeline(audio_features_BTD=features_BTD, seeds=[0]).images  # the condition is not AST's: bring your own
+```
+"""
+
+
+def _head(config: TrainConfig) -> str:
+    model = config.model
+    return f"""# Images from sounds
+
+An audio-conditioned PixArt-alpha with its VAE{" and its AST" if config.ast else ""}: {model.layers} blocks of width
+{model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
+{model.caption_channels} numbers. To use it, have the sonify repository installed:
+{WITH_AST if config.ast else WITHOUT_AST}"""
+
+
+def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
+    runs = ", ".join(f"`{Path(str(run)).name}`" for run in config.data.runs)
+    return f"""## Data
+
+| what | how many |
+|---|---|
+| runs of `sonify` | {len(config.data.runs)}: {runs} |
+| split | {config.data.split} |
+| images | {trained_on.num_images:,} |
+| recordings | {len(trained_on.recordings):,}, all named in `{RECORDINGS}` |
+| visits of an image, on average | {trained_on.step * config.batch.total / trained_on.num_images:,.1f} |
+"""
+
+
+def _training(config: TrainConfig, metrics: Mapping[str, float]) -> str:
+    lines = [f"| {text} | {_number(metrics[key])} |" for key, text in REPORTED.items() if key in metrics]
+    table = (
+        "\n".join([METRICS_HEAD, "| what | of that step |", "|---|---|", *lines]) if lines else "Metrics: not logged."
+    )
+    rate = config.optimizer.learning_rate * (config.batch.total / config.optimizer.reference_batch) ** 0.5
+    return f"""## Training
+
+Averaged weights (EMA {config.optimizer.ema_decay}). Total batch {config.batch.total}, learning rate {rate:.3g},
+condition dropout {config.condition_dropout}, precision {config.precision}, seed {config.seed}; everything else is in
+`{CONFIG}`.
+
+{table}
+"""
+
+
+def _licences(config: TrainConfig, trained_on: TrainedOn) -> str:
+    networks = ", ".join(f"`{_shown(name)}`" for name in (_base_model(config), config.vae, config.ast) if name)
+    rows = "\n".join(f"| {_cell(licence)} | {count:,} |" for licence, count in trained_on.licences.items())
+    return f"""## Licences
+
+Of the recordings, as the pools state them:
+
+| licence | recordings |
+|---|---|
+{rows}
+
+The licences of the images are those of their collections, which the runs do not record. Networks that this one holds or
+began with have their own: {networks}. The licence of these weights is not chosen: whoever publishes them has to.
+"""
+
+
+LIMITS = """## Limits
+
+- Image quality (FID), agreement of image and sound (AIS, IIS): not measured.
+- Behaviour on sounds unlike those in the data: not measured.
+- Which sound belongs to which image was chosen by models that look at images and compare texts; nobody heard the
+  images' own sound. What such models wrongly associate, this one has learned.
+"""
+
+
+def _shown(model: str) -> str:
+    """A hub id, or a folder's last name."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ writes runs/tiny/ast and runs/tiny/vae, ordinary model folders, in a few seconds
 means nothing, but it is always the same, and different for different input.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 from transformers.utils.logging import disable_progress_bar
+
+from sonify.terminal import Parser, run_command
 
 AST_WIDTH = 32
 
@@ -48,16 +50,20 @@ def write_tiny_vae(folder: Path) -> Path:
     return folder
 
 
-def main() -> None:
-    """Run the command."""
-    disable_progress_bar()
-    parser = argparse.ArgumentParser(prog="train.tiny", description="Write tiny networks with random weights.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="train.tiny", description="Write tiny networks with random weights.")
     parser.add_argument("out", type=Path, help="folder that gets ast/ and vae/")
-    out = parser.parse_args().out
-    write_tiny_ast(out / "ast")
-    write_tiny_vae(out / "vae")
-    print(f"{out / 'ast'}\n{out / 'vae'}")  # noqa: T201 - the command's result
+    out = parser.parse_args(argv).out
+
+    def work() -> None:
+        disable_progress_bar()
+        write_tiny_ast(out / "ast")
+        write_tiny_vae(out / "vae")
+        print(f"{out / 'ast'}\n{out / 'vae'}")  # noqa: T201 - the command's result
+
+    return run_command("train.tiny", work)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

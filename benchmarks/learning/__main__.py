@@ -8,7 +8,6 @@ of held-out recordings, with the audio and with it zeroed; an independent eye ju
 pictures; so few photographs are learned by heart, and they are for research only: publish no grid.
 """
 
-import argparse
 import json
 import logging
 from collections.abc import Sequence
@@ -19,23 +18,27 @@ from benchmarks.learning.judging import join, write_grid
 from benchmarks.learning.report import estimates, json_line, markdown
 from benchmarks.learning.training import SIDE_PX
 from benchmarks.learning.verdicts import verdicts
+from sonify.terminal import Parser, run_command
 
 log = logging.getLogger(__name__)
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="benchmarks.learning", allow_abbrev=False)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="benchmarks.learning", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--steps", type=int, default=2000, help="of each model")
     parser.add_argument("--folds", type=int, nargs="+", default=[5], help="each is held out once")
     parser.add_argument("--seeds", type=int, default=8, help="pictures of each held-out recording")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    page, line = measure(arguments.data, arguments.out, arguments.steps, arguments.folds, arguments.seeds)
-    print(page)
-    print(json.dumps(line))
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        page, line = measure(arguments.data, arguments.out, arguments.steps, arguments.folds, arguments.seeds)
+        print(page)
+        print(json.dumps(line))
+
+    return run_command("benchmarks.learning", work)
 
 
 def measure(data: Path, out: Path, steps: int, folds: Sequence[int], num_seeds: int) -> tuple[str, dict]:
@@ -63,4 +66,4 @@ def measure(data: Path, out: Path, steps: int, folds: Sequence[int], num_seeds: 
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

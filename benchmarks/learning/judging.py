@@ -15,7 +15,7 @@ from benchmarks.learning.collection import CLASSES
 from benchmarks.learning.eye import Eye
 from sonify.features.vae import decode
 from sonify.models.loading import choose_device
-from train.grids import make_grid
+from train.pictures import make_grid
 from train.pipeline import AudioPixArtPipeline
 
 GUIDANCE = 4.0

@@ -18,8 +18,8 @@ from sonify.errors import InputError
 from sonify.media.mixing import FULL_SCALE, measure_loudness
 from tests.eval.tiny_judges import write_tiny_clip, write_tiny_hubert
 from tests.tiny_networks import tiny_pipeline, write_tiny_pixart
-from train.sounds import SAMPLE_RATE_HZ, TARGET_LUFS
 from train.tiny import write_tiny_ast
+from train.windows import SAMPLE_RATE_HZ, TARGET_LUFS
 
 SECONDS = 5
 

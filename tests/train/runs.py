@@ -1,4 +1,4 @@
-"""Small training runs for tests: a run with features, tiny networks, a tiny transformer."""
+"""Small training runs for tests: a run with features, tiny networks, a tiny transformer, checkpoints."""
 
 from pathlib import Path
 from typing import Any

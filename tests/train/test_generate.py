@@ -20,7 +20,7 @@ from tests.tiny_networks import write_tiny_pixart
 from train.generate import main
 from train.manifest import read_manifest
 from train.pipeline import load_pipeline
-from train.sounds import make_windows, read_sound
+from train.windows import make_windows, read_sound
 
 RATE_HZ = 16_000
 FAST = ["--steps", "2", "--device", "cpu"]

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sonify.errors import InputError, WorkError
 from sonify.run import open_run
 from tests.feature_runs import MadeSample, make_feature_run
 from tests.train.runs import WIDTH, training_config, training_input, write_config
 from train.checkpoints import load_averaged
+from train.config import Optimizer
 from train.metrics import read_metrics
-from train.pixart import main, train
+from train.pixart import learning_rate_at, main, make_optimizer, train
 
 LOSSES = ("loss", "mse", "vb", "gradient_norm")
 
@@ -324,3 +326,34 @@ def test_features_of_another_vae_are_refused(root, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(root, straight):
     with pytest.raises(InputError, match=r"model\.layers was 2 .* is 3 now"):
         train(training_config(root, "straight", model={"layers": 3}))
+
+
+def test_the_papers_rate_follows_from_the_square_root_rule() -> None:
+    assert learning_rate_at(1000, Optimizer(), total_batch=640) == pytest.approx(3.162e-5, rel=1e-4)
+    assert learning_rate_at(1000, Optimizer(), total_batch=256) == 2.0e-5
+
+
+def test_the_rate_rises_linearly_and_stays() -> None:
+    config = Optimizer(learning_rate=1.0, reference_batch=1, warmup_steps=4)
+    assert [learning_rate_at(step, config, 1) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_without_warmup_the_first_step_has_the_whole_rate() -> None:
+    assert learning_rate_at(1, Optimizer(learning_rate=0.5, reference_batch=4, warmup_steps=0), 4) == 0.5
+
+
+def test_every_parameter_decays_and_moves_by_the_rate() -> None:
+    model = nn.Linear(2, 2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    config = Optimizer(learning_rate=0.01, weight_decay=0.5)
+    optimizer = make_optimizer(model, config)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        # Adam's first step is the gradient's sign (here 1 everywhere) times the rate
+        torch.testing.assert_close(parameter.detach(), old * (1 - 0.01 * 0.5) - 0.01)
+
+
+def test_the_settings_are_the_configurations() -> None:
+    (group,) = make_optimizer(nn.Linear(1, 1), Optimizer(betas=(0.8, 0.95), eps=1e-7)).param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.95), 1e-7, 3.0e-2)

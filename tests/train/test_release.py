@@ -15,13 +15,12 @@ from sonify import layout
 from sonify.io.tables import write_rows
 from sonify.rows import Clip
 from tests.train.runs import plain_config, training_config, training_input
-from train.card import count_licences
 from train.checkpoints import Facts, State, save_checkpoint
 from train.config import TrainConfig
+from train.frozen import load_networks, make_pipeline
 from train.model import init_transformer
-from train.networks import load_networks, make_pipeline
 from train.pipeline import load_pipeline
-from train.release import main, save_release
+from train.release import count_licences, main, save_release
 from train.shards import open_feature_data
 
 CPU = torch.device("cpu")

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ import pytest
 import soundfile
 from PIL import Image
 
+from eval.leakage import DISTANCE, find_leakage, summary, write_leakage
 from sonify import run
+from sonify.cli import main
 from sonify.errors import InputError, WorkError
 from sonify.media.likeness import NearHashes, perceptual_hash
-from sonify.report.leakage import DISTANCE, find_leakage, summary, write_leakage
 from sonify.sources.userfiles import read_exclusions
 from sonify.stores import to_run_dir
 from tests.builders import picture, small_config, small_input, tone, write_tar
@@ -171,6 +174,27 @@ def test_an_empty_set_and_an_empty_run_are_one_line(root: Path, tmp_path: Path) 
         find_leakage(root / "run", None, tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"run\.json"):
         find_leakage(tmp_path, root / "photos", None)
+
+
+def test_the_command_says_what_it_found_and_refuses_what_makes_no_sense(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["leakage", str(root / "run"), "--out", str(tmp_path / "report")]
+    assert main([*command, "--images", str(evaluation_images(root, tmp_path))]) == 0
+    assert capsys.readouterr().out.startswith("images: 2 of 12 look like one of 3 (1 are the same file")
+    assert (tmp_path / "report" / "report.json").is_file()
+    for words, message in (([], "expected evaluation sets"), (["--images", str(root), "--distance", "65"], "0 to 64")):
+        assert main([*command, *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    module = [sys.executable, "-m", "eval.leakage", str(tmp_path), "--images", ".", "--out", str(tmp_path)]
+    done = subprocess.run(module, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sonify: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_damaged_shard_is_named(root: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.rooms import ROOMS, reverberate, reverberation_time_sec, room_response
+from eval.reverberation import ROOMS, reverberate, reverberation_time_sec, room_response
 
 RATE_HZ = 16_000
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from eval.scores import check_labels, load_scorer, score_labels
+from eval.studio import check_labels, load_scorer, score_labels
 from sonify.errors import InputError
 from tests.eval.tiny_judges import write_tiny_clip, write_tiny_hubert
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.intervals import mean_interval
+from eval.figures import mean_interval
 
 
 def test_the_interval_is_that_of_the_normal_distribution():

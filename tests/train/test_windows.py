@@ -9,7 +9,7 @@ import soundfile
 from sonify.errors import InputError
 from sonify.media.clips import cut_recording
 from sonify.media.mixing import FULL_SCALE, measure_loudness
-from train.sounds import TARGET_LUFS, make_windows, read_sound
+from train.windows import TARGET_LUFS, make_windows, read_sound
 
 RATE_HZ = 16_000
 CLIP_SECONDS = 2.0

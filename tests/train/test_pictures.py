@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from train.grids import CAPTION_LINES, GAP, MIN_SIDE, make_grid, wrap_caption
+from train.pictures import CAPTION_LINES, GAP, MIN_SIDE, make_grid, wrap_caption
 
 COLOURS = ["#ff0000", "#00ff00", "#0000ff", "#ffff00", "#00ffff"]
 

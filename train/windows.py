@@ -34,11 +34,7 @@ class Window:
 
 
 def read_sound(path: Path, clip_seconds: float) -> list[CutClip]:
-    """Cut a recording into windows, as the pool cuts it: mono, without DC, a tail under one second left out.
-
-    Raises:
-        InputError: it is no sound file that is read, has no samples, or is silent from beginning to end.
-    """
+    """Cut a recording into windows, as the pool cuts it: mono, without DC, a tail under one second left out."""
     assert clip_seconds >= MIN_CLIP_SECONDS, clip_seconds
     try:
         clips = list(cut_recording(path, SAMPLE_RATE_HZ, clip_seconds))
@@ -65,9 +61,6 @@ def make_windows(
     gain. They are summed under the ceiling of the toolkit's mixing; with `separate` they follow each other, and the
     model hears as many clips for the one image. A sound that has ended, or is silent, has no part in a window, and a
     window in which nothing is heard makes no image.
-
-    Raises:
-        ValueError: the number of gains is another than that of the sounds.
     """
     if len(sounds) != len(gains_db):
         raise ValueError(f"expected {len(sounds)} gains, found {len(gains_db)}")

@@ -32,26 +32,21 @@ class Networks:
 
 
 def load_networks(config: TrainConfig) -> Networks:
-    """Fetch and load them.
-
-    Raises:
-        InputError: one cannot be had or used.
-    """
+    """Fetch and load them."""
     cpu, dtype = torch.device("cpu"), torch.float32
     fetched_vae = fetch_model(config.vae, config.vae_revision, VAE_FILES)
     vae = load_vae(fetched_vae, cpu, dtype)
-    if config.ast is None:
-        return Networks(
-            vae=vae, vae_identity=fetched_vae.identity, audio_encoder=None, feature_extractor=None, ast_identity=None
-        )
-    fetched_ast = fetch_model(config.ast, config.ast_revision, AST_FILES)
-    audio_encoder, feature_extractor = load_ast(fetched_ast, cpu, dtype)
+    audio_encoder = feature_extractor = ast_identity = None
+    if config.ast is not None:
+        fetched_ast = fetch_model(config.ast, config.ast_revision, AST_FILES)
+        audio_encoder, feature_extractor = load_ast(fetched_ast, cpu, dtype)
+        ast_identity = fetched_ast.identity
     return Networks(
         vae=vae,
         vae_identity=fetched_vae.identity,
         audio_encoder=audio_encoder,
         feature_extractor=feature_extractor,
-        ast_identity=fetched_ast.identity,
+        ast_identity=ast_identity,
     )
 
 

@@ -60,18 +60,18 @@ TESTS = {
     ),
     4: (
         f"{HERE}::test_a_hostile_archive_writes_and_reads_nothing_elsewhere",
-        "tests/engine/test_tars.py::test_any_name_is_only_a_name",
+        "tests/io/test_tars.py::test_any_name_is_only_a_name",
     ),
     5: (
         f"{HERE}::test_a_hostile_archive_writes_and_reads_nothing_elsewhere",
-        "tests/engine/test_tars.py::test_what_is_no_file_is_rejected_by_name",
-        "tests/engine/test_tars.py::test_sparse_files_are_rejected_and_passed_over",
+        "tests/io/test_tars.py::test_what_is_no_file_is_rejected_by_name",
+        "tests/io/test_tars.py::test_sparse_files_are_rejected_and_passed_over",
     ),
     6: (
-        "tests/engine/test_tars.py::test_hostile_headers_are_damage",
-        "tests/engine/test_tars.py::test_endless_headers_take_little_memory_and_time",
-        "tests/engine/test_tars.py::test_a_name_of_a_megabyte_is_rejected_under_its_beginning",
-        "tests/engine/test_tars.py::test_every_cut_is_reported_and_nothing_complete_is_lost",
+        "tests/io/test_tars.py::test_hostile_headers_are_damage",
+        "tests/io/test_tars.py::test_endless_headers_take_little_memory_and_time",
+        "tests/io/test_tars.py::test_a_name_of_a_megabyte_is_rejected_under_its_beginning",
+        "tests/io/test_tars.py::test_every_cut_is_reported_and_nothing_complete_is_lost",
         "tests/fuzz/test_fuzz.py::test_changed_seeds_keep_the_promises",
     ),
     7: (

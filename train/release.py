@@ -19,11 +19,10 @@ from pathlib import Path
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from huggingface_hub import ModelCard, ModelCardData
 
-from sonify import layout
 from sonify.config.loader import load_settings
 from sonify.errors import InputError
-from sonify.io.tables import read_columns
 from sonify.io.write import naming_full_disk
+from sonify.pool import clip_columns
 from sonify.terminal import Parser, run_command
 from train.checkpoints import RECORDINGS, load_averaged, naming_system_errors
 from train.config import CONFIG, TrainConfig, write_config
@@ -169,9 +168,8 @@ def count_licences(runs: Iterable[Path], recordings: Iterable[str]) -> dict[str,
     """
     licence_of: dict[str, str] = {}
     for run in runs:
-        for table in sorted((run / layout.CLIPS).glob("*.parquet")):
-            columns = read_columns(table, ["recording", "licence"])
-            licence_of.update(zip(*(columns[name].to_pylist() for name in ("recording", "licence")), strict=True))
+        table = clip_columns(run, ["recording", "licence"])
+        licence_of.update(zip(table["recording"].to_pylist(), table["licence"].to_pylist(), strict=True))
     return dict(Counter(licence_of.get(recording) or NOT_KNOWN for recording in recordings).most_common())
 
 

@@ -29,7 +29,7 @@ from sonify.engine.record import RunRecord, require_record
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, commit_files, digest_of, read_commit
 from sonify.io.tables import count_rows, read_columns, rows_of
-from sonify.io.tars import BLOCK, index_members
+from sonify.io.tars import index_members
 from sonify.io.write import FileRecord, sha256_of
 from sonify.rows import FeatureEntry
 from sonify.stores import Place
@@ -142,7 +142,7 @@ class Shard:
 
 def _named_members(sample: TrainingSample, data: bytes) -> dict[str, bytes]:
     """The members of a part of an archive, without the key in their names; what is foreign is not opened."""
-    members, rejected = index_members(io.BytesIO(data + bytes(2 * BLOCK)), "sample")
+    members, rejected = index_members(io.BytesIO(data), "sample", whole=False)
     if rejected:
         raise sample.damage(f"is not a whole part of an archive ({rejected[0].reason}: {rejected[0].detail})")
     named: dict[str, bytes] = {}

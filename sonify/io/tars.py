@@ -68,8 +68,8 @@ def index_tar(place: Place, archive: str) -> tuple[list[Member], list[Rejected]]
         return index_members(file, archive)
 
 
-def index_members(file: BinaryIO, archive: str) -> tuple[list[Member], list[Rejected]]:
-    """Do what `index_tar` does with an opened archive.
+def index_members(file: BinaryIO, archive: str, *, whole: bool = True) -> tuple[list[Member], list[Rejected]]:
+    """Do what `index_tar` does with an opened archive; a part of one (`whole=False`) ends between two members.
 
     Raises:
         OSError: the file cannot be read.
@@ -78,7 +78,7 @@ def index_members(file: BinaryIO, archive: str) -> tuple[list[Member], list[Reje
     rejected: list[Rejected] = []
     seen: set[str] = set()
     try:
-        for kind, member in _scan(file):
+        for kind, member in _scan(file, whole):
             if kind == tarfile.DIRTYPE:
                 continue
             refusal = _refusal(kind, member, seen)
@@ -149,7 +149,7 @@ def _refusal(kind: bytes, member: Member, seen: set[str]) -> tuple[Reason, str] 
     return None
 
 
-def _scan(file: BinaryIO) -> Iterator[tuple[bytes, Member]]:
+def _scan(file: BinaryIO, whole: bool = True) -> Iterator[tuple[bytes, Member]]:
     """Yield every member whose data are complete, behind its type.
 
     Raises:
@@ -159,7 +159,7 @@ def _scan(file: BinaryIO) -> Iterator[tuple[bytes, Member]]:
     offset = 0
     of_all: dict[bytes, bytes] = {}  # what global pax headers say of the members that follow
     of_next: dict[bytes, bytes] = {}  # what extension headers say of the next member
-    while (header := _read_header(file, offset)) is not None:
+    while (whole or offset < end) and (header := _read_header(file, offset)) is not None:
         start = _data_start(file, header.type, offset)
         said = {} if header.type in _EXTENSIONS else of_all | of_next
         size = 0 if header.type in _WITHOUT_DATA else int(said.get(b"size", header.size))

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 LIGHT  := $(VENV)/.installed-light
 FULL   := $(VENV)/.installed-full
 
-.PHONY: help setup demo test test-slow check format bench lock clean
+.PHONY: help setup demo test test-slow check format bench docs lock clean
 
 help:
 	@echo "make demo       the whole job on the embedded sample, into runs/demo"
@@ -14,6 +14,7 @@ help:
 	@echo "make check      formatting, lint, types"
 	@echo "make test       the tests; make test-slow runs the slow ones too"
 	@echo "make bench      side-by-side measurements, one JSON line each"
+	@echo "make docs       the documentation as pages to read from disk, into site"
 	@echo "make lock       resolve the two lock files again"
 
 setup: $(FULL)
@@ -40,13 +41,17 @@ format: $(FULL)
 bench: $(FULL)
 	$(BIN)/python -m benchmarks
 
+docs: $(FULL)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the documentation is at site/index.html"
+
 # Universal: one file for Python 3.11 to 3.13 on every platform; no index address is written into it.
 lock: $(FULL)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample pyproject.toml -o requirements-demo.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache site
 
 # uv installs ten times faster than pip (measured: 7 s against 77 s for the light lock) and checks the same hashes.
 $(BIN)/uv:

@@ -339,8 +339,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sounds", type=argument_of(to_place), help="evaluation sounds: a folder")
     parser.add_argument("--distance", type=int, default=DISTANCE, help="bits in which near-duplicate images may differ")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report and the exclusion lists")
+    parser.add_argument("--verbose", action="store_true", help="say more")
     arguments = parser.parse_args(argv)
-    return run_command("sonify", lambda: _run(arguments))
+    return run_command("sonify", lambda: _run(arguments), verbose=arguments.verbose)
 
 
 def _run(arguments: argparse.Namespace) -> None:

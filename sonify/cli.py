@@ -40,9 +40,10 @@ DOORS = {"leakage": ("eval.leakage", "name what a run shares with evaluation set
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in DOORS:
-        module, _ = DOORS[words[0]]
-        return import_module(module).main(words[1:])
+    name = next((word for word in words if not word.startswith("-")), "")
+    if name in DOORS:
+        words.remove(name)
+        return import_module(DOORS[name][0]).main(words)
     arguments, rest = build_parser().parse_known_args(words)
 
     def work() -> None:

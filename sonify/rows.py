@@ -1,6 +1,6 @@
 """What travels between the stages: frozen rows, and the reasons for which a row leaves.
 
-A field that is written to Parquet has a plain type; `engine.tables` derives the schema from the annotations.
+A field that is written to Parquet has a plain type; `io.tables` derives the schema from the annotations.
 """
 
 from dataclasses import dataclass

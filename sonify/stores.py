@@ -155,12 +155,7 @@ def list_sizes(folder: UPath) -> dict[str, int]:
 
 
 def read_remote_whole(place: UPath) -> bytes:
-    """All bytes of a file, in one request.
-
-    Raises:
-        FileNotFoundError: the store says that it is not there.
-        TransientError: it cannot be reached.
-    """
+    """All bytes of a file, in one request."""
     return cast(bytes, ask(place, lambda: place.fs.cat_file(place.path)))
 
 
@@ -187,11 +182,9 @@ class RemoteFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

@@ -82,11 +82,7 @@ def is_file(place: Place) -> bool:
 
 
 def child(root: Place, name: str) -> Place:
-    """The file of a listed name.
-
-    Raises:
-        ValueError: the name leads elsewhere.
-    """
+    """The file of a listed name."""
     if not is_below(name):
         raise ValueError(f"{name!r} is no path below {root}")
     return root / name
@@ -161,11 +157,7 @@ def read_ahead(
 
 
 def check_mounted(root: Place, error: OSError) -> None:
-    """Look whether a listed file cannot be read because everything around it is gone.
-
-    Raises:
-        TransientError: the disk is in trouble, or nothing is left under `root`: the unit is to stay undone.
-    """
+    """Raise where a listed file cannot be read because everything around it is gone: its unit is to stay undone."""
     if not isinstance(root, Path):
         if kind_of(root) is None:
             raise TransientError(f"{root}: nothing is there any more") from error
@@ -306,11 +298,7 @@ def load_array(place: Place) -> np.ndarray:
 
 
 def on_this_machine(place: Place) -> Path:
-    """A file as one that can be mapped: itself, or a copy that all processes of this machine share.
-
-    Raises:
-        WorkError: there is no room for the copy.
-    """
+    """A file as one that can be mapped: itself, or a copy that all processes of this machine share."""
     if isinstance(place, Path):
         return place
     identity = ask(place, lambda: place.fs.ukey(place.path))
@@ -329,11 +317,7 @@ def on_this_machine(place: Place) -> Path:
 
 
 def machine_folder(run_dir: Place) -> Path:
-    """Where what belongs to one machine is kept: the run directory, or a private folder below `TMPDIR` for a store.
-
-    Raises:
-        WorkError: a folder of that name belongs to somebody else.
-    """
+    """Where what belongs to one machine is kept: the run directory, or a private folder below `TMPDIR` for a store."""
     if isinstance(run_dir, Path):
         return run_dir
     root = Path(tempfile.gettempdir()) / f"sonify-{os.getuid()}"

@@ -64,11 +64,7 @@ def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> 
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside the target, which takes its place at the end, or is removed on an error.
-
-    Raises:
-        InputError: the folder cannot be made, or what is there is no gallery.
-    """
+    """A new folder beside the target, which takes its place at the end, or is removed on an error."""
     if target.exists() and any(target.iterdir()) and not (target / PAGE).is_file():
         raise InputError(f"{target}: holds something else than a gallery; choose another place")
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")

@@ -139,11 +139,7 @@ def _clap_part(settings: ClapSettings, share: float) -> Part:
 
 
 def fetch_clap(settings: ClapSettings) -> FetchedModel:
-    """Get a CLAP's files or, of laion_clap's, those of its RoBERTa, whose checkpoint is a file of its own.
-
-    Raises:
-        InputError: there is no such model, or no way to get it.
-    """
+    """Get a CLAP's files or, of laion_clap's, those of its RoBERTa, whose checkpoint is a file of its own."""
     if isinstance(settings, ClapEncoder):
         return fetch_model(settings.model, settings.revision, CLAP_FILES)
     return fetch_model(settings.roberta, settings.roberta_revision, TOKENIZER_FILES)

@@ -74,9 +74,6 @@ def list_images(images: Images, seed: int, below: int | None = None) -> Iterator
         images: the image set.
         seed: of the sample.
         below: the sample's bound where one was drawn before; else it is drawn from what is there.
-
-    Raises:
-        InputError: there is no image, or the captions table is not one.
     """
     kind = KINDS[images.kind]
     refs = kind.list_files(images)
@@ -162,11 +159,7 @@ def _within(container_ref: ImageRef, name: str) -> ImageRef:
 
 
 def _unreadable(images: Images, ref: ImageRef, error: OSError) -> Rejected:
-    """Reject a file.
-
-    Raises:
-        TransientError: it is the disk that is in trouble, or the store.
-    """
+    """Reject a file, unless it is the disk or the store that is in trouble: that is raised."""
     check_mounted(images.path, error)
     return Rejected(key=ref.key, reason=Reason.UNREADABLE, detail=error.strerror or str(error))
 

@@ -62,11 +62,7 @@ def file_beside(table: Place, name: str) -> Place | None:
 
 
 def read_user_table(place: Place, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[bytes]]:
-    """Read columns of a CSV or Parquet file as raw bytes; an absent optional column is empty.
-
-    Raises:
-        InputError: the file is not a table, a required column is missing, or it unpacks to more than can be held.
-    """
+    """Read columns of a CSV or Parquet file as raw bytes; an absent optional column is empty."""
     columns: dict[str, list[bytes]] = {name: [] for name in (*required, *optional)}
     size_bytes = 0
     for batch in iter_user_table(place, [(name,) for name in required], optional):
@@ -89,9 +85,6 @@ def iter_user_table(
         place: the file.
         required: for each column the names that it may have; the first that is there counts.
         optional: names of further columns, empty where absent.
-
-    Raises:
-        InputError: the file is not a table, or a required column is missing.
     """
     try:
         with closing(_parquet_batches(place) if place.suffix == ".parquet" else _csv_batches(place)) as batches:

@@ -125,11 +125,7 @@ def pair_job(config: Config) -> Job:
 
 
 def check_splits(config: Config) -> None:
-    """Make sure, as soon as the pool is there, that images have recordings of their own split to draw from.
-
-    Raises:
-        InputError: a split may have images but has no recording, or there is no clip at all.
-    """
+    """Make sure, as soon as the pool is there, that images have recordings of their own split to draw from."""
     if not stems(config.run_dir / layout.CLIPS):
         return  # concepts can be found before there is a pool
     present = set(clip_columns(config.run_dir, ["split"])["split"].unique().to_pylist())

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,7 +30,7 @@ def named_address(engine: Engine) -> str | None:
 def check_run_dir(engine: Engine, run_dir: Place) -> None:
     """Workers of a cluster that is joined run in directories of their own, and those of a job in a copy."""
     address = named_address(engine) if engine.kind == "ray" else None
-    if address and isinstance(run_dir, Path) and not run_dir.is_absolute():
+    if address and not run_dir.is_absolute():
         raise InputError(
             f"run_dir: the workers of the cluster at {address} run in other directories (a job's in a temporary copy"
             f" of its working directory): expected an absolute path that all nodes see or s3://..., found"

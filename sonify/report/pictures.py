@@ -104,7 +104,7 @@ class Summary:
 
 def survey_run(run_dir: Place, num_pictures: int) -> tuple[Summary, list[Picture]]:
     """Return the run's figures and the `num_pictures` images with the lowest hash, sorted by key."""
-    summary = Summary(run=(run_dir.resolve() if isinstance(run_dir, Path) else run_dir).name)
+    summary = Summary(run=run_dir.resolve().name)
     chosen: list[tuple[int, str, Picture]] = []
     for unit in stems(run_dir / layout.RENDERS):
         pictures = _read_unit(run_dir, unit)

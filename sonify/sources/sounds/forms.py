@@ -15,10 +15,11 @@ import pyarrow as pa
 from sonify.config import FolderSounds, ParquetSounds, WebDatasetSounds
 from sonify.errors import InputError
 from sonify.io.places import is_file, is_utf8, list_files, open_place
+from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected, SoundRef
-from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, open_parquet, read_user_table
+from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, read_user_table
 from sonify.stores import Place
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.

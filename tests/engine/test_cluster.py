@@ -37,8 +37,8 @@ IMAGES = {"shard_size": 2}
 SLOW = """
 import os, sys, time
 if any("default_worker" in word for word in sys.orig_argv):
-    from sonify.stages import concepts
-    inspect = concepts.inspect_image
+    from sonify.stages import name_concepts
+    inspect = name_concepts.inspect_image
     def slowly(data):
         import ray
         with open(os.path.join(os.environ["SEEN"], ray.get_runtime_context().get_node_id()), "ab") as file:
@@ -48,7 +48,7 @@ if any("default_worker" in word for word in sys.orig_argv):
             time.sleep(0.05)
         time.sleep(0.1)
         return inspect(data)
-    concepts.inspect_image = slowly
+    name_concepts.inspect_image = slowly
 """
 
 OTHERS_WORK = """

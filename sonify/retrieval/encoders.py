@@ -101,26 +101,6 @@ def fetch_encoder(settings: Encoder) -> Mapping[str, str]:
     return {} if clap is None else _identities(clap, fetch_clap(clap))
 
 
-def encoder_models(settings: Encoder) -> tuple[str, ...]:
-    """What `fetch_encoder` fetches."""
-    clap = clap_of(settings)
-    if clap is None:
-        return ()
-    return (clap.model,) if isinstance(clap, ClapEncoder) else (str(clap.checkpoint), clap.roberta)
-
-
-def encoder_cpus(settings: Encoder) -> int:
-    """CPUs that a worker asks for, and threads that the model in it uses."""
-    clap = clap_of(settings)
-    return 1 if clap is None else clap.cpus
-
-
-def encoder_gpus(settings: Encoder) -> float:
-    """GPUs that a worker asks for, where the cluster has any or `device` insists."""
-    clap = clap_of(settings)
-    return 0.0 if clap is None or clap.device == "cpu" else clap.gpus
-
-
 def _text_part(share: float) -> Part:
     return Part(id="text", model="text", share=share, encoder=WordsEncoder())
 

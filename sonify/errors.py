@@ -23,11 +23,7 @@ class TransientError(Exception):
 
 
 def require(*libraries: str, extra: str = "models") -> None:
-    """Refuse to go on without libraries of an extra, which the light installation has not.
-
-    Raises:
-        InputError: one is not installed.
-    """
+    """Refuse to go on without libraries of an extra, which the light installation has not."""
     for library in libraries:
         if find_spec(library) is None:
             raise InputError(f"the library {library} is not installed: pip install 'sonify[{extra}]'")

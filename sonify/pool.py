@@ -59,11 +59,7 @@ class ClipSamples:
         return np.load(on_this_machine(self._run_dir / layout.audio(unit)), mmap_mode="r")
 
     def __getitem__(self, clip: str) -> np.ndarray:
-        """The (S,) int16 samples of a clip.
-
-        Raises:
-            WorkError: the pool does not hold it.
-        """
+        """The (S,) int16 samples of a clip."""
         if clip not in self._place:
             raise WorkError(f"{self._run_dir}: the pool holds no clip {clip!r} although a pair uses it")
         number, row = self._place[clip]
@@ -86,11 +82,7 @@ class ClipTexts:
         self._table = clip_columns(run_dir, ["clip", "text", "recording"])
 
     def __call__(self, clips: Collection[str]) -> Mapping[str, ClipText]:
-        """Find clips.
-
-        Raises:
-            WorkError: the pool does not hold one.
-        """
+        """Find clips."""
         wanted = sorted(set(clips))
         rows = pc.index_in(pa.array(wanted, pa.string()), self._table["clip"])  # pyright: ignore[reportAttributeAccessIssue]
         for clip, row in zip(wanted, rows.to_pylist(), strict=True):

@@ -185,11 +185,7 @@ def freeze_images(run_dir: Place, images: Images, seed: int, again: bool = False
 
 
 def freeze_published(config: Config) -> None:
-    """List the images and the files of clips of a published folder, unit by unit, as the folder is now.
-
-    Raises:
-        InputError: the folder is damaged, or not what it should be.
-    """
+    """List the images and the files of clips of a published folder, unit by unit, as the folder is now."""
     folder = published_folder(config)
     verify_published(folder, config)
     images = {unit: refs_of(config, folder, unit) for unit in folder.data}

@@ -261,11 +261,7 @@ HINT_NO_CAPTIONS = (
 
 
 def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
-    """Stop a stage that mostly breaks.
-
-    Raises:
-        WorkError: after 1,000 rows, the share of faults is above the limit, or no row at all has a concept.
-    """
+    """Stop a stage that mostly breaks."""
     if rows.rows_in < ROWS_BEFORE_FAULT_LIMIT:
         return
     faults = {reason: n for reason, n in rows.rejected.items() if Reason(reason) not in NOT_FAULTS}
@@ -281,11 +277,7 @@ def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
 
 
 def check_any_concept(stage: Stage, rows: Count) -> None:
-    """Stop where an extractor hears nothing in any image: a broken model must not burn the budget.
-
-    Raises:
-        WorkError: rows came in and none has a concept.
-    """
+    """Stop where an extractor hears nothing in any image: a broken model must not burn the budget."""
     if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
         hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
@@ -293,11 +285,7 @@ def check_any_concept(stage: Stage, rows: Count) -> None:
 
 
 def check_any_left(stage: Stage, rows: Count) -> None:
-    """Stop where no image can be checked or gets a sound: an empty dataset is no success.
-
-    Raises:
-        WorkError: rows came in and none came out.
-    """
+    """Stop where no image can be checked or gets a sound: an empty dataset is no success."""
     if stage.name == "checks" and rows.rows_in and not rows.rows_out:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
         raise WorkError(f"{stage.key}: no image could be checked ({reasons}); look at rejects/checks")

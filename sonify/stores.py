@@ -137,15 +137,8 @@ def kind_of(place: Path | UPath) -> Literal["file", "folder"] | None:
     return "file" if info["type"] == "file" else "folder"
 
 
-def list_remote(root: UPath) -> list[str]:
-    """Every file below `root`, relative to it, as the store spells it."""
-    found = ask(root, lambda: root.fs.find(root.path))
-    below = f"{str(root.fs._strip_protocol(root.path)).rstrip('/')}/"
-    return [path.removeprefix(below) for path in found if path.startswith(below)]
-
-
 def list_sizes(folder: UPath) -> dict[str, int]:
-    """Every file below a folder, relative to it, with its size in bytes; none where there is no folder."""
+    """Every file below a folder, relative to it as the store spells it, with its size in bytes."""
     try:
         found = cast(dict[str, Any], ask(folder, lambda: folder.fs.find(folder.path, detail=True)))
     except FileNotFoundError:
@@ -155,18 +148,13 @@ def list_sizes(folder: UPath) -> dict[str, int]:
 
 
 def read_remote_whole(place: UPath) -> bytes:
-    """All bytes of a file, in one request.
-
-    Raises:
-        FileNotFoundError: the store says that it is not there.
-        TransientError: it cannot be reached.
-    """
+    """All bytes of a file, in one request."""
     return cast(bytes, ask(place, lambda: place.fs.cat_file(place.path)))
 
 
 def size_of_remote(place: UPath) -> int:
     """The size of a file in bytes."""
-    return ask(place, lambda: place.fs.info(place.path))["size"]
+    return int(ask(place, lambda: place.fs.info(place.path))["size"])
 
 
 def read_remote(place: UPath, start: int, stop: int) -> bytes:
@@ -187,11 +175,9 @@ class RemoteFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

@@ -42,11 +42,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) -> Settings:
-    """Do what `load_config` does for any kind of configuration.
-
-    Raises:
-        InputError: the file, a key, a type or a path is wrong.
-    """
+    """Do what `load_config` does for any kind of configuration."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -72,11 +68,7 @@ def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool
 def make_settings(
     raw: Mapping[str, Any], kind: type[Settings], where: str = "config", check_paths: bool = True
 ) -> Settings:
-    """Do what `make_config` does for any kind of configuration.
-
-    Raises:
-        InputError: a key, a type or a path is wrong.
-    """
+    """Do what `make_config` does for any kind of configuration."""
     try:
         # through JSON, whose types are YAML's: lists stand for tuples there, and nothing else is bent
         config = kind.model_validate_json(json.dumps(raw, default=str))

@@ -159,21 +159,13 @@ def demo_config(run_dir: Path) -> Config:
 
 
 def write_sample(folder: Path) -> None:
-    """Write `photos/` and `sounds/` with their tables; the same bytes each time.
-
-    Raises:
-        InputError: scikit-image is not installed.
-    """
+    """Write `photos/` and `sounds/` with their tables; the same bytes each time."""
     write_photos(folder / "photos")
     write_sounds(folder / "sounds")
 
 
 def write_photos(folder: Path) -> None:
-    """Copy the photographs, with `captions.csv` (what is in them) and `sources.csv` (whose they are).
-
-    Raises:
-        InputError: scikit-image is not installed.
-    """
+    """Copy the photographs, with `captions.csv` (what is in them) and `sources.csv` (whose they are)."""
     shipped = _shipped_pictures()
     folder.mkdir(parents=True, exist_ok=True)
     for photo in PHOTOS:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,13 +28,9 @@ def named_address(engine: Engine) -> str | None:
 
 
 def check_run_dir(engine: Engine, run_dir: Place) -> None:
-    """Workers of a cluster that is joined run in directories of their own, and those of a job in a copy.
-
-    Raises:
-        InputError: the run directory is relative.
-    """
+    """Workers of a cluster that is joined run in directories of their own, and those of a job in a copy."""
     address = named_address(engine) if engine.kind == "ray" else None
-    if address and isinstance(run_dir, Path) and not run_dir.is_absolute():
+    if address and not run_dir.is_absolute():
         raise InputError(
             f"run_dir: the workers of the cluster at {address} run in other directories (a job's in a temporary copy"
             f" of its working directory): expected an absolute path that all nodes see or s3://..., found"
@@ -152,11 +147,7 @@ def _check_token(address: str) -> None:
 
 
 def _refuses_strangers(address: str) -> bool:
-    """A cluster that was started without authentication takes any token, ours as well.
-
-    Raises:
-        InputError: the cluster says neither that it is open nor that it is not.
-    """
+    """A cluster that was started without authentication takes any token, ours as well."""
     without = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH_")}
     # another process: this one's Ray has read its token already
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
@@ -197,12 +188,7 @@ def _start(engine: Engine) -> None:
 
 
 def _resolve(address: str) -> str:
-    """What `auto` stands for: RAY_ADDRESS, or the cluster that was started on this machine.
-
-    Raises:
-        ConnectionError: there is none.
-        InputError: the address is a client's, whose driver would run elsewhere.
-    """
+    """What `auto` stands for: RAY_ADDRESS, or the cluster that was started on this machine."""
     if address.startswith("ray://"):
         raise InputError(f"engine.address: {address} is a Ray client's: give HOST:PORT, or submit the run as a job")
     return str(get_ray_address_from_environment(address, None)) if address == "auto" else address

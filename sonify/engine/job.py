@@ -155,9 +155,6 @@ def run_task(run_dir: Place, job: Job, task: Task, crashed: Mapping[int, str]) -
         job: the loaded stage.
         task: the unit.
         crashed: positions of rows that kill or break their worker, with how; they are rejected untouched.
-
-    Raises:
-        DiskFull: no room is left.
     """
     with naming_full_disk(run_dir), Transaction(run_dir) as transaction:
         rejects = RejectTable(transaction, task)

@@ -121,11 +121,7 @@ class Actors:
         return self._starting.keys()
 
     def begin(self, stage: Stage, num_tasks: int) -> None:
-        """Have workers load a stage.
-
-        Raises:
-            InputError: no live node could hold a worker, and the cluster does not grow.
-        """
+        """Have workers load a stage."""
         assert not self._busy, self._busy
         resources = resources_of(stage, self._engine)
         wanted = self._wanted(stage.key, resources, num_tasks)
@@ -179,11 +175,7 @@ class Actors:
             self._ready.append(actor)
 
     def watch(self) -> None:
-        """Say it now and then while the stage waits for its first worker to get a place.
-
-        Raises:
-            WorkError: the last node that could hold one is gone, and none came in its place.
-        """
+        """Say it now and then while the stage waits for its first worker to get a place."""
         now = time.monotonic()
         if self._ready or self._busy:
             self._lonely_since = self._said = now
@@ -265,11 +257,7 @@ class RayExecutor:
         self._actors = Actors(engine, run_dir, stages)
 
     def __call__(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Yield outcomes as units end.
-
-        Raises:
-            InputError, WorkError: the stage cannot be loaded, or no node can hold its workers.
-        """
+        """Yield outcomes as units end."""
         actors = self._actors
         actors.begin(stage, len(tasks))
         metrics = StageMetrics(stage.key, len(tasks))
@@ -353,11 +341,7 @@ class _Unit:
         return worker.probe.remote(self._stage, self._task.unit, *self._step)
 
     def receive(self, ref: Any) -> Outcome | None:
-        """How the unit ended, or None where another step follows.
-
-        Raises:
-            InputError, WorkError: the worker cannot load the stage any more.
-        """
+        """How the unit ended, or None where another step follows."""
         try:
             result: Any = ray.get(ref)
         except RayTaskError as error:

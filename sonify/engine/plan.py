@@ -59,11 +59,7 @@ def listed_units(run_dir: Place, listing: str) -> list[str]:
 
 
 def iter_done(run_dir: Place, stage: Stage) -> Iterator[StoredCommit]:
-    """The stage's commits under today's digest whose files have the recorded sizes, in the order of units.
-
-    Raises:
-        WorkError: a record is damaged.
-    """
+    """The stage's commits under today's digest whose files have the recorded sizes, in the order of units."""
     return (stored for stored, whole in _iter_commits(run_dir, stage) if whole)
 
 
@@ -84,9 +80,6 @@ def plan_stage(run_dir: Place, stage: Stage, plans: Mapping[str, Plan]) -> Plan:
         run_dir: the run.
         stage: the stage.
         plans: of all stages upstream, by key.
-
-    Raises:
-        WorkError: a record is damaged.
     """
     units = listed_units(run_dir, stage.listing)
     nothing = Plan(stage=stage, done={}, rows=total([]), clips=None, tasks=(), waiting=tuple(units))
@@ -130,11 +123,7 @@ def _task(stage: Stage, unit: str, inputs: Mapping[str, str], plans: Mapping[str
 
 
 def check_settings(run_dir: Place, stage: Stage, record: RunRecord | None) -> None:
-    """Refuse to mix work made under different settings.
-
-    Raises:
-        InputError: the stage has commits under other settings.
-    """
+    """Refuse to mix work made under different settings."""
     before = record.stages.get(stage.key) if record else None
     if before is not None and before.digest != stage.digest:
         others = [before.digest]

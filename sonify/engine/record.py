@@ -59,11 +59,7 @@ class RunRecord:
 
 
 def read_record(run_dir: Place) -> RunRecord | None:
-    """Read RUN/run.json; None where there is none yet.
-
-    Raises:
-        WorkError: the file is damaged.
-    """
+    """Read RUN/run.json; None where there is none yet."""
     path = run_dir / layout.RUN
     try:
         raw = open_record(read_whole(path))
@@ -76,11 +72,7 @@ def read_record(run_dir: Place) -> RunRecord | None:
 
 
 def require_record(run_dir: Place) -> RunRecord:
-    """Read the record of a run that must exist.
-
-    Raises:
-        InputError: the folder is not a run.
-    """
+    """Read the record of a run that must exist."""
     record = read_record(run_dir)
     if record is None:
         raise InputError(f"{run_dir}: not a run: expected {layout.RUN} in it; `sonify run --config FILE` makes one")
@@ -88,11 +80,7 @@ def require_record(run_dir: Place) -> RunRecord:
 
 
 def config_of_run(run_dir: Place) -> Config:
-    """The configuration that a run was last worked on with.
-
-    Raises:
-        InputError: the folder is not a run.
-    """
+    """The configuration that a run was last worked on with."""
     return make_config({**require_record(run_dir).config, "run_dir": str(run_dir)}, str(run_dir), check_paths=False)
 
 

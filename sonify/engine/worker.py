@@ -105,11 +105,7 @@ class TooManyKillers(Exception):
 
 
 def find_killers(start: int, stop: int, survives: Callable[[int, int], bool]) -> list[int]:
-    """Halve a range of rows until each row that does not survive on its own is found.
-
-    Raises:
-        TooManyKillers: there are more than `MOST_KILLERS`.
-    """
+    """Halve a range of rows until each row that does not survive on its own is found."""
     killers: list[int] = []
     ranges = [(start, stop)]
     while ranges:

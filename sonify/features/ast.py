@@ -30,11 +30,7 @@ Groups = Sequence[tuple[slice, slice]]  # of bins and of bands
 
 
 def load_ast(fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> tuple[ASTModel, ASTFeatureExtractor]:
-    """Load an AST, fetched as `AST_FILES`, with its front end.
-
-    Raises:
-        InputError: its weights cannot be used, or it does not hear 16 kHz.
-    """
+    """Load an AST, fetched as `AST_FILES`, with its front end."""
     network = cast(ASTModel, load_network(ASTModel, fetched, device, dtype))
     extractor = cast(ASTFeatureExtractor, load_part(ASTFeatureExtractor, fetched))
     found = (extractor.sampling_rate, extractor.num_mel_bins, extractor.max_length)
@@ -67,11 +63,7 @@ class AstFeatures:
 
     @torch.no_grad()
     def __call__(self, waveforms_BS: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Listen to (B, S) float32 samples between -1 and 1.
-
-        Raises:
-            ValueError: the sounds are too short for a single column.
-        """
+        """Listen to (B, S) float32 samples between -1 and 1."""
         columns = self.num_columns(waveforms_BS.shape[1])
         if columns < 1:
             raise ValueError(f"a sound of {waveforms_BS.shape[1]} samples is too short for AST")

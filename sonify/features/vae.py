@@ -27,11 +27,7 @@ class Posterior:
 
 
 def load_vae(fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> Vae:
-    """Load an autoencoder, fetched as `VAE_FILES`.
-
-    Raises:
-        InputError: its weights cannot be used, or lack a tensor.
-    """
+    """Load an autoencoder, fetched as `VAE_FILES`."""
     kind: Any = AutoencoderKL if diffusers_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would warn of is refused below

@@ -66,11 +66,7 @@ def seal_record(record: Mapping[str, Any]) -> bytes:
 
 
 def open_record(data: bytes) -> dict[str, Any]:
-    """Read a sealed record.
-
-    Raises:
-        DamagedRecord: it is not JSON, or its sha256 is another.
-    """
+    """Read a sealed record."""
     try:
         record = json.loads(data)
         claimed = record.pop("record_sha256")
@@ -82,11 +78,7 @@ def open_record(data: bytes) -> dict[str, Any]:
 
 
 def write_commit(run_dir: Place, commit: Commit) -> None:
-    """Make the unit done. In a store the record is created only if absent: of two workers on one unit the first counts.
-
-    Raises:
-        WorkError: another worker has committed the unit with another result.
-    """
+    """Make the unit done. In a store the record is created only if absent: the first of two workers counts."""
     path = layout.commit(commit.stage, commit.digest, commit.unit)
     if isinstance(run_dir, Path):
         write_atomically(run_dir, path, record_of(commit))

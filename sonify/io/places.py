@@ -28,7 +28,6 @@ from sonify.stores import (
     RemoteFile,
     ask,
     kind_of,
-    list_remote,
     list_sizes,
     read_remote,
     read_remote_whole,
@@ -69,7 +68,7 @@ def list_files(root: Place, suffixes: Collection[str]) -> list[str]:
 def iter_files_below(root: Place) -> Iterator[str]:
     """Every file below `root`, relative to it, in no order; see `list_files`."""
     try:
-        yield from _list_local(root) if isinstance(root, Path) else list_remote(root)
+        yield from _list_local(root) if isinstance(root, Path) else list_sizes(root)
     except FileNotFoundError:
         return  # nothing is there
     except OSError as error:
@@ -82,11 +81,7 @@ def is_file(place: Place) -> bool:
 
 
 def child(root: Place, name: str) -> Place:
-    """The file of a listed name.
-
-    Raises:
-        ValueError: the name leads elsewhere.
-    """
+    """The file of a listed name."""
     if not is_below(name):
         raise ValueError(f"{name!r} is no path below {root}")
     return root / name
@@ -120,6 +115,16 @@ def read_bytes(place: Place, limit: int) -> bytes:
         return read_remote(place, 0, limit)
     with place.open("rb") as file:
         return file.read(min(limit, os.fstat(file.fileno()).st_size))
+
+
+def read_if_there(place: Place, limit: int) -> bytes | None:
+    """What `read_bytes` gives; None where there is no such file."""
+    if isinstance(place, Path) and not place.is_file():
+        return None  # nor is a pipe, which would be waited for
+    try:
+        return read_bytes(place, limit)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
 
 
 @contextmanager
@@ -161,11 +166,7 @@ def read_ahead(
 
 
 def check_mounted(root: Place, error: OSError) -> None:
-    """Look whether a listed file cannot be read because everything around it is gone.
-
-    Raises:
-        TransientError: the disk is in trouble, or nothing is left under `root`: the unit is to stay undone.
-    """
+    """Raise where a listed file cannot be read because everything around it is gone: its unit is to stay undone."""
     if not isinstance(root, Path):
         if kind_of(root) is None:
             raise TransientError(f"{root}: nothing is there any more") from error
@@ -189,8 +190,10 @@ def with_readable_names(names: Iterable[str]) -> list[str]:
     return readable
 
 
-def leads_out(root: Path, path: Path) -> bool:
+def leads_out(root: Place, path: Place) -> bool:
     """Whether a path below `root`, which data name, is a file elsewhere: a table is not to choose what is read."""
+    if not isinstance(root, Path) or not isinstance(path, Path):
+        return False  # a store has no links
     return not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))
 
 
@@ -245,9 +248,7 @@ def folders_in(folder: Place) -> list[str]:
 
 def files_below(folder: Place) -> list[str]:
     """Every file below a folder, relative to it, in order; none where there is no folder."""
-    if isinstance(folder, Path):
-        return sorted(path.relative_to(folder).as_posix() for path in folder.glob("**/*") if path.is_file())
-    return sorted(list_sizes(folder))
+    return sorted(iter_files_below(folder))
 
 
 def size_of(place: Place) -> int | None:
@@ -255,7 +256,7 @@ def size_of(place: Place) -> int | None:
     if isinstance(place, Path):
         return place.stat().st_size if place.is_file() else None
     try:
-        return int(ask(place, lambda: place.fs.info(place.path))["size"])
+        return size_of_remote(place)
     except FileNotFoundError:
         return None
 
@@ -293,9 +294,11 @@ def read_each(places: Sequence[Place]) -> Iterator[bytes]:
     return for_each(places[0], read_whole, places) if places else iter(())
 
 
-def for_each(place: Place, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def for_each(
+    place: Place, function: Callable[[Item], Result], items: Iterable[Item], at_once: int = REQUESTS_AT_ONCE
+) -> Iterator[Result]:
     """Like `map`, with many calls at once where the place lies in a store; on a disk, threads only meet each other."""
-    return map(function, items) if isinstance(place, Path) else read_ahead(function, items, REQUESTS_AT_ONCE)
+    return map(function, items) if isinstance(place, Path) else read_ahead(function, items, at_once)
 
 
 def load_array(place: Place) -> np.ndarray:
@@ -306,11 +309,7 @@ def load_array(place: Place) -> np.ndarray:
 
 
 def on_this_machine(place: Place) -> Path:
-    """A file as one that can be mapped: itself, or a copy that all processes of this machine share.
-
-    Raises:
-        WorkError: there is no room for the copy.
-    """
+    """A file as one that can be mapped: itself, or a copy that all processes of this machine share."""
     if isinstance(place, Path):
         return place
     identity = ask(place, lambda: place.fs.ukey(place.path))
@@ -329,11 +328,7 @@ def on_this_machine(place: Place) -> Path:
 
 
 def machine_folder(run_dir: Place) -> Path:
-    """Where what belongs to one machine is kept: the run directory, or a private folder below `TMPDIR` for a store.
-
-    Raises:
-        WorkError: a folder of that name belongs to somebody else.
-    """
+    """Where what belongs to one machine is kept: the run directory, or a private folder below `TMPDIR` for a store."""
     if isinstance(run_dir, Path):
         return run_dir
     root = Path(tempfile.gettempdir()) / f"sonify-{os.getuid()}"

@@ -12,13 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sonify.errors import WorkError
-from sonify.io.places import read_each, read_whole, stems
+from sonify.io.places import for_each, open_place, read_whole, stems
 from sonify.stores import Place
 
 Row = TypeVar("Row")
 
 
 ROWS_IN_GROUP = 4096
+
+
+# A column's pages are read through a buffer of this size: without one its whole part of a row group is held.
+BUFFER_BYTES = 1 << 20
 
 
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
@@ -131,6 +135,12 @@ def _builder(row_type: type) -> typing.Callable[[dict[str, Any]], Any]:
     return build
 
 
+def open_parquet(place: Place) -> pq.ParquetFile:
+    """Open a Parquet file of any kind, so that memory follows what is read of it and not its row groups."""
+    source: Any = place if isinstance(place, Path) else open_place(place)
+    return pq.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False)
+
+
 def count_rows(path: Place) -> int:
     """The number of rows in a table, from its footer."""
     return pq.read_metadata(_source(path)).num_rows
@@ -153,12 +163,8 @@ def read_tables(folder: Place, columns: Sequence[str]) -> Iterator[tuple[str, pa
         WorkError: a table is damaged.
     """
     units = stems(folder)
-    if isinstance(folder, Path):
-        yield from ((unit, read_columns(folder / f"{unit}.parquet", columns)) for unit in units)
-        return
-    for unit, data in zip(units, read_each([folder / f"{unit}.parquet" for unit in units]), strict=True):
-        with _naming_damage(folder / f"{unit}.parquet"):
-            yield unit, pq.read_table(pa.BufferReader(data), columns=list(columns))
+    tables = for_each(folder, lambda unit: read_columns(folder / f"{unit}.parquet", columns), units)
+    return zip(units, tables, strict=True)
 
 
 def _source(path: Place) -> Path | pa.BufferReader:

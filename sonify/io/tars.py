@@ -104,11 +104,7 @@ def iter_files(file: BinaryIO) -> Iterator[Member]:
 
 
 def read_member(file: BinaryIO, member: Member) -> bytes:
-    """Read a member's data from the opened archive.
-
-    Raises:
-        OSError: the archive is shorter than when it was indexed.
-    """
+    """Read a member's data from the opened archive."""
     file.seek(member.offset)
     data = file.read(member.size_bytes)
     if len(data) < member.size_bytes:
@@ -150,11 +146,7 @@ def _refusal(kind: bytes, member: Member, seen: set[str]) -> tuple[Reason, str] 
 
 
 def _scan(file: BinaryIO, whole: bool = True) -> Iterator[tuple[bytes, Member]]:
-    """Yield every member whose data are complete, behind its type.
-
-    Raises:
-        tarfile.TarError: the archive is damaged; the message says where.
-    """
+    """Yield every member whose data are complete, behind its type."""
     end = file.seek(0, os.SEEK_END)
     offset = 0
     of_all: dict[bytes, bytes] = {}  # what global pax headers say of the members that follow

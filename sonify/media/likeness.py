@@ -48,9 +48,6 @@ def correlation(reference: bytes, samples: np.ndarray, sample_rate_hz: int) -> f
 
     Each band's own mean is taken away, as recordings of one kind share a spectrum, and most of each frame's. Frames
     that are silent in both say nothing.
-
-    Raises:
-        ValueError: the fingerprint is not one of such a clip.
     """
     levels = _levels(samples, sample_rate_hz)
     frames = -(-len(levels) // STEPS_IN_HOP)

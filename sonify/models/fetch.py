@@ -68,11 +68,7 @@ def check_vae(folder: Path) -> None:
 
 
 def diffusers_class(folder: Path) -> str:
-    """The class that a folder of diffusers' names, whatever it is.
-
-    Raises:
-        InputError: it names none.
-    """
+    """The class that a folder of diffusers' names, whatever it is."""
     return _named_in_config(folder, "_class_name")
 
 

@@ -16,11 +16,7 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that is asked for; `auto` is the GPU where there is one.
-
-    Raises:
-        InputError: a GPU is asked for and there is none.
-    """
+    """The device that is asked for; `auto` is the GPU where there is one."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda was asked for, and torch finds no GPU here; use `device: auto` or `cpu`")
     if device == "cpu" or not torch.cuda.is_available():
@@ -77,11 +73,7 @@ def read_network(network_class: Any, fetched: FetchedModel, **options: Any) -> t
 
 
 def check_whole(network: torch.nn.Module, report: Mapping[str, Any], fetched: FetchedModel) -> None:
-    """Refuse weights that lack a tensor, by the report that transformers and diffusers give when they load one.
-
-    Raises:
-        InputError: some are missing, or have another shape.
-    """
+    """Refuse weights that lack a tensor, by the report that transformers and diffusers give when they load one."""
     # a mismatch is a name, or a name with both shapes
     mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     if wrong := sorted({*report["missing_keys"], *mismatched}):
@@ -92,11 +84,7 @@ def check_whole(network: torch.nn.Module, report: Mapping[str, Any], fetched: Fe
 
 
 def place_network(network: Network, device: torch.device, fetched: FetchedModel) -> Network:
-    """Bring a network to its device, for inference.
-
-    Raises:
-        InputError: it does not fit on the GPU.
-    """
+    """Bring a network to its device, for inference."""
     try:
         return network.to(device).eval()
     except torch.OutOfMemoryError as error:

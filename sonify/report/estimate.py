@@ -50,11 +50,7 @@ class Estimate:
 
 
 def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
-    """Look at some of the input.
-
-    Raises:
-        InputError: there is no input.
-    """
+    """Look at some of the input."""
     units = list(list_images(config.images, config.seed))
     refs = list(list_sounds(config.audio))
     images = _count_images(config.images, units)

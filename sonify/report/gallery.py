@@ -51,9 +51,9 @@ def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> 
     """
     if rows < 1:
         raise InputError(f"rows: expected at least 1 image to show, found {rows}")
-    if out is None and not isinstance(run_dir, Path):
+    target = out or run_dir / layout.GALLERY
+    if not isinstance(target, Path):
         raise InputError(f"{run_dir}: a browser opens a gallery from a disk: name a folder with --out")
-    target = out or Path(str(run_dir)) / layout.GALLERY
     summary, pictures = survey_run(run_dir, rows)
     clips = clips_of(run_dir, pictures)
     with naming_full_disk(target.parent), _replacing(target) as folder:
@@ -64,11 +64,7 @@ def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> 
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside the target, which takes its place at the end, or is removed on an error.
-
-    Raises:
-        InputError: the folder cannot be made, or what is there is no gallery.
-    """
+    """A new folder beside the target, which takes its place at the end, or is removed on an error."""
     if target.exists() and any(target.iterdir()) and not (target / PAGE).is_file():
         raise InputError(f"{target}: holds something else than a gallery; choose another place")
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")

@@ -103,13 +103,8 @@ class Summary:
 
 
 def survey_run(run_dir: Place, num_pictures: int) -> tuple[Summary, list[Picture]]:
-    """Return the run's figures and the `num_pictures` images with the lowest hash, sorted by key.
-
-    Raises:
-        InputError: nothing is rendered.
-        WorkError: a rendered scene has no pair.
-    """
-    summary = Summary(run=(run_dir.resolve() if isinstance(run_dir, Path) else run_dir).name)
+    """Return the run's figures and the `num_pictures` images with the lowest hash, sorted by key."""
+    summary = Summary(run=run_dir.resolve().name)
     chosen: list[tuple[int, str, Picture]] = []
     for unit in stems(run_dir / layout.RENDERS):
         pictures = _read_unit(run_dir, unit)
@@ -137,11 +132,7 @@ def _read_unit(run_dir: Place, unit: str) -> list[Picture]:
 
 
 def clips_of(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Clip]:
-    """Return the pool's clips that the pictures use, by id.
-
-    Raises:
-        WorkError: the pool lacks one.
-    """
+    """Return the pool's clips that the pictures use, by id."""
     wanted = {s.clip for picture in pictures for scene in picture.scenes for s in scene.pair.sources}
     clips = {row.clip: row for row in iter_clips(run_dir) if row.clip in wanted}
     if missing := wanted - clips.keys():
@@ -173,11 +164,7 @@ class Media:
 
 
 def write_media(run_dir: Place, pictures: Sequence[Picture], folder: Path) -> list[Media]:
-    """Write the files of every picture under FOLDER/media, numbered in the pictures' order.
-
-    Raises:
-        WorkError: a shard or a member is missing or not readable.
-    """
+    """Write the files of every picture under FOLDER/media, numbered in the pictures' order."""
     (folder / "media").mkdir()
     members = _locate(run_dir, pictures)
 

@@ -87,10 +87,6 @@ def read_status(run_dir: Place, compare: bool = False) -> Status:
     Args:
         run_dir: the run.
         compare: also draw again under other settings and compare how evenly the pool is used.
-
-    Raises:
-        InputError: the folder is not a run.
-        WorkError: a record is damaged.
     """
     config, record = config_of_run(run_dir), require_record(run_dir)
     plans = plan_run(config)

@@ -101,26 +101,6 @@ def fetch_encoder(settings: Encoder) -> Mapping[str, str]:
     return {} if clap is None else _identities(clap, fetch_clap(clap))
 
 
-def encoder_models(settings: Encoder) -> tuple[str, ...]:
-    """What `fetch_encoder` fetches."""
-    clap = clap_of(settings)
-    if clap is None:
-        return ()
-    return (clap.model,) if isinstance(clap, ClapEncoder) else (str(clap.checkpoint), clap.roberta)
-
-
-def encoder_cpus(settings: Encoder) -> int:
-    """CPUs that a worker asks for, and threads that the model in it uses."""
-    clap = clap_of(settings)
-    return 1 if clap is None else clap.cpus
-
-
-def encoder_gpus(settings: Encoder) -> float:
-    """GPUs that a worker asks for, where the cluster has any or `device` insists."""
-    clap = clap_of(settings)
-    return 0.0 if clap is None or clap.device == "cpu" else clap.gpus
-
-
 def _text_part(share: float) -> Part:
     return Part(id="text", model="text", share=share, encoder=WordsEncoder())
 
@@ -139,11 +119,7 @@ def _clap_part(settings: ClapSettings, share: float) -> Part:
 
 
 def fetch_clap(settings: ClapSettings) -> FetchedModel:
-    """Get a CLAP's files or, of laion_clap's, those of its RoBERTa, whose checkpoint is a file of its own.
-
-    Raises:
-        InputError: there is no such model, or no way to get it.
-    """
+    """Get a CLAP's files or, of laion_clap's, those of its RoBERTa, whose checkpoint is a file of its own."""
     if isinstance(settings, ClapEncoder):
         return fetch_model(settings.model, settings.revision, CLAP_FILES)
     return fetch_model(settings.roberta, settings.roberta_revision, TOKENIZER_FILES)

@@ -34,7 +34,7 @@ from sonify.io.places import (
     machine_folder,
     open_local,
     open_place,
-    read_bytes,
+    read_if_there,
 )
 from sonify.io.tars import Member, iter_files, read_member
 from sonify.io.write import naming_full_disk, sync_folder
@@ -63,10 +63,10 @@ _IMAGE_ENDING = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
 
 def caption_beside(image: Place) -> bytes | None:
     """The caption in a `.txt` or a `.json` of an image's name; None where there is neither."""
-    text = _read_if_there(image.with_suffix(".txt"), MAX_CAPTION_BYTES)
+    text = read_if_there(image.with_suffix(".txt"), MAX_CAPTION_BYTES)
     if text is not None:
         return text
-    record = _read_if_there(image.with_suffix(".json"), MAX_JSON_BYTES)
+    record = read_if_there(image.with_suffix(".json"), MAX_JSON_BYTES)
     return None if record is None else json_caption(record)
 
 
@@ -78,15 +78,6 @@ def json_caption(data: bytes) -> bytes | None:
         return b"\xff not JSON"
     caption = record.get("caption") if isinstance(record, dict) else None
     return caption.encode("utf-8", "surrogatepass") if isinstance(caption, str) else None
-
-
-def _read_if_there(place: Place, limit: int) -> bytes | None:
-    if isinstance(place, Path) and not place.is_file():
-        return None  # nor is a pipe, which would be waited for
-    try:
-        return read_bytes(place, limit)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None
 
 
 def read_captions_table(table: Place) -> dict[str, bytes]:
@@ -248,7 +239,7 @@ def _read_text(root: Place, uri: str) -> bytes | None:
     folder = path.parent.as_posix()
     flat = f"{path.stem}.txt"
     for name in dict.fromkeys((f"{folder.removesuffix('.tar')}/{flat}", f"{folder}/{flat}", flat)):
-        text = _read_if_there(child(root, name), MAX_CAPTION_BYTES) if is_below(name) else None
+        text = read_if_there(child(root, name), MAX_CAPTION_BYTES) if is_below(name) else None
         if text is not None:
             return text
     return None

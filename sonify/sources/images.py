@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import accumulate, compress
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -20,8 +19,18 @@ import pyarrow.parquet as pq
 from sonify import layout
 from sonify.config import FolderImages, Images, ParquetImages, Sa1bImages, WebDatasetImages
 from sonify.errors import InputError
-from sonify.io.places import check_mounted, child, is_file, is_utf8, list_files, open_local, read_ahead, read_bytes
-from sonify.io.tables import read_rows
+from sonify.io.places import (
+    REQUESTS_AHEAD,
+    check_mounted,
+    child,
+    for_each,
+    is_file,
+    is_utf8,
+    list_files,
+    open_local,
+    read_bytes,
+)
+from sonify.io.tables import open_parquet, read_rows
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import hash64
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
@@ -33,7 +42,7 @@ from sonify.sources.captions import (
     read_captions_table,
     read_start,
 )
-from sonify.sources.userfiles import container, file_beside, list_containers, open_parquet
+from sonify.sources.userfiles import container, file_beside, list_containers
 from sonify.stores import Place
 
 Found = TypeVar("Found")
@@ -74,9 +83,6 @@ def list_images(images: Images, seed: int, below: int | None = None) -> Iterator
         images: the image set.
         seed: of the sample.
         below: the sample's bound where one was drawn before; else it is drawn from what is there.
-
-    Raises:
-        InputError: there is no image, or the captions table is not one.
     """
     kind = KINDS[images.kind]
     refs = kind.list_files(images)
@@ -104,8 +110,8 @@ def read_images(
     With `keys` only those images are read, and no captions.
     """
     read = KINDS[images.kind].read
-    if isinstance(images, FolderImages) and not isinstance(images.path, Path):
-        for rows in read_ahead(lambda ref: list(read(images, ref, seed, keys)), refs):
+    if isinstance(images, FolderImages):  # a file each, of which a store is asked for some at once
+        for rows in for_each(images.path, lambda ref: list(read(images, ref, seed, keys)), refs, REQUESTS_AHEAD):
             yield from rows
         return
     for ref in refs:
@@ -162,11 +168,7 @@ def _within(container_ref: ImageRef, name: str) -> ImageRef:
 
 
 def _unreadable(images: Images, ref: ImageRef, error: OSError) -> Rejected:
-    """Reject a file.
-
-    Raises:
-        TransientError: it is the disk that is in trouble, or the store.
-    """
+    """Reject a file, unless it is the disk or the store that is in trouble: that is raised."""
     check_mounted(images.path, error)
     return Rejected(key=ref.key, reason=Reason.UNREADABLE, detail=error.strerror or str(error))
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from sonify.errors import InputError
 from sonify.io.places import child, is_below, is_file, leads_out, list_files, open_place
+from sonify.io.tables import open_parquet
 from sonify.keys import escape_key
 from sonify.stores import Place
 
@@ -22,8 +22,6 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 # A row must fit in one block of the CSV reader; a caption of 1 MB does.
 CSV_BLOCK_BYTES = 16 << 20
-# A column's pages are read through a buffer of this size: without one its whole part of a row group is held.
-PARQUET_BUFFER_BYTES = 1 << 20
 # A Parquet dictionary repeats a long text for nothing in the file, and in full in memory.
 TEXTS_AT_ONCE = 64
 # What is read whole is held whole: 10 million captions of 200 bytes.
@@ -45,28 +43,16 @@ def _is_one(path: Place, suffix: str) -> bool:
     return path.suffix.lower() == suffix and is_file(path)
 
 
-def open_parquet(place: Place) -> pq.ParquetFile:
-    """Open a Parquet file, here or in a store, so that memory follows what is read of it and not its row groups."""
-    source: Any = place if isinstance(place, Path) else open_place(place)
-    return pq.ParquetFile(source, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
-
-
 def file_beside(table: Place, name: str) -> Place | None:
     """The file that a table names; None where the name is a URL or leads out of the table's folder."""
     if not is_below(name) or ":" in name.partition("/")[0]:
         return None
     file = child(table.parent, name)
-    if isinstance(file, Path) and isinstance(table, Path) and leads_out(table.parent, file):
-        return None
-    return file
+    return None if leads_out(table.parent, file) else file
 
 
 def read_user_table(place: Place, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[bytes]]:
-    """Read columns of a CSV or Parquet file as raw bytes; an absent optional column is empty.
-
-    Raises:
-        InputError: the file is not a table, a required column is missing, or it unpacks to more than can be held.
-    """
+    """Read columns of a CSV or Parquet file as raw bytes; an absent optional column is empty."""
     columns: dict[str, list[bytes]] = {name: [] for name in (*required, *optional)}
     size_bytes = 0
     for batch in iter_user_table(place, [(name,) for name in required], optional):
@@ -89,9 +75,6 @@ def iter_user_table(
         place: the file.
         required: for each column the names that it may have; the first that is there counts.
         optional: names of further columns, empty where absent.
-
-    Raises:
-        InputError: the file is not a table, or a required column is missing.
     """
     try:
         with closing(_parquet_batches(place) if place.suffix == ".parquet" else _csv_batches(place)) as batches:

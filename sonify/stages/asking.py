@@ -56,11 +56,7 @@ class Recorded:
         return digest_of({"identity": identity, "words": self.words, **settings})[:16] if identity else ""
 
     def check_here(self, run_dir: Place) -> None:
-        """Make sure that this machine's files of the model are those that the run was begun with.
-
-        Raises:
-            InputError: they are others, as an unpinned revision may be on another node.
-        """
+        """Make sure that this machine's files of the model are those that the run was begun with."""
         expected = require_record(run_dir).models.get(model_name(self.vlm))
         found = fetch_vlm(self.vlm)[model_name(self.vlm)]
         if expected not in (None, found):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from sonify import layout
-from sonify.config import Config, Extractor, VlmExtractor
+from sonify.config import Concepts, Config, Extractor, VlmExtractor
 from sonify.engine.job import Job, TableSink
 from sonify.io.tables import read_rows, read_tables
 from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
@@ -39,23 +39,22 @@ class FoilShare:
     confirmed: int
 
 
-def checker_of(config: Config, extractor: Extractor) -> VlmExtractor:
+def checker_of(concepts: Concepts, extractor: Extractor) -> VlmExtractor:
     """Who checks an extractor's concepts: the configured checker, or the extractor's own model."""
-    checker = config.concepts.checker or extractor
+    checker = concepts.checker or extractor
     assert checker.kind == "vlm", checker  # the configuration refuses anything else
     return checker
 
 
-def asked_in_check(config: Config, extractor: Extractor) -> Recorded:
-    """What the checker was asked; the names in the question are each image's own."""
-    return Recorded(
-        name=f"{extractor.name}.check", vlm=checker_of(config, extractor), words=f"check {CHECK_VERSION}, {config.seed}"
-    )
+def asked_in_check(extractor: str, checker: VlmExtractor, seed: int) -> Recorded:
+    """What the checker was asked of an extractor's concepts; the names in the question are each image's own."""
+    return Recorded(name=f"{extractor}.check", vlm=checker, words=f"check {CHECK_VERSION}, {seed}")
 
 
 def check_job(config: Config, extractor: Extractor) -> Job:
     """The check of one extractor's concepts. Accounting counts images."""
-    asker = Asker(asked_in_check(config, extractor), config.run_dir)
+    checker = checker_of(config.concepts, extractor)
+    asker = Asker(asked_in_check(extractor.name, checker, config.seed), config.run_dir)
     stage = CheckStage(asker, config.seed)
     return Job(
         read=lambda unit: read_heard_images(config, extractor, unit),

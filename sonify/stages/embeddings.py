@@ -58,11 +58,7 @@ class Embedding:
 
 
 def embeddings_job(run_dir: Place, audio: Audio, encoder: Encoder) -> Job:
-    """The embedding stage: clips to vectors in the spaces of an encoder.
-
-    Raises:
-        InputError: the encoder cannot be loaded.
-    """
+    """The embedding stage: clips to vectors in the spaces of an encoder."""
     stage = EmbeddingStage(run_dir, audio, load_encoder(encoder))
     return Job(
         read=stage.read,

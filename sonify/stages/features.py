@@ -51,11 +51,7 @@ Begun = Sequence[tuple[StoredSample, Future[Decoded]]]
 
 
 def fetch_features(settings: Features) -> dict[str, str]:
-    """Get both networks here; their names and what exactly they are.
-
-    Raises:
-        InputError: one cannot be had or used, or a library is missing.
-    """
+    """Get both networks here; their names and what exactly they are."""
     require("torch", "transformers", "diffusers")
     fetched: dict[str, str] = {}
     lacking: list[str] = []
@@ -73,11 +69,7 @@ def fetch_features(settings: Features) -> dict[str, str]:
 
 
 def features_job(run_dir: Place, settings: Features, scenes: tuple[str, ...], render_digest: str) -> Job:
-    """The stage of training features. Accounting counts (image, scene).
-
-    Raises:
-        InputError: a network cannot be loaded.
-    """
+    """The stage of training features. Accounting counts (image, scene)."""
     from sonify.features.batches import FeatureNetworks  # noqa: PLC0415 - torch takes seconds to import
 
     stage = FeatureStage(FeatureNetworks(settings), ClipTexts(run_dir), settings)

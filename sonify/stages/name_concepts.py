@@ -82,15 +82,16 @@ def decode_caption(key: str, raw: bytes | None) -> str | Rejected:
     return caption
 
 
-def asked_for_concepts(config: Config, extractor: VlmExtractor) -> Recorded:
+def asked_for_concepts(extractor: VlmExtractor, max_concepts: int) -> Recorded:
     """What the extractor was asked."""
-    return Recorded(name=extractor.name, vlm=extractor, words=concepts_prompt(config.concepts.max_concepts))
+    return Recorded(name=extractor.name, vlm=extractor, words=concepts_prompt(max_concepts))
 
 
 def vlm_job(config: Config, extractor: VlmExtractor) -> Job:
     """The concepts stage of a model. Accounting counts images."""
-    asker = Asker(asked_for_concepts(config, extractor), config.run_dir)
-    stage = VlmConceptsStage(asker, config.concepts.max_concepts, extractor.image_size)
+    max_concepts = config.concepts.max_concepts
+    asker = Asker(asked_for_concepts(extractor, max_concepts), config.run_dir)
+    stage = VlmConceptsStage(asker, max_concepts, extractor.image_size)
     return Job(
         read=lambda unit: read_images(config.images, listed_images(config.run_dir, unit), config.seed),
         begin=stage.begin,

@@ -3,7 +3,7 @@
 Every rule of the draw is in `sonify.retrieval.candidates`; this module brings concepts and pool together.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from sonify import layout
 from sonify.captions.words import find_discard_words
-from sonify.config import Config
+from sonify.config import Config, Images
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import stems
@@ -24,6 +24,7 @@ from sonify.retrieval.candidates import Ranking, SplitPool, draw_position, load_
 from sonify.retrieval.encoders import query_text
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
+from sonify.stores import Place
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
 THREADS = 1
@@ -86,24 +87,24 @@ def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
     draws = config.retrieval.draws
     heard = [image.by_extractor.get(e.name) for e in config.concepts.extractors for _ in range(draws)]
     return tuple(
-        Scene(name=name, heard=found, concepts=confirmed(config, found) if found else ())
+        Scene(name=name, heard=found, concepts=confirmed(found, config.concepts.media) if found else ())
         for name, found in zip(config.scenes, heard, strict=True)
     )
 
 
-def confirmed(config: Config, heard: Heard) -> tuple[Concept, ...]:
+def confirmed(heard: Heard, media: Collection[str]) -> tuple[Concept, ...]:
     """The concepts that the check leaves: all where there is none, none where the image is of another medium."""
     if heard.check is None:
         return heard.concepts.concepts
-    if is_other_medium(config, heard.check):
+    if is_other_medium(heard.check, media):
         return ()
     kept = {verdict.concept for verdict in heard.check.concepts if verdict.confirmed}
     return tuple(concept for concept in heard.concepts.concepts if concept.concept in kept)
 
 
-def is_other_medium(config: Config, check: CheckedImage) -> bool:
-    """Whether the model said what the image is, and it is not one of `concepts.media`."""
-    return check.medium not in ("", *config.concepts.media)
+def is_other_medium(check: CheckedImage, media: Collection[str]) -> bool:
+    """Whether the model said what the image is, and it is not one of `media`."""
+    return check.medium not in ("", *media)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,34 +125,30 @@ def pair_job(config: Config) -> Job:
     )
 
 
-def check_splits(config: Config) -> None:
-    """Make sure, as soon as the pool is there, that images have recordings of their own split to draw from.
-
-    Raises:
-        InputError: a split may have images but has no recording, or there is no clip at all.
-    """
-    if not stems(config.run_dir / layout.CLIPS):
+def check_splits(run_dir: Place, images: Images, seed: int) -> None:
+    """Make sure, as soon as the pool is there, that images have recordings of their own split to draw from."""
+    if not stems(run_dir / layout.CLIPS):
         return  # concepts can be found before there is a pool
-    present = set(clip_columns(config.run_dir, ["split"])["split"].unique().to_pylist())
+    present = set(clip_columns(run_dir, ["split"])["split"].unique().to_pylist())
     if not present:
         raise InputError("audio.sources: no recording gave a clip, so there is nothing to draw from")
-    share = config.images.validation
+    share = images.validation
     wanted = {"train"} if share == 0 else {"validation"} if share == 1 else set(layout.SPLITS)
     for split in sorted(wanted - present):
-        if split in _listed_splits(config):
+        if split in _listed_splits(run_dir, images, seed):
             raise InputError(
                 f"images.validation, audio.validation: there are {split} images but no {split} recordings to draw from"
                 " (the split is drawn by hash, and this pool is small): raise audio.validation, or set both to 0"
             )
 
 
-def _listed_splits(config: Config) -> set[str]:
+def _listed_splits(run_dir: Place, images: Images, seed: int) -> set[str]:
     """The splits that the listed images fall into; archives, whose images are not listed, may hold both."""
-    if config.images.kind != "folder":
+    if images.kind != "folder":
         return set(layout.SPLITS)
-    listings = read_tables(config.run_dir / layout.UNITS / "concepts", ["uri"])
+    listings = read_tables(run_dir / layout.UNITS / "concepts", ["uri"])
     uris = (uri for _, table in listings for uri in table["uri"].to_pylist())
-    return {split_of(config.seed, "image", escape_key(uri), config.images.validation) for uri in uris}
+    return {split_of(seed, "image", escape_key(uri), images.validation) for uri in uris}
 
 
 class PairStage:
@@ -237,7 +234,7 @@ class PairStage:
     def _refuse_scene(self, key: str, scene: str, heard: Heard) -> Rejected:
         """Say what the check had against a scene."""
         assert heard.check is not None  # concepts without a check are never left out
-        if is_other_medium(self._config, heard.check):
+        if is_other_medium(heard.check, self._config.concepts.media):
             return Rejected(key=key, reason=Reason.NOT_A_PHOTO, scene=scene, detail=heard.check.medium)
         named = ", ".join(concept.concept for concept in heard.concepts.concepts)
         return Rejected(key=key, reason=Reason.UNCONFIRMED, scene=scene, detail=named)

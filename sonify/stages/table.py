@@ -4,15 +4,17 @@ A stage's `settings` are everything of the configuration that its bytes depend o
 Raise `version` when a change to a stage's code changes its bytes.
 """
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 from sonify import layout
 from sonify.config import (
     CaptionsExtractor,
+    ClapEncoder,
+    ClapModel,
     Config,
     Encoder,
+    EndpointVlm,
     Extractor,
     Features,
     Published,
@@ -21,7 +23,7 @@ from sonify.config import (
     VlmExtractor,
 )
 from sonify.engine.job import Stage
-from sonify.io.places import read_whole
+from sonify.io.write import sha256_of
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
 from sonify.stages import checks, copies, embeddings, features, make_pool, name_concepts, pair, render
@@ -29,7 +31,7 @@ from sonify.stages.published import adopt_job, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
 from sonify.vlm.ask import CHECK_VERSION, PROMPT_VERSION
-from sonify.vlm.backends import cpus_of, fetch_vlm, gpus_of, model_name
+from sonify.vlm.backends import fetch_vlm, model_name
 
 Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 
@@ -53,45 +55,43 @@ RENDERING = ("pool", "concepts", "copies", "embeddings", "pair", "render")
 def stages_of(config: Config) -> tuple[Stage, ...]:
     """All stages of a run, each after what it depends on."""
     pick = _picker(config)
-    if config.published:
-        return _published_stages(config, config.published, pick)
+    drawn = _adopted(config, pick, config.published) if config.published else _drawn(config, pick)
+    rendered = _render(config, pick)
+    featured = [_features(config, pick, config.features, rendered.digest)] if config.features else []
+    return (_pool(config, pick), *drawn, rendered, *featured)
+
+
+def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
+    """The stages between pool and shards: concepts are named, checked, and recordings drawn for them."""
     extractors = tuple(_concepts(config, pick, extractor) for extractor in config.concepts.extractors)
     checkers = tuple(
         _check(config, pick, extractor) for extractor in config.concepts.extractors if config.concepts.check
     )
-    render_stage = _render(config, pick)
-    return (
-        _pool(config, pick),
-        _embeddings(config),
-        *extractors,
-        *checkers,
-        Stage(
-            name="pair",
-            version=3,
-            listing="concepts",
-            settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
-            | _encoder_settings(config)
-            | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
-            | pick("concepts.check")
-            | (pick("concepts.media") if config.concepts.check else {})
-            | {"images.exclude": _content(config.images.exclude)}
-            | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
-            | {"threads": pair.THREADS},
-            load=lambda: pair.pair_job(config),
-            **_encoder_resources(config.retrieval.encoder),
-            check=lambda: pair.check_splits(config),
-            upstream=tuple(stage.key for stage in checkers or extractors),
-            upstream_whole=("embeddings",),
-            # several extractors overlap in images: only one alone says how many there are
-            rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
-        ),
-        render_stage,
-        *([_features(config, pick, config.features, render_stage.digest)] if config.features else []),
+    pair_stage = Stage(
+        name="pair",
+        version=3,
+        listing="concepts",
+        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+        | _encoder_settings(config)
+        | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
+        | pick("concepts.check")
+        | (pick("concepts.media") if config.concepts.check else {})
+        | {"images.exclude": _content(config.images.exclude)}
+        | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
+        | {"threads": pair.THREADS},
+        load=lambda: pair.pair_job(config),
+        **_encoder_resources(config.retrieval.encoder),
+        check=lambda: pair.check_splits(config.run_dir, config.images, config.seed),
+        upstream=tuple(stage.key for stage in checkers or extractors),
+        upstream_whole=("embeddings",),
+        # several extractors overlap in images: only one alone says how many there are
+        rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
     )
+    return (_embeddings(config), *extractors, *checkers, pair_stage)
 
 
-def _published_stages(config: Config, published: Published, pick: Pick) -> tuple[Stage, ...]:
-    """The stages that render a published dataset: its scenes instead of concepts, its clips where they are here."""
+def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, ...]:
+    """The stages in their place that render a published dataset: its scenes, its clips where they are here."""
     repairs = published.missing == "repair"
     of_folder = {"published.digest": published.digest, "published.scenes": list(published.scenes)}
     found = Stage(
@@ -126,15 +126,7 @@ def _published_stages(config: Config, published: Published, pick: Pick) -> tuple
         upstream_whole=(compared.key, *(("embeddings",) if repairs else ())),
         rows_expected=lambda upstream: upstream[0].rows_out,
     )
-    return (
-        _pool(config, pick),
-        found,
-        compared,
-        *([_embeddings(config)] if repairs else []),
-        pair_stage,
-        render_stage := _render(config, pick),
-        *([_features(config, pick, config.features, render_stage.digest)] if config.features else []),
-    )
+    return (found, compared, *([_embeddings(config)] if repairs else []), pair_stage)
 
 
 def _pool(config: Config, pick: Pick) -> Stage:
@@ -184,11 +176,9 @@ def _features(config: Config, pick: Pick, settings: Features, render_digest: str
         load=lambda: features.features_job(config.run_dir, settings, config.scenes, render_digest),
         upstream=("render",),
         rows_expected=lambda upstream: upstream[0].rows_out,
-        num_cpus=settings.cpus,
-        num_gpus=0.0 if settings.device == "cpu" else settings.gpus,
-        gpu_optional=settings.device == "auto",
         models=(settings.vae, settings.ast),
         fetch=lambda: features.fetch_features(settings),
+        **_network_resources(settings),
     )
 
 
@@ -201,7 +191,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         "name": "concepts",
         "part": extractor.name,
         "listing": "concepts",
-        "check": lambda: pair.check_splits(config),
+        "check": lambda: pair.check_splits(config.run_dir, config.images, config.seed),
     }
     settings = sampling | images | pick("concepts.max_concepts")
     if isinstance(extractor, CaptionsExtractor):
@@ -215,7 +205,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     return Stage(
         **common,
         **_model_resources(extractor),
-        units_answered=name_concepts.asked_for_concepts(config, extractor).units_answered,
+        units_answered=name_concepts.asked_for_concepts(extractor, config.concepts.max_concepts).units_answered,
         version=1,
         settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
         load=lambda: name_concepts.vlm_job(config, extractor),
@@ -223,7 +213,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
 
 
 def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
-    checker = checks.checker_of(config, extractor)
+    checker = checks.checker_of(config.concepts, extractor)
     return Stage(
         name="checks",
         part=extractor.name,
@@ -233,7 +223,7 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         load=lambda: checks.check_job(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows_out,
-        units_answered=checks.asked_in_check(config, extractor).units_answered,
+        units_answered=checks.asked_in_check(extractor.name, checker, config.seed).units_answered,
         **_model_resources(checker),
     )
 
@@ -252,22 +242,25 @@ def _encoder_settings(config: Config, *without: str) -> dict[str, Any]:
 
 def _encoder_resources(encoder: Encoder) -> dict[str, Any]:
     clap = encoders.clap_of(encoder)
-    return {
-        "num_cpus": encoders.encoder_cpus(encoder),
-        "num_gpus": encoders.encoder_gpus(encoder),
-        "gpu_optional": clap is not None and clap.device == "auto",
-        "models": encoders.encoder_models(encoder),
-        "fetch": lambda: encoders.fetch_encoder(encoder),
-    }
+    if clap is None:
+        return {}
+    models = (clap.model,) if isinstance(clap, ClapEncoder) else (str(clap.checkpoint), clap.roberta)
+    return {"models": models, "fetch": lambda: encoders.fetch_encoder(encoder), **_network_resources(clap)}
 
 
 def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:
+    fetched: dict[str, Any] = {"models": (model_name(vlm),), "fetch": lambda: fetch_vlm(vlm)}
+    if isinstance(vlm, TransformersVlm):
+        return fetched | _network_resources(vlm)
+    return fetched if isinstance(vlm, EndpointVlm) else fetched | {"num_cpus": vlm.cpus, "num_gpus": vlm.gpus}
+
+
+def _network_resources(settings: ClapModel | Features | TransformersVlm) -> dict[str, Any]:
+    """What a worker with a network in it asks for; CPUs are also the threads that the network uses."""
     return {
-        "num_cpus": cpus_of(vlm),
-        "num_gpus": gpus_of(vlm),
-        "gpu_optional": isinstance(vlm, TransformersVlm) and vlm.device == "auto",
-        "models": (model_name(vlm),),
-        "fetch": lambda: fetch_vlm(vlm),
+        "num_cpus": settings.cpus,
+        "num_gpus": 0.0 if settings.device == "cpu" else settings.gpus,
+        "gpu_optional": settings.device == "auto",
     }
 
 
@@ -294,6 +287,6 @@ def _content(path: Place | None) -> str:
     if path is None:
         return ""
     try:
-        return hashlib.sha256(read_whole(path)).hexdigest()
+        return sha256_of(path)
     except FileNotFoundError:
         return "gone"  # a run that is only looked at needs no input

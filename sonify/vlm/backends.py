@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sonify.config import EndpointVlm, ServerVlm, TransformersVlm, VlmExtractor
+from sonify.config import EndpointVlm, TransformersVlm, VlmExtractor
 from sonify.vlm.ask import Vlm
 
 
@@ -58,17 +58,3 @@ def window_of(config: VlmExtractor) -> int:
 def overlap_of(config: VlmExtractor) -> int:
     """How many calls run at once: a model here takes one, a server is kept busy by two."""
     return 1 if isinstance(config, TransformersVlm) else 2
-
-
-def cpus_of(config: VlmExtractor) -> int:
-    """CPUs that a worker asks for, and threads that a model in it uses."""
-    return 1 if isinstance(config, EndpointVlm) else config.cpus
-
-
-def gpus_of(config: VlmExtractor) -> float | None:
-    """GPUs that a worker asks for; None: `gpus` where the cluster has any, none elsewhere."""
-    if isinstance(config, ServerVlm):
-        return config.gpus
-    if isinstance(config, TransformersVlm) and config.device != "cpu":
-        return config.gpus
-    return 0.0

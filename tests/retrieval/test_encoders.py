@@ -6,13 +6,12 @@ from sonify.config import ClapEncoder, Encoder, HybridEncoder, TextEncoder
 from sonify.retrieval.encoders import (
     JointEncoder,
     Part,
-    encoder_cpus,
-    encoder_gpus,
     fetch_encoder,
     load_encoder,
 )
 from sonify.retrieval.text import WordsEncoder
-from tests.builders import refused
+from sonify.stages.table import stages_of
+from tests.builders import refused, small_config, small_input
 from tests.tiny_networks import tiny_clap
 
 
@@ -79,12 +78,18 @@ def test_models_are_fetched_by_name_and_identity(folder):
     assert fetch_encoder(HybridEncoder(kind="hybrid", audio=clap_config(folder))) == {name: identity}
 
 
-def test_resources_are_claps_and_none_for_text():
-    clap = ClapEncoder(kind="clap", cpus=3, gpus=0.25)
-    hybrid = HybridEncoder(kind="hybrid", audio=clap)
-    assert [(encoder_cpus(c), encoder_gpus(c)) for c in (clap, hybrid)] == [(3, 0.25), (3, 0.25)]
-    assert (encoder_cpus(TextEncoder(kind="text")), encoder_gpus(TextEncoder(kind="text"))) == (1, 0)
-    assert encoder_gpus(clap.model_copy(update={"device": "cpu"})) == 0
+def test_resources_are_claps_and_none_for_text(tmp_path):
+    small_input(tmp_path)
+
+    def resources(encoder):
+        stages = stages_of(small_config(tmp_path, retrieval={"encoder": encoder}))
+        return {(s.num_cpus, s.num_gpus, s.gpu_optional) for s in stages if s.name in ("embeddings", "pair")}
+
+    clap = {"kind": "clap", "cpus": 3, "gpus": 0.25}
+    for encoder in (clap, {"kind": "hybrid", "audio": clap}):
+        assert resources(encoder) == {(3, 0.25, True)}
+    assert resources(clap | {"device": "cpu"}) == {(3, 0, False)}
+    assert resources({"kind": "text"}) == {(1, 0, False)}
 
 
 def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path):

@@ -53,9 +53,6 @@ def list_audioset(source: AudioSetSounds) -> list[SoundRef]:
 
     Files are named as the tools that fetch them do: `<id>.wav`, `Y<id>.wav`, `<id>_<start>.flac` in seconds or
     milliseconds, `<id>_<start>_<end>.flac`; in a folder or in tar archives.
-
-    Raises:
-        InputError: a table is not one, or no segment has a file.
     """
     names = _read_labels(source.labels)
 
@@ -147,11 +144,7 @@ def _segment(row: Sequence[str]) -> Segment | None:
 
 
 def list_fsd50k(source: Fsd50kSounds) -> list[SoundRef]:
-    """List the clips of the part (`eval` is meant for evaluation); those without a file are refused.
-
-    Raises:
-        InputError: a table is not there or not one, or no clip has a file.
-    """
+    """List the clips of the part (`eval` is meant for evaluation); those without a file are refused."""
     parts = ("dev", "eval") if source.part == "both" else (source.part,)
     return [ref for part in parts for ref in _list_fsd50k_part(source, part)]
 
@@ -189,11 +182,7 @@ def _fsd50k_ref(source_name: str, folder: str, name: str, labels: str, about: Ma
 
 
 def list_bbc(source: BbcSounds) -> list[SoundRef]:
-    """List every row of the table; those without a file are refused.
-
-    Raises:
-        InputError: the table is not there or not one, or no row has a file.
-    """
+    """List every row of the table; those without a file are refused."""
     table = source.table or source.path / BBC_TABLE
     refs = [_bbc_ref(source.name, location, description) for location, description in _read_bbc_table(table)]
     files = {_stem_of(file): file for file in reversed(list_files(source.path, SOUND_SUFFIXES))}
@@ -244,11 +233,7 @@ def _mended(text: str) -> str:
 
 
 def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
-    """List the rows of `meta/esc50.csv`.
-
-    Raises:
-        InputError: the table is not there, or not one.
-    """
+    """List the rows of `meta/esc50.csv`."""
     table = source.path / "meta" / "esc50.csv"
     try:
         with _open_text(table, errors="strict") as file:

@@ -15,10 +15,11 @@ import pyarrow as pa
 from sonify.config import FolderSounds, ParquetSounds, WebDatasetSounds
 from sonify.errors import InputError
 from sonify.io.places import is_file, is_utf8, list_files, open_place
+from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected, SoundRef
-from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, open_parquet, read_user_table
+from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, read_user_table
 from sonify.stores import Place
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
@@ -45,11 +46,7 @@ _YOUTUBE_FILE = re.compile(r"Y([A-Za-z0-9_-]{11})\.\w+")
 
 
 def list_folder(source: FolderSounds) -> list[SoundRef]:
-    """List every sound below the folder.
-
-    Raises:
-        InputError: its metadata table is not one.
-    """
+    """List every sound below the folder."""
     tables = [source.path / name for name in METADATA_TABLES if is_file(source.path / name)]
     described = _read_metadata(tables[0]) if tables else {}
     files = list_files(source.path, SOUND_SUFFIXES)
@@ -125,11 +122,7 @@ def _read_record(archive: BinaryIO, beside: Member | None) -> Mapping[str, Any] 
 
 
 def index_archive(source_name: str, root: Place, uri: str) -> tuple[list[Member], list[SoundRef]]:
-    """The readable members of an archive, and a refused row for each of the others, so that the run counts them.
-
-    Raises:
-        OSError: the archive cannot be read.
-    """
+    """The readable members of an archive, and a refused row for each of the others, so that the run counts them."""
     with open_place(container(root, uri)) as file:
         members, rejected = index_members(file, uri)
     unnamed = [member for member in members if not is_utf8(member.name)]
@@ -143,11 +136,7 @@ def index_archive(source_name: str, root: Place, uri: str) -> tuple[list[Member]
 
 
 def list_parquet(source: ParquetSounds) -> list[SoundRef]:
-    """List the rows of every file, without reading a sound.
-
-    Raises:
-        InputError: a column is missing.
-    """
+    """List the rows of every file, without reading a sound."""
     return [ref for uri in list_containers(source.path, ".parquet") for ref in _list_table(source, uri)]
 
 

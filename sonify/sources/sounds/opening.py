@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from sonify.config import AudioSetSounds, ParquetSounds, Sounds, WebDatasetSounds
 from sonify.io.places import check_mounted, child, open_place, read_bytes
+from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.media.audio import StoredSound, UnreadableSound
 from sonify.rows import Reason
-from sonify.sources.userfiles import container, file_beside, open_parquet
+from sonify.sources.userfiles import container, file_beside
 from sonify.stores import Place
 
 # A recording that is no file of its own is held in memory: 23 minutes of CD-quality WAV, some hours of MP3.

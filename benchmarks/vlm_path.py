@@ -18,11 +18,11 @@ from PIL import Image
 
 from benchmarks.image_decode import make_photo
 from benchmarks.measure import interleaved, report
-from sonify.config.config import EndpointVlm
+from sonify.config.sections import EndpointVlm
 from sonify.media.pixels import decode_for_model
 from sonify.vlm import backends
-from sonify.vlm.ask import Answer, Question
 from sonify.vlm.endpoint import connect, encode_request
+from sonify.vlm.questions import Answer, Question
 
 # A 7B model answers some 20 to 40 images a second on one large GPU, so this engine is a fast one.
 QUESTIONS, SLOTS, SERVICE_SEC, CONCURRENCY = 400, 4, 0.05, 32

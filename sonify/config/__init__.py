@@ -1,6 +1,7 @@
 """The configuration; `Config` is a whole run's, the other names are its sections."""
 
-from sonify.config.config import (
+from sonify.config.loader import load_config, load_settings, make_config, make_settings
+from sonify.config.sections import (
     Audio,
     AudioSetSounds,
     BbcSounds,
@@ -40,4 +41,3 @@ from sonify.config.config import (
     WebDatasetImages,
     WebDatasetSounds,
 )
-from sonify.config.loader import load_config, load_settings, make_config, make_settings

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 from upath import UPath
 
-from sonify.config.config import Config, Section
+from sonify.config.sections import Config, Section
 from sonify.errors import InputError, TransientError
 from sonify.stores import Place, kind_of
 

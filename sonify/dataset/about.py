@@ -16,7 +16,7 @@ from sonify.dataset.licences import obstacles
 from sonify.dataset.read import read_recorded
 from sonify.dataset.render_from import published_folder
 from sonify.engine.record import RunRecord
-from sonify.vlm.ask import check_question, concepts_prompt
+from sonify.vlm.questions import check_question, concepts_prompt
 
 # Where and how hard somebody works; nothing that is published depends on it.
 _PRIVATE = frozenset({"engine", "published", "url", "api_key_env", "environment", "command"})

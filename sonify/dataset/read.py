@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sonify.config import Config
-from sonify.config.config import NAME
+from sonify.config.sections import NAME
 from sonify.dataset.foreign import hash_files, read_inside, read_table
 from sonify.dataset.format import (
     CHECKSUMS,

@@ -27,8 +27,8 @@ from sonify.io.write import Transaction
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import Reason, RecordedAnswer, Rejected
 from sonify.stores import Place
-from sonify.vlm.ask import NoAnswer, Question, Vlm
 from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, window_of
+from sonify.vlm.questions import NoAnswer, Question, Vlm
 
 log = logging.getLogger(__name__)
 

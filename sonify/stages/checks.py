@@ -17,8 +17,8 @@ from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.sources.images import join_images, listed_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.stores import Place
-from sonify.vlm.ask import CHECK_VERSION, check_question, foils_for, ordered_names
 from sonify.vlm.check import parse_check
+from sonify.vlm.questions import CHECK_VERSION, check_question, foils_for, ordered_names
 from sonify.vlm.repair import Unusable
 
 

@@ -26,12 +26,12 @@ from sonify.engine.job import Stage
 from sonify.io.write import sha256_of
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
-from sonify.stages import checks, copies, embeddings, features, make_pool, name_concepts, pair, render
+from sonify.stages import checks, concepts, copies, embeddings, features, make_pool, pair, render
 from sonify.stages.published import adopt_job, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
-from sonify.vlm.ask import CHECK_VERSION, PROMPT_VERSION
 from sonify.vlm.backends import fetch_vlm, model_name
+from sonify.vlm.questions import CHECK_VERSION, PROMPT_VERSION
 
 Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 
@@ -200,15 +200,15 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
             **common,
             version=2,
             settings=settings | _extractor_settings(extractor) | {"concepts.extractors.file": captions},
-            load=lambda: name_concepts.captions_job(config, extractor),
+            load=lambda: concepts.captions_job(config, extractor),
         )
     return Stage(
         **common,
         **_model_resources(extractor),
-        units_answered=name_concepts.asked_for_concepts(extractor, config.concepts.max_concepts).units_answered,
+        units_answered=concepts.asked_for_concepts(extractor, config.concepts.max_concepts).units_answered,
         version=1,
         settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
-        load=lambda: name_concepts.vlm_job(config, extractor),
+        load=lambda: concepts.vlm_job(config, extractor),
     )
 
 

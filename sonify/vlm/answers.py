@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from sonify.captions.words import tokenize
 from sonify.rows import Concept, Reason
-from sonify.vlm.ask import CONCEPTS_PROMPT, EXAMPLE_DESCRIPTION, EXAMPLE_NAME
+from sonify.vlm.questions import CONCEPTS_PROMPT, EXAMPLE_DESCRIPTION, EXAMPLE_NAME
 from sonify.vlm.repair import Unusable, json_values, lines_of, read_text, unusable
 from sonify.vlm.vocabulary import (
     BOX_KEYS,

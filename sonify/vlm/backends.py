@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sonify.config import EndpointVlm, TransformersVlm, VlmExtractor
-from sonify.vlm.ask import Vlm
+from sonify.vlm.questions import Vlm
 
 
 def load_vlm(config: VlmExtractor, log_folder: Path) -> Vlm:

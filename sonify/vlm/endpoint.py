@@ -17,10 +17,10 @@ from typing import Any
 
 import aiohttp
 
-from sonify.config.config import EndpointVlm, RemoteVlm
+from sonify.config.sections import EndpointVlm, RemoteVlm
 from sonify.errors import InputError
 from sonify.rows import Reason
-from sonify.vlm.ask import Answer, NoAnswer, Question
+from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.retrying import (
     Cause,
     CircuitBreaker,

@@ -17,7 +17,7 @@ from sonify.errors import InputError
 from sonify.models.fetch import VLM_FILES, FetchedModel, fetch_model
 from sonify.models.loading import choose_device, choose_dtype, load_network, load_part
 from sonify.rows import Reason
-from sonify.vlm.ask import Answer, NoAnswer, Question
+from sonify.vlm.questions import Answer, NoAnswer, Question
 
 # Asked of the processor when it is loaded: a template for text alone drops the image or writes it out as words.
 TRIAL = Question(image=Image.new("RGB", (64, 64)), prompt="any sound")

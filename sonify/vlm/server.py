@@ -14,11 +14,11 @@ from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonify.config.config import ServerVlm
+from sonify.config.sections import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.vlm import engine_guard
-from sonify.vlm.ask import Answer, NoAnswer, Question
 from sonify.vlm.endpoint import Endpoint, Service, policy_of
+from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.retrying import RetryPolicy
 
 LOOPBACK = "127.0.0.1"

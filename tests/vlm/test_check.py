@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sonify.rows import Reason, Verdict
-from sonify.vlm.ask import FOILS, check_question
 from sonify.vlm.check import Check, parse_check
+from sonify.vlm.questions import FOILS, check_question
 from sonify.vlm.repair import Unusable
 
 NAMES = ("dog", "car", "church organ")

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sonify.config.config import EndpointVlm
+from sonify.config.sections import EndpointVlm
 from sonify.errors import InputError, TransientError
 from sonify.rows import Reason
-from sonify.vlm.ask import Answer, NoAnswer, Question
 from sonify.vlm.endpoint import check_endpoint, connect
+from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.retrying import RetryPolicy
 from tests.vlm.faulty_server import Fault, FaultyServer, answer_for, numbered_image, serving
 

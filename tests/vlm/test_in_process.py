@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from sonify.config import TransformersVlm
 from sonify.errors import InputError
 from sonify.rows import Reason
-from sonify.vlm.ask import Answer, NoAnswer, Question
 from sonify.vlm.in_process import InProcessVlm, load_in_process
+from sonify.vlm.questions import Answer, NoAnswer, Question
 from tests.tiny_networks import answering_llava, answering_qwen_vl, tiny_llava, tiny_qwen_vl
 
 RED = "Caption: a dog on grass.\ndog: sound of a dog barking (foreground)"

@@ -10,7 +10,7 @@ from sonify.captions.ontology import match_sounds
 from sonify.captions.words import tokenize
 from sonify.rows import Concept, Reason
 from sonify.vlm.answers import parse_concepts
-from sonify.vlm.ask import (
+from sonify.vlm.questions import (
     CHECK_VERSION,
     CONCEPTS_PROMPT,
     EXAMPLE_DESCRIPTION,

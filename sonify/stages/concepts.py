@@ -13,7 +13,7 @@ from sonify.sources.captions import Captions, captions_for
 from sonify.sources.images import listed_images, read_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
 from sonify.vlm.answers import parse_concepts
-from sonify.vlm.ask import concepts_prompt
+from sonify.vlm.questions import concepts_prompt
 from sonify.vlm.repair import Unusable
 
 # Longer than any caption (SAM-LLaVA's reach 2,000 characters): a longer one is some other file.

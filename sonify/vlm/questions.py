@@ -20,9 +20,13 @@ from sonify.vlm.vocabulary import name_key
 # Rises with every change of the words: answers to another prompt are other answers.
 PROMPT_VERSION = 1
 
+
 # The paper's own example ("Seeing Sound", section 3). A small model copies it into its answer: the parser knows it.
 EXAMPLE_NAME = "dog"
+
+
 EXAMPLE_DESCRIPTION = "sound of a dog barking while running in the grass"
+
 
 # "visible and present in the image" is the paper's: without it models name what is off camera, seagulls at any beach.
 CONCEPTS_PROMPT = (
@@ -36,8 +40,10 @@ CONCEPTS_PROMPT = (
     "Leave out what is silent and what is outside the image. If nothing sounds, write none instead of the names."
 )
 
+
 # Rises with every change of the question, of the foils, or of what an answer to it means.
 CHECK_VERSION = 1
+
 
 _QUESTION = (
     "Look at this image again and answer in plain lines. Some of the things named below are not in it.\n"
@@ -50,6 +56,7 @@ _QUESTION = (
     " sounding: it is making a sound right now."
 )
 
+
 # Ordinary sounding things that few photographs show, over many branches of the ontology; no people, for a model may
 # well call some woman an opera singer.
 FOILS = (
@@ -59,8 +66,12 @@ FOILS = (
     "jackhammer", "sewing machine", "typewriter", "vacuum cleaner", "hair dryer", "blender", "cash register",
     "alarm clock", "telephone ringing", "kettle", "fireworks", "waterfall", "volcano eruption",
 )  # fmt: skip
+
+
 # What is below one of these only is not related: a bus and a blender. All animals are, all instruments, all vehicles.
 BROAD_CLASSES = ("Sounds of things", "Source-ambiguous sounds", "Channel, environment and background")
+
+
 UNRELATED_STEPS = 100
 
 

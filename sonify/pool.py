@@ -1,4 +1,4 @@
-"""The pool of a run: its clips, their samples and their vectors. Nobody else knows how they lie.
+"""The pool of a run as it is read: its clips, their samples and their vectors, wherever they lie.
 
 Row for row, a unit's table of clips, its samples and its vectors are of the same clips.
 """

@@ -32,8 +32,6 @@ from sonify.stages.table import stages_of
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
-
-
 # A store that refuses, a model that is gone: what is wrong with so many units is not the units.
 MOST_IN_A_ROW = 50
 
@@ -252,8 +250,6 @@ class _Work:
 
 # Fewer rows than this say nothing about a share of faults.
 ROWS_BEFORE_FAULT_LIMIT = 1000
-
-
 HINT_NO_CAPTIONS = (
     "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table with"
     " concepts.extractors.0.file, then `--redo concepts`"

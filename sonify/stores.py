@@ -17,11 +17,7 @@ from upath import UPath
 from sonify.errors import InputError, TransientError
 
 STORES = ("s3", "gs", "hf", "memory")
-
-
 WRITABLE_STORES = ("s3", "gs")
-
-
 Place = Path | UPath  # a file or folder on this machine, or a remote one (`s3://`, `gs://`, `hf://`)
 
 
@@ -60,16 +56,10 @@ def _check_no_password(url: str) -> None:
 
 
 Result = TypeVar("Result")
-
-
 # Before each further try; the clients of the stores try again themselves first. Varied by half, up and down.
 WAITS_SEC = (0.5, 2.0, 8.0)
-
-
 # One request: large enough that its 20 to 100 ms of latency do not count, small enough to be held several times.
 BLOCK_BYTES = 8 << 20
-
-
 # What the clients raise that is no OSError. They are optional: an error can only come from one that is loaded.
 _CLIENT_ERRORS = (
     ("aiohttp.client_exceptions", "ClientError"),
@@ -82,14 +72,8 @@ _CLIENT_ERRORS = (
     ("huggingface_hub.errors", "HfHubHTTPError"),
     ("httpx2", "HTTPError"),
 )
-
-
 _NO_CREDENTIALS = re.compile("Credential|Token|Profile|RefreshError|ParamValidation")
-
-
 _BUSY = frozenset({408, 409, 425, 429})
-
-
 _OUT_OF_RANGE = 416
 
 

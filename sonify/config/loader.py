@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -20,15 +20,9 @@ from sonify.stores import Place, kind_of
 
 Settings = TypeVar("Settings", bound=Section)
 
-# What pydantic puts into an error's path for the branch of a union.
-BRANCHES = frozenset(
-    {"folder", "webdataset", "sa1b", "parquet", "esc50", "audioset", "fsd50k", "bbc", "captions", "vlm"}
-    | {"transformers", "endpoint", "server", "text", "clap", "laion_clap", "hybrid"}
-    | {"scratch", "checkpoint"}
-)
-
-# Keys whose value is one file and never a folder.
+# Keys whose value is not shown.
 SECRET = frozenset({"api_key_env"})
+# Keys whose value is one file and never a folder.
 LISTS = (".exclude", ".segments", ".labels", ".table", ".checkpoint")
 
 
@@ -157,8 +151,9 @@ def _index(node: list[Any], part: str, override: str) -> int:
 def _describe(error: Any) -> str:
     # pydantic puts the branch of a union into the path (`images.folder.x`, `image.literal['original']`)
     *parents, last = [str(part) for part in error["loc"]] or ["config"]
-    branches = [part for part in parents if part not in BRANCHES and not re.search(r"[\[-]", part)]
-    is_branch = error["type"] != "extra_forbidden" and (last in BRANCHES or re.search(r"[\[-]", last))
+    kinds = set(_kinds(Section))
+    branches = [part for part in parents if part not in kinds and not re.search(r"[\[-]", part)]
+    is_branch = error["type"] != "extra_forbidden" and (last in kinds or re.search(r"[\[-]", last))
     key = ".".join(branches if is_branch else [*branches, last]) or "config"
     chosen_by = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
     if error["type"] == "extra_forbidden":
@@ -173,3 +168,11 @@ def _describe(error: Any) -> str:
     # what stands where a variable's name belongs may be the key itself
     found = "" if error["type"] == "value_error" or last in SECRET else f", found {_short(error['input'])}"
     return f"{key}: {message[0].lower()}{message[1:]}{found}"
+
+
+def _kinds(section: type[Section]) -> Iterator[str]:
+    """What tells the branches of the unions apart, in all sections that there are."""
+    for one in section.__subclasses__():
+        for name in {"kind", "backend"} & one.model_fields.keys():
+            yield from get_args(one.model_fields[name].annotation)
+        yield from _kinds(one)

@@ -31,17 +31,9 @@ def to_model(value: str) -> str:
 
 
 InputPath = Annotated[Place, PlainValidator(to_place), PlainSerializer(str)]
-
-
 RunDir = Annotated[Place, PlainValidator(to_run_dir), PlainSerializer(str)]
-
-
 Model = Annotated[str, Field(min_length=1), AfterValidator(to_model)]  # a hub id or a folder
-
-
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
-
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -167,18 +159,10 @@ Sounds = Annotated[
     FolderSounds | Esc50Sounds | AudioSetSounds | Fsd50kSounds | BbcSounds | WebDatasetSounds | ParquetSounds,
     Field(discriminator="kind"),
 ]
-
-
 Device = Literal["auto", "cpu", "cuda"]
-
-
 Gpus = Annotated[float, Field(gt=0, le=64)]
-
-
 # Serving engines for which the command is known; see `sonify.vlm.server`.
 Engines = Literal["vllm", "sglang", "lmdeploy", "transformers"]
-
-
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 
 
@@ -261,11 +245,7 @@ class ServerVlm(RemoteVlm):
 
 
 VlmExtractor = Annotated[TransformersVlm | EndpointVlm | ServerVlm, Field(discriminator="backend")]
-
-
 Extractor = Annotated[CaptionsExtractor | VlmExtractor, Field(discriminator="kind")]
-
-
 # CLAP's window; of what is longer, its libraries take a part at random.
 CLAP_SECONDS = 10.0
 
@@ -317,12 +297,8 @@ class HybridEncoder(Section):
 
 
 Encoder = Annotated[TextEncoder | ClapEncoder | LaionClapEncoder | HybridEncoder, Field(discriminator="kind")]
-
-
 # What the published ASTs were trained on: 1024 frames, one every 10 ms.
 AST_SAMPLE_RATE_HZ = 16_000
-
-
 AST_SECONDS = 10.24
 
 

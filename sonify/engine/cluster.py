@@ -40,14 +40,8 @@ def check_run_dir(engine: Engine, run_dir: Place) -> None:
 
 # Units travel as paths, so next to nothing is ever stored.
 OBJECT_STORE_BYTES = 100 << 20
-
-
 LOOPBACK = "127.0.0.1"
-
-
 QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-
-
 PROBE_SECONDS = 60.0
 
 

@@ -15,8 +15,6 @@ from sonify.rows import Reason, Rejected
 from sonify.stores import Place
 
 MAX_DETAIL_CHARS = 300  # details quote untrusted input
-
-
 Row = Any  # frozen, of the stage's own types; a row that is read has a `key`
 
 

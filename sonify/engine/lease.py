@@ -22,7 +22,7 @@ from upath import UPath
 
 from sonify.errors import InputError, TransientError
 from sonify.io.places import read_whole
-from sonify.io.write import create, put_bytes, remove
+from sonify.io.write import create_if_absent, put_bytes, remove
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _hold_file(path: Path) -> Iterator[None]:
 def _hold_object(place: UPath) -> Iterator[None]:
     """Hold an object of a store, kept fresh by a thread."""
     holder = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
-    if not create(place, _beat(holder, 0)):
+    if not create_if_absent(place, _beat(holder, 0)):
         _take_over(place, holder)
     ended = threading.Event()
     keeper = threading.Thread(target=_keep, args=(place, holder, ended), daemon=True)

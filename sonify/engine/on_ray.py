@@ -30,8 +30,6 @@ from sonify.errors import InputError, WorkError
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
-
-
 SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]  # bounds of the histogram
 
 
@@ -70,15 +68,9 @@ class StageMetrics:
 
 # How a worker is found dead; one that Ray kills because memory runs out is not called an actor's error.
 DIED = (RayActorError, OutOfMemoryError, NodeDiedError, RuntimeEnvSetupError, ActorUnschedulableError)
-
-
 # One death may be the machine's fault (memory taken by others); two of the same kind are looked into.
 DEATHS_THAT_TELL = 2
-
-
 SECONDS_BETWEEN_WARNINGS = 60.0
-
-
 # A node that was lost may come back: pods are started again, spot machines are bought again.
 SECONDS_WITHOUT_NODE = 600.0
 
@@ -237,15 +229,9 @@ def _node_of(_worker: Worker) -> str:
 
 
 SECONDS_BETWEEN_LOOKS = 5.0
-
-
 # A unit that takes its node with it would empty the cluster.
 MOST_LOST_NODES = 5
-
-
 Step = tuple[Any, ...]  # a method of the worker and what tells this call from others of the same unit
-
-
 RUN, COUNT, FINISH = ("run",), ("count",), ("finish",)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sonify import layout
 from sonify.errors import WorkError
 from sonify.io.places import read_each, read_whole, stems
-from sonify.io.write import FileRecord, create, remove, write_atomically
+from sonify.io.write import FileRecord, create_if_absent, remove, write_atomically
 from sonify.stores import Place
 
 
@@ -82,7 +82,7 @@ def write_commit(run_dir: Place, commit: Commit) -> None:
     path = layout.commit(commit.stage, commit.digest, commit.unit)
     if isinstance(run_dir, Path):
         write_atomically(run_dir, path, record_of(commit))
-    elif not create(run_dir / path, record_of(commit)):
+    elif not create_if_absent(run_dir / path, record_of(commit)):
         raise WorkError(
             f"{run_dir / path}: another worker committed this unit with another result; `sonify verify {run_dir}`"
             " says which files are right"

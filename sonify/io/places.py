@@ -35,18 +35,10 @@ from sonify.stores import (
 )
 
 log = logging.getLogger(__name__)
-
-
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
-
-
 # What a disk or a network file system says when it is in trouble, as opposed to a file that is.
 _DISK_TROUBLE = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EMFILE})
-
-
 # Requests in flight while an archive is fetched, or images are read one by one.
 REQUESTS_AHEAD = 8
 

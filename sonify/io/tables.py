@@ -16,15 +16,9 @@ from sonify.io.places import for_each, open_place, read_whole, stems
 from sonify.stores import Place
 
 Row = TypeVar("Row")
-
-
 ROWS_IN_GROUP = 4096
-
-
 # A column's pages are read through a buffer of this size: without one its whole part of a row group is held.
 BUFFER_BYTES = 1 << 20
-
-
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
 
 

@@ -16,17 +16,9 @@ from sonify.rows import Reason, Rejected
 from sonify.stores import Place
 
 BLOCK = tarfile.BLOCKSIZE
-
-
 MAX_EXTENSION_BYTES = 2**20  # of one pax or long-name header; extended attributes make them long, names do not
-
-
 MAX_NAME_BYTES = 4096  # PATH_MAX of Linux
-
-
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-
-
 _OTHERS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -35,14 +27,8 @@ _OTHERS = {
     tarfile.FIFOTYPE: "a named pipe",
     tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
-
-
 _WITHOUT_DATA = (tarfile.DIRTYPE, *(kind for kind in _OTHERS if kind != tarfile.GNUTYPE_SPARSE))
-
-
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
-
-
 _EXTENSIONS = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 

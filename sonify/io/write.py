@@ -1,4 +1,8 @@
-"""Files that are never seen half-written, and their sha256.
+"""Who writes into a run, and how: files that are never seen half-written, and their sha256.
+
+One command at a time works in a run directory (`engine.lease`). In it a worker writes the files of the unit that it
+does, through the `Transaction` that `engine.job.run_task` opens, and nothing else; the driver writes run.json and the
+frozen listings by `write_atomically`. What is made of a run, as a gallery, is written by `write_whole`.
 
 On a disk a file is made under RUN/tmp, synced, renamed into place, and its folder synced. For a store it is made in
 this machine's temporary folder and uploaded whole. A `Transaction` does so for the files of one unit; the commit
@@ -188,7 +192,7 @@ def put_bytes(place: Place, data: bytes) -> None:
         ask(place, lambda: place.fs.pipe_file(place.path, data))
 
 
-def create(place: Place, data: bytes) -> bool:
+def create_if_absent(place: Place, data: bytes) -> bool:
     """Upload a small file unless there is one of that name; say whether it was uploaded.
 
     A request whose answer was lost finds, at the next try, what it wrote itself.

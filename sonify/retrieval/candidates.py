@@ -15,18 +15,15 @@ import numpy as np
 
 from sonify import layout
 from sonify.config import Retrieval
+from sonify.keys import uniform
 from sonify.pool import clip_columns, iter_vectors
 from sonify.retrieval.encoders import JointEncoder, QueryEncoder, bank_mean, load_encoder
 from sonify.stores import Place
 
 # Three clips of one long recording are variety enough; a fourth would let it crowd out the others.
 CLIPS_PER_RECORDING = 3
-
-
 # A pool of a few clips a class needs a short list, or other classes fill it; 0.5M clips use `top_k` in full.
 POOL_SHARE = 50
-
-
 FEWEST = 8
 
 
@@ -188,6 +185,17 @@ class PoolClips:
     embeddings: np.ndarray  # (N, D) float32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A drawn clip by its position in the split, and what it was drawn by; score and threshold are in score units."""
+
+    clip: int
+    cosine: float
+    score: float
+    threshold: float
+    num_candidates: int
+
+
 class SplitPool:
     """Ranks texts against the clips of one split and says which clips may stand for a text."""
 
@@ -211,12 +219,33 @@ class SplitPool:
         queries = np.ascontiguousarray(self._encoder(texts) - self._bank, dtype=np.float32)
         return dict(zip(texts, self._index.rank(queries, self._length), strict=True))
 
-    def candidates(self, ranking: Ranking, u: float) -> Candidates:
-        """The clips that may be drawn; `u` in [0, 1) seats equal clips where the ranking ends among them."""
-        clips, similarities = self._index.top_clips(ranking, self._length, u)
-        return choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
+    def draw(self, ranking: Ranking, used: set[int], key: tuple[str | int, ...]) -> Drawn | None:
+        """Draw a clip, or None where the best is below `min_cosine` or no candidate is of a recording that is free.
 
-    def cosine(self, candidates: Candidates, position: int) -> float:
+        Args:
+            ranking: of the query.
+            used: recordings that the scene has already; the drawn one is added.
+            key: what the draw is for; the same key draws the same.
+        """
+        clips, similarities = self._index.top_clips(ranking, self._length, uniform("seat", *key))
+        candidates = choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
+        if self._cosine(candidates, 0) < self._retrieval.min_cosine:
+            return None
+        recordings = self.recordings[candidates.clips]
+        free = np.flatnonzero(~np.isin(recordings, list(used))) if used else np.arange(len(recordings))
+        if not len(free):
+            return None
+        chosen = int(free[draw_position(candidates.scores[free], self._retrieval, uniform("draw", *key))])
+        used.add(int(recordings[chosen]))
+        return Drawn(
+            clip=int(candidates.clips[chosen]),
+            cosine=self._cosine(candidates, chosen),
+            score=float(candidates.scores[chosen]),
+            threshold=candidates.threshold,
+            num_candidates=len(candidates.clips),
+        )
+
+    def _cosine(self, candidates: Candidates, position: int) -> float:
         """The cosine of a candidate, whatever hubness took off it."""
         return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
 

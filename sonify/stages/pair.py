@@ -1,13 +1,12 @@
 """Concepts to pairs: for each concept of each scene one recording is drawn, and how loud it is to be.
 
-Every rule of the draw is in `sonify.retrieval.candidates`; this module brings concepts and pool together.
+Every rule of the choice and the draw is in `sonify.retrieval.candidates`; this module brings concepts and pool
+together and draws the loudness.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-
-import numpy as np
 
 from sonify import layout
 from sonify.captions.words import find_discard_words
@@ -20,7 +19,7 @@ from sonify.io.write import Transaction
 from sonify.keys import escape_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
 from sonify.pool import clip_columns
-from sonify.retrieval.candidates import Ranking, SplitPool, draw_position, load_pool
+from sonify.retrieval.candidates import Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
@@ -254,12 +253,7 @@ class PairStage:
 
 
 def draw_source(
-    pool: SplitPool,
-    ranking: Ranking,
-    used: set[int],
-    concept: Concept,
-    config: Config,
-    purpose: tuple[str, str],
+    pool: SplitPool, ranking: Ranking, used: set[int], concept: Concept, config: Config, purpose: tuple[str, str]
 ) -> SourceClip | None:
     """Draw one concept's clip and its loudness, or None where nothing matches.
 
@@ -268,33 +262,26 @@ def draw_source(
         ranking: of the concept's text.
         used: recordings that the scene has already; the drawn one is added.
         concept: what is to be heard.
-        config: `retrieval`, `mix` and `seed`.
+        config: `mix` and `seed`.
         purpose: image and scene, for the seed.
     """
     key = (config.seed, *purpose, concept.concept)
-    candidates = pool.candidates(ranking, uniform("seat", *key))
-    if pool.cosine(candidates, 0) < config.retrieval.min_cosine:
+    drawn = pool.draw(ranking, used, key)
+    if drawn is None:
         return None
-    recordings = pool.recordings[candidates.clips]
-    free = np.flatnonzero(~np.isin(recordings, list(used))) if used else np.arange(len(recordings))
-    if not len(free):
-        return None
-    chosen = int(free[draw_position(candidates.scores[free], config.retrieval, uniform("draw", *key))])
-    clip = int(candidates.clips[chosen])
-    used.add(int(recordings[chosen]))
     low, high = config.mix.lufs
     drawn_lufs = low + (high - low) * uniform("loudness", *key)
     target_lufs = round(drawn_lufs + prominence_db(concept, config.mix.prominence), 4)
     return SourceClip(
         concept=concept.concept,
         description=query_text(concept, "description"),
-        clip=pool.clips[clip],
-        cosine=round(pool.cosine(candidates, chosen), 6),
-        score=round(float(candidates.scores[chosen]), 6),
-        threshold=round(candidates.threshold, 6),
-        num_candidates=len(candidates.clips),
+        clip=pool.clips[drawn.clip],
+        cosine=round(drawn.cosine, 6),
+        score=round(drawn.score, 6),
+        threshold=round(drawn.threshold, 6),
+        num_candidates=drawn.num_candidates,
         target_lufs=target_lufs,
-        gain_db=gain_to_target_db(float(pool.loudness_lufs[clip]), target_lufs, config.mix.max_gain_db),
+        gain_db=gain_to_target_db(float(pool.loudness_lufs[drawn.clip]), target_lufs, config.mix.max_gain_db),
     )
 
 

@@ -19,15 +19,9 @@ from sonify.vlm.vocabulary import name_key
 
 # Rises with every change of the words: answers to another prompt are other answers.
 PROMPT_VERSION = 1
-
-
 # The paper's own example ("Seeing Sound", section 3). A small model copies it into its answer: the parser knows it.
 EXAMPLE_NAME = "dog"
-
-
 EXAMPLE_DESCRIPTION = "sound of a dog barking while running in the grass"
-
-
 # "visible and present in the image" is the paper's: without it models name what is off camera, seagulls at any beach.
 CONCEPTS_PROMPT = (
     "What can be heard in this image? Answer in plain lines, without markdown.\n"
@@ -39,12 +33,8 @@ CONCEPTS_PROMPT = (
     f"{EXAMPLE_NAME}: {EXAMPLE_DESCRIPTION} (foreground)\n"
     "Leave out what is silent and what is outside the image. If nothing sounds, write none instead of the names."
 )
-
-
 # Rises with every change of the question, of the foils, or of what an answer to it means.
 CHECK_VERSION = 1
-
-
 _QUESTION = (
     "Look at this image again and answer in plain lines. Some of the things named below are not in it.\n"
     "First line: what is the image: photo, drawing, statue (a photo of a statue or a toy), logo or screen (a photo of"
@@ -55,8 +45,6 @@ _QUESTION = (
     "visible: it can be seen in the image. real: it is the thing itself and no picture, toy or statue of it."
     " sounding: it is making a sound right now."
 )
-
-
 # Ordinary sounding things that few photographs show, over many branches of the ontology; no people, for a model may
 # well call some woman an opera singer.
 FOILS = (
@@ -66,12 +54,8 @@ FOILS = (
     "jackhammer", "sewing machine", "typewriter", "vacuum cleaner", "hair dryer", "blender", "cash register",
     "alarm clock", "telephone ringing", "kettle", "fireworks", "waterfall", "volcano eruption",
 )  # fmt: skip
-
-
 # What is below one of these only is not related: a bus and a blender. All animals are, all instruments, all vehicles.
 BROAD_CLASSES = ("Sounds of things", "Source-ambiguous sounds", "Channel, environment and background")
-
-
 UNRELATED_STEPS = 100
 
 

@@ -18,7 +18,7 @@ from sonify.engine.job import Task, run_task
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, read_commit, write_commit
 from sonify.io.places import files_below, read_whole, size_of
-from sonify.io.write import create
+from sonify.io.write import create_if_absent
 from sonify.report.gallery import build_gallery
 from sonify.report.status import read_status
 from sonify.report.verify import verify
@@ -182,9 +182,9 @@ def test_a_lock_that_cannot_be_given_back_does_not_hide_how_the_command_ended(st
 
 def test_a_commit_is_created_only_if_absent(store):
     place = UPath("s3://bucket/commits/x.json")
-    assert create(place, b"one")
-    assert create(place, b"one")  # a request whose answer was lost
-    assert not create(place, b"two")
+    assert create_if_absent(place, b"one")
+    assert create_if_absent(place, b"one")  # a request whose answer was lost
+    assert not create_if_absent(place, b"two")
     assert read_whole(place) == b"one"
 
 

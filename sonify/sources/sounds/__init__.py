@@ -1,7 +1,7 @@
 """Sound collections: which recordings there are, with their text, licence and attribution.
 
-A new collection is one function that lists it, one line in `LISTERS` and one model in `sonify.config`.
-`corpora` has those that are published, `forms` those in which anyone's recordings come.
+`corpora` has those that are published, and says what a new one takes; `forms` has those in which anyone's recordings
+come.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -2,6 +2,10 @@
 
 Each has a table that names its recordings, of which everybody may have only some: a row without a file is refused as
 `missing`, and counted.
+
+A new corpus is a function here that lists it, a line in `LISTERS` (`sounds/__init__.py`), and a section with its
+`kind` in the union `Sounds` (`config/sections.py`); where its recordings are no files, also a way to open one
+(`opening.py`).
 """
 
 import csv

@@ -9,9 +9,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, errors, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from sonify.dataset.format import CHECKSUMS, RECORD, read_checksums
+from sonify.dataset.format import CHECKSUMS, RECORD, files_of, read_checksums
 from sonify.dataset.markdown import plain
-from sonify.dataset.sealed import files_of
 from sonify.errors import InputError, TransientError
 from sonify.io.write import sha256_of
 

@@ -29,6 +29,8 @@ from sonify.dataset.format import (
     PublishedShard,
     clips_file,
     data_file,
+    files_of,
+    new_folder,
 )
 from sonify.dataset.licences import (
     SA1B_LICENCE,
@@ -40,7 +42,6 @@ from sonify.dataset.licences import (
     redistributable,
     write_attribution,
 )
-from sonify.dataset.sealed import files_of, new_folder
 from sonify.engine.plan import Plan
 from sonify.engine.record import config_of_run, require_record
 from sonify.errors import InputError, WorkError, require

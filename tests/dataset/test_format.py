@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sonify.dataset.format import CHECKSUMS, RECORD
-from sonify.dataset.sealed import new_folder
+from sonify.dataset.format import CHECKSUMS, RECORD, new_folder
 from sonify.errors import InputError
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sonify.dataset.sealed import new_folder
+from sonify.dataset.format import CHECKSUMS, RECORD, new_folder
 
 def fill(out, text):
     with new_folder(out) as folder:
@@ -147,7 +146,7 @@ def test_a_place_where_no_folder_can_be_is_refused_in_one_line(tmp_path, place, 
 
 
 def test_a_publication_that_is_replaced_is_named(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "sonify.dataset.sealed")
+    caplog.set_level(logging.INFO, "sonify.dataset.format")
     (tmp_path / "out").mkdir()
     fill(tmp_path / "out", sonify_json="old")
     assert caplog.messages == []
@@ -159,7 +158,7 @@ def test_a_mounted_disk_is_refused_in_one_line(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no user namespaces on this machine: nothing can be mounted")
     (tmp_path / "out").mkdir()
-    begin = "import sys; from pathlib import Path; from sonify.dataset.sealed import new_folder"
+    begin = "import sys; from pathlib import Path; from sonify.dataset.format import new_folder"
     code = f"{begin}\nwith new_folder(Path(sys.argv[1])) as folder: (folder / 'sonify.json').write_text('x')"
     command = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
     out = tmp_path / "out"
@@ -167,4 +166,4 @@ def test_a_mounted_disk_is_refused_in_one_line(tmp_path):
         ["unshare", "-rm", "sh", "-c", command, out, sys.executable, "-c", code, out],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert f"{InputError.__name__}: --out {out}: cannot be replaced" in done.stderr
+    assert f"{InputError.__name__}: {out}: cannot be replaced" in done.stderr

@@ -156,7 +156,7 @@ def _published(arguments: argparse.Namespace) -> list[str]:
 
 
 def _print_comparison(config: Config) -> None:
-    from sonify.dataset.compare import compare_with_published
+    from sonify.dataset.committed import compare_with_published
     from sonify.dataset.render_from import adopt_settings
 
     found = compare_with_published(adopt_settings(config))

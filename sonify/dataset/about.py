@@ -11,16 +11,14 @@ from typing import Any
 from upath import UPath
 
 from sonify.config import Config, LaionClapEncoder, Section, Vlm
-from sonify.dataset.format import FORMAT, PublishedClip, PublishedPair, PublishedRecord, Statistics
+from sonify.dataset.format import FORMAT, LOUDNESS_STEP_LU, PublishedClip, PublishedPair, PublishedRecord, Statistics
 from sonify.dataset.licences import obstacles
-from sonify.dataset.read import read_recorded
-from sonify.dataset.render_from import published_folder
+from sonify.dataset.render_from import published_folder, read_recorded
 from sonify.engine.record import RunRecord
 from sonify.vlm.ask import check_question, concepts_prompt
 
 # Where and how hard somebody works; nothing that is published depends on it.
 _PRIVATE = frozenset({"engine", "published", "url", "api_key_env", "environment", "command"})
-LOUDNESS_STEP_LU = 0.5
 # Models say things in very many ways; the record names those that matter.
 MOST_CONCEPTS = 1000
 

@@ -23,7 +23,7 @@ from sonify import layout
 from sonify.errors import InputError
 from sonify.io.places import is_utf8
 from sonify.io.write import naming_place, replacing, sha256_of, sync_folder
-from sonify.rows import SourceClip
+from sonify.rows import Clip, Pair
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ SHARDS = "shards/shards.parquet"
 RECORD = "sonify.json"
 CHECKSUMS = "checksums.sha256"
 FORMAT = 1
+COPIES = ("exact", "equivalent", "repaired")  # of `SourceClip.copy`
+LOUDNESS_STEP_LU = 0.5  # of `Statistics.target_lufs`
 # What huggingface-hub keeps in a folder that it uploads, so as to go on where it was.
 UPLOAD_STATE = ".cache"
 
@@ -44,24 +46,13 @@ _CHECKSUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedPair:
+class PublishedPair(Pair):
     """A row of `pairs/` with what rendering did to it, and under what conditions it may be used.
 
     `conditions` are the union over its clips and its image; `contradictions` say which of them exclude each other.
     `image_licence` is what the publisher said of the image.
     """
 
-    image: str
-    image_uri: str
-    image_sha256: str
-    width: int
-    height: int
-    split: str
-    scene: str
-    caption: str
-    medium: str
-    check_answer: str
-    sources: tuple[SourceClip, ...]
     mix_gain_db: float
     peak_dbfs: float
     mix_sha256: str
@@ -72,25 +63,12 @@ class PublishedPair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedClip:
+class PublishedClip(Clip):
     """A row of `pool/clips` that some scene uses, with the conditions of its licence.
 
     `fingerprint` tells a transcode of the clip from another sound; see `sonify.media.likeness`.
     """
 
-    clip: str
-    recording: str
-    corpus: str
-    file: str
-    start_sec: float
-    duration_sec: float
-    loudness_lufs: float
-    peak_dbfs: float
-    text: str
-    licence: str
-    attribution: str
-    split: str
-    sha256: str
     conditions: tuple[str, ...]
     fingerprint: bytes
 
@@ -118,7 +96,7 @@ class Statistics:
     distinct_concepts: int
     sources_in_scene: Mapping[str, int]  # scenes by their number of sources
     copies: Mapping[str, int]  # sources by `SourceClip.copy`
-    target_lufs: Mapping[str, int]  # sources by target loudness, in steps of 0.5 LU, named by the lower end
+    target_lufs: Mapping[str, int]  # sources by target loudness, in steps of LOUDNESS_STEP_LU, named by the lower end
     clip_uses: Mapping[str, int]  # clips by how often they are heard
     clips: Mapping[str, int]  # by corpus
     recordings: Mapping[str, int]  # by corpus

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -36,16 +35,16 @@ from sonify.dataset.licences import (
     SA1B_LICENCE,
     UNKNOWN,
     allow_only,
+    check_licence,
     conditions_of,
     contradictions,
     in_order,
     redistributable,
-    write_attribution,
 )
 from sonify.engine.plan import Plan
 from sonify.engine.record import config_of_run, require_record
 from sonify.errors import InputError, WorkError, require
-from sonify.io.places import open_local, stems
+from sonify.io.places import are_apart, open_local, stems
 from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import digest_open
@@ -121,8 +120,10 @@ def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions(
         InputError: the run is not finished, an option fits nothing, or `out` is something else.
         WorkError: something of the run is damaged, or the disk is full.
     """
-    _check_tools(options)
-    _check_beside(run_dir, out)
+    require("huggingface_hub", "matplotlib", "mlcroissant", extra="publish")
+    check_licence(options.licence)
+    if not are_apart(run_dir, out):  # a run clears and lists its own folders: nothing else lies in them
+        raise InputError(f"--out {out}: expected a folder beside the run {run_dir}, neither in it nor around it")
     config = config_of_run(run_dir)
     with open_run(run_dir):
         stages = finished_stages(config)
@@ -142,22 +143,6 @@ def summary(made: Publication) -> str:
     return f"{scenes:,} scenes{left_out}; {statistics.redistributable:,} may be passed on as sound{hint}"
 
 
-def _check_tools(options: PublishOptions) -> None:
-    require("huggingface_hub", "matplotlib", "mlcroissant", extra="publish")
-    from sonify.dataset.card import check_licence  # noqa: PLC0415 - of the extra `publish`
-
-    check_licence(options.licence)
-
-
-def _check_beside(run_dir: Place, out: Path) -> None:
-    """A run clears and lists its own folders: nothing else lies in them."""
-    if not isinstance(run_dir, Path):
-        return
-    run, published = (os.path.realpath(place) for place in (run_dir, out))
-    if os.path.commonpath([run, published]) in (run, published):
-        raise InputError(f"--out {out}: expected a folder beside the run {run_dir}, neither in it nor around it")
-
-
 def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: PublishOptions) -> PublishedRecord:
     tally = Tally()
     rules = _rules(config, stages["pool"], options)
@@ -175,7 +160,6 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
     log.info("%s scenes go out; describing the clips that are heard in them", f"{tally.scenes.total():,}")
     _write_clips(folder, rules.pool, config.audio.sample_rate, tally)
     _write_table(folder / SHARDS, PublishedShard, sorted(shards, key=lambda shard: shard.path))
-    write_attribution(folder, _credits_of(folder))
     statistics = tally.statistics()
     record = make_record(config, require_record(config.run_dir), statistics)
     (folder / RECORD).write_bytes(record_json(record))
@@ -214,9 +198,10 @@ def _write_scenes(
 
 def _describe(folder: Path, record: PublishedRecord, licence: str) -> None:
     """Write what people and catalogues read, made from what is there now."""
-    from sonify.dataset.card import write_card, write_plots  # noqa: PLC0415 - they are of the extra `publish`
+    from sonify.dataset.card import write_attribution, write_card, write_plots  # noqa: PLC0415 - extra
     from sonify.dataset.croissant import write_croissant  # noqa: PLC0415
 
+    write_attribution(folder, _credits_of(folder))
     write_plots(folder, record.statistics)
     write_card(folder, record, licence)
     write_croissant(folder, record, licence)

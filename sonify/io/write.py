@@ -29,7 +29,7 @@ _NO_PLACE += (errno.ELOOP, errno.EROFS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """A committed file: its path in the run, its size and its sha256."""
+    """A finished file: its path in its run or folder, its size and its sha256."""
 
     path: str
     size_bytes: int

@@ -15,8 +15,8 @@ from typing import Any
 from sonify import layout
 from sonify.config import Config, FolderImages, Images
 from sonify.dataset.format import PublishedPair
-from sonify.dataset.read import PublishedFolder, read_image_uris, read_pairs
-from sonify.dataset.render_from import published_folder
+from sonify.dataset.read import read_image_uris, read_pairs
+from sonify.dataset.render_from import PublishedFolder, published_folder
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import check_mounted, child, is_file, read_ahead

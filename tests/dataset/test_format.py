@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sonify.dataset.format import CHECKSUMS, RECORD, new_folder
+from sonify.dataset.format import CHECKSUMS, FORMAT, RECORD, PublishedClip, PublishedPair, new_folder
 from sonify.errors import InputError
+from sonify.io.tables import schema_of
 
 KILLED = """
 import os, signal, sys
@@ -57,6 +58,23 @@ while True:
     moment += 1
 print(*seen)
 """
+
+
+def test_the_columns_are_those_of_the_format():
+    """Rows of a run are published with more columns: one that the run gets makes another format."""
+    assert FORMAT == 1
+    assert " ".join(schema_of(PublishedPair).names) == (
+        "image image_uri image_sha256 width height split scene caption medium check_answer sources"
+        " mix_gain_db peak_dbfs mix_sha256 image_licence conditions contradictions redistributable"
+    )
+    assert " ".join(schema_of(PublishedClip).names) == (
+        "clip recording corpus file start_sec duration_sec loudness_lufs peak_dbfs text licence attribution split"
+        " sha256 conditions fingerprint"
+    )
+    (sources,) = (field.type.value_type for field in schema_of(PublishedPair) if field.name == "sources")
+    assert " ".join(field.name for field in sources) == (
+        "concept description clip cosine score threshold num_candidates target_lufs gain_db copy"
+    )
 
 
 def fill(out, **files):

@@ -71,23 +71,11 @@ class Copy:
         return self.state in (State.EXACT, State.EQUIVALENT)
 
 
-@dataclass(frozen=True, slots=True)
-class ClipToFind:
-    """A published clip to look for."""
-
-    published: PublishedClip
-
-    @property
-    def key(self) -> str:
-        """The clip."""
-        return self.published.clip
-
-
 def copies_job(config: Config) -> Job:
     """The stage that compares the published clips with the pool. Accounting counts clips; none is rejected."""
     folder = published_folder(config)
     return Job(
-        read=lambda unit: map(ClipToFind, read_clips(folder, unit)),
+        read=lambda unit: read_clips(folder, unit),
         process=CopiesStage(config),
         open_sink=lambda unit, transaction, _rejects: TableSink(transaction.create(layout.copies(unit)), Copy),
         batch_rows=64,
@@ -110,12 +98,12 @@ class CopiesStage:
         self._by_sha256 = {sha256: row for row, sha256 in reversed(list(enumerate(hashes)))}
         self._by_clip = {clip: row for row, clip in enumerate(self._clips)}
         self._by_name: dict[str, list[int]] = {}
-        names = map(name_of, self._clips, table["corpus"].to_pylist(), table["file"].to_pylist())
+        names = map(_known_by, self._clips, table["corpus"].to_pylist(), table["file"].to_pylist())
         for row, name in enumerate(names):
             self._by_name.setdefault(name, []).append(row)
 
-    def __call__(self, rows: Sequence[ClipToFind]) -> list[Copy]:
-        return [self._find(row.published) for row in rows]
+    def __call__(self, rows: Sequence[PublishedClip]) -> list[Copy]:
+        return [self._find(row) for row in rows]
 
     def _find(self, clip: PublishedClip) -> Copy:
         sha256 = bytes.fromhex(clip.sha256)
@@ -124,7 +112,7 @@ class CopiesStage:
             return self._copy(clip, State.EXACT, same_name, 1.0)
         if sha256 in self._by_sha256:
             return self._copy(clip, State.EXACT, self._by_sha256[sha256], 1.0)
-        name = name_of(clip.clip, clip.corpus, clip.file)
+        name = _known_by(clip.clip, clip.corpus, clip.file)
         compared = [(self._compare(clip, row), row) for row in self._by_name.get(name, ())]
         if not compared:
             return self._copy(clip, State.MISSING, None, 0.0)
@@ -158,7 +146,7 @@ def is_as_loud(difference_lu: float, local_peak_dbfs: float, published_peak_dbfs
     return -quieter <= difference_lu <= louder
 
 
-def name_of(clip: str, corpus: str, file: str) -> str:
+def _known_by(clip: str, corpus: str, file: str) -> str:
     """By what a clip is known whatever its file's encoding: corpus, file without its ending, position."""
     return f"{corpus}/{PurePosixPath(file).with_suffix('')}#{clip.rpartition('#')[2]}"
 

@@ -236,7 +236,7 @@ def _gallery(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     require("huggingface_hub", "matplotlib", extra="publish")
     from sonify.dataset.push import push
-    from sonify.dataset.write import PublishOptions, publish, summary
+    from sonify.dataset.write import PublishOptions, publish
 
     if arguments.run_dir is None and not arguments.push:
         raise InputError("publish: expected a run to publish, or --push REPO to upload what --out holds already")
@@ -253,7 +253,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         )
         made = publish(arguments.run_dir, arguments.out, options)
         print(f"{made.folder}: {made.files:,} files, {_gigabytes(made.size_bytes)}; start with {made.folder}/README.md")
-        print(summary(made))
+        print(made.summary())
     if arguments.push:
         sent = push(arguments.out, arguments.push, arguments.dry_run, arguments.private)
         for file in sent if arguments.dry_run else ():

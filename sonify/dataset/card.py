@@ -26,7 +26,7 @@ from sonify import layout
 from sonify.dataset.format import (
     AUDIO,
     CLIPS,
-    COPIES,
+    COPY_KINDS,
     DATA,
     LOUDNESS_STEP_LU,
     SHARDS,
@@ -105,7 +105,7 @@ def _facts(record: PublishedRecord) -> dict[str, Any]:
         "scenes": sum(statistics.scenes.values()),
         "splits": [(split, n, statistics.scenes[split]) for split, n in statistics.images.items()],
         "sounds": sum(statistics.copies.values()),
-        "copies": {copy: statistics.copies.get(copy, 0) for copy in COPIES},
+        "copies": {copy: statistics.copies.get(copy, 0) for copy in COPY_KINDS},
         "extractors": [
             (one["name"], one["kind"], one.get("model") or "none", one.get("revision") or "") for one in extractors
         ],

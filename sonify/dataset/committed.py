@@ -38,7 +38,7 @@ from sonify.stages.table import stages_of
 from sonify.stores import Place
 
 Row = TypeVar("Row")
-Scene = tuple[Pair, Render]
+RenderedScene = tuple[Pair, Render]
 
 _POOL_COLUMNS = ("clip", "recording", "corpus", "file", "licence", "sha256")
 
@@ -111,7 +111,7 @@ def committed_tables(
     return for_each(run_dir, lambda unit: (unit, unit.table(path_of(unit.name))), units)
 
 
-def rendered_images(unit: CommittedUnit, paired: Table, rendered: Table) -> Iterator[tuple[Scene, ...]]:
+def rendered_images(unit: CommittedUnit, paired: Table, rendered: Table) -> Iterator[tuple[RenderedScene, ...]]:
     """The scenes of each image of a unit that was rendered, in the order of keys."""
     renders = {(render.image, render.scene): render for render in rendered.rows(Render)}
     for _, of_image in groupby(paired.rows(Pair), key=lambda pair: pair.image):

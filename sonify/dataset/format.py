@@ -34,7 +34,7 @@ SHARDS = "shards/shards.parquet"
 RECORD = "sonify.json"
 CHECKSUMS = "checksums.sha256"
 FORMAT = 1
-COPIES = ("exact", "equivalent", "repaired")  # of `SourceClip.copy`
+COPY_KINDS = ("exact", "equivalent", "repaired")  # of `SourceClip.copy`
 LOUDNESS_STEP_LU = 0.5  # of `Statistics.target_lufs`
 # What huggingface-hub keeps in a folder that it uploads, so as to go on where it was.
 UPLOAD_STATE = ".cache"

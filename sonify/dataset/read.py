@@ -25,7 +25,7 @@ from sonify.config.config import NAME
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,
-    COPIES,
+    COPY_KINDS,
     DATA,
     DATA_FILE,
     SHARDS,
@@ -231,7 +231,7 @@ def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
             yield "a number that is none"
         if not _is_within(source.target_lufs, TARGET_LUFS) or not _is_within(source.gain_db, GAIN_DB):
             yield f"a target_lufs of {source.target_lufs} and a gain_db of {source.gain_db}, which no mix has"
-        if source.copy not in COPIES:
+        if source.copy not in COPY_KINDS:
             yield f"its copy is {source.copy[:100]!r}"
 
 

@@ -57,8 +57,8 @@ class PublishedFolder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """What `sonify.json` says that counts for rendering: the scenes, and the configuration as plain values.
+class Declaration:
+    """What `sonify.json` declares that counts for rendering: the scenes, and the configuration as plain values.
 
     `models` and `prompts` tell by whom concepts were found; what is no text in them is left out.
     """
@@ -116,7 +116,7 @@ def _read(place: Place, name: str, limit: int) -> bytes:
     return data
 
 
-def read_recorded(folder: PublishedFolder) -> Recorded:
+def read_declaration(folder: PublishedFolder) -> Declaration:
     """Read `sonify.json`, whose sha256 must be the listed one.
 
     Raises:
@@ -136,7 +136,7 @@ def read_recorded(folder: PublishedFolder) -> Recorded:
     if not _are_scenes(scenes) or not isinstance(config, dict) or "concepts" not in config:
         raise InputError(f"{where}: not the record of a published dataset")
     models, prompts = (_texts(record.get(name)) for name in ("models", "prompts"))
-    return Recorded(scenes=tuple(scenes), config=config, models=models, prompts=prompts)
+    return Declaration(scenes=tuple(scenes), config=config, models=models, prompts=prompts)
 
 
 def _are_scenes(value: Any) -> bool:
@@ -168,7 +168,7 @@ def adopt_settings(config: Config) -> Config:
     if config.published is None:
         return config
     folder = open_published(config.published.path)
-    recorded = read_recorded(folder)
+    recorded = read_declaration(folder)
     where = f"{folder.place}/{RECORD}"
     _check_images(config.images, _find(recorded.config, "images.kind", where), where)
     repairs = config.published.missing == "repair"

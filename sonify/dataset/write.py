@@ -15,7 +15,14 @@ import pyarrow.parquet as pq
 from sonify import layout
 from sonify.config import Config
 from sonify.dataset.about import Tally, make_record, record_json
-from sonify.dataset.committed import CommittedUnit, Pool, Scene, committed_tables, finished_stages, rendered_images
+from sonify.dataset.committed import (
+    CommittedUnit,
+    Pool,
+    RenderedScene,
+    committed_tables,
+    finished_stages,
+    rendered_images,
+)
 from sonify.dataset.format import (
     AUDIO,
     CLIPS,
@@ -56,7 +63,7 @@ from sonify.stores import Place
 log = logging.getLogger(__name__)
 
 # Some 10 MB of sound: what a reader of one row has to fetch.
-ROWS_IN_GROUP = 100
+SOUNDS_IN_GROUP = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +95,15 @@ class Publication:
     files: int
     size_bytes: int
 
+    def summary(self) -> str:
+        """What went out, what did not, and what of it may be passed on as sound."""
+        statistics = self.record.statistics
+        scenes = sum(statistics.scenes.values())
+        left_out = "".join(f", {n:,} left out ({reason})" for reason, n in statistics.left_out.items() if n)
+        unknown = sum(n for conditions, n in statistics.conditions.items() if UNKNOWN in conditions)
+        hint = f": {unknown:,} have an unknown licence; --image-licence says that of the images" if unknown else ""
+        return f"{scenes:,} scenes{left_out}; {statistics.redistributable:,} may be passed on as sound{hint}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -98,7 +114,7 @@ class Rules:
     image_licence: str
     allows: Callable[[str], bool] | None
 
-    def why_left_out(self, scenes: Sequence[Scene]) -> str | None:
+    def why_left_out(self, scenes: Sequence[RenderedScene]) -> str | None:
         """Why an image stays here with all its scenes, if it does."""
         first = scenes[0][0]
         clips = {source.clip for pair, _ in scenes for source in pair.sources}
@@ -131,16 +147,6 @@ def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions(
             record = _write(folder, config, stages, options)
     sizes = [(out / name).stat().st_size for name in files_of(out)]
     return Publication(folder=out, record=record, files=len(sizes), size_bytes=sum(sizes))
-
-
-def summary(made: Publication) -> str:
-    """What went out, what did not, and what of it may be passed on as sound."""
-    statistics = made.record.statistics
-    scenes = sum(statistics.scenes.values())
-    left_out = "".join(f", {n:,} left out ({reason})" for reason, n in statistics.left_out.items() if n)
-    unknown = sum(n for conditions, n in statistics.conditions.items() if UNKNOWN in conditions)
-    hint = f": {unknown:,} have an unknown licence; --image-licence says that of the images" if unknown else ""
-    return f"{scenes:,} scenes{left_out}; {statistics.redistributable:,} may be passed on as sound{hint}"
 
 
 def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: PublishOptions) -> PublishedRecord:
@@ -208,7 +214,7 @@ def _describe(folder: Path, record: PublishedRecord, licence: str) -> None:
 
 
 def _write_unit(
-    folder: Path, rules: Rules, rendered: CommittedUnit, images: Iterable[tuple[Scene, ...]], tally: Tally
+    folder: Path, rules: Rules, rendered: CommittedUnit, images: Iterable[tuple[RenderedScene, ...]], tally: Tally
 ) -> list[PublishedShard]:
     """Write those of a unit's images that go out, and return the archives that they are in."""
     samples: Counter[str] = Counter()
@@ -317,7 +323,7 @@ def _read_sounds(run_dir: Place, shard: PublishedShard, scenes: Sequence[dict[st
 
 
 def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    while group := list(islice(rows, ROWS_IN_GROUP)):
+    while group := list(islice(rows, SOUNDS_IN_GROUP)):
         yield group
 
 

@@ -27,7 +27,7 @@ from sonify.retrieval.encoders import query_text
 from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
 from sonify.sources.userfiles import exclusion_names, read_exclusions
-from sonify.stages.copies import Copy, State, read_copies
+from sonify.stages.copies import Copy, CopyState, read_copies
 from sonify.stages.pair import THREADS, ScenesSink, all_or_rejected, draw_source
 
 
@@ -215,7 +215,7 @@ class AdoptStage:
     def _keep(self, source: SourceClip) -> SourceClip:
         """The source with the pool's own clip: as it was published, or brought to the same loudness."""
         copy = self._copies[source.clip]
-        if copy.state is State.EXACT:
+        if copy.state is CopyState.EXACT:
             return replace(source, clip=copy.local)
         gain_db = gain_to_target_db(copy.local_lufs, source.target_lufs, self._config.mix.max_gain_db)
         return replace(source, clip=copy.local, gain_db=gain_db, copy="equivalent")

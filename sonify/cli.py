@@ -157,7 +157,7 @@ def _published(arguments: argparse.Namespace) -> list[str]:
 
 
 def _print_comparison(config: Config) -> None:
-    from sonify.dataset.compare import compare_with_published
+    from sonify.dataset.committed import compare_with_published
     from sonify.dataset.render_from import adopt_settings
 
     found = compare_with_published(adopt_settings(config))
@@ -237,7 +237,7 @@ def _gallery(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     require("huggingface_hub", "matplotlib", extra="publish")
     from sonify.dataset.push import push
-    from sonify.dataset.write import PublishOptions, publish, summary
+    from sonify.dataset.write import PublishOptions, publish
 
     if arguments.run_dir is None and not arguments.push:
         raise InputError("publish: expected a run to publish, or --push REPO to upload what --out holds already")
@@ -254,7 +254,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         )
         made = publish(arguments.run_dir, arguments.out, options)
         print(f"{made.folder}: {made.files:,} files, {_gigabytes(made.size_bytes)}; start with {made.folder}/README.md")
-        print(summary(made))
+        print(made.summary())
     if arguments.push:
         sent = push(arguments.out, arguments.push, arguments.dry_run, arguments.private)
         for file in sent if arguments.dry_run else ():

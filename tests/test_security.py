@@ -108,7 +108,7 @@ TESTS = {
     13: (
         "tests/report/test_gallery.py::test_hostile_text_is_inert_in_the_data_files",
         "tests/report/test_gallery.py::test_hostile_text_is_shown_as_it_is",
-        "tests/dataset/test_licences.py::test_text_of_others_does_nothing",
+        "tests/dataset/test_card.py::test_credits_of_others_do_nothing",
         "tests/dataset/test_card.py::test_words_of_others_do_nothing",
         "tests/eval/test_leakage.py::test_a_line_end_in_a_name_makes_no_line_of_the_list",
     ),

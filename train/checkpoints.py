@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from sonify import layout
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, open_record, seal_record
-from sonify.io.write import FileRecord, naming_full_disk, sha256_of, sync_folder
+from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
 from train.config import TrainConfig
 from train.ema import Ema
 from train.shards import FeatureData
@@ -71,15 +71,8 @@ def save_checkpoint(run_dir: Path, state: State, facts: Facts, keep: int) -> Pat
         DiskFull: no room is left; the checkpoints that are there stay.
     """
     folder = run_dir / FOLDER / _name(state.step)
-    partial = folder.with_name(folder.name + PARTIAL)
-    try:
-        with naming_full_disk(folder), naming_system_errors():
-            _write(partial, state, facts)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    os.replace(partial, folder)
-    sync_folder(folder.parent)
+    with replacing(folder) as partial, naming_system_errors():
+        _write(partial, state, facts)
     for old in _folders(run_dir)[:-keep]:
         shutil.rmtree(old)
     return folder
@@ -156,8 +149,6 @@ class _Damaged(Exception):
 
 
 def _write(folder: Path, state: State, facts: Facts) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     for name in ("model", "ema", "optimizer"):
         tensors = {key: tensor.contiguous() for key, tensor in getattr(state, name).items()}
         save_file(tensors, folder / f"{name}.safetensors")

@@ -10,7 +10,6 @@ config.yaml      the configuration, resolved
 
 import argparse
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from sonify.config.loader import load_settings
 from sonify.errors import InputError
-from sonify.io.write import naming_full_disk
+from sonify.io.write import make_beside, naming_full_disk, naming_place, replacing
 from sonify.pool import clip_columns
 from sonify.terminal import Parser, run_command
 from train.checkpoints import RECORDINGS, load_averaged, naming_system_errors
@@ -103,42 +102,22 @@ def save_release(
         recordings=recordings,
         licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
     )
-    partial, old = _partial(out), out.with_name(f".{out.name}.old")
-    try:
-        with naming_full_disk(out), naming_system_errors():
-            partial.mkdir(parents=True)
-            pipeline.save_pretrained(partial, safe_serialization=True)
-            write_config(config, partial)
-            (partial / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
-            card = make_card(config, trained_on, metrics[-1] if metrics else {})
-            (partial / "README.md").write_text(card, encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(partial, out)
-    shutil.rmtree(old, ignore_errors=True)
+    with replacing(out) as folder, naming_system_errors():
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        write_config(config, folder)
+        (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
+        card = make_card(config, trained_on, metrics[-1] if metrics else {})
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _find_place(out: Path) -> Path:
     """The folder that `out` means, which may be a link or a dot, where a release can be written."""
     place = Path(os.path.realpath(out))
-    try:
+    with naming_full_disk(place), naming_place(place):
         if not place.name or (_is_there(place) and not _is_replaceable(place)):
             raise InputError(f"--out {out}: holds something else than a release; choose a new folder")
-        with naming_full_disk(place):
-            shutil.rmtree(_partial(place), ignore_errors=True)
-            _partial(place).mkdir(parents=True)
-            _partial(place).rmdir()
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another place") from error
+        make_beside(place).rmdir()
     return place
-
-
-def _partial(place: Path) -> Path:
-    return place.with_name(f".{place.name}.partial")
 
 
 def _is_there(place: Path) -> bool:

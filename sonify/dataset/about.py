@@ -11,16 +11,14 @@ from typing import Any
 from upath import UPath
 
 from sonify.config import Config, LaionClapEncoder, Section, Vlm
-from sonify.dataset.format import FORMAT, PublishedClip, PublishedPair, PublishedRecord, Statistics
+from sonify.dataset.format import FORMAT, LOUDNESS_STEP_LU, PublishedClip, PublishedPair, PublishedRecord, Statistics
 from sonify.dataset.licences import obstacles
-from sonify.dataset.read import read_recorded
-from sonify.dataset.render_from import published_folder
+from sonify.dataset.render_from import published_folder, read_declaration
 from sonify.engine.record import RunRecord
 from sonify.vlm.questions import check_question, concepts_prompt
 
 # Where and how hard somebody works; nothing that is published depends on it.
 _PRIVATE = frozenset({"engine", "published", "url", "api_key_env", "environment", "command"})
-LOUDNESS_STEP_LU = 0.5
 # Models say things in very many ways; the record names those that matter.
 MOST_CONCEPTS = 1000
 
@@ -29,7 +27,7 @@ def make_record(config: Config, run: RunRecord, statistics: Statistics) -> Publi
     """Describe what is published, without the places and the secrets of the machine that it was made on."""
     plain, models, prompts = _without_places(config), _models(run.models), _prompts(config)
     if config.published:  # concepts were found by whoever published first
-        origin = read_recorded(published_folder(config))
+        origin = read_declaration(published_folder(config))
         plain["concepts"] = origin.config["concepts"]
         plain["images"].pop("shard_size", None)  # units are those of the dataset
         models, prompts = {**origin.models, **models}, dict(origin.prompts)

@@ -1,14 +1,16 @@
-"""README.md of a published folder, the dataset's card, and its pictures: what it is, how it was made, what is allowed.
+"""What people read in a published folder: its card, README.md, with pictures, and ATTRIBUTION.md.
 
-The card's words are in `card.md`, a template.
+The card's words are in `card.md`, a template. Other people's text is shown as it is written and does nothing.
 """
 
 import json
 import re
+import sqlite3
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from sonify import layout
 from sonify.dataset.format import (
     AUDIO,
     CLIPS,
+    COPY_KINDS,
     DATA,
+    LOUDNESS_STEP_LU,
     SHARDS,
     PublishedClip,
     PublishedPair,
@@ -32,14 +36,11 @@ from sonify.dataset.format import (
     PublishedShard,
     Statistics,
 )
-from sonify.dataset.markdown import code_block, counts, escape, plain, table
-from sonify.errors import InputError
 from sonify.io.tables import schema_of
 
 CARD = "README.md"
 CONCEPTS_NAMED = 20
 _TEMPLATE = Path(__file__).with_name("card.md")
-_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _NAMES = {"sa1b": "Sonified SA-1B"}
 # What of the configuration says how a sound came into a scene, as the README of sonify names it.
 _SHOWN = ("seed", "images", "audio", "concepts", "retrieval", "mix", "render")
@@ -52,29 +53,25 @@ _DTYPES |= {pa.bool_(): "bool", pa.binary(): "binary"}
 PLOTS = "plots"
 CONCEPTS_DRAWN = 30
 USES_SHOWN = 20  # clips that are heard more often share the last bar
-LOUDNESS_STEP = 0.5  # LU, of `Statistics.target_lufs`
 COLOUR = "#3465a4"
 
+ATTRIBUTION = "ATTRIBUTION.md"
+LONGEST_CREDIT = 2000  # names and links are never as long; what is longer is no credit
+_CREDITS = """# Attribution
 
-def check_licence(licence: str) -> None:
-    """Refuse what the hub takes for no licence.
+The recordings that are heard in this dataset, by corpus and licence as the corpora state them.
+"""
+_WITH_AUDIO = "What is in this folder of them are their mixes, in `audio`.\n"
+_WITHOUT_AUDIO = "None of them is in this folder.\n"
 
-    Raises:
-        InputError: it does not look like one of the hub's names.
-    """
-    if not _LICENCE.fullmatch(licence):
-        raise InputError(
-            f"licence: expected the hub's name of the metadata's licence, such as cc-by-4.0 or other, found {licence!r}"
-        )
+# Control characters, half surrogates, line separators; and what makes a line read from right to left.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_SPECIAL = re.compile(r"[\\`*_\[\]|~$#]")
 
 
 def write_card(out: Path, record: PublishedRecord, licence: str) -> None:
-    """Write the card of a folder in which all tables and plots lie; `licence` is that of the metadata.
-
-    Raises:
-        InputError: the licence is not a name that the hub knows how to write.
-    """
-    check_licence(licence)
+    """Write the card of a folder in which all tables and plots lie; `licence` is that of the metadata."""
     card = DatasetCard.from_template(  # with jinja2, which mlcroissant brings
         _make_head(out, record, licence),
         template_path=str(_TEMPLATE),
@@ -90,7 +87,7 @@ def write_card(out: Path, record: PublishedRecord, licence: str) -> None:
     (out / CARD).write_text(f"{card}\n", encoding="utf-8", newline="\n")
 
 
-def name_of(record: PublishedRecord) -> str:
+def dataset_name(record: PublishedRecord) -> str:
     """The name of the dataset, by the images that it is about."""
     return _NAMES.get(record.config["images"]["kind"], "Sonified images")
 
@@ -108,7 +105,7 @@ def _facts(record: PublishedRecord) -> dict[str, Any]:
         "scenes": sum(statistics.scenes.values()),
         "splits": [(split, n, statistics.scenes[split]) for split, n in statistics.images.items()],
         "sounds": sum(statistics.copies.values()),
-        "copies": {copy: statistics.copies.get(copy, 0) for copy in ("exact", "equivalent", "repaired")},
+        "copies": {copy: statistics.copies.get(copy, 0) for copy in COPY_KINDS},
         "extractors": [
             (one["name"], one["kind"], one.get("model") or "none", one.get("revision") or "") for one in extractors
         ],
@@ -176,7 +173,7 @@ def _make_head(out: Path, record: PublishedRecord, licence: str) -> DatasetCardD
     return DatasetCardData(
         license=licence,
         **other,
-        pretty_name=name_of(record),
+        pretty_name=dataset_name(record),
         size_categories=next(size for above, size in SIZES.items() if scenes < above),
         task_categories=["any-to-any"],  # the hub has no task between image and sound
         tags=["audio", "image", "image-to-audio", "audio-to-image", "soundscapes", "sonify"],
@@ -278,6 +275,67 @@ def _loudness(sources: Mapping[str, int]) -> Figure:
     """Each bar covers the half LU above its name."""
     figure, axes = _axes("Target loudness of a sound", "integrated loudness, LUFS", "sounds")
     lows = [float(low) for low in sources]
-    axes.bar(lows, list(sources.values()), width=LOUDNESS_STEP, align="edge", color=COLOUR, edgecolor="white")
+    axes.bar(lows, list(sources.values()), width=LOUDNESS_STEP_LU, align="edge", color=COLOUR, edgecolor="white")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def write_attribution(out: Path, clips: Iterable[tuple[str, str, str, str, str, str]]) -> None:
+    """Write a line for each recording from clips' (corpus, recording, file, text, licence, attribution), in any order.
+
+    A recording that is credited in two ways has two lines: no credit is lost. Memory does not follow the clips.
+    """
+    with sqlite3.connect("") as spool, (out / ATTRIBUTION).open("w", encoding="utf-8", newline="\n") as file:
+        spool.execute("CREATE TABLE clip (corpus, recording, file, text, licence, attribution)")
+        spool.executemany("INSERT INTO clip VALUES (?, ?, ?, ?, ?, ?)", clips)
+        rows = spool.execute(
+            "SELECT corpus, licence, recording, min(file), min(text), attribution FROM clip"
+            " GROUP BY corpus, licence, recording, attribution ORDER BY 1, 2, 3, 6"
+        )
+        file.write(_CREDITS + (_WITH_AUDIO if (out / AUDIO).is_dir() else _WITHOUT_AUDIO))
+        for corpus, of_corpus in groupby(rows, key=lambda row: row[0]):
+            file.write(f"\n## {escape(corpus)}\n")
+            for licence, of_licence in groupby(of_corpus, key=lambda row: row[1]):
+                file.write(f"\n### {escape(licence)}\n\n")
+                file.writelines(_credit(*row[2:]) for row in of_licence)
+
+
+def _credit(recording: str, name: str, text: str, attribution: str) -> str:
+    """`name` is the file in the corpus; a recording that has no public id is named by it."""
+    shown = escape(recording, longest=500) if recording else escape(name, longest=500)
+    credit = escape(attribution, longest=LONGEST_CREDIT) or "no attribution given"
+    return f"- {shown}: {escape(text)} ({credit})\n" if text else f"- {shown} ({credit})\n"
+
+
+def plain(text: str, longest: int) -> str:
+    """One line of at most that many characters, without what cannot be shown."""
+    line = " ".join(_UNSHOWN.sub(" ", text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def escape(text: str, longest: int = 200) -> str:
+    """Text for a place inside a line or a table's cell: no HTML, no markup, no link under another name.
+
+    An address stays one: it is shown as where it leads.
+    """
+    line = "".join(_ENTITIES.get(character, character) for character in plain(text, longest))
+    return _SPECIAL.sub(lambda found: f"\\{found.group()}", line)
+
+
+def code_block(text: str) -> str:
+    """Text as it is, indented: no line of it can end the block."""
+    return "\n".join(f"    {_UNSHOWN.sub(' ', line)}" for line in text.splitlines())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str | int]]) -> str:
+    """A table; numbers are set to the right and get their commas."""
+    body = [[f"{cell:,}" if isinstance(cell, int) else escape(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *body])
+
+
+def counts(head: Sequence[str], counted: Mapping[str, int], most: int = 50) -> str:
+    """A table of counts in their own order, with what was left out of it."""
+    shown = list(counted.items())[:most]
+    text = table(head, shown)
+    left = len(counted) - len(shown)
+    return f"{text}\n\n{left:,} more are not shown." if left else text

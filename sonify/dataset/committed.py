@@ -1,7 +1,11 @@
-"""What of a run may be published: the tables of its finished units, each checked against its commit, and its pool."""
+"""What a finished run has: the tables of its units, each checked against its commit, for publishing, and its pool.
+
+A rendering of a published dataset is compared with it: whole shards, and the mix of each scene.
+"""
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,21 +21,24 @@ from sonify import layout
 from sonify.config import Config
 from sonify.dataset.format import PublishedClip
 from sonify.dataset.licences import conditions_of, in_order
-from sonify.engine.plan import Plan
+from sonify.dataset.read import read_shards
+from sonify.dataset.render_from import published_folder
+from sonify.engine.plan import Plan, iter_done
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, parse_commit, read_commits
-from sonify.io.places import for_each, load_array, read_whole
-from sonify.io.tables import ROWS_IN_GROUP, rows_of
+from sonify.io.places import for_each, load_array, read_whole, stems
+from sonify.io.tables import ROWS_IN_GROUP, read_columns, read_tables, rows_of
 from sonify.io.write import FileRecord
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import pcm_sha256
 from sonify.rows import Clip, Pair, Render, SoundRef
 from sonify.run import plan_run
 from sonify.stages.make_pool import names_of
+from sonify.stages.table import stages_of
 from sonify.stores import Place
 
 Row = TypeVar("Row")
-Scene = tuple[Pair, Render]
+RenderedScene = tuple[Pair, Render]
 
 _POOL_COLUMNS = ("clip", "recording", "corpus", "file", "licence", "sha256")
 
@@ -45,11 +52,7 @@ class CommittedUnit:
     files: Mapping[str, FileRecord]
 
     def table(self, path: str) -> "Table":
-        """A table of the unit, which is small: it is read whole, and checked.
-
-        Raises:
-            WorkError: it is not what was committed.
-        """
+        """A table of the unit, which is small: it is read whole, and checked."""
         record = self.files.get(path)
         data = read_whole(self.run_dir / path) if record else b""
         if not record or hashlib.sha256(data).hexdigest() != record.sha256:
@@ -76,11 +79,7 @@ class Table:
 
 
 def finished_stages(config: Config) -> Mapping[str, Plan]:
-    """The plans of the stages that a publication is made from: pool, pair and render.
-
-    Raises:
-        InputError: something of the run is not done.
-    """
+    """The plans of the stages that a publication is made from: pool, pair and render."""
     plans = [plan for plan in plan_run(config) if plan.stage.name != "features"]
     for plan in plans:
         if not plan.complete or plan.stale:
@@ -93,11 +92,7 @@ def finished_stages(config: Config) -> Mapping[str, Plan]:
 
 
 def committed_units(run_dir: Place, plan: Plan) -> Iterator[CommittedUnit]:
-    """The units of a finished stage, in order.
-
-    Raises:
-        WorkError: a commit is damaged.
-    """
+    """The units of a finished stage, in order."""
     units = sorted(plan.done)
     places = (run_dir / layout.commit(plan.stage.name, plan.stage.digest, unit) for unit in units)
     for unit, (place, data) in zip(units, read_commits(places), strict=True):
@@ -111,21 +106,13 @@ def committed_units(run_dir: Place, plan: Plan) -> Iterator[CommittedUnit]:
 def committed_tables(
     run_dir: Place, plan: Plan, path_of: Callable[[str], str]
 ) -> Iterator[tuple[CommittedUnit, Table]]:
-    """The units of a finished stage with the table that is named after each; from a store, some are read ahead.
-
-    Raises:
-        WorkError: a commit or a table is damaged.
-    """
+    """The units of a finished stage with the table that is named after each; from a store, some are read ahead."""
     units = committed_units(run_dir, plan)
     return for_each(run_dir, lambda unit: (unit, unit.table(path_of(unit.name))), units)
 
 
-def rendered_images(unit: CommittedUnit, paired: Table, rendered: Table) -> Iterator[tuple[Scene, ...]]:
-    """The scenes of each image of a unit that was rendered, in the order of keys.
-
-    Raises:
-        WorkError: pairs and renders do not fit.
-    """
+def rendered_images(unit: CommittedUnit, paired: Table, rendered: Table) -> Iterator[tuple[RenderedScene, ...]]:
+    """The scenes of each image of a unit that was rendered, in the order of keys."""
     renders = {(render.image, render.scene): render for render in rendered.rows(Render)}
     for _, of_image in groupby(paired.rows(Pair), key=lambda pair: pair.image):
         scenes = tuple(
@@ -185,11 +172,7 @@ class Pool:
         return self._numbers[clip]
 
     def heard(self, sample_rate_hz: int) -> Iterator[tuple[str, list[PublishedClip]]]:
-        """The name of each pool unit of which something is heard, and those clips in its order.
-
-        Raises:
-            WorkError: the samples are not those that were measured.
-        """
+        """The name of each pool unit of which something is heard, and those clips in its order."""
         for unit in self._units:
             table = unit.table(layout.clips(unit.name))
             rows = [(row, clip) for row, clip in enumerate(table.rows(Clip)) if self.uses(clip.clip)]
@@ -223,3 +206,71 @@ def _published_clip(clip: Clip, samples: np.ndarray, sample_rate_hz: int) -> Pub
         conditions=in_order(conditions_of(clip.licence)),
         fingerprint=fingerprint(samples, sample_rate_hz),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Counts. A shard of which rows were left out before publishing cannot be compared and does not count."""
+
+    shards_identical: int
+    shards_different: int
+    shards_absent: int
+    scenes_identical: int  # the same samples, whatever their encoding
+    scenes_different: int
+    scenes_absent: int
+    sounds: Mapping[str, int]  # of the scenes that were made: exact, equivalent, repaired
+
+
+def compare_with_published(config: Config) -> Comparison:
+    """Compare a finished rendering with what it was made from.
+
+    Raises:
+        InputError: the published folder has changed.
+        WorkError: a record or table is damaged.
+    """
+    shards = _compare_shards(config)
+    scenes = _compare_scenes(config)
+    return Comparison(
+        shards_identical=shards[0],
+        shards_different=shards[1],
+        shards_absent=shards[2],
+        scenes_identical=scenes[0],
+        scenes_different=scenes[1],
+        scenes_absent=scenes[2],
+        sounds=_count_copies(config),
+    )
+
+
+def _compare_shards(config: Config) -> tuple[int, int, int]:
+    render = next(stage for stage in stages_of(config) if stage.name == "render")
+    made = {file.path: file.sha256 for stored in iter_done(config.run_dir, render) for file in stored.commit.files}
+    published = [shard for shard in read_shards(published_folder(config)) if shard.complete]
+    found = [(made.get(layout.shard(shard.split, shard.unit)), shard.sha256) for shard in published]
+    absent = sum(sha256 is None for sha256, _ in found)
+    identical = sum(sha256 == expected for sha256, expected in found)
+    return identical, len(found) - identical - absent, absent
+
+
+def _compare_scenes(config: Config) -> tuple[int, int, int]:
+    identical = different = absent = 0
+    for unit in stems(config.run_dir / layout.RENDERS):
+        expected = _mixes(config, layout.concepts(layout.PUBLISHED, unit))
+        made = _mixes(config, layout.renders(unit))
+        same = sum(expected.get(scene) == sha256 for scene, sha256 in made.items())
+        identical += same
+        different += len(made) - same
+        absent += len(expected.keys() - made.keys())
+    return identical, different, absent
+
+
+def _count_copies(config: Config) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for _, table in read_tables(config.run_dir / layout.PAIRS, ["sources"]):
+        counts.update(table["sources"].combine_chunks().flatten().field("copy").to_pylist())
+    return dict(sorted(counts.items()))
+
+
+def _mixes(config: Config, table: str) -> dict[tuple[str, str], str]:
+    columns = read_columns(config.run_dir / table, ["image", "scene", "mix_sha256"])
+    images, scenes, hashes = (columns[name].to_pylist() for name in ("image", "scene", "mix_sha256"))
+    return dict(zip(zip(images, scenes, strict=True), hashes, strict=True))

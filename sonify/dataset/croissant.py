@@ -3,7 +3,6 @@
 Source: https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import mlcroissant
 import pyarrow as pa
 
-from sonify.dataset.card import name_of
+from sonify.dataset.card import dataset_name
 from sonify.dataset.format import (
     AUDIO,
     CLIPS,
@@ -23,6 +22,7 @@ from sonify.dataset.format import (
     PublishedShard,
 )
 from sonify.io.tables import schema_of
+from sonify.io.write import sha256_of
 
 CROISSANT = "croissant.json"
 _VERSION = "http://mlcommons.org/croissant/1.0"
@@ -48,7 +48,7 @@ def write_croissant(out: Path, record: PublishedRecord, licence: str) -> None:
         "@context": _context(),
         "@type": "sc:Dataset",
         "conformsTo": _VERSION,
-        "name": name_of(record),
+        "name": dataset_name(record),
         "description": "Soundscapes for images, as metadata: which recordings are heard in which image, and how loud."
         " Made by sonify after the paper Seeing Sound (arXiv 2501.05413).",
         "license": licence,
@@ -88,7 +88,6 @@ def _file_set(name: str, pattern: str) -> dict[str, Any]:
 
 
 def _file_object(name: str, out: Path, path: str) -> dict[str, Any]:
-    data = (out / path).read_bytes()
     return {
         "@type": "cr:FileObject",
         "@id": f"{name}-files",
@@ -96,8 +95,8 @@ def _file_object(name: str, out: Path, path: str) -> dict[str, Any]:
         "description": _ABOUT[name],
         "encodingFormat": _PARQUET,
         "contentUrl": path,
-        "contentSize": f"{len(data)} B",
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "contentSize": f"{(out / path).stat().st_size} B",
+        "sha256": sha256_of(out / path),
     }
 
 

@@ -1,5 +1,7 @@
 """The form of a published folder, written and read: a row a scene, a clip, a shard; how all were made; checksums.
 
+It is made beside its place, sealed by its checksums, and put there as a whole.
+
 DIR/data/<split>-<unit>.parquet    PublishedPair
 DIR/clips/<unit>.parquet           PublishedClip, of the clips that are heard
 DIR/shards/shards.parquet          PublishedShard
@@ -8,13 +10,22 @@ DIR/checksums.sha256               of all other files, as `sha256sum` writes the
 DIR/audio/<split>-<unit>.parquet   image, scene and sound, only where it was asked for and every licence allows it
 """
 
+import logging
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sonify import layout
-from sonify.rows import SourceClip
+from sonify.errors import InputError
+from sonify.io.places import is_utf8
+from sonify.io.write import naming_place, replacing, sha256_of, sync_folder
+from sonify.rows import Clip, Pair
+
+log = logging.getLogger(__name__)
 
 DATA = "data"
 CLIPS = "clips"
@@ -23,6 +34,10 @@ SHARDS = "shards/shards.parquet"
 RECORD = "sonify.json"
 CHECKSUMS = "checksums.sha256"
 FORMAT = 1
+COPY_KINDS = ("exact", "equivalent", "repaired")  # of `SourceClip.copy`
+LOUDNESS_STEP_LU = 0.5  # of `Statistics.target_lufs`
+# What huggingface-hub keeps in a folder that it uploads, so as to go on where it was.
+UPLOAD_STATE = ".cache"
 
 _UNIT = "([A-Za-z0-9_-]{1,100})"
 DATA_FILE = re.compile(rf"{DATA}/({'|'.join(layout.SPLITS)})-{_UNIT}\.parquet")
@@ -31,24 +46,13 @@ _CHECKSUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedPair:
+class PublishedPair(Pair):
     """A row of `pairs/` with what rendering did to it, and under what conditions it may be used.
 
     `conditions` are the union over its clips and its image; `contradictions` say which of them exclude each other.
     `image_licence` is what the publisher said of the image.
     """
 
-    image: str
-    image_uri: str
-    image_sha256: str
-    width: int
-    height: int
-    split: str
-    scene: str
-    caption: str
-    medium: str
-    check_answer: str
-    sources: tuple[SourceClip, ...]
     mix_gain_db: float
     peak_dbfs: float
     mix_sha256: str
@@ -59,25 +63,12 @@ class PublishedPair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedClip:
+class PublishedClip(Clip):
     """A row of `pool/clips` that some scene uses, with the conditions of its licence.
 
     `fingerprint` tells a transcode of the clip from another sound; see `sonify.media.likeness`.
     """
 
-    clip: str
-    recording: str
-    corpus: str
-    file: str
-    start_sec: float
-    duration_sec: float
-    loudness_lufs: float
-    peak_dbfs: float
-    text: str
-    licence: str
-    attribution: str
-    split: str
-    sha256: str
     conditions: tuple[str, ...]
     fingerprint: bytes
 
@@ -105,7 +96,7 @@ class Statistics:
     distinct_concepts: int
     sources_in_scene: Mapping[str, int]  # scenes by their number of sources
     copies: Mapping[str, int]  # sources by `SourceClip.copy`
-    target_lufs: Mapping[str, int]  # sources by target loudness, in steps of 0.5 LU, named by the lower end
+    target_lufs: Mapping[str, int]  # sources by target loudness, in steps of LOUDNESS_STEP_LU, named by the lower end
     clip_uses: Mapping[str, int]  # clips by how often they are heard
     clips: Mapping[str, int]  # by corpus
     recordings: Mapping[str, int]  # by corpus
@@ -163,3 +154,72 @@ def read_checksums(data: bytes) -> dict[str, str]:
             raise ValueError(f"expected a sha256 and a name in each line, found {line[:100]!r}")
         files[match[2]] = match[1]
     return files
+
+
+def files_of(folder: Path) -> Iterator[str]:
+    """A publication's files, relative to it, in order, without what an upload keeps there."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if relative.parts[0] != UPLOAD_STATE and not (path.is_dir() and not path.is_symlink()):
+            yield relative.as_posix()
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to fill, which is sealed and takes the place of `out` when all went well.
+
+    Raises:
+        InputError: `out` holds something else than a publication, or cannot be written.
+        DiskFull: no room is left.
+    """
+    out = _resolve(out)
+    with replacing(out) as folder:
+        with naming_place(out):
+            _check_replaceable(out)
+        yield folder
+        _seal(folder)
+        if out.exists() and any(out.iterdir()):
+            log.info("%s: replaces the publication that is there", out)
+
+
+def _resolve(out: Path) -> Path:
+    """Follow links, so that they stay; Parquet's library takes names that are UTF-8 only."""
+    resolved = Path(os.path.realpath(out))
+    if not is_utf8(str(resolved)):
+        raise InputError(f"--out {str(out)!r}: the name is not UTF-8; choose another place")
+    if not resolved.name or resolved.is_symlink():
+        what = "a link that leads to itself" if resolved.name else "the root of a disk"
+        raise InputError(f"--out {out}: expected a folder that can be made, found {what}; choose another place")
+    return resolved
+
+
+def _check_replaceable(out: Path) -> None:
+    """An earlier publication is a folder of which every file stands in its checksums."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    known = _listed(out)
+    foreign = next((name for name in files_of(out) if name not in known), None) if out.is_dir() else out.name
+    if foreign is not None or RECORD not in known:
+        what = f"it holds {foreign}" if foreign else f"it has no {RECORD}"
+        raise InputError(
+            f"--out {out}: expected no folder, an empty one or an earlier publication, and {what}; choose another place"
+        )
+
+
+def _listed(out: Path) -> frozenset[str]:
+    checksums = out / CHECKSUMS
+    try:
+        return frozenset({CHECKSUMS, *read_checksums(checksums.read_bytes())}) if checksums.is_file() else frozenset()
+    except ValueError:
+        return frozenset()
+
+
+def _seal(folder: Path) -> None:
+    """Write the checksums of all files, as `sha256sum` does, and bring everything to the disk."""
+    hashes = {name: sha256_of(folder / name) for name in sorted(files_of(folder))}
+    (folder / CHECKSUMS).write_bytes(write_checksums(hashes))
+    for name in (*hashes, CHECKSUMS):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        sync_folder(inner)

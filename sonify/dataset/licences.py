@@ -1,18 +1,13 @@
-"""What licences ask for, which of that excludes each other, and who is to be credited.
+"""What licences ask for, and which of that excludes each other.
 
 Corpora write licences in many ways: the address of a deed, an SPDX name, Freesound's words. What is not recognised as a
 whole is `unknown`, which allows nothing. This sorts; it is no legal advice.
 """
 
 import re
-import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
-from itertools import groupby
-from pathlib import Path
 
-from sonify.dataset.format import AUDIO
-from sonify.dataset.markdown import escape
 from sonify.errors import InputError
 
 BY = "BY"
@@ -75,15 +70,7 @@ _WORDS = (
     (re.compile(r"[\s_,()-]+"), " "),
 )
 MAX_LICENCE_CHARS = 200
-
-ATTRIBUTION = "ATTRIBUTION.md"
-LONGEST_CREDIT = 2000  # names and links are never as long; what is longer is no credit
-_HEAD = """# Attribution
-
-The recordings that are heard in this dataset, by corpus and licence as the corpora state them.
-"""
-_WITH_AUDIO = "What is in this folder of them are their mixes, in `audio`.\n"
-_WITHOUT_AUDIO = "None of them is in this folder.\n"
+_HUB_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 @lru_cache(maxsize=4096)  # a corpus has few licences, and very many clips
@@ -141,11 +128,7 @@ def in_order(conditions: Collection[str]) -> tuple[str, ...]:
 
 
 def allow_only(chosen: Sequence[str], in_use: Collection[str]) -> Callable[[str], bool]:
-    """What `--only-licences` allows: licences by their conditions, and those that it names as the corpora write them.
-
-    Raises:
-        InputError: a word is neither a condition nor a licence that is known or in use.
-    """
+    """What `--only-licences` allows: licences by their conditions, and by name as the corpora write them."""
     known = {condition.lower(): condition for condition in CONDITIONS}
     allowed: set[str] = set()
     for word in chosen:
@@ -161,28 +144,9 @@ def allow_only(chosen: Sequence[str], in_use: Collection[str]) -> Callable[[str]
     return lambda licence: licence in chosen or conditions_of(licence) <= allowed
 
 
-def write_attribution(out: Path, clips: Iterable[tuple[str, str, str, str, str, str]]) -> None:
-    """Write a line for each recording from clips' (corpus, recording, file, text, licence, attribution), in any order.
-
-    A recording that is credited in two ways has two lines: no credit is lost. Memory does not follow the clips.
-    """
-    with sqlite3.connect("") as spool, (out / ATTRIBUTION).open("w", encoding="utf-8", newline="\n") as file:
-        spool.execute("CREATE TABLE clip (corpus, recording, file, text, licence, attribution)")
-        spool.executemany("INSERT INTO clip VALUES (?, ?, ?, ?, ?, ?)", clips)
-        rows = spool.execute(
-            "SELECT corpus, licence, recording, min(file), min(text), attribution FROM clip"
-            " GROUP BY corpus, licence, recording, attribution ORDER BY 1, 2, 3, 6"
+def check_licence(licence: str) -> None:
+    """Refuse what the hub takes for no licence."""
+    if not _HUB_NAME.fullmatch(licence):
+        raise InputError(
+            f"licence: expected the hub's name of the metadata's licence, such as cc-by-4.0 or other, found {licence!r}"
         )
-        file.write(_HEAD + (_WITH_AUDIO if (out / AUDIO).is_dir() else _WITHOUT_AUDIO))
-        for corpus, of_corpus in groupby(rows, key=lambda row: row[0]):
-            file.write(f"\n## {escape(corpus)}\n")
-            for licence, of_licence in groupby(of_corpus, key=lambda row: row[1]):
-                file.write(f"\n### {escape(licence)}\n\n")
-                file.writelines(_line(*row[2:]) for row in of_licence)
-
-
-def _line(recording: str, name: str, text: str, attribution: str) -> str:
-    """`name` is the file in the corpus; a recording that has no public id is named by it."""
-    shown = escape(recording, longest=500) if recording else escape(name, longest=500)
-    credit = escape(attribution, longest=LONGEST_CREDIT) or "no attribution given"
-    return f"- {shown}: {escape(text)} ({credit})\n" if text else f"- {shown} ({credit})\n"

@@ -3,33 +3,22 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, errors, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from sonify.dataset.format import CHECKSUMS, RECORD, read_checksums
-from sonify.dataset.markdown import plain
-from sonify.dataset.sealed import files_of
+from sonify.dataset.card import plain
+from sonify.dataset.format import CHECKSUMS, RECORD, files_of, read_checksums
 from sonify.errors import InputError, TransientError
-from sonify.io.write import sha256_of
+from sonify.io.write import FileRecord, sha256_of
 
 # What an earlier publication left there and this one has not: what was taken down must not stay in the newest revision.
 OURS = ["data/*", "clips/*", "shards/*", "plots/*", "audio/*"]
 MESSAGE = "Publish with sonify"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedFile:
-    """A file that is to go; `path` is the same here and there."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-
-
-def push(out: Path, repo: str, dry_run: bool = False, private: bool = False) -> tuple[PlannedFile, ...]:
+def push(out: Path, repo: str, dry_run: bool = False, private: bool = False) -> tuple[FileRecord, ...]:
     """Upload a published folder into a data set's repository, which is made where it is not there; say what goes.
 
     What is there already is not sent again, and what an earlier publication left there is removed. `dry_run` touches
@@ -49,12 +38,8 @@ def push(out: Path, repo: str, dry_run: bool = False, private: bool = False) -> 
     return planned
 
 
-def plan_push(out: Path) -> tuple[PlannedFile, ...]:
-    """The files of a publication, each hashed and found as it is listed.
-
-    Raises:
-        InputError: one is missing, not listed, or another than listed.
-    """
+def plan_push(out: Path) -> tuple[FileRecord, ...]:
+    """The files of a publication, each hashed and found as it is listed."""
     listed = _read_checksums(out)
     there = frozenset(files_of(out)) - {CHECKSUMS}
     for name in sorted(listed.keys() ^ there):
@@ -65,7 +50,7 @@ def plan_push(out: Path) -> tuple[PlannedFile, ...]:
         raise InputError(f"{out}/{changed}: is not what {CHECKSUMS} says; `sonify publish` makes the folder again")
     everything = {**listed, CHECKSUMS: sha256_of(out / CHECKSUMS)}
     return tuple(
-        PlannedFile(path=name, size_bytes=(out / name).stat().st_size, sha256=sha256)
+        FileRecord(path=name, size_bytes=(out / name).stat().st_size, sha256=sha256)
         for name, sha256 in sorted(everything.items())
     )
 
@@ -73,13 +58,11 @@ def plan_push(out: Path) -> tuple[PlannedFile, ...]:
 def _read_checksums(out: Path) -> Mapping[str, str]:
     path = out / CHECKSUMS
     try:
-        there = path.is_file()
-    except OSError as error:
-        raise InputError(f"{out}: cannot be read ({error.strerror})") from error
-    if not there:
-        raise InputError(f"{out}: not a published folder: expected {CHECKSUMS} in it; `sonify publish RUN --out DIR`")
-    try:
         listed = read_checksums(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}): not a published folder; `sonify publish RUN --out DIR`"
+        ) from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     if RECORD not in listed:

@@ -1,49 +1,58 @@
-"""A published folder as somebody else's data: nothing of it is used before its checksums and its form are checked."""
+"""The rows of a folder that somebody else published: none is used before its file's checksum and its form are checked.
+
+A table is looked at before its rows are unpacked, which a few kilobytes can make into gigabytes.
+"""
 
 import hashlib
-import json
 import math
 import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby, islice
-from operator import attrgetter
-from typing import Any
+from operator import attrgetter, itemgetter
+from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from sonify.config import Config
 from sonify.config.sections import NAME
-from sonify.dataset.foreign import hash_files, read_inside, read_table
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,
-    CLIPS_FILE,
+    COPY_KINDS,
     DATA,
     DATA_FILE,
-    FORMAT,
-    RECORD,
     SHARDS,
     PublishedClip,
     PublishedPair,
     PublishedShard,
-    read_checksums,
 )
+from sonify.dataset.render_from import PublishedFolder
 from sonify.errors import InputError
-from sonify.io.places import is_below
-from sonify.io.tables import read_columns
+from sonify.io.places import is_below, open_inside, read_ahead, read_inside, sizes_inside
+from sonify.io.tables import read_columns, rows_of, schema_of
 from sonify.keys import escape_key
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import SILENCE_DBFS
 from sonify.media.pixels import MAX_PIXELS, MAX_SIDE_PX
-from sonify.stores import Place
+from sonify.stores import BLOCK_BYTES, Place
 
-# Far above what a billion images need; a file that claims more is refused unread.
-MAX_LIST_BYTES = 256 << 20
-MAX_RECORD_BYTES = 64 << 20
-MOST_SCENES = 1000
+Row = TypeVar("Row")
+
+# What `sonify publish` writes stays far below each of these.
+MAX_ROWS = 10_000_000  # of a file
+MAX_GROUP_BYTES = 256 << 20  # of a row group, decompressed but with each different text once
+MAX_VALUES_IN_ROW = 100  # of a list: sources (`concepts.max_concepts` is at most that), conditions
+MAX_TEXT_BYTES = 64 << 10
+# Rows that are Python objects at once, and all their texts then: 128 KB a row, where a row of ours has some 3.
+ROWS_AT_ONCE = 512
+MAX_TEXTS_BYTES = 64 << 20
 
 # What rows may say: within these bounds lies all that `sonify publish` can write.
 # A clip: the gate of BS.1770 below; above, a square wave at full scale stays under +4 LUFS.
@@ -51,36 +60,9 @@ CLIP_LUFS = (-70.0, 10.0)
 # A source: `mix.lufs` is within -70 and 0, and prominence takes at most 40 dB off.
 TARGET_LUFS = (-110.0, 0.0)
 GAIN_DB = (TARGET_LUFS[0] - CLIP_LUFS[1], TARGET_LUFS[1] - CLIP_LUFS[0])
-# A mix: 100 clips (`concepts.max_concepts`) at full scale and the highest gain, under the lowest ceiling of -60 dBFS,
-# which as a whole number of steps is 0.2 dB lower.
-MIX_GAIN_DB = (-(20 * math.log10(100) + GAIN_DB[1] + 60.0 + 1.0), 0.0)
 PEAK_DBFS = (SILENCE_DBFS, 0.0)
-COPIES = ("exact", "equivalent", "repaired")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedFolder:
-    """A folder that names its files: the sha256 of each that is read, and of the list itself."""
-
-    place: Place
-    files: Mapping[str, str]
-    digest: str
-
-    @property
-    def data(self) -> dict[str, list[str]]:
-        """The files of pairs of each unit."""
-        found: dict[str, list[str]] = {}
-        for name in sorted(self.files):
-            if match := DATA_FILE.fullmatch(name):
-                found.setdefault(match[2], []).append(name)
-        return found
-
-    @property
-    def clips(self) -> dict[str, str]:
-        """The file of clips of each unit."""
-        return {match[1]: name for name in sorted(self.files) if (match := CLIPS_FILE.fullmatch(name))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,201 +71,6 @@ class ClipsFile:
 
     file: str
     sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """What `sonify.json` says that counts for rendering: the scenes, and the configuration as plain values.
-
-    `models` and `prompts` tell by whom concepts were found; what is no text in them is left out.
-    """
-
-    scenes: tuple[str, ...]
-    config: Mapping[str, Any]
-    models: Mapping[str, str]
-    prompts: Mapping[str, str]
-
-
-def open_published(place: Place) -> PublishedFolder:
-    """Read the list of a published folder's files.
-
-    Raises:
-        InputError: it is no such folder, or names files that no publication has.
-    """
-    where = f"{place}/{CHECKSUMS}"
-    data = _read(place, CHECKSUMS, MAX_LIST_BYTES)
-    try:
-        listed = read_checksums(data)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
-    wrong = next((name for name in listed if not is_below(name) or (_is_in_tables(name) and not _is_table(name))), None)
-    if wrong is not None:
-        raise InputError(f"{where}: {wrong[:200]!r} is no name that `sonify publish` gives")
-    files = {name: sha256 for name, sha256 in listed.items() if name in (RECORD, SHARDS) or _is_table(name)}
-    folder = PublishedFolder(place=place, files=files, digest=hashlib.sha256(data).hexdigest())
-    parts = {RECORD: RECORD in files, SHARDS: SHARDS in files, f"{DATA}/*.parquet": folder.data}
-    for name, found in (parts | {f"{CLIPS}/*.parquet": folder.clips}).items():
-        if not found:
-            raise InputError(f"{where}: names no {name}: not the whole of what `sonify publish` writes")
-    return folder
-
-
-def _is_in_tables(name: str) -> bool:
-    return name.startswith((f"{DATA}/", f"{CLIPS}/"))
-
-
-def _is_table(name: str) -> bool:
-    return bool(DATA_FILE.fullmatch(name) or CLIPS_FILE.fullmatch(name))
-
-
-def read_recorded(folder: PublishedFolder) -> Recorded:
-    """Read `sonify.json`, whose sha256 must be the listed one.
-
-    Raises:
-        InputError: it is another file, or none of this format.
-    """
-    where = f"{folder.place}/{RECORD}"
-    data = _read(folder.place, RECORD, MAX_RECORD_BYTES)
-    if hashlib.sha256(data).hexdigest() != folder.files[RECORD]:
-        raise InputError(f"{where}: another sha256 than {CHECKSUMS} says: get the folder again")
-    try:
-        record = json.loads(data)
-        version, scenes, config = record["format"], record["scenes"], record["config"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{where}: not the record of a published dataset") from error
-    if type(version) is not int or version != FORMAT:  # JSON's true equals 1
-        raise InputError(f"{where}: format {version!r}, and this sonify reads {FORMAT}: use the sonify that it is of")
-    if not _are_scenes(scenes) or not isinstance(config, dict) or "concepts" not in config:
-        raise InputError(f"{where}: not the record of a published dataset")
-    models, prompts = (_texts(record.get(name)) for name in ("models", "prompts"))
-    return Recorded(scenes=tuple(scenes), config=config, models=models, prompts=prompts)
-
-
-def _are_scenes(value: Any) -> bool:
-    if not isinstance(value, list) or not 0 < len(value) <= MOST_SCENES or len(set(map(str, value))) < len(value):
-        return False
-    return all(isinstance(name, str) and len(name) <= 100 and re.fullmatch(NAME, name) for name in value)
-
-
-def _texts(found: Any) -> dict[str, str]:
-    pairs = found.items() if isinstance(found, dict) else ()
-    return {name: text for name, text in pairs if isinstance(text, str)}
-
-
-def read_pairs(folder: PublishedFolder, unit: str, scenes: tuple[str, ...]) -> Iterator[tuple[PublishedPair, ...]]:
-    """Yield all scenes of each image of a unit, in the order of keys.
-
-    Raises:
-        InputError: a row is not what `sonify publish` writes.
-    """
-    tables = (_read_split(folder, name) for name in folder.data[unit])
-    before = ""
-    for key, rows in groupby(merge(*tables, key=attrgetter("image")), key=attrgetter("image")):
-        pairs = tuple(islice(rows, len(scenes) + 1))  # one more is wrong, however many follow
-        wrong = next(_faults_of_image(pairs, scenes), None) or ("images in another order" if key <= before else None)
-        if wrong:
-            raise InputError(f"{folder.place}/{DATA}: unit {unit}: image {key[:100]!r}: {wrong}")
-        before = key
-        yield pairs
-
-
-def _read_split(folder: PublishedFolder, name: str) -> Iterator[PublishedPair]:
-    match = DATA_FILE.fullmatch(name)
-    assert match is not None, name
-    for pair in read_table(folder.place, name, PublishedPair):
-        if pair.split != match[1]:
-            raise InputError(f"{folder.place}/{name}: a row of the split {pair.split[:100]!r}")
-        yield pair
-
-
-def read_image_uris(folder: PublishedFolder, unit: str) -> list[str]:
-    """Where the images of a unit are, each once, in the order of keys."""
-    columns = [read_columns(folder.place / name, ["image_uri"])["image_uri"] for name in folder.data[unit]]
-    return sorted({uri for column in columns for uri in column.to_pylist()}, key=escape_key)
-
-
-def read_clips(folder: PublishedFolder, unit: str) -> Iterator[PublishedClip]:
-    """Yield the clips of a unit that are heard.
-
-    Raises:
-        InputError: a row is not what `sonify publish` writes.
-    """
-    name = folder.clips[unit]
-    for clip in read_table(folder.place, name, PublishedClip):
-        if wrong := next(_faults_of_clip(clip), None):
-            raise InputError(f"{folder.place}/{name}: clip {clip.clip[:100]!r}: {wrong}")
-        yield clip
-
-
-def read_shards(folder: PublishedFolder) -> Iterable[PublishedShard]:
-    """The published shards."""
-    return read_table(folder.place, SHARDS, PublishedShard)
-
-
-def _read(place: Place, name: str, limit: int) -> bytes:
-    try:
-        data = read_inside(place, name, limit + 1)
-    except OSError as error:
-        raise InputError(
-            f"{place}: not a published dataset: {name}: {error.strerror or error}; `sonify publish RUN --out DIR`"
-            " makes one"
-        ) from error
-    if len(data) > limit:
-        raise InputError(f"{place}/{name}: more than {limit} bytes")
-    return data
-
-
-def _faults_of_image(pairs: Sequence[PublishedPair], scenes: tuple[str, ...]) -> Iterator[str]:
-    """What keeps an image's rows from being used; the first is enough."""
-    first = pairs[0]
-    found = tuple(pair.scene for pair in pairs)
-    if not is_below(first.image_uri):
-        yield f"its image_uri {first.image_uri[:100]!r} leads elsewhere"
-    if first.image != escape_key(first.image_uri):
-        yield f"its image_uri {first.image_uri[:100]!r} is not the one that the key is made of"
-    if not _SHA256.fullmatch(first.image_sha256):
-        yield "its image_sha256 is none"
-    if found != scenes:
-        yield f"expected the scenes {', '.join(scenes)[:200]!r}, found {', '.join(found)[:200]!r}"
-    if len({(p.image_uri, p.image_sha256, p.width, p.height, p.split) for p in pairs}) > 1:
-        yield "its scenes are of different images"
-    width, height = first.width, first.height
-    if min(width, height) <= 0 or max(width, height) > MAX_SIDE_PX or width * height > MAX_PIXELS:
-        yield f"{width} x {height} pixels, which no image has"
-    for pair in pairs:
-        yield from _faults_of_scene(pair)
-
-
-def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
-    if not pair.sources:
-        yield "a scene without sources"
-    if len({source.clip for source in pair.sources}) < len(pair.sources):
-        yield "a scene with one clip twice"
-    if not _SHA256.fullmatch(pair.mix_sha256):
-        yield "its mix_sha256 is none"
-    if not _is_within(pair.mix_gain_db, MIX_GAIN_DB) or not _is_within(pair.peak_dbfs, PEAK_DBFS):
-        yield f"a mix_gain_db of {pair.mix_gain_db} and a peak_dbfs of {pair.peak_dbfs}, which no mix has"
-    for source in pair.sources:
-        if not all(map(math.isfinite, (source.cosine, source.score, source.threshold))):
-            yield "a number that is none"
-        if not _is_within(source.target_lufs, TARGET_LUFS) or not _is_within(source.gain_db, GAIN_DB):
-            yield f"a target_lufs of {source.target_lufs} and a gain_db of {source.gain_db}, which no mix has"
-        if source.copy not in COPIES:
-            yield f"its copy is {source.copy[:100]!r}"
-
-
-def _faults_of_clip(clip: PublishedClip) -> Iterator[str]:
-    if not _SHA256.fullmatch(clip.sha256):
-        yield "its sha256 is none"
-    if not _is_within(clip.loudness_lufs, CLIP_LUFS) or not _is_within(clip.peak_dbfs, PEAK_DBFS):
-        yield f"a loudness_lufs of {clip.loudness_lufs} and a peak_dbfs of {clip.peak_dbfs}, which no clip has"
-    if not re.fullmatch(NAME, clip.corpus) or not is_below(clip.file):
-        yield f"{clip.corpus[:60]!r} and {clip.file[:100]!r} are no corpus and file"
-
-
-def _is_within(value: float, bounds: tuple[float, float]) -> bool:
-    """False of what is no number, too."""
-    return bounds[0] <= value <= bounds[1]
 
 
 def verify_published(folder: PublishedFolder, config: Config) -> None:
@@ -339,3 +126,213 @@ def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Colle
 def _images(folder: PublishedFolder, scenes: tuple[str, ...]) -> Iterator[tuple[str, tuple[PublishedPair, ...]]]:
     for unit in folder.data:
         yield from ((unit, pairs) for pairs in read_pairs(folder, unit, scenes))
+
+
+def hash_files(folder: Place, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The sha256 of each file, of the bytes that it has at first: one that grows is read no further.
+
+    Threads read single blocks, so that whoever interrupts waits for some of those and not for a whole file.
+    """
+    blocks = read_ahead(lambda block: (block[0], _read_block(folder, *block)), _blocks(folder, names))
+    for name, parts in groupby(blocks, key=itemgetter(0)):
+        digest = hashlib.sha256()
+        for _, data in parts:
+            digest.update(data)
+        yield name, digest.hexdigest()
+
+
+def _blocks(folder: Place, names: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+    """Where each block of each file begins and ends; an empty file has one, too."""
+    for name, size in sizes_inside(folder, names):
+        if size is None:
+            raise InputError(f"{folder}/{name}: there is no such file: get the folder again")
+        yield from ((name, start, min(start + BLOCK_BYTES, size)) for start in range(0, max(size, 1), BLOCK_BYTES))
+
+
+def _read_block(folder: Place, name: str, start: int, stop: int) -> bytes:
+    try:
+        return read_inside(folder, name, start, stop)
+    except OSError as error:
+        raise InputError(f"{folder}/{name}: {error.strerror or error}: get the folder again") from error
+
+
+def read_pairs(folder: PublishedFolder, unit: str, scenes: tuple[str, ...]) -> Iterator[tuple[PublishedPair, ...]]:
+    """Yield all scenes of each image of a unit, in the order of keys."""
+    tables = (_read_split(folder, name) for name in folder.data[unit])
+    before = ""
+    for key, rows in groupby(merge(*tables, key=attrgetter("image")), key=attrgetter("image")):
+        pairs = tuple(islice(rows, len(scenes) + 1))  # one more is wrong, however many follow
+        wrong = next(_faults_of_image(pairs, scenes), None) or ("images in another order" if key <= before else None)
+        if wrong:
+            raise InputError(f"{folder.place}/{DATA}: unit {unit}: image {key[:100]!r}: {wrong}")
+        before = key
+        yield pairs
+
+
+def _read_split(folder: PublishedFolder, name: str) -> Iterator[PublishedPair]:
+    match = DATA_FILE.fullmatch(name)
+    assert match is not None, name
+    for pair in read_table(folder.place, name, PublishedPair):
+        if pair.split != match[1]:
+            raise InputError(f"{folder.place}/{name}: a row of the split {pair.split[:100]!r}")
+        yield pair
+
+
+def read_image_uris(folder: PublishedFolder, unit: str) -> list[str]:
+    """Where the images of a unit are, each once, in the order of keys."""
+    columns = [read_columns(folder.place / name, ["image_uri"])["image_uri"] for name in folder.data[unit]]
+    return sorted({uri for column in columns for uri in column.to_pylist()}, key=escape_key)
+
+
+def read_clips(folder: PublishedFolder, unit: str) -> Iterator[PublishedClip]:
+    """Yield the clips of a unit that are heard."""
+    name = folder.clips[unit]
+    for clip in read_table(folder.place, name, PublishedClip):
+        if wrong := next(_faults_of_clip(clip), None):
+            raise InputError(f"{folder.place}/{name}: clip {clip.clip[:100]!r}: {wrong}")
+        yield clip
+
+
+def read_shards(folder: PublishedFolder) -> Iterable[PublishedShard]:
+    """The published shards."""
+    return read_table(folder.place, SHARDS, PublishedShard)
+
+
+def _faults_of_image(pairs: Sequence[PublishedPair], scenes: tuple[str, ...]) -> Iterator[str]:
+    """What keeps an image's rows from being used; the first is enough."""
+    first = pairs[0]
+    found = tuple(pair.scene for pair in pairs)
+    if not is_below(first.image_uri):
+        yield f"its image_uri {first.image_uri[:100]!r} leads elsewhere"
+    if first.image != escape_key(first.image_uri):
+        yield f"its image_uri {first.image_uri[:100]!r} is not the one that the key is made of"
+    if not _SHA256.fullmatch(first.image_sha256):
+        yield "its image_sha256 is none"
+    if found != scenes:
+        yield f"expected the scenes {', '.join(scenes)[:200]!r}, found {', '.join(found)[:200]!r}"
+    if len({(p.image_uri, p.image_sha256, p.width, p.height, p.split) for p in pairs}) > 1:
+        yield "its scenes are of different images"
+    width, height = first.width, first.height
+    if min(width, height) <= 0 or max(width, height) > MAX_SIDE_PX or width * height > MAX_PIXELS:
+        yield f"{width} x {height} pixels, which no image has"
+    for pair in pairs:
+        yield from _faults_of_scene(pair)
+
+
+def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
+    if not pair.sources:
+        yield "a scene without sources"
+    if len({source.clip for source in pair.sources}) < len(pair.sources):
+        yield "a scene with one clip twice"
+    if not _SHA256.fullmatch(pair.mix_sha256):
+        yield "its mix_sha256 is none"
+    for source in pair.sources:
+        if not all(map(math.isfinite, (source.cosine, source.score, source.threshold))):
+            yield "a number that is none"
+        if not _is_within(source.target_lufs, TARGET_LUFS) or not _is_within(source.gain_db, GAIN_DB):
+            yield f"a target_lufs of {source.target_lufs} and a gain_db of {source.gain_db}, which no mix has"
+        if source.copy not in COPY_KINDS:
+            yield f"its copy is {source.copy[:100]!r}"
+
+
+def _faults_of_clip(clip: PublishedClip) -> Iterator[str]:
+    if not _SHA256.fullmatch(clip.sha256):
+        yield "its sha256 is none"
+    if not _is_within(clip.loudness_lufs, CLIP_LUFS) or not _is_within(clip.peak_dbfs, PEAK_DBFS):
+        yield f"a loudness_lufs of {clip.loudness_lufs} and a peak_dbfs of {clip.peak_dbfs}, which no clip has"
+    if not re.fullmatch(NAME, clip.corpus) or not is_below(clip.file):
+        yield f"{clip.corpus[:60]!r} and {clip.file[:100]!r} are no corpus and file"
+
+
+def _is_within(value: float, bounds: tuple[float, float]) -> bool:
+    """False of what is no number, too."""
+    return bounds[0] <= value <= bounds[1]
+
+
+def read_table(folder: Place, name: str, row_type: type[Row]) -> Iterator[Row]:
+    """Read a table's rows in order; some of them at a time become objects, after a look at how large they are.
+
+    Raises:
+        InputError: it is no Parquet file, has other columns, or holds more than any such file does.
+    """
+    place = folder / name
+    with _naming_faults(place):
+        with open_inside(folder, name) as source, pq.ParquetFile(source) as file:
+            _check_footer(place, file, row_type)
+            texts = _texts_of(file)
+        with open_inside(folder, name) as source, pq.ParquetFile(source, read_dictionary=texts) as packed:
+            yield from rows_of(_unpack(place, packed, schema_of(row_type)), row_type)
+
+
+@contextmanager
+def _naming_faults(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{place}: not a Parquet file ({str(error).splitlines()[0][:200]!r})") from error
+
+
+def _unpack(place: Place, packed: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Batches as they are read otherwise; each is checked while every different text is there once."""
+    for batch in packed.iter_batches(ROWS_AT_ONCE, use_threads=False):
+        size_bytes = 0
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            _check_lists(place, name, column)
+            size_bytes += _check_texts(place, name, column)
+        if size_bytes > MAX_TEXTS_BYTES:
+            raise InputError(f"{place}: {size_bytes} bytes of text in {len(batch)} rows: too many")
+        yield batch.cast(schema)
+
+
+def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> None:
+    expected, found = schema_of(row_type), file.schema_arrow
+    if not found.equals(expected, check_metadata=False):
+        raise InputError(f"{place}: expected the columns {_columns(expected)}, found {_columns(found)}")
+    groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+    for group in groups:
+        values = max(group.column(n).num_values for n in range(group.num_columns))
+        if group.total_byte_size > MAX_GROUP_BYTES or values > MAX_VALUES_IN_ROW * max(group.num_rows, 1):
+            raise InputError(f"{place}: {group.total_byte_size} bytes or {values} values in one row group: too many")
+    if not 0 < file.metadata.num_rows <= MAX_ROWS:
+        raise InputError(f"{place}: {file.metadata.num_rows} rows, expected some and at most {MAX_ROWS}")
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)[:1000]
+
+
+def _texts_of(file: pq.ParquetFile) -> list[str]:
+    """The columns that hold texts or bytes, those inside lists as well."""
+    columns = (file.schema.column(n) for n in range(len(file.schema.names)))
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+
+
+def _check_lists(place: Place, name: str, column: pa.Array) -> None:
+    if isinstance(column, pa.ListArray):
+        longest = max(column.value_lengths().to_pylist(), default=0)
+        if longest > MAX_VALUES_IN_ROW:
+            raise InputError(f"{place}: {name}: {longest} values in one row, at most {MAX_VALUES_IN_ROW} are read")
+
+
+def _check_texts(place: Place, name: str, column: pa.Array) -> int:
+    """Look at each different text of a column, and return the bytes of all when they are unpacked."""
+    size_bytes = 0
+    for texts in _dictionaries(column):
+        texts.dictionary.validate(full=True)  # raises where they are no UTF-8
+        lengths = pc.binary_length(texts.dictionary)  # pyright: ignore[reportAttributeAccessIssue] - made at import
+        longest = max(lengths.to_pylist(), default=0)
+        if longest > MAX_TEXT_BYTES:
+            raise InputError(f"{place}: {name}: a text of {longest} bytes, at most {MAX_TEXT_BYTES} are read")
+        size_bytes += int(lengths.to_numpy()[texts.indices.to_numpy()].sum())
+    return size_bytes
+
+
+def _dictionaries(column: pa.Array) -> Iterator[pa.DictionaryArray]:
+    """The texts of a column, each different one once."""
+    if isinstance(column, pa.DictionaryArray):
+        yield column
+    elif isinstance(column, pa.ListArray):
+        yield from _dictionaries(column.values)
+    elif isinstance(column, pa.StructArray):
+        for n in range(column.type.num_fields):
+            yield from _dictionaries(column.field(n))

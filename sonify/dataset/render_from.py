@@ -1,13 +1,36 @@
-"""The configuration that a published dataset is rendered under: its own, but for what is the renderer's to choose."""
+"""A published folder as somebody else's: what it lists and records, and the configuration that it is rendered under.
 
-from collections.abc import Collection, Iterator, Mapping
+That is its own, but for what is the renderer's to choose.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sonify.config import Config, Images, make_config
-from sonify.dataset.format import RECORD
-from sonify.dataset.read import PublishedFolder, open_published, read_recorded
+from sonify.config.sections import NAME
+from sonify.dataset.format import (
+    CHECKSUMS,
+    CLIPS,
+    CLIPS_FILE,
+    DATA,
+    DATA_FILE,
+    FORMAT,
+    RECORD,
+    SHARDS,
+    read_checksums,
+)
 from sonify.errors import InputError
+from sonify.io.places import is_below, read_inside
+from sonify.stores import Place
 
+# Far above what a billion images need; a file that claims more is refused unread.
+MAX_LIST_BYTES = 256 << 20
+MAX_RECORD_BYTES = 64 << 20
+MOST_SCENES = 1000
 # All that the bytes of a rendering depend on beside images and recordings; whole sections, and keys of others.
 ADOPTED = ("seed", "audio.clip_seconds", "audio.sample_rate", "audio.validation", "images.validation")
 ADOPTED += ("mix", "render", "retrieval")
@@ -19,6 +42,123 @@ FREE_IN_REPAIR = frozenset({"retrieval.encoder"})
 SAME_KIND = ({"webdataset", "sa1b"},)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFolder:
+    """A folder that names its files: the sha256 of each that is read, and of the list itself.
+
+    `data` are the files of pairs of each unit, `clips` the file of clips of each unit of the pool.
+    """
+
+    place: Place
+    files: Mapping[str, str]
+    digest: str
+    data: Mapping[str, Sequence[str]]
+    clips: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What `sonify.json` declares that counts for rendering: the scenes, and the configuration as plain values.
+
+    `models` and `prompts` tell by whom concepts were found; what is no text in them is left out.
+    """
+
+    scenes: tuple[str, ...]
+    config: Mapping[str, Any]
+    models: Mapping[str, str]
+    prompts: Mapping[str, str]
+
+
+def open_published(place: Place) -> PublishedFolder:
+    """Read the list of a published folder's files.
+
+    Raises:
+        InputError: it is no such folder, or names files that no publication has.
+    """
+    where = f"{place}/{CHECKSUMS}"
+    data = _read(place, CHECKSUMS, MAX_LIST_BYTES)
+    try:
+        listed = read_checksums(data)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    wrong = next((name for name in listed if not is_below(name) or (_is_in_tables(name) and not _is_table(name))), None)
+    if wrong is not None:
+        raise InputError(f"{where}: {wrong[:200]!r} is no name that `sonify publish` gives")
+    files = {name: sha256 for name, sha256 in listed.items() if name in (RECORD, SHARDS) or _is_table(name)}
+    pairs: dict[str, list[str]] = {}
+    for match in filter(None, map(DATA_FILE.fullmatch, sorted(files))):
+        pairs.setdefault(match[2], []).append(match[0])
+    clips = {match[1]: match[0] for match in filter(None, map(CLIPS_FILE.fullmatch, sorted(files)))}
+    parts = {RECORD: RECORD in files, SHARDS: SHARDS in files, f"{DATA}/*.parquet": pairs, f"{CLIPS}/*.parquet": clips}
+    if missing := next((name for name, found in parts.items() if not found), None):
+        raise InputError(f"{where}: names no {missing}: not the whole of what `sonify publish` writes")
+    return PublishedFolder(place=place, files=files, digest=hashlib.sha256(data).hexdigest(), data=pairs, clips=clips)
+
+
+def _is_in_tables(name: str) -> bool:
+    return name.startswith((f"{DATA}/", f"{CLIPS}/"))
+
+
+def _is_table(name: str) -> bool:
+    return bool(DATA_FILE.fullmatch(name) or CLIPS_FILE.fullmatch(name))
+
+
+def _read(place: Place, name: str, limit: int) -> bytes:
+    try:
+        data = read_inside(place, name, 0, limit + 1)
+    except OSError as error:
+        raise InputError(
+            f"{place}: not a published dataset: {name}: {error.strerror or error}; `sonify publish RUN --out DIR`"
+            " makes one"
+        ) from error
+    if len(data) > limit:
+        raise InputError(f"{place}/{name}: more than {limit} bytes")
+    return data
+
+
+def read_declaration(folder: PublishedFolder) -> Declaration:
+    """Read `sonify.json`, whose sha256 must be the listed one.
+
+    Raises:
+        InputError: it is another file, or none of this format.
+    """
+    where = f"{folder.place}/{RECORD}"
+    data = _read(folder.place, RECORD, MAX_RECORD_BYTES)
+    if hashlib.sha256(data).hexdigest() != folder.files[RECORD]:
+        raise InputError(f"{where}: another sha256 than {CHECKSUMS} says: get the folder again")
+    try:
+        record = json.loads(data)
+        version, scenes, config = record["format"], record["scenes"], record["config"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{where}: not the record of a published dataset") from error
+    if type(version) is not int or version != FORMAT:  # JSON's true equals 1
+        raise InputError(f"{where}: format {version!r}, and this sonify reads {FORMAT}: use the sonify that it is of")
+    if not _are_scenes(scenes) or not isinstance(config, dict) or "concepts" not in config:
+        raise InputError(f"{where}: not the record of a published dataset")
+    models, prompts = (_texts(record.get(name)) for name in ("models", "prompts"))
+    return Declaration(scenes=tuple(scenes), config=config, models=models, prompts=prompts)
+
+
+def _are_scenes(value: Any) -> bool:
+    if not isinstance(value, list) or not 0 < len(value) <= MOST_SCENES or len(set(map(str, value))) < len(value):
+        return False
+    return all(isinstance(name, str) and len(name) <= 100 and re.fullmatch(NAME, name) for name in value)
+
+
+def _texts(found: Any) -> dict[str, str]:
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: text for name, text in pairs if isinstance(text, str)}
+
+
+def published_folder(config: Config) -> PublishedFolder:
+    """The folder that a run renders from, as it was when the run was configured."""
+    assert config.published is not None
+    folder = open_published(config.published.path)
+    if folder.digest != config.published.digest:
+        raise InputError(f"{folder.place}: changed while it was rendered from; start again")
+    return folder
+
+
 def adopt_settings(config: Config) -> Config:
     """Return the configuration with everything that the published folder decides; one without `published` as it is.
 
@@ -28,7 +168,7 @@ def adopt_settings(config: Config) -> Config:
     if config.published is None:
         return config
     folder = open_published(config.published.path)
-    recorded = read_recorded(folder)
+    recorded = read_declaration(folder)
     where = f"{folder.place}/{RECORD}"
     _check_images(config.images, _find(recorded.config, "images.kind", where), where)
     repairs = config.published.missing == "repair"
@@ -99,16 +239,3 @@ def _check_encoder(published: Any, where: str) -> None:
         raise InputError(
             f"{where}: retrieval.encoder names the file {published[:100]!r}: set retrieval.encoder yourself"
         )
-
-
-def published_folder(config: Config) -> PublishedFolder:
-    """The folder that a run renders from, as it was when the run was configured.
-
-    Raises:
-        InputError: it is another one now.
-    """
-    assert config.published is not None
-    folder = open_published(config.published.path)
-    if folder.digest != config.published.digest:
-        raise InputError(f"{folder.place}: changed while it was rendered from; start again")
-    return folder

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +15,14 @@ import pyarrow.parquet as pq
 from sonify import layout
 from sonify.config import Config
 from sonify.dataset.about import Tally, make_record, record_json
-from sonify.dataset.committed import CommittedUnit, Pool, Scene, committed_tables, finished_stages, rendered_images
+from sonify.dataset.committed import (
+    CommittedUnit,
+    Pool,
+    RenderedScene,
+    committed_tables,
+    finished_stages,
+    rendered_images,
+)
 from sonify.dataset.format import (
     AUDIO,
     CLIPS,
@@ -29,22 +35,23 @@ from sonify.dataset.format import (
     PublishedShard,
     clips_file,
     data_file,
+    files_of,
+    new_folder,
 )
 from sonify.dataset.licences import (
     SA1B_LICENCE,
     UNKNOWN,
     allow_only,
+    check_licence,
     conditions_of,
     contradictions,
     in_order,
     redistributable,
-    write_attribution,
 )
-from sonify.dataset.sealed import files_of, new_folder
 from sonify.engine.plan import Plan
 from sonify.engine.record import config_of_run, require_record
 from sonify.errors import InputError, WorkError, require
-from sonify.io.places import open_local, stems
+from sonify.io.places import are_apart, open_local, stems
 from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import digest_open
@@ -56,7 +63,7 @@ from sonify.stores import Place
 log = logging.getLogger(__name__)
 
 # Some 10 MB of sound: what a reader of one row has to fetch.
-ROWS_IN_GROUP = 100
+SOUNDS_IN_GROUP = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +95,15 @@ class Publication:
     files: int
     size_bytes: int
 
+    def summary(self) -> str:
+        """What went out, what did not, and what of it may be passed on as sound."""
+        statistics = self.record.statistics
+        scenes = sum(statistics.scenes.values())
+        left_out = "".join(f", {n:,} left out ({reason})" for reason, n in statistics.left_out.items() if n)
+        unknown = sum(n for conditions, n in statistics.conditions.items() if UNKNOWN in conditions)
+        hint = f": {unknown:,} have an unknown licence; --image-licence says that of the images" if unknown else ""
+        return f"{scenes:,} scenes{left_out}; {statistics.redistributable:,} may be passed on as sound{hint}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -98,7 +114,7 @@ class Rules:
     image_licence: str
     allows: Callable[[str], bool] | None
 
-    def why_left_out(self, scenes: Sequence[Scene]) -> str | None:
+    def why_left_out(self, scenes: Sequence[RenderedScene]) -> str | None:
         """Why an image stays here with all its scenes, if it does."""
         first = scenes[0][0]
         clips = {source.clip for pair, _ in scenes for source in pair.sources}
@@ -120,8 +136,10 @@ def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions(
         InputError: the run is not finished, an option fits nothing, or `out` is something else.
         WorkError: something of the run is damaged, or the disk is full.
     """
-    _check_tools(options)
-    _check_beside(run_dir, out)
+    require("huggingface_hub", "matplotlib", "mlcroissant", extra="publish")
+    check_licence(options.licence)
+    if not are_apart(run_dir, out):  # a run clears and lists its own folders: nothing else lies in them
+        raise InputError(f"--out {out}: expected a folder beside the run {run_dir}, neither in it nor around it")
     config = config_of_run(run_dir)
     with open_run(run_dir):
         stages = finished_stages(config)
@@ -129,32 +147,6 @@ def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions(
             record = _write(folder, config, stages, options)
     sizes = [(out / name).stat().st_size for name in files_of(out)]
     return Publication(folder=out, record=record, files=len(sizes), size_bytes=sum(sizes))
-
-
-def summary(made: Publication) -> str:
-    """What went out, what did not, and what of it may be passed on as sound."""
-    statistics = made.record.statistics
-    scenes = sum(statistics.scenes.values())
-    left_out = "".join(f", {n:,} left out ({reason})" for reason, n in statistics.left_out.items() if n)
-    unknown = sum(n for conditions, n in statistics.conditions.items() if UNKNOWN in conditions)
-    hint = f": {unknown:,} have an unknown licence; --image-licence says that of the images" if unknown else ""
-    return f"{scenes:,} scenes{left_out}; {statistics.redistributable:,} may be passed on as sound{hint}"
-
-
-def _check_tools(options: PublishOptions) -> None:
-    require("huggingface_hub", "matplotlib", "mlcroissant", extra="publish")
-    from sonify.dataset.card import check_licence  # noqa: PLC0415 - of the extra `publish`
-
-    check_licence(options.licence)
-
-
-def _check_beside(run_dir: Place, out: Path) -> None:
-    """A run clears and lists its own folders: nothing else lies in them."""
-    if not isinstance(run_dir, Path):
-        return
-    run, published = (os.path.realpath(place) for place in (run_dir, out))
-    if os.path.commonpath([run, published]) in (run, published):
-        raise InputError(f"--out {out}: expected a folder beside the run {run_dir}, neither in it nor around it")
 
 
 def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: PublishOptions) -> PublishedRecord:
@@ -174,7 +166,6 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
     log.info("%s scenes go out; describing the clips that are heard in them", f"{tally.scenes.total():,}")
     _write_clips(folder, rules.pool, config.audio.sample_rate, tally)
     _write_table(folder / SHARDS, PublishedShard, sorted(shards, key=lambda shard: shard.path))
-    write_attribution(folder, _credits_of(folder))
     statistics = tally.statistics()
     record = make_record(config, require_record(config.run_dir), statistics)
     (folder / RECORD).write_bytes(record_json(record))
@@ -213,16 +204,17 @@ def _write_scenes(
 
 def _describe(folder: Path, record: PublishedRecord, licence: str) -> None:
     """Write what people and catalogues read, made from what is there now."""
-    from sonify.dataset.card import write_card, write_plots  # noqa: PLC0415 - they are of the extra `publish`
+    from sonify.dataset.card import write_attribution, write_card, write_plots  # noqa: PLC0415 - extra
     from sonify.dataset.croissant import write_croissant  # noqa: PLC0415
 
+    write_attribution(folder, _credits_of(folder))
     write_plots(folder, record.statistics)
     write_card(folder, record, licence)
     write_croissant(folder, record, licence)
 
 
 def _write_unit(
-    folder: Path, rules: Rules, rendered: CommittedUnit, images: Iterable[tuple[Scene, ...]], tally: Tally
+    folder: Path, rules: Rules, rendered: CommittedUnit, images: Iterable[tuple[RenderedScene, ...]], tally: Tally
 ) -> list[PublishedShard]:
     """Write those of a unit's images that go out, and return the archives that they are in."""
     samples: Counter[str] = Counter()
@@ -331,7 +323,7 @@ def _read_sounds(run_dir: Place, shard: PublishedShard, scenes: Sequence[dict[st
 
 
 def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    while group := list(islice(rows, ROWS_IN_GROUP)):
+    while group := list(islice(rows, SOUNDS_IN_GROUP)):
         yield group
 
 

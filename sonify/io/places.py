@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -119,6 +120,71 @@ def read_if_there(place: Place, limit: int) -> bytes | None:
         return None
 
 
+def open_inside(folder: Place, name: str) -> BinaryIO:
+    """Open a file for reading and seeking. On this machine no part of the name may be a link; no pipe is waited for.
+
+    Raises:
+        InputError: it is a link, is below one, or is no regular file.
+        OSError: it cannot be opened.
+        TransientError: the store cannot be reached; later reads raise it too.
+    """
+    return _open_regular(folder, name) if isinstance(folder, Path) else open_place(folder / name)
+
+
+def _open_regular(folder: Path, name: str) -> BinaryIO:
+    *folders, last = name.split("/")
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in folders:
+            handle = _step(handle, part, os.O_DIRECTORY)
+        handle = _step(handle, last, os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise
+        raise InputError(_irregular(folder, name)) from error
+    file = os.fdopen(handle, "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(_irregular(folder, name))
+    return file
+
+
+def _step(handle: int, part: str, flags: int) -> int:
+    try:
+        return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=handle)
+    finally:
+        os.close(handle)
+
+
+def _irregular(folder: Path, name: str) -> str:
+    return (
+        f"{folder}/{name}: no regular file of the folder: links are not followed; if they are yours, copy it (cp -rL)"
+    )
+
+
+def read_inside(folder: Place, name: str, start: int, stop: int) -> bytes:
+    """The bytes of such a file from `start` up to `stop`, fewer where it ends; raises what `open_inside` does."""
+    if not isinstance(folder, Path):
+        return read_remote(folder / name, start, stop)
+    with _open_regular(folder, name) as file:
+        file.seek(start)
+        return file.read(min(stop, os.fstat(file.fileno()).st_size) - start)
+
+
+def sizes_inside(folder: Place, names: Iterable[str]) -> Iterator[tuple[str, int | None]]:
+    """The size of each of such files, None where there is none; a store is asked once."""
+    if not isinstance(folder, Path):
+        listed = list_sizes(folder)
+        yield from ((name, listed.get(name)) for name in names)
+        return
+    for name in names:
+        try:
+            with _open_regular(folder, name) as file:
+                yield name, os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            yield name, None
+
+
 @contextmanager
 def open_local(place: Place) -> Iterator[BinaryIO]:
     """Open a file that is to be read here and there: a remote one is fetched once, into an unnamed temporary file.
@@ -187,6 +253,14 @@ def leads_out(root: Place, path: Place) -> bool:
     if not isinstance(root, Path) or not isinstance(path, Path):
         return False  # a store has no links
     return not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))
+
+
+def are_apart(place: Place, other: Path) -> bool:
+    """Whether neither of two folders lies in the other, wherever links lead; one in a store lies in none."""
+    if not isinstance(place, Path):
+        return True
+    found = [os.path.realpath(place), os.path.realpath(other)]
+    return os.path.commonpath(found) not in found
 
 
 def _list_local(root: Path) -> Iterator[str]:

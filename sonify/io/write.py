@@ -27,10 +27,13 @@ from sonify.io.places import open_place, read_whole
 from sonify.layout import TEMPORARY
 from sonify.stores import Place, ask, kind_of
 
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG)
+_NO_PLACE += (errno.ELOOP, errno.EROFS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """A committed file: its path in the run, its size and its sha256."""
+    """A finished file: its path in its run or folder, its size and its sha256."""
 
     path: str
     size_bytes: int
@@ -61,15 +64,71 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with naming_full_disk(path.parent):
+        with naming_full_disk(path.parent), naming_place(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
             os.replace(partial, path)
-    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     finally:
         if path.parent.is_dir():
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a new folder beside `target` to fill, which takes its place when all went well; nothing is there half.
+
+    Whether what is there may be replaced is the caller's to know. Where a kill came between the two renames, it is put
+    back by the next call.
+
+    Raises:
+        DiskFull: no room is left; what was there stays.
+        InputError: no folder can be made there, or a disk is mounted there.
+    """
+    replaced = target.with_name(f".{target.name}.replaced")
+    with naming_full_disk(target.parent):
+        with naming_place(target):
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+        partial = make_beside(target)
+        try:
+            yield partial
+            _swap(partial, target, replaced)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_beside(target: Path) -> Path:
+    """Make the empty folder in which something is made that is to be called `target`."""
+    partial = target.with_name(f".{target.name}.partial")
+    with naming_place(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    return partial
+
+
+def _swap(partial: Path, target: Path, replaced: Path) -> None:
+    shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV):  # what a mounted disk says
+            raise
+        raise InputError(f"{target}: cannot be replaced ({error.strerror}); choose a folder in it") from error
+    sync_folder(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def naming_place(place: Path) -> Iterator[None]:
+    """Turn what the system says of a place where nothing can be made into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise InputError(f"{place}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def clear_temporary(run_dir: Place) -> None:

@@ -5,10 +5,8 @@ search and paging, and a file of details for each PAGE_SIZE images, loaded when 
 """
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from itertools import chain
@@ -17,7 +15,7 @@ from typing import Any
 
 from sonify import layout
 from sonify.errors import InputError
-from sonify.io.write import naming_full_disk
+from sonify.io.write import replacing
 from sonify.keys import unescape_key
 from sonify.report.pictures import (
     COSINE_STEP,
@@ -56,32 +54,12 @@ def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> 
         raise InputError(f"{run_dir}: a browser opens a gallery from a disk: name a folder with --out")
     summary, pictures = survey_run(run_dir, rows)
     clips = clips_of(run_dir, pictures)
-    with naming_full_disk(target.parent), _replacing(target) as folder:
+    if target.exists() and any(target.iterdir()) and not (target / PAGE).is_file():
+        raise InputError(f"{target}: holds something else than a gallery; choose another place")
+    with replacing(target) as folder:
         media = write_media(run_dir, pictures, folder)
         _write_pages(folder, summary, list(zip(pictures, media, strict=True)), clips)
     return target
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside the target, which takes its place at the end, or is removed on an error."""
-    if target.exists() and any(target.iterdir()) and not (target / PAGE).is_file():
-        raise InputError(f"{target}: holds something else than a gallery; choose another place")
-    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        new.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}); choose a place with --out") from error
-    try:
-        yield new
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_pages(

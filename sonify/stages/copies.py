@@ -29,8 +29,8 @@ from sonify.pool import ClipSamples, clip_columns
 
 log = logging.getLogger(__name__)
 
-CLIPS_FILE = "copies.csv"
-IMAGES_FILE = "missing-images.txt"
+CLIPS_LIST = "copies.csv"
+IMAGES_LIST = "missing-images.txt"
 # The design's; `sonify.media.likeness` says what was measured.
 LEAST_CORRELATION = 0.95
 MOST_LOUDNESS_DIFFERENCE_LU = 0.5
@@ -40,7 +40,7 @@ FULL_SCALE_DBFS = -0.01
 MOST_OVERSHOOT_DB = 3.0
 
 
-class State(StrEnum):
+class CopyState(StrEnum):
     """How a published clip is found in the pool."""
 
     EXACT = "exact"
@@ -59,7 +59,7 @@ class Copy:
     clip: str
     corpus: str
     file: str
-    state: State
+    state: CopyState
     local: str
     local_lufs: float
     loudness_difference_lu: float
@@ -68,26 +68,14 @@ class Copy:
     @property
     def found(self) -> bool:
         """Whether the local clip may be rendered in the place of the published one."""
-        return self.state in (State.EXACT, State.EQUIVALENT)
-
-
-@dataclass(frozen=True, slots=True)
-class ClipToFind:
-    """A published clip to look for."""
-
-    published: PublishedClip
-
-    @property
-    def key(self) -> str:
-        """The clip."""
-        return self.published.clip
+        return self.state in (CopyState.EXACT, CopyState.EQUIVALENT)
 
 
 def copies_job(config: Config) -> Job:
     """The stage that compares the published clips with the pool. Accounting counts clips; none is rejected."""
     folder = published_folder(config)
     return Job(
-        read=lambda unit: map(ClipToFind, read_clips(folder, unit)),
+        read=lambda unit: read_clips(folder, unit),
         process=CopiesStage(config),
         open_sink=lambda unit, transaction, _rejects: TableSink(transaction.create(layout.copies(unit)), Copy),
         batch_rows=64,
@@ -110,33 +98,33 @@ class CopiesStage:
         self._by_sha256 = {sha256: row for row, sha256 in reversed(list(enumerate(hashes)))}
         self._by_clip = {clip: row for row, clip in enumerate(self._clips)}
         self._by_name: dict[str, list[int]] = {}
-        names = map(name_of, self._clips, table["corpus"].to_pylist(), table["file"].to_pylist())
+        names = map(_known_by, self._clips, table["corpus"].to_pylist(), table["file"].to_pylist())
         for row, name in enumerate(names):
             self._by_name.setdefault(name, []).append(row)
 
-    def __call__(self, rows: Sequence[ClipToFind]) -> list[Copy]:
-        return [self._find(row.published) for row in rows]
+    def __call__(self, rows: Sequence[PublishedClip]) -> list[Copy]:
+        return [self._find(row) for row in rows]
 
     def _find(self, clip: PublishedClip) -> Copy:
         sha256 = bytes.fromhex(clip.sha256)
         same_name = self._by_clip.get(clip.clip)
         if same_name is not None and self._sha256[same_name] == sha256:
-            return self._copy(clip, State.EXACT, same_name, 1.0)
+            return self._copy(clip, CopyState.EXACT, same_name, 1.0)
         if sha256 in self._by_sha256:
-            return self._copy(clip, State.EXACT, self._by_sha256[sha256], 1.0)
-        name = name_of(clip.clip, clip.corpus, clip.file)
+            return self._copy(clip, CopyState.EXACT, self._by_sha256[sha256], 1.0)
+        name = _known_by(clip.clip, clip.corpus, clip.file)
         compared = [(self._compare(clip, row), row) for row in self._by_name.get(name, ())]
         if not compared:
-            return self._copy(clip, State.MISSING, None, 0.0)
+            return self._copy(clip, CopyState.MISSING, None, 0.0)
         best, row = max(compared, key=lambda pair: pair[0])
         as_loud = is_as_loud(self._lufs[row] - clip.loudness_lufs, self._peaks[row], clip.peak_dbfs)
-        state = State.EQUIVALENT if as_loud and best >= LEAST_CORRELATION else State.DIFFERENT
+        state = CopyState.EQUIVALENT if as_loud and best >= LEAST_CORRELATION else CopyState.DIFFERENT
         return self._copy(clip, state, row, best)
 
     def _compare(self, clip: PublishedClip, row: int) -> float:
         return correlation(clip.fingerprint, self._samples[self._clips[row]], self._sample_rate_hz)
 
-    def _copy(self, clip: PublishedClip, state: State, row: int | None, best: float) -> Copy:
+    def _copy(self, clip: PublishedClip, state: CopyState, row: int | None, best: float) -> Copy:
         return Copy(
             clip=clip.clip,
             corpus=clip.corpus,
@@ -158,7 +146,7 @@ def is_as_loud(difference_lu: float, local_peak_dbfs: float, published_peak_dbfs
     return -quieter <= difference_lu <= louder
 
 
-def name_of(clip: str, corpus: str, file: str) -> str:
+def _known_by(clip: str, corpus: str, file: str) -> str:
     """By what a clip is known whatever its file's encoding: corpus, file without its ending, position."""
     return f"{corpus}/{PurePosixPath(file).with_suffix('')}#{clip.rpartition('#')[2]}"
 
@@ -179,25 +167,27 @@ def check_copies(config: Config) -> None:
     states = _list_clips(config)
     images, absent = _list_images(config)
     for corpus, counts in sorted(states.items()):
-        log.info("copies: %s: %s", corpus, ", ".join(f"{counts[state]:,} {state}" for state in State))
+        log.info("copies: %s: %s", corpus, ", ".join(f"{counts[state]:,} {state}" for state in CopyState))
     log.info("copies: images: %s of %s are missing", f"{absent:,}", f"{images:,}")
-    lost = {corpus: counts[State.DIFFERENT] + counts[State.MISSING] for corpus, counts in sorted(states.items())}
+    lost = {
+        corpus: counts[CopyState.DIFFERENT] + counts[CopyState.MISSING] for corpus, counts in sorted(states.items())
+    }
     if config.published.missing == "stop" and (absent or any(lost.values())):
         total = sum(counts.total() for counts in states.values())
         by_corpus = ", ".join(f"{corpus} {n:,}" for corpus, n in lost.items() if n)
         for stage in ("copies", "concepts"):  # looked at again, as what is missing may be here then
             withdraw_stage(config.run_dir, stage)
         what = [
-            (sum(lost.values()), f"of {total:,} clips are missing or different ({by_corpus})", CLIPS_FILE),
-            (absent, f"of {images:,} images are missing", IMAGES_FILE),
+            (sum(lost.values()), f"of {total:,} clips are missing or different ({by_corpus})", CLIPS_LIST),
+            (absent, f"of {images:,} images are missing", IMAGES_LIST),
         ]
         said = "; ".join(f"{n:,} {text}, see {config.run_dir / file}" for n, text, file in what if n)
         raise InputError(f"{said}; get them, or go on with --missing skip or --missing repair (published.missing)")
 
 
-def _list_clips(config: Config) -> Mapping[str, Counter[State]]:
+def _list_clips(config: Config) -> Mapping[str, Counter[CopyState]]:
     """Write RUN/copies.csv, what is not found first, and count by corpus and state."""
-    counts: dict[str, Counter[State]] = {}
+    counts: dict[str, Counter[CopyState]] = {}
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(("clip", "corpus", "file", "state", "local", "correlation", "loudness_difference_lu"))
@@ -207,7 +197,7 @@ def _list_clips(config: Config) -> Mapping[str, Counter[State]]:
                 counts.setdefault(copy.corpus, Counter())[copy.state] += 1
                 numbers = (copy.correlation, copy.loudness_difference_lu) if copy.local else ("", "")
                 table.writerow((copy.clip, copy.corpus, copy.file, copy.state, copy.local, *numbers))
-    write_atomically(config.run_dir, CLIPS_FILE, text.getvalue().encode())
+    write_atomically(config.run_dir, CLIPS_LIST, text.getvalue().encode())
     return counts
 
 
@@ -218,5 +208,5 @@ def _list_images(config: Config) -> tuple[int, int]:
         rows = dict.fromkeys(zip(columns["image"].to_pylist(), columns["present"].to_pylist(), strict=True))
         images += len(rows)
         absent += [image for image, present in rows if not present]
-    write_atomically(config.run_dir, IMAGES_FILE, "".join(f"{image}\n" for image in absent).encode())
+    write_atomically(config.run_dir, IMAGES_LIST, "".join(f"{image}\n" for image in absent).encode())
     return images, len(absent)

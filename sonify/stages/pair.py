@@ -7,6 +7,7 @@ together and draws the loudness.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
+from typing import BinaryIO
 
 from sonify import layout
 from sonify.captions.words import find_discard_words
@@ -15,7 +16,6 @@ from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import stems
 from sonify.io.tables import TableWriter, read_rows, read_tables
-from sonify.io.write import Transaction
 from sonify.keys import escape_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
 from sonify.pool import clip_columns
@@ -106,19 +106,12 @@ def is_other_medium(check: CheckedImage, media: Collection[str]) -> bool:
     return check.medium not in ("", *media)
 
 
-@dataclass(frozen=True, slots=True)
-class PairedImage:
-    """All the scenes of one image."""
-
-    pairs: tuple[Pair, ...]
-
-
 def pair_job(config: Config) -> Job:
     """Concepts to pairs. Accounting counts (image, scene)."""
     return Job(
         read=lambda unit: read_scenes(config, unit),
         process=PairStage(config, load_pool(config.run_dir, config.retrieval, THREADS)),
-        open_sink=lambda unit, transaction, _rejects: PairSink(transaction, unit),
+        open_sink=lambda unit, transaction, _rejects: ScenesSink(transaction.create(layout.pairs(unit)), Pair),
         batch_rows=512,
         scenes=config.scenes,
     )
@@ -158,7 +151,7 @@ class PairStage:
         self._pool = pool
         self._excluded = read_exclusions(config.images.exclude)
 
-    def __call__(self, rows: Sequence[ImageScenes]) -> list[PairedImage | Rejected]:
+    def __call__(self, rows: Sequence[ImageScenes]) -> list[tuple[Pair, ...] | Rejected]:
         planned = [self._refuse(row) or scenes_of(self._config, row) for row in rows]
         splits = [split_of(self._config.seed, "image", row.key, self._config.images.validation) for row in rows]
         rankings = {
@@ -193,12 +186,11 @@ class PairStage:
 
     def _pair_image(
         self, key: str, split: str, scenes: tuple[Scene, ...], rankings: Mapping[str, Ranking]
-    ) -> PairedImage | Rejected:
+    ) -> tuple[Pair, ...] | Rejected:
         results = [self._pair_scene(key, split, scene, rankings) for scene in scenes]
         if self._config.render.scenes == "any":
             results = self._fill(split, scenes, results, rankings)
-        rejected = next((result for result in results if isinstance(result, Rejected)), None)
-        return rejected or PairedImage(tuple(result for result in results if isinstance(result, Pair)))
+        return all_or_rejected(results)
 
     def _fill(
         self,
@@ -302,16 +294,22 @@ def make_pair(split: str, scene: str, heard: Heard, sources: tuple[SourceClip, .
     )
 
 
-class PairSink:
-    """Writes the pairs of a unit."""
+def all_or_rejected(results: Sequence[Pair | Rejected]) -> tuple[Pair, ...] | Rejected:
+    """The scenes of an image, which leaves with all of them where one is rejected."""
+    rejected = next((result for result in results if isinstance(result, Rejected)), None)
+    return rejected or tuple(result for result in results if isinstance(result, Pair))
 
-    def __init__(self, transaction: Transaction, unit: str) -> None:
-        self._table = TableWriter(transaction.create(layout.pairs(unit)), Pair)
 
-    def write(self, row: PairedImage) -> None:
+class ScenesSink:
+    """Writes all the scenes of one image after the other, a row each."""
+
+    def __init__(self, file: BinaryIO, row_type: type) -> None:
+        self._table = TableWriter(file, row_type)
+
+    def write(self, row: Sequence[Pair]) -> None:
         """Add all scenes of one image."""
-        for pair in row.pairs:
-            self._table.write(pair)
+        for scene in row:
+            self._table.write(scene)
 
     def close(self) -> None:
         """Finish the table."""

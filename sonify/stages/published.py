@@ -15,21 +15,20 @@ from typing import Any
 from sonify import layout
 from sonify.config import Config, FolderImages, Images
 from sonify.dataset.format import PublishedPair
-from sonify.dataset.read import PublishedFolder, read_image_uris, read_pairs
-from sonify.dataset.render_from import published_folder
+from sonify.dataset.read import read_image_uris, read_pairs
+from sonify.dataset.render_from import PublishedFolder, published_folder
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import check_mounted, child, is_file, read_ahead
-from sonify.io.tables import TableWriter, read_rows
-from sonify.io.write import Transaction
+from sonify.io.tables import read_rows
 from sonify.media.mixing import gain_to_target_db
 from sonify.retrieval.candidates import Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
 from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
 from sonify.sources.userfiles import exclusion_names, read_exclusions
-from sonify.stages.copies import Copy, State, read_copies
-from sonify.stages.pair import THREADS, PairedImage, PairSink, draw_source
+from sonify.stages.copies import Copy, CopyState, read_copies
+from sonify.stages.pair import THREADS, ScenesSink, all_or_rejected, draw_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +56,10 @@ def published_job(config: Config) -> Job:
     folder = published_folder(config)
     return Job(
         read=lambda unit: _read_published(config, folder, unit),
-        process=lambda rows: rows,
-        open_sink=lambda unit, transaction, _rejects: SceneSink(transaction, unit),
+        process=lambda images: [image.scenes for image in images],
+        open_sink=lambda unit, transaction, _rejects: ScenesSink(
+            transaction.create(layout.concepts(layout.PUBLISHED, unit)), PublishedScene
+        ),
         batch_rows=images_at_once(config.scenes),
         scenes=config.scenes,
     )
@@ -116,11 +117,7 @@ def _keys_of(images: Images, refs: Iterable[ImageRef]) -> Collection[str]:
 
 
 def refs_of(config: Config, folder: PublishedFolder, unit: str) -> list[ImageRef]:
-    """The listing of a unit of a verified folder: its images, or the archives that they are in.
-
-    Raises:
-        InputError: an image is in none of the image set's archives.
-    """
+    """The listing of a unit of a verified folder: its images, or the archives that they are in."""
     suffix = {"folder": "", "parquet": ".parquet"}.get(config.images.kind, ".tar")
     uris = read_image_uris(folder, unit)
     names = dict.fromkeys(_container_of(uri, suffix) if suffix else uri for uri in uris)
@@ -136,22 +133,6 @@ def _container_of(uri: str, suffix: str) -> str:
     return "/".join(parts[: next(ends, 0)])
 
 
-class SceneSink:
-    """Writes the scenes of a unit."""
-
-    def __init__(self, transaction: Transaction, unit: str) -> None:
-        self._table = TableWriter(transaction.create(layout.concepts(layout.PUBLISHED, unit)), PublishedScene)
-
-    def write(self, row: PublishedImage) -> None:
-        """Add all scenes of one image."""
-        for scene in row.scenes:
-            self._table.write(scene)
-
-    def close(self) -> None:
-        """Finish the table."""
-        self._table.close()
-
-
 def adopt_job(config: Config) -> Job:
     """The pairing stage of a published dataset. Accounting counts (image, scene)."""
     assert config.published is not None
@@ -160,7 +141,7 @@ def adopt_job(config: Config) -> Job:
     return Job(
         read=lambda unit: _read_scenes(config, unit),
         process=AdoptStage(config, copies, pool),
-        open_sink=lambda unit, transaction, _rejects: PairSink(transaction, unit),
+        open_sink=lambda unit, transaction, _rejects: ScenesSink(transaction.create(layout.pairs(unit)), Pair),
         batch_rows=images_at_once(config.scenes),
         scenes=config.scenes,
     )
@@ -186,7 +167,7 @@ class AdoptStage:
         self._row_of_clip = {split: {clip: row for row, clip in enumerate(part.clips)} for split, part in pool.items()}
         self._excluded = read_exclusions(config.images.exclude)
 
-    def __call__(self, rows: Sequence[PublishedImage]) -> list[PairedImage | Rejected]:
+    def __call__(self, rows: Sequence[PublishedImage]) -> list[tuple[Pair, ...] | Rejected]:
         planned = [self._refuse(row) or row for row in rows]
         left = [plan for plan in planned if isinstance(plan, PublishedImage)]
         rankings = {split: self._rank(split, left) for split in self._pool}
@@ -210,10 +191,11 @@ class AdoptStage:
     def _is_here(self, source: SourceClip) -> bool:
         return self._copies[source.clip].found
 
-    def _adopt(self, image: PublishedImage, rankings: Mapping[str, Mapping[str, Ranking]]) -> PairedImage | Rejected:
+    def _adopt(
+        self, image: PublishedImage, rankings: Mapping[str, Mapping[str, Ranking]]
+    ) -> tuple[Pair, ...] | Rejected:
         results = [self._adopt_scene(scene, rankings.get(scene.split, {})) for scene in image.scenes]
-        rejected = next((result for result in results if isinstance(result, Rejected)), None)
-        return rejected or PairedImage(tuple(result for result in results if isinstance(result, Pair)))
+        return all_or_rejected(results)
 
     def _adopt_scene(self, scene: PublishedScene, rankings: Mapping[str, Ranking]) -> Pair | Rejected:
         kept = {n: self._keep(source) for n, source in enumerate(scene.sources) if self._is_here(source)}
@@ -233,7 +215,7 @@ class AdoptStage:
     def _keep(self, source: SourceClip) -> SourceClip:
         """The source with the pool's own clip: as it was published, or brought to the same loudness."""
         copy = self._copies[source.clip]
-        if copy.state is State.EXACT:
+        if copy.state is CopyState.EXACT:
             return replace(source, clip=copy.local)
         gain_db = gain_to_target_db(copy.local_lufs, source.target_lufs, self._config.mix.max_gain_db)
         return replace(source, clip=copy.local, gain_db=gain_db, copy="equivalent")

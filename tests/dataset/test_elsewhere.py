@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from sonify.dataset.compare import compare_with_published
+from sonify.dataset.committed import compare_with_published
 from sonify.dataset.render_from import adopt_settings
 from sonify.dataset.write import publish
 from sonify.errors import InputError, WorkError

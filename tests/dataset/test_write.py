@@ -20,7 +20,7 @@ from sonify.dataset.about import Tally
 from sonify.dataset.committed import committed_units, finished_stages
 from sonify.dataset.format import CHECKSUMS, RECORD, SHARDS, PublishedClip, PublishedPair, PublishedShard
 from sonify.dataset.licences import SA1B_LICENCE, allow_only
-from sonify.dataset.write import Publication, PublishOptions, publish, summary
+from sonify.dataset.write import Publication, PublishOptions, publish
 from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
@@ -262,7 +262,7 @@ def test_images_and_recordings_are_excluded_by_their_names_and_names_of_nothing_
 def test_the_summary_says_what_was_left_out_and_why_sound_may_not_be_passed_on(tmp_path):
     def said(**fields):
         of = record(statistics=statistics(scenes={"train": 1500, "validation": 4}, **fields))
-        return summary(Publication(folder=tmp_path, record=of, files=3, size_bytes=9))
+        return Publication(folder=tmp_path, record=of, files=3, size_bytes=9).summary()
 
     assert said(conditions={"BY": 1504}, redistributable=1504, left_out={}) == (
         "1,504 scenes; 1,504 may be passed on as sound"

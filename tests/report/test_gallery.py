@@ -246,8 +246,8 @@ def test_a_second_build_replaces_the_first_and_leaves_nothing_else(tmp_path: Pat
     run = make_run(tmp_path / "run", some_images(3), ("llava",))
     first = contents(build_gallery(run))
     (run / "gallery" / "stale.txt").write_text("from an older version")
-    (run / ".gallery.new").mkdir()
-    (run / ".gallery.new" / "half.jpg").write_bytes(b"from a killed build")
+    (run / ".gallery.partial").mkdir()
+    (run / ".gallery.partial" / "half.jpg").write_bytes(b"from a killed build")
 
     second = contents(build_gallery(run))
 
@@ -307,7 +307,7 @@ def test_damage_is_named_and_the_older_gallery_stays(tmp_path: Path, damage: Any
 
     assert "sonify verify" in str(raised.value)
     assert contents(run / "gallery") == before
-    assert not (run / ".gallery.new").exists()
+    assert not (run / ".gallery.partial").exists()
 
 
 def test_a_run_without_renders_says_what_to_run(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from tests.train.runs import BOUND, FACTS, state
+import sonify.io.write as write
 import train.checkpoints as checkpoints
 calls = 0
 def dying(function):
@@ -127,9 +128,8 @@ def dying(function):
             os.kill(os.getpid(), 9)
         return function(*arguments, **named)
     return call
-for name in ("_sync", "sync_folder"):
-    setattr(checkpoints, name, dying(getattr(checkpoints, name)))
-checkpoints.os.replace = dying(os.replace)
+for module, name in ((checkpoints, "_sync"), (checkpoints, "sync_folder"), (write, "sync_folder"), (os, "rename")):
+    setattr(module, name, dying(getattr(module, name)))
 checkpoints.save_checkpoint(Path(sys.argv[1]), state(2), FACTS, keep=1)
 """
 

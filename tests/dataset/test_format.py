@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sonify.dataset.format import CHECKSUMS, RECORD
-from sonify.dataset.sealed import new_folder
+from sonify.dataset.format import CHECKSUMS, FORMAT, RECORD, PublishedClip, PublishedPair, new_folder
 from sonify.errors import InputError
+from sonify.io.tables import schema_of
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sonify.dataset.sealed import new_folder
+from sonify.dataset.format import CHECKSUMS, RECORD, new_folder
 
 def fill(out, text):
     with new_folder(out) as folder:
@@ -58,6 +58,23 @@ while True:
     moment += 1
 print(*seen)
 """
+
+
+def test_the_columns_are_those_of_the_format():
+    """Rows of a run are published with more columns: one that the run gets makes another format."""
+    assert FORMAT == 1
+    assert " ".join(schema_of(PublishedPair).names) == (
+        "image image_uri image_sha256 width height split scene caption medium check_answer sources"
+        " mix_gain_db peak_dbfs mix_sha256 image_licence conditions contradictions redistributable"
+    )
+    assert " ".join(schema_of(PublishedClip).names) == (
+        "clip recording corpus file start_sec duration_sec loudness_lufs peak_dbfs text licence attribution split"
+        " sha256 conditions fingerprint"
+    )
+    (sources,) = (field.type.value_type for field in schema_of(PublishedPair) if field.name == "sources")
+    assert " ".join(field.name for field in sources) == (
+        "concept description clip cosine score threshold num_candidates target_lufs gain_db copy"
+    )
 
 
 def fill(out, **files):
@@ -147,7 +164,7 @@ def test_a_place_where_no_folder_can_be_is_refused_in_one_line(tmp_path, place, 
 
 
 def test_a_publication_that_is_replaced_is_named(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "sonify.dataset.sealed")
+    caplog.set_level(logging.INFO, "sonify.dataset.format")
     (tmp_path / "out").mkdir()
     fill(tmp_path / "out", sonify_json="old")
     assert caplog.messages == []
@@ -159,7 +176,7 @@ def test_a_mounted_disk_is_refused_in_one_line(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no user namespaces on this machine: nothing can be mounted")
     (tmp_path / "out").mkdir()
-    begin = "import sys; from pathlib import Path; from sonify.dataset.sealed import new_folder"
+    begin = "import sys; from pathlib import Path; from sonify.dataset.format import new_folder"
     code = f"{begin}\nwith new_folder(Path(sys.argv[1])) as folder: (folder / 'sonify.json').write_text('x')"
     command = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
     out = tmp_path / "out"
@@ -167,4 +184,4 @@ def test_a_mounted_disk_is_refused_in_one_line(tmp_path):
         ["unshare", "-rm", "sh", "-c", command, out, sys.executable, "-c", code, out],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert f"{InputError.__name__}: --out {out}: cannot be replaced" in done.stderr
+    assert f"{InputError.__name__}: {out}: cannot be replaced" in done.stderr

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -9,6 +8,8 @@ import pytest
 import torch
 
 from sonify.errors import InputError, WorkError
+from tests.processes import run_on_small_disk
+from tests.tiny_networks import edit_json
 from tests.train.runs import BOUND, FACTS, state
 from train.checkpoints import load_averaged, restore_checkpoint, save_checkpoint
 
@@ -50,17 +51,15 @@ def flip(folder: Path) -> None:
     file.write_bytes(data)
 
 
-def lose(folder: Path) -> None:
-    (folder / "ema.safetensors").unlink()
-
-
-def edit(folder: Path) -> None:
-    record = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(record | {"step": 99}))
-
-
 @pytest.mark.parametrize(
-    ("damage", "named"), [(cut, "bytes instead of"), (flip, "sha256"), (lose, "is missing"), (edit, "state.json")]
+    ("damage", "named"),
+    [
+        (cut, "bytes instead of"),
+        (flip, "sha256"),
+        (lambda folder: (folder / "ema.safetensors").unlink(), "is missing"),
+        (lambda folder: edit_json(folder / "state.json", lambda record: record.update(step=99)), "state.json"),
+    ],
+    ids=["cut", "flipped", "lost", "edited"],
 )
 def test_a_damaged_newest_one_is_named_and_the_one_before_it_used(tmp_path, caplog, damage, named):
     save_checkpoint(tmp_path, state(1), FACTS, keep=3)
@@ -165,14 +164,5 @@ except DiskFull as full:
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
-    (tmp_path / "small").mkdir()
-    command = f'mount -t tmpfs -o size=5m tmpfs "{tmp_path}/small" && exec "$0" -c "$1" "{tmp_path}"'
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command, sys.executable, FULL],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip("no small file system may be mounted here")
+    done = run_on_small_disk(tmp_path / "small", "5m", FULL, tmp_path)
     assert "no space left on the disk" in done.stdout, done.stderr

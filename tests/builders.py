@@ -191,6 +191,14 @@ def sa1b_members(images: Mapping[int, bytes] | range) -> dict[str, bytes]:
     return members
 
 
+def write_sa1b(folder: Path, images: range) -> Path:
+    """Two archives as published, `sa_000020.tar` and `sa_000021.tar`, with half of the images each."""
+    half = len(images) // 2
+    for part, ids in enumerate((images[:half], images[half:])):
+        write_tar(folder / f"sa_00002{part}.tar", sa1b_members(ids))
+    return folder
+
+
 # --- configurations
 
 

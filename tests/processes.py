@@ -93,7 +93,7 @@ def _processes(fits: Callable[[Path], bool]) -> list[int]:
     return found
 
 
-STEPS = ("fsync", "replace", "unlink")
+STEPS = ("fsync", "rename", "replace", "unlink")
 
 
 def fork(work: Callable[[], object], kill_at: int | None = None) -> int:

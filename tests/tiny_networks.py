@@ -27,8 +27,15 @@ from transformers import (
     ClapModel,
     ClapProcessor,
     ClapTextConfig,
+    CLIPConfig,
     CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTokenizer,
     CLIPVisionConfig,
+    HubertConfig,
+    HubertModel,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -40,6 +47,7 @@ from transformers import (
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
     RobertaTokenizer,
+    Wav2Vec2FeatureExtractor,
 )
 
 from sonify.features.ast import load_ast
@@ -152,6 +160,38 @@ def tiny_clap(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
     torch.manual_seed(0)
     model = ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=32))
     return _save(folder, model, ClapProcessor(front_end, tokenizer))
+
+
+def tiny_clip(folder: Path) -> Path:
+    """CLIP: texts letter by letter, images of 32 pixels."""
+    letters = string.ascii_lowercase
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: n for n, token in enumerate(tokens)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+    text = CLIPTextConfig(
+        vocab_size=len(vocab), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        projection_dim=16, bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
+        pad_token_id=vocab["<|endoftext|>"],
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
+        projection_dim=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return _save(folder, network, CLIPProcessor(images, tokenizer))
+
+
+def tiny_hubert(folder: Path) -> Path:
+    """HuBERT, built as `facebook/hubert-base-ls960`: a group norm behind the first layer, a normalising front end."""
+    torch.manual_seed(0)
+    config = HubertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    front_end = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False)
+    return _save(folder, HubertModel(config), front_end)
 
 
 def answering_llava(folder: Path, pairs: Pairs) -> Path:

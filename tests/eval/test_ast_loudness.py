@@ -1,45 +1,47 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from eval.ast_loudness import at_gains, hubert_features, judge_loudness, load_hubert
 from sonify.media.clips import CutClip
 from sonify.media.mixing import FULL_SCALE, measure_loudness
-from tests.eval.tiny_judges import write_tiny_hubert
+from tests.builders import as_pcm, noise
+from tests.tiny_networks import edit_weights, tiny_hubert
 from train.windows import SAMPLE_RATE_HZ, TARGET_LUFS
 
 CPU = torch.device("cpu")
 
 
-def noise(level: float) -> CutClip:
-    samples = np.random.default_rng(0).standard_normal(SAMPLE_RATE_HZ) * level * FULL_SCALE
-    return CutClip(index=0, start_sec=0.0, duration_sec=1.0, samples=samples.astype(np.int16))
+def noisy_clip(level: float) -> CutClip:
+    return CutClip(index=0, start_sec=0.0, duration_sec=1.0, samples=as_pcm(noise(size=SAMPLE_RATE_HZ, level=level)))
 
 
 @pytest.mark.parametrize("level", [0.002, 0.2])
 def test_a_clip_is_as_loud_as_its_gain_says_whatever_it_was(level):
-    audio_GS = at_gains(noise(level), [-12.0, 0.0, 9.0])
+    audio_GS = at_gains(noisy_clip(level), [-12.0, 0.0, 9.0])
     assert audio_GS.dtype == np.float32
     heard_lufs = [measure_loudness(audio_S.astype(np.float64) * FULL_SCALE, SAMPLE_RATE_HZ) for audio_S in audio_GS]
     assert heard_lufs == pytest.approx([TARGET_LUFS - 12, TARGET_LUFS, TARGET_LUFS + 9], abs=0.01)
 
 
 def test_a_gain_beyond_full_scale_is_not_limited():
-    quiet_S, loud_S = at_gains(noise(0.1), [0.0, 40.0])
+    quiet_S, loud_S = at_gains(noisy_clip(0.1), [0.0, 40.0])
     assert np.abs(loud_S).max() > 1
     assert loud_S == pytest.approx(100 * quiet_S, rel=1e-5)
 
 
 def test_weights_with_the_names_of_older_libraries_are_read(tmp_path):
-    folder = write_tiny_hubert(tmp_path)
-    audio_1S = at_gains(noise(0.1), [0.0])
+    folder = tiny_hubert(tmp_path)
+    audio_1S = at_gains(noisy_clip(0.1), [0.0])
     expected = hubert_features(load_hubert(str(folder), None, CPU)[0], None)(audio_1S)
-    tensors = load_file(folder / "model.safetensors")
-    now, then = ("parametrizations.weight.original0", "parametrizations.weight.original1"), ("weight_g", "weight_v")
-    older = {name.replace(now[0], then[0]).replace(now[1], then[1]): tensor for name, tensor in tensors.items()}
-    assert older.keys() != tensors.keys()
-    save_file(older, folder / "model.safetensors", metadata={"format": "pt"})
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for now, then in names.items():
+            (name,) = (name for name in tensors if now in name)
+            tensors[name.replace(now, then)] = tensors.pop(name)
+
+    edit_weights(folder / "model.safetensors", rename)
     network, extractor, _ = load_hubert(str(folder), None, CPU)
     assert torch.equal(hubert_features(network, None)(audio_1S), expected)
     assert extractor.sampling_rate == SAMPLE_RATE_HZ

@@ -1,7 +1,6 @@
 """What a run shares with evaluation sets is found, listed for exclusion, and nothing else is."""
 
 import csv
-import io
 import json
 import shutil
 import subprocess
@@ -22,23 +21,17 @@ from sonify.errors import InputError, WorkError
 from sonify.media.likeness import NearHashes, perceptual_hash
 from sonify.sources.userfiles import read_exclusions
 from sonify.stores import to_run_dir
-from tests.builders import picture, small_config, small_input, tone, write_tar
+from tests.builders import encoded, picture, small_config, small_input, tone, write_csv, write_sound, write_tar
 from tests.servers import running_store
 
 PHOTOS, RECORDINGS = 12, 8
-
-
-def save(image: Image.Image, quality: int = 95) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("leakage")
     small_input(root, PHOTOS, RECORDINGS)
-    soundfile.write(root / "sounds" / "dog_bark.flac", tone(90), 16000)
+    write_sound(root / "sounds" / "dog_bark.flac", tone(90))
     with (root / "sounds" / "metadata.csv").open("a", newline="") as file:
         csv.writer(file).writerow(("dog_bark.flac", "dog", "CC0-1.0", "by 9"))
     run.run(small_config(root))
@@ -50,7 +43,7 @@ def evaluation_images(root: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     with Image.open(root / "photos" / "003.jpg") as image:
-        (folder / "small.jpg").write_bytes(save(image.convert("L").resize((36, 24)), quality=60))
+        (folder / "small.jpg").write_bytes(encoded(image.convert("L").resize((36, 24)), quality=60))
     (folder / "other.jpg").write_bytes(picture(900))
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     write_tar(folder / "part.tar", {"same.jpg": (root / "photos" / "005.jpg").read_bytes()})
@@ -63,8 +56,8 @@ def evaluation_sounds(root: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     samples, rate_hz = soundfile.read(root / "sounds" / "002.flac", dtype="int16")
     soundfile.write(folder / "renamed.wav", samples, rate_hz)
-    soundfile.write(folder / "dog_bark.wav", tone(91), 16000)
-    soundfile.write(folder / "004.wav", tone(92), 16000)
+    write_sound(folder / "dog_bark.wav", tone(91))
+    write_sound(folder / "004.wav", tone(92))
     (folder / "broken.wav").write_bytes(b"RIFF")
     return folder
 
@@ -95,13 +88,11 @@ def test_an_upload_is_known_in_another_collection(tmp_path: Path) -> None:
     (tmp_path / "esc50" / "meta").mkdir(parents=True)
     (tmp_path / "sounds").rename(tmp_path / "esc50" / "audio")
     table = [(f"{n:03d}.flac", 1, 0, "dog", False, 100 + n, "A") for n in range(4)]
-    with (tmp_path / "esc50" / "meta" / "esc50.csv").open("w", newline="") as file:
-        columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
-        csv.writer(file).writerows([columns, *table])
+    columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
+    write_csv(tmp_path / "esc50" / "meta" / "esc50.csv", columns, table)
     sources = {"sources": [{"kind": "esc50", "path": str(tmp_path / "esc50")}], "validation": 0}
     run.run(small_config(tmp_path, audio=sources))
-    (tmp_path / "evaluation").mkdir()
-    soundfile.write(tmp_path / "evaluation" / "101.wav", tone(93), 16000)
+    write_sound(tmp_path / "evaluation" / "101.wav", tone(93))
     found = find_leakage(tmp_path / "run", None, tmp_path / "evaluation")
     assert [(match.file, match.recording, match.by) for match in found.sounds] == [
         ("esc50/audio/001.flac", "freesound/101", "upload")
@@ -226,4 +217,4 @@ def test_copies_of_photographs_are_near_and_different_ones_are_not(test_data: Pa
     for file, own in zip(files, hashes, strict=True):
         with Image.open(file) as image:
             half = image.convert("L").resize((image.width // 2, image.height // 2))
-        assert NearHashes([own]).nearest([perceptual_hash(save(half, quality=50))])[0][0] <= DISTANCE
+        assert NearHashes([own]).nearest([perceptual_hash(encoded(half, quality=50))])[0][0] <= DISTANCE

@@ -16,21 +16,19 @@ from eval.studio import Painting, Studio
 from eval.study import read_heard
 from sonify.errors import InputError
 from sonify.media.mixing import FULL_SCALE, measure_loudness
-from tests.eval.tiny_judges import write_tiny_clip, write_tiny_hubert
-from tests.tiny_networks import tiny_pipeline, write_tiny_pixart
+from tests.builders import noise, sine
+from tests.builders import write_sound as write_samples
+from tests.tiny_networks import tiny_clip, tiny_hubert, tiny_pipeline, write_tiny_pixart
 from train.tiny import write_tiny_ast
 from train.windows import SAMPLE_RATE_HZ, TARGET_LUFS
 
 SECONDS = 5
 
 
-def write_sound(path: Path, pitch_hz: float, level: float = 0.1, seconds: float = SECONDS) -> Path:
+def write_sound(path: Path, pitch_hz: float, level: float = 0.1) -> Path:
     """A tone with some noise; with `level` 0, silence."""
-    time_S = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    noise_S = np.random.default_rng(round(pitch_hz)).standard_normal(time_S.size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, level * (np.sin(2 * np.pi * pitch_hz * time_S) + 0.1 * noise_S), SAMPLE_RATE_HZ)
-    return path
+    tone_S = sine(pitch_hz, SECONDS, SAMPLE_RATE_HZ, level)
+    return write_samples(path, tone_S + noise(round(pitch_hz), tone_S.size, 0.1 * level), SAMPLE_RATE_HZ)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +36,8 @@ def folder(tmp_path_factory) -> Path:
     """Models and sounds."""
     folder = tmp_path_factory.mktemp("studies")
     write_tiny_pixart(folder / "model")
-    write_tiny_clip(folder / "clip")
-    write_tiny_hubert(folder / "hubert")
+    tiny_clip(folder / "clip")
+    tiny_hubert(folder / "hubert")
     write_tiny_ast(folder / "ast")
     write_sound(folder / "dog.wav", 300)
     write_sound(folder / "sea_waves.wav", 1000, level=0.02)

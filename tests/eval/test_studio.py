@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ from transformers import CLIPModel, CLIPProcessor
 
 from eval.studio import check_labels, load_scorer, score_labels
 from sonify.errors import InputError
-from tests.eval.tiny_judges import write_tiny_clip, write_tiny_hubert
+from tests.tiny_networks import edit_json, tiny_clip, tiny_hubert
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    return write_tiny_clip(tmp_path_factory.mktemp("clip"))
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 def noise_images(count: int) -> list[Image.Image]:
@@ -57,13 +56,11 @@ def test_what_is_no_clip_is_refused(tmp_path, clip):
     with pytest.raises(InputError, match="no such folder"):
         load_scorer(str(tmp_path / "nowhere" / "at" / "all"))
     with pytest.raises(InputError, match="tokenizer"):
-        load_scorer(str(write_tiny_hubert(tmp_path / "hubert")))
+        load_scorer(str(tiny_hubert(tmp_path / "hubert")))
 
 
 def test_weights_that_lack_a_tensor_are_refused(tmp_path):
-    folder = write_tiny_clip(tmp_path / "clip")
-    config = json.loads((folder / "config.json").read_text())
-    config["vision_config"]["num_hidden_layers"] = 3
-    (folder / "config.json").write_text(json.dumps(config))
+    folder = tiny_clip(tmp_path / "clip")
+    edit_json(folder / "config.json", lambda config: config["vision_config"].update(num_hidden_layers=3))
     with pytest.raises(InputError, match="of the tensors of CLIPModel are not in the weights"):
         load_scorer(str(folder))

@@ -520,9 +520,7 @@ def test_a_decode_for_a_model_gives_the_picture_and_the_original_size(orientatio
 
 
 def jpeg(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(array), quality=95, subsampling=0)
 
 
 def thirds(width, height):

@@ -1,12 +1,11 @@
 import numpy as np
 
-from sonify.config import make_config
 from sonify.features.samples import encode_npy
 from sonify.report.estimate import estimate
 from sonify.run import plan_run, run
-from tests.builders import picture, small_config, small_input, write_tar
+from tests.builders import archives_in, picture, small_config, small_input, vlm_at, write_tar
 
-EYE = {"kind": "vlm", "name": "eye", "backend": "endpoint", "model": "stub", "url": "http://127.0.0.1:9/v1"}
+EYE = vlm_at("http://127.0.0.1:9/v1")
 
 
 def of(config):
@@ -44,12 +43,9 @@ def test_images_in_archives_are_counted_by_their_headers(tmp_path):
     small_input(tmp_path)
     for n in range(6):
         write_tar(tmp_path / "tars" / f"{n}.tar", {f"{k}.jpg": picture(k) for k in range(10)})
-    images = {"kind": "webdataset", "path": str(tmp_path / "tars"), "validation": 0}
-    config = small_config(tmp_path, images=images)
-    expected = of(config)
+    expected = of(small_config(tmp_path, images=archives_in(tmp_path / "tars")))
     assert (expected.images, expected.units["concepts"]) == (60, 6)
-    sampled = make_config(config.model_dump(mode="json") | {"images": images | {"sample": 7}})
-    assert of(sampled).images == 7
+    assert of(small_config(tmp_path, images=archives_in(tmp_path / "tars", sample=7))).images == 7
 
 
 def test_the_disk_of_features_is_that_of_a_sample_of_the_published_networks(tmp_path):

@@ -2,18 +2,14 @@ import numpy as np
 import pytest
 
 from sonify.report.pictures import ANCHORS_RGB, LOWEST_HZ, spectrogram_image
+from tests.builders import RATE_HZ, noise, sine
 
-RATE_HZ = 16000
 WIDTH, HEIGHT = 480, 96
 
 
 def lightness(samples: np.ndarray, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     picture = spectrogram_image(samples, RATE_HZ, width, height)
     return np.asarray(picture.convert("L"), dtype=np.float64)
-
-
-def seconds(duration_sec: float) -> np.ndarray:
-    return np.arange(round(duration_sec * RATE_HZ)) / RATE_HZ
 
 
 def row_of(frequency_hz: float) -> float:
@@ -26,7 +22,7 @@ def row_of(frequency_hz: float) -> float:
 
 @pytest.mark.parametrize("frequency_hz", [100.0, 440.0, 1000.0, 3000.0, 7000.0])
 def test_a_sine_is_one_bright_row_at_its_frequency(frequency_hz: float) -> None:
-    light = lightness(0.3 * np.sin(2 * np.pi * frequency_hz * seconds(5)))
+    light = lightness(sine(frequency_hz, level=0.3))
 
     rows = light[:, 10:-10].mean(axis=1)
 
@@ -36,7 +32,7 @@ def test_a_sine_is_one_bright_row_at_its_frequency(frequency_hz: float) -> None:
 
 
 def test_a_chirp_climbs_from_left_to_right() -> None:
-    t = seconds(5)
+    t = np.arange(5 * RATE_HZ) / RATE_HZ
     light = lightness(np.sin(2 * np.pi * (200 * t + 700 * t**2)))  # 200 Hz to 7,200 Hz
 
     brightest = light[:, 5:-5].argmax(axis=0)
@@ -54,10 +50,8 @@ def test_silence_is_the_darkest_colour_everywhere() -> None:
 
 
 def test_faint_hiss_stays_dark_and_a_quiet_scene_does_not() -> None:
-    noise = np.random.default_rng(0).normal(size=5 * RATE_HZ)
-
-    assert lightness(noise * 1e-5).mean() < 40
-    assert lightness(noise * 0.03).mean() > 120  # about -30 dBFS, where mixes lie
+    assert lightness(noise(level=1e-5)).mean() < 40
+    assert lightness(noise(level=0.03)).mean() > 120  # about -30 dBFS, where mixes lie
 
 
 def test_a_click_in_a_long_sound_is_not_lost_between_columns() -> None:
@@ -80,9 +74,9 @@ def test_any_length_fills_the_size_asked_for(num_samples: int, size: tuple[int, 
 
 @pytest.mark.parametrize("sample_rate_hz", [8000, 44100, 48000])
 def test_the_top_is_half_the_sample_rate(sample_rate_hz: int) -> None:
-    t = np.arange(2 * sample_rate_hz) / sample_rate_hz
+    highest = sine(0.48 * sample_rate_hz, 2, sample_rate_hz, level=1.0)
 
-    picture = spectrogram_image(np.sin(2 * np.pi * 0.48 * sample_rate_hz * t), sample_rate_hz, WIDTH, HEIGHT)
+    picture = spectrogram_image(highest, sample_rate_hz, WIDTH, HEIGHT)
 
     rows = np.asarray(picture.convert("L"), dtype=np.float64).mean(axis=1)
     assert int(rows.argmax()) <= 2

@@ -1,6 +1,5 @@
 """Real recordings under the names and in the forms of a corpus."""
 
-import io
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import soundfile
 from sonify.config import Audio
 from sonify.rows import SoundRef
 from sonify.sources.sounds import list_sounds
+from tests.builders import sound_bytes
 
 
 def real_recording(test_data: Path, number: int, ending: str = "flac") -> bytes:
@@ -17,9 +17,7 @@ def real_recording(test_data: Path, number: int, ending: str = "flac") -> bytes:
     if ending == "flac":
         return path.read_bytes()
     samples, rate_hz = soundfile.read(path, dtype="int16")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate_hz, format=ending.upper())
-    return buffer.getvalue()
+    return sound_bytes(samples, rate_hz, ending.upper())
 
 
 def put(path: Path, data: bytes) -> Path:

@@ -1,4 +1,3 @@
-import csv
 import gzip
 
 import pyarrow as pa
@@ -13,19 +12,26 @@ from sonify.io.tars import index_tar
 from sonify.rows import Pair, Reason
 from sonify.run import run
 from sonify.sources.captions import captions_for, identify_captions
-from tests.builders import SUBJECTS, picture, sa1b_members, sa1b_record, small_config, small_input, tar_bytes, write_tar
+from tests.builders import (
+    SUBJECTS,
+    picture,
+    sa1b_members,
+    sa1b_record,
+    small_config,
+    small_input,
+    stored,
+    tar_bytes,
+    write_csv,
+    write_sa1b,
+    write_tar,
+)
 
 IDS = range(223_750, 223_762)
 
 
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "sa1b"
-    folder.mkdir()
-    for part in range(2):
-        ids = range(IDS.start + 6 * part, IDS.start + 6 * part + 6)
-        (folder / f"sa_00002{part}.tar").write_bytes(tar_bytes(sa1b_members(ids)))
-    return folder
+    return write_sa1b(tmp_path / "sa1b", IDS)
 
 
 def llava(image: int) -> str:
@@ -79,10 +85,7 @@ def as_hub_parquet(root):
 
 
 def as_csv(root):
-    path = root / "captions.csv"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "caption"), *((f"sa_{n}.jpg", llava(n)) for n in IDS)])
-    return path
+    return write_csv(root / "captions.csv", ("image", "caption"), [(f"sa_{n}.jpg", llava(n)) for n in IDS])
 
 
 LAYOUTS = [as_gzip, as_tar, as_flat_folder, as_folders, as_hub_parquet, as_csv]
@@ -101,9 +104,9 @@ def test_captions_are_joined_by_image_id(tmp_path, make):
 @pytest.mark.parametrize("make", [as_gzip, as_csv])
 def test_captions_are_stored_once_and_anew_when_they_change(tmp_path, make):
     place = make(tmp_path)
-    stored = tmp_path / "run" / layout.UNITS / "captions"
+    kept = tmp_path / "run" / layout.UNITS / "captions"
     captions_for(tmp_path / "run", place)
-    (first,) = stored.glob("*.sqlite")
+    (first,) = kept.glob("*.sqlite")
     before = first.stat()
     captions_for(tmp_path / "run", place)
     assert first.stat() == before
@@ -145,8 +148,8 @@ def test_a_damaged_store_of_captions_is_an_error_of_the_work(tmp_path):
     table = tmp_path / "captions.csv"
     table.write_text("file,caption\n001.jpg,a dog\n")
     captions_for(tmp_path / "run", table)
-    (stored,) = (tmp_path / "run").rglob("*.sqlite")
-    stored.write_bytes(b"nonsense" * 1000)
+    (kept,) = (tmp_path / "run").rglob("*.sqlite")
+    kept.write_bytes(b"nonsense" * 1000)
     with pytest.raises(WorkError, match="remove the file, and the next run makes it again"):
         captions_for(tmp_path / "run", table)("001.jpg")
 
@@ -171,21 +174,16 @@ def test_a_whole_run_of_sa1b_with_its_captions(tmp_path, images):
     small_input(tmp_path)
     (tmp_path / "exclude.txt").write_text("# asked to be taken down\nsa_223751\n")
     broken = sa1b_members(range(300, 301)) | {"./sa_301.jpg": picture()[:-300], "./sa_301.json": sa1b_record(301)}
-    (images / "sa_000022.tar").write_bytes(tar_bytes(broken))
+    write_tar(images / "sa_000022.tar", broken)
     captions = as_gzip(tmp_path)
     config = small_config(
         tmp_path,
-        images={
-            "kind": "sa1b",
-            "path": str(images),
-            "validation": 0,
-            "exclude": str(tmp_path / "exclude.txt"),
-        },
+        images={"kind": "sa1b", "path": str(images), "validation": 0, "exclude": str(tmp_path / "exclude.txt")},
         concepts={"extractors": [{"kind": "captions", "file": str(captions)}]},
         engine={"kind": "local", "max_fault_ratio": 1.0},
     )
     counts = run(config)
-    pairs = [row for path in sorted((config.run_dir / "pairs").iterdir()) for row in read_rows(path, Pair)]
+    pairs = stored(config.run_dir / layout.PAIRS, Pair)
     assert [pair.image_uri.rpartition("/")[2] for pair in pairs] == [f"sa_{n}.jpg" for n in IDS if n != 223_751]
     assert all(
         pair.caption == " ".join(llava(n).split())

@@ -1,7 +1,5 @@
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from sonify.sources.sounds import list_sounds, open_sound, opening
 from sonify.sources.sounds.forms import MAX_RECORD_BYTES
 from sonify.sources.sounds.opening import CellReader
 from tests.builders import write_sounds, write_tar
+from tests.processes import run_python
 from tests.sources.recordings import audio_of, listed, put, real_recording
 
 
@@ -324,7 +323,6 @@ def test_memory_follows_the_row_group_and_not_the_file(tmp_path):
     noise = np.random.default_rng(0).bytes(size)
     cells = [{"bytes": noise[n:] + noise[:n]} for n in range(rows)]
     write_table(tmp_path / "a.parquet", cells, row_group_size=in_group)
-    arguments = [str(tmp_path / "a.parquet"), str(rows), str(rows * size)]
-    done = subprocess.run([sys.executable, "-c", READ_ALL, *arguments], capture_output=True, text=True, check=True)
+    done = run_python(READ_ALL, tmp_path / "a.parquet", rows, rows * size)
     # as it is stored and unpacked, and the cell; with a single row group 143 MB were measured
     assert int(done.stdout) < 4 * in_group + 16, done.stdout

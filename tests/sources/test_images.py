@@ -17,11 +17,10 @@ from sonify.sources.images import list_images, read_images
 from tests.builders import (
     SUBJECTS,
     picture,
-    sa1b_members,
     small_config,
     small_input,
-    tar_bytes,
     write_photos,
+    write_sa1b,
     write_tar,
 )
 
@@ -189,12 +188,7 @@ def sa1b(path, **settings):
 
 @pytest.fixture
 def sa1b_archives(tmp_path):
-    folder = tmp_path / "sa1b"
-    folder.mkdir()
-    for part in range(2):
-        ids = range(IDS.start + 6 * part, IDS.start + 6 * part + 6)
-        (folder / f"sa_00002{part}.tar").write_bytes(tar_bytes(sa1b_members(ids)))
-    return folder
+    return write_sa1b(tmp_path / "sa1b", IDS)
 
 
 def test_archives_are_units_and_images_have_their_plain_names(sa1b_archives):
@@ -206,23 +200,19 @@ def test_archives_are_units_and_images_have_their_plain_names(sa1b_archives):
     ]
     assert [row.key for row in rows] == sorted(row.key for row in rows)
     assert rows[2].key == "sa__000020_2etar_2fsa__223752_2ejpg"
-    assert rows[2] == SourceImage(
-        uri="sa_000020.tar/sa_223752.jpg",
-        data=picture(223_752),
-        caption=None,
-    )
+    assert rows[2] == SourceImage(uri="sa_000020.tar/sa_223752.jpg", data=picture(223_752), caption=None)
 
 
 def test_masks_are_not_parsed(tmp_path):
     members = {"./sa_1.jpg": picture(), "./sa_1.json": b'{"caption": "a dog", "annotations": [' + b"[" * 200_000}
-    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    write_tar(tmp_path / "a.tar", members)
     (row,) = read_images(sa1b(tmp_path), next(list_images(sa1b(tmp_path), 0)), 0)
     assert isinstance(row, SourceImage)
     assert row.caption is None
 
 
 def test_a_name_that_differs_only_in_its_dot_is_a_second_one(tmp_path):
-    (tmp_path / "a.tar").write_bytes(tar_bytes({"sa_1.jpg": b"first", "./sa_1.jpg": b"second"}))
+    write_tar(tmp_path / "a.tar", {"sa_1.jpg": b"first", "./sa_1.jpg": b"second"})
     rejected, kept = list[Any](read_images(sa1b(tmp_path), next(list_images(sa1b(tmp_path), 0)), 0))
     assert (rejected.reason, kept.data) == (Reason.DUPLICATE_KEY, b"first")
 

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +18,7 @@ from sonify.sources.images import list_images, read_images
 from sonify.sources.userfiles import read_exclusions
 from sonify.stores import BLOCK_BYTES, Place, kind_of
 from tests.builders import picture, small_config, small_input, tar_bytes
+from tests.processes import run_python
 from tests.servers import running_store
 
 
@@ -242,9 +241,9 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path):
         f"try: make_config({raw!r})\n"
         "except InputError as error: print(error)"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert "sonify[remote]" in found.stdout
-    assert found.stdout.count("\n") == 1
+    said = run_python(program, timeout=60).stdout
+    assert "sonify[remote]" in said
+    assert said.count("\n") == 1
 
 
 def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):

@@ -8,15 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonify import layout
-from sonify.config import make_config
 from sonify.errors import InputError, TransientError
-from sonify.io.tables import read_rows
 from sonify.io.write import sha256_of
 from sonify.rows import NOT_FAULTS, Clip, Reason, Rejected
 from sonify.run import run
 from sonify.sources.sounds import list_sounds
 from sonify.stages.make_pool import PoolStage
-from tests.builders import write_photos, write_tar
+from tests.builders import small_config, stored, write_photos, write_tar
 from tests.sources.recordings import audio_of, put, real_recording
 
 ABOUT = {"title": "t", "license": "http://creativecommons.org/licenses/by/3.0/", "uploader": "u"}
@@ -52,7 +50,7 @@ def corpora(test_data, tmp_path):
     return tmp_path
 
 
-def config_of(root, test_data, run_name="run", **audio):
+def config_of(root, test_data, **audio):
     labels = str(test_data / "formats/audioset/class_labels_indices.csv")
     more = {"audioset": {"segments": str(root / "audioset/eval.csv"), "labels": labels}}
     for kind in ("webdataset", "parquet"):
@@ -60,20 +58,12 @@ def config_of(root, test_data, run_name="run", **audio):
     kinds = ("audioset", "fsd50k", "bbc", "webdataset", "parquet")
     sources = [{"kind": kind, "path": str(root / kind), **more.get(kind, {})} for kind in kinds]
     write_photos(root / "photos", {"0.jpg": "a dog"})
-    return make_config(
-        {
-            "run_dir": str(root / run_name),
-            "images": {"kind": "folder", "path": str(root / "photos"), "validation": 0},
-            "audio": {"sources": sources, "validation": 0, **audio},
-            "engine": {"kind": "local"},
-        }
-    )
+    return small_config(root, audio={"sources": sources, "validation": 0, **audio})
 
 
 def pool_of(config):
     counts = run(config, stages=["pool"])["pool"]
-    tables = sorted((config.run_dir / layout.CLIPS).glob("*.parquet"))
-    return counts, [clip for table in tables for clip in read_rows(table, Clip)]
+    return counts, stored(config.run_dir / layout.CLIPS, Clip)
 
 
 def test_every_corpus_gives_clips_with_licence_and_attribution_and_every_row_is_counted(corpora, test_data):

@@ -16,13 +16,13 @@ from PIL import Image
 
 from sonify.errors import InputError
 from sonify.io.write import sha256_of
-from tests.tiny_networks import write_tiny_pixart
+from tests.builders import RATE_HZ
+from tests.tiny_networks import edit_json, write_tiny_pixart
 from train.generate import main
 from train.manifest import read_manifest
 from train.pipeline import load_pipeline
 from train.windows import make_windows, read_sound
 
-RATE_HZ = 16_000
 FAST = ["--steps", "2", "--device", "cpu"]
 
 
@@ -251,8 +251,8 @@ def test_a_model_released_anew_makes_its_own_images(sounds: Path, tmp_path: Path
     assert run(*words) == 0
     (before,) = read_manifest(tmp_path / "out")
     old = pixels(tmp_path / "out" / before.image)
-    index = folder / "scheduler" / "scheduler_config.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"timestep_spacing": "leading"}))
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    edit_json(scheduler, lambda settings: settings.update(timestep_spacing="leading"))
 
     assert run(*words) == 0
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from sonify import layout
 from sonify.config import Config
 from sonify.config.loader import make_settings
 from sonify.errors import WorkError
-from sonify.io.tables import read_rows
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip
 from sonify.run import run
-from tests.builders import small_config, small_input
+from tests.builders import small_config, small_input, stored
 from train.config import TrainConfig
 from train.loader import make_loader
 from train.shards import check_matches, held_out_scenes, open_feature_data
@@ -28,8 +28,8 @@ def sonified(tmp_path_factory: pytest.TempPathFactory) -> Config:
     config = small_config(
         root,
         run="run",
-        images={"kind": "folder", "path": str(root / "photos"), "shard_size": 4, "validation": 0.3},
-        audio={"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0.3},
+        images={"shard_size": 4, "validation": 0.3},
+        audio={"validation": 0.3},
         retrieval={"draws": 2},
         features={"size": 64, "flip": True, "std": True, **networks},
     )
@@ -67,7 +67,7 @@ def test_a_run_is_read_as_it_was_made(sonified: Config) -> None:
     assert data.num_images + validation.num_images == 12
     assert [batch.latents_BCHW.shape for batch in batches] == [(2, 4, 8, 8)] * 3
     assert [batch.audio_BTD.shape for batch in batches] == [(2, *data.audio_shape)] * 3
-    clips = [clip for path in (sonified.run_dir / "pool/clips").iterdir() for clip in read_rows(path, Clip)]
+    clips = stored(sonified.run_dir / layout.CLIPS, Clip)
     of_train = {clip.recording for clip in clips if clip.split == "train"}
     assert set(data.recordings()) <= of_train
     assert not set(validation.recordings()) & of_train

@@ -12,8 +12,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from sonify import layout
-from sonify.io.tables import write_rows
 from sonify.rows import Clip
+from tests.builders import clip_row, write_table
 from tests.train.runs import plain_config, training_config, training_input
 from train.checkpoints import Facts, State, save_checkpoint
 from train.config import TrainConfig
@@ -30,27 +30,8 @@ LICENCES = ["CC0", "CC BY 4.0", "CC0", "CC | odd"]
 
 def write_pool(run: Path, licence_of: dict[str, str]) -> None:
     """A pool of one clip a recording."""
-    clips = [
-        Clip(
-            clip=f"{name}#0",
-            recording=name,
-            corpus="c",
-            file=name,
-            start_sec=0.0,
-            duration_sec=5.0,
-            loudness_lufs=-30.0,
-            peak_dbfs=-10.0,
-            text="dog",
-            licence=licence,
-            attribution="",
-            split="train",
-            sha256="0",
-        )
-        for name, licence in licence_of.items()
-    ]
-    (run / layout.CLIPS).mkdir(parents=True)
-    with (run / layout.clips("000000")).open("wb") as file:
-        write_rows(file, Clip, clips)
+    clips = [clip_row(f"c/{name}#0", recording=name, licence=licence) for name, licence in licence_of.items()]
+    write_table(run / layout.clips("000000"), Clip, clips)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,7 @@
 """The `transformers` backend, on real LLaVA and Qwen2-VL classes at tiny size."""
 
-import json
 import shutil
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,9 @@ from sonify.errors import InputError
 from sonify.rows import Reason
 from sonify.vlm.in_process import InProcessVlm, load_in_process
 from sonify.vlm.questions import Answer, NoAnswer, Question
-from tests.tiny_networks import answering_llava, answering_qwen_vl, tiny_llava, tiny_qwen_vl
+from tests.builders import refused
+from tests.processes import run_python
+from tests.tiny_networks import answering_llava, answering_qwen_vl, edit_json, tiny_llava, tiny_qwen_vl
 
 RED = "Caption: a dog on grass.\ndog: sound of a dog barking (foreground)"
 BLUE = "Caption: waves on a beach.\nwaves: waves breaking on the shore (background)"
@@ -53,12 +51,6 @@ def settings(folder: Path, **changes: object) -> TransformersVlm:
 
 def ask(colour: str, prompt: str = PROMPTS[0], size: tuple[int, int] = (80, 60)) -> Question:
     return Question(image=Image.new("RGB", size, colour), prompt=prompt)
-
-
-def edit_json(path: Path, change: Callable[[dict], object]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def test_a_batch_is_answered_in_its_order(answering: Path) -> None:
@@ -111,11 +103,7 @@ def test_another_process_gives_the_same_answers(tmp_path: Path) -> None:
     )
     here = [str(load_in_process(settings(folder))([ask("red"), ask("blue"), ask("green")])) for folder in folders]
 
-    other = subprocess.run(
-        [sys.executable, "-c", script, *map(str, folders)], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-
-    assert other.stdout.splitlines() == here
+    assert run_python(script, *folders, cwd=ROOT).stdout.splitlines() == here
 
 
 def test_the_threads_are_those_of_the_settings(llava: Path) -> None:
@@ -176,44 +164,33 @@ def test_on_a_cpu_auto_is_float32(llava: Path) -> None:
     assert {weight.dtype for weight in vlm._network.parameters()} == {torch.float32}
 
 
-def _without_template(folder: Path) -> None:
-    (folder / "chat_template.jinja").unlink()
-
-
-def _template_for_text(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text(
-        "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
-        "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
-    )
-
-
-def _template_without_text(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("USER: <image>\nWhat is this? ASSISTANT:")
-
-
-def _template_that_raises(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{{ raise_exception('only for tools') }}")
+TEXT_ONLY = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
 
 
 @pytest.mark.parametrize(
-    ("break_folder", "expected"),
+    ("template", "expected"),
     [
-        (_without_template, "no chat template that takes an image"),
-        (_template_for_text, "chat template"),
-        (_template_without_text, "loses the image or the text"),
-        (_template_that_raises, "only for tools"),
+        (None, "no chat template that takes an image"),
+        (TEXT_ONLY, "chat template"),
+        ("USER: <image>\nWhat is this? ASSISTANT:", "loses the image or the text"),
+        ("{{ raise_exception('only for tools') }}", "only for tools"),
     ],
+    ids=["none", "text only", "no text", "raises"],
 )
 def test_a_model_that_cannot_be_asked_about_an_image_is_refused(
-    llava: Path, break_folder: Callable[[Path], None], expected: str
+    llava: Path, template: str | None, expected: str
 ) -> None:
-    break_folder(llava)
+    (llava / "chat_template.jinja").unlink()
+    if template is not None:
+        (llava / "chat_template.jinja").write_text(template)
 
-    with pytest.raises(InputError, match=expected) as refused:
+    with refused(expected) as caught:
         load_in_process(settings(llava))
 
-    assert str(llava) in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert str(llava) in str(caught.value)
 
 
 def test_a_gpu_that_is_not_there_is_an_error_of_the_settings(llava: Path) -> None:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from sonify import layout
 from sonify.errors import InputError, WorkError
-from sonify.io.commits import DamagedRecord, open_record, seal_record
+from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, naming_full_disk, sha256_of, sync_folder
 from train.config import TrainConfig
 from train.ema import Ema
@@ -198,13 +198,8 @@ def _check(folder: Path) -> dict[str, Any]:
     if folder.name != _name(record["step"]):
         raise _Damaged(f"{STATE} is that of {_name(record['step'])}")
     for file in (FileRecord(**fields) for fields in record["files"]):
-        path = folder / file.path
-        if not path.is_file():
-            raise _Damaged(f"{file.path} is missing")
-        if path.stat().st_size != file.size_bytes:
-            raise _Damaged(f"{file.path}: {path.stat().st_size} bytes instead of {file.size_bytes}")
-        if sha256_of(path) != file.sha256:
-            raise _Damaged(f"{file.path}: its sha256 differs")
+        if what := damage_of(folder / file.path, file):
+            raise _Damaged(f"{file.path}: {what}")
     return record
 
 

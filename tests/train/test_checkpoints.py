@@ -60,7 +60,7 @@ def edit(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"), [(cut, "bytes instead of"), (flip, "sha256"), (lose, "is missing"), (edit, "state.json")]
+    ("damage", "named"), [(cut, "bytes, found"), (flip, "sha256"), (lose, "missing"), (edit, "state.json")]
 )
 def test_a_damaged_newest_one_is_named_and_the_one_before_it_used(tmp_path, caplog, damage, named):
     save_checkpoint(tmp_path, state(1), FACTS, keep=3)

@@ -55,7 +55,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class TrainingState:
     """All that training goes on from, after `step` steps."""
 
     step: int
@@ -64,7 +64,7 @@ class State:
     optimizer: Tensors
 
 
-def save_checkpoint(run_dir: Path, state: State, facts: Facts, keep: int) -> Path:
+def save_checkpoint(run_dir: Path, state: TrainingState, facts: Facts, keep: int) -> Path:
     """Write a checkpoint and remove all but the last `keep`.
 
     Raises:
@@ -96,7 +96,7 @@ def naming_system_errors() -> Iterator[None]:
         raise
 
 
-def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = True) -> State | None:
+def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = True) -> TrainingState | None:
     """Read the newest whole checkpoint; damaged ones are named and set aside. None where there is none at all.
 
     Without `check` the newest is taken as it is: another process has just checked it.
@@ -155,7 +155,7 @@ class _Damaged(Exception):
     """A checkpoint that is not what was written."""
 
 
-def _write(folder: Path, state: State, facts: Facts) -> None:
+def _write(folder: Path, state: TrainingState, facts: Facts) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("model", "ema", "optimizer"):
@@ -220,9 +220,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
             yield prefix + key, was, value
 
 
-def _read(folder: Path, step: int) -> State:
+def _read(folder: Path, step: int) -> TrainingState:
     tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "ema", "optimizer")}
-    return State(step=step, **tensors)
+    return TrainingState(step=step, **tensors)
 
 
 def check_run_dir(config: TrainConfig) -> None:
@@ -264,7 +264,7 @@ def save_training(
     Raises:
         DiskFull: no room is left; the checkpoints that are there stay.
     """
-    state = State(
+    state = TrainingState(
         step=step,
         model=transformer.state_dict(),
         ema=ema.state_dict(),

@@ -46,7 +46,7 @@ class Decoded:
     sounds: tuple[np.ndarray, ...]
 
 
-Begun = Sequence[tuple[StoredSample, Future[Decoded]]]
+Decoding = Sequence[tuple[StoredSample, Future[Decoded]]]
 
 
 def fetch_features(settings: Features) -> dict[str, str]:
@@ -121,11 +121,11 @@ class FeatureStage:
         self._size = settings.size
         self._threads = ThreadPoolExecutor(settings.cpus)
 
-    def begin(self, rows: Sequence[StoredSample]) -> Begun:
+    def begin(self, rows: Sequence[StoredSample]) -> Decoding:
         """Start to decode a window."""
         return [(row, self._threads.submit(self._decode, row)) for row in rows]
 
-    def __call__(self, begun: Begun) -> list[FeatureSample]:
+    def __call__(self, begun: Decoding) -> list[FeatureSample]:
         rows = [row for row, _ in begun]
         decoded = [future.result() for _, future in begun]
         latents = self._networks.look(np.stack([one.pixels for one in decoded]))

@@ -21,7 +21,7 @@ from benchmarks.measure import interleaved, report
 from sonify.config.sections import EndpointVlm
 from sonify.media.pixels import decode_for_model
 from sonify.vlm import backends
-from sonify.vlm.endpoint import connect, encode_request
+from sonify.vlm.endpoint import connect_endpoint, encode_request
 from sonify.vlm.questions import Answer, Question
 
 # A 7B model answers some 20 to 40 images a second on one large GPU, so this engine is a fast one.
@@ -78,7 +78,7 @@ def main() -> None:
     stub.start()
     url = told.recv()
     config = EndpointVlm(kind="vlm", name="stub", backend="endpoint", model="stub", url=url, concurrency=CONCURRENCY)
-    vlm = connect(config)
+    vlm = connect_endpoint(config)
     window = backends.window_of(config)
     windows = [questions[start : start + window] for start in range(0, QUESTIONS, window)]
     with ThreadPoolExecutor(backends.overlap_of(config)) as callers:

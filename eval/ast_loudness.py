@@ -44,7 +44,7 @@ HUBERT_FILES = Files(patterns=("*.json", "*.safetensors"), checks=(check_config,
 MAX_GAIN_DB = 60
 GAINS_DB = (-12.0, -9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0, 12.0)
 
-Features = Callable[[np.ndarray], torch.Tensor]  # (B, S) float32 to (B, T, D)
+FeatureFunction = Callable[[np.ndarray], torch.Tensor]  # (B, S) float32 to (B, T, D)
 # Distances this close to the smallest, as a share of the mean between clips, are ties, and each of them has its part of
 # the neighbour: where features keep no loudness, points of one clip differ by rounding alone, which must not decide.
 TIE = 1e-4
@@ -94,7 +94,7 @@ def load_hubert(
     return network, extractor, fetched.identity
 
 
-def hubert_features(network: HubertModel, normalise: Callable[[np.ndarray], np.ndarray] | None) -> Features:
+def hubert_features(network: HubertModel, normalise: Callable[[np.ndarray], np.ndarray] | None) -> FeatureFunction:
     """HuBERT's last hidden state, of sounds as they are or normalised one by one."""
 
     @torch.inference_mode()
@@ -112,7 +112,7 @@ def at_gains(clip: CutClip, gains_db: Sequence[float]) -> np.ndarray:
     return (clip.samples / FULL_SCALE * gains_G1).astype(np.float32)
 
 
-def mean_features(features: Features, clips: Sequence[CutClip], gains_db: Sequence[float]) -> np.ndarray:
+def mean_features(features: FeatureFunction, clips: Sequence[CutClip], gains_db: Sequence[float]) -> np.ndarray:
     """(C, G, D) float64: the mean over time of every clip at every gain; one sound at a time, so that none differs by
     what is heard beside it."""
     rows = []
@@ -236,7 +236,7 @@ def check_gains(gains_db: Sequence[float]) -> list[float]:
     return sorted(set(gains_db))
 
 
-def _load(arguments: argparse.Namespace) -> tuple[dict[str, Features], dict[str, str]]:
+def _load(arguments: argparse.Namespace) -> tuple[dict[str, FeatureFunction], dict[str, str]]:
     """The features that are compared, and the identities of the models."""
     device = choose_device("auto")
     fetched_ast = fetch_model(arguments.ast, arguments.ast_revision, AST_FILES)
@@ -247,7 +247,7 @@ def _load(arguments: argparse.Namespace) -> tuple[dict[str, Features], dict[str,
         normalised: list[np.ndarray] = hubert_extractor.zero_mean_unit_var_norm([audio_S], attention_mask=None)  # pyright: ignore[reportArgumentType] - None is "all samples"
         return normalised[0]
 
-    features: dict[str, Features] = {
+    features: dict[str, FeatureFunction] = {
         "AST": AstFeatures(ast, ast_extractor, "mean"),
         "HuBERT, normalised": hubert_features(hubert, normalise),
         "HuBERT, as it is": hubert_features(hubert, None),
@@ -256,7 +256,7 @@ def _load(arguments: argparse.Namespace) -> tuple[dict[str, Features], dict[str,
 
 
 def _judge(
-    features: Features, clips: Sequence[CutClip], gains_db: Sequence[float], paths: Sequence[Path], seed: int
+    features: FeatureFunction, clips: Sequence[CutClip], gains_db: Sequence[float], paths: Sequence[Path], seed: int
 ) -> tuple[LoudnessKept, list[dict[str, Any]]]:
     kept, neighbours = judge_loudness(mean_features(features, clips, gains_db), gains_db, seed)
     items = [

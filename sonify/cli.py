@@ -173,7 +173,7 @@ def _print_comparison(config: Config) -> None:
 
 
 def _print_plan(config: Config) -> None:
-    from sonify.engine.progress import spoken
+    from sonify.engine.progress import spell_duration
     from sonify.report.estimate import estimate
     from sonify.run import plan_run
 
@@ -192,7 +192,7 @@ def _print_plan(config: Config) -> None:
         seconds = expected.seconds[key]
         time_left = "" if units == done else ", time not known before its first unit"
         if seconds is not None and units > done:
-            time_left = f", some {spoken(seconds)} at this run's rate"
+            time_left = f", some {spell_duration(seconds)} at this run's rate"
         print(f"# {key}: {units:,} units, {done:,} done, {units - done:,} to do{time_left}")
 
 

@@ -5,7 +5,6 @@ ever moves between units. A listing that was lost leaves its number free, and th
 that number again.
 """
 
-import hashlib
 import io
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from sonify.engine.record import (
     write_record,
 )
 from sonify.errors import InputError, WorkError
-from sonify.io.commits import DamagedRecord, commit_files, parse_commit, read_commits
+from sonify.io.commits import DamagedRecord, commit_files, open_committed, parse_commit, read_commits
 from sonify.io.places import files_below, for_each, read_whole
 from sonify.io.tables import read_rows, read_tables, write_rows
 from sonify.io.write import FileRecord, remove, write_atomically
@@ -306,12 +305,7 @@ def _check_nothing_else(run_dir: Place, names: Collection[str], source: Place) -
 
 def _copy(run_dir: Place, source: Place, file: FileRecord) -> None:
     try:
-        data = read_whole(source / file.path)
+        with open_committed(source, file) as answers:
+            write_atomically(run_dir, file.path, answers.read())
     except FileNotFoundError as error:
         raise WorkError(f"--concepts-from: {source / file.path} is gone; is another command at work there?") from error
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise WorkError(
-            f"--concepts-from: {source / file.path} is not what was committed; `sonify verify {source} --repair`,"
-            " then `sonify run` with its own configuration"
-        )
-    write_atomically(run_dir, file.path, data)

@@ -71,9 +71,9 @@ def run(
     """
     config = adopt_settings(config)
     if config.engine.kind == "ray":
-        from sonify.engine.cluster import check_run_dir  # noqa: PLC0415 - Ray takes a second to import
+        from sonify.engine.cluster import check_seen_by_workers  # noqa: PLC0415 - Ray takes a second to import
 
-        check_run_dir(config.engine, config.run_dir)
+        check_seen_by_workers(config.engine, config.run_dir)
     table = stages_of(config)
     chosen = [stage for stage in table if stages is None or stage.name in stages]
     if not chosen:

@@ -75,7 +75,7 @@ def test_damage_is_not_taken_over(root):
     table = first.run_dir / "answers/eye/000001.parquet"
     table.write_bytes(table.read_bytes()[:-1] + b"x")
     second = small_config(root, run="second", audio=others(root), concepts=concepts)
-    with pytest.raises(WorkError, match=r"answers/eye/000001\.parquet is not what was committed"):
+    with pytest.raises(WorkError, match=r"answers/eye/000001\.parquet: damaged"):
         run(second, concepts_from=first.run_dir)
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from sonify import layout
 from sonify.errors import InputError, WorkError
-from sonify.io.commits import DamagedRecord, open_record, seal_record
+from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
 from train.config import TrainConfig
 from train.ema import Ema
@@ -55,7 +55,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class TrainingState:
     """All that training goes on from, after `step` steps."""
 
     step: int
@@ -64,7 +64,7 @@ class State:
     optimizer: Tensors
 
 
-def save_checkpoint(run_dir: Path, state: State, facts: Facts, keep: int) -> Path:
+def save_checkpoint(run_dir: Path, state: TrainingState, facts: Facts, keep: int) -> Path:
     """Write a checkpoint and remove all but the last `keep`.
 
     Raises:
@@ -89,7 +89,7 @@ def naming_system_errors() -> Iterator[None]:
         raise
 
 
-def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = True) -> State | None:
+def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = True) -> TrainingState | None:
     """Read the newest whole checkpoint; damaged ones are named and set aside. None where there is none at all.
 
     Without `check` the newest is taken as it is: another process has just checked it.
@@ -148,7 +148,7 @@ class _Damaged(Exception):
     """A checkpoint that is not what was written."""
 
 
-def _write(folder: Path, state: State, facts: Facts) -> None:
+def _write(folder: Path, state: TrainingState, facts: Facts) -> None:
     for name in ("model", "ema", "optimizer"):
         tensors = {key: tensor.contiguous() for key, tensor in getattr(state, name).items()}
         save_file(tensors, folder / f"{name}.safetensors")
@@ -189,13 +189,8 @@ def _check(folder: Path) -> dict[str, Any]:
     if folder.name != _name(record["step"]):
         raise _Damaged(f"{STATE} is that of {_name(record['step'])}")
     for file in (FileRecord(**fields) for fields in record["files"]):
-        path = folder / file.path
-        if not path.is_file():
-            raise _Damaged(f"{file.path} is missing")
-        if path.stat().st_size != file.size_bytes:
-            raise _Damaged(f"{file.path}: {path.stat().st_size} bytes instead of {file.size_bytes}")
-        if sha256_of(path) != file.sha256:
-            raise _Damaged(f"{file.path}: its sha256 differs")
+        if what := damage_of(folder / file.path, file):
+            raise _Damaged(f"{file.path}: {what}")
     return record
 
 
@@ -216,9 +211,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
             yield prefix + key, was, value
 
 
-def _read(folder: Path, step: int) -> State:
+def _read(folder: Path, step: int) -> TrainingState:
     tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "ema", "optimizer")}
-    return State(step=step, **tensors)
+    return TrainingState(step=step, **tensors)
 
 
 def check_run_dir(config: TrainConfig) -> None:
@@ -260,7 +255,7 @@ def save_training(
     Raises:
         DiskFull: no room is left; the checkpoints that are there stay.
     """
-    state = State(
+    state = TrainingState(
         step=step,
         model=transformer.state_dict(),
         ema=ema.state_dict(),

@@ -79,7 +79,7 @@ class Optimizer(Section):
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
 
 
-class Batch(Section):
+class BatchSizes(Section):
     """`total` images a step, however many processes there are; `per_device` of them go through the model at once."""
 
     total: int = Field(default=640, ge=1)
@@ -116,7 +116,7 @@ class TrainConfig(Section):
     ast_revision: str | None = None
     model: Transformer = Transformer()
     optimizer: Optimizer = Optimizer()
-    batch: Batch = Batch()
+    batch: BatchSizes = BatchSizes()
     condition_dropout: Share = 0.1
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = True  # each block by torch.compile

@@ -33,7 +33,7 @@ from train.manifest import (
     IMAGES,
     MANIFEST,
     GeneratedImage,
-    Settings,
+    GenerationSettings,
     encode_png,
     is_made,
     remove_others,
@@ -258,7 +258,7 @@ def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[Ge
     model_sha256 = _hash_model(request.model) if request.in_folder else ""
     planned: list[list[GeneratedImage]] = []
     for number, (scene, starts_sec) in enumerate(zip(request.scenes, starts, strict=True)):
-        settings = Settings(
+        settings = GenerationSettings(
             guidance=request.guidance,
             steps=request.steps,
             precision=precision,

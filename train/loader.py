@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sonify.errors import InputError, WorkError
 from sonify.keys import hash64
-from train.config import Batch as BatchSizes
-from train.config import TrainConfig
+from train.config import BatchSizes, TrainConfig
 from train.diffusion import NUM_TIMESTEPS
 from train.shards import FeatureData, TrainingSample
 

@@ -25,7 +25,7 @@ LINE_DIGEST = "manifest_line_sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class GenerationSettings:
     """How images were made; `gains_db` are of `sound` and then of those in `mixed_with`."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -57,7 +57,7 @@ class GeneratedImage:
     seed: int
     model: str
     model_sha256: str
-    settings: Settings
+    settings: GenerationSettings
 
 
 _LINE = TypeAdapter(GeneratedImage)

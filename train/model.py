@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from sonify.errors import InputError
 from sonify.models.fetch import FetchedModel, Files, check_weights, diffusers_class, fetch_model
-from sonify.models.loading import check_whole, unusable
+from sonify.models.loading import cannot_load, check_whole
 from train.config import Checkpoint, Transformer
 
 PROJECTION = "caption_projection."
@@ -232,7 +232,7 @@ def _load(fetched: FetchedModel) -> PixArtTransformer2DModel:
             output_loading_info=True,
         )
     except Exception as error:  # of a damaged folder the library raises whatever its code meets
-        raise unusable(fetched, error) from error
+        raise cannot_load(fetched, error) from error
     finally:
         diffusers_logging.set_verbosity(verbosity)
     ours = {kind: [key for key in report[kind] if PROJECTION not in str(key)] for kind in report}

@@ -26,7 +26,7 @@ from sonify.errors import InputError
 from sonify.features.ast import HOP, AstFeatures
 from sonify.features.vae import decode, load_vae, scaling_factor
 from sonify.models.fetch import VAE_FILES, FetchedModel, fetch_model
-from sonify.models.loading import check_whole, load_network, place_network, unusable
+from sonify.models.loading import cannot_load, check_whole, load_network, place_network
 
 MAX_SEED = 2**63 - 1
 # What a sampler has to agree on with the schedule that the model was trained on; its order or spacing may differ.
@@ -248,7 +248,7 @@ def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Aud
     try:
         pipeline = AudioPixArtPipeline.from_pretrained(folder, local_files_only=True, **parts)
     except Exception as error:  # of a damaged folder the library raises whatever its code meets
-        raise unusable(FetchedModel(model=str(folder), path=folder, identity=""), error) from error
+        raise cannot_load(FetchedModel(model=str(folder), path=folder, identity=""), error) from error
     _check_parts(folder, pipeline, make_scheduler())
     return pipeline
 
@@ -291,7 +291,7 @@ def _load_transformer(fetched: FetchedModel, device: torch.device, dtype: torch.
             output_loading_info=True,
         )
     except Exception as error:  # as above
-        raise unusable(fetched, error) from error
+        raise cannot_load(fetched, error) from error
     check_whole(transformer, report, fetched)
     if unknown := sorted(report["unexpected_keys"]):
         raise InputError(f"{fetched.path}: {len(unknown)} tensors have no place in the model, such as {unknown[0]}")
@@ -331,17 +331,17 @@ def _check_parts(folder: Path, pipeline: DiffusionPipeline, sampler: DPMSolverMu
 
 
 # The part, what of it, what is expected, what is found.
-Check = tuple[str, str, object, object]
+Expectation = tuple[str, str, object, object]
 
 
-def _of_scheduler(scheduler: Any, sampler: DPMSolverMultistepScheduler) -> list[Check]:
+def _of_scheduler(scheduler: Any, sampler: DPMSolverMultistepScheduler) -> list[Expectation]:
     kinds = type(sampler).__name__, type(scheduler).__name__
     if kinds[0] != kinds[1]:
         return [("scheduler", "the class", *kinds)]
     return [("scheduler", key, sampler.config[key], scheduler.config[key]) for key in SCHEDULE]
 
 
-def _of_shapes(parts: Mapping[str, Any]) -> list[Check]:
+def _of_shapes(parts: Mapping[str, Any]) -> list[Expectation]:
     transformer, vae = parts["transformer"].config, parts["vae"].config
     return [
         ("transformer", "in_channels", vae["latent_channels"], transformer["in_channels"]),
@@ -349,7 +349,7 @@ def _of_shapes(parts: Mapping[str, Any]) -> list[Check]:
     ]
 
 
-def _of_ast(parts: Mapping[str, Any]) -> list[Check]:
+def _of_ast(parts: Mapping[str, Any]) -> list[Expectation]:
     ast, extractor = parts["audio_encoder"], parts["feature_extractor"]
     if ast is None or extractor is None:
         kinds = [None if part is None else type(part).__name__ for part in (ast, extractor)]

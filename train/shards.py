@@ -160,7 +160,7 @@ def remedy(run_dir: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
+class MeasuredFeatures:
     """What was measured, and by which networks: (C, H, W) latents of images of `size` pixels, (T, D) audio features."""
 
     vae: str
@@ -179,7 +179,7 @@ class Run:
     """A run that is read; each of its samples has the same members."""
 
     run_dir: Path
-    features: Features
+    features: MeasuredFeatures
     members: frozenset[str]
 
 
@@ -307,7 +307,7 @@ def _check_network(run_dir: Path, name: str, made_by: tuple[str, str], configure
 
 
 def _check_alike(first: Run, other: Run) -> None:
-    for field in fields(Features):
+    for field in fields(MeasuredFeatures):
         before, found = getattr(first.features, field.name), getattr(other.features, field.name)
         if before != found and field.name not in ("vae", "ast"):  # a name says where it lay, the identity what it is
             raise InputError(
@@ -372,7 +372,7 @@ def _describe_run(record: RunRecord, shard: Shard) -> Run:
     sample = shard.read(shard.read_index(), 0)
     if not sample.scenes:
         raise sample.damage(f"has no audio features; {remedy(shard.run_dir)}")
-    features = Features(
+    features = MeasuredFeatures(
         vae=settings["vae"],
         vae_identity=record.models[settings["vae"]],
         ast=settings["ast"],

@@ -27,7 +27,7 @@ def named_address(engine: Engine) -> str | None:
     return None if address == "local" else address
 
 
-def check_run_dir(engine: Engine, run_dir: Place) -> None:
+def check_seen_by_workers(engine: Engine, run_dir: Place) -> None:
     """Workers of a cluster that is joined run in directories of their own, and those of a job in a copy."""
     address = named_address(engine) if engine.kind == "ray" else None
     if address and not run_dir.is_absolute():
@@ -100,7 +100,7 @@ def connect(engine: Engine, run_dir: Place) -> None:
         if address is None:
             _start(engine)
         else:
-            check_run_dir(engine, run_dir)
+            check_seen_by_workers(engine, run_dir)
             _join(engine, address)
 
 

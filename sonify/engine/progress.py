@@ -53,7 +53,7 @@ class StageProgress:
         seconds = max(time.monotonic() - self._started, 1e-9)
         finished = self._to_do - (self._total - self._done)
         left = (self._total - self._done) * seconds / finished if finished else 0.0
-        time_left = f", {spoken(left)} left" if finished and self._done < self._total else ""
+        time_left = f", {spell_duration(left)} left" if finished and self._done < self._total else ""
         return (
             f"{self._stage}: {self._done}/{self._total} units, {self._rows / seconds:,.1f} rows/s,"
             f" {self._rejected:,} rejected{time_left}"
@@ -97,7 +97,7 @@ def open_display() -> Iterator[Display]:
         yield Display(progress)
 
 
-def spoken(seconds: float) -> str:
+def spell_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

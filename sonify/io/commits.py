@@ -9,14 +9,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sonify import layout
 from sonify.errors import WorkError
-from sonify.io.places import read_each, read_whole, stems
-from sonify.io.write import FileRecord, create_if_absent, remove, write_atomically
+from sonify.io.places import open_local, read_each, read_whole, size_of, stems
+from sonify.io.write import FileRecord, create_if_absent, digest_open, remove, sha256_of, write_atomically
 from sonify.stores import Place
 
 
@@ -163,6 +164,35 @@ def read_commits(places: Iterable[Place]) -> Iterator[tuple[Place, bytes]]:
     """The bytes of many commit records, in order."""
     listed = list(places)
     return zip(listed, read_each(listed), strict=True)
+
+
+def damage_of(path: Place, file: FileRecord) -> str:
+    """What is wrong with a committed file, or nothing."""
+    size_bytes = size_of(path)
+    if size_bytes is None:
+        return "missing"
+    if size_bytes != file.size_bytes:
+        return f"expected {file.size_bytes} bytes, found {size_bytes}"
+    return "" if sha256_of(path) == file.sha256 else "another sha256"
+
+
+@contextmanager
+def open_committed(run_dir: Place, file: FileRecord) -> Iterator[BinaryIO]:
+    """Open a committed file for reading here and there, once its bytes have proved to be those that were committed.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        WorkError: it is damaged.
+    """
+    path = run_dir / file.path
+    with open_local(path) as opened:
+        if digest_open(opened) != file.sha256:
+            raise WorkError(
+                f"{path}: damaged (another sha256 than was committed); `sonify verify {run_dir} --repair`, then"
+                " `sonify run`, makes it again"
+            )
+        opened.seek(0)
+        yield opened
 
 
 def withdraw(run_dir: Place, stored: StoredCommit, damaged: Collection[str]) -> None:

@@ -29,7 +29,7 @@ SETTINGS = {".json", ".jinja", ".txt", ".model"}
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")
 COPIES = ("*/*", "consolidated*")
 
-Check = Callable[[Path], None]
+FolderCheck = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Files:
     """Which files of a model are fetched, and what must hold for them to be used."""
 
     patterns: tuple[str, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[FolderCheck, ...]
     ignored: tuple[str, ...] = COPIES
 
 
@@ -46,7 +46,7 @@ def check_config(folder: Path) -> None:
     _named_in_config(folder, "model_type")
 
 
-def check_type(expected: str, example: str) -> Check:
+def check_type(expected: str, example: str) -> FolderCheck:
     """The check that refuses all but one type of transformers' models."""
 
     def check(folder: Path) -> None:

@@ -69,7 +69,7 @@ def read_network(network_class: Any, fetched: FetchedModel, **options: Any) -> t
             **options,
         )
     except Exception as error:  # of a damaged folder the library raises whatever its code meets
-        raise unusable(fetched, error) from error
+        raise cannot_load(fetched, error) from error
 
 
 def check_whole(network: torch.nn.Module, report: Mapping[str, Any], fetched: FetchedModel) -> None:
@@ -100,10 +100,10 @@ def load_part(auto_class: Any, fetched: FetchedModel) -> Any:
     try:
         return auto_class.from_pretrained(fetched.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
-        raise unusable(fetched, error) from error
+        raise cannot_load(fetched, error) from error
 
 
-def unusable(fetched: FetchedModel, error: Exception) -> InputError:
+def cannot_load(fetched: FetchedModel, error: Exception) -> InputError:
     """What a library's own complaint about a model's files becomes."""
     why = " ".join(str(error).split())[:300]
     return InputError(f"{fetched.path}: the library cannot load {fetched.model} ({type(error).__name__}: {why})")

@@ -7,11 +7,20 @@ import pyarrow as pa
 
 from sonify import layout
 from sonify.errors import InputError
-from sonify.io.commits import Commit, DamagedRecord, open_record, parse_commit, read_commit, read_commits, withdraw
+from sonify.io.commits import (
+    Commit,
+    DamagedRecord,
+    damage_of,
+    open_record,
+    parse_commit,
+    read_commit,
+    read_commits,
+    withdraw,
+)
 from sonify.io.places import files_below, folders_in, read_ahead, read_whole, size_of
 from sonify.io.tables import count_rows
 from sonify.io.tars import index_tar
-from sonify.io.write import FileRecord, remove, sha256_of
+from sonify.io.write import remove, sha256_of
 from sonify.run import open_run
 from sonify.stores import Place
 
@@ -91,20 +100,10 @@ def _check_run_record(run_dir: Place) -> Iterator[Damage]:
 
 def _check_commit(run_dir: Place, commit: Commit, record: str) -> Iterator[Damage]:
     for file in commit.files:
-        if what := _check_file(run_dir / file.path, file) or _check_count(run_dir, commit, file.path):
+        if what := damage_of(run_dir / file.path, file) or _check_count(run_dir, commit, file.path):
             yield Damage(path=file.path, what=what, record=record)
     if not commit.rows.balances() or (commit.clips and not commit.clips.balances()):
         yield Damage(path=record, what="rows in are not rows out + rejected", record=record)
-
-
-def _check_file(path: Place, file: FileRecord) -> str:
-    """What is wrong with a committed file's bytes, or nothing."""
-    size_bytes = size_of(path)
-    if size_bytes is None:
-        return "missing"
-    if size_bytes != file.size_bytes:
-        return f"expected {file.size_bytes} bytes, found {size_bytes}"
-    return "" if sha256_of(path) == file.sha256 else "another sha256"
 
 
 def _check_count(run_dir: Place, commit: Commit, path: str) -> str:

@@ -28,7 +28,7 @@ from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import Reason, RecordedAnswer, Rejected
 from sonify.stores import Place
 from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, window_of
-from sonify.vlm.questions import NoAnswer, Question, Vlm
+from sonify.vlm.questions import LoadedVlm, NoAnswer, Question
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ SETTINGS = {"image_size", "max_new_tokens", "dtype"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Inquiry:
     """Where a stage's answers are kept, whose they are, and in what words they were asked for."""
 
     name: str
@@ -100,26 +100,26 @@ Begun = Future[list[Asked | Rejected]]
 class Asker:
     """Asks one model, unit after unit."""
 
-    def __init__(self, recorded: Recorded, run_dir: Place) -> None:
-        self._recorded = recorded
+    def __init__(self, inquiry: Inquiry, run_dir: Place) -> None:
+        self._inquiry = inquiry
         self._run_dir = run_dir
-        self._source = recorded.source(run_dir)
-        self.window = window_of(recorded.vlm)
-        self._vlm: Vlm | None = None
+        self._source = inquiry.source(run_dir)
+        self.window = window_of(inquiry.vlm)
+        self._vlm: LoadedVlm | None = None
         self._loading = threading.Lock()
         self._decoders = ThreadPoolExecutor(DECODING_THREADS)
-        self._callers = ThreadPoolExecutor(overlap_of(recorded.vlm))
+        self._callers = ThreadPoolExecutor(overlap_of(inquiry.vlm))
         self._unit = ""
         self._known: dict[RecordedAnswer, RecordedAnswer] = {}
         self._written: set[RecordedAnswer] = set()
         self._table: TableWriter | None = None
-        units = stems(run_dir / layout.ANSWERS / recorded.name)
-        if not next(recorded.units_answered(run_dir, units), ""):
+        units = stems(run_dir / layout.ANSWERS / inquiry.name)
+        if not next(inquiry.units_answered(run_dir, units), ""):
             self._load()  # what is wrong with it shows before any unit; where answers are kept, it may not be needed
 
     def open(self, unit: str, transaction: Transaction, sink: Sink) -> "AskedSink":
         """Begin a unit: recall its answers, and keep those that come beside the stage's own table."""
-        path = layout.answers(self._recorded.name, unit)
+        path = layout.answers(self._inquiry.name, unit)
         if unit != self._unit:  # a unit that is tried again goes on with what it was told the first time
             self._known = {_question(said): said for said in _read_answers(self._run_dir / path)}
         self._unit = unit
@@ -164,24 +164,24 @@ class Asker:
             self._vlm.close()
         self._callers.shutdown()
 
-    def _load(self) -> Vlm:
+    def _load(self) -> LoadedVlm:
         with self._loading:  # two calls may be the first
             if self._vlm is None:
-                if not isinstance(self._recorded.vlm, EndpointVlm):  # whose files are not here
-                    self._recorded.check_here(self._run_dir)
-                self._vlm = load_vlm(self._recorded.vlm, machine_folder(self._run_dir) / layout.LOGS)
+                if not isinstance(self._inquiry.vlm, EndpointVlm):  # whose files are not here
+                    self._inquiry.check_here(self._run_dir)
+                self._vlm = load_vlm(self._inquiry.vlm, machine_folder(self._run_dir) / layout.LOGS)
             return self._vlm
 
     def _see(self, ask: Ask) -> Asked | Rejected:
         """Decode an image, once, and find what was said of it before."""
         try:
-            info, image = decode_for_model(ask.data, self._recorded.vlm.image_size)
+            info, image = decode_for_model(ask.data, self._inquiry.vlm.image_size)
         except UnreadableImage as error:
             return Rejected(key=ask.key, reason=error.reason, detail=error.detail)
         question = RecordedAnswer(
             image=ask.key,
             image_sha256=sha256(ask.data).hexdigest(),
-            model=model_name(self._recorded.vlm),
+            model=model_name(self._inquiry.vlm),
             source=self._source,
             prompt=ask.prompt,
         )

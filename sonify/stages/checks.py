@@ -15,7 +15,7 @@ from sonify.engine.job import Job, TableSink
 from sonify.io.tables import read_rows, read_tables
 from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.sources.images import join_images, listed_images
-from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
+from sonify.stages.asking import Ask, Asked, Asker, Begun, Inquiry
 from sonify.stores import Place
 from sonify.vlm.check import parse_check
 from sonify.vlm.questions import CHECK_VERSION, check_question, foils_for, ordered_names
@@ -46,9 +46,9 @@ def checker_of(concepts: Concepts, extractor: Extractor) -> VlmExtractor:
     return checker
 
 
-def asked_in_check(extractor: str, checker: VlmExtractor, seed: int) -> Recorded:
+def asked_in_check(extractor: str, checker: VlmExtractor, seed: int) -> Inquiry:
     """What the checker was asked of an extractor's concepts; the names in the question are each image's own."""
-    return Recorded(name=f"{extractor}.check", vlm=checker, words=f"check {CHECK_VERSION}, {seed}")
+    return Inquiry(name=f"{extractor}.check", vlm=checker, words=f"check {CHECK_VERSION}, {seed}")
 
 
 def check_job(config: Config, extractor: Extractor) -> Job:

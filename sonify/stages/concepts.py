@@ -11,7 +11,7 @@ from sonify.media.pixels import UnreadableImage, inspect_image, seen_side, shrun
 from sonify.rows import ImageConcepts, Reason, Rejected, SourceImage
 from sonify.sources.captions import Captions, captions_for
 from sonify.sources.images import listed_images, read_images
-from sonify.stages.asking import Ask, Asked, Asker, Begun, Recorded
+from sonify.stages.asking import Ask, Asked, Asker, Begun, Inquiry
 from sonify.vlm.answers import parse_concepts
 from sonify.vlm.questions import concepts_prompt
 from sonify.vlm.repair import Unusable
@@ -82,9 +82,9 @@ def decode_caption(key: str, raw: bytes | None) -> str | Rejected:
     return caption
 
 
-def asked_for_concepts(extractor: VlmExtractor, max_concepts: int) -> Recorded:
+def asked_for_concepts(extractor: VlmExtractor, max_concepts: int) -> Inquiry:
     """What the extractor was asked."""
-    return Recorded(name=extractor.name, vlm=extractor, words=concepts_prompt(max_concepts))
+    return Inquiry(name=extractor.name, vlm=extractor, words=concepts_prompt(max_concepts))
 
 
 def vlm_job(config: Config, extractor: VlmExtractor) -> Job:

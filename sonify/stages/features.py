@@ -13,12 +13,11 @@ from sonify import layout
 from sonify.config import Features
 from sonify.config.sections import AST_SAMPLE_RATE_HZ
 from sonify.engine.job import Job
-from sonify.errors import InputError, WorkError, require
+from sonify.errors import InputError, require
 from sonify.features.samples import FeatureSample, FeatureSink, make_sample, sources_of
-from sonify.io.commits import read_commit
-from sonify.io.places import open_local
+from sonify.io.commits import open_committed, read_commit
 from sonify.io.tars import index_members, read_member
-from sonify.io.write import FileRecord, digest_open
+from sonify.io.write import FileRecord
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import decode_square
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
@@ -47,7 +46,7 @@ class Decoded:
     sounds: tuple[np.ndarray, ...]
 
 
-Begun = Sequence[tuple[StoredSample, Future[Decoded]]]
+Decoding = Sequence[tuple[StoredSample, Future[Decoded]]]
 
 
 def fetch_features(settings: Features) -> dict[str, str]:
@@ -103,13 +102,7 @@ class ShardReader:
                 yield from self._read(file)
 
     def _read(self, file: FileRecord) -> Iterator[StoredSample]:
-        path = self._run_dir / file.path
-        with open_local(path) as shard:
-            if digest_open(shard) != file.sha256:
-                raise WorkError(
-                    f"{path}: damaged (another sha256 than was committed); `sonify verify {self._run_dir} --repair`,"
-                    " then `sonify run`, makes it again"
-                )
+        with open_committed(self._run_dir, file) as shard:
             members, rejected = index_members(shard, file.path)
             assert not rejected, rejected
             for key, group in groupby(members, key=lambda member: member.name.partition(".")[0]):
@@ -128,11 +121,11 @@ class FeatureStage:
         self._size = settings.size
         self._threads = ThreadPoolExecutor(settings.cpus)
 
-    def begin(self, rows: Sequence[StoredSample]) -> Begun:
+    def begin(self, rows: Sequence[StoredSample]) -> Decoding:
         """Start to decode a window."""
         return [(row, self._threads.submit(self._decode, row)) for row in rows]
 
-    def __call__(self, begun: Begun) -> list[FeatureSample]:
+    def __call__(self, begun: Decoding) -> list[FeatureSample]:
         rows = [row for row, _ in begun]
         decoded = [future.result() for _, future in begun]
         latents = self._networks.look(np.stack([one.pixels for one in decoded]))

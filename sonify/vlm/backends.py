@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from sonify.config import EndpointVlm, TransformersVlm, VlmExtractor
-from sonify.vlm.questions import Vlm
+from sonify.vlm.questions import LoadedVlm
 
 
-def load_vlm(config: VlmExtractor, log_folder: Path) -> Vlm:
+def load_vlm(config: VlmExtractor, log_folder: Path) -> LoadedVlm:
     """Load a model here, or reach or start the server that has it.
 
     Raises:
@@ -18,9 +18,9 @@ def load_vlm(config: VlmExtractor, log_folder: Path) -> Vlm:
 
         return load_in_process(config)
     if isinstance(config, EndpointVlm):
-        from sonify.vlm.endpoint import connect  # noqa: PLC0415
+        from sonify.vlm.endpoint import connect_endpoint  # noqa: PLC0415
 
-        return connect(config)
+        return connect_endpoint(config)
     from sonify.vlm.server import start_server  # noqa: PLC0415
 
     return start_server(config, log_folder)

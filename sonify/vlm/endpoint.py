@@ -88,7 +88,7 @@ class Reply:
     request_id: str = ""
 
 
-def connect(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint":
+def connect_endpoint(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint":
     """Connect to a server that runs already.
 
     Raises:
@@ -113,7 +113,7 @@ def connect(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint
 
 def check_endpoint(config: EndpointVlm) -> None:
     """See that the key is there and that the server, if it answers now, serves the model."""
-    connect(config).close()
+    connect_endpoint(config).close()
 
 
 def policy_of(config: RemoteVlm) -> RetryPolicy:
@@ -140,7 +140,7 @@ def _read_key(config: EndpointVlm) -> str:
 
 
 class Endpoint:
-    """A `Vlm`; calls from several threads share its connections, its limit and its breaker."""
+    """A `LoadedVlm`; calls from several threads share its connections, its limit and its breaker."""
 
     def __init__(self, service: Service, policy: RetryPolicy) -> None:
         self._service = service

@@ -83,7 +83,7 @@ class NoAnswer:
     detail: str
 
 
-class Vlm(Protocol):
+class LoadedVlm(Protocol):
     """A loaded model; it may be called from several threads where `sonify.vlm.backends` says so."""
 
     def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:

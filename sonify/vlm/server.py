@@ -172,7 +172,7 @@ class RunningEngine:
 
 
 class Server:
-    """A `Vlm`; an engine that dies or hangs while it is asked is replaced."""
+    """A `LoadedVlm`; an engine that dies or hangs while it is asked is replaced."""
 
     def __init__(self, config: ServerVlm, log_file: Path, policy: RetryPolicy | None = None) -> None:
         self._config = config

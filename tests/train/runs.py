@@ -9,7 +9,7 @@ import yaml
 from sonify.config.loader import make_settings
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from tests.feature_runs import make_feature_run
-from train.checkpoints import Facts, State
+from train.checkpoints import Facts, TrainingState
 from train.config import TrainConfig
 from train.tiny import write_tiny_ast, write_tiny_vae
 
@@ -65,10 +65,10 @@ def write_config(root: Path, run: str = "run", **sections: Any) -> Path:
     return path
 
 
-def state(step: int) -> State:
+def state(step: int) -> TrainingState:
     """What a checkpoint holds, different for each step."""
     generator = torch.Generator().manual_seed(step)
     tensors = {"a.weight": torch.randn(7, 5, generator=generator), "b": torch.tensor(float(step))}
-    return State(
+    return TrainingState(
         step=step, model=tensors, ema={"a.weight": tensors["a.weight"] / 2}, optimizer={"b/step": tensors["b"]}
     )

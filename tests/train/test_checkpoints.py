@@ -52,9 +52,9 @@ def flip(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (cut, "bytes instead of"),
+        (cut, "bytes, found"),
         (flip, "sha256"),
-        (lambda folder: (folder / "ema.safetensors").unlink(), "is missing"),
+        (lambda folder: (folder / "ema.safetensors").unlink(), "missing"),
         (lambda folder: edit_json(folder / "state.json", lambda record: record.update(step=99)), "state.json"),
     ],
     ids=["cut", "flipped", "lost", "edited"],
@@ -144,10 +144,10 @@ from pathlib import Path
 import torch
 from sonify.errors import DiskFull
 from tests.train.runs import BOUND, FACTS, state
-from train.checkpoints import State, restore_checkpoint, save_checkpoint
+from train.checkpoints import TrainingState, restore_checkpoint, save_checkpoint
 run_dir = Path(sys.argv[1]) / "small"
 save_checkpoint(run_dir, state(1), FACTS, keep=1)
-large = State(step=2, model={"a": torch.zeros(2**20)}, ema={"a": torch.zeros(2**20)}, optimizer={})
+large = TrainingState(step=2, model={"a": torch.zeros(2**20)}, ema={"a": torch.zeros(2**20)}, optimizer={})
 try:
     save_checkpoint(run_dir, large, FACTS, keep=1)
 except DiskFull as full:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from sonify.config.loader import make_settings
 from sonify.errors import InputError, WorkError
 from tests.feature_runs import make_feature_run, random_samples
-from train.config import Batch as BatchSizes
-from train.config import TrainConfig
+from train.config import BatchSizes, TrainConfig
 from train.loader import Batch, Order, accumulation_steps, generator, make_loader
 from train.shards import open_feature_data
 

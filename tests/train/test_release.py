@@ -15,7 +15,7 @@ from sonify import layout
 from sonify.rows import Clip
 from tests.builders import clip_row, write_table
 from tests.train.runs import plain_config, training_config, training_input
-from train.checkpoints import Facts, State, save_checkpoint
+from train.checkpoints import Facts, TrainingState, save_checkpoint
 from train.config import TrainConfig
 from train.frozen import load_networks, make_pipeline
 from train.model import init_transformer
@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ema, _ = init_transformer(config.model, seed=100 + step)
         average = {name: parameter.detach() for name, parameter in ema.named_parameters()}
         facts = Facts(bound={}, transformer=dict(model.config), recordings=recordings)
-        state = State(step=step, model=model.state_dict(), ema=average, optimizer={})
+        state = TrainingState(step=step, model=model.state_dict(), ema=average, optimizer={})
         save_checkpoint(root / "run", state, facts, keep=9)
     (root / "run" / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in METRICS))
     return root

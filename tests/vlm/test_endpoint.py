@@ -10,7 +10,7 @@ import pytest
 from sonify.config.sections import EndpointVlm
 from sonify.errors import InputError, TransientError
 from sonify.rows import Reason
-from sonify.vlm.endpoint import check_endpoint, connect
+from sonify.vlm.endpoint import check_endpoint, connect_endpoint
 from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.retrying import RetryPolicy
 from tests.vlm.faulty_server import Fault, FaultyServer, answer_for, numbered_image, serving
@@ -33,7 +33,7 @@ def expected(*numbers: int) -> list[Answer]:
 
 
 def ask(server: FaultyServer, numbers: range | list[int], policy: RetryPolicy = QUICK, **fields) -> list:
-    vlm = connect(config_for(server, **fields), policy)
+    vlm = connect_endpoint(config_for(server, **fields), policy)
     try:
         return vlm(questions(*numbers))
     finally:
@@ -73,7 +73,7 @@ def test_a_request_has_the_form_that_servers_read():
 
 def test_calls_from_two_threads_share_the_limit():
     with serving(latency_sec=0.05) as server:
-        vlm = connect(config_for(server), QUICK)
+        vlm = connect_endpoint(config_for(server), QUICK)
         with ThreadPoolExecutor(2) as callers:
             calls = [callers.submit(vlm, questions(*range(start, start + 20))) for start in (0, 100)]
             assert [call.result() for call in calls] == [expected(*range(20)), expected(*range(100, 120))]
@@ -221,7 +221,7 @@ def test_a_wrong_model_is_named_with_those_served():
 def test_a_server_that_is_not_there_yet_is_waited_for(caplog):
     with serving() as first:
         port = int(first.url.split(":")[2].split("/")[0])
-    vlm = connect(config_for(url=f"http://127.0.0.1:{port}/v1"), QUICK)
+    vlm = connect_endpoint(config_for(url=f"http://127.0.0.1:{port}/v1"), QUICK)
     assert "does not answer yet" in caplog.text
     with ThreadPoolExecutor(1) as caller:
         call = caller.submit(vlm, questions(3))
@@ -233,7 +233,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(caplog):
 
 def test_a_dead_server_leaves_the_unit_undone_after_max_wait():
     policy = RetryPolicy(timeout_sec=1, max_wait_sec=1.0, first_delay_sec=0.02, longest_delay_sec=0.1)
-    vlm = connect(config_for(), policy)
+    vlm = connect_endpoint(config_for(), policy)
     with pytest.raises(TransientError, match=r"http://127.0.0.1:9/v1: gave up after .* refused|Connect"):
         vlm(questions(*range(8)))
     vlm.close()
@@ -304,7 +304,7 @@ def test_the_key_is_in_no_error_and_no_log(fault, monkeypatch, caplog):
     caplog.set_level(0)
     policy = RetryPolicy(timeout_sec=0.2, max_wait_sec=0.2, first_delay_sec=0.05)
     with serving(fault, key=KEY) as server:
-        vlm = connect(config_for(server, api_key_env="STUB_KEY"), policy)
+        vlm = connect_endpoint(config_for(server, api_key_env="STUB_KEY"), policy)
         with pytest.raises((InputError, TransientError)) as caught:
             vlm(questions(1))
         held = "".join(repr(part) for part in (vlm, vars(vlm)))
@@ -339,7 +339,7 @@ def test_an_interrupted_caller_leaves_no_requests_behind():
 
     previous = signal.signal(signal.SIGUSR1, interrupt)
     with serving(Fault("hang", count=4)) as server:
-        vlm = connect(config_for(server), RetryPolicy(timeout_sec=30, max_wait_sec=30))
+        vlm = connect_endpoint(config_for(server), RetryPolicy(timeout_sec=30, max_wait_sec=30))
         threading.Thread(target=interrupt_once_all_slots_are_taken, args=(server,)).start()
         with pytest.raises(Interrupted):
             vlm(questions(*range(8)))

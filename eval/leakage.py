@@ -48,7 +48,7 @@ from sonify.sources.sounds import list_sounds, open_sound
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
 from sonify.sources.userfiles import list_containers
 from sonify.stages.make_pool import names_of
-from sonify.stores import Place, to_place, to_run_dir
+from sonify.stores import Place, to_folder, to_place, to_run_dir
 from sonify.terminal import Parser, argument_of, run_command
 
 log = logging.getLogger(__name__)
@@ -338,7 +338,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=argument_of(to_place), help="evaluation images: a folder of them or of tars")
     parser.add_argument("--sounds", type=argument_of(to_place), help="evaluation sounds: a folder")
     parser.add_argument("--distance", type=int, default=DISTANCE, help="bits in which near-duplicate images may differ")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the report and the exclusion lists")
+    parser.add_argument(
+        "--out", type=argument_of(to_folder), required=True, help="folder for the report and the exclusion lists"
+    )
     parser.add_argument("--verbose", action="store_true", help="say more")
     arguments = parser.parse_args(argv)
     return run_command("sonify", lambda: _run(arguments), verbose=arguments.verbose)

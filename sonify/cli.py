@@ -19,7 +19,7 @@ from rich.console import Console
 from sonify import __version__
 from sonify.config import Config, load_config
 from sonify.errors import InputError, WorkError, require
-from sonify.stores import to_place, to_run_dir
+from sonify.stores import to_folder, to_place, to_run_dir
 from sonify.terminal import Parser, argument_of, run_command
 
 log = logging.getLogger(__name__)
@@ -72,12 +72,14 @@ def build_parser() -> argparse.ArgumentParser:
     gallery = _add(subparsers, "gallery", "write a page to look at and listen to", _gallery)
     gallery.add_argument("run_dir", type=argument_of(to_run_dir))
     gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
-    gallery.add_argument("--out", type=Path, help="the page's folder (default: RUN/gallery)")
+    gallery.add_argument("--out", type=argument_of(to_folder), help="the page's folder (default: RUN/gallery)")
     _add_publish(subparsers)
     for name, (_, text) in DOORS.items():
         subparsers.add_parser(name, help=text, add_help=False)
     demo = _add(subparsers, "demo", "the whole job on the embedded sample", _demo)
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="run directory (default: %(default)s)")
+    demo.add_argument(
+        "--out", type=argument_of(to_folder), default=Path("runs/demo"), help="run directory (default: %(default)s)"
+    )
     return parser
 
 
@@ -103,7 +105,7 @@ def _add_publish(subparsers: Any) -> None:
     command.add_argument(
         "run_dir", type=argument_of(to_run_dir), nargs="?", help="a finished run; none: --push what --out holds"
     )
-    command.add_argument("--out", type=Path, required=True, help="folder of the publication")
+    command.add_argument("--out", type=argument_of(to_folder), required=True, help="folder of the publication")
     command.add_argument("--only-licences", metavar="A,B", help="conditions or licences that may go out")
     command.add_argument(
         "--exclude", type=argument_of(to_place), metavar="FILE", help="images, recordings, clips to leave out"
@@ -139,6 +141,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if config.published and arguments.name == "render":
         stages = RENDERING
     if arguments.dry_run:
+        if arguments.redo is not None or arguments.concepts_from is not None:
+            raise InputError("--dry-run: says what is to do as things stand; leave --redo and --concepts-from out")
         _print_plan(adopt_settings(config))
         return
     run(config, stages, arguments.redo, arguments.concepts_from)

@@ -56,7 +56,7 @@ class ClipSamples:
         self._open = lru_cache(OPEN_FILES)(self._map)
 
     def _map(self, unit: str) -> np.ndarray:
-        return np.load(on_this_machine(self._run_dir / layout.audio(unit)), mmap_mode="r")
+        return load_array(on_this_machine(self._run_dir / layout.audio(unit)))
 
     def __getitem__(self, clip: str) -> np.ndarray:
         """The (S,) int16 samples of a clip."""

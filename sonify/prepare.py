@@ -272,6 +272,12 @@ def take_answers(config: Config, stages: Sequence[Stage], source: Place) -> None
 
 def _check_same_settings(stages: Sequence[Stage], record: RunRecord, source: Place) -> None:
     """Nothing is copied that this run would ask about anew."""
+    asked = {stage.key for stage in stages if stage.name == "concepts"}
+    known = {key for key in record.stages if key.startswith("concepts/")}
+    if known and not asked & known:
+        raise InputError(
+            f"--concepts-from {source}: it has {', '.join(sorted(known))}, and this run asks {', '.join(sorted(asked))}"
+        )
     for stage in stages:
         before = record.stages.get(stage.key) if stage.name in ASKING else None
         if before is not None and before.digest != stage.digest:

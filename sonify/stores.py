@@ -16,6 +16,8 @@ from upath import UPath
 
 from sonify.errors import InputError, TransientError
 
+Result = TypeVar("Result")
+
 STORES = ("s3", "gs", "hf", "memory")
 WRITABLE_STORES = ("s3", "gs")
 Place = Path | UPath  # a file or folder on this machine, or a remote one (`s3://`, `gs://`, `hf://`)
@@ -30,7 +32,7 @@ def to_place(value: Any) -> Place:
     if scheme and scheme not in STORES:
         raise ValueError(f"expected a path or one of {', '.join(f'{name}://' for name in STORES)}")
     if scheme:
-        _check_no_password(text)
+        _check_url(text)
         return UPath(text)
     return Path(text).expanduser().absolute()
 
@@ -44,18 +46,27 @@ def to_run_dir(value: Any) -> Place:
         return Path(text).expanduser()
     if text.partition("://")[0] not in WRITABLE_STORES:
         raise ValueError(f"expected a path or one of {', '.join(f'{name}://' for name in WRITABLE_STORES)}")
-    _check_no_password(text)
+    _check_url(text)
     # other processes write there at the same time: what was listed a moment ago may be wrong
     return UPath(text.rstrip("/"), use_listings_cache=False)
 
 
-def _check_no_password(url: str) -> None:
-    """What stands in a configuration is written into the run and shown in messages."""
-    if "@" in url.partition("://")[2].partition("/")[0]:
+def to_folder(value: str) -> Path:
+    """A place on this machine, which is all that some things can be written to."""
+    if "://" in value:
+        raise ValueError("expected a folder on this machine")
+    return Path(value)
+
+
+def _check_url(url: str) -> None:
+    """A bucket is named, and no password: what stands in a configuration is written into the run and shown."""
+    bucket = url.partition("://")[2].partition("/")[0]
+    if not bucket:
+        raise ValueError("expected a bucket behind ://")
+    if "@" in bucket:
         raise ValueError("expected a URL without user or password; credentials come from the environment")
 
 
-Result = TypeVar("Result")
 # Before each further try; the clients of the stores try again themselves first. Varied by half, up and down.
 WAITS_SEC = (0.5, 2.0, 8.0)
 # One request: large enough that its 20 to 100 ms of latency do not count, small enough to be held several times.

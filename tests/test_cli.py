@@ -76,6 +76,8 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
         (["run", "--config", "CONFIG", "nonsense"], "unknown argument 'nonsense'"),
         (["run", "--config", "CONFIG", "--nonsense"], "unknown argument '--nonsense'"),
         (["run", "--config", "CONFIG", "--redo", "nothing"], "--redo nothing: expected one of pool"),
+        (["run", "--config", "CONFIG", "--redo", "pair", "--dry-run"], "--dry-run: says what is to do as things stand"),
+        (["run", "--config", "CONFIG", "run_dir=s3://"], "run_dir: expected a bucket behind ://"),
         (["status", "nowhere"], "not a run"),
         (["verify", "nowhere"], "not a run"),
         (["gallery", "nowhere"], "sonify"),
@@ -88,7 +90,17 @@ def test_wrong_input_is_one_line_and_2(config_file, capsys, arguments, message):
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["run", "--config"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["run"],
+        ["run", "--config"],
+        ["publish", "RUN", "--out", "s3://b"],
+        ["leakage", "RUN", "--out", "s3://b"],
+    ],
+)
 def test_a_wrong_command_is_one_line_and_2(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

@@ -91,3 +91,11 @@ def test_other_images_are_refused(root):
 def test_what_is_no_run_is_refused(root):
     with pytest.raises(InputError, match="not a run"):
         run(small_config(root), concepts_from=root / "photos")
+
+
+def test_concepts_of_other_extractors_are_refused(root):
+    first = small_config(root)
+    run(first)
+    second = small_config(root, run="second", concepts={"extractors": [{"kind": "captions", "name": "others"}]})
+    with pytest.raises(InputError, match=r"it has concepts/captions, and this run asks concepts/others"):
+        run(second, concepts_from=first.run_dir)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sonify.config import Config, make_config
 from sonify.errors import InputError
+from sonify.io.write import naming_full_disk, naming_place
 from sonify.report.gallery import build_gallery
 from sonify.run import run
 
@@ -137,7 +138,9 @@ def run_demo(run_dir: Path) -> Path:
     Raises:
         InputError: scikit-image, whose photographs the sample uses, is not installed; or the folder holds another run.
     """
-    write_sample(run_dir / "sample")
+    sample = run_dir / "sample"
+    with naming_place(sample), naming_full_disk(sample):
+        write_sample(sample)
     run(demo_config(run_dir))
     return build_gallery(run_dir) / "index.html"
 

@@ -368,10 +368,16 @@ def for_each(
 
 
 def load_array(place: Place) -> np.ndarray:
-    """An `.npy` file: mapped where it lies on this machine, else in memory."""
-    if isinstance(place, Path):
-        return np.load(place, mmap_mode="r")
-    return np.load(io.BytesIO(read_whole(place)))
+    """An `.npy` file: mapped where it lies on this machine, else in memory.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WorkError: it is damaged.
+    """
+    try:
+        return np.load(place, mmap_mode="r") if isinstance(place, Path) else np.load(io.BytesIO(read_whole(place)))
+    except (ValueError, EOFError) as error:  # its header is none: numpy takes it for a pickle, which is not read
+        raise WorkError(f"{place}: damaged; `sonify verify` with --repair withdraws it") from error
 
 
 def on_this_machine(place: Place) -> Path:

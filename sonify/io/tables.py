@@ -170,7 +170,7 @@ def _source(path: Place) -> Path | pa.BufferReader:
 def _naming_damage(path: Place) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
+    except (pa.ArrowException, OSError) as error:  # pyarrow calls a footer that is none an OSError
         what = str(error).splitlines()[0][:200]
         raise WorkError(f"{path}: missing or damaged ({what}); `sonify verify` with --repair withdraws it") from error
 

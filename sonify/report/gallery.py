@@ -15,7 +15,7 @@ from typing import Any
 
 from sonify import layout
 from sonify.errors import InputError
-from sonify.io.write import replacing
+from sonify.io.write import naming_place, replacing
 from sonify.keys import unescape_key
 from sonify.report.pictures import (
     COSINE_STEP,
@@ -54,7 +54,9 @@ def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> 
         raise InputError(f"{run_dir}: a browser opens a gallery from a disk: name a folder with --out")
     summary, pictures = survey_run(run_dir, rows)
     clips = clips_of(run_dir, pictures)
-    if target.exists() and any(target.iterdir()) and not (target / PAGE).is_file():
+    with naming_place(target):
+        foreign = target.exists() and any(target.iterdir()) and not (target / PAGE).is_file()
+    if foreign:
         raise InputError(f"{target}: holds something else than a gallery; choose another place")
     with replacing(target) as folder:
         media = write_media(run_dir, pictures, folder)

@@ -142,6 +142,17 @@ def _check_listings(run_dir: Place, expected: Mapping[str, str]) -> Iterator[Dam
             yield Damage(path=path, what="missing", record="")
         elif sha256_of(run_dir / path) != sha256:
             yield Damage(path=path, what="another sha256", record="")
+    for name in files_below(run_dir / layout.UNITS):
+        path = f"{layout.UNITS}/{name}"
+        if path.endswith(".parquet") and path not in expected and not _is_table(run_dir / path):
+            yield Damage(path=path, what="not a table", record="")
+
+
+def _is_table(path: Place) -> bool:
+    try:
+        return count_rows(path) >= 0
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _withdraw_damaged(run_dir: Place, damage: Sequence[Damage]) -> None:

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from sonify import layout
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.report.verify import verify
 from sonify.run import run
 from tests.builders import hash_run, small_config, small_input
@@ -87,3 +87,35 @@ def test_a_damaged_commit_is_withdrawn(finished, tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a run"):
         verify(tmp_path)
+
+
+def garble(path):
+    """Bytes in the middle that no format has; the ends, by which libraries know a format, stay."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"no such bytes" + data[len(data) // 2 + 13 :])
+
+
+@pytest.mark.parametrize("path", ["pool/audio/000000.npy", "pairs/000001.parquet"])
+def test_damage_that_a_later_stage_meets_leaves_its_units_undone(finished, tmp_path, path):
+    config = small_config(finished).model_copy(update={"run_dir": tmp_path / "run"})
+    shutil.copytree(finished / "run", config.run_dir)
+    shutil.rmtree(config.run_dir / "commits" / "render")
+    if path.endswith(".npy"):  # whose header is its beginning
+        (config.run_dir / path).write_bytes(b"\x00" * 12 + (config.run_dir / path).read_bytes()[12:])
+    else:
+        garble(config.run_dir / path)
+    with pytest.raises(WorkError, match="units were given up"):
+        run(config)
+    assert verify(config.run_dir, repair=True).damage != ()
+    run(config)
+    assert hash_run(config.run_dir) == hash_run(finished / "run")
+
+
+def test_a_listing_that_no_commit_vouches_for_is_looked_at_as_well(finished, tmp_path):
+    config = small_config(finished).model_copy(update={"run_dir": tmp_path / "run"})
+    run(config, stages=["pool", "concepts"])
+    shutil.rmtree(config.run_dir / "commits" / "concepts")
+    garble(config.run_dir / "units" / "concepts" / "000002.parquet")
+    assert [d.path for d in verify(config.run_dir, repair=True).damage] == ["units/concepts/000002.parquet"]
+    run(config)
+    assert hash_run(config.run_dir) == hash_run(finished / "run")

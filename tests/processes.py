@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -39,9 +40,13 @@ def run_on_small_disk(folder: Path, size: str, code: str, *arguments: object) ->
 
 
 def run_first(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
-    """Have every Python process that is started from now on run some code before anything else."""
+    """Have every Python process that is started from now on run some code before anything else.
+
+    A process whose code fails ends: Python itself would go on without it, and the test would test nothing.
+    """
     (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(code)
+    tried = f"try:\n{indent(code, '    ')}\nexcept BaseException:\n    import os, traceback\n"
+    (folder / "site" / "sitecustomize.py").write_text(f"{tried}    traceback.print_exc()\n    os._exit(1)\n")
     monkeypatch.setenv("PYTHONPATH", str(folder / "site"), prepend=os.pathsep)
 
 

@@ -37,8 +37,8 @@ IMAGES = {"shard_size": 2}
 SLOW = """
 import os, sys, time
 if any("default_worker" in word for word in sys.orig_argv):
-    from sonify.stages import name_concepts
-    inspect = name_concepts.inspect_image
+    from sonify.stages import concepts
+    inspect = concepts.inspect_image
     def slowly(data):
         import ray
         with open(os.path.join(os.environ["SEEN"], ray.get_runtime_context().get_node_id()), "ab") as file:
@@ -48,7 +48,7 @@ if any("default_worker" in word for word in sys.orig_argv):
             time.sleep(0.05)
         time.sleep(0.1)
         return inspect(data)
-    name_concepts.inspect_image = slowly
+    concepts.inspect_image = slowly
 """
 
 OTHERS_WORK = """
@@ -303,7 +303,7 @@ def test_a_job_runs_the_code_that_it_was_submitted_with(tmp_path, ray_tmp, monke
     small_input(tmp_path, photos=4)
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "sonify", checkout / "sonify", ignore=shutil.ignore_patterns("__pycache__"))
-    marked = checkout / "sonify" / "stages" / "name_concepts.py"
+    marked = checkout / "sonify" / "stages" / "concepts.py"
     marked.write_text(marked.read_text() + MARK)
     config = small_config(tmp_path, engine={"kind": "ray", "workers": 2})
     (checkout / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))

@@ -29,13 +29,13 @@ run(small_config(Path(sys.argv[1]), run="ray", images={IMAGES}, engine={RAY}))
 KILLER = """
 import os, signal, sys
 if any("default_worker" in word for word in sys.orig_argv):
-    from sonify.stages import name_concepts
-    inspect = name_concepts.inspect_image
+    from sonify.stages import concepts
+    inspect = concepts.inspect_image
     def kills(data):
         if data.endswith(b"deadly"):
             os.kill(os.getpid(), signal.SIGKILL)
         return inspect(data)
-    name_concepts.inspect_image = kills
+    concepts.inspect_image = kills
 """
 
 

@@ -60,7 +60,7 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
     keys = {stage.key for stage in chosen}
     if left := [stage.key for stage in before if stage.key in replaced - keys]:
         raise InputError(f"--redo {redo}: {', '.join(left)} would have to be done again as well: do all stages")
-    for stage in before:
+    for stage in stages:  # also those behind the chosen ones: run.json says one configuration for all
         if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
             check_settings(run_dir, stage, record)
     again = _forget_listings(run_dir, [stage for stage in stages if stage.key in replaced], record)

@@ -49,6 +49,13 @@ def test_single_stages_do_their_part(config_file, tmp_path, capsys):
     assert hash_run(tmp_path / "run") == hash_run(tmp_path / "whole")
 
 
+def test_a_single_stage_under_other_settings_of_a_later_one_is_refused(config_file, tmp_path, capsys):
+    assert main(["run", "--config", str(config_file)]) == 0
+    assert main(["pool", "--config", str(config_file), "mix.lufs=[-20,-10]"]) == 2
+    assert "pair was made under another configuration: mix.lufs was" in capsys.readouterr().err
+    assert main(["status", str(tmp_path / "run")]) == 0
+
+
 def test_a_stage_before_its_time_says_what_is_missing(config_file, capsys):
     assert main(["pair", "--config", str(config_file)]) == 2
     assert "nothing to work on" in capsys.readouterr().err

@@ -97,25 +97,27 @@ def garble(path):
 
 @pytest.mark.parametrize("path", ["pool/audio/000000.npy", "pairs/000001.parquet"])
 def test_damage_that_a_later_stage_meets_leaves_its_units_undone(finished, tmp_path, path):
-    config = small_config(finished).model_copy(update={"run_dir": tmp_path / "run"})
-    shutil.copytree(finished / "run", config.run_dir)
-    shutil.rmtree(config.run_dir / "commits" / "render")
+    run_dir = tmp_path / "run"
+    config = small_config(finished).model_copy(update={"run_dir": run_dir})
+    shutil.copytree(finished / "run", run_dir)
+    shutil.rmtree(run_dir / "commits" / "render")
     if path.endswith(".npy"):  # whose header is its beginning
-        (config.run_dir / path).write_bytes(b"\x00" * 12 + (config.run_dir / path).read_bytes()[12:])
+        (run_dir / path).write_bytes(b"\x00" * 12 + (run_dir / path).read_bytes()[12:])
     else:
-        garble(config.run_dir / path)
+        garble(run_dir / path)
     with pytest.raises(WorkError, match="units were given up"):
         run(config)
-    assert verify(config.run_dir, repair=True).damage != ()
+    assert verify(run_dir, repair=True).damage != ()
     run(config)
-    assert hash_run(config.run_dir) == hash_run(finished / "run")
+    assert hash_run(run_dir) == hash_run(finished / "run")
 
 
 def test_a_listing_that_no_commit_vouches_for_is_looked_at_as_well(finished, tmp_path):
-    config = small_config(finished).model_copy(update={"run_dir": tmp_path / "run"})
+    run_dir = tmp_path / "run"
+    config = small_config(finished).model_copy(update={"run_dir": run_dir})
     run(config, stages=["pool", "concepts"])
-    shutil.rmtree(config.run_dir / "commits" / "concepts")
-    garble(config.run_dir / "units" / "concepts" / "000002.parquet")
-    assert [d.path for d in verify(config.run_dir, repair=True).damage] == ["units/concepts/000002.parquet"]
+    shutil.rmtree(run_dir / "commits" / "concepts")
+    garble(run_dir / "units" / "concepts" / "000002.parquet")
+    assert [d.path for d in verify(run_dir, repair=True).damage] == ["units/concepts/000002.parquet"]
     run(config)
-    assert hash_run(config.run_dir) == hash_run(finished / "run")
+    assert hash_run(run_dir) == hash_run(finished / "run")

@@ -1,8 +1,11 @@
 """Who writes into a run, and how: files that are never seen half-written, and their sha256.
 
 One command at a time works in a run directory (`engine.lease`). In it a worker writes the files of the unit that it
-does, through the `Transaction` that `engine.job.run_task` opens, and nothing else; the driver writes run.json and the
-frozen listings by `write_atomically`. What is made of a run, as a gallery, is written by `write_whole`.
+does, through the `Transaction` that `engine.job.run_task` opens, and then the unit's commit. The driver writes
+run.json, the frozen listings, answers that are taken over and lists for the user by `write_atomically`. What no commit
+vouches for is kept beside: the index of a captions table (`sources.captions`), the logs of serving engines. A folder
+that is made of a run, as a gallery, is made beside its place and swapped in (`replacing`); single files elsewhere are
+written by `write_whole`.
 
 On a disk a file is made under RUN/tmp, synced, renamed into place, and its folder synced. For a store it is made in
 this machine's temporary folder and uploaded whole. A `Transaction` does so for the files of one unit; the commit

@@ -3,9 +3,10 @@
 Each has a table that names its recordings, of which everybody may have only some: a row without a file is refused as
 `missing`, and counted.
 
-A new corpus is a function here that lists it, a line in `LISTERS` (`sounds/__init__.py`), and a section with its
-`kind` in the union `Sounds` (`config/sections.py`); where its recordings are no files, also a way to open one
-(`opening.py`).
+A new corpus is a function here that lists it, a line in `LISTERS` (`sounds/__init__.py`), a section with its `kind`
+in the union `Sounds` (`config/sections.py`, handed on by `config/__init__.py`), tests in
+`tests/sources/test_corpora.py`, and a line in `docs/data.md` and `docs/keys.md`; where its recordings are no files, a
+way to open one (`opening.py`), and where its licences are written in words of its own, a line in `dataset/licences.py`.
 """
 
 import csv

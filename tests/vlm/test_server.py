@@ -93,7 +93,7 @@ def test_an_engine_dies_with_a_killed_worker(tmp_path, stubborn):
         "import sys, time; from pathlib import Path\n"
         "from sonify.config.sections import ServerVlm; from sonify.vlm import server\n"
         "server.GRACE_SEC = 1.0\n"  # as `short_grace`
-        "server.start_server(ServerVlm.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
+        "kept = server.start_server(ServerVlm.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
         "print('ready', flush=True); time.sleep(600)"
     )
     config = config_for("--child", *stubborn).model_dump_json()

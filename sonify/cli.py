@@ -65,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("run_dir", type=argument_of(to_run_dir))
     status.add_argument("--json", action="store_true")
     status.add_argument("--usage", action="store_true", help="compare the pool's use under other retrieval settings")
+    rejects = _add(subparsers, "rejects", "name every row that left, with its reason", _rejects)
+    rejects.add_argument("run_dir", type=argument_of(to_run_dir))
+    rejects.add_argument("--csv", action="store_true", help="as a table for other programs")
     verify = _add(subparsers, "verify", "check every committed file and count", _verify)
     verify.add_argument("run_dir", type=argument_of(to_run_dir))
     verify.add_argument("--json", action="store_true")
@@ -148,8 +151,16 @@ def _run(arguments: argparse.Namespace) -> None:
     run(config, stages, arguments.redo, arguments.concepts_from)
     if config.published:
         _print_comparison(config)
-    if arguments.name == "run":
-        log.info("done; look at it: sonify gallery %s", config.run_dir)
+    if arguments.name in ("run", "render"):
+        _print_result(config)
+
+
+def _print_result(config: Config) -> None:
+    from sonify.report.result import describe_result, read_result
+
+    for line in describe_result(read_result(config.run_dir), config.run_dir):
+        log.info("%s", line)
+    log.info("look at it and listen: sonify gallery %s", config.run_dir)
 
 
 def _published(arguments: argparse.Namespace) -> list[str]:
@@ -212,6 +223,16 @@ def _status(arguments: argparse.Namespace) -> None:
         _print_json(asdict(status))
     else:
         print_status(status, Console() if sys.stdout.isatty() else Console(width=160))
+
+
+def _rejects(arguments: argparse.Namespace) -> None:
+    from sonify.report.result import iter_rejects, print_rejects, write_rejects
+
+    rejects = iter_rejects(arguments.run_dir)
+    if arguments.csv:
+        write_rejects(rejects, sys.stdout)
+    else:
+        print_rejects(rejects, sys.stdout)
 
 
 def _verify(arguments: argparse.Namespace) -> None:

@@ -19,10 +19,11 @@ from sonify.engine.record import (
     read_record,
     with_stage,
     with_time,
+    with_trouble,
     write_record,
 )
 from sonify.engine.worker import LocalExecutor, Outcome
-from sonify.errors import DiskFull, InputError, WorkError
+from sonify.errors import DiskFull, InputError, TransientError, WorkError
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, take_answers
@@ -146,9 +147,11 @@ class _Work:
         self._run_dir = config.run_dir
         self._max_fault_ratio = config.engine.max_fault_ratio
         self._record = record
+        self._look = f"`sonify rejects {config.run_dir}` names each with its reason"
         self._executor = executor
         self._display = display
         self._given_up: list[str] = []
+        self._reasons: dict[str, str] = {}  # of the first unit that each stage gave up
         self._in_a_row = 0
 
     def do(self, stages: Sequence[Stage], chosen: Sequence[Stage]) -> dict[str, Count]:
@@ -166,9 +169,10 @@ class _Work:
             if stage.key == keys[-1]:
                 break
         if self._given_up:
+            first = next(iter(self._reasons.values()), "it waits for others")
             raise WorkError(
-                f"{len(self._given_up)} units were given up and stay undone ({self._given_up[0]}); the reasons are"
-                " above, and the same command tries them again"
+                f"{len(self._given_up)} units were given up and stay undone ({self._given_up[0]}: {first}); the same"
+                " command tries them again"
             )
         return {key: plans[key].rows for key in keys}
 
@@ -190,16 +194,24 @@ class _Work:
         """Do what is to do of a stage, and return its plan as it is then."""
         stage = plan.stage
         self._note(with_stage(self._record, stage))
+        try:
+            plan = self._do_and_check(plan)
+        except (InputError, TransientError, WorkError) as error:
+            self._note(with_trouble(self._record, stage, str(error)))
+            raise
+        self._note(with_trouble(self._record, stage, self._reasons.get(stage.key, "")))
+        return plan
+
+    def _do_and_check(self, plan: Plan) -> Plan:
+        stage = plan.stage
         for place in plan.broken:  # a store takes no second commit of a unit
             remove(place)
         if plan.tasks:
             stage.check()
             plan = self._do_tasks(plan)
-        tally = plan.rows
-        check_faults(stage, tally, self._max_fault_ratio)
-        check_any_concept(stage, tally)
-        check_any_left(stage, tally)
-        if stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
+        check_faults(stage, plan.rows, self._max_fault_ratio, self._look)
+        check_any_left(plan, self._look)
+        if stage.name == "concepts" and (missing := plan.rows.rejected.get(Reason.NO_CAPTION)):
             log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
         if stage.name == "checks":
             foils = count_foils(self._run_dir, stage.part)
@@ -223,7 +235,7 @@ class _Work:
                 tally, clips = total([tally, commit.rows]), add_clips(clips, commit.clips)
                 progress.add(commit.rows)
                 self._display.update(progress)
-                check_faults(plan.stage, tally, self._max_fault_ratio)
+                check_faults(plan.stage, tally, self._max_fault_ratio, self._look)
         finally:
             rows = tally.rows_in - plan.rows.rows_in
             self._note(with_time(self._record, plan.stage, time.monotonic() - started, rows))
@@ -240,6 +252,7 @@ class _Work:
             raise DiskFull(outcome.error)
         log.error("%s unit %s given up: %s", stage.key, outcome.unit, outcome.error)
         self._given_up.append(f"{stage.key} {outcome.unit}")
+        self._reasons.setdefault(stage.key, outcome.error.strip().rpartition("\n")[2])  # of a traceback the last line
         self._in_a_row += 1
         if self._in_a_row == MOST_IN_A_ROW:
             raise WorkError(
@@ -256,7 +269,7 @@ HINT_NO_CAPTIONS = (
 )
 
 
-def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
+def check_faults(stage: Stage, rows: Count, max_fault_ratio: float, look: str) -> None:
     """Stop a stage that mostly breaks."""
     if rows.rows_in < ROWS_BEFORE_FAULT_LIMIT:
         return
@@ -266,28 +279,40 @@ def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
         worst = max(faults, key=lambda reason: faults[reason])
         raise WorkError(
             f"{stage.key}: {share:.1%} of {rows.rows_in:,} rows are faults (most: {worst}), above"
-            f" engine.max_fault_ratio = {max_fault_ratio:.1%}; look at rejects/{stage.name}, mend the cause and"
-            f" `--redo {stage.name}`, or raise the limit"
+            f" engine.max_fault_ratio = {max_fault_ratio:.1%}; {look}; mend the cause and `--redo {stage.name}`, or"
+            " raise the limit"
         )
-    check_any_concept(stage, rows)
+    check_any_concept(stage, rows, look)
 
 
-def check_any_concept(stage: Stage, rows: Count) -> None:
+def check_any_concept(stage: Stage, rows: Count, look: str) -> None:
     """Stop where an extractor hears nothing in any image: a broken model must not burn the budget."""
     if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
-        hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
-        raise WorkError(f"{stage.key}: no image has a sounding concept ({reasons}); {hint}")
+        hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else look
+        raise WorkError(f"{stage.key}: no image has a sounding concept ({_spell(rows)}); {hint}")
 
 
-def check_any_left(stage: Stage, rows: Count) -> None:
-    """Stop where no image can be checked or gets a sound: an empty dataset is no success."""
-    if stage.name == "checks" and rows.rows_in and not rows.rows_out:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
-        raise WorkError(f"{stage.key}: no image could be checked ({reasons}); look at rejects/checks")
-    if stage.name == "pair" and rows.rows_in and not rows.rows_out:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
-        raise WorkError(
-            f"pair: no image got a sound ({reasons}); look at rejects/pair and at retrieval.min_cosine, mend the cause"
-            " and `--redo pair`"
-        )
+# What a stage has not done that hands nothing on, and what mends it.
+NOTHING_LEFT = {
+    "pool": ("no recording could be read", "mend the cause and `--redo pool`"),
+    "embeddings": ("no recording could be embedded", "mend the cause and `--redo embeddings`"),
+    "checks": ("no image could be checked", "mend the cause and `--redo checks`"),
+    "pair": ("no image got a sound", "look at retrieval.min_cosine, mend the cause and `--redo pair`"),
+    "render": ("no image could be rendered", "mend the cause and `--redo render`"),
+    "features": ("no sample could be made", "mend the cause and `--redo features`"),
+}
+
+
+def check_any_left(plan: Plan, look: str) -> None:
+    """Stop where a stage has nothing to hand on: an empty dataset is no success."""
+    stage, rows = plan.stage, plan.rows
+    check_any_concept(stage, rows, look)
+    if rows.rows_in and not rows.rows_out and stage.name in NOTHING_LEFT:
+        what, hint = NOTHING_LEFT[stage.name]
+        raise WorkError(f"{stage.key}: {what} ({_spell(rows)}); {look}; {hint}")
+    if plan.complete and not rows.rows_in and not stage.upstream:
+        raise WorkError(f"{stage.key}: nothing is in what was listed: archives or tables without a single row")
+
+
+def _spell(rows: Count) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())

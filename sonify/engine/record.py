@@ -33,17 +33,22 @@ LIBRARIES = (
     "diffusers",
     "laion-clap",
 )
+MAX_TROUBLE_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
-    """The settings that a stage's commits stand under; `seconds` and `rows` of work since it was last redone."""
+    """The settings that a stage's commits stand under; `seconds` and `rows` of work since it was last redone.
+
+    `trouble` is why the last work on it stopped or left units undone, and empty where it went well.
+    """
 
     digest: str
     version: int
     settings: Mapping[str, Any]
     seconds: float = 0.0
     rows: int = 0
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +128,12 @@ def with_time(record: RunRecord, stage: Stage, seconds: float, rows: int) -> Run
     """Add a stage's time and rows, for the rate that `status` shows."""
     known = record.stages[stage.key]
     entry = dataclasses.replace(known, seconds=round(known.seconds + seconds, 3), rows=known.rows + rows)
+    return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
+
+
+def with_trouble(record: RunRecord, stage: Stage, trouble: str) -> RunRecord:
+    """Note why a stage stopped, for `status`."""
+    entry = dataclasses.replace(record.stages[stage.key], trouble=" ".join(trouble.split())[:MAX_TROUBLE_CHARS])
     return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
 
 

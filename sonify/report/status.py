@@ -45,7 +45,10 @@ VARIANTS: Mapping[str, Mapping[str, object]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStatus:
-    """One stage: units done and to do, rows by fate, clips where it makes any, rows per second of work."""
+    """One stage: units done and to do, rows by fate, clips where it makes any, rows per second of work.
+
+    `trouble` is why its last work stopped or left units undone, in the words of what was in the way.
+    """
 
     stage: str
     units_done: int
@@ -55,6 +58,7 @@ class StageStatus:
     rejected: Mapping[str, int]
     clips: Count | None
     rows_per_sec: float
+    trouble: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,7 @@ def _stage_status(plan: Plan, timed: StageRecord | None) -> StageStatus:
         rejected=plan.rows.rejected,
         clips=plan.clips,
         rows_per_sec=round(timed.rows / timed.seconds, 2) if timed and timed.seconds else 0.0,
+        trouble=timed.trouble if timed else "",
     )
 
 
@@ -214,6 +219,9 @@ def print_status(status: Status, console: Console) -> None:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in stage.clips.rejected.items()) or "-"
             table.add_row("  clips", "", "", f"{stage.clips.rows_in:,}", f"{stage.clips.rows_out:,}", reasons, "")
     console.print(table)
+    for stage in status.stages:
+        if stage.trouble:
+            console.print(f"{stage.stage} stopped: {stage.trouble}", markup=False, highlight=False)
     if status.discard_words:
         words = ", ".join(f"{word} {n:,}" for word, n in status.discard_words.items())
         console.print(f"scenes discarded by word: {words}", highlight=False)

@@ -1,0 +1,214 @@
+"""What came of a run: which images have a sound, why the others have none, and every row that left.
+
+Only what commits vouch for counts. Images are counted unit by unit, so that memory follows a unit and not the run.
+"""
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import numpy as np
+import pyarrow as pa
+
+from sonify import layout
+from sonify.engine.job import StoredReject
+from sonify.engine.plan import iter_done
+from sonify.engine.record import config_of_run
+from sonify.io.tables import read_columns, read_rows
+from sonify.keys import unescape_key
+from sonify.rows import Reason
+from sonify.stages.table import stages_of
+from sonify.stores import Place
+
+# Below this a recording is hardly what was asked for: the bound under which the shipped configurations drop a concept.
+WEAK_COSINE = 0.2
+# The stages whose rows are images or their scenes, in the order in which an image meets them.
+OF_IMAGES = ("concepts", "checks", "pair", "render")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """A row that left, with its stage, its extractor (empty where the stage has none) and its unit."""
+
+    stage: str
+    extractor: str
+    unit: str
+    row: StoredReject
+
+    @property
+    def name(self) -> str:
+        """What left as its owner calls it: an image's path in the set, a recording's in its corpus."""
+        return unescape_key(self.row.key) if self.stage in OF_IMAGES else self.row.key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A drawn recording: its cosine, the concept that it was drawn for, and the image's path."""
+
+    cosine: float
+    concept: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A run's images by their fate, and how well their sounds match.
+
+    Attributes:
+        with_sound: images in the shards.
+        without: how many others left at a stage for a reason, by both; of several the first that an image met. An
+            archive that could not be read counts as one.
+        sounds: recordings drawn for the scenes, of which `weak` have a cosine below `WEAK_COSINE`.
+        weakest: the one of them with the lowest.
+    """
+
+    with_sound: int
+    without: Mapping[tuple[str, str], int]
+    sounds: int
+    weak: int
+    weakest: Match | None
+
+    @property
+    def images(self) -> int:
+        """All that were looked at and done."""
+        return self.with_sound + sum(self.without.values())
+
+
+def iter_rejects(run_dir: Place) -> Iterator[Reject]:
+    """Yield every row that left a run, in the order of stages, units and rows.
+
+    Raises:
+        InputError: it is no run.
+        WorkError: a table is missing or damaged.
+    """
+    for stage in stages_of(config_of_run(run_dir)):
+        for stored in iter_done(run_dir, stage):
+            for file in stored.commit.files:
+                if file.path.startswith(f"{layout.REJECTS}/"):
+                    rows = read_rows(run_dir / file.path, StoredReject)
+                    unit = stored.commit.unit
+                    yield from (Reject(stage=stage.name, extractor=stage.part, unit=unit, row=row) for row in rows)
+
+
+def read_result(run_dir: Place) -> Result:
+    """Count a run's images by their fate, as far as they are done.
+
+    Raises:
+        InputError: it is no run.
+        WorkError: a table is missing or damaged.
+    """
+    rejects: dict[str, list[tuple[str, str]]] = defaultdict(list)  # of each unit: stages and tables
+    rendered: dict[str, str] = {}
+    paired: list[str] = []
+    for stage in stages_of(config_of_run(run_dir)):
+        for stored in iter_done(run_dir, stage) if stage.name in OF_IMAGES else ():
+            for path in (file.path for file in stored.commit.files):
+                if path.startswith(f"{layout.REJECTS}/"):
+                    rejects[stored.commit.unit].append((stage.key, path))
+                elif path.startswith(f"{layout.RENDERS}/"):
+                    rendered[stored.commit.unit] = path
+                elif path.startswith(f"{layout.PAIRS}/"):
+                    paired.append(path)
+    with_sound, without = 0, Counter[tuple[str, str]]()
+    for unit in rejects.keys() | rendered.keys():
+        images = _images_in(run_dir, rendered.get(unit))
+        with_sound += len(images)
+        fates = _fates_in(run_dir, rejects[unit])
+        without.update(fate for key, fate in fates.items() if key not in images)
+    matches = _Matches()
+    for path in paired:
+        matches.add(read_columns(run_dir / path, ["image", "sources"]))
+    return Result(
+        with_sound=with_sound,
+        without=dict(sorted(without.items(), key=lambda item: (-item[1], item[0]))),
+        sounds=matches.sounds,
+        weak=matches.weak,
+        weakest=matches.weakest,
+    )
+
+
+def _images_in(run_dir: Place, renders: str | None) -> frozenset[str]:
+    if renders is None:
+        return frozenset()
+    return frozenset(read_columns(run_dir / renders, ["image"])["image"].to_pylist())
+
+
+def _fates_in(run_dir: Place, tables: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Where and why each image of a unit left first; that a scene's fellow is missing is no cause."""
+    fates: dict[str, tuple[str, str]] = {}
+    for stage, path in tables:
+        for row in read_rows(run_dir / path, StoredReject):
+            if row.key not in fates or fates[row.key] == (stage, Reason.MISSING_SCENE):
+                fates[row.key] = (stage, row.reason)
+    return fates
+
+
+class _Matches:
+    """The cosines of pairs, table by table."""
+
+    def __init__(self) -> None:
+        self.sounds = 0
+        self.weak = 0
+        self.weakest: Match | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Count a unit's."""
+        column = table["sources"].combine_chunks()
+        cosines = column.values.field("cosine").to_numpy()
+        if not len(cosines):
+            return
+        self.sounds += len(cosines)
+        self.weak += int((cosines < WEAK_COSINE).sum())
+        at = int(cosines.argmin())
+        if self.weakest is None or cosines[at] < self.weakest.cosine:
+            scene = int(np.searchsorted(column.offsets.to_numpy(), at, side="right")) - 1
+            self.weakest = Match(
+                cosine=float(cosines[at]),
+                concept=column.values.field("concept")[at].as_py(),
+                image=unescape_key(table["image"][scene].as_py()),
+            )
+
+
+def describe_result(result: Result, run_dir: Place) -> Iterator[str]:
+    """What a run says at its end, a line each."""
+    yield f"{result.with_sound:,} of {result.images:,} images have a sound: {run_dir / layout.SHARDS}"
+    if result.without:
+        why = ", ".join(f"{n:,} {reason} ({stage})" for (stage, reason), n in result.without.items())
+        yield f"{result.images - result.with_sound:,} have none: {why}; each by name: sonify rejects {run_dir}"
+    if result.weak and result.weakest:
+        worst = result.weakest
+        yield (
+            f"{result.weak:,} of {result.sounds:,} sounds match weakly (cosine below {WEAK_COSINE:g}; the lowest,"
+            f" {worst.cosine:.2f}, is for {worst.concept!r} in {worst.image}): listen to them, or raise"
+            " retrieval.min_cosine"
+        )
+
+
+def write_rejects(rejects: Iterable[Reject], file: TextIO) -> None:
+    """Write rejects as CSV; `key` is as in the run's tables, `name` as its owner calls it."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["stage", "extractor", "unit", "reason", "key", "name", "scene", "detail"])
+    for reject in rejects:
+        row = reject.row
+        cells = (reject.stage, reject.extractor, reject.unit, row.reason, row.key, reject.name, row.scene, row.detail)
+        writer.writerow([printable(cell) for cell in cells])
+
+
+def print_rejects(rejects: Iterable[Reject], file: TextIO) -> None:
+    """Write a line for each, and how many there are."""
+    reasons: Counter[str] = Counter()
+    for reject in rejects:
+        reasons[reject.row.reason] += 1
+        stage = f"{reject.stage}/{reject.extractor}" if reject.extractor else reject.stage
+        scene = f" [{reject.row.scene}]" if reject.row.scene else ""
+        detail = f": {reject.row.detail}" if reject.row.detail else ""
+        file.write(f"{stage:<16} {reject.row.reason:<14} {printable(reject.name + scene + detail)}\n")
+    counts = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
+    file.write(f"{reasons.total():,} rows left{': ' if counts else ''}{counts}\n")
+
+
+def printable(text: str) -> str:
+    """Text that others wrote, as a terminal or a spreadsheet may have it: no control sequence gets through."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

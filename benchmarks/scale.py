@@ -35,7 +35,7 @@ from sonify.engine.record import require_record
 from sonify.io.commits import Commit, Count, record_of
 from sonify.io.tars import TarWriter
 from sonify.io.write import FileRecord
-from sonify.run import run
+from sonify.running import run
 from sonify.stages.table import stages_of
 from sonify.terminal import Parser, run_command
 

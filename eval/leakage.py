@@ -42,7 +42,7 @@ from sonify.media.likeness import HASH_BITS, NearHashes, perceptual_hash
 from sonify.media.mixing import pcm_sha256
 from sonify.media.pixels import UnreadableImage
 from sonify.rows import Rejected, SoundRef, SourceImage
-from sonify.run import plan_run
+from sonify.running import plan_run
 from sonify.sources.images import IMAGE_SUFFIXES, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound
 from sonify.sources.sounds.forms import SOUND_SUFFIXES

@@ -133,7 +133,7 @@ def _check_overrides(rest: Sequence[str], takes_config: bool) -> list[str]:
 
 def _run(arguments: argparse.Namespace) -> None:
     from sonify.dataset.render_from import adopt_settings
-    from sonify.run import run
+    from sonify.running import run
     from sonify.stages.table import COMMAND_STAGES, RENDERING
 
     config = load_config(arguments.config, [*_published(arguments), *arguments.overrides])
@@ -179,7 +179,7 @@ def _print_comparison(config: Config) -> None:
 def _print_plan(config: Config) -> None:
     from sonify.engine.progress import spell_duration
     from sonify.report.estimate import estimate
-    from sonify.run import plan_run
+    from sonify.running import plan_run
 
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     print(resolved)

@@ -13,7 +13,7 @@ from PIL import Image
 from sonify.config import Config, make_config
 from sonify.engine.record import require_record
 from sonify.errors import InputError
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, small_config, tone, write_csv, write_photos, write_sound, write_sounds
 from tests.processes import meanwhile, ray_workers
 from tests.tiny_networks import answering_llava, answering_qwen_vl, tiny_clap

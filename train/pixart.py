@@ -24,7 +24,7 @@ from sonify.config import load_settings
 from sonify.errors import WorkError
 from sonify.features.vae import scaling_factor
 from sonify.io.write import naming_full_disk
-from sonify.run import open_run
+from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
 from train.checkpoints import check_run_dir, restore_training, save_training
 from train.config import Optimizer, TrainConfig, write_config

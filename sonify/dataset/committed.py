@@ -32,7 +32,7 @@ from sonify.io.write import FileRecord
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import pcm_sha256
 from sonify.rows import Clip, Pair, Render, SoundRef
-from sonify.run import plan_run
+from sonify.running import plan_run
 from sonify.stages.make_pool import names_of
 from sonify.stages.table import stages_of
 from sonify.stores import Place

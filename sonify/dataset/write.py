@@ -56,7 +56,7 @@ from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import digest_open
 from sonify.rows import Pair, Render
-from sonify.run import open_run
+from sonify.running import open_run
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stores import Place
 

@@ -16,7 +16,7 @@ from sonify.config import Config, make_config
 from sonify.errors import InputError
 from sonify.io.write import naming_full_disk, naming_place
 from sonify.report.gallery import build_gallery
-from sonify.run import run
+from sonify.running import run
 
 
 @dataclass(frozen=True, slots=True)

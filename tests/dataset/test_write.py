@@ -28,7 +28,7 @@ from sonify.media.likeness import fingerprint
 from sonify.media.mixing import pcm_sha256
 from sonify.pool import ClipSamples
 from sonify.rows import Clip, Pair, Render
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, picture, write_photos, write_sounds
 from tests.dataset.folders import pair, record, source, statistics
 from tests.servers import running_store

@@ -12,7 +12,7 @@ from sonify.errors import WorkError
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config, small_input, stored
 from train.config import TrainConfig
 from train.loader import make_loader

@@ -23,6 +23,7 @@ from sonify.engine.record import (
 )
 from sonify.engine.worker import LocalExecutor, Outcome
 from sonify.errors import DiskFull, InputError, WorkError
+from sonify.installed import spell_again, spell_redo
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, take_answers
@@ -180,7 +181,7 @@ class _Work:
         before = ", ".join(dict.fromkeys(key.partition("/")[0] for key in (*stage.upstream, *stage.upstream_whole)))
         if not plan.done and not plan.tasks:
             raise InputError(
-                f"{stage.key}: nothing to work on: {before} come before it; `sonify run` does all in order"
+                f"{stage.key}: nothing to work on: {before} come before it; `{spell_again()}` does all in order"
             )
         if plan.waiting:
             self._given_up.append(f"{stage.key} {plan.waiting[0]}")
@@ -200,7 +201,7 @@ class _Work:
         check_any_concept(stage, tally)
         check_any_left(stage, tally)
         if stage.name == "concepts" and (missing := tally.rejected.get(Reason.NO_CAPTION)):
-            log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
+            log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", hint_no_captions())
         if stage.name == "checks":
             foils = count_foils(self._run_dir, stage.part)
             log.info("%s: %d of %d things that are not there were confirmed", stage.key, foils.confirmed, foils.asked)
@@ -250,10 +251,14 @@ class _Work:
 
 # Fewer rows than this say nothing about a share of faults.
 ROWS_BEFORE_FAULT_LIMIT = 1000
-HINT_NO_CAPTIONS = (
-    "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table with"
-    " concepts.extractors.0.file, then `--redo concepts`"
-)
+
+
+def hint_no_captions() -> str:
+    """What to do where images have no captions."""
+    return (
+        "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table"
+        f" with concepts.extractors.0.file, then `{spell_redo('concepts')}`"
+    )
 
 
 def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
@@ -267,7 +272,7 @@ def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:
         raise WorkError(
             f"{stage.key}: {share:.1%} of {rows.rows_in:,} rows are faults (most: {worst}), above"
             f" engine.max_fault_ratio = {max_fault_ratio:.1%}; look at rejects/{stage.name}, mend the cause and"
-            f" `--redo {stage.name}`, or raise the limit"
+            f" `{spell_redo(stage.name)}`, or raise the limit"
         )
     check_any_concept(stage, rows)
 
@@ -276,7 +281,7 @@ def check_any_concept(stage: Stage, rows: Count) -> None:
     """Stop where an extractor hears nothing in any image: a broken model must not burn the budget."""
     if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
-        hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
+        hint = hint_no_captions() if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
         raise WorkError(f"{stage.key}: no image has a sounding concept ({reasons}); {hint}")
 
 
@@ -289,5 +294,5 @@ def check_any_left(stage: Stage, rows: Count) -> None:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
         raise WorkError(
             f"pair: no image got a sound ({reasons}); look at rejects/pair and at retrieval.min_cosine, mend the cause"
-            " and `--redo pair`"
+            f" and `{spell_redo('pair')}`"
         )

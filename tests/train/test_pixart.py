@@ -127,7 +127,7 @@ TWO_PROCESSES = {
         sys.executable,
         "-c",
         "import sys; from train.launch import launch_processes;"
-        " sys.exit(launch_processes(2, 'train.pixart', sys.argv[1:]))",
+        " sys.exit(launch_processes(2, 'train.pixart', sys.argv[1:], 'sonify train'))",
     ],
     "torchrun": [
         sys.executable,

@@ -79,7 +79,7 @@ def test_the_remedy_that_is_told_for_damage_mends_it(sonified: Config) -> None:
     before = open_feature_data(data).digest
     archive = next(Path(str(sonified.run_dir), "features/train").glob("*.tar"))
     os.truncate(archive, archive.stat().st_size - 512)
-    with pytest.raises(WorkError, match=r"--repair` withdraws it, and `sonify features` makes it again"):
+    with pytest.raises(WorkError, match=r"--repair` withdraws it, and `.*sonify features --config F` makes it again"):
         open_feature_data(data)
 
     verify(sonified.run_dir, repair=True)

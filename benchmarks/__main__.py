@@ -20,4 +20,5 @@ BENCHMARKS = (
 
 if __name__ == "__main__":
     for name in BENCHMARKS:
-        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+        if code := subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
+            sys.exit(code)

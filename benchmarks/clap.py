@@ -6,8 +6,13 @@ One thread, no GPU, random weights in the size of `laion/clap-htsat-unfused`. Th
 processor and model, one clip at a time. Prints one JSON line, which says how far both are apart as well.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("benchmarks.clap", extra="dev"))
+
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +40,7 @@ def write_recordings(folder: Path) -> list[Path]:
     return paths
 
 
-def main() -> None:
+def main(_argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network: Any = ClapModel(ClapConfig()).eval()
@@ -66,7 +71,3 @@ def main() -> None:
         distance = float(np.abs(ours() - theirs()).max())
         ours_sec, theirs_sec = interleaved(ours, theirs)
     report("clap", RECORDINGS / ours_sec, RECORDINGS / theirs_sec, "clips/s", threads=1, distance=round(distance, 6))
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ from sonify.engine.on_ray import RayExecutor
 from sonify.engine.plan import plan_stage
 from sonify.engine.record import read_record
 from sonify.io.write import remove
-from sonify.run import run
+from sonify.running import run
 from sonify.stages.table import stages_of
 
 IMAGES, UNIT, WORKERS = 3200, 64, 2

@@ -8,6 +8,11 @@ say how many images and sounds a second go through networks of the published siz
 rate changes with bfloat16. A CPU takes a minute or two; a GPU is measured where `--device cuda` asks for one.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("benchmarks.features", extra="dev"))
+
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -105,7 +110,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure_networks(choose_device(arguments.device), arguments.size)
 
     return run_command("benchmarks.features", work)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,11 +9,16 @@ The last line plays a GPU: a consumer that takes a batch and sleeps as long as a
 half of its matrix-product peak: a derived figure, no GPU was there), and how long it waits for the next.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("benchmarks.loader", extra="dev"))
+
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -89,7 +94,7 @@ def measure_wait_share(batches: Iterator[Any]) -> float:
     return waited / (time.perf_counter() - start)
 
 
-def main() -> None:
+def main(_argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = make_feature_run(
             Path(folder, "run"),
@@ -110,7 +115,3 @@ def main() -> None:
             report("loader", of_ours, of_plain, "images/s", workers=workers, h200s_fed=h200s)
         waits = [measure_wait_share(way(run, 1)) for way in ways]
         print(json.dumps({"name": "loader_wait_share", "ours": waits[0], "theirs": waits[1], "workers": 1}))
-
-
-if __name__ == "__main__":
-    main()

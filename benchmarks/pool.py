@@ -27,7 +27,7 @@ from sonify import layout
 from sonify.config import Config, make_config
 from sonify.io.places import load_array, stems
 from sonify.io.write import remove
-from sonify.run import run
+from sonify.running import run
 
 RECORDINGS, IN_ARCHIVE = 200, 50
 SAMPLE_RATE_HZ = 16_000

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.inputs import config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
 from sonify.io.write import remove
-from sonify.run import run
+from sonify.running import run
 
 IMAGES, UNIT, WORKERS = 4000, 64, 2
 

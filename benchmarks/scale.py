@@ -9,6 +9,11 @@ processor time of the driver a unit (all stages), and the resident memory of the
 MB, at a tenth of the run and at its most in the last tenth. docs/scale.md says what follows for a billion images.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("benchmarks.scale", extra="dev"))
+
 import io
 import json
 import os
@@ -35,7 +40,7 @@ from sonify.engine.record import require_record
 from sonify.io.commits import Commit, Count, record_of
 from sonify.io.tars import TarWriter
 from sonify.io.write import FileRecord
-from sonify.run import run
+from sonify.running import run
 from sonify.stages.table import stages_of
 from sonify.terminal import Parser, run_command
 
@@ -217,7 +222,3 @@ def measure_plan(root: Path, units: int) -> dict[str, object]:
 
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # the sha256 of nothing
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

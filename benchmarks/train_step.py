@@ -12,6 +12,11 @@ The losses of all ways are compared over STEPS steps first; every weight takes p
     B  images    C H W  channels, height and width of the latents    T D  times and width of the condition
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("benchmarks.train_step", extra="dev"))
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -192,7 +197,3 @@ def measure(setting: Setting) -> None:
         half = make_way(setting, ours_compiled, bf16=True)
         half_peak = matmul_peak_flops(setting.device, torch.bfloat16)
         compare("train_step_bf16", setting, half, plain, half_peak)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

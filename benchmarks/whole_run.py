@@ -26,7 +26,7 @@ from webdataset.writer import ShardWriter
 from benchmarks.inputs import SUBJECTS, config_for, write_photos, write_sounds
 from benchmarks.measure import interleaved, report
 from sonify.io.write import remove
-from sonify.run import run
+from sonify.running import run
 
 IMAGES, UNIT, WORKERS = 10_000, 500, 2
 SAMPLE_RATE_HZ = 16_000

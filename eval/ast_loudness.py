@@ -11,9 +11,13 @@ model's first layer leaves of a gain what its epsilon lets through. Needs both m
     C  clips, G  gains, N = C * G points, clip by clip, B  sounds, S  samples, T D  times and width of features
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.ast_loudness", extra="eval"))
+
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,8 +275,8 @@ def _judge(
     return kept, items
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = StudyParser("eval.ast_loudness", "How much loudness do AST's features keep, against HuBERT's?")
+def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    parser = StudyParser(prog, "How much loudness do AST's features keep, against HuBERT's?")
     parser.add_argument("--audio", type=Path, nargs="+", required=True, help="recordings, two at least")
     parser.add_argument(
         "--gains-db",
@@ -308,9 +312,9 @@ def _read(arguments: argparse.Namespace) -> list[CutClip]:
     return [read_heard(path, arguments.clip_seconds) for path in paths]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.ast_loudness") -> int:
     """Run the study and return its exit code."""
-    arguments = _parse(argv)
+    arguments = _parse(argv, prog)
 
     def work() -> None:
         gains_db = check_gains(arguments.gains_db)
@@ -331,8 +335,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         write_study(arguments.out, "ast_loudness", result, draw(kept))
 
-    return run_study("eval.ast_loudness", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_study(prog, work)

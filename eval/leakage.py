@@ -5,6 +5,11 @@
 is `sonify leakage`. An evaluation set is a folder of files, tar archives or tables, read as any input is.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.leakage", extra="publish"))
+
 import argparse
 import json
 import logging
@@ -32,6 +37,7 @@ from sonify.config import (
 )
 from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError, require
+from sonify.installed import spell, spell_again
 from sonify.io.places import list_files, open_local, size_of
 from sonify.io.tables import read_columns
 from sonify.io.tars import iter_files, read_member
@@ -42,7 +48,7 @@ from sonify.media.likeness import HASH_BITS, NearHashes, perceptual_hash
 from sonify.media.mixing import pcm_sha256
 from sonify.media.pixels import UnreadableImage
 from sonify.rows import Rejected, SoundRef, SourceImage
-from sonify.run import plan_run
+from sonify.running import plan_run
 from sonify.sources.images import IMAGE_SUFFIXES, list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
@@ -117,7 +123,7 @@ def find_leakage(run_dir: Place, images: Place | None, sounds: Place | None, dis
     needed = ["render"] * (images is not None) + ["pool"] * (sounds is not None)
     for stage in needed:
         if not done.get(stage):
-            raise InputError(f"{run_dir}: no unit of {stage} is done; make them with `sonify run --config FILE`")
+            raise InputError(f"{run_dir}: no unit of {stage} is done; make them with `{spell_again()}`")
     seen = EvaluationImages(images) if images is not None else None
     heard = EvaluationSounds(sounds, config) if sounds is not None else None
     run_images = _compare_images(run_dir, done["render"], seen, distance) if seen else (0, ())
@@ -180,7 +186,7 @@ def _compare_images(
         hashes = dict(_shard_hashes(run_dir, unit))
         if foreign := hashes.keys() - paired.keys():
             raise WorkError(
-                f"{run_dir}: unit {unit} has {min(foreign)} in its shard and no pair of it; `sonify verify`"
+                f"{run_dir}: unit {unit} has {min(foreign)} in its shard and no pair of it; `{spell('verify', 'RUN')}`"
             )
         compared += len(hashes)
         for key, (bits, number) in zip(hashes, seen.near.nearest(list(hashes.values())), strict=True):
@@ -210,7 +216,9 @@ def _shard_hashes(run_dir: Place, unit: str) -> Iterator[tuple[str, np.ndarray]]
                     if member.name.endswith(".jpg"):
                         yield member.name.removesuffix(".jpg"), perceptual_hash(read_member(file, member))
         except (tarfile.TarError, UnreadableImage) as error:
-            raise WorkError(f"{shard}: damaged ({error}); `sonify verify` with --repair withdraws it") from error
+            raise WorkError(
+                f"{shard}: damaged ({error}); `{spell('verify', 'RUN', '--repair')}` withdraws it"
+            ) from error
 
 
 def _compare_sounds(run_dir: Place, units: list[str], heard: "EvaluationSounds") -> tuple[int, tuple[SoundMatch, ...]]:
@@ -331,10 +339,10 @@ def _clips(audio: Audio) -> Iterator[tuple[SoundRef, tuple[str, ...]]]:
             yield ref, ()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "sonify leakage") -> int:
     """Run the command and return its exit code; it is `sonify leakage` as well."""
-    parser = Parser(prog="sonify leakage", description="Name what a run shares with evaluation sets.")
-    parser.add_argument("run_dir", type=argument_of(to_run_dir))
+    parser = Parser(prog=prog, description="Name what a run shares with evaluation sets.")
+    parser.add_argument("run_dir", type=argument_of(to_run_dir), metavar="RUN", help="the folder of a run")
     parser.add_argument("--images", type=argument_of(to_place), help="evaluation images: a folder of them or of tars")
     parser.add_argument("--sounds", type=argument_of(to_place), help="evaluation sounds: a folder")
     parser.add_argument("--distance", type=int, default=DISTANCE, help="bits in which near-duplicate images may differ")
@@ -355,7 +363,3 @@ def _run(arguments: argparse.Namespace) -> None:
     found = find_leakage(arguments.run_dir, arguments.images, arguments.sounds, arguments.distance)
     write_leakage(found, arguments.out)
     sys.stdout.write(f"{summary(found)}\n")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

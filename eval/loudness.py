@@ -9,9 +9,13 @@ rank correlation of gain and class score, for both sources. Needs a released mod
     G  gains, B  images (one a seed), L  labels
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.loudness", extra="eval"))
+
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,9 +113,9 @@ def draw(
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.loudness") -> int:
     """Run the study and return its exit code."""
-    parser = PictureParser("eval.loudness", "Does the louder of two sounds show more in the picture?")
+    parser = PictureParser(prog, "Does the louder of two sounds show more in the picture?")
     parser.add_argument("--fixed", type=Path, required=True, help="the recording that stays")
     parser.add_argument("--swept", type=Path, required=True, help="the recording whose gain changes")
     parser.add_argument("--gains-db", type=float, nargs="+", default=GAINS_DB, help="of the swept (default: -24 to 6)")
@@ -141,8 +145,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         figure = draw(images, gains_db, scores_GBL, summary, studio.painting.seeds)
         write_study(arguments.out, "loudness", result, figure)
 
-    return run_study("eval.loudness", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_study(prog, work)

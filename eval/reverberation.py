@@ -12,10 +12,14 @@ rooms. Needs a released model and a CLIP.
     width
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.reverberation", extra="eval"))
+
 import argparse
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,9 +246,9 @@ def _read(arguments: argparse.Namespace) -> tuple[list[Venue], list[str]]:
     return venues, labels
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.reverberation") -> int:
     """Run the study and return its exit code."""
-    parser = PictureParser("eval.reverberation", "What does the room in which a sound is heard change in the picture?")
+    parser = PictureParser(prog, "What does the room in which a sound is heard change in the picture?")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--audio", type=Path, help="a dry recording, put into simulated rooms")
     given.add_argument("--recordings", type=Path, help="folder of folders, each with real recordings of one room")
@@ -266,8 +270,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         write_study(arguments.out, "reverberation", result, draw(heard, summary, labels))
 
-    return run_study("eval.reverberation", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_study(prog, work)

@@ -8,8 +8,12 @@ with the class scores of all concepts in all pictures. Needs a released model an
     B  images, L  labels
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.semantic_mixing", extra="eval"))
+
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -122,9 +126,9 @@ def _items(painted: Sequence[PaintedSounds], labels: Sequence[str]) -> list[dict
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.semantic_mixing") -> int:
     """Run the study and return its exit code."""
-    parser = PictureParser("eval.semantic_mixing", "Does a mixture of two sounds give a picture of both?")
+    parser = PictureParser(prog, "Does a mixture of two sounds give a picture of both?")
     parser.add_argument("--audio", type=Path, nargs="+", required=True, help="recordings, two at least")
     arguments = parser.parse_args(argv)
 
@@ -145,8 +149,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         write_study(arguments.out, "semantic_mixing", result, draw(painted, labels))
 
-    return run_study("eval.semantic_mixing", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_study(prog, work)

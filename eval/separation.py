@@ -11,9 +11,13 @@ model and a CLIP.
     B  images (one a seed), L  labels, N  sources, S  samples, T D  times and width of a condition
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.separation", extra="eval"))
+
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -162,9 +166,9 @@ def _item(sources: Sources, mixed: Painted, separated: Painted) -> dict[str, Any
     return {"name": sources.name, "start_sec": sources.start_sec, **ways}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.separation") -> int:
     """Run the study and return its exit code."""
-    parser = PictureParser("eval.separation", "Do two sources show better when they are heard one after the other?")
+    parser = PictureParser(prog, "Do two sources show better when they are heard one after the other?")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--audio", type=Path, nargs="+", help="recordings that are mixed here, two at least")
     given.add_argument("--stems", type=Path, help="folder of folders, each with a `mixture` and its sources")
@@ -186,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         write_study(arguments.out, "separation", result, draw(results))
 
-    return run_study("eval.separation", work)
+    return run_study(prog, work)
 
 
 def _read_mixtures(arguments: argparse.Namespace) -> list[Sources]:
@@ -212,7 +216,3 @@ def _folders(stems: Path) -> list[Path]:
     if not folders:
         raise InputError(f"--stems: {stems}: expected a folder of folders, each with a {MIXTURE} and its sources")
     return folders
-
-
-if __name__ == "__main__":
-    sys.exit(main())

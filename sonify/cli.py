@@ -9,18 +9,19 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from sonify import __version__
-from sonify.config import Config, load_config
-from sonify.errors import InputError, WorkError, require
+from sonify import __version__, layout
+from sonify.config import Config, explain_option, explain_word, load_config
+from sonify.errors import InputError, WorkError, did_you_mean, require
+from sonify.installed import pin_packages, spell
 from sonify.stores import to_folder, to_place, to_run_dir
-from sonify.terminal import Parser, argument_of, run_command
+from sonify.terminal import Parser, argument_of, run_command, run_module
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +34,35 @@ STAGE_COMMANDS = {
     "features": "turn the shards into latents and audio features to train on",
 }
 
-# Commands of the packages above, which are imported when they are called and not before.
-DOORS = {"leakage": ("eval.leakage", "name what a run shares with evaluation sets")}
+RUN: Any = {"metavar": "RUN", "help": "the folder of a run, such as runs/demo"}
+# Keys that have an option of their own.
+SHORTCUTS = {"images": "images.path", "sounds": "audio.sources.0.path", "out": "run_dir"}
+
+# Commands of the packages above, which are loaded from beside this one when they are called and not before: the module,
+# the extra that brings its libraries, what it does.
+DOORS = {
+    "leakage": ("eval.leakage", "publish", "name what a run shares with evaluation sets"),
+    "train": ("train.pixart", "train", "train a model on a run with features"),
+    "generate": ("train.generate", "train", "make pictures of sounds with a trained model"),
+    "eval": ("eval.__main__", "eval", "studies of a trained model; alone it lists them"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    name = next((word for word in words if not word.startswith("-")), "")
-    if name in DOORS:
-        words.remove(name)
-        return import_module(DOORS[name][0]).main(words)
-    arguments, rest = build_parser().parse_known_args(words)
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    if words[:1] == ["--verbose"] and words[1:2] and words[1] in DOORS:
+        words = [*words[1:], words[0]]
+    if words and words[0] in DOORS:
+        return _open(words[0], words[1:])
+    parser = build_parser()
+    if not words:
+        parser.print_help()
+        return 0
+    _check_command(parser, words)
+    arguments, rest = parser.parse_known_args(words)
 
     def work() -> None:
         arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
@@ -53,7 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("sonify", work, verbose=arguments.verbose)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _open(door: str, words: Sequence[str]) -> int:
+    """Call a command of `train` or `eval`, of those that were installed with this package."""
+    module, extra, _ = DOORS[door]
+    pin_packages()
+    return run_module(module, words, extra=extra, name=f"sonify {door}")
+
+
+def build_parser() -> Parser:
     """The commands and their options."""
     parser = Parser(prog="sonify", description="Give any image set a soundscape.")
     parser.add_argument("--version", action="version", version=f"sonify {__version__}")
@@ -61,23 +86,26 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for name, text in STAGE_COMMANDS.items():
         _add_stage_command(subparsers, name, text)
+    init = _add(subparsers, "init", "write a configuration to edit", _init)
+    init.add_argument("name", nargs="?", metavar="NAME", default="folder", help="which (default: %(default)s)")
+    init.add_argument("--list", action="store_true", help="list those that come along")
     status = _add(subparsers, "status", "what is done, rejected and used", _status)
-    status.add_argument("run_dir", type=argument_of(to_run_dir))
+    status.add_argument("run_dir", type=argument_of(to_run_dir), **RUN)
     status.add_argument("--json", action="store_true")
     status.add_argument("--usage", action="store_true", help="compare the pool's use under other retrieval settings")
     rejects = _add(subparsers, "rejects", "name every row that left, with its reason", _rejects)
-    rejects.add_argument("run_dir", type=argument_of(to_run_dir))
+    rejects.add_argument("run_dir", type=argument_of(to_run_dir), **RUN)
     rejects.add_argument("--csv", action="store_true", help="as a table for other programs")
     verify = _add(subparsers, "verify", "check every committed file and count", _verify)
-    verify.add_argument("run_dir", type=argument_of(to_run_dir))
+    verify.add_argument("run_dir", type=argument_of(to_run_dir), **RUN)
     verify.add_argument("--json", action="store_true")
     verify.add_argument("--repair", action="store_true", help="withdraw what is damaged; the next run does it again")
     gallery = _add(subparsers, "gallery", "write a page to look at and listen to", _gallery)
-    gallery.add_argument("run_dir", type=argument_of(to_run_dir))
+    gallery.add_argument("run_dir", type=argument_of(to_run_dir), **RUN)
     gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
     gallery.add_argument("--out", type=argument_of(to_folder), help="the page's folder (default: RUN/gallery)")
     _add_publish(subparsers)
-    for name, (_, text) in DOORS.items():
+    for name, (_, _, text) in DOORS.items():
         subparsers.add_parser(name, help=text, add_help=False)
     demo = _add(subparsers, "demo", "the whole job on the embedded sample", _demo)
     demo.add_argument(
@@ -87,8 +115,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
-    command = _add(subparsers, name, text, _run)
-    command.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
+    command = _add(subparsers, name, text, _run, explain=explain_option(Config))
+    command.add_argument(
+        "--config", metavar="F", help="YAML file, or the name of one that comes along; key=value after it overrides it"
+    )
+    command.add_argument("--images", metavar="DIR", help="images.path; without --config: of the configuration folder")
+    command.add_argument("--sounds", metavar="DIR", help="audio.sources.0.path, of one collection")
+    command.add_argument("--out", metavar="RUN", help="run_dir: everything is written there, and the same resumes it")
     command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
     command.set_defaults(name=name, redo=None, concepts_from=None, published=None, missing=None)
     if name == "run":
@@ -121,25 +154,65 @@ def _add_publish(subparsers: Any) -> None:
     command.add_argument("--dry-run", action="store_true", help="with --push: list what would go")
 
 
-def _add(subparsers: Any, name: str, text: str, function: Callable[[argparse.Namespace], None]) -> Parser:
-    command = subparsers.add_parser(name, help=text, description=text)
+def _add(
+    subparsers: Any, name: str, text: str, function: Callable[[argparse.Namespace], None], **settings: Any
+) -> Parser:
+    command = subparsers.add_parser(name, help=text, description=text, **settings)
     command.set_defaults(command=function)
     return command
 
 
+def _check_command(parser: Parser, words: Sequence[str]) -> None:
+    """Say what may have been meant where the first word is no command."""
+    known = [*STAGE_COMMANDS, "init", "status", "verify", "gallery", "publish", *DOORS, "demo", "help"]
+    lead = next((word for word in words if word != "--verbose"), "")
+    if lead in ("--version", "--help", "-h", "", *known):
+        return
+    if lead.startswith("-"):
+        parser.error(f"no such option before a command: {lead}; expected COMMAND, such as {spell('run')}")
+    if (Path(lead) / layout.RUN).is_file():
+        parser.error(f"{lead}: a run; expected a command before it, such as {spell('status', lead)}")
+    if lead.endswith((".yaml", ".yml")):
+        parser.error(f"{lead}: a configuration; expected a command before it: {spell('run', '--config', lead)}")
+    hint = did_you_mean(lead, [*known, "--version"], 0.6)
+    parser.error(f"no such command: {lead!r}{hint or ': ' + ', '.join(known)}")
+
+
 def _check_overrides(rest: Sequence[str], takes_config: bool) -> list[str]:
-    for word in rest:
-        if word.startswith("-") or "=" not in word or not takes_config:
+    for word, following in zip_longest(rest, rest[1:], fillvalue=""):
+        if word.startswith("-") or not takes_config:
             raise InputError(f"unknown argument {word!r}; see --help")
+        if word.endswith((".yaml", ".yml")) and "=" not in word:
+            raise InputError(f"unknown argument {word!r}: write --config {word}")
+        if Path(word).is_dir():
+            raise InputError(f"unknown argument {word!r}: a folder; write --images DIR --sounds DIR")
+        if "=" not in word:
+            raise InputError(explain_word(word, following, Config))
     return list(rest)
 
 
+def _init(arguments: argparse.Namespace) -> None:
+    from sonify.config.shipped import list_shipped, write_config
+
+    if arguments.list:
+        print("\n".join(list_shipped()))
+        return
+    print(write_config(arguments.name))
+
+
 def _run(arguments: argparse.Namespace) -> None:
+    config = load_config(_config_of(arguments), [*_published(arguments), *_shortcuts(arguments), *arguments.overrides])
+
+    if arguments.sounds and len(config.audio.sources) > 1:
+        raise InputError(
+            f"--sounds: the configuration has {len(config.audio.sources)} collections; write audio.sources.0.path=DIR"
+            " for the first, and so on"
+        )
+
     from sonify.dataset.render_from import adopt_settings
-    from sonify.run import run
+    from sonify.running import run
     from sonify.stages.table import COMMAND_STAGES, RENDERING
 
-    config = load_config(arguments.config, [*_published(arguments), *arguments.overrides])
     stages = COMMAND_STAGES.get(arguments.name)
     if config.published and arguments.name == "render":
         stages = RENDERING
@@ -160,7 +233,32 @@ def _print_result(config: Config) -> None:
 
     for line in describe_result(read_result(config.run_dir), config.run_dir):
         log.info("%s", line)
-    log.info("look at it and listen: sonify gallery %s", config.run_dir)
+    log.info("look at it and listen: %s", spell("gallery", config.run_dir))
+
+
+def _config_of(arguments: argparse.Namespace) -> str:
+    """What `--config` says, or the configuration that fits folders of one's own."""
+    if arguments.config is not None:
+        return arguments.config
+    if arguments.images and arguments.sounds:
+        return "folder"
+    given = [f"--{name}" for name in SHORTCUTS if getattr(arguments, name)]
+    raise InputError(
+        f"{arguments.name}: expected --config F, or --images DIR and --sounds DIR, found"
+        f" {' and '.join(given) or 'neither'}; `{spell('init')}` writes a configuration to edit"
+    )
+
+
+def _shortcuts(arguments: argparse.Namespace) -> list[str]:
+    """`--images`, `--sounds` and `--out` are keys of the configuration like others."""
+    keys = {word.partition("=")[0] for word in arguments.overrides}
+    chosen = {key: (name, getattr(arguments, name)) for name, key in SHORTCUTS.items()}
+    for key, (name, value) in chosen.items():
+        if value is not None and key in keys:
+            raise InputError(f"--{name}: is {key}, which is given twice: leave one of the two out")
+        if value == "":
+            raise InputError(f"--{name}: expected a folder, found nothing: is a variable of the shell not set?")
+    return [f"{key}={json.dumps(value)}" for key, (_, value) in chosen.items() if value is not None]
 
 
 def _published(arguments: argparse.Namespace) -> list[str]:
@@ -190,7 +288,7 @@ def _print_comparison(config: Config) -> None:
 def _print_plan(config: Config) -> None:
     from sonify.engine.progress import spell_duration
     from sonify.report.estimate import estimate
-    from sonify.run import plan_run
+    from sonify.running import plan_run
 
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     print(resolved)
@@ -246,9 +344,11 @@ def _verify(arguments: argparse.Namespace) -> None:
             print(f"{damage.path}: {damage.what}")
         print(f"{result.commits:,} commits, {result.files:,} files, {len(result.damage):,} damaged")
     if result.damage and result.repaired:
-        raise WorkError("the damaged commits are withdrawn: `sonify run` does those units again")
+        raise WorkError(f"the damaged commits are withdrawn: `{spell('run', '...')}` does those units again")
     if result.damage:
-        raise WorkError(f"damage found: `sonify verify {arguments.run_dir} --repair`, then `sonify run`")
+        raise WorkError(
+            f"damage found: `{spell('verify', arguments.run_dir, '--repair')}`, then `{spell('run', '...')}`"
+        )
 
 
 def _gallery(arguments: argparse.Namespace) -> None:

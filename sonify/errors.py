@@ -1,6 +1,10 @@
 """The exceptions that the command line turns into exit codes 2 and 3; anything else is an error of ours."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.util import find_spec
+
+from sonify.installed import how_to_install
 
 
 class InputError(Exception):
@@ -22,8 +26,26 @@ class TransientError(Exception):
     """A cause outside the rows (network, server): the unit stays undone and no row is rejected."""
 
 
-def require(*libraries: str, extra: str = "models") -> None:
-    """Refuse to go on without libraries of an extra, which the light installation has not."""
+def require(*libraries: str, extra: str = "models", what: str = "") -> None:
+    """Refuse to go on without libraries of an extra, which the light installation has not.
+
+    Args:
+        libraries: names as they are imported.
+        extra: which extra brings them.
+        what: what needs them, such as a key, in front of the message.
+    """
     for library in libraries:
         if find_spec(library) is None:
-            raise InputError(f"the library {library} is not installed: pip install 'sonify[{extra}]'")
+            raise missing(library, extra, what)
+
+
+def missing(library: str, extra: str, what: str = "") -> InputError:
+    """A library that is not installed: which one, and the command that brings it."""
+    return InputError(f"{what and f'{what}: '}the library {library} is not installed: run {how_to_install(extra)}")
+
+
+def did_you_mean(found: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """What somebody may have meant by a word that is none of those known, as the end of a message; or nothing."""
+    names = {name.lower(): name for name in known}
+    close = get_close_matches(found.lower(), names, n=1, cutoff=alike)
+    return f"; did you mean {names[close[0]]}?" if close else ""

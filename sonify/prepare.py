@@ -28,7 +28,8 @@ from sonify.engine.record import (
     with_stage,
     write_record,
 )
-from sonify.errors import InputError, WorkError
+from sonify.errors import InputError, WorkError, did_you_mean
+from sonify.installed import spell, spell_redo
 from sonify.io.commits import DamagedRecord, commit_files, open_committed, parse_commit, read_commits
 from sonify.io.places import files_below, for_each, read_whole
 from sonify.io.tables import read_rows, read_tables, write_rows
@@ -80,7 +81,7 @@ def _stages_below(stages: Sequence[Stage], name: str) -> frozenset[str]:
     """The keys of a stage and of all that depends on it; `answers` are those of models, which `concepts` keeps."""
     known = dict.fromkeys((*(stage.name for stage in stages), *layout.RECORDED))
     if name not in known:
-        raise InputError(f"--redo {name}: expected one of {', '.join(known)}")
+        raise InputError(f"--redo {name}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
     below: set[str] = set()
     for stage in stages:
         first = stage.name == ("concepts" if name == "answers" else name)
@@ -144,7 +145,8 @@ def _refuse_other_model(run_dir: Place, stages: Sequence[Stage], model: str, wha
     for stage in stages:
         if model in stage.models and commit_files(run_dir, stage.name, stage.digest):
             raise InputError(
-                f"{run_dir}: {stage.key} was done with {model} as {what}; use the same files, or `--redo {stage.name}`"
+                f"{run_dir}: {stage.key} was done with {model} as {what}; use the same files, or"
+                f" `{spell_redo(stage.name)}`"
             )
 
 
@@ -290,7 +292,9 @@ def _committed_answers(source: Place) -> list[FileRecord]:
     folders = [source / layout.COMMITS / stage for stage in ASKING]
     places = [folder / name for folder in folders for name in files_below(folder)]
     if not places:
-        raise InputError(f"--concepts-from: {source} has no concepts yet; `sonify concepts --config FILE` finds them")
+        raise InputError(
+            f"--concepts-from: {source} has no concepts yet; `{spell('concepts', '--config', 'F')}` finds them"
+        )
     try:
         commits = [parse_commit(place, data).commit for place, data in read_commits(places)]
     except (DamagedRecord, FileNotFoundError) as error:

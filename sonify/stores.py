@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 from upath import UPath
 
 from sonify.errors import InputError, TransientError
+from sonify.installed import how_to_install
 
 Result = TypeVar("Result")
 
@@ -105,7 +106,7 @@ def ask(place: UPath, request: Callable[[], Result]) -> Result:
         except ImportError as error:
             raise InputError(
                 f"{place}: reading it needs a package that is not installed ({_brief(error)}):"
-                " pip install 'sonify[remote]'"
+                f" run {how_to_install('remote')}"
             ) from error
         except _store_errors() as error:
             _raise_final(place, error)

@@ -9,10 +9,14 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import zip_longest
 from typing import Any, NoReturn, TypeVar
 
-from sonify.errors import InputError, TransientError, WorkError
+from sonify.errors import InputError, TransientError, WorkError, did_you_mean, missing
+from sonify.installed import PACKAGES
 
 Argument = TypeVar("Argument")
 
@@ -41,6 +45,27 @@ def run_command(name: str, work: Callable[[], int | None], *, verbose: bool = Fa
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def run_module(module: str, argv: Sequence[str] | None = None, *, extra: str, name: str | None = None) -> int:
+    """Run `main` of a module; where a library that it imports is not installed, that is one line and exit 2.
+
+    A module that is run by name (`python -m`) does so before its own imports, which would end in a traceback.
+
+    Args:
+        module: as it is imported.
+        argv: its arguments, those of the process where None.
+        extra: which extra brings its libraries.
+        name: what the command is called here, where that is not the module.
+    """
+    try:
+        main = import_module(module).main
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in (*PACKAGES, module.partition(".")[0]) or not library or find_spec(library) is not None:
+            raise
+        return _fail(name or module, missing(library, extra), 2)
+    return (main(argv) if name is None else main(argv, name)) or 0
 
 
 def _fail(name: str, error: object, code: int) -> int:
@@ -76,14 +101,40 @@ class Interrupt:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which takes no options cut short."""
+    """An argument parser whose errors are one line, and which takes no options cut short.
 
-    def __init__(self, **settings: Any) -> None:
+    `explain` is asked first about an option that does not exist, with what follows it.
+    """
+
+    def __init__(self, explain: Callable[[str, str], str] | None = None, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+        self._explain = explain
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - its overloads
+        """As argparse's, but an option that does not exist is an error, before what is required is missed."""
+        words = list(sys.argv[1:] if args is None else args)
+        if self._subparsers is None:
+            self._refuse_unknown(words)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
+        missing_ones = message.removeprefix("the following arguments are required: ")
+        if missing_ones != message:
+            helps = {name: action.help for action in self._actions for name in (*action.option_strings, action.metavar)}
+            names = missing_ones.split(", ")
+            message = "; ".join(f"expected {name}" + (f": {helps[name]}" if helps.get(name) else "") for name in names)
         sys.stderr.write(f"{self.prog}: {message} (see --help)\n")
         raise SystemExit(2)
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        for word, following in zip_longest(words, words[1:], fillvalue=""):
+            option, _, value = word.partition("=")
+            if word == "--":
+                return
+            if not option.startswith("--") or option in self._option_string_actions:
+                continue
+            said = self._explain(option[2:], value or following) if self._explain else ""
+            self.error(said or f"no such option: {option}{did_you_mean(option, self._option_string_actions, 0.7)}")
 
 
 def argument_of(convert: Callable[[str], Argument]) -> Callable[[str], Argument]:

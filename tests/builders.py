@@ -31,7 +31,7 @@ from sonify.io.write import sha256_of
 from sonify.media.clips import cut_recording
 from sonify.prepare import prepare
 from sonify.rows import Clip, Concept, ImageConcepts, Pair, Render, SoundRef, SourceClip
-from sonify.run import open_run
+from sonify.running import open_run
 from sonify.stages.table import stages_of
 from sonify.stores import Place
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sonify.config import Config
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config, sounds_in
 
 

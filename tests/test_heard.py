@@ -13,7 +13,7 @@ import soundfile
 
 from sonify.captions.ontology import find_sounds, load_ontology, match_sounds
 from sonify.captions.words import tokenize
-from sonify.run import run
+from sonify.running import run
 from tests.builders import members_of, small_config, sounds_in, write_csv
 
 # Of 521 classes; a mix of three has three sources to be found among them.

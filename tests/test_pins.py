@@ -20,7 +20,7 @@ from PIL import Image
 from upath import UPath
 
 from sonify.config import make_config
-from sonify.run import run
+from sonify.running import run
 from sonify.stages.table import stages_of
 
 PINS = Path(__file__).parent / "pins"

@@ -4,7 +4,7 @@ import pytest
 
 from sonify.errors import InputError, WorkError
 from sonify.report.verify import verify
-from sonify.run import run
+from sonify.running import run
 from tests.builders import SUBJECTS, hash_run, picture, say, small_config, small_input, sounds_in, vlm_at, write_sounds
 from tests.vlm.faulty_server import serving
 

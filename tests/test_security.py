@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from sonify import run
+from sonify import running
 from sonify.config import Config, WebDatasetSounds, make_config
 from sonify.dataset.write import PublishOptions, publish
 from sonify.errors import InputError, WorkError
@@ -176,7 +176,7 @@ def test_pickles_beside_images_and_sounds_are_never_opened(tmp_path: Path) -> No
     images = {"a.jpg": picture(), "a.txt": b"a photo of a dog", "a.pkl": bomb, "a.pyd": bomb, "a.pth": bomb}
     write_tar(tmp_path / "photos" / "0.tar", {**images, "b.jpg": bomb, "b.txt": b"a dog"})
     write_tar(tmp_path / "sounds" / "0.tar", {"a.flac": flac(1), "a.txt": b"dog", "a.pkl": bomb, "b.wav": bomb})
-    counts = run.run(archives_config(tmp_path))
+    counts = running.run(archives_config(tmp_path))
     assert counts["pool"].rejected == {Reason.UNREADABLE: 1}
     assert counts["concepts/captions"].rejected == {Reason.UNREADABLE: 1}
     assert counts["render"].rows_out == 1
@@ -210,7 +210,7 @@ def test_a_hostile_archive_writes_and_reads_nothing_elsewhere(tmp_path: Path) ->
             archive.addfile(member)
     write_tar(tmp_path / "sounds" / "0.tar", {"../../a.flac": flac(1), "../../a.txt": b"dog"})
     before = {path for path in tmp_path.parent.rglob("*") if "run" not in path.relative_to(tmp_path.parent).parts}
-    counts = run.run(archives_config(tmp_path))
+    counts = running.run(archives_config(tmp_path))
     after = {path for path in tmp_path.parent.rglob("*") if "run" not in path.relative_to(tmp_path.parent).parts}
     assert after == before
     assert counts["concepts/captions"].rejected == {Reason.UNSUPPORTED: 4}
@@ -269,7 +269,7 @@ def test_urls_and_commands_in_data_are_not_followed(tmp_path: Path) -> None:
         pq.write_table(pa.table(table), tmp_path / "sounds" / "a.parquet")
         images = {"kind": "parquet", "path": str(tmp_path / "photos"), "caption_column": "caption", "validation": 0}
         source = {"kind": "parquet", "path": str(tmp_path / "sounds")}
-        counts = run.run(
+        counts = running.run(
             small_config(
                 tmp_path,
                 images=images,
@@ -397,7 +397,7 @@ import json, sys
 from pathlib import Path
 import psutil, ray
 from sonify.engine import on_ray
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config
 root = Path(sys.argv[1])
 shutdown, found = ray.shutdown, {}

@@ -11,6 +11,11 @@ and `manifest.jsonl`; the same command goes on where it was interrupted, and ano
 its own. The images' paths are printed.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("train.generate", extra="train"))
+
 import argparse
 import csv
 import hashlib
@@ -58,9 +63,9 @@ and so on. With --list or --seeds, --out is a folder: images/ and manifest.jsonl
 images of an earlier request in it are removed. The path of every image is printed.
 
 examples:
-  python -m train.generate --model DIR --audio dog.wav --out dog.png
-  python -m train.generate --model DIR --audio sea.wav dog.wav --gains-db 0 -6 --out both.png
-  python -m train.generate --model DIR --list sounds.csv --seeds 4 --out FOLDER
+  {command} --model DIR --audio dog.wav --out dog.png
+  {command} --model DIR --audio sea.wav dog.wav --gains-db 0 -6 --out both.png
+  {command} --model DIR --list sounds.csv --seeds 4 --out FOLDER
 """
 
 
@@ -87,10 +92,10 @@ class Request:
     separate: bool = False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "train.generate") -> int:
     """Run the command and return its exit code."""
-    arguments = build_parser().parse_args(argv)
-    return run_command("train.generate", lambda: _run(arguments))
+    arguments = build_parser(prog).parse_args(argv)
+    return run_command(prog, lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -101,12 +106,12 @@ def _run(arguments: argparse.Namespace) -> None:
         print(path)  # noqa: T201 - the command's result
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
     """The command's options."""
     parser = Parser(
-        prog="train.generate",
+        prog=prog,
         description="Make images from sounds.",
-        epilog=EPILOG,
+        epilog=EPILOG.format(command=prog if " " in prog else f"python -m {prog}"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of a released pipeline")
@@ -371,7 +376,3 @@ def _make(
             write_image(folder, row, image)
         else:
             write_whole(folder / row.image, encode_png(image))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

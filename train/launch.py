@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from sonify.errors import InputError
+from sonify.installed import ROOT
 from train.config import TrainConfig
 
 POLL_SECONDS = 0.1
@@ -42,7 +43,20 @@ def check_devices(devices: int | None) -> int:
     return devices or max(found, 1)
 
 
-def launch_processes(processes: int, module: str, argv: Sequence[str]) -> int:
+# Runs `main` of a module that lies beside this one, whatever the working folder holds.
+CHILD = """
+import sys
+root, module, name, *words = sys.argv[1:]
+if root not in sys.path:
+    sys.path.insert(0, root)
+from sonify.installed import pin_packages
+pin_packages()
+from sonify.terminal import run_module
+sys.exit(run_module(module, words, extra="train", name=name))
+"""
+
+
+def launch_processes(processes: int, module: str, argv: Sequence[str], name: str) -> int:
     """Run a module in that many processes of one machine, and return the exit code of the first that fails, or 0.
 
     SIGTERM and SIGINT are passed on. Where one process fails, the others, who wait for it, are killed; of what they
@@ -53,7 +67,7 @@ def launch_processes(processes: int, module: str, argv: Sequence[str]) -> int:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
         children = [
             subprocess.Popen(  # noqa: S603 - this command again
-                [sys.executable, "-m", module, *argv],
+                [sys.executable, "-P", "-c", CHILD, str(ROOT), module, name, *argv],
                 env={**os.environ, **address, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stderr=files[rank],
             )

@@ -11,6 +11,7 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from PIL import Image, ImageDraw, ImageFont
 
 from sonify.errors import InputError
+from sonify.installed import spell
 from sonify.io.write import write_whole
 from train.checkpoints import RELEASE
 from train.config import TrainConfig
@@ -71,7 +72,9 @@ class Pictures:
         with ema.applied_to(transformer):
             pipeline = make_pipeline(transformer, self._config, self._networks, self._data)
             save_release(out, pipeline, self._config, self._data, read_metrics(self._config.run_dir), step=step)
-        log.info("the model is in %s: python -m train.generate --model %s --audio a.wav --out out.png", out, out)
+        log.info(
+            "the model is in %s: %s", out, spell("generate", "--model", out, "--audio", "a.wav", "--out", "out.png")
+        )
         return out
 
 

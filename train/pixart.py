@@ -7,24 +7,29 @@ The plain command uses every visible GPU (`torchrun` and `accelerate launch` wor
     B  images of a micro-batch, C H W  channels, height and width of the latents, T D  times and width of the condition
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("train.pixart", extra="train"))
+
 import argparse
 import logging
 import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from sonify.config import load_settings
+from sonify.config import explain_option, load_settings
+from sonify.config.shipped import find_config
 from sonify.errors import WorkError
 from sonify.features.vae import scaling_factor
 from sonify.io.write import naming_full_disk
-from sonify.run import open_run
+from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
 from train.checkpoints import check_run_dir, restore_training, save_training
 from train.config import Optimizer, TrainConfig, write_config
@@ -41,21 +46,25 @@ from train.shards import check_matches, open_feature_data
 log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "train.pixart") -> int:
     """Run the command and return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = Parser(prog="train.pixart", description="Train on sonified shards.")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file; key=value after it overrides it")
+    parser = Parser(
+        prog=prog,
+        description="Train on sonified shards; the same command resumes.",
+        explain=explain_option(TrainConfig),
+    )
+    parser.add_argument("--config", required=True, metavar="F", help="YAML file, or the name of one that comes along")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args(argv)
-    return run_command("train.pixart", lambda: _launch(arguments, argv))
+    return run_command(prog, lambda: _launch(arguments, prog, argv))
 
 
-def _launch(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
-    config = load_settings(arguments.config, arguments.overrides, TrainConfig)
+def _launch(arguments: argparse.Namespace, prog: str, argv: Sequence[str]) -> int:
+    config = load_settings(find_config(arguments.config, "train"), arguments.overrides, TrainConfig)
     processes = check_devices(config.devices)
     if processes > 1 and not is_launched():
-        return launch_processes(processes, "train.pixart", argv)
+        return launch_processes(processes, "train.pixart", argv, prog)
     train(config)
     return 0
 
@@ -176,7 +185,3 @@ def learning_rate_at(step: int, config: Optimizer, total_batch: int) -> float:
     """Return the rate of a step, counted from 1: linear up to the square-root rule's rate, then constant."""
     peak = config.learning_rate * math.sqrt(total_batch / config.reference_batch)
     return peak * min(1.0, step / config.warmup_steps) if config.warmup_steps else peak
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

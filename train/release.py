@@ -8,6 +8,11 @@ recordings.txt   the recordings that it was trained on, one a line
 config.yaml      the configuration, resolved
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("train.release", extra="train"))
+
 import argparse
 import os
 from collections import Counter
@@ -20,6 +25,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from sonify.config.loader import load_settings
 from sonify.errors import InputError
+from sonify.installed import spell
 from sonify.io.write import make_beside, naming_full_disk, naming_place, replacing
 from sonify.pool import clip_columns
 from sonify.terminal import Parser, run_command
@@ -41,14 +47,14 @@ REPORTED = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "train.release") -> int:
     """Run the command and return its exit code."""
-    parser = Parser(prog="train.release", description="Make a pipeline of a checkpoint.")
+    parser = Parser(prog=prog, description="Make a pipeline of a checkpoint.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder; a release there is replaced")
     arguments = parser.parse_args(argv)
-    return run_command("train.release", lambda: _run(arguments))
+    return run_command(prog, lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -64,7 +70,9 @@ def release_checkpoint(run_dir: Path, step: int | None, out: Path) -> None:
         DiskFull: no room is left.
     """
     if not (run_dir / CONFIG).is_file():
-        raise InputError(f"{run_dir}: not a training run: expected {CONFIG} in it; `python -m train.pixart` makes one")
+        raise InputError(
+            f"{run_dir}: not a training run: expected {CONFIG} in it; `{spell('train', '--config', 'F')}` makes one"
+        )
     _find_place(out)
     config = load_settings(run_dir / CONFIG, [], TrainConfig)
     averaged = load_averaged(run_dir, step)
@@ -277,7 +285,3 @@ def _number(value: float) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "/").split())
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -27,6 +27,7 @@ import torch
 from sonify import layout
 from sonify.engine.record import RunRecord, require_record
 from sonify.errors import InputError, WorkError
+from sonify.installed import spell
 from sonify.io.commits import DamagedRecord, commit_files, digest_of, read_commit
 from sonify.io.tables import count_rows, read_columns, rows_of
 from sonify.io.tars import index_members
@@ -156,7 +157,8 @@ def _named_members(sample: TrainingSample, data: bytes) -> dict[str, bytes]:
 
 def remedy(run_dir: Path) -> str:
     """What to do where a run's features are damaged."""
-    return f"`sonify verify {run_dir} --repair` withdraws it, and `sonify features` makes it again"
+    again = spell("features", "--config", "F")
+    return f"`{spell('verify', run_dir, '--repair')}` withdraws it, and `{again}` makes it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +326,8 @@ def _open_run(run_dir: Place, split: str) -> tuple[RunRecord, list[Shard]]:
     commits = list(commit_files(run_dir, STAGE, stage.digest)) if stage else []
     if not commits or not record.config.get("features"):
         raise InputError(
-            f"{run_dir}: has no features; add a section `features` to its configuration, and run `sonify features`"
+            f"{run_dir}: has no features; add a section `features` to its configuration, and run"
+            f" `{spell('features', '--config', 'F')}`"
         )
     rendered = record.stages.get("render")
     num_rendered = sum(1 for _ in commit_files(run_dir, "render", rendered.digest)) if rendered else 0
@@ -367,7 +370,8 @@ def _describe_run(record: RunRecord, shard: Shard) -> Run:
     for name in ("vae", "ast"):
         if settings[name] not in record.models:
             raise InputError(
-                f"{shard.run_dir}: {layout.RUN} does not say which {name} {settings[name]} was; run `sonify features`"
+                f"{shard.run_dir}: {layout.RUN} does not say which {name} {settings[name]} was; run"
+                f" `{spell('features', '--config', 'F')}`"
             )
     sample = shard.read(shard.read_index(), 0)
     if not sample.scenes:

@@ -6,6 +6,11 @@ writes runs/tiny/ast and runs/tiny/vae, ordinary model folders, in a few seconds
 means nothing, but it is always the same, and different for different input.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("train.tiny", extra="train"))
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,9 +55,9 @@ def write_tiny_vae(folder: Path) -> Path:
     return folder
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "train.tiny") -> int:
     """Run the command and return its exit code."""
-    parser = Parser(prog="train.tiny", description="Write tiny networks with random weights.")
+    parser = Parser(prog=prog, description="Write tiny networks with random weights.")
     parser.add_argument("out", type=Path, help="folder that gets ast/ and vae/")
     out = parser.parse_args(argv).out
 
@@ -62,8 +67,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_tiny_vae(out / "vae")
         print(f"{out / 'ast'}\n{out / 'vae'}")  # noqa: T201 - the command's result
 
-    return run_command("train.tiny", work)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return run_command(prog, work)

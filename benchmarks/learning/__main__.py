@@ -8,6 +8,11 @@ of held-out recordings, with the audio and with it zeroed; an independent eye ju
 pictures; so few photographs are learned by heart, and they are for research only: publish no grid.
 """
 
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("benchmarks.learning.__main__", extra="dev"))
+
 import json
 import logging
 from collections.abc import Sequence
@@ -63,7 +68,3 @@ def measure(data: Path, out: Path, steps: int, folds: Sequence[int], num_seeds: 
     (out / "report.md").write_text(page)
     (out / "result.json").write_text(json.dumps(line, indent=1) + "\n")
     return page, line
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

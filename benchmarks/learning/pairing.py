@@ -19,7 +19,7 @@ from benchmarks.learning.collection import CLASSES, Photo, Recording, read_level
 from benchmarks.learning.ear import Ear
 from sonify.config import Config, make_config
 from sonify.media.audio import decode_flac
-from sonify.run import run
+from sonify.running import run
 
 SCENES = 8  # of a training sample, of which each visit hears one
 DRAWS = 32  # of `sonify` for a photograph; where it is repeated it has other scenes each time

@@ -1,6 +1,7 @@
 """The configuration; `Config` is a whole run's, the other names are its sections."""
 
 from sonify.config.loader import load_config, load_settings, make_config, make_settings
+from sonify.config.problems import explain_option, explain_word
 from sonify.config.sections import (
     Audio,
     AudioSetSounds,

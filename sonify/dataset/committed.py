@@ -25,6 +25,7 @@ from sonify.dataset.read import read_shards
 from sonify.dataset.render_from import published_folder
 from sonify.engine.plan import Plan, iter_done
 from sonify.errors import InputError, WorkError
+from sonify.installed import spell, spell_again
 from sonify.io.commits import DamagedRecord, parse_commit, read_commits
 from sonify.io.places import for_each, load_array, read_whole, stems
 from sonify.io.tables import ROWS_IN_GROUP, read_columns, read_tables, rows_of
@@ -32,7 +33,7 @@ from sonify.io.write import FileRecord
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import pcm_sha256
 from sonify.rows import Clip, Pair, Render, SoundRef
-from sonify.run import plan_run
+from sonify.running import plan_run
 from sonify.stages.make_pool import names_of
 from sonify.stages.table import stages_of
 from sonify.stores import Place
@@ -57,7 +58,7 @@ class CommittedUnit:
         data = read_whole(self.run_dir / path) if record else b""
         if not record or hashlib.sha256(data).hexdigest() != record.sha256:
             raise WorkError(
-                f"{self.run_dir / path}: not what was committed; `sonify verify` with --repair withdraws it"
+                f"{self.run_dir / path}: not what was committed; `{spell('verify', 'RUN', '--repair')}` withdraws it"
             )
         return Table(data)
 
@@ -86,7 +87,8 @@ def finished_stages(config: Config) -> Mapping[str, Plan]:
             units = len(plan.done) + len(plan.tasks) + len(plan.waiting)
             found = plan.stale or f"{len(plan.done):,} of {units:,} units are done"
             raise InputError(
-                f"{config.run_dir}: expected a finished run, and {plan.stage.key}: {found}; `sonify run` does the rest"
+                f"{config.run_dir}: expected a finished run, and {plan.stage.key}: {found};"
+                f" `{spell_again()}` does the rest"
             )
     return {plan.stage.name: plan for plan in plans}
 
@@ -99,7 +101,7 @@ def committed_units(run_dir: Place, plan: Plan) -> Iterator[CommittedUnit]:
         try:
             files = parse_commit(place, data).commit.files
         except DamagedRecord as error:
-            raise WorkError(f"{place}: {error}; `sonify verify` with --repair withdraws it") from error
+            raise WorkError(f"{place}: {error}; `{spell('verify', 'RUN', '--repair')}` withdraws it") from error
         yield CommittedUnit(run_dir, unit, {file.path: file for file in files})
 
 
@@ -121,7 +123,7 @@ def rendered_images(unit: CommittedUnit, paired: Table, rendered: Table) -> Iter
         if scenes:
             yield scenes
     if renders:
-        raise WorkError(f"{unit.run_dir}: unit {unit.name} has renders without pairs; run `sonify verify`")
+        raise WorkError(f"{unit.run_dir}: unit {unit.name} has renders without pairs; run `{spell('verify', 'RUN')}`")
 
 
 class Pool:
@@ -168,7 +170,7 @@ class Pool:
 
     def _number(self, clip: str) -> int:
         if clip not in self._numbers:
-            raise WorkError(f"the pool holds no clip {clip!r} although a pair uses it; run `sonify verify`")
+            raise WorkError(f"the pool holds no clip {clip!r} although a pair uses it; run `{spell('verify', 'RUN')}`")
         return self._numbers[clip]
 
     def heard(self, sample_rate_hz: int) -> Iterator[tuple[str, list[PublishedClip]]]:
@@ -180,7 +182,9 @@ class Pool:
                 try:
                     array = load_array(unit.run_dir / layout.audio(unit.name))
                 except ValueError as error:  # its header is not one
-                    raise WorkError(f"the pool's samples of unit {unit.name} are damaged: `sonify verify`") from error
+                    raise WorkError(
+                        f"the pool's samples of unit {unit.name} are damaged: `{spell('verify', 'RUN')}`"
+                    ) from error
                 samples = (array[row] for row, _ in rows)
                 with ThreadPoolExecutor() as threads:  # a fingerprint takes 5 ms, nearly all in numpy
                     clips = threads.map(_published_clip, (clip for _, clip in rows), samples, repeat(sample_rate_hz))
@@ -199,7 +203,7 @@ def _names(row: dict[str, str]) -> frozenset[str]:
 def _published_clip(clip: Clip, samples: np.ndarray, sample_rate_hz: int) -> PublishedClip:
     if pcm_sha256(samples) != clip.sha256:
         raise WorkError(
-            f"the pool's samples of {clip.clip!r} are damaged; `sonify verify` with --repair withdraws them"
+            f"the pool's samples of {clip.clip!r} are damaged; `{spell('verify', 'RUN', '--repair')}` withdraws them"
         )
     return PublishedClip(
         **{name: getattr(clip, name) for name in Clip.__slots__},

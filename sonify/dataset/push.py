@@ -11,6 +11,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sonify.dataset.card import plain
 from sonify.dataset.format import CHECKSUMS, RECORD, files_of, read_checksums
 from sonify.errors import InputError, TransientError
+from sonify.installed import spell
 from sonify.io.write import FileRecord, sha256_of
 
 # What an earlier publication left there and this one has not: what was taken down must not stay in the newest revision.
@@ -61,7 +62,8 @@ def _read_checksums(out: Path) -> Mapping[str, str]:
         listed = read_checksums(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}): not a published folder; `sonify publish RUN --out DIR`"
+            f"{path}: cannot be read ({error.strerror}): not a published folder;"
+            f" `{spell('publish', 'RUN', '--out', 'DIR')}` makes one"
         ) from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error

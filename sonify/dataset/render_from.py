@@ -24,6 +24,7 @@ from sonify.dataset.format import (
     read_checksums,
 )
 from sonify.errors import InputError
+from sonify.installed import spell
 from sonify.io.places import is_below, read_inside
 from sonify.stores import Place
 
@@ -108,8 +109,8 @@ def _read(place: Place, name: str, limit: int) -> bytes:
         data = read_inside(place, name, 0, limit + 1)
     except OSError as error:
         raise InputError(
-            f"{place}: not a published dataset: {name}: {error.strerror or error}; `sonify publish RUN --out DIR`"
-            " makes one"
+            f"{place}: not a published dataset: {name}: {error.strerror or error};"
+            f" `{spell('publish', 'RUN', '--out', 'DIR')}` makes one"
         ) from error
     if len(data) > limit:
         raise InputError(f"{place}/{name}: more than {limit} bytes")

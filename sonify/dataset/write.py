@@ -51,12 +51,13 @@ from sonify.dataset.licences import (
 from sonify.engine.plan import Plan
 from sonify.engine.record import config_of_run, require_record
 from sonify.errors import InputError, WorkError, require
+from sonify.installed import spell
 from sonify.io.places import are_apart, open_local, stems
 from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import digest_open
 from sonify.rows import Pair, Render
-from sonify.run import open_run
+from sonify.running import open_run
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stores import Place
 
@@ -314,7 +315,7 @@ def _read_sounds(run_dir: Place, shard: PublishedShard, scenes: Sequence[dict[st
     place = run_dir / shard.path
     with open_local(place) as file:
         if digest_open(file) != shard.sha256:
-            raise WorkError(f"{place}: not what was committed; `sonify verify` with --repair withdraws it")
+            raise WorkError(f"{place}: not what was committed; `{spell('verify', 'RUN', '--repair')}` withdraws it")
         file.seek(0)
         members = {member.name: member for member in iter_files(file)}
         for row in scenes:

@@ -5,6 +5,7 @@ says how they were made.
 """
 
 import csv
+import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sonify.config import Config, make_config
-from sonify.errors import InputError
+from sonify.errors import missing
 from sonify.io.write import naming_full_disk, naming_place
 from sonify.report.gallery import build_gallery
-from sonify.run import run
+from sonify.running import plan_run, run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,10 @@ def run_demo(run_dir: Path) -> Path:
     sample = run_dir / "sample"
     with naming_place(sample), naming_full_disk(sample):
         write_sample(sample)
-    run(demo_config(run_dir))
+    config = demo_config(run_dir)
+    if all(plan.done and not (plan.tasks or plan.waiting or plan.stale) for plan in plan_run(config)):
+        log.info("nothing to do: the demo in %s is done already; remove that folder to see it made again", run_dir)
+    run(config)
     return build_gallery(run_dir) / "index.html"
 
 
@@ -188,7 +194,7 @@ def write_sounds(folder: Path) -> None:
 def _shipped_pictures() -> Path:
     spec = find_spec("skimage")  # its `data` package would import much and fetch what is missing
     if spec is None or not spec.submodule_search_locations:
-        raise InputError('the demo\'s photographs come with scikit-image: pip install "sonify[sample]"')
+        raise missing("skimage", "sample", "the demo's photographs")
     return Path(spec.submodule_search_locations[0]) / "data"
 
 

@@ -8,6 +8,7 @@ from sonify import layout
 from sonify.engine.job import Stage, Task
 from sonify.engine.record import RunRecord, describe_difference
 from sonify.errors import InputError, WorkError
+from sonify.installed import spell, spell_redo
 from sonify.io.commits import (
     Commit,
     Count,
@@ -69,7 +70,7 @@ def _iter_commits(run_dir: Place, stage: Stage) -> Iterator[tuple[StoredCommit, 
         try:
             stored = parse_commit(place, data)
         except DamagedRecord as error:
-            raise WorkError(f"{place}: {error}; `sonify verify {run_dir} --repair` withdraws it") from error
+            raise WorkError(f"{place}: {error}; `{spell('verify', run_dir, '--repair')}` withdraws it") from error
         yield stored, all(size_of(file.path) == file.size_bytes for file in stored.commit.files)
 
 
@@ -135,7 +136,7 @@ def check_settings(run_dir: Place, stage: Stage, record: RunRecord | None) -> No
     if any(commit_files(run_dir, stage.name, digest) for digest in others):
         raise InputError(
             f"{run_dir}: {stage.key} was made under another configuration: {difference};"
-            f" use another run_dir, or `--redo {stage.name}` to replace it"
+            f" use another run_dir, or `{spell_redo(stage.name)}` to replace it"
         )
 
 
@@ -175,5 +176,5 @@ def _describe_stale(stage: Stage, commit: Commit, inputs: Mapping[str, str]) -> 
         return ""
     return (
         f"{stage.key} unit {commit.unit} was made from another {differing[0]} than there is now (new recordings or a"
-        f" redone stage); `--redo {stage.name}` makes it again"
+        f" redone stage); `{spell_redo(stage.name)}` makes it again"
     )

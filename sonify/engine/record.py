@@ -12,6 +12,7 @@ from sonify import layout
 from sonify.config import Config, make_config
 from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
+from sonify.installed import spell, spell_again
 from sonify.io.commits import DamagedRecord, digest_of, open_record, seal_record
 from sonify.io.places import read_whole
 from sonify.io.write import write_atomically
@@ -71,7 +72,7 @@ def read_record(run_dir: Place) -> RunRecord | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedRecord as error:
-        raise WorkError(f"{path}: damaged ({error}); `sonify verify {run_dir} --repair` withdraws it") from error
+        raise WorkError(f"{path}: damaged ({error}); `{spell('verify', run_dir, '--repair')}` withdraws it") from error
     stages = {key: StageRecord(**stage) for key, stage in raw.pop("stages").items()}
     return RunRecord(**raw, stages=stages)
 
@@ -80,7 +81,7 @@ def require_record(run_dir: Place) -> RunRecord:
     """Read the record of a run that must exist."""
     record = read_record(run_dir)
     if record is None:
-        raise InputError(f"{run_dir}: not a run: expected {layout.RUN} in it; `sonify run --config FILE` makes one")
+        raise InputError(f"{run_dir}: not a run: expected {layout.RUN} in it; `{spell_again()}` makes one")
     return record
 
 

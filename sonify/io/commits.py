@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from sonify import layout
 from sonify.errors import WorkError
+from sonify.installed import spell, spell_again
 from sonify.io.places import open_local, read_each, read_whole, size_of, stems
 from sonify.io.write import FileRecord, create_if_absent, digest_open, remove, sha256_of, write_atomically
 from sonify.stores import Place
@@ -85,7 +86,7 @@ def write_commit(run_dir: Place, commit: Commit) -> None:
         write_atomically(run_dir, path, record_of(commit))
     elif not create_if_absent(run_dir / path, record_of(commit)):
         raise WorkError(
-            f"{run_dir / path}: another worker committed this unit with another result; `sonify verify {run_dir}`"
+            f"{run_dir / path}: another worker committed this unit with another result; `{spell('verify', run_dir)}`"
             " says which files are right"
         )
 
@@ -188,8 +189,8 @@ def open_committed(run_dir: Place, file: FileRecord) -> Iterator[BinaryIO]:
     with open_local(path) as opened:
         if digest_open(opened) != file.sha256:
             raise WorkError(
-                f"{path}: damaged (another sha256 than was committed); `sonify verify {run_dir} --repair`, then"
-                " `sonify run`, makes it again"
+                f"{path}: damaged (another sha256 than was committed); `{spell('verify', run_dir, '--repair')}`, then"
+                f" `{spell_again()}`, makes it again"
             )
         opened.seek(0)
         yield opened

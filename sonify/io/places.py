@@ -23,6 +23,7 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 
 from sonify.errors import InputError, TransientError, WorkError
+from sonify.installed import spell
 from sonify.stores import (
     BLOCK_BYTES,
     Place,
@@ -377,7 +378,7 @@ def load_array(place: Place) -> np.ndarray:
     try:
         return np.load(place, mmap_mode="r") if isinstance(place, Path) else np.load(io.BytesIO(read_whole(place)))
     except (ValueError, EOFError) as error:  # its header is none: numpy takes it for a pickle, which is not read
-        raise WorkError(f"{place}: damaged; `sonify verify` with --repair withdraws it") from error
+        raise WorkError(f"{place}: damaged; `{spell('verify', 'RUN', '--repair')}` withdraws it") from error
 
 
 def on_this_machine(place: Place) -> Path:

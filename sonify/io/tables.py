@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sonify.errors import WorkError
+from sonify.installed import spell
 from sonify.io.places import for_each, open_place, read_whole, stems
 from sonify.stores import Place
 
@@ -172,7 +173,9 @@ def _naming_damage(path: Place) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:  # pyarrow calls a footer that is none an OSError
         what = str(error).splitlines()[0][:200]
-        raise WorkError(f"{path}: missing or damaged ({what}); `sonify verify` with --repair withdraws it") from error
+        raise WorkError(
+            f"{path}: missing or damaged ({what}); `{spell('verify', 'RUN', '--repair')}` withdraws it"
+        ) from error
 
 
 class RowsFile:

@@ -19,6 +19,7 @@ from soundfile import LibsndfileError
 
 from sonify import layout
 from sonify.errors import InputError, WorkError
+from sonify.installed import spell, spell_again
 from sonify.io.places import open_place, stems
 from sonify.io.tables import read_rows
 from sonify.io.tars import Member, index_tar, read_member
@@ -113,7 +114,7 @@ def survey_run(run_dir: Place, num_pictures: int) -> tuple[Summary, list[Picture
         candidates = ((hash64("gallery", picture.key), picture.key, picture) for picture in pictures)
         chosen = heapq.nsmallest(num_pictures, chain(chosen, candidates), key=itemgetter(0, 1))
     if not chosen:
-        raise InputError(f"{run_dir}: no rendered images to show; make them with `sonify run --config FILE`")
+        raise InputError(f"{run_dir}: no rendered images to show; make them with `{spell_again()}`")
     return summary, [picture for _, _, picture in sorted(chosen, key=itemgetter(1))]
 
 
@@ -125,7 +126,7 @@ def _read_unit(run_dir: Place, unit: str) -> list[Picture]:
         if render := rendered.pop((pair.image, pair.scene), None):
             scenes.setdefault(pair.image, []).append(ShownScene(pair=pair, render=render))
     if rendered:
-        raise WorkError(f"{pairs}: lacks {len(rendered)} rendered scenes; run `sonify verify {run_dir}`")
+        raise WorkError(f"{pairs}: lacks {len(rendered)} rendered scenes; run `{spell('verify', run_dir)}`")
     return [
         Picture(key=key, unit=unit, split=found[0].pair.split, scenes=tuple(found)) for key, found in scenes.items()
     ]
@@ -138,7 +139,7 @@ def clips_of(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Clip]:
     if missing := wanted - clips.keys():
         raise WorkError(
             f"{run_dir / layout.CLIPS}: lacks {len(missing)} clips that pairs use, such as {min(missing)};"
-            f" run `sonify verify {run_dir}`"
+            f" run `{spell('verify', run_dir)}`"
         )
     return clips
 
@@ -195,10 +196,12 @@ def _locate(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Member]:
         try:
             members, _ = index_tar(run_dir / shard, shard)
         except OSError as error:
-            raise WorkError(f"{run_dir / shard}: not readable ({error.strerror}); run `sonify verify`") from error
+            raise WorkError(
+                f"{run_dir / shard}: not readable ({error.strerror}); run `{spell('verify', run_dir)}`"
+            ) from error
         located |= {member.name: member for member in members if member.name in names}
         if missing := names - located.keys():
-            raise WorkError(f"{run_dir / shard}: lacks {min(missing)}; run `sonify verify {run_dir}`")
+            raise WorkError(f"{run_dir / shard}: lacks {min(missing)}; run `{spell('verify', run_dir)}`")
     return located
 
 
@@ -209,7 +212,9 @@ def _write_picture(shard: Place, members: Sequence[Member], folder: Path, stem: 
         preview = _preview(image)
         written = tuple(_write_sound(data, folder, f"{stem}-{n}") for n, data in enumerate(sounds, start=1))
     except (UnreadableImage, LibsndfileError) as error:
-        raise WorkError(f"{shard}: {members[0].name} or its sounds are damaged; run `sonify verify`") from error
+        raise WorkError(
+            f"{shard}: {members[0].name} or its sounds are damaged; run `{spell('verify', 'RUN')}`"
+        ) from error
     preview.save(folder / f"{stem}.jpg", quality=82)
     return Media(preview=f"{stem}.jpg", width=preview.width, height=preview.height, sounds=written)
 

@@ -16,6 +16,7 @@ from sonify import layout
 from sonify.engine.job import StoredReject
 from sonify.engine.plan import iter_done
 from sonify.engine.record import config_of_run
+from sonify.installed import spell
 from sonify.io.tables import read_columns, read_rows
 from sonify.keys import unescape_key
 from sonify.rows import Reason
@@ -176,7 +177,7 @@ def describe_result(result: Result, run_dir: Place) -> Iterator[str]:
     yield f"{result.with_sound:,} of {result.images:,} images have a sound: {run_dir / layout.SHARDS}"
     if result.without:
         why = ", ".join(f"{n:,} {reason} ({stage})" for (stage, reason), n in result.without.items())
-        yield f"{result.images - result.with_sound:,} have none: {why}; each by name: sonify rejects {run_dir}"
+        yield f"{result.images - result.with_sound:,} have none: {why}; each by name: {spell('rejects', run_dir)}"
     if result.weak and result.weakest:
         worst = result.weakest
         yield (

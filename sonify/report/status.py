@@ -25,7 +25,7 @@ from sonify.pool import clip_columns
 from sonify.retrieval.candidates import SplitPool, read_pool
 from sonify.retrieval.encoders import load_encoder
 from sonify.rows import Concept, Pair, Reason
-from sonify.run import plan_run
+from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
 from sonify.stages.pair import draw_source
 from sonify.stores import Place

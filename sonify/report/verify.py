@@ -21,7 +21,7 @@ from sonify.io.places import files_below, folders_in, read_ahead, read_whole, si
 from sonify.io.tables import count_rows
 from sonify.io.tars import index_tar
 from sonify.io.write import remove, sha256_of
-from sonify.run import open_run
+from sonify.running import open_run
 from sonify.stores import Place
 
 HASHING_THREADS = 8

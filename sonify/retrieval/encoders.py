@@ -14,6 +14,7 @@ import numpy as np
 from sonify.captions.ontology import load_ontology
 from sonify.config import Audio, ClapEncoder, Encoder, HybridEncoder, LaionClapEncoder, TextEncoder
 from sonify.errors import InputError, WorkError, require
+from sonify.installed import spell_redo
 from sonify.io.write import sha256_of
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
@@ -170,7 +171,7 @@ class SegmentReader:
                 why = error.detail or error.reason
                 raise WorkError(
                     f"{'/'.join(recording)}: has clips in the pool and cannot be read any more ({why}): put it back, or"
-                    " make the pool again with `--redo pool`"
+                    f" make the pool again with `{spell_redo('pool')}`"
                 ) from error
 
     def _samples(self, recording: tuple[str, str], index: int) -> np.ndarray:
@@ -183,7 +184,7 @@ class SegmentReader:
             if piece.index == index:
                 return piece.samples[: round(piece.duration_sec * self._sample_rate_hz)]
         raise WorkError(
-            f"{'/'.join(recording)}: is shorter than when the pool was made: make it again with `--redo pool`"
+            f"{'/'.join(recording)}: is shorter than when the pool was made: make it again with `{spell_redo('pool')}`"
         )
 
 

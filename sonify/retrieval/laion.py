@@ -24,7 +24,8 @@ from torch.nn import functional
 from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from sonify.config import LaionClapEncoder
-from sonify.errors import InputError
+from sonify.errors import InputError, missing
+from sonify.installed import how_to_install
 from sonify.io.places import open_local
 from sonify.retrieval.logmel import ClapLogMel
 from sonify.stores import Place
@@ -122,7 +123,7 @@ def _import_network() -> ModuleType:
     """The module that holds laion_clap's network, with nothing of the library around it."""
     spec = find_spec("laion_clap")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("retrieval.encoder: laion_clap is not installed: pip install 'sonify[laion]'")
+        raise missing("laion_clap", "laion", "retrieval.encoder")
     package = ModuleType(PACKAGE)
     package.__path__ = [str(Path(spec.submodule_search_locations[0]) / "clap_module")]
     sys.modules.setdefault(PACKAGE, package)
@@ -130,7 +131,7 @@ def _import_network() -> ModuleType:
         return import_module(f"{PACKAGE}.model")
     except ImportError as error:
         raise InputError(
-            f"retrieval.encoder: laion_clap does not import ({error}): pip install 'sonify[laion]'"
+            f"retrieval.encoder: laion_clap does not import ({error}): run {how_to_install('laion')}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from sonify.dataset.format import CHECKSUMS, PublishedClip, PublishedPair, Publi
 from sonify.dataset.write import publish
 from sonify.io.tables import read_rows, write_rows
 from sonify.rows import Pair, Render, SourceClip
-from sonify.run import run
+from sonify.running import run
 from tests.builders import SUBJECTS, small_config, write_photos, write_sounds
 
 SHA256 = "a" * 64

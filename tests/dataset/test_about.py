@@ -7,7 +7,7 @@ from sonify.dataset.format import CHECKSUMS, RECORD
 from sonify.dataset.render_from import adopt_settings
 from sonify.dataset.write import publish
 from sonify.engine.record import start_record
-from sonify.run import run
+from sonify.running import run
 from sonify.vlm.questions import check_question, concepts_prompt
 from tests.dataset.folders import elsewhere
 

@@ -16,7 +16,7 @@ from sonify.dataset.push import push
 from sonify.dataset.write import PublishOptions, publish
 from sonify.io.tables import read_rows
 from sonify.rows import Pair
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config, small_input
 
 pytestmark = [

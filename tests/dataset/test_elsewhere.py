@@ -14,7 +14,7 @@ from sonify.dataset.write import publish
 from sonify.errors import InputError, WorkError
 from sonify.report.status import read_status
 from sonify.report.verify import verify
-from sonify.run import run
+from sonify.running import run
 from sonify.stages.copies import is_as_loud
 from sonify.stages.published import images_at_once
 from tests.builders import SUBJECTS, picture, small_config, write_photos, write_sounds, write_tar

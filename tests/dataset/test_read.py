@@ -18,7 +18,7 @@ from sonify.dataset.read import read_clips, read_pairs
 from sonify.dataset.render_from import adopt_settings, open_published, published_folder
 from sonify.errors import InputError
 from sonify.prepare import freeze_published
-from sonify.run import run
+from sonify.running import run
 from tests.dataset.folders import elsewhere, own, seal
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sonify.dataset.render_from import adopt_settings
 from sonify.errors import InputError
-from sonify.run import run
+from sonify.running import run
 from tests.builders import write_tar
 from tests.dataset.folders import elsewhere, mixes, seal, shard_hashes
 

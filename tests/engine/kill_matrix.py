@@ -19,7 +19,7 @@ from typing import Any
 import pandas  # noqa: F401 - pyarrow imports it where it is installed, which each fork would do again
 
 from sonify.config import Features
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, small_config
 from tests.processes import fork
 

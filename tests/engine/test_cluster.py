@@ -23,7 +23,7 @@ from sonify.engine.cluster import connect
 from sonify.engine.job import Stage
 from sonify.engine.on_ray import Actors
 from sonify.errors import InputError
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, small_config, small_input
 from tests.processes import children_of, meanwhile, run_first
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, small_config, small_input
 from tests.processes import run_on_small_disk
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from sonify.engine.record import read_record
 from sonify.errors import DiskFull
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, small_config
 
 root = Path(sys.argv[1])

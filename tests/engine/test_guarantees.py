@@ -14,7 +14,7 @@ from sonify.io.tables import count_rows
 from sonify.io.write import sha256_of
 from sonify.prepare import freeze_images
 from sonify.rows import Pair
-from sonify.run import open_run, plan_run, run
+from sonify.running import open_run, plan_run, run
 from sonify.stages import render
 from tests.builders import (
     hash_run,

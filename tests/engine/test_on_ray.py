@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sonify.errors import InputError
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, picture, small_config, small_input
 from tests.processes import meanwhile, ray_workers, run_first
 
@@ -21,7 +21,7 @@ IMAGES = {"shard_size": 2}
 DRIVER = f"""
 import sys
 from pathlib import Path
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config
 run(small_config(Path(sys.argv[1]), run="ray", images={IMAGES}, engine={RAY}))
 """

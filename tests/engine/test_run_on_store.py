@@ -22,7 +22,7 @@ from sonify.io.write import create_if_absent
 from sonify.report.gallery import build_gallery
 from sonify.report.status import read_status
 from sonify.report.verify import verify
-from sonify.run import run
+from sonify.running import run
 from sonify.stages.table import stages_of
 from tests.builders import hash_run, small_config, small_input
 from tests.servers import running_store
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 DRIVER = """
 import sys
 from pathlib import Path
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config
 run(small_config(Path(sys.argv[1]), run_dir=sys.argv[2]))
 """

@@ -15,7 +15,7 @@ import soundfile
 from PIL import Image
 
 from eval.leakage import DISTANCE, find_leakage, summary, write_leakage
-from sonify import run
+from sonify import running
 from sonify.cli import main
 from sonify.errors import InputError, WorkError
 from sonify.media.likeness import NearHashes, perceptual_hash
@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_sound(root / "sounds" / "dog_bark.flac", tone(90))
     with (root / "sounds" / "metadata.csv").open("a", newline="") as file:
         csv.writer(file).writerow(("dog_bark.flac", "dog", "CC0-1.0", "by 9"))
-    run.run(small_config(root))
+    running.run(small_config(root))
     return root
 
 
@@ -91,7 +91,7 @@ def test_an_upload_is_known_in_another_collection(tmp_path: Path) -> None:
     columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
     write_csv(tmp_path / "esc50" / "meta" / "esc50.csv", columns, table)
     sources = {"sources": [{"kind": "esc50", "path": str(tmp_path / "esc50")}], "validation": 0}
-    run.run(small_config(tmp_path, audio=sources))
+    running.run(small_config(tmp_path, audio=sources))
     write_sound(tmp_path / "evaluation" / "101.wav", tone(93))
     found = find_leakage(tmp_path / "run", None, tmp_path / "evaluation")
     assert [(match.file, match.recording, match.by) for match in found.sounds] == [
@@ -119,7 +119,7 @@ def test_a_run_in_a_store_is_compared_as_one_on_a_disk(
     images, sounds = evaluation_images(root, tmp_path), evaluation_sounds(root, tmp_path)
     with running_store(monkeypatch) as store:
         store.put("leakage", {})
-        run.run(small_config(root).model_copy(update={"run_dir": to_run_dir("s3://leakage/run")}))
+        running.run(small_config(root).model_copy(update={"run_dir": to_run_dir("s3://leakage/run")}))
         found = find_leakage(to_run_dir("s3://leakage/run"), images, sounds)
     assert found == find_leakage(root / "run", images, sounds)
 
@@ -137,7 +137,7 @@ def test_the_lists_take_out_what_was_found(root: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path / "again")
     lists = {"images": tmp_path / "report" / "images.txt", "audio": tmp_path / "report" / "recordings.txt"}
     parts = {name: getattr(config, name).model_copy(update={"exclude": path}) for name, path in lists.items()}
-    run.run(config.model_copy(update=parts))
+    running.run(config.model_copy(update=parts))
     left = find_leakage(tmp_path / "again" / "run", images, sounds)
     assert left.images == ()
     assert [match.by for match in left.sounds] == ["name"]

@@ -2,7 +2,7 @@ import numpy as np
 
 from sonify.features.samples import encode_npy
 from sonify.report.estimate import estimate
-from sonify.run import plan_run, run
+from sonify.running import plan_run, run
 from tests.builders import archives_in, picture, small_config, small_input, vlm_at, write_tar
 
 EYE = vlm_at("http://127.0.0.1:9/v1")

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonify.errors import WorkError
+from sonify.installed import spell
 from sonify.report.result import describe_result, iter_rejects, print_rejects, read_result, write_rejects
 from sonify.report.status import read_status
-from sonify.run import run
+from sonify.running import run
 from tests.builders import sine, small_config, small_input, sounds_in, write_photos, write_sound, write_sounds
 
 SOUNDS = {"a.wav": "dog barking", "b.wav": "rain"}
@@ -54,7 +55,7 @@ def test_what_a_run_says_at_its_end(finished):
     first, second = describe_result(read_result(finished), finished)
     assert first == f"2 of 7 images have a sound: {finished}/shards"
     assert second.startswith("5 have none: 1 no_caption (concepts/captions), 1 no_concepts (concepts/captions), ")
-    assert second.endswith(f"each by name: sonify rejects {finished}")
+    assert second.endswith(f"each by name: {spell('rejects', finished)}")
 
 
 def test_every_row_that_left_is_named(finished):
@@ -146,7 +147,7 @@ def test_recordings_of_which_none_can_be_read_are_no_success(tmp_path):
     small_input(tmp_path, photos=2, recordings=0)
     write_sound(tmp_path / "sounds/silence.wav", sine(level=0))
     for _ in range(2):
-        with pytest.raises(WorkError, match=r"no recording could be read \(1 silent\); `sonify rejects .*/run` names"):
+        with pytest.raises(WorkError, match=r"no recording could be read \(1 silent\); `.*rejects .*/run` names"):
             run(small_config(tmp_path))
 
 

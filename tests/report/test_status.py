@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from sonify.report.status import compare_usage, gini, measure_usage, run_usage
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config, small_input
 
 

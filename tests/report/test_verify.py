@@ -5,7 +5,7 @@ import pytest
 from sonify import layout
 from sonify.errors import InputError, WorkError
 from sonify.report.verify import verify
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, small_config, small_input
 
 

@@ -21,7 +21,7 @@ from sonify.retrieval.clap import Clap, TransformersTowers
 from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.laion import PACKAGE, _build_network, load_laion_towers
 from sonify.retrieval.logmel import ClapLogMel
-from sonify.run import run
+from sonify.running import run
 from tests.builders import first_clips, refused, small_config, small_input
 from tests.processes import run_python
 from tests.tiny_networks import tiny_clap

@@ -10,7 +10,7 @@ from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
 from sonify.io.tars import index_tar
 from sonify.rows import Pair, Reason
-from sonify.run import run
+from sonify.running import run
 from sonify.sources.captions import captions_for, identify_captions
 from tests.builders import (
     SUBJECTS,

@@ -11,7 +11,7 @@ from sonify.errors import InputError, TransientError
 from sonify.keys import escape_key
 from sonify.prepare import freeze_images
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
-from sonify.run import run
+from sonify.running import run
 from sonify.sources.captions import MAX_CAPTION_BYTES
 from sonify.sources.images import list_images, read_images
 from tests.builders import (

@@ -12,7 +12,7 @@ from sonify.errors import InputError, TransientError, WorkError
 from sonify.io.places import check_mounted, files_below, list_files, open_local, open_place, read_bytes, read_whole
 from sonify.io.tables import read_rows
 from sonify.rows import ImageRef, Pair, Reason, SourceImage
-from sonify.run import run
+from sonify.running import run
 from sonify.sources.captions import captions_for
 from sonify.sources.images import list_images, read_images
 from sonify.sources.userfiles import read_exclusions

@@ -11,7 +11,7 @@ from sonify import layout
 from sonify.errors import InputError, TransientError
 from sonify.io.write import sha256_of
 from sonify.rows import NOT_FAULTS, Clip, Reason, Rejected
-from sonify.run import run
+from sonify.running import run
 from sonify.sources.sounds import list_sounds
 from sonify.stages.make_pool import PoolStage
 from tests.builders import small_config, stored, write_photos, write_tar

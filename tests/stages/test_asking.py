@@ -16,7 +16,7 @@ from PIL import Image
 
 from sonify.config import Config
 from sonify.errors import InputError, WorkError
-from sonify.run import run
+from sonify.running import run
 from tests.builders import SAID, hash_run, number_in, say, small_config, small_input, vlm_at
 from tests.processes import run_python
 from tests.vlm.faulty_server import Fault, FaultyServer, numbered_image, serving
@@ -213,7 +213,7 @@ def test_damaged_answers_are_asked_for_again(configure, server, tmp_path):
 MEASURED = """
 import json, sys
 from sonify.config import make_config
-from sonify.run import run
+from sonify.running import run
 from tests.processes import peak_kib
 run(make_config(json.loads(sys.argv[1])), stages=("concepts",))
 print(peak_kib())

@@ -6,7 +6,7 @@ from sonify import layout
 from sonify.engine.job import StoredReject
 from sonify.io.tables import read_rows
 from sonify.rows import ImageConcepts, Reason
-from sonify.run import run
+from sonify.running import run
 from tests.builders import archives_in, picture, small_config, small_input, stored, write_photos, write_tar
 
 

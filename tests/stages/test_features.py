@@ -21,7 +21,7 @@ from sonify.media.pixels import decode_square
 from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip, FeatureEntry
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, members_of, refused, run_shuffled, small_config, small_input, stored
 from tests.tiny_networks import edit_weights
 from train.tiny import write_tiny_ast, write_tiny_vae

@@ -8,7 +8,7 @@ from sonify.errors import InputError, WorkError
 from sonify.keys import split_of
 from sonify.report.status import pairs_of_run
 from sonify.rows import Clip
-from sonify.run import run
+from sonify.running import run
 from tests.builders import (
     small_config,
     small_input,

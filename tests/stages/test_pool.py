@@ -6,7 +6,7 @@ from sonify.errors import InputError
 from sonify.io.write import sha256_of
 from sonify.media.mixing import measure_loudness, pcm_sha256
 from sonify.rows import Clip
-from sonify.run import run
+from sonify.running import run
 from tests.builders import small_config, small_input, stored, tone, write_sound
 
 

@@ -16,7 +16,7 @@ from sonify.io.tars import TarWriter
 from sonify.media.mixing import pcm_sha256
 from sonify.report.status import pairs_of_run
 from sonify.rows import Clip, Render
-from sonify.run import run
+from sonify.running import run
 from tests.builders import (
     archives_in,
     members_of,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sonify.errors import InputError, WorkError
-from sonify.run import open_run
+from sonify.running import open_run
 from tests.feature_runs import MadeSample, make_feature_run
 from tests.train.runs import WIDTH, training_config, training_input, write_config
 from train.checkpoints import load_averaged
@@ -127,7 +127,7 @@ TWO_PROCESSES = {
         sys.executable,
         "-c",
         "import sys; from train.launch import launch_processes;"
-        " sys.exit(launch_processes(2, 'train.pixart', sys.argv[1:]))",
+        " sys.exit(launch_processes(2, 'train.pixart', sys.argv[1:], 'sonify train'))",
     ],
     "torchrun": [
         sys.executable,

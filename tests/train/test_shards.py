@@ -138,7 +138,7 @@ def test_a_run_without_features(run: Path) -> None:
     assert record is not None
     write_record(run, replace(record, stages={}))
 
-    with pytest.raises(InputError, match=r"run: has no features; add .* `sonify features`"):
+    with pytest.raises(InputError, match=r"run: has no features; add .* sonify features --config F`"):
         open_runs(run)
 
 
@@ -248,7 +248,9 @@ def test_damage_that_is_found_when_runs_are_opened(
     (path,) = run.glob(file)
     harm(path)
 
-    with pytest.raises(WorkError, match=rf"{path}: {named}.*`sonify verify {run} --repair`.*`sonify features`"):
+    with pytest.raises(
+        WorkError, match=rf"{path}: {named}.*sonify verify {run} --repair`.*sonify features --config F`"
+    ):
         open_runs(run)
 
 

@@ -24,6 +24,7 @@ from sonify.engine.record import (
 )
 from sonify.engine.worker import LocalExecutor, Outcome
 from sonify.errors import DiskFull, InputError, TransientError, WorkError
+from sonify.installed import spell, spell_again, spell_redo
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, take_answers
@@ -147,7 +148,7 @@ class _Work:
         self._run_dir = config.run_dir
         self._max_fault_ratio = config.engine.max_fault_ratio
         self._record = record
-        self._look = f"`sonify rejects {config.run_dir}` names each with its reason"
+        self._look = f"`{spell('rejects', config.run_dir)}` names each with its reason"
         self._executor = executor
         self._display = display
         self._given_up: list[str] = []
@@ -184,7 +185,7 @@ class _Work:
         before = ", ".join(dict.fromkeys(key.partition("/")[0] for key in (*stage.upstream, *stage.upstream_whole)))
         if not plan.done and not plan.tasks:
             raise InputError(
-                f"{stage.key}: nothing to work on: {before} come before it; `sonify run` does all in order"
+                f"{stage.key}: nothing to work on: {before} come before it; `{spell_again()}` does all in order"
             )
         if plan.waiting:
             self._given_up.append(f"{stage.key} {plan.waiting[0]}")
@@ -212,7 +213,7 @@ class _Work:
         check_faults(stage, plan.rows, self._max_fault_ratio, self._look)
         check_any_left(plan, self._look)
         if stage.name == "concepts" and (missing := plan.rows.rejected.get(Reason.NO_CAPTION)):
-            log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", HINT_NO_CAPTIONS)
+            log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", hint_no_captions())
         if stage.name == "checks":
             foils = count_foils(self._run_dir, stage.part)
             log.info("%s: %d of %d things that are not there were confirmed", stage.key, foils.confirmed, foils.asked)
@@ -263,10 +264,14 @@ class _Work:
 
 # Fewer rows than this say nothing about a share of faults.
 ROWS_BEFORE_FAULT_LIMIT = 1000
-HINT_NO_CAPTIONS = (
-    "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table with"
-    " concepts.extractors.0.file, then `--redo concepts`"
-)
+
+
+def hint_no_captions() -> str:
+    """What to do where images have no captions."""
+    return (
+        "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table"
+        f" with concepts.extractors.0.file, then `{spell_redo('concepts')}`"
+    )
 
 
 def check_faults(stage: Stage, rows: Count, max_fault_ratio: float, look: str) -> None:
@@ -279,8 +284,8 @@ def check_faults(stage: Stage, rows: Count, max_fault_ratio: float, look: str) -
         worst = max(faults, key=lambda reason: faults[reason])
         raise WorkError(
             f"{stage.key}: {share:.1%} of {rows.rows_in:,} rows are faults (most: {worst}), above"
-            f" engine.max_fault_ratio = {max_fault_ratio:.1%}; {look}; mend the cause and `--redo {stage.name}`, or"
-            " raise the limit"
+            f" engine.max_fault_ratio = {max_fault_ratio:.1%}; {look}; mend the cause and `{spell_redo(stage.name)}`,"
+            " or raise the limit"
         )
     check_any_concept(stage, rows, look)
 
@@ -288,18 +293,18 @@ def check_faults(stage: Stage, rows: Count, max_fault_ratio: float, look: str) -
 def check_any_concept(stage: Stage, rows: Count, look: str) -> None:
     """Stop where an extractor hears nothing in any image: a broken model must not burn the budget."""
     if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
-        hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else look
-        raise WorkError(f"{stage.key}: no image has a sounding concept ({_spell(rows)}); {hint}")
+        hint = hint_no_captions() if rows.rejected.get(Reason.NO_CAPTION) else look
+        raise WorkError(f"{stage.key}: no image has a sounding concept ({_count_reasons(rows)}); {hint}")
 
 
-# What a stage has not done that hands nothing on, and what mends it.
+# What a stage has not done that hands nothing on.
 NOTHING_LEFT = {
-    "pool": ("no recording could be read", "mend the cause and `--redo pool`"),
-    "embeddings": ("no recording could be embedded", "mend the cause and `--redo embeddings`"),
-    "checks": ("no image could be checked", "mend the cause and `--redo checks`"),
-    "pair": ("no image got a sound", "look at retrieval.min_cosine, mend the cause and `--redo pair`"),
-    "render": ("no image could be rendered", "mend the cause and `--redo render`"),
-    "features": ("no sample could be made", "mend the cause and `--redo features`"),
+    "pool": "no recording could be read",
+    "embeddings": "no recording could be embedded",
+    "checks": "no image could be checked",
+    "pair": "no image got a sound",
+    "render": "no image could be rendered",
+    "features": "no sample could be made",
 }
 
 
@@ -308,11 +313,14 @@ def check_any_left(plan: Plan, look: str) -> None:
     stage, rows = plan.stage, plan.rows
     check_any_concept(stage, rows, look)
     if rows.rows_in and not rows.rows_out and stage.name in NOTHING_LEFT:
-        what, hint = NOTHING_LEFT[stage.name]
-        raise WorkError(f"{stage.key}: {what} ({_spell(rows)}); {look}; {hint}")
+        limit = " (retrieval.min_cosine, perhaps)" if rows.rejected.get(Reason.NO_MATCH) else ""
+        raise WorkError(
+            f"{stage.key}: {NOTHING_LEFT[stage.name]} ({_count_reasons(rows)}); {look}; mend the cause{limit} and"
+            f" `{spell_redo(stage.name)}`"
+        )
     if plan.complete and not rows.rows_in and not stage.upstream:
         raise WorkError(f"{stage.key}: nothing is in what was listed: archives or tables without a single row")
 
 
-def _spell(rows: Count) -> str:
+def _count_reasons(rows: Count) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())

@@ -1,10 +1,13 @@
 """Which stages a run has, in order: what each depends on, and with what resources it runs.
 
 A stage's `settings` are everything of the configuration that its bytes depend on; their digest names its commits.
-Raise `version` when a change to a stage's code changes its bytes.
+Raise `version` when a change to a stage's code changes its bytes. A key that is added to the configuration gets a line
+in `ADDED_KEYS` with the value under which all is as before, or every run that was made without it would be of other
+settings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sonify import layout
@@ -39,6 +42,11 @@ Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
 OPERATIONAL |= {"environment"}
 
+# Keys that came after runs were made, as the settings name them, each with the value under which a stage does what it
+# did before the key was there: while it has that value it stays out of the settings, and the digest of such a run is
+# met. Sections inside of settings are followed, and each item of a list: `retrieval.encoder.audio.KEY`,
+# `audio.sources.KEY`.
+ADDED_KEYS: Mapping[str, Any] = {}
 
 # The commands that run a part of the job, and the stages each stands for.
 COMMAND_STAGES = {
@@ -56,9 +64,28 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
     """All stages of a run, each after what it depends on."""
     pick = _picker(config)
     drawn = _adopted(config, pick, config.published) if config.published else _drawn(config, pick)
-    rendered = _render(config, pick)
+    rendered = _comparable(_render(config, pick))
     featured = [_features(config, pick, config.features, rendered.digest)] if config.features else []
-    return (_pool(config, pick), *drawn, rendered, *featured)
+    return tuple(map(_comparable, (_pool(config, pick), *drawn, rendered, *featured)))
+
+
+def _comparable(stage: Stage) -> Stage:
+    """The stage with the settings that tell it from another one, and from one of an earlier version."""
+    return replace(stage, settings=_without_added(stage.settings, ADDED_KEYS))
+
+
+def _without_added(value: Any, added: Mapping[str, Any], key: str = "") -> Any:
+    """Leave out each added key that has its old value, anywhere inside."""
+    if isinstance(value, list):
+        return [_without_added(item, added, key) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    named = {name: f"{key}.{name}" if key else name for name in value}
+    return {
+        name: _without_added(inner, added, named[name])
+        for name, inner in value.items()
+        if not (named[name] in added and inner == added[named[name]])
+    }
 
 
 def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:

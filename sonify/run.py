@@ -25,7 +25,7 @@ from sonify.engine.worker import LocalExecutor, Outcome
 from sonify.errors import DiskFull, InputError, WorkError
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
-from sonify.prepare import prepare, take_answers
+from sonify.prepare import prepare, stages_below, take_answers
 from sonify.rows import NOT_FAULTS, Reason
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
@@ -75,6 +75,8 @@ def run(
 
         check_seen_by_workers(config.engine, config.run_dir)
     table = stages_of(config)
+    if redo is not None:
+        table = stages_of(config, anew=stages_below(table, redo))
     chosen = [stage for stage in table if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(

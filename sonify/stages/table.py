@@ -6,7 +6,7 @@ in `ADDED_KEYS` with the value under which all is as before, or every run that w
 settings.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from sonify.config import (
     VlmExtractor,
 )
 from sonify.engine.job import Stage
+from sonify.engine.record import GONE, PLACES, RunRecord, as_recorded, pruned, read_record
+from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
@@ -60,32 +62,42 @@ COMMAND_STAGES = {
 RENDERING = ("pool", "concepts", "copies", "embeddings", "pair", "render")
 
 
-def stages_of(config: Config) -> tuple[Stage, ...]:
-    """All stages of a run, each after what it depends on."""
+def stages_of(config: Config, anew: Collection[str] = ()) -> tuple[Stage, ...]:
+    """All stages of a run, each after what it depends on.
+
+    What the run has of them is met wherever it, its input and its models lay when it was made (`as_recorded`), but for
+    those that are made `anew`.
+    """
     pick = _picker(config)
+    record = read_record(config.run_dir)
+
+    def known(stage: Stage) -> Stage:
+        return _comparable(stage) if stage.key in anew else _known(config, record, stage)
+
     drawn = _adopted(config, pick, config.published) if config.published else _drawn(config, pick)
-    rendered = _comparable(_render(config, pick))
+    rendered = known(_render(config, pick))
     featured = [_features(config, pick, config.features, rendered.digest)] if config.features else []
-    return tuple(map(_comparable, (_pool(config, pick), *drawn, rendered, *featured)))
+    return (*map(known, (_pool(config, pick), *drawn)), rendered, *map(known, featured))
 
 
-def _comparable(stage: Stage) -> Stage:
-    """The stage with the settings that tell it from another one, and from one of an earlier version."""
-    return replace(stage, settings=_without_added(stage.settings, ADDED_KEYS))
+def _comparable(stage: Stage, places: Collection[str] = PLACES) -> Stage:
+    """The stage with the settings that tell it from another one: not where input lies, nor keys at their old value."""
+
+    def drops(key: str, value: Any) -> bool:
+        return key in places or (key in ADDED_KEYS and value == ADDED_KEYS[key])
+
+    return replace(stage, settings=pruned(stage.settings, drops))
 
 
-def _without_added(value: Any, added: Mapping[str, Any], key: str = "") -> Any:
-    """Leave out each added key that has its old value, anywhere inside."""
-    if isinstance(value, list):
-        return [_without_added(item, added, key) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    named = {name: f"{key}.{name}" if key else name for name in value}
-    return {
-        name: _without_added(inner, added, named[name])
-        for name, inner in value.items()
-        if not (named[name] in added and inner == added[named[name]])
-    }
+def _known(config: Config, record: RunRecord | None, stage: Stage) -> Stage:
+    """The stage under the settings that the run has of it, where it is the same."""
+    if record is not None and stage.key in record.stages:
+        return as_recorded(_comparable(stage), record)
+    # run.json is gone, or was withdrawn: what was made before places were left out is still of these settings
+    before = _comparable(stage, places=())
+    now = _comparable(stage)
+    has_places = before.settings != now.settings
+    return before if has_places and commit_files(config.run_dir, stage.name, before.digest) else now
 
 
 def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
@@ -222,7 +234,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     }
     settings = sampling | images | pick("concepts.max_concepts")
     if isinstance(extractor, CaptionsExtractor):
-        captions = identify_captions(extractor.file) if extractor.file else ""
+        captions = _content(extractor.file, identify_captions)
         return Stage(
             **common,
             version=2,
@@ -309,11 +321,11 @@ def _picker(config: Config) -> Pick:
     return pick
 
 
-def _content(path: Place | None) -> str:
-    """The identity of a list's file: its content, not its name."""
+def _content(path: Place | None, identify: Callable[[Place], str] = sha256_of) -> str:
+    """The identity of a file: its content, not its name."""
     if path is None:
         return ""
     try:
-        return sha256_of(path)
+        return identify(path)
     except FileNotFoundError:
-        return "gone"  # a run that is only looked at needs no input
+        return GONE  # a run that is only looked at needs no input

@@ -42,6 +42,7 @@ from sonify.io.places import list_files, open_local, size_of
 from sonify.io.tables import read_columns
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import write_whole
+from sonify.keys import split_member
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import cut_recording
 from sonify.media.likeness import HASH_BITS, NearHashes, perceptual_hash
@@ -213,8 +214,9 @@ def _shard_hashes(run_dir: Place, unit: str) -> Iterator[tuple[str, np.ndarray]]
         try:
             with open_local(shard) as file:
                 for member in iter_files(file):
-                    if member.name.endswith(".jpg"):
-                        yield member.name.removesuffix(".jpg"), perceptual_hash(read_member(file, member))
+                    key, ending = split_member(member.name)
+                    if ending == "jpg":
+                        yield key, perceptual_hash(read_member(file, member))
         except (tarfile.TarError, UnreadableImage) as error:
             raise WorkError(
                 f"{shard}: damaged ({error}); `{spell('verify', 'RUN', '--repair')}` withdraws it"

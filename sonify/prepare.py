@@ -21,6 +21,7 @@ from sonify.engine.plan import check_settings, iter_done, listed_units, withdraw
 from sonify.engine.record import (
     RunRecord,
     describe_difference,
+    is_recorded,
     read_record,
     require_record,
     same_input,
@@ -37,6 +38,7 @@ from sonify.io.write import FileRecord, remove, write_atomically
 from sonify.rows import ImageRef, SoundRef
 from sonify.sources.images import list_images
 from sonify.sources.sounds import list_sounds
+from sonify.stages.moved import check_moved, moved_input
 from sonify.stages.published import refs_of
 from sonify.stores import Place
 
@@ -55,8 +57,9 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
         InputError: the run was made under another configuration, or input or a model is not there.
     """
     run_dir = config.run_dir
-    record = start_record(config, read_record(run_dir))
-    replaced = _stages_below(stages, redo) if redo is not None else frozenset()
+    recorded = read_record(run_dir)
+    record = start_record(config, recorded)
+    replaced = stages_below(stages, redo) if redo is not None else frozenset()
     before = stages[: 1 + stages.index(chosen[-1])]  # the chosen stages and all before them
     keys = {stage.key for stage in chosen}
     if left := [stage.key for stage in before if stage.key in replaced - keys]:
@@ -64,8 +67,12 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
     for stage in stages:  # also those behind the chosen ones: run.json says one configuration for all
         if stage.key not in replaced:  # before anything is withdrawn: what stays must fit
             check_settings(run_dir, stage, record)
-    again = _forget_listings(run_dir, [stage for stage in stages if stage.key in replaced], record)
-    again |= _forget_listings(run_dir, [stage for stage in chosen if _made_nothing(run_dir, stage)], record)
+    moved = moved_input(config, recorded)
+    begun_again = [stage for stage in stages if stage.key in replaced]
+    begun_again += [stage for stage in chosen if stage.key not in replaced and _made_nothing(run_dir, stage)]
+    if recorded is not None:
+        check_moved(run_dir, config, recorded, moved - _listings_of(begun_again).keys())
+    again = _forget_listings(run_dir, begun_again, record, moved)
     record = _withdraw(run_dir, [stage for stage in stages if stage.key in replaced], record)
     if redo in layout.RECORDED:
         remove(run_dir / layout.RECORDED[redo])
@@ -77,7 +84,7 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
     return _fetch_models(run_dir, stages, chosen, record)
 
 
-def _stages_below(stages: Sequence[Stage], name: str) -> frozenset[str]:
+def stages_below(stages: Sequence[Stage], name: str) -> frozenset[str]:
     """The keys of a stage and of all that depends on it; `answers` are those of models, which `concepts` keeps."""
     known = dict.fromkeys((*(stage.name for stage in stages), *layout.RECORDED))
     if name not in known:
@@ -95,15 +102,23 @@ def _made_nothing(run_dir: Place, stage: Stage) -> bool:
     return not files_below(run_dir / layout.COMMITS / stage.name)
 
 
-def _forget_listings(run_dir: Place, stages: Sequence[Stage], record: RunRecord) -> frozenset[str]:
+def _listings_of(stages: Sequence[Stage]) -> dict[str, Stage]:
+    """The listings that stages follow which come first, with one that does."""
+    return {stage.listing: stage for stage in stages if not stage.upstream}
+
+
+def _forget_listings(
+    run_dir: Place, stages: Sequence[Stage], record: RunRecord, moved: Collection[str]
+) -> frozenset[str]:
     """The listings that stages which are done again follow, and which are to be read again.
 
     Units stay as they are, so that what models said of them is found again; other images are another listing.
     """
-    owners = {stage.listing: stage for stage in stages if not stage.upstream}
+    owners = _listings_of(stages)
     for listing, stage in owners.items():
         before = [entry for key, entry in record.stages.items() if key.partition("/")[0] == stage.name]
-        if not all(same_input(stage, entry) for entry in before):
+        is_elsewhere = bool(before) and listing == "concepts" and listing in moved
+        if is_elsewhere or not all(same_input(stage, entry) for entry in before):
             withdraw_stage(run_dir, stage.name)  # commits before the listing that they were made from
             remove(run_dir / layout.UNITS / listing)
     return frozenset(owners)
@@ -124,7 +139,8 @@ def _fetch_models(run_dir: Place, stages: Sequence[Stage], chosen: Sequence[Stag
     for stage in (stage for stage in chosen if stage.models):
         done = {stored.commit.unit for stored in iter_done(run_dir, stage)}
         to_do = [unit for unit in listed_units(run_dir, stage.listing) if unit not in done]
-        if set(to_do) <= set(stage.units_answered(run_dir, to_do)):
+        are_known = record.models.keys() >= set(stage.models)  # not by these names where their folder was moved
+        if are_known and set(to_do) <= set(stage.units_answered(run_dir, to_do)):
             continue
         try:
             fetched = stage.fetch()
@@ -260,6 +276,7 @@ def take_answers(config: Config, stages: Sequence[Stage], source: Place) -> None
     """
     record = require_record(source)
     _check_same_settings(stages, record, source)
+    check_moved(source, config, record, moved_input(config, record) & {"concepts"})
     files = _committed_answers(source)
     listings = [f"{layout.UNITS}/concepts/{name}" for name in files_below(source / layout.UNITS / "concepts")]
     _check_nothing_else(config.run_dir, {*listings, *(file.path for file in files)}, source)
@@ -282,7 +299,7 @@ def _check_same_settings(stages: Sequence[Stage], record: RunRecord, source: Pla
         )
     for stage in stages:
         before = record.stages.get(stage.key) if stage.name in ASKING else None
-        if before is not None and before.digest != stage.digest:
+        if before is not None and not is_recorded(stage, record):
             difference = describe_difference(stage, before)
             raise InputError(f"--concepts-from {source}: its {stage.key} are of another configuration: {difference}")
 

@@ -27,7 +27,7 @@ from sonify.errors import DiskFull, InputError, TransientError, WorkError
 from sonify.installed import spell, spell_again, spell_redo
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
-from sonify.prepare import prepare, take_answers
+from sonify.prepare import prepare, stages_below, take_answers
 from sonify.rows import NOT_FAULTS, Reason
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
@@ -77,6 +77,8 @@ def run(
 
         check_seen_by_workers(config.engine, config.run_dir)
     table = stages_of(config)
+    if redo is not None:
+        table = stages_of(config, anew=stages_below(table, redo))
     chosen = [stage for stage in table if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(

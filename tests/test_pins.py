@@ -20,6 +20,7 @@ from PIL import Image
 from upath import UPath
 
 from sonify.config import make_config
+from sonify.errors import InputError
 from sonify.running import run
 from sonify.stages.table import stages_of
 
@@ -42,12 +43,20 @@ def test_a_small_run_has_the_pinned_bytes(tmp_path):
     assert hashes(tmp_path / "run") == json.loads((PINS / "run.json").read_text())
 
 
-def test_a_run_of_an_earlier_version_resumes(tmp_path):
-    """`pins/run.tar.xz` was made by the version before the settings were pinned; the input grew since."""
+@pytest.mark.parametrize("place", [INPUT, "memory://pinned/elsewhere"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_run_of_an_earlier_version_resumes(tmp_path, place, recorded):
+    """`pins/run.tar.xz` was made by the version before the settings were pinned; the input grew, and moved, since."""
     with tarfile.open(PINS / "run.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "commits").rglob("*.json")}
-    done = run(small_run(tmp_path / "run", images=9))
+    if not recorded:
+        (tmp_path / "run" / "run.json").unlink()  # as `verify --repair` does with a damaged one
+    if not recorded and place != INPUT:
+        with pytest.raises(InputError, match="its commits stand under"):  # nothing says where its input lay
+            run(small_run(tmp_path / "run", images=9, place=place))
+        return
+    done = run(small_run(tmp_path / "run", images=9, place=place))
     assert done["render"].rows_out == 9
     assert before.keys() < set((tmp_path / "run" / "commits").rglob("*.json"))
     assert all(path.stat().st_mtime_ns == made for path, made in before.items())
@@ -65,6 +74,7 @@ def settings_digests():
 
 def on_no_machine(path):
     raw = yaml.safe_load(path.read_text())
+    raw["run_dir"] = "/nowhere"  # what a run has is told by its record
     raw["images"]["path"] = "/images"
     raw["audio"]["sources"] = [source | {"path": f"/{source['kind']}"} for source in raw["audio"]["sources"]]
     if "features" in raw:  # a folder of that name would be made absolute
@@ -72,9 +82,9 @@ def on_no_machine(path):
     return raw
 
 
-def small_run(run_dir, images=8):
+def small_run(run_dir, images=8, place=INPUT):
     """A run over images and recordings that are made here."""
-    place = UPath(INPUT)
+    place = UPath(place)
     captions = [("file", "caption")]
     for n in range(images):
         (place / "photos" / f"{n}.jpg").write_bytes(photo(n))
@@ -87,9 +97,9 @@ def small_run(run_dir, images=8):
     return make_config(
         {
             "run_dir": str(run_dir),
-            "images": {"kind": "folder", "path": f"{INPUT}/photos", "shard_size": 4, "validation": 0},
+            "images": {"kind": "folder", "path": f"{place}/photos", "shard_size": 4, "validation": 0},
             "audio": {
-                "sources": [{"kind": "folder", "path": f"{INPUT}/sounds"}],
+                "sources": [{"kind": "folder", "path": f"{place}/sounds"}],
                 "clip_seconds": 1.0,
                 "sample_rate": 8000,
                 "validation": 0,

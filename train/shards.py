@@ -32,6 +32,7 @@ from sonify.io.commits import DamagedRecord, commit_files, digest_of, read_commi
 from sonify.io.tables import count_rows, read_columns, rows_of
 from sonify.io.tars import index_members
 from sonify.io.write import FileRecord, sha256_of
+from sonify.keys import split_member
 from sonify.rows import FeatureEntry
 from sonify.stores import Place
 from train.config import Data, TrainConfig
@@ -148,8 +149,8 @@ def _named_members(sample: TrainingSample, data: bytes) -> dict[str, bytes]:
         raise sample.damage(f"is not a whole part of an archive ({rejected[0].reason}: {rejected[0].detail})")
     named: dict[str, bytes] = {}
     for member in members:
-        name = member.name.removeprefix(f"{sample.key}.")
-        if name == member.name or not (name == RECORD or LATENT.fullmatch(name) or AUDIO.fullmatch(name)):
+        key, name = split_member(member.name)
+        if key != sample.key or not (name == RECORD or LATENT.fullmatch(name) or AUDIO.fullmatch(name)):
             raise sample.damage(f"{member.name} is no member of a training sample; it was not opened")
         named[name] = data[member.offset : member.offset + member.size_bytes]
     return named

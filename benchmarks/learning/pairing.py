@@ -18,6 +18,7 @@ from pyarrow import parquet
 from benchmarks.learning.collection import CLASSES, Photo, Recording, read_levelled
 from benchmarks.learning.ear import Ear
 from sonify.config import Config, make_config
+from sonify.keys import member_name
 from sonify.media.audio import decode_flac
 from sonify.running import run
 
@@ -108,7 +109,7 @@ def read_scenes(
 
 
 def _heard(contents: Mapping[str, bytes], key: str, scene: dict, names: Mapping[str, str], ear: Ear) -> Heard:
-    samples, _ = decode_flac(contents[f"{key}.{scene['scene']}.flac"])
+    samples, _ = decode_flac(contents[member_name(key, f"{scene['scene']}.flac")])
     files = tuple(recording_file(source["clip"]) for source in scene["sources"])
     return Heard(recordings=files, names=tuple(names[file] for file in files), audio_TD=ear(samples))
 

@@ -37,7 +37,7 @@ from sonify.dataset.render_from import PublishedFolder
 from sonify.errors import InputError
 from sonify.io.places import is_below, open_inside, read_ahead, read_inside, sizes_inside
 from sonify.io.tables import read_columns, rows_of, schema_of
-from sonify.keys import escape_key
+from sonify.keys import key_order, keys_of, plain_key
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import SILENCE_DBFS
 from sonify.media.pixels import MAX_PIXELS, MAX_SIDE_PX
@@ -114,11 +114,15 @@ def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Colle
                 f"{folder.place}/{DATA}: unit {unit}: image {pairs[0].image[:100]!r} is heard with the clip"
                 f" {lost[:100]!r}, which {CLIPS}/ does not have: get the folder again"
             )
-        hashes.append(hash(pairs[0].image))
+        hashes.append(hash(key_order(pairs[0].image)))
     found, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
     twice = set(found[counts > 1].tolist())
     if twice:
-        again = [(unit, pairs[0].image) for unit, pairs in _images(folder, scenes) if hash(pairs[0].image) in twice]
+        again = [
+            (unit, pairs[0].image)
+            for unit, pairs in _images(folder, scenes)
+            if hash(key_order(pairs[0].image)) in twice
+        ]
         units = ", ".join(unit for unit, image in again if image == again[0][1])
         raise InputError(f"{folder.place}/{DATA}: image {again[0][1][:100]!r} is in several units: {units[:200]}")
 
@@ -160,12 +164,14 @@ def read_pairs(folder: PublishedFolder, unit: str, scenes: tuple[str, ...]) -> I
     """Yield all scenes of each image of a unit, in the order of keys."""
     tables = (_read_split(folder, name) for name in folder.data[unit])
     before = ""
-    for key, rows in groupby(merge(*tables, key=attrgetter("image")), key=attrgetter("image")):
+    for key, rows in groupby(merge(*tables, key=lambda pair: key_order(pair.image)), key=attrgetter("image")):
         pairs = tuple(islice(rows, len(scenes) + 1))  # one more is wrong, however many follow
-        wrong = next(_faults_of_image(pairs, scenes), None) or ("images in another order" if key <= before else None)
+        wrong = next(_faults_of_image(pairs, scenes), None) or (
+            "images in another order" if key_order(key) <= before else None
+        )
         if wrong:
             raise InputError(f"{folder.place}/{DATA}: unit {unit}: image {key[:100]!r}: {wrong}")
-        before = key
+        before = key_order(key)
         yield pairs
 
 
@@ -181,7 +187,7 @@ def _read_split(folder: PublishedFolder, name: str) -> Iterator[PublishedPair]:
 def read_image_uris(folder: PublishedFolder, unit: str) -> list[str]:
     """Where the images of a unit are, each once, in the order of keys."""
     columns = [read_columns(folder.place / name, ["image_uri"])["image_uri"] for name in folder.data[unit]]
-    return sorted({uri for column in columns for uri in column.to_pylist()}, key=escape_key)
+    return sorted({uri for column in columns for uri in column.to_pylist()}, key=plain_key)
 
 
 def read_clips(folder: PublishedFolder, unit: str) -> Iterator[PublishedClip]:
@@ -204,7 +210,7 @@ def _faults_of_image(pairs: Sequence[PublishedPair], scenes: tuple[str, ...]) ->
     found = tuple(pair.scene for pair in pairs)
     if not is_below(first.image_uri):
         yield f"its image_uri {first.image_uri[:100]!r} leads elsewhere"
-    if first.image != escape_key(first.image_uri):
+    if first.image not in keys_of(first.image_uri):
         yield f"its image_uri {first.image_uri[:100]!r} is not the one that the key is made of"
     if not _SHA256.fullmatch(first.image_sha256):
         yield "its image_sha256 is none"

@@ -56,6 +56,7 @@ from sonify.io.places import are_apart, open_local, stems
 from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import digest_open
+from sonify.keys import split_member
 from sonify.rows import Pair, Render
 from sonify.running import open_run
 from sonify.sources.userfiles import exclusion_names, read_exclusions
@@ -317,10 +318,10 @@ def _read_sounds(run_dir: Place, shard: PublishedShard, scenes: Sequence[dict[st
         if digest_open(file) != shard.sha256:
             raise WorkError(f"{place}: not what was committed; `{spell('verify', 'RUN', '--repair')}` withdraws it")
         file.seek(0)
-        members = {member.name: member for member in iter_files(file)}
+        members = {split_member(member.name): member for member in iter_files(file)}
         for row in scenes:
-            name = f"{row['image']}.{row['scene']}.flac"
-            yield row | {"audio": {"bytes": read_member(file, members[name]), "path": name}}
+            member = members[row["image"], f"{row['scene']}.flac"]
+            yield row | {"audio": {"bytes": read_member(file, member), "path": member.name}}
 
 
 def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from sonify import layout
@@ -16,6 +17,7 @@ from sonify.installed import spell, spell_again
 from sonify.io.commits import DamagedRecord, digest_of, open_record, seal_record
 from sonify.io.places import read_whole
 from sonify.io.write import write_atomically
+from sonify.sources.captions import TEXTS, identify_texts_before
 from sonify.stores import Place
 
 LIBRARIES = (
@@ -35,6 +37,12 @@ LIBRARIES = (
     "laion-clap",
 )
 MAX_TROUBLE_CHARS = 2000
+# Keys that say where input lies, as settings name them. What lies there is known by its names and its content, so that
+# a run whose input was moved is the same run; versions before this one recorded them among a stage's settings.
+PLACES = frozenset({"images.path", *(f"audio.sources.{key}" for key in ("path", "segments", "labels", "table"))})
+# Files that settings know by their content; who only looks at a run needs none of them.
+CONTENTS = frozenset({"images.exclude", "audio.exclude", "concepts.extractors.file"})
+GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,27 +130,96 @@ def with_stage(record: RunRecord, stage: Stage) -> RunRecord:
     if known and known.digest == stage.digest:
         return record
     entry = StageRecord(digest=stage.digest, version=stage.version, settings=dict(stage.settings))
-    return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
+    return replace(record, stages={**record.stages, stage.key: entry})
 
 
 def with_time(record: RunRecord, stage: Stage, seconds: float, rows: int) -> RunRecord:
     """Add a stage's time and rows, for the rate that `status` shows."""
     known = record.stages[stage.key]
-    entry = dataclasses.replace(known, seconds=round(known.seconds + seconds, 3), rows=known.rows + rows)
-    return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
+    entry = replace(known, seconds=round(known.seconds + seconds, 3), rows=known.rows + rows)
+    return replace(record, stages={**record.stages, stage.key: entry})
+
+
+def pruned(value: Any, drops: Callable[[str, Any], bool], key: str = "") -> Any:
+    """Settings without the keys that are dropped, anywhere inside; those of a list's items have the list's name."""
+    if isinstance(value, list):
+        return [pruned(item, drops, key) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    named = {name: f"{key}.{name}" if key else name for name in value}
+    return {name: pruned(inner, drops, named[name]) for name, inner in value.items() if not drops(named[name], inner)}
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what says where input lies."""
+    return pruned(settings, lambda key, _: key in PLACES)
+
+
+def as_recorded(stage: Stage, record: RunRecord | None) -> Stage:
+    """The stage under the settings of its record, where those differ only by where input and models lay then.
+
+    The digest that its commits stand under is then met, wherever the run, its input and its models are now.
+    """
+    before = record.stages.get(stage.key) if record else None
+    if record is None or before is None:
+        return stage
+
+    def is_same(key: str, now: str, then: str) -> bool:
+        if key in CONTENTS:
+            return now == GONE or (now == TEXTS and then in texts_before)
+        return _is_same_model(stage, record, now, then)
+
+    files = (extractor.get("file") for extractor in record.config["concepts"]["extractors"])
+    texts_before = {identify_texts_before(file) for file in files if file}
+    return replace(stage, settings=_taken_back(stage.settings, before.settings, is_same))
+
+
+def is_recorded(stage: Stage, record: RunRecord) -> bool:
+    """Whether a stage is the same as in a record, wherever input and models lay for the two."""
+    plain = replace(stage, settings=without_places(stage.settings))
+    return as_recorded(plain, record).digest == record.stages[stage.key].digest
+
+
+def _taken_back(now: Any, then: Any, is_same: Callable[[str, str, str], bool], key: str = "") -> Any:
+    """Today's settings with the recorded places, and the recorded texts where they mean the same."""
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        named = {name: f"{key}.{name}" if key else name for name in (*then, *now)}
+        places = {name: value for name, value in then.items() if named[name] in PLACES}
+        taken = {name: _taken_back(now[name], then.get(name), is_same, named[name]) for name in now}
+        return taken | places
+    if isinstance(now, list) and isinstance(then, list):
+        pairs = zip(now, then, strict=False)
+        return [_taken_back(*pair, is_same, key) for pair in pairs] + now[len(then) :]
+    if isinstance(now, str) and isinstance(then, str) and now != then and then and is_same(key, now, then):
+        return then
+    return now
+
+
+def _is_same_model(stage: Stage, record: RunRecord, now: str, then: str) -> bool:
+    """Whether two folders hold the same model, by what it is: the older one need not be there any more."""
+    are_folders = Path(now).is_absolute() and Path(then).is_absolute()
+    if not are_folders or now not in stage.models or then not in record.models:
+        return False
+    if now in record.models:
+        return record.models[now] == record.models[then]
+    try:
+        return stage.fetch().get(now) == record.models[then]
+    except InputError:  # who needs the model says what is wrong with it
+        return False
 
 
 def with_trouble(record: RunRecord, stage: Stage, trouble: str) -> RunRecord:
     """Note why a stage stopped, for `status`."""
-    entry = dataclasses.replace(record.stages[stage.key], trouble=" ".join(trouble.split())[:MAX_TROUBLE_CHARS])
-    return dataclasses.replace(record, stages={**record.stages, stage.key: entry})
+    entry = replace(record.stages[stage.key], trouble=" ".join(trouble.split())[:MAX_TROUBLE_CHARS])
+    return replace(record, stages={**record.stages, stage.key: entry})
 
 
 def same_input(stage: Stage, before: StageRecord) -> bool:
-    """Whether a stage reads the same images or sounds as before, whatever else of it has changed."""
+    """Whether a stage reads input by the same rules as before, whatever else of it has changed."""
 
     def of_input(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in settings.items() if key.startswith("images.") or key == "seed"}
+        plain = without_places(settings)
+        return {key: value for key, value in plain.items() if key.startswith("images.") or key == "seed"}
 
     return of_input(stage.settings) == of_input(before.settings)
 
@@ -151,9 +228,15 @@ def describe_difference(stage: Stage, before: StageRecord) -> str:
     """Name the first setting that differs."""
     if stage.version != before.version:
         return f"stage version {before.version} then, {stage.version} now"
-    keys = sorted({*stage.settings, *before.settings})
-    differing = [key for key in keys if stage.settings.get(key) != before.settings.get(key)]
+    now, then = without_places(stage.settings), without_places(before.settings)
+    differing = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
     if "published.digest" in differing:
         return "one of the two renders a published dataset, or another one"
+    if not differing:  # places of input cannot be compared where the number of sources differs
+        return "its input lay elsewhere"
     key = differing[0]
-    return f"{key} was {before.settings.get(key)!r} then, is {stage.settings.get(key)!r} now"
+    if key in CONTENTS:
+        if now.get(key) and then.get(key):
+            return f"{key} has another content now than then"
+        return f"{key} was set then, and is not now" if then.get(key) else f"{key} was not set then, and is now"
+    return f"{key} was {then.get(key)!r} then, is {now.get(key)!r} now"

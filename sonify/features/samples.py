@@ -20,6 +20,7 @@ from sonify.io.commits import canonical_json
 from sonify.io.tables import TableWriter
 from sonify.io.tars import TarWriter
 from sonify.io.write import Transaction
+from sonify.keys import member_name
 from sonify.pool import ClipText
 from sonify.rows import FeatureEntry
 
@@ -51,10 +52,13 @@ def make_sample(
         texts: what the pool says of the clips.
     """
     key = record["key"]
-    arrays = {f"{key}.{name}.npy": array for name, array in latents.items()}
-    arrays |= {f"{key}.{scene['scene']}.audio.npy": array for scene, array in zip(record["scenes"], heard, strict=True)}
+    arrays = {member_name(key, f"{name}.npy"): array for name, array in latents.items()}
+    arrays |= {
+        member_name(key, f"{scene['scene']}.audio.npy"): array
+        for scene, array in zip(record["scenes"], heard, strict=True)
+    }
     members = [(name, encode_npy(array)) for name, array in arrays.items()]
-    members.append((f"{key}.json", canonical_json(_training_record(record, texts)).encode()))
+    members.append((member_name(key, "json"), canonical_json(_training_record(record, texts)).encode()))
     return FeatureSample(
         key=key,
         split=record["split"],

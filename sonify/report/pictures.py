@@ -23,7 +23,7 @@ from sonify.installed import spell, spell_again
 from sonify.io.places import open_place, stems
 from sonify.io.tables import read_rows
 from sonify.io.tars import Member, index_tar, read_member
-from sonify.keys import hash64
+from sonify.keys import hash64, member_name, split_member
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import UnreadableImage, decode_rgb
 from sonify.pool import iter_clips
@@ -182,16 +182,17 @@ def _shard(picture: Picture) -> str:
     return layout.shard(picture.split, picture.unit)
 
 
-def _member_names(picture: Picture) -> list[str]:
-    return [f"{picture.key}.jpg", *(f"{picture.key}.{scene.pair.scene}.flac" for scene in picture.scenes)]
+def _member_names(picture: Picture) -> list[tuple[str, str]]:
+    endings = ("jpg", *(f"{scene.pair.scene}.flac" for scene in picture.scenes))
+    return [(picture.key, ending) for ending in endings]
 
 
-def _locate(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Member]:
-    """Find all members that are needed, by name, walking each shard's headers once."""
-    wanted: dict[str, set[str]] = {}
+def _locate(run_dir: Place, pictures: Sequence[Picture]) -> dict[tuple[str, str], Member]:
+    """Find all members that are needed, by key and ending, walking each shard's headers once."""
+    wanted: dict[str, set[tuple[str, str]]] = {}
     for picture in pictures:
         wanted.setdefault(_shard(picture), set()).update(_member_names(picture))
-    located: dict[str, Member] = {}
+    located: dict[tuple[str, str], Member] = {}
     for shard, names in wanted.items():
         try:
             members, _ = index_tar(run_dir / shard, shard)
@@ -199,9 +200,11 @@ def _locate(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Member]:
             raise WorkError(
                 f"{run_dir / shard}: not readable ({error.strerror}); run `{spell('verify', run_dir)}`"
             ) from error
-        located |= {member.name: member for member in members if member.name in names}
+        found = ((split_member(member.name), member) for member in members)
+        located |= {name: member for name, member in found if name in names}
         if missing := names - located.keys():
-            raise WorkError(f"{run_dir / shard}: lacks {min(missing)}; run `{spell('verify', run_dir)}`")
+            lost = member_name(*min(missing))
+            raise WorkError(f"{run_dir / shard}: lacks {lost}; run `{spell('verify', run_dir)}`")
     return located
 
 

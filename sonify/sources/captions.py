@@ -118,13 +118,18 @@ def captions_for(run_dir: Place, place: Place) -> Captions:
     return lambda uri: _look_up(connection, stored, uri)
 
 
+_IDENTITY = b"captions 1\n"
+TEXTS = hashlib.sha256(_IDENTITY).hexdigest()[:16]  # a folder of texts
+
+
 def identify_captions(place: Place) -> str:
-    """What the captions are, as 16 hexadecimal digits; a folder of texts is known by its name alone."""
-    digest = hashlib.sha256(b"captions 1\n")
-    sources = _sources(place)
-    if not sources:
-        digest.update(str(place).encode())
-    for source in sources:
+    """What the captions are, as 16 hexadecimal digits; of a folder of texts only that it is one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    digest = hashlib.sha256(_IDENTITY)
+    for source in _sources(place):
         with open_place(source) as file:
             size = file.seek(0, os.SEEK_END)
             digest.update(f"{size}\n".encode())
@@ -133,6 +138,11 @@ def identify_captions(place: Place) -> str:
                 file.seek(start)
                 digest.update(file.read(hashed))
     return digest.hexdigest()[:16]
+
+
+def identify_texts_before(place: str) -> str:
+    """What versions before this one knew a folder of texts by: where it lay."""
+    return hashlib.sha256(_IDENTITY + place.encode()).hexdigest()[:16]
 
 
 def _sources(place: Place) -> list[Place]:

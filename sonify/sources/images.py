@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import accumulate, compress
-from operator import attrgetter
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -32,7 +31,7 @@ from sonify.io.places import (
 )
 from sonify.io.tables import open_parquet, read_rows
 from sonify.io.tars import Member, index_members, read_member
-from sonify.keys import hash64
+from sonify.keys import escape_key, hash64, key_order, plain_key, unescape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.captions import (
     MAX_CAPTION_BYTES,
@@ -128,18 +127,21 @@ def join_images(
 ) -> Iterator[tuple[SourceImage, Found] | Rejected]:
     """Read a unit's images again, in the order of keys, and pair those that are wanted with what is known of them.
 
-    Each wanted image comes once: itself, or why it cannot be had any more.
+    Each wanted image comes once: itself, or why it cannot be had any more. It is wanted by the key that it was recorded
+    under, which of a long name may be another one than today's.
     """
+    recorded = {escape_key(unescape_key(key)): key for key in wanted}
     left = dict(wanted)
     lost: dict[str, Rejected] = {}
-    for image in read_images(images, refs, seed, wanted.keys()):
-        if image.key not in left:
+    for image in read_images(images, refs, seed, recorded.keys()):
+        key = recorded.get(image.key, "")
+        if key not in left:
             continue  # an archive's rejects come again
         if isinstance(image, Rejected):
-            lost[image.key] = image  # unless it is the second member of the image's name
+            lost[key] = replace(image, key=key)  # unless it is the second member of the image's name
         else:
-            yield image, left.pop(image.key)
-    for key in sorted(left):
+            yield image, left.pop(key)
+    for key in sorted(left, key=key_order):
         yield lost.get(key) or Rejected(key=key, reason=Reason.CHANGED, detail="the image is gone")
 
 
@@ -155,11 +157,16 @@ def _is_sampled(image: ImageRef, seed: int) -> bool:
 
 
 def _hash(image: ImageRef, seed: int) -> int:
-    return hash64(seed, "sample", image.key) >> 1  # one bit less, to fit Parquet's signed 64-bit integers
+    return hash64(seed, "sample", plain_key(image.uri)) >> 1  # one bit less, to fit Parquet's signed 64-bit integers
 
 
 def _is_wanted(image: ImageRef, seed: int, keys: Collection[str] | None) -> bool:
     return _is_sampled(image, seed) and (keys is None or image.key in keys)
+
+
+def _by_key(image: ImageRef) -> str:
+    """What images are sorted by."""
+    return plain_key(image.uri)
 
 
 def _within(container_ref: ImageRef, name: str) -> ImageRef:
@@ -185,7 +192,7 @@ def _list_folder(images: FolderImages) -> list[ImageRef]:
     tables = [images.path / name for name in CAPTION_TABLES if is_file(images.path / name)]
     captions = read_captions_table(tables[0]) if tables else {}
     found = list_files(images.path, IMAGE_SUFFIXES)
-    return sorted((ImageRef(uri=uri, caption=captions.get(uri, b"")) for uri in found), key=attrgetter("key"))
+    return sorted((ImageRef(uri=uri, caption=captions.get(uri, b"")) for uri in found), key=_by_key)
 
 
 def _file_itself(_images: FolderImages, ref: ImageRef) -> Iterator[ImageRef]:
@@ -237,7 +244,7 @@ def _read_archive(
                 again = _within(ref, member.name).key
                 yield Rejected(key=again, reason=Reason.DUPLICATE_KEY, detail=f"again {name}, but for its ./")
         found = {_within(ref, name): name for name in by_name if _is_image(name)}
-        for image in sorted(found, key=attrgetter("key")):
+        for image in sorted(found, key=_by_key):
             if _is_wanted(image, seed, keys):
                 caption = _archived_caption(images, file, by_name, found[image]) if keys is None else None
                 yield _read_image_member(file, by_name[found[image]], image, caption)

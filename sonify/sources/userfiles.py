@@ -15,7 +15,7 @@ import pyarrow.csv
 from sonify.errors import InputError
 from sonify.io.places import child, is_below, is_file, leads_out, list_files, open_place
 from sonify.io.tables import open_parquet
-from sonify.keys import escape_key
+from sonify.keys import keys_of, plain_key
 from sonify.stores import Place
 
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -30,7 +30,7 @@ MAX_TABLE_BYTES = 2 << 30
 
 def list_containers(path: Place, suffix: str) -> list[str]:
     """The one archive or table that the path is, or all of the suffix below it, in the order of their keys."""
-    return [path.name] if _is_one(path, suffix) else sorted(list_files(path, (suffix,)), key=escape_key)
+    return [path.name] if _is_one(path, suffix) else sorted(list_files(path, (suffix,)), key=plain_key)
 
 
 def container(path: Place, uri: str) -> Place:
@@ -159,4 +159,4 @@ def exclusion_names(key: str, uri: str, sha256: str) -> frozenset[str]:
     A row of a table has a number for a name, which says nothing without the table's.
     """
     file = PurePosixPath(uri)
-    return frozenset({key, uri, sha256, *((file.name, file.stem) if file.suffix else ())})
+    return frozenset({key, *keys_of(uri), uri, sha256, *((file.name, file.stem) if file.suffix else ())})

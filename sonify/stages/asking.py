@@ -24,6 +24,7 @@ from sonify.io.commits import digest_of
 from sonify.io.places import machine_folder, size_of, stems
 from sonify.io.tables import TableWriter, read_columns, read_rows, storable
 from sonify.io.write import Transaction
+from sonify.keys import key_order
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import Reason, RecordedAnswer, Rejected
 from sonify.stores import Place
@@ -185,7 +186,7 @@ class Asker:
             source=self._source,
             prompt=ask.prompt,
         )
-        known = self._known.get(question)
+        known = self._known.get(_question(question))
         return Asked(row=ask.row, info=info, image=None if known else image, said=known or question)
 
     def _answer(self, seen: Sequence[Future[Asked | Rejected]]) -> list[Asked | Rejected]:
@@ -239,8 +240,12 @@ def _sources(path: Place) -> list[str]:
 
 
 def _question(said: RecordedAnswer) -> RecordedAnswer:
-    """The question alone, under which an answer is found again."""
-    return replace(said, answer="", finished=False, refused="")
+    """The question alone, under which an answer is found again: of long names and moved models, too.
+
+    A `source` says already what the model is, wherever it lay.
+    """
+    model = "" if said.source else said.model
+    return replace(said, image=key_order(said.image), model=model, answer="", finished=False, refused="")
 
 
 def _read_answers(path: Place) -> list[RecordedAnswer]:

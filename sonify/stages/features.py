@@ -18,6 +18,7 @@ from sonify.features.samples import FeatureSample, FeatureSink, make_sample, sou
 from sonify.io.commits import open_committed, read_commit
 from sonify.io.tars import index_members, read_member
 from sonify.io.write import FileRecord
+from sonify.keys import split_member
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import decode_square
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
@@ -105,8 +106,8 @@ class ShardReader:
         with open_committed(self._run_dir, file) as shard:
             members, rejected = index_members(shard, file.path)
             assert not rejected, rejected
-            for key, group in groupby(members, key=lambda member: member.name.partition(".")[0]):
-                parts = {member.name.removeprefix(f"{key}."): read_member(shard, member) for member in group}
+            for key, group in groupby(members, key=lambda member: split_member(member.name)[0]):
+                parts = {split_member(member.name)[1]: read_member(shard, member) for member in group}
                 record = json.loads(parts["json"])
                 sounds = tuple(parts[f"{scene['scene']}.flac"] for scene in record["scenes"])
                 yield StoredSample(key=key, image=parts["jpg"], sounds=sounds, record=record)

@@ -16,7 +16,7 @@ from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import stems
 from sonify.io.tables import TableWriter, read_rows, read_tables
-from sonify.keys import escape_key, split_of, uniform
+from sonify.keys import key_order, plain_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
 from sonify.pool import clip_columns
 from sonify.retrieval.candidates import Ranking, SplitPool, load_pool
@@ -55,19 +55,27 @@ class Scene:
 
 
 def read_scenes(config: Config, unit: str) -> Iterator[ImageScenes]:
-    """Merge the extractors' tables of a unit, all sorted by key, into one row an image."""
+    """Merge the extractors' tables of a unit, all sorted by key, into one row an image.
+
+    Of one extractor a run of before may have recorded an image of a long name under another key; the first one's stays.
+    """
     tables = {extractor.name: _read_heard(config, extractor.name, unit) for extractor in config.concepts.extractors}
     heads = {name: head for name, rows in tables.items() if (head := next(rows, None))}
     while heads:
-        key = min(head.concepts.image for head in heads.values())
-        heard = {name: head for name, head in heads.items() if head.concepts.image == key}
-        yield ImageScenes(key=key, by_extractor=heard)
+        first = min(key_order(head.concepts.image) for head in heads.values())
+        heard = {name: head for name, head in heads.items() if key_order(head.concepts.image) == first}
+        key = next(iter(heard.values())).concepts.image
+        yield ImageScenes(key=key, by_extractor={name: _under(key, head) for name, head in heard.items()})
         for name in heard:
             following = next(tables[name], None)
             if following is None:
                 del heads[name]
             else:
                 heads[name] = following
+
+
+def _under(key: str, heard: Heard) -> Heard:
+    return heard if heard.concepts.image == key else replace(heard, concepts=replace(heard.concepts, image=key))
 
 
 def _read_heard(config: Config, extractor: str, unit: str) -> Iterator[Heard]:
@@ -140,7 +148,7 @@ def _listed_splits(run_dir: Place, images: Images, seed: int) -> set[str]:
         return set(layout.SPLITS)
     listings = read_tables(run_dir / layout.UNITS / "concepts", ["uri"])
     uris = (uri for _, table in listings for uri in table["uri"].to_pylist())
-    return {split_of(seed, "image", escape_key(uri), images.validation) for uri in uris}
+    return {split_of(seed, "image", plain_key(uri), images.validation) for uri in uris}
 
 
 class PairStage:
@@ -153,7 +161,8 @@ class PairStage:
 
     def __call__(self, rows: Sequence[ImageScenes]) -> list[tuple[Pair, ...] | Rejected]:
         planned = [self._refuse(row) or scenes_of(self._config, row) for row in rows]
-        splits = [split_of(self._config.seed, "image", row.key, self._config.images.validation) for row in rows]
+        seed, share = self._config.seed, self._config.images.validation
+        splits = [split_of(seed, "image", key_order(row.key), share) for row in rows]
         rankings = {
             split: self._rank(split, (p for p, s in zip(planned, splits, strict=True) if s == split))
             for split in self._pool

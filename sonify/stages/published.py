@@ -21,6 +21,7 @@ from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import check_mounted, child, is_file, read_ahead
 from sonify.io.tables import read_rows
+from sonify.keys import escape_key
 from sonify.media.mixing import gain_to_target_db
 from sonify.retrieval.candidates import Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
@@ -96,7 +97,7 @@ def _with_presence(
         return
     refs = read_rows(config.run_dir / layout.listing("concepts", unit), ImageRef)
     keys = _keys_of(images, refs)
-    yield from ((pairs, pairs[0].image in keys) for pairs in rows)
+    yield from ((pairs, escape_key(pairs[0].image_uri) in keys) for pairs in rows)
 
 
 def _is_here(images: FolderImages, uri: str) -> bool:

@@ -12,6 +12,7 @@ from sonify.io.commits import canonical_json
 from sonify.io.tables import TableWriter, read_rows
 from sonify.io.tars import TarWriter
 from sonify.io.write import Transaction
+from sonify.keys import member_name
 from sonify.media.audio import encode_flac
 from sonify.media.mixing import mix_clips, pcm_sha256
 from sonify.media.pixels import UnreadableImage, to_jpeg
@@ -73,7 +74,7 @@ def read_paired_sources(config: Config, unit: str) -> Iterator[PairedSource | Re
             yield found
         else:
             image, pairs = found
-            yield PairedSource(key=image.key, image=image, pairs=pairs)
+            yield PairedSource(key=pairs[0].image, image=image, pairs=pairs)
 
 
 class RenderStage:
@@ -95,9 +96,9 @@ class RenderStage:
             return Rejected(key=row.key, reason=error.reason, detail=error.detail)
         scenes = [self._mix(pair) for pair in row.pairs]
         renders = tuple(render for render, _ in scenes)
-        sounds = [(f"{row.key}.{render.scene}.flac", flac) for render, flac in scenes]
-        record = (f"{row.key}.json", sample_json(row.pairs, renders))
-        members = tuple(sorted([*sounds, (f"{row.key}.jpg", jpeg), record]))
+        sounds = [(member_name(row.key, f"{render.scene}.flac"), flac) for render, flac in scenes]
+        record = (member_name(row.key, "json"), sample_json(row.pairs, renders))
+        members = tuple(sorted([*sounds, (member_name(row.key, "jpg"), jpeg), record]))
         return Sample(split=row.pairs[0].split, members=members, renders=renders)
 
     def _mix(self, pair: Pair) -> tuple[Render, bytes]:

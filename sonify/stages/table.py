@@ -1,10 +1,13 @@
 """Which stages a run has, in order: what each depends on, and with what resources it runs.
 
 A stage's `settings` are everything of the configuration that its bytes depend on; their digest names its commits.
-Raise `version` when a change to a stage's code changes its bytes.
+Raise `version` when a change to a stage's code changes its bytes. A key that is added to the configuration gets a line
+in `ADDED_KEYS` with the value under which all is as before, or every run that was made without it would be of other
+settings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sonify import layout
@@ -23,6 +26,8 @@ from sonify.config import (
     VlmExtractor,
 )
 from sonify.engine.job import Stage
+from sonify.engine.record import GONE, PLACES, RunRecord, as_recorded, pruned, read_record
+from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
@@ -39,6 +44,11 @@ Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
 OPERATIONAL |= {"environment"}
 
+# Keys that came after runs were made, as the settings name them, each with the value under which a stage does what it
+# did before the key was there: while it has that value it stays out of the settings, and the digest of such a run is
+# met. Sections inside of settings are followed, and each item of a list: `retrieval.encoder.audio.KEY`,
+# `audio.sources.KEY`.
+ADDED_KEYS: Mapping[str, Any] = {}
 
 # The commands that run a part of the job, and the stages each stands for.
 COMMAND_STAGES = {
@@ -52,13 +62,42 @@ COMMAND_STAGES = {
 RENDERING = ("pool", "concepts", "copies", "embeddings", "pair", "render")
 
 
-def stages_of(config: Config) -> tuple[Stage, ...]:
-    """All stages of a run, each after what it depends on."""
+def stages_of(config: Config, anew: Collection[str] = ()) -> tuple[Stage, ...]:
+    """All stages of a run, each after what it depends on.
+
+    What the run has of them is met wherever it, its input and its models lay when it was made (`as_recorded`), but for
+    those that are made `anew`.
+    """
     pick = _picker(config)
+    record = read_record(config.run_dir)
+
+    def known(stage: Stage) -> Stage:
+        return _comparable(stage) if stage.key in anew else _known(config, record, stage)
+
     drawn = _adopted(config, pick, config.published) if config.published else _drawn(config, pick)
-    rendered = _render(config, pick)
+    rendered = known(_render(config, pick))
     featured = [_features(config, pick, config.features, rendered.digest)] if config.features else []
-    return (_pool(config, pick), *drawn, rendered, *featured)
+    return (*map(known, (_pool(config, pick), *drawn)), rendered, *map(known, featured))
+
+
+def _comparable(stage: Stage, places: Collection[str] = PLACES) -> Stage:
+    """The stage with the settings that tell it from another one: not where input lies, nor keys at their old value."""
+
+    def drops(key: str, value: Any) -> bool:
+        return key in places or (key in ADDED_KEYS and value == ADDED_KEYS[key])
+
+    return replace(stage, settings=pruned(stage.settings, drops))
+
+
+def _known(config: Config, record: RunRecord | None, stage: Stage) -> Stage:
+    """The stage under the settings that the run has of it, where it is the same."""
+    if record is not None and stage.key in record.stages:
+        return as_recorded(_comparable(stage), record)
+    # run.json is gone, or was withdrawn: what was made before places were left out is still of these settings
+    before = _comparable(stage, places=())
+    now = _comparable(stage)
+    has_places = before.settings != now.settings
+    return before if has_places and commit_files(config.run_dir, stage.name, before.digest) else now
 
 
 def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
@@ -195,7 +234,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     }
     settings = sampling | images | pick("concepts.max_concepts")
     if isinstance(extractor, CaptionsExtractor):
-        captions = identify_captions(extractor.file) if extractor.file else ""
+        captions = _content(extractor.file, identify_captions)
         return Stage(
             **common,
             version=2,
@@ -282,11 +321,11 @@ def _picker(config: Config) -> Pick:
     return pick
 
 
-def _content(path: Place | None) -> str:
-    """The identity of a list's file: its content, not its name."""
+def _content(path: Place | None, identify: Callable[[Place], str] = sha256_of) -> str:
+    """The identity of a file: its content, not its name."""
     if path is None:
         return ""
     try:
-        return sha256_of(path)
+        return identify(path)
     except FileNotFoundError:
-        return "gone"  # a run that is only looked at needs no input
+        return GONE  # a run that is only looked at needs no input

@@ -15,6 +15,7 @@ from sonify.engine.record import StageRecord, read_record, write_record
 from sonify.errors import InputError, WorkError
 from sonify.features.samples import encode_npy
 from sonify.io.commits import Commit, Count, write_commit
+from sonify.keys import MAX_PART_CHARS, escape_key
 from tests.feature_runs import MadeSample, make_feature_run, random_samples
 from train.config import Data, TrainConfig
 from train.shards import FeatureData, check_matches, held_out_scenes, open_feature_data
@@ -49,6 +50,18 @@ def change_byte(path: Path, offset: int) -> None:
         byte = file.read(1)
         file.seek(offset)
         file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_sample_of_a_long_name_is_read(tmp_path: Path) -> None:
+    key = escape_key(f"{'東京' * 40}/{'夜景' * 38}.jpg")
+    made = replace(random_samples(1)[0], key=key)
+    run = make_feature_run(tmp_path / "run", [made], units=1)
+
+    (sample,) = open_runs(run).samples()
+
+    assert len(key) > 2 * MAX_PART_CHARS
+    assert sample.key == key
+    assert sample.scenes == ("captions",)
 
 
 def test_all_that_was_stored_is_read(run: Path) -> None:

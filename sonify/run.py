@@ -27,6 +27,7 @@ from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, take_answers
 from sonify.rows import NOT_FAULTS, Reason
+from sonify.sources.mistakes import HOW_TO_CAPTION
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
 from sonify.stores import Place
@@ -250,10 +251,7 @@ class _Work:
 
 # Fewer rows than this say nothing about a share of faults.
 ROWS_BEFORE_FAULT_LIMIT = 1000
-HINT_NO_CAPTIONS = (
-    "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table with"
-    " concepts.extractors.0.file, then `--redo concepts`"
-)
+HINT_NO_CAPTIONS = f"{HOW_TO_CAPTION}, then `--redo concepts`"
 
 
 def check_faults(stage: Stage, rows: Count, max_fault_ratio: float) -> None:

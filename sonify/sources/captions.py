@@ -18,7 +18,7 @@ import tarfile
 import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -50,7 +50,7 @@ from sonify.sources.joins import (
     with_small_ending,
     without_ending,
 )
-from sonify.sources.userfiles import MissingColumns, iter_user_table, joined_texts, read_columns
+from sonify.sources.userfiles import MissingColumns, iter_user_table, joined_texts, read_user_table
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
     """
     found: list[bytes | None] = [None] * len(images)
     if own := next((name for name in CAPTION_TABLES if name in tables), None):
-        columns = read_columns(root / own, (("file",), ("caption",)))
+        columns = read_user_table(root / own, ("file", "caption"))
         found = _met_captions(root / own, "file", columns, images, own)
     metadata = _metadata_tables(tables)
     below: dict[str, list[int]] = defaultdict(list)
@@ -157,6 +157,13 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
     return [text or b"" for text in found]
 
 
+def table_for(root: Place, image: str) -> Place:
+    """The table that has an image's caption, or would have it; where there is none, the folder."""
+    own = [root / name for name in CAPTION_TABLES]
+    above = [root / parent.as_posix() / name for parent in PurePosixPath(image).parents for name in METADATA_TABLES]
+    return next((table for table in (*own, *above) if is_file(table)), root)
+
+
 def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
     """The table of each folder that has one; of several the first of `METADATA_TABLES`."""
     paths = sorted((PurePosixPath(name) for name in tables), key=lambda path: path.suffix, reverse=True)
@@ -166,7 +173,7 @@ def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
 def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[bytes | None]:
     """What a metadata table says of the images below it; one without captions is there for something else."""
     try:
-        columns = read_columns(root / table, (("file_name",), METADATA_TEXTS))
+        columns = read_user_table(root / table, ("file_name", METADATA_TEXTS))
     except MissingColumns as missing:
         log.info("%s: no captions are taken from it: %s", table, str(missing).removeprefix(f"{root / table}: "))
         return [None] * len(images)
@@ -176,11 +183,12 @@ def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[by
 
 
 def _met_captions(
-    table: Place, column: str, columns: Sequence[list[bytes]], images: Sequence[str], name: str
+    table: Place, column: str, columns: Mapping[str, list[bytes]], images: Sequence[str], name: str
 ) -> list[bytes | None]:
     """The caption of each image, None where no row names it; `name` is the table's in what is said."""
-    rows = [file.decode("utf-8", "surrogateescape") for file in columns[0]]
-    captions = dict(zip(rows, columns[1], strict=True))
+    files, found = columns.values()
+    rows = [file.decode("utf-8", "surrogateescape") for file in files]
+    captions = dict(zip(rows, found, strict=True))
     texts = list(map(captions.get, images))
     if len(rows) == len(captions) == len(images) - texts.count(None) == len(images):
         return texts  # row for row: nothing is left to look for
@@ -251,6 +259,52 @@ def _sources(place: Place) -> list[Place]:
         return []
     names = list_files(place, {PurePosixPath(f"x{ending}").suffix for ending in (*TABLES, *ARCHIVES)})
     return [child(place, name) for name in names if name.endswith((*TABLES, *ARCHIVES))]
+
+
+def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, whole: bool) -> None:
+    """Say which images and rows of captions apart do not meet.
+
+    Args:
+        place: of the captions, as `captions_for` takes it.
+        images: all images of the set, or some.
+        root: where they lie.
+        whole: whether they are all: then a table's rows are counted too.
+
+    Raises:
+        InputError: they are all, and none has a caption.
+    """
+    sources = _sources(place)
+    if whole and len(sources) == 1 and not sources[0].name.lower().endswith(ARCHIVES):
+        _meet_table(sources[0], images, root)
+        return
+    sought = {name for uri in images for name in _sought(uri)}
+    rows = (name for source in sources for name, _ in _rows(source, root.name))
+    if any(name in sought for name in rows) or (
+        not sources and any(_read_text(place, uri) is not None for uri in images)
+    ):
+        return
+    what = (
+        f"{place}: it has no caption for any of {len(images):,} images in {root}: one for {images[0]!r} would be named"
+    )
+    what += f" {_image_id(images[0]).decode('utf-8', 'replace')!r}"
+    if whole:
+        raise InputError(what)
+    log.warning("%s", what)
+
+
+def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
+    by_file = _has_file_column(table)
+    rows: list[str] = []
+    for names, _ in iter_user_table(table, ((FILE_COLUMN,) if by_file else ID_COLUMNS, TEXT_COLUMNS)):
+        rows += (name.decode("utf-8", "surrogateescape") for name in names if name)
+    known = images
+    if not by_file:
+        rows, known = (
+            [_image_id(name).decode("utf-8", "surrogateescape") for name in names] for names in (rows, images)
+        )
+    met = meet(rows, dict.fromkeys(known), root.name)
+    check_any_met(table, FILE_COLUMN if by_file else "of ids", met, root)
+    say_meeting(table.name, met, "image")
 
 
 def _rows(source: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:

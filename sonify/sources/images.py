@@ -268,7 +268,7 @@ def _read_image_member(
 
 
 def _texts_in_archive(images: ArchiveImages, names: Collection[str], found: Collection[str]) -> Mapping[str, str]:
-    """The caption beside each image. SA-1B's JSON holds masks, some megabytes of them, and no caption: it is not read."""
+    """The file with the caption of each image. SA-1B's JSON is not read: it holds masks, some megabytes of them."""
     return texts_beside(names, found, TEXT_ENDINGS if isinstance(images, Sa1bImages) else ENDINGS)
 
 

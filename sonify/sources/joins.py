@@ -198,7 +198,7 @@ def check_any_met(table: Place, column: str, met: Meeting, folder: Place) -> Non
         return
     found = [*met.unclear, *met.lost][0]
     raise InputError(
-        f"{table}: none of its {met.num_rows:,} rows names a file below {folder}: expected paths relative to that folder"
+        f"{table}: none of its {met.num_rows:,} rows names a file below {folder}: expected paths relative to it"
         f" in the column {column}, such as {met.bare[0]!r}, found {found!r}"
     )
 

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ from sonify.errors import InputError
 from sonify.io.places import child, is_below, is_file, leads_out, list_files, open_place
 from sonify.io.tables import open_parquet
 from sonify.keys import escape_key
-from sonify.sources.joins import spellings
+from sonify.sources.joins import plain, spellings
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
@@ -64,10 +64,11 @@ def _is_one(path: Place, suffix: str) -> bool:
 def file_beside(table: Place, name: str) -> Place | None:
     """The file that a table names; None where the name is a URL or leads out of the table's folder.
 
-    Where no file has the very name, it is the first that has another spelling of it, if one has.
+    Where no file has the very name, it is the first that has another spelling of it, if one has. A store is asked only
+    where the name is not plain: each file would cost a further request.
     """
     file = _beside(table, name)
-    if file is not None and is_file(file):
+    if file is not None and (is_file(file) if isinstance(file, Path) else plain(name) == name):
         return file
     others = (_beside(table, spelt) for spelt in spellings(name))
     return next((other for other in others if other is not None and is_file(other)), file)
@@ -80,21 +81,17 @@ def _beside(table: Place, name: str) -> Place | None:
     return None if leads_out(table.parent, file) else file
 
 
-def read_user_table(place: Place, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[bytes]]:
-    """Read columns of a table as raw bytes; an absent optional column is empty."""
-    return dict(zip((*required, *optional), read_columns(place, [(n,) for n in required], optional), strict=True))
+Names = str | Sequence[str]  # of a column: one, or those that it may have
 
 
-def read_columns(
-    place: Place, required: Sequence[Sequence[str]], optional: Sequence[str] = ()
-) -> list[list[bytes]]:
-    """Read the columns that `iter_user_table` yields, whole."""
-    columns: list[list[bytes]] = [[] for _ in (*required, *optional)]
+def read_user_table(place: Place, required: Sequence[Names], optional: Sequence[str] = ()) -> dict[str, list[bytes]]:
+    """Read the columns that `iter_user_table` yields whole, each under the first of its names."""
+    columns: dict[str, list[bytes]] = {_names_of(names)[0]: [] for names in (*required, *optional)}
     size_bytes = 0
     for batch in iter_user_table(place, required, optional):
-        for column, values in zip(columns, batch, strict=True):
+        for name, values in zip(columns, batch, strict=True):
             size_bytes += sum(map(len, values))
-            column += values
+            columns[name] += values
         if size_bytes > MAX_TABLE_BYTES:
             raise InputError(
                 f"{place}: more than {MAX_TABLE_BYTES >> 30} GiB of text: not a table of captions or files"
@@ -102,8 +99,12 @@ def read_columns(
     return columns
 
 
+def _names_of(names: Names) -> Sequence[str]:
+    return (names,) if isinstance(names, str) else names
+
+
 def iter_user_table(
-    place: Place, required: Sequence[Sequence[str]], optional: Sequence[str] = ()
+    place: Place, required: Sequence[Names], optional: Sequence[str] = ()
 ) -> Iterator[list[list[bytes]]]:
     """Yield columns of a CSV, Parquet or JSON lines file some rows at a time, as raw bytes.
 
@@ -114,13 +115,14 @@ def iter_user_table(
         required: for each column the names that it may have, in any case; the first that is there counts.
         optional: names of further columns, empty where absent.
     """
-    wanted = {name.lower() for names in required for name in names} | set(optional)
+    sought = [_names_of(names) for names in required]
+    wanted = {name.lower() for names in (*sought, optional) for name in names}
     readers = {".parquet": _parquet_batches, ".jsonl": lambda file: _json_batches(file, wanted)}
     read = readers.get(place.suffix.lower(), lambda file: _csv_batches(file, wanted))
     try:
         with closing(read(place)) as batches:
             names = next(batches)
-            columns = [*_choose(place, names, required), *(_index_of(names, (name,)) for name in optional)]
+            columns = [*_choose(place, names, sought), *(_index_of(names, (name,)) for name in optional)]
             for batch in batches:
                 yield [_column(batch, column) for column in columns]
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -173,7 +175,7 @@ class CsvForm:
     is_empty: bool
 
 
-def read_csv_form(place: Place, wanted: Collection[str]) -> CsvForm:
+def read_csv_form(place: Place, wanted: Set[str]) -> CsvForm:
     """Tell from a table's first block how it is written, for a reader that looks for columns of some names."""
     with open_place(place) as file:
         head = file.read(HEAD_BYTES)
@@ -238,7 +240,9 @@ def _is_cp1252(head: bytes) -> bool:
     marks = [byte for byte in head if byte > 0x7F]
     letters = sum(byte >= 0xC0 for byte in marks) + sum(byte in b"\x80\x85\x91\x92\x93\x94\x96\x97" for byte in marks)
     in_utf8 = re.search(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}", head)
-    return not (in_utf8 or b"\0" in head or {0xFF, 0x81, 0x8D, 0x8F, 0x90, 0x9D} & set(marks)) and 2 * letters > len(marks)
+    return not (in_utf8 or b"\0" in head or {0xFF, 0x81, 0x8D, 0x8F, 0x90, 0x9D} & set(marks)) and 2 * letters > len(
+        marks
+    )
 
 
 class _Recoded(io.RawIOBase):
@@ -270,7 +274,7 @@ def _open_csv(place: Place, form: CsvForm) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_Recoded(file, form.encoding), HEAD_BYTES))
 
 
-def _csv_batches(place: Place, wanted: Collection[str]) -> Generator[Any, None, None]:
+def _csv_batches(place: Place, wanted: Set[str]) -> Generator[Any, None, None]:
     """The names of the columns, then batches."""
     form = read_csv_form(place, wanted)
     if form.encoding == "cp1252":
@@ -303,10 +307,10 @@ def _csv_batches(place: Place, wanted: Collection[str]) -> Generator[Any, None, 
                     yield batch
         except pa.ArrowInvalid as error:
             raise InputError(f"{place}: {_explain(place, form) or str(error).splitlines()[0]}") from error
-    if last is not None and any(b"\n" in column[-1].as_py() or b"\r" in column[-1].as_py() for column in last.columns):
-        # a quote that is never closed hides all that follows it in one cell, without an error
-        if why := _explain(place, form):
-            raise InputError(f"{place}: {why}")
+    # a quote that is never closed hides all that follows it in one cell, without an error
+    cells = [column[-1].as_py() for column in last.columns] if last else []
+    if any(b"\n" in cell or b"\r" in cell for cell in cells) and (why := _explain(place, form)):
+        raise InputError(f"{place}: {why}")
 
 
 @cache
@@ -354,8 +358,8 @@ def _wrong_width(row: Sequence[str], expected: int, lines: tuple[int, int], deli
     first, last = lines
     if last > first:
         return (
-            f"lines {first} to {last}: expected {expected} columns, found {len(row)}: a quote that opens in line {first}"
-            " is not closed there; a quote in a text is written twice"
+            f"lines {first} to {last}: expected {expected} columns, found {len(row)}: a quote that opens in line"
+            f" {first} is not closed there; a quote in a text is written twice"
         )
     hint = f"; a text that holds {delimiter!r} stands in quotes" if len(row) > expected else ""
     return f"line {first}: expected {expected} columns, found {len(row)}: {delimiter.join(row)[:80]!r}{hint}"

@@ -168,7 +168,9 @@ def _read_segments(table: Place) -> Iterator[tuple[int, Segment | None]]:
 def _segment(row: Sequence[str]) -> Segment | None:
     # labels that somebody wrote without quotes are further columns
     youtube_id, start, end, *labels = (*row, "", "", "")[: max(len(row), 3)]
-    if not (_YOUTUBE_ID.fullmatch(youtube_id) and _SECONDS.fullmatch(start) and _SECONDS.fullmatch(end) and any(labels)):
+    if not (
+        _YOUTUBE_ID.fullmatch(youtube_id) and _SECONDS.fullmatch(start) and _SECONDS.fullmatch(end) and any(labels)
+    ):
         return None
     return Segment(youtube_id, float(start), float(end), ",".join(label.strip() for label in labels))
 
@@ -278,7 +280,7 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
         ) from error
     found = list_files(source.path / "audio", SOUND_SUFFIXES)
     met = meet(list(rows), found, "audio")
-    if not met.met:
+    if found and not met.met:
         raise InputError(
             f"audio.sources: none of the {len(rows):,} recordings in {table} is below {source.path / 'audio'}: expected"
             f" files such as {next(iter(rows), '1-100032-A-0.wav')}"

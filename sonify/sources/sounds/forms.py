@@ -20,7 +20,7 @@ from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected, SoundRef
 from sonify.sources.joins import check_any_met, meet, say_meeting, texts_beside
-from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, read_columns
+from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, read_user_table
 from sonify.stores import Place
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
@@ -78,10 +78,12 @@ def _spoken_name(file: PurePosixPath) -> str:
 
 def _read_metadata(root: Place, table: str, files: Sequence[str]) -> dict[str, dict[str, str]]:
     """What a table says of each file that it names."""
-    columns = read_columns(root / table, (FILE_COLUMNS,), METADATA_COLUMNS)
-    cells = ([cell.decode("utf-8", "replace") for cell in row] for row in zip(*columns, strict=True))
+    columns = read_user_table(root / table, [FILE_COLUMNS], METADATA_COLUMNS)
+    cells = ([cell.decode("utf-8", "replace") for cell in row] for row in zip(*columns.values(), strict=True))
     rows = [row for row in cells if any(row)]  # a spreadsheet leaves empty lines at the end
-    described = {name: dict(zip(METADATA_COLUMNS, said, strict=True)) for name, *said in rows}
+    described: dict[str, dict[str, str]] = {
+        name: dict(zip(METADATA_COLUMNS, said, strict=True)) for name, *said in rows
+    }
     met = meet([name for name, *_ in rows], files, root.name)
     check_any_met(root / table, FILE_COLUMNS[0], met, root)
     say_meeting(table, met, "recording")

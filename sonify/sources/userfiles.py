@@ -9,8 +9,9 @@ import io
 import json
 import logging
 import re
+from collections import deque
 from collections.abc import Collection, Generator, Iterator, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from sonify.errors import InputError
-from sonify.io.places import child, is_below, is_file, leads_out, list_files, open_place
+from sonify.io.places import child, is_below, is_file, is_utf8, leads_out, list_files, open_place
 from sonify.io.tables import open_parquet
 from sonify.keys import escape_key
 from sonify.sources.joins import plain, spellings
@@ -38,6 +39,11 @@ TEXTS_AT_ONCE = 64
 # So much of a table says how it is written, and its first line is far shorter.
 HEAD_BYTES = 1 << 20
 DELIMITERS = ",;\t|"
+# What lines without a cell are made of, where they are looked for, and how much of them may stand at the end.
+NO_CELLS = b"\r\n \t,;|"
+TAIL_BYTES = 64 << 10
+MOST_HELD_BYTES = 1 << 20
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 # What is read whole is held whole: 10 million captions of 200 bytes.
 MAX_TABLE_BYTES = 2 << 30
 
@@ -88,14 +94,16 @@ def read_user_table(place: Place, required: Sequence[Names], optional: Sequence[
     """Read the columns that `iter_user_table` yields whole, each under the first of its names."""
     columns: dict[str, list[bytes]] = {_names_of(names)[0]: [] for names in (*required, *optional)}
     size_bytes = 0
-    for batch in iter_user_table(place, required, optional):
-        for name, values in zip(columns, batch, strict=True):
-            size_bytes += sum(map(len, values))
-            columns[name] += values
-        if size_bytes > MAX_TABLE_BYTES:
-            raise InputError(
-                f"{place}: more than {MAX_TABLE_BYTES >> 30} GiB of text: not a table of captions or files"
-            )
+    # closed here, whatever happens: Arrow reads ahead in a thread, which must not outlive the interpreter
+    with closing(iter_user_table(place, required, optional)) as batches:
+        for batch in batches:
+            for name, values in zip(columns, batch, strict=True):
+                size_bytes += sum(map(len, values))
+                columns[name] += values
+            if size_bytes > MAX_TABLE_BYTES:
+                raise InputError(
+                    f"{place}: more than {MAX_TABLE_BYTES >> 30} GiB of text: not a table of captions or files"
+                )
     return columns
 
 
@@ -105,7 +113,7 @@ def _names_of(names: Names) -> Sequence[str]:
 
 def iter_user_table(
     place: Place, required: Sequence[Names], optional: Sequence[str] = ()
-) -> Iterator[list[list[bytes]]]:
+) -> Generator[list[list[bytes]], None, None]:
     """Yield columns of a CSV, Parquet or JSON lines file some rows at a time, as raw bytes.
 
     CSV may be as spreadsheets write it: `CsvForm` says what is told from its first block.
@@ -245,33 +253,65 @@ def _is_cp1252(head: bytes) -> bool:
     )
 
 
-class _Recoded(io.RawIOBase):
-    """A file of another encoding as UTF-8."""
+class _Text(io.RawIOBase):
+    """A file as UTF-8, without the lines at its end that hold no cell: spreadsheets leave some, of blanks or commas."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self._file = file
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._ready = b""
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding != "utf-8" else None
+        self._ready = memoryview(b"")
+        self._held = b""  # what may be such lines
+        self._ended = False
 
     def readable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def end(self) -> None:
+        """Give nothing more."""
+        self._ended = True
+
     def readinto(self, buffer: Any) -> int:
-        while not self._ready:
+        while not self._ready and not self._ended:
             block = self._file.read(HEAD_BYTES)
-            self._ready = self._decoder.decode(block, final=not block).encode("utf-8", "replace")
-            if not block:
-                break
-        count = min(len(buffer), len(self._ready))
+            if not block and not self._held:
+                return 0
+            self._ready = memoryview(self._take(block))
+        count = 0 if self._ended else min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
 
+    def _take(self, block: bytes) -> bytes:
+        """What is sure to be read of the held and the next block, which is empty at the end."""
+        text = block
+        if self._decoder is not None:
+            text = self._decoder.decode(block, final=not block).encode("utf-8", "replace")
+        text = self._held + text
+        kept = len(text.rstrip(NO_CELLS))
+        line = _LINE_END.search(text, kept)
+        end = line.end() if line else len(text)
+        if block and end < len(text) - MOST_HELD_BYTES:
+            end = len(text)  # more than any spreadsheet leaves
+        self._held = text[end:] if block else b""
+        return text[:end]
 
-def _open_csv(place: Place, form: CsvForm) -> BinaryIO:
-    file = open_place(place)
-    if form.encoding == "utf-8":
-        return file
-    return cast(BinaryIO, io.BufferedReader(_Recoded(file, form.encoding), HEAD_BYTES))
+
+def _open_text(place: Place, form: CsvForm) -> tuple[_Text, BinaryIO]:
+    text = _Text(open_place(place), form.encoding)
+    return text, cast(BinaryIO, io.BufferedReader(text, HEAD_BYTES))
+
+
+def _is_plain(place: Place, form: CsvForm) -> bool:
+    """Whether a table can be read by Arrow alone: on this machine, of UTF-8, with a row at its end."""
+    if not isinstance(place, Path) or not is_utf8(str(place)) or form.encoding != "utf-8":
+        return False
+    with place.open("rb") as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL_BYTES))
+        tail = file.read()
+    return tail.rstrip(b"\r\n") == tail.rstrip(NO_CELLS)
 
 
 def _csv_batches(place: Place, wanted: Set[str]) -> Generator[Any, None, None]:
@@ -282,35 +322,44 @@ def _csv_batches(place: Place, wanted: Set[str]) -> Generator[Any, None, None]:
     yield form.names
     if form.is_empty:
         return
-    # of several columns of one name the first is meant, which Arrow does not say
-    numbered = [f"{number}" for number in range(len(form.names))]
-    with _open_csv(place, form) as source:
-        last: Any = None
-        try:
-            with pyarrow.csv.open_csv(
-                source,
-                read_options=pyarrow.csv.ReadOptions(
-                    block_size=CSV_BLOCK_BYTES, column_names=numbered, skip_rows=form.head_lines
-                ),
-                parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=_skip_blank
-                ),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    check_utf8=False,
-                    column_types=dict.fromkeys(numbered, pa.binary()),
-                    strings_can_be_null=False,
-                    quoted_strings_can_be_null=False,
-                ),
-            ) as reader:
+    last: Any = None
+    text, file = (None, pa.OSFile(str(place))) if _is_plain(place, form) else _open_text(place, form)
+    try:
+        with file, _read_csv(file, form) as reader:
+            try:
                 for batch in reader:
                     last = batch if batch.num_rows else last
                     yield batch
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{place}: {_explain(place, form) or str(error).splitlines()[0]}") from error
+            finally:
+                # a thread of Arrow's reads ahead in Python: one that is left to it would hang the interpreter's end
+                if text is not None:
+                    text.end()
+                    with suppress(pa.ArrowException):
+                        deque(reader, 0)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{place}: {_explain(place, form) or str(error).splitlines()[0]}") from error
     # a quote that is never closed hides all that follows it in one cell, without an error
     cells = [column[-1].as_py() for column in last.columns] if last else []
     if any(b"\n" in cell or b"\r" in cell for cell in cells) and (why := _explain(place, form)):
         raise InputError(f"{place}: {why}")
+
+
+def _read_csv(file: Any, form: CsvForm) -> pyarrow.csv.CSVStreamingReader:
+    # of several columns of one name the first is meant, which Arrow does not say
+    numbered = [f"{number}" for number in range(len(form.names))]
+    return pyarrow.csv.open_csv(
+        file,
+        read_options=pyarrow.csv.ReadOptions(
+            block_size=CSV_BLOCK_BYTES, column_names=numbered, skip_rows=form.head_lines
+        ),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=form.delimiter, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            check_utf8=False,
+            column_types=dict.fromkeys(numbered, pa.binary()),
+            strings_can_be_null=False,
+            quoted_strings_can_be_null=False,
+        ),
+    )
 
 
 @cache
@@ -319,13 +368,9 @@ def _say_cp1252(table: str) -> None:
     log.warning("%s: it is no UTF-8, and is read as Windows-1252; better save it as UTF-8", table)
 
 
-def _skip_blank(row: Any) -> str:
-    return "error" if row.text.strip(f"{DELIMITERS} ") else "skip"
-
-
 def _explain(place: Place, form: CsvForm) -> str:
     """What is wrong with a table, and in which line; empty where nothing is. It is read again for that, slowly."""
-    with io.TextIOWrapper(_open_csv(place, form), "utf-8-sig", "replace", newline="") as text:
+    with io.TextIOWrapper(_open_text(place, form)[1], "utf-8-sig", "replace", newline="") as text:
         for _ in range(form.head_lines):
             text.readline()
         first = form.head_lines + 1

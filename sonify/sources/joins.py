@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 # Names that are plain as they stand, which nearly all are.
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _FROM_ROOT = re.compile(r"/|[A-Za-z]:/")
+# Of a name that a damaged table has, which may be the rest of the table.
+SHOWN_CHARS = 100
 # Of several texts of a sample, the one that says so is its caption.
 _SAYS = re.compile(r"\.(?:caption|text)s?\.[^./]+$", re.IGNORECASE)
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
@@ -185,7 +187,7 @@ def _said(names: Sequence[str], noun: str, one: str, many: str) -> str:
     if not names:
         return ""
     what = f"{noun} {one}" if len(names) == 1 else f"{noun}s {many}"
-    return f"{len(names):,} {what} (first: {names[0]!r})"
+    return f"{len(names):,} {what} (first: {names[0][:SHOWN_CHARS]!r})"
 
 
 def check_any_met(table: Place, column: str, met: Meeting, folder: Place) -> None:
@@ -199,7 +201,7 @@ def check_any_met(table: Place, column: str, met: Meeting, folder: Place) -> Non
     found = [*met.unclear, *met.lost][0]
     raise InputError(
         f"{table}: none of its {met.num_rows:,} rows names a file below {folder}: expected paths relative to it"
-        f" in the column {column}, such as {met.bare[0]!r}, found {found!r}"
+        f" in the column {column}, such as {met.bare[0]!r}, found {found[:SHOWN_CHARS]!r}"
     )
 
 

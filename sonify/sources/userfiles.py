@@ -290,10 +290,11 @@ class _Text(io.RawIOBase):
         if self._decoder is not None:
             text = self._decoder.decode(block, final=not block).encode("utf-8", "replace")
         text = self._held + text
-        kept = len(text.rstrip(NO_CELLS))
-        line = _LINE_END.search(text, kept)
-        end = line.end() if line else len(text)
-        if block and end < len(text) - MOST_HELD_BYTES:
+        end = len(text.rstrip(NO_CELLS))
+        if not block:  # the last row ends with its line
+            line = _LINE_END.search(text, end)
+            end = line.end() if line else len(text)
+        elif end < len(text) - MOST_HELD_BYTES:
             end = len(text)  # more than any spreadsheet leaves
         self._held = text[end:] if block else b""
         return text[:end]
@@ -382,7 +383,7 @@ def _explain(place: Place, form: CsvForm) -> str:
                 last = form.head_lines + reader.line_num
                 if row and row[-1].endswith(_END):
                     return f"line {first}: a quote that opens there is never closed; a quote in a text is written twice"
-                if len(row) != len(form.names) and "".join(row).strip():
+                if row and len(row) != len(form.names):
                     return _wrong_width(row, len(form.names), (first, last), form.delimiter)
                 first = last + 1
         except csv.Error:

@@ -164,7 +164,7 @@ def _add(
 
 def _check_command(parser: Parser, words: Sequence[str]) -> None:
     """Say what may have been meant where the first word is no command."""
-    known = [*STAGE_COMMANDS, "init", "status", "verify", "gallery", "publish", *DOORS, "demo", "help"]
+    known = [*STAGE_COMMANDS, "init", "status", "rejects", "verify", "gallery", "publish", *DOORS, "demo", "help"]
     lead = next((word for word in words if word != "--verbose"), "")
     if lead in ("--version", "--help", "-h", "", *known):
         return

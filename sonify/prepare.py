@@ -7,7 +7,7 @@ that number again.
 
 import io
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count, islice
 from typing import Any
@@ -36,8 +36,10 @@ from sonify.io.places import files_below, for_each, read_whole
 from sonify.io.tables import read_rows, read_tables, write_rows
 from sonify.io.write import FileRecord, remove, write_atomically
 from sonify.rows import ImageRef, SoundRef
+from sonify.sources.captions import table_for
 from sonify.sources.images import list_images
-from sonify.sources.sounds import list_sounds
+from sonify.sources.mistakes import check_listed, check_sounds, explain_swap
+from sonify.sources.sounds import list_sounds, table_of
 from sonify.stages.moved import check_moved, moved_input
 from sonify.stages.published import refs_of
 from sonify.stores import Place
@@ -167,12 +169,19 @@ def _refuse_other_model(run_dir: Place, stages: Sequence[Stage], model: str, wha
 
 
 def _list_input(config: Config, names: Collection[str], again: Collection[str]) -> None:
-    if "pool" in names:
-        freeze_sounds(config.run_dir, config.audio, again="pool" in again)
-    if config.published:
-        freeze_published(config)
-    elif "concepts" in names:
-        freeze_images(config.run_dir, config.images, config.seed, again="concepts" in again)
+    try:
+        if "pool" in names:
+            check_sounds(config.audio)
+            freeze_sounds(config.run_dir, config.audio, again="pool" in again)
+        if config.published:
+            freeze_published(config)
+        elif "concepts" in names:
+            freeze_images(config.run_dir, config.images, config.seed, again="concepts" in again)
+            if "concepts" in again:  # nothing is made of it yet
+                listed = list(_frozen(config.run_dir, "concepts", ("uri", "caption")))
+                check_listed(config.images, config.concepts.extractors, listed)
+    except InputError as error:
+        raise InputError(explain_swap(config.images, config.audio) or str(error)) from error
 
 
 def freeze_sounds(run_dir: Place, audio: Audio, again: bool = False) -> None:
@@ -180,9 +189,13 @@ def freeze_sounds(run_dir: Place, audio: Audio, again: bool = False) -> None:
     refs = list_sounds(audio)
     if again:
         refs = iter(_refresh(run_dir, "pool", SoundRef, {(ref.corpus, ref.file): ref for ref in refs}))
-    known = set(_frozen(run_dir, "pool", ("corpus", "file")))
-    new = (ref for ref in refs if (ref.corpus, ref.file) not in known)
-    _add_units(run_dir, "pool", SoundRef, _blocks(new, RECORDINGS_IN_UNIT))
+    columns = ("corpus", "file", "recording", "text", "licence", "attribution")
+    known = {tuple(row[:2]): hash(row[2:]) for row in _frozen(run_dir, "pool", columns)}
+    changed: list[SoundRef] = []
+    _add_units(run_dir, "pool", SoundRef, _blocks(_unknown(refs, known, changed), RECORDINGS_IN_UNIT))
+    if changed:
+        source = next(source for source in audio.sources if source.name == changed[0].corpus)
+        _say_edited(table_of(source), "recordings", changed, "pool")
 
 
 def freeze_images(run_dir: Place, images: Images, seed: int, again: bool = False) -> None:
@@ -190,15 +203,48 @@ def freeze_images(run_dir: Place, images: Images, seed: int, again: bool = False
 
     A sample's bound is frozen with the first listing: images that come later join where they fall below it.
     """
-    known: dict[str, int] = dict(_frozen(run_dir, "concepts", ("uri", "below")))
-    units = list_images(images, seed, below=next(iter(known.values()), None))
+    below: int | None = None
+    known: dict[str, int] = {}
+    for uri, bound, caption in _frozen(run_dir, "concepts", ("uri", "below", "caption")):
+        below = bound if below is None else below
+        known[uri] = hash(caption)
+    units = list_images(images, seed, below=below)
+    changed: list[ImageRef] = []
     if known:
         refs = (ref for unit in units for ref in unit)
         if again:
             refs = iter(_refresh(run_dir, "concepts", ImageRef, {ref.uri: ref for ref in refs}))
-        new = (ref for ref in refs if ref.uri not in known)
-        units = _blocks(new, getattr(images, "shard_size", 1))
+        units = _blocks(_unknown(refs, known, changed), getattr(images, "shard_size", 1))
     _add_units(run_dir, "concepts", ImageRef, units)
+    if changed:
+        _say_edited(table_for(images.path, changed[0].uri), "images", changed, "concepts")
+
+
+def _unknown(refs: Iterable[Any], known: Mapping[Any, int], changed: list[Any]) -> Iterator[Any]:
+    """The rows that are in no unit yet; those that are, and of which something else is said now, go to `changed`."""
+    for ref in refs:
+        before = known.get(_identity(ref))
+        if before is None:
+            yield ref
+        elif before != hash(_said_of(ref)):
+            changed.append(ref)
+
+
+def _said_of(ref: ImageRef | SoundRef) -> Any:
+    """What tables say of a listed file."""
+    return ref.caption if isinstance(ref, ImageRef) else (ref.recording, ref.text, ref.licence, ref.attribution)
+
+
+def _say_edited(table: Place, noun: str, changed: Sequence[ImageRef | SoundRef], stage: str) -> None:
+    log.warning(
+        "%s: it says other things now of %s %s that are listed already (first: %r); what was listed stays, and"
+        " `--redo %s` takes the new over",
+        table,
+        f"{len(changed):,}",
+        noun,
+        changed[0].uri if isinstance(changed[0], ImageRef) else changed[0].file,
+        stage,
+    )
 
 
 def freeze_published(config: Config) -> None:
@@ -238,8 +284,8 @@ def _identity(ref: ImageRef | SoundRef) -> Any:
     return ref.uri if isinstance(ref, ImageRef) else (ref.corpus, ref.file)
 
 
-def _frozen(run_dir: Place, stage: str, columns: tuple[str, str]) -> Iterator[tuple[Any, Any]]:
-    """Two columns of every listing, row by row."""
+def _frozen(run_dir: Place, stage: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Some columns of every listing, row by row."""
     for _, table in read_tables(run_dir / layout.UNITS / stage, columns):
         yield from zip(*(table[column].to_pylist() for column in columns), strict=True)
 

@@ -29,6 +29,7 @@ from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, stages_below, take_answers
 from sonify.rows import NOT_FAULTS, Reason
+from sonify.sources.mistakes import HOW_TO_CAPTION
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
 from sonify.stores import Place
@@ -270,10 +271,7 @@ ROWS_BEFORE_FAULT_LIMIT = 1000
 
 def hint_no_captions() -> str:
     """What to do where images have no captions."""
-    return (
-        "put a captions.csv (file,caption) in the image folder, or a .txt or .json beside each image, or name a table"
-        f" with concepts.extractors.0.file, then `{spell_redo('concepts')}`"
-    )
+    return f"{HOW_TO_CAPTION}, then `{spell_redo('concepts')}`"
 
 
 def check_faults(stage: Stage, rows: Count, max_fault_ratio: float, look: str) -> None:

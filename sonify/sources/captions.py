@@ -10,13 +10,15 @@ import fcntl
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
 import sqlite3
 import tarfile
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -38,8 +40,20 @@ from sonify.io.places import (
 )
 from sonify.io.tars import Member, iter_files, read_member
 from sonify.io.write import naming_full_disk, sync_folder
-from sonify.sources.userfiles import iter_user_table, read_user_table
+from sonify.sources.joins import (
+    below_folder,
+    check_any_met,
+    meet,
+    plain,
+    say_meeting,
+    spellings,
+    with_small_ending,
+    without_ending,
+)
+from sonify.sources.userfiles import MissingColumns, iter_user_table, joined_texts, read_user_table
 from sonify.stores import Place
+
+log = logging.getLogger(__name__)
 
 Captions = Callable[[str], bytes | None]
 
@@ -53,50 +67,148 @@ MAX_JSON_BYTES = 64 << 20
 # As many files of a folder are looked at to tell a folder of texts from one of tables: a listing of 11 million is long.
 FIRST_FILES = 100
 TABLES = (".csv", ".parquet")
+SINGLE_TABLES = (".tsv", ".jsonl")  # where they are named; in a folder they may be anything
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 # Of a larger file the two ends stand for the whole.
 HASHED_WHOLE_BYTES = 16 << 20
 HASHED_END_BYTES = 1 << 20
 
-_IMAGE_ENDING = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
+_IMAGE_ENDING = re.compile(r"\.(jpe?g|jfif|png|webp|tiff?|bmp|gif|avif|hei[cf])$", re.IGNORECASE)
+_TEXT_ENDING = re.compile(r"\.(txt|caption)$", re.IGNORECASE)
+
+# What a caption beside an image ends in; the first that is there counts.
+TEXT_ENDINGS = ("txt", "caption")
+ENDINGS = (*TEXT_ENDINGS, "json")
+# Of JSON: img2dataset's and others' fields.
+JSON_FIELDS = ("caption", "text", "captions")
+# A table of captions for a whole folder, and Hugging Face's for the folder that it lies in.
+CAPTION_TABLES = ("captions.csv", "captions.parquet")
+METADATA_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA_TEXTS = ("text", "caption", "captions", "description", "prompt")
 
 
 def caption_beside(image: Place) -> bytes | None:
-    """The caption in a `.txt` or a `.json` of an image's name; None where there is neither."""
-    text = read_if_there(image.with_suffix(".txt"), MAX_CAPTION_BYTES)
-    if text is not None:
-        return text
-    record = read_if_there(image.with_suffix(".json"), MAX_JSON_BYTES)
-    return None if record is None else json_caption(record)
+    """The caption in a `.txt`, `.caption` or `.json` of an image's name; None where there is none."""
+    return _read_beside(image.parent, image.stem, ENDINGS)
+
+
+def _read_beside(folder: Place, stem: str, endings: Sequence[str]) -> bytes | None:
+    """What a file of that name and one of the endings says.
+
+    On this machine an ending may be in capitals too; a store would be asked three times as often for what is not there.
+    """
+    cases = (str, str.upper, str.capitalize) if isinstance(folder, Path) else (str,)
+    for written in (case(ending) for case in cases for ending in endings):
+        limit = MAX_JSON_BYTES if written.lower() == "json" else MAX_CAPTION_BYTES
+        data = read_if_there(folder / f"{stem}.{written}", limit)
+        if data is not None:
+            return caption_in(f"{stem}.{written}", data)
+    return None
+
+
+def caption_in(name: str, data: bytes) -> bytes | None:
+    """The caption that a file beside an image holds."""
+    return json_caption(data) if name.lower().endswith(".json") else data
 
 
 def json_caption(data: bytes) -> bytes | None:
-    """The `caption` of a JSON object; a broken object is handed on as no UTF-8, for the caption's checks to refuse."""
+    """The caption of a JSON object; a broken object is handed on as no UTF-8, for the caption's checks to refuse.
+
+    Of a list of captions all are taken: they are of one picture, and each may name a sound that the others leave out.
+    """
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
         return b"\xff not JSON"
-    caption = record.get("caption") if isinstance(record, dict) else None
-    return caption.encode("utf-8", "surrogatepass") if isinstance(caption, str) else None
+    if not isinstance(record, dict):
+        return None
+    said = (joined_texts(record.get(field)) for field in JSON_FIELDS)
+    return next((text for text in said if text.strip()), None)
 
 
-def read_captions_table(table: Place) -> dict[str, bytes]:
-    """Read a captions table (file, caption) that lies with the images.
+def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]) -> list[bytes]:
+    """The caption that tables among the images have for each of them, empty where none has; what meets nothing is said.
+
+    A `captions.csv` (file, caption) stands in the folder itself. What it does not name may have a row in the
+    `metadata.*` (file_name, text) that is nearest above it, as Hugging Face lays out an imagefolder.
+
+    Args:
+        root: the folder.
+        images: paths of images below it.
+        tables: paths of files below it, of which those that have such a name are read.
 
     Raises:
-        InputError: it is not such a table.
+        InputError: one is no such table, or none of its rows names an image.
     """
-    columns = read_user_table(table, ("file", "caption"))
-    files = (file.decode("utf-8", "surrogateescape") for file in columns["file"])
-    return dict(zip(files, columns["caption"], strict=True))
+    found: list[bytes | None] = [None] * len(images)
+    if own := next((name for name in CAPTION_TABLES if name in tables), None):
+        columns = read_user_table(root / own, ("file", "caption"))
+        found = _met_captions(root / own, "file", columns, images, own)
+    metadata = _metadata_tables(tables)
+    below: dict[str, list[int]] = defaultdict(list)
+    for number, image in enumerate(images if metadata else ()):
+        folders = (folder.as_posix() for folder in PurePosixPath(image).parents)
+        if nearest := next((folder for folder in folders if folder in metadata), None):
+            below[nearest].append(number)
+    for folder, numbers in below.items():
+        of_folder = _hugging_face(root, metadata[folder], [images[number] for number in numbers])
+        for number, text in zip(numbers, of_folder, strict=True):
+            found[number] = found[number] or text
+    return [text or b"" for text in found]
 
 
-def captions_for(run_dir: Place, place: Place) -> Captions:
+def table_for(root: Place, image: str) -> Place:
+    """The table that has an image's caption, or would have it; where there is none, the folder."""
+    own = [root / name for name in CAPTION_TABLES]
+    above = [root / parent.as_posix() / name for parent in PurePosixPath(image).parents for name in METADATA_TABLES]
+    return next((table for table in (*own, *above) if is_file(table)), root)
+
+
+def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
+    """The table of each folder that has one; of several the first of `METADATA_TABLES`."""
+    paths = sorted((PurePosixPath(name) for name in tables), key=lambda path: path.suffix, reverse=True)
+    return {path.parent.as_posix(): path.as_posix() for path in paths if path.name in METADATA_TABLES}
+
+
+def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[bytes | None]:
+    """What a metadata table says of the images below it; one without captions is there for something else."""
+    try:
+        columns = read_user_table(root / table, ("file_name", METADATA_TEXTS))
+    except MissingColumns as missing:
+        log.info("%s: no captions are taken from it: %s", table, str(missing).removeprefix(f"{root / table}: "))
+        return [None] * len(images)
+    folder = PurePosixPath(table).parent
+    names = [PurePosixPath(image).relative_to(folder).as_posix() for image in images]
+    return _met_captions(root / table, "file_name", columns, names, table)
+
+
+def _met_captions(
+    table: Place, column: str, columns: Mapping[str, list[bytes]], images: Sequence[str], name: str
+) -> list[bytes | None]:
+    """The caption of each image, None where no row names it; `name` is the table's in what is said."""
+    files, found = columns.values()
+    rows = [file.decode("utf-8", "surrogateescape") for file in files]
+    captions = dict(zip(rows, found, strict=True))
+    texts = list(map(captions.get, images))
+    if len(rows) == len(captions) == len(images) - texts.count(None) == len(images):
+        return texts  # row for row: nothing is left to look for
+    if not captions.get("", b"-"):
+        rows = [row for row in rows if row]  # the empty lines that a spreadsheet leaves at the end
+    met = meet(rows, images, table.parent.name)
+    check_any_met(table, column, met, table.parent)
+    say_meeting(name, met, "image")
+    return [
+        captions[met.others[image]] if image in met.others else text for image, text in zip(images, texts, strict=True)
+    ]
+
+
+def captions_for(run_dir: Place, place: Place, folder: str = "") -> Captions:
     """Open captions by an image's uri; the first to ask for a table or an archive brings it into the run directory,
     or, where that is in a store, to its own machine.
 
     `place` is a CSV or Parquet table, a tar (or tar.gz) of `<id>.txt`, a folder of such tables or tars, or a folder of
-    `<id>.txt`: flat, or in folders named as the images' folders or archives are.
+    `<id>.txt`: flat, or in folders named as the images' folders or archives are. `folder` is the image folder's own
+    name, with which a table's paths may begin.
 
     Raises:
         InputError: it is none of these.
@@ -105,14 +217,15 @@ def captions_for(run_dir: Place, place: Place) -> Captions:
     sources = _sources(place)
     if not sources:
         return lambda uri: _read_text(place, uri)
-    name = f"{identify_captions(place)}.sqlite"
+    # the number is of the store's form: an earlier one has no other spellings, and is made again
+    name = f"{identify_captions(place)}-2.sqlite"
     here = machine_folder(run_dir)
     stored = here / layout.UNITS / "captions" / name
     stored.parent.mkdir(parents=True, exist_ok=True)
     with stored.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers that start together wait for the first
         if not stored.is_file():
-            _store(here, stored, chain.from_iterable(map(_rows, sources)))
+            _store(here, stored, chain.from_iterable(_rows(source, folder) for source in sources))
     # immutable: no lock is asked for, which network file systems do not always have
     connection = sqlite3.connect(f"file:{quote(str(stored))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
     return lambda uri: _look_up(connection, stored, uri)
@@ -147,7 +260,7 @@ def identify_texts_before(place: str) -> str:
 
 def _sources(place: Place) -> list[Place]:
     """The tables and archives that the place is or, as a folder, holds."""
-    if place.name.endswith((*TABLES, *ARCHIVES)):
+    if place.name.lower().endswith((*TABLES, *ARCHIVES, *SINGLE_TABLES)):
         return [place]
     if is_file(place):
         raise InputError(f"{place}: expected captions as .csv, .parquet, .tar, .tar.gz, or a folder of them or of .txt")
@@ -158,17 +271,78 @@ def _sources(place: Place) -> list[Place]:
     return [child(place, name) for name in names if name.endswith((*TABLES, *ARCHIVES))]
 
 
-def _rows(source: Place) -> Iterator[tuple[bytes, bytes]]:
-    """Names, those of files with a `/` before them, and texts."""
-    return _archive_rows(source) if source.name.endswith(ARCHIVES) else _table_rows(source)
+def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, whole: bool) -> None:
+    """Say which images and rows of captions apart do not meet.
+
+    Args:
+        place: of the captions, as `captions_for` takes it.
+        images: all images of the set, or some.
+        root: where they lie.
+        whole: whether they are all: then a table's rows are counted too.
+
+    Raises:
+        InputError: they are all, and none has a caption.
+    """
+    sources = _sources(place)
+    if whole and len(sources) == 1 and not sources[0].name.lower().endswith(ARCHIVES):
+        _meet_table(sources[0], images, root)
+        return
+    sought = {name for uri in images for name in _sought(uri)}
+    rows = (name for source in sources for name, _ in _rows(source, root.name))
+    if any(name in sought for name in rows) or (
+        not sources and any(_read_text(place, uri) is not None for uri in images)
+    ):
+        return
+    what = (
+        f"{place}: it has no caption for any of {len(images):,} images in {root}: one for {images[0]!r} would be named"
+    )
+    what += f" {_image_id(images[0]).decode('utf-8', 'replace')!r}"
+    if whole:
+        raise InputError(what)
+    log.warning("%s", what)
 
 
-def _table_rows(table: Place) -> Iterator[tuple[bytes, bytes]]:
+def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
+    by_file = _has_file_column(table)
+    rows: list[str] = []
+    for names, _ in iter_user_table(table, ((FILE_COLUMN,) if by_file else ID_COLUMNS, TEXT_COLUMNS)):
+        rows += (name.decode("utf-8", "surrogateescape") for name in names if name)
+    known = images
+    if not by_file:
+        rows, known = (
+            [_image_id(name).decode("utf-8", "surrogateescape") for name in names] for names in (rows, images)
+        )
+    met = meet(rows, dict.fromkeys(known), root.name)
+    check_any_met(table, FILE_COLUMN if by_file else "of ids", met, root)
+    say_meeting(table.name, met, "image")
+
+
+def _rows(source: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
+    """Names, those of files with a `/` before them, and texts; names that are not plain come again as plain ones."""
+    if source.name.lower().endswith(ARCHIVES):
+        yield from _archive_rows(source)
+    else:
+        yield from _table_rows(source, folder)
+
+
+def _table_rows(table: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
     by_file = _has_file_column(table)
     names = (FILE_COLUMN,) if by_file else ID_COLUMNS
     for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
         for file, text in zip(files, texts, strict=True):
-            yield (b"/" + file if by_file else _image_id(file.decode("utf-8", "surrogateescape"))), text
+            name = file.decode("utf-8", "surrogateescape")
+            if not by_file:
+                yield _image_id(name), text
+            else:
+                yield b"/" + file, text
+                yield from ((b"~" + other, text) for other in _other_spellings(name, folder))
+
+
+def _other_spellings(name: str, folder: str) -> list[bytes]:
+    """What a row's name also may mean: `photos/a.JPG` also `a.jpg`, where the images lie in `photos`."""
+    one = plain(name)
+    spelt = (with_small_ending(start) for start in (one, *below_folder(one, folder)))
+    return [other.encode("utf-8", "surrogateescape") for other in spelt if other != name]
 
 
 def _has_file_column(table: Place) -> bool:
@@ -182,9 +356,9 @@ def _has_file_column(table: Place) -> bool:
 def _archive_rows(place: Place) -> Iterator[tuple[bytes, bytes]]:
     try:
         with open_local(place) as packed:
-            file = packed if place.name.endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=packed))
+            file = packed if place.name.lower().endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=packed))
             for member in iter_files(file):
-                if member.name.lower().endswith(".txt"):
+                if _TEXT_ENDING.search(member.name):
                     yield _image_id(member.name), read_start(file, member, MAX_CAPTION_BYTES)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{place}: a damaged archive of captions: {error}; fetch it again") from error
@@ -197,7 +371,7 @@ def read_start(archive: BinaryIO, member: Member, limit: int) -> bytes:
 
 def _image_id(name: str) -> bytes:
     """What joins an image and its caption: `sa_1` for `./a/sa_1.jpg`, `sa_1.txt` and `sa_1`."""
-    last = PurePosixPath(name).name.removesuffix(".txt")
+    last = _TEXT_ENDING.sub("", PurePosixPath(plain(name)).name)
     return _IMAGE_ENDING.sub("", last).encode("utf-8", "surrogateescape")
 
 
@@ -229,9 +403,8 @@ def _store(run_dir: Path, stored: Path, rows: Iterable[tuple[bytes, bytes]]) -> 
 
 
 def _look_up(connection: sqlite3.Connection, stored: Path, uri: str) -> bytes | None:
-    """By path, by path inside an archive, by id; of several captions of one name the last."""
-    inside = uri.partition(".tar/")[2]
-    for name in (f"/{uri}".encode(), f"/{inside}".encode(), _image_id(uri)):
+    """By path, by path inside an archive, by id, by other spellings of these; of several of one name the last."""
+    for name in _sought(uri):
         try:
             found = connection.execute(
                 "SELECT caption FROM captions WHERE name = ? ORDER BY rowid DESC LIMIT 1", (name,)
@@ -243,13 +416,25 @@ def _look_up(connection: sqlite3.Connection, stored: Path, uri: str) -> bytes | 
     return None
 
 
+def _sought(uri: str) -> Iterator[bytes]:
+    paths = [path for path in (uri, uri.partition(".tar/")[2]) if path]
+    yield from (f"/{path}".encode() for path in paths)
+    yield _image_id(uri)
+    for path in paths:
+        one = with_small_ending(plain(path))
+        yield from (f"{mark}{one}".encode() for mark in "~/")
+        yield from (f"{mark}{without_ending(one)}".encode() for mark in "/~")
+
+
 def _read_text(root: Place, uri: str) -> bytes | None:
     """The caption in a folder of texts: beside the image's own path, or flat under its id."""
     path = PurePosixPath(uri)
     folder = path.parent.as_posix()
-    flat = f"{path.stem}.txt"
-    for name in dict.fromkeys((f"{folder.removesuffix('.tar')}/{flat}", f"{folder}/{flat}", flat)):
-        text = read_if_there(child(root, name), MAX_CAPTION_BYTES) if is_below(name) else None
-        if text is not None:
-            return text
+    for place in dict.fromkeys((folder.removesuffix(".tar"), folder, ".")):
+        if place != "." and not is_below(place):
+            continue
+        for stem in dict.fromkeys((path.stem, *(spelt for spelt in spellings(path.stem) if not path.stem.isascii()))):
+            text = _read_beside(root if place == "." else child(root, place), stem, TEXT_ENDINGS)
+            if text is not None:
+                return text
     return None

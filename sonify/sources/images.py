@@ -23,7 +23,6 @@ from sonify.io.places import (
     check_mounted,
     child,
     for_each,
-    is_file,
     is_utf8,
     list_files,
     open_local,
@@ -34,13 +33,16 @@ from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key, hash64, key_order, plain_key, unescape_key
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.captions import (
+    ENDINGS,
     MAX_CAPTION_BYTES,
     MAX_JSON_BYTES,
+    TEXT_ENDINGS,
     caption_beside,
-    json_caption,
-    read_captions_table,
+    caption_in,
+    captions_in_tables,
     read_start,
 )
+from sonify.sources.joins import texts_beside
 from sonify.sources.userfiles import container, file_beside, list_containers
 from sonify.stores import Place
 
@@ -48,7 +50,7 @@ Found = TypeVar("Found")
 ArchiveImages = WebDatasetImages | Sa1bImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-CAPTION_TABLES = ("captions.csv", "captions.parquet")
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 # Far above any camera's file; a file that claims more is refused unread.
 MAX_IMAGE_BYTES = 128 << 20
 # Decoded at once out of a table; a few megabytes of photographs.
@@ -189,10 +191,11 @@ def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
 
 def _list_folder(images: FolderImages) -> list[ImageRef]:
     """Files in a folder, each with a caption in a table or beside it."""
-    tables = [images.path / name for name in CAPTION_TABLES if is_file(images.path / name)]
-    captions = read_captions_table(tables[0]) if tables else {}
-    found = list_files(images.path, IMAGE_SUFFIXES)
-    return sorted((ImageRef(uri=uri, caption=captions.get(uri, b"")) for uri in found), key=_by_key)
+    files = list_files(images.path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES))
+    found = [file for file in files if _is_image(file)]
+    captions = captions_in_tables(images.path, found, [file for file in files if not _is_image(file)])
+    refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(found, captions, strict=True))
+    return sorted(refs, key=_by_key)
 
 
 def _file_itself(_images: FolderImages, ref: ImageRef) -> Iterator[ImageRef]:
@@ -244,9 +247,11 @@ def _read_archive(
                 again = _within(ref, member.name).key
                 yield Rejected(key=again, reason=Reason.DUPLICATE_KEY, detail=f"again {name}, but for its ./")
         found = {_within(ref, name): name for name in by_name if _is_image(name)}
+        texts = _texts_in_archive(images, by_name, found.values()) if keys is None else {}
         for image in sorted(found, key=_by_key):
             if _is_wanted(image, seed, keys):
-                caption = _archived_caption(images, file, by_name, found[image]) if keys is None else None
+                text = texts.get(found[image])
+                caption = _archived_caption(file, by_name[text]) if text else None
                 yield _read_image_member(file, by_name[found[image]], image, caption)
 
 
@@ -269,15 +274,14 @@ def _read_image_member(
     return SourceImage(uri=image.uri, data=read_member(file, member), caption=caption)
 
 
-def _archived_caption(images: ArchiveImages, file: BinaryIO, by_name: Mapping[str, Member], name: str) -> bytes | None:
-    """The caption beside an image. SA-1B's JSON holds masks, some megabytes of them, and no caption: it is not read."""
-    stem = name.rpartition(".")[0]
-    if text := by_name.get(f"{stem}.txt"):
-        return read_start(file, text, MAX_CAPTION_BYTES)
-    record = by_name.get(f"{stem}.json")
-    if record is None or isinstance(images, Sa1bImages):
-        return None
-    return json_caption(read_start(file, record, MAX_JSON_BYTES))
+def _texts_in_archive(images: ArchiveImages, names: Collection[str], found: Collection[str]) -> Mapping[str, str]:
+    """The file with the caption of each image. SA-1B's JSON is not read: it holds masks, some megabytes of them."""
+    return texts_beside(names, found, TEXT_ENDINGS if isinstance(images, Sa1bImages) else ENDINGS)
+
+
+def _archived_caption(file: BinaryIO, text: Member) -> bytes | None:
+    limit = MAX_JSON_BYTES if text.name.lower().endswith(".json") else MAX_CAPTION_BYTES
+    return caption_in(text.name, read_start(file, text, limit))
 
 
 def _list_tables(images: ParquetImages) -> list[ImageRef]:

@@ -22,7 +22,7 @@ MAX_CAPTION_CHARS = 10_000
 
 def captions_job(config: Config, extractor: CaptionsExtractor) -> Job:
     """The concepts stage of one extractor. Accounting counts images."""
-    own_captions = captions_for(config.run_dir, extractor.file) if extractor.file else None
+    own_captions = captions_for(config.run_dir, extractor.file, config.images.path.name) if extractor.file else None
     return Job(
         read=lambda unit: read_images(config.images, listed_images(config.run_dir, unit), config.seed),
         process=CaptionsStage(config.concepts.max_concepts, own_captions),

@@ -7,14 +7,16 @@ come.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sonify.config import Audio
+from sonify.config import Audio, FolderSounds, Sounds
 from sonify.errors import InputError
+from sonify.io.places import is_file
 from sonify.rows import SoundRef
 from sonify.sources.sounds.corpora import list_audioset, list_bbc, list_esc50, list_fsd50k
-from sonify.sources.sounds.forms import list_folder, list_parquet, list_webdataset
+from sonify.sources.sounds.forms import METADATA_TABLES, list_folder, list_parquet, list_webdataset
 from sonify.sources.sounds.opening import open_sound
+from sonify.stores import Place
 
-__all__ = ["list_sounds", "open_sound"]
+__all__ = ["list_sounds", "open_sound", "table_of"]
 
 LISTERS: Mapping[str, Callable[[Any], list[SoundRef]]] = {
     "folder": list_folder,
@@ -42,3 +44,9 @@ def list_sounds(audio: Audio) -> Iterator[SoundRef]:
         if not refs:
             raise InputError(f"audio.sources: {source.path} holds no recording: nothing to draw from")
         yield from sorted(refs, key=lambda ref: ref.file)
+
+
+def table_of(source: Sounds) -> Place:
+    """The table that describes a folder's recordings; of other collections, where they lie."""
+    tables = [source.path / name for name in METADATA_TABLES if isinstance(source, FolderSounds)]
+    return next((table for table in tables if is_file(table)), source.path)

@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import PurePosixPath
@@ -24,6 +24,7 @@ from sonify.config import AudioSetSounds, BbcSounds, Esc50Sounds, Fsd50kSounds
 from sonify.errors import InputError
 from sonify.io.places import list_files, open_place
 from sonify.rows import Reason, SoundRef
+from sonify.sources.joins import meet, plain, say_meeting
 from sonify.sources.sounds.forms import SOUND_SUFFIXES, first_text, index_archive, refused_ref
 from sonify.sources.userfiles import list_containers
 from sonify.stores import Place
@@ -31,7 +32,10 @@ from sonify.stores import Place
 # AudioSet's labels are CC BY 4.0; the sounds are other people's videos, under YouTube's terms unless each says
 # otherwise.
 AUDIOSET_LICENCE = "YouTube (research only, no redistribution)"
-_AUDIOSET_NAME = re.compile(r"Y?([A-Za-z0-9_-]{11})(?:_(\d+(?:\.\d+)?))?(?:_\d+(?:\.\d+)?)?")
+_YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+# Behind an id: a start, or a start and an end, in seconds or milliseconds.
+_TIMES = re.compile(r"(?:[_.,\s-]+(\d+(?:\.\d+)?)(?:m?s)?(?:[_.,\s-]+(?:to[_\s-]+)?\d+(?:\.\d+)?(?:m?s)?)?)?")
+_IN_BRACKETS = re.compile(r"\[([A-Za-z0-9_-]{11})\]")
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 BBC_TABLE = "BBCSoundEffects.csv"
 BBC_COLUMNS = ("location", "description", "secs", "category", "CDNumber", "CDName", "tracknum")
@@ -57,18 +61,21 @@ def list_audioset(source: AudioSetSounds) -> list[SoundRef]:
     """List every segment; those without a file, and lines that are none, are refused.
 
     Files are named as the tools that fetch them do: `<id>.wav`, `Y<id>.wav`, `<id>_<start>.flac` in seconds or
-    milliseconds, `<id>_<start>_<end>.flac`; in a folder or in tar archives.
+    milliseconds, `<id>_<start>_<end>.flac`, `<id>_<start>-<end>.flac`, `<title> [<id>].m4a`; in a folder, with or
+    without folders for the labels, or in tar archives. An id holds `_` and `-` itself: it is one of the list's.
     """
     names = _read_labels(source.labels)
+    lines = list(_read_segments(source.segments))
 
     @cache
     def describe(labels: str) -> str:
         return ", ".join(names[label] for label in labels.split(",") if label in names)
 
-    by_id, refused = _find_sounds(source)
+    found, refused = _find_sounds(source)
+    by_id = _by_id(found, {segment.youtube_id for _, segment in lines if segment})
     rows: list[SoundRef] = []
     files: dict[str, str] = {}
-    for line, segment in _read_segments(source.segments):
+    for line, segment in lines:
         if segment is None:
             detail = "expected YTID, start_seconds, end_seconds, positive_labels"
             refused.append(refused_ref(source.name, f"{source.segments.name}:{line}", Reason.UNREADABLE, detail))
@@ -80,7 +87,8 @@ def list_audioset(source: AudioSetSounds) -> list[SoundRef]:
     if rows and not any(row.text for row in rows):
         raise InputError(f"audio.sources: {source.labels} has no name for any label in {source.segments}")
     expected = f"{rows[0].recording.removeprefix('youtube/')}.wav" if rows else ""
-    return _with_files(rows, files, table=source.segments, folder=source.path, expected=expected) + refused
+    refs = _with_files(rows, files, found, table=source.segments, folder=source.path, expected=expected)
+    return refs + refused
 
 
 def _segment_ref(source_name: str, segment: Segment, text: str) -> SoundRef:
@@ -94,19 +102,37 @@ def _segment_ref(source_name: str, segment: Segment, text: str) -> SoundRef:
     )
 
 
-def _find_sounds(source: AudioSetSounds) -> tuple[Mapping[str, Sequence[tuple[float | None, str]]], list[SoundRef]]:
-    """Files and archive members by YouTube id, with the start that their names say."""
+def _find_sounds(source: AudioSetSounds) -> tuple[list[str], list[SoundRef]]:
+    """Files and archive members, and what of the archives cannot be read."""
     files = [] if source.path.suffix.lower() == ".tar" else list_files(source.path, SOUND_SUFFIXES)
     refused: list[SoundRef] = []
     for uri in list_containers(source.path, ".tar"):
         members, unreadable = index_archive(source.name, source.path, uri)
         files += (f"{uri}/{member.name}" for member in members if member.name.lower().endswith(SOUND_SUFFIXES))
         refused += unreadable
+    return sorted(files), refused
+
+
+def _by_id(files: Iterable[str], ids: Collection[str]) -> Mapping[str, Sequence[tuple[float | None, str]]]:
+    """Files by the id of the list that their names hold, with the start that they say."""
     by_id: dict[str, list[tuple[float | None, str]]] = defaultdict(list)
-    for file in sorted(files):
-        if match := _AUDIOSET_NAME.fullmatch(_stem_of(file)):
-            by_id[match.group(1)].append((float(match.group(2)) if match.group(2) else None, file))
-    return by_id, refused
+    for file in files:
+        for youtube_id, rest in _readings_of(_stem_of(file)):
+            times = _TIMES.fullmatch(rest)
+            if times and youtube_id in ids:
+                by_id[youtube_id].append((float(times.group(1)) if times.group(1) else None, file))
+                break
+    return by_id
+
+
+def _readings_of(stem: str) -> Iterator[tuple[str, str]]:
+    """What may be the id in a file's name, and what follows it: in front, behind a `Y`, in brackets, at the end."""
+    yield stem[:11], stem[11:]
+    if stem.startswith("Y"):
+        yield stem[1:12], stem[12:]
+    yield from ((match.group(1), stem[match.end() :]) for match in reversed(list(_IN_BRACKETS.finditer(stem))))
+    if stem[-12:-11] == "-":  # youtube-dl's `<title>-<id>`
+        yield stem[-11:], ""
 
 
 def _file_of(segment: Segment, found: Sequence[tuple[float | None, str]]) -> str | None:
@@ -142,8 +168,9 @@ def _read_segments(table: Place) -> Iterator[tuple[int, Segment | None]]:
 def _segment(row: Sequence[str]) -> Segment | None:
     # labels that somebody wrote without quotes are further columns
     youtube_id, start, end, *labels = (*row, "", "", "")[: max(len(row), 3)]
-    whole = _AUDIOSET_NAME.fullmatch(youtube_id) and len(youtube_id) == 11
-    if not (whole and _SECONDS.fullmatch(start) and _SECONDS.fullmatch(end) and any(labels)):
+    if not (
+        _YOUTUBE_ID.fullmatch(youtube_id) and _SECONDS.fullmatch(start) and _SECONDS.fullmatch(end) and any(labels)
+    ):
         return None
     return Segment(youtube_id, float(start), float(end), ",".join(label.strip() for label in labels))
 
@@ -169,8 +196,9 @@ def _list_fsd50k_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
             f"audio.sources: expected FSD50K's FSD50K.ground_truth/{table.name} (fname,labels,...) and"
             f" FSD50K.metadata/{clips.name} (licence and uploader of each) in {source.path}: {error}"
         ) from error
-    files = {file.rpartition(".")[0]: file for file in reversed(list_files(source.path, SOUND_SUFFIXES))}
-    return _with_files(refs, files, table=table, folder=source.path)
+    found = [file for file in list_files(source.path, SOUND_SUFFIXES) if file.startswith(f"{folder}/")]
+    files = {file.rpartition(".")[0]: file for file in reversed(found)}
+    return _with_files(refs, files, found, table=table, folder=source.path)
 
 
 def _fsd50k_ref(source_name: str, folder: str, name: str, labels: str, about: Mapping[str, Any]) -> SoundRef:
@@ -190,12 +218,13 @@ def list_bbc(source: BbcSounds) -> list[SoundRef]:
     """List every row of the table; those without a file are refused."""
     table = source.table or source.path / BBC_TABLE
     refs = [_bbc_ref(source.name, location, description) for location, description in _read_bbc_table(table)]
-    files = {_stem_of(file): file for file in reversed(list_files(source.path, SOUND_SUFFIXES))}
-    return _with_files(refs, files, table=table, folder=source.path)
+    found = list_files(source.path, SOUND_SUFFIXES)
+    files = {_stem_of(file): file for file in reversed(found)}
+    return _with_files(refs, files, found, table=table, folder=source.path)
 
 
 def _bbc_ref(source_name: str, location: str, description: str) -> SoundRef:
-    name = _stem_of(location)
+    name = _stem_of(plain(location))
     return SoundRef(
         corpus=source_name,
         file=name,
@@ -243,12 +272,22 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
     try:
         with _open_text(table, errors="strict") as file:
             rows = list(csv.DictReader(file))
-        return list({row["filename"]: _esc50_ref(source, row) for row in rows}.values())
+        rows = {row["filename"]: _esc50_ref(source, row) for row in rows}
     except (OSError, UnicodeDecodeError, KeyError, AttributeError, TypeError, csv.Error) as error:
         raise InputError(
             f"audio.sources: expected ESC-50's meta/esc50.csv (filename, category, src_file, ...) in {source.path}:"
             f" {error}"
         ) from error
+    found = list_files(source.path / "audio", SOUND_SUFFIXES)
+    met = meet(list(rows), found, "audio")
+    if found and not met.met:
+        raise InputError(
+            f"audio.sources: none of the {len(rows):,} recordings in {table} is below {source.path / 'audio'}: expected"
+            f" files such as {next(iter(rows), '1-100032-A-0.wav')}"
+        )
+    say_meeting(table.name, met, "recording")
+    others = {row: file for file, row in met.others.items()}
+    return [replace(ref, file=f"audio/{others[name]}") if name in others else ref for name, ref in rows.items()]
 
 
 def _esc50_ref(source: Esc50Sounds, row: dict[str, str]) -> SoundRef:
@@ -272,7 +311,13 @@ def _stem_of(file: str) -> str:
 
 
 def _with_files(
-    rows: Iterable[SoundRef], files: Mapping[str, str], *, table: Place, folder: Place, expected: str = ""
+    rows: Sequence[SoundRef],
+    files: Mapping[str, str],
+    found: Sequence[str],
+    *,
+    table: Place,
+    folder: Place,
+    expected: str = "",
 ) -> list[SoundRef]:
     """Give the rows of a corpus' table their files, and refuse those that have none as `missing`.
 
@@ -280,16 +325,23 @@ def _with_files(
 
     Args:
         rows: with the name by which `files` knows them as `file`; of equal ones the first counts.
-        files: paths below the corpus' folder.
+        files: paths below the corpus' folder, by the corpus' own rule.
+        found: all paths there, of which the other rows may name one in another spelling.
         table: where the rows come from.
         folder: the corpus' folder.
         expected: a file name for the message, where it is not that of the first row.
     """
+    taken = {files[row.file] for row in rows if row.file in files}
+    left = [row.file for row in rows if row.file not in files]
+    met = meet(left, [file for file in found if file not in taken], folder.name)
+    others = {row: file for file, row in met.others.items()}
     refs: dict[str, SoundRef] = {}
+    again: list[str] = []
     for row in rows:
-        file = files.get(row.file)
+        file = files.get(row.file) or others.get(row.file)
         ref = replace(row, file=file) if file else replace(row, refused=Reason.MISSING)
-        refs.setdefault(ref.file, ref)
+        if refs.setdefault(ref.file, ref) is not ref:
+            again.append(row.file)
     if not refs:
         raise InputError(f"audio.sources: {table} names no recording")
     if all(ref.refused == Reason.MISSING for ref in refs.values()):
@@ -297,6 +349,7 @@ def _with_files(
             f"audio.sources: none of the {len(refs):,} recordings in {table} is below {folder}: expected files such as"
             f" {expected or next(iter(refs)) + '.wav'}"
         )
+    say_meeting(table.name, replace(met, again=again), "recording")
     return list(refs.values())
 
 

@@ -1,7 +1,7 @@
 """The forms in which anyone's recordings come: a folder, tar archives, Parquet tables.
 
-Archives are WebDatasets as LAION-Audio and img2dataset's kin write them, with a `.json` or `.txt` beside each sound;
-tables have a Hugging Face audio column, as WavCaps, AudioCaps and others are passed on.
+Archives are WebDatasets as LAION-Audio and img2dataset's kin write them, with a `.json`, `.txt` or `.caption` beside
+each sound; tables have a Hugging Face audio column, as WavCaps, AudioCaps and others are passed on.
 """
 
 import json
@@ -19,6 +19,7 @@ from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected, SoundRef
+from sonify.sources.joins import check_any_met, meet, say_meeting, texts_beside
 from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, read_user_table
 from sonify.stores import Place
 
@@ -28,6 +29,10 @@ SOUND_SUFFIXES = (  # a tuple, for `str.endswith`
     *(".opus", ".rf64", ".snd", ".w64", ".wav", ".webm"),
 )
 METADATA_TABLES = ("metadata.csv", "metadata.parquet")
+FILE_COLUMNS = ("file", "file_name")  # the second is Hugging Face's
+METADATA_COLUMNS = ("text", "licence", "license", "attribution", "recording")
+# What stands beside a sound in an archive; the first that is there counts.
+RECORD_ENDINGS = ("json", "txt", "caption")
 # What is said of one recording; more is no description.
 MAX_RECORD_BYTES = 1 << 20
 # No encoder reads further; a caption has some dozen words.
@@ -46,15 +51,14 @@ _YOUTUBE_FILE = re.compile(r"Y([A-Za-z0-9_-]{11})\.\w+")
 
 
 def list_folder(source: FolderSounds) -> list[SoundRef]:
-    """List every sound below the folder."""
-    tables = [source.path / name for name in METADATA_TABLES if is_file(source.path / name)]
-    described = _read_metadata(tables[0]) if tables else {}
+    """List every sound below the folder; what its table says that meets nothing is said."""
     files = list_files(source.path, SOUND_SUFFIXES)
-    return [_ref_of_file(source, PurePosixPath(file), described) for file in files]
+    tables = [name for name in METADATA_TABLES if is_file(source.path / name)]
+    described = _read_metadata(source.path, tables[0], files) if tables else {}
+    return [_ref_of_file(source, PurePosixPath(file), described.get(file, {})) for file in files]
 
 
-def _ref_of_file(source: FolderSounds, file: PurePosixPath, described: dict[str, dict[str, str]]) -> SoundRef:
-    fields = described.get(file.as_posix(), {})
+def _ref_of_file(source: FolderSounds, file: PurePosixPath, fields: Mapping[str, str]) -> SoundRef:
     recording = fields.get("recording") or file.as_posix()
     return SoundRef(
         corpus=source.name,
@@ -72,12 +76,18 @@ def _spoken_name(file: PurePosixPath) -> str:
     return " ".join(words.split())
 
 
-def _read_metadata(table: Place) -> dict[str, dict[str, str]]:
-    columns = read_user_table(table, ("file",), ("text", "licence", "license", "attribution", "recording"))
-    names = list(columns)
-    rows = zip(*columns.values(), strict=True)
-    described = (dict(zip(names, (cell.decode("utf-8", "replace") for cell in row), strict=True)) for row in rows)
-    return {row["file"]: row for row in described}
+def _read_metadata(root: Place, table: str, files: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What a table says of each file that it names."""
+    columns = read_user_table(root / table, [FILE_COLUMNS], METADATA_COLUMNS)
+    cells = ([cell.decode("utf-8", "replace") for cell in row] for row in zip(*columns.values(), strict=True))
+    rows = [row for row in cells if any(row)]  # a spreadsheet leaves empty lines at the end
+    described: dict[str, dict[str, str]] = {
+        name: dict(zip(METADATA_COLUMNS, said, strict=True)) for name, *said in rows
+    }
+    met = meet([name for name, *_ in rows], files, root.name)
+    check_any_met(root / table, FILE_COLUMNS[0], met, root)
+    say_meeting(table, met, "recording")
+    return described | {file: described[row] for file, row in met.others.items()}
 
 
 def list_webdataset(source: WebDatasetSounds) -> list[SoundRef]:
@@ -92,11 +102,11 @@ def _list_archive(source: WebDatasetSounds, uri: str) -> Iterator[SoundRef]:
     sounds = [member for member in members if member.name.lower().endswith(SOUND_SUFFIXES)]
     if not sounds:
         return
+    beside = texts_beside(by_name, [sound.name for sound in sounds], RECORD_ENDINGS)
     with open_place(container(source.path, uri)) as archive:
         for sound in sounds:
-            stem = sound.name.rpartition(".")[0]
-            beside = by_name.get(f"{stem}.json") or by_name.get(f"{stem}.txt")
-            yield _ref_of_member(source, f"{uri}/{sound.name}", archive, beside)
+            text = beside.get(sound.name)
+            yield _ref_of_member(source, f"{uri}/{sound.name}", archive, by_name[text] if text else None)
 
 
 def _ref_of_member(source: WebDatasetSounds, file: str, archive: BinaryIO, beside: Member | None) -> SoundRef:
@@ -115,7 +125,7 @@ def _read_record(archive: BinaryIO, beside: Member | None) -> Mapping[str, Any] 
         return None
     data = read_member(archive, beside)
     try:
-        record = {"text": data.decode()} if beside.name.endswith(".txt") else json.loads(data)
+        record = json.loads(data) if beside.name.lower().endswith(".json") else {"text": data.decode()}
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

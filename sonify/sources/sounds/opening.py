@@ -105,10 +105,11 @@ def _open_cell(source: ParquetSounds, file: str) -> StoredSound:
         return data
     if not isinstance(name, str):
         raise UnreadableSound(Reason.MISSING, "neither bytes nor a path")
-    if file_beside(table, name) is None:
+    beside = file_beside(table, name)
+    if beside is None:
         raise UnreadableSound(Reason.UNSUPPORTED, "a path out of the table's folder, or a URL: not followed")
     try:
-        return _open_file(table.parent, name)
+        return _open_file(beside.parent, beside.name)
     except FileNotFoundError as error:
         raise UnreadableSound(Reason.MISSING, name) from error
 

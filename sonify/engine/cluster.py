@@ -302,7 +302,8 @@ def _check_loopback() -> None:
             probe.bind((LOOPBACK, 0))
     except OSError as error:
         raise InputError(
-            f"engine.kind: this machine has no {LOOPBACK} ({error.strerror}), which Ray listens on: set engine.kind=local"
+            f"engine.kind: this machine has no {LOOPBACK} ({error.strerror}), and Ray listens there: set"
+            " engine.kind=local"
         ) from error
 
 
@@ -332,7 +333,7 @@ def _own_folder() -> Path | None:
         return None
     folder = short_folder(len(BELOW_RAY))
     if folder is None:
-        raise InputError(f"{by}: {wanted!r} {why}, and so do the usual folders: name one that can be written")
+        raise InputError(f"{by}: {wanted!r} {why}, and no usual folder can be used: name one, of a short name")
     log.info("%s: %r %s: Ray's files are in %s while it runs", by, wanted, why, folder)
     return folder
 

@@ -65,6 +65,13 @@ def test_a_name_whose_plain_key_is_short_keeps_it(name):
     assert key_order(escape_key(name)) == key_order(plain) == plain
 
 
+@pytest.mark.parametrize(("letters", "key"), [(6, "plain"), (7, "closer")])
+def test_the_longest_plain_key_is_as_long_as_a_part(letters, key):
+    name = "犬" * 19 + "a_" + "b" * letters
+    assert len(plain_key(name)) == MAX_PART_CHARS + (letters - 6)
+    assert (escape_key(name) == plain_key(name)) == (key == "plain")
+
+
 @given(names(), st.sampled_from(["jpg", "json", "eye.flac", "latent.npy", LONGEST_ENDING]))
 def test_every_part_of_a_members_name_can_be_unpacked_and_its_key_comes_back(name, ending):
     for key in keys_of(name):

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from sonify.errors import InputError
 from sonify.installed import ROOT
+from sonify.io.machine import usable_cpus
 from train.config import TrainConfig
 
 POLL_SECONDS = 0.1
@@ -110,6 +111,8 @@ def _free_port() -> int:
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """Join the other processes, if there are any, on this process's GPU or the CPU."""
+    if not torch.cuda.is_available() and torch.get_num_threads() > usable_cpus():
+        torch.set_num_threads(usable_cpus())  # torch sees a process's affinity and no container's quota
     AcceleratorState._reset_state()  # of a run before this one in the same process, in a notebook say
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),

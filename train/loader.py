@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sonify.errors import InputError, WorkError
+from sonify.io.machine import shorten_sockets
 from sonify.keys import hash64
 from train.config import BatchSizes, TrainConfig
 from train.diffusion import NUM_TIMESTEPS
@@ -91,6 +92,8 @@ def make_loader(
             f"data: {data.num_images} images of split {config.data.split!r}, fewer than the {config.batch.total} of one"
             " step; add runs, or set a smaller batch.total"
         )
+    if config.data.workers:
+        shorten_sockets()  # through which they hand tensors over
     loader = DataLoader(
         _MicroBatches(data, config, scaling_factor, rank, world),
         batch_size=None,

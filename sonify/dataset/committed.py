@@ -27,6 +27,7 @@ from sonify.engine.plan import Plan, iter_done
 from sonify.errors import InputError, WorkError
 from sonify.installed import spell, spell_again
 from sonify.io.commits import DamagedRecord, parse_commit, read_commits
+from sonify.io.machine import usable_cpus
 from sonify.io.places import for_each, load_array, read_whole, stems
 from sonify.io.tables import ROWS_IN_GROUP, read_columns, read_tables, rows_of
 from sonify.io.write import FileRecord
@@ -186,7 +187,7 @@ class Pool:
                         f"the pool's samples of unit {unit.name} are damaged: `{spell('verify', 'RUN')}`"
                     ) from error
                 samples = (array[row] for row, _ in rows)
-                with ThreadPoolExecutor() as threads:  # a fingerprint takes 5 ms, nearly all in numpy
+                with ThreadPoolExecutor(usable_cpus()) as threads:  # a fingerprint takes 5 ms, nearly all in numpy
                     clips = threads.map(_published_clip, (clip for _, clip in rows), samples, repeat(sample_rate_hz))
                 yield unit.name, list(clips)
 

@@ -239,7 +239,7 @@ class RayExecutor:
     """Does tasks on Ray actors, which stay for the next stage where it asks for the same resources."""
 
     def __init__(self, engine: Engine, run_dir: Place, stages: Sequence[Stage]) -> None:
-        connect(engine, run_dir)
+        self._disconnect = connect(engine, run_dir)
         self._actors = Actors(engine, run_dir, stages)
 
     def __call__(self, stage: Stage, tasks: Sequence[Task]) -> Iterator[Outcome]:
@@ -276,7 +276,7 @@ class RayExecutor:
     def close(self) -> None:
         """Stop the actors, and the Ray that was started here."""
         self._actors.close()
-        ray.shutdown()
+        self._disconnect()
 
 
 class _Units:

@@ -20,6 +20,7 @@ from soundfile import LibsndfileError
 from sonify import layout
 from sonify.errors import InputError, WorkError
 from sonify.installed import spell, spell_again
+from sonify.io.machine import usable_cpus
 from sonify.io.places import open_place, stems
 from sonify.io.tables import read_rows
 from sonify.io.tars import Member, index_tar, read_member
@@ -174,7 +175,7 @@ def write_media(run_dir: Place, pictures: Sequence[Picture], folder: Path) -> li
         # Numbered, because a key may be longer than a file name can be.
         return _write_picture(run_dir / _shard(picture), files, folder, f"media/{number:06d}")
 
-    with ThreadPoolExecutor() as pool:  # decoding, encoding and FFTs run outside the interpreter's lock
+    with ThreadPoolExecutor(usable_cpus()) as pool:  # decoding, encoding and FFTs run outside the interpreter's lock
         return list(pool.map(write, range(1, len(pictures) + 1), pictures))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sonify.config.sections import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
+from sonify.io.machine import fits_sockets
 from sonify.vlm import engine_guard
 from sonify.vlm.endpoint import Endpoint, Service, policy_of
 from sonify.vlm.questions import Answer, NoAnswer, Question
@@ -111,8 +112,13 @@ def _find(program: str, config: ServerVlm) -> str:
 
 
 def engine_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """What an engine sees of a worker's environment, with the GPUs that Ray chose, and what the user adds."""
+    """What an engine sees of a worker's environment, with the GPUs that Ray chose, and what the user adds.
+
+    Its processes talk through sockets in TMPDIR, which one that is too long is not for.
+    """
     kept = {key: value for key, value in own.items() if INHERITED.fullmatch(key)}
+    if not fits_sockets(kept.get("TMPDIR", "")):
+        del kept["TMPDIR"]
     return {**kept, **extra}
 
 

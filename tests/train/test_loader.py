@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -78,6 +80,24 @@ def test_a_later_start_gives_what_a_run_that_got_there_gets(
     resumed = by_steps(config_for(run, workers=workers), world, start_step)
 
     assert resumed == {name: values[8 * start_step :] for name, values in straight.items()}
+
+
+LOADS = """
+import sys
+from tests.train.test_loader import config_for, load
+from pathlib import Path
+print(len(list(load(config_for(Path(sys.argv[1]), workers=1)))))
+"""
+
+
+def test_workers_hand_batches_over_whatever_the_name_of_the_temporary_folder(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    command = [sys.executable, "-c", LOADS, str(run)]
+    done = subprocess.run(
+        command, env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [str(4 * STEPS)], done.stderr
 
 
 def test_a_run_that_is_done_gets_nothing(run: Path) -> None:

@@ -274,6 +274,12 @@ def test_an_engine_sees_the_gpus_and_no_keys():
     assert engine_environment(own, {"A": "1", "HF_HOME": "/other"}) == kept | {"A": "1", "HF_HOME": "/other"}
 
 
+def test_an_engine_makes_its_sockets_elsewhere_where_the_folder_has_a_long_name():
+    for folder, passed in (("/scratch", True), ("/scratch/" + "x" * 90, False)):
+        assert ("TMPDIR" in engine_environment({"TMPDIR": folder}, {})) == passed
+        assert engine_environment({"TMPDIR": folder}, {"TMPDIR": folder}) == {"TMPDIR": folder}
+
+
 @pytest.mark.parametrize("make_model", [tiny_llava, pytest.param(tiny_qwen_vl, marks=pytest.mark.slow)])
 def test_transformers_serve_answers_about_images(tmp_path, make_model):
     folder = make_model(tmp_path / "model")

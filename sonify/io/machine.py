@@ -1,0 +1,111 @@
+"""What a machine lets us use: CPUs, and a folder that a socket's path fits into."""
+
+import math
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from multiprocessing import util
+from pathlib import Path, PurePosixPath
+
+# The path of a socket in the file system: 108 bytes on Linux with the zero at its end (sys/un.h), 104 on macOS.
+MAX_SOCKET_PATH_BYTES = 107 if os.uname().sysname == "Linux" else 103
+# What is written to see whether there is room for a beginning: logs, mostly.
+PROBE_BYTES = 1 << 20
+# Where a folder of our own may lie, each short enough.
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private folder is made in one
+# What Python's and torch's processes, and serving engines, append to a folder: `/pymp-12345678/listener-12345678`.
+APPENDED_BYTES = 40
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """How many CPUs this process may use: by its affinity (which Slurm and `taskset` set) and its cgroup's quota.
+
+    A share of a CPU counts as one. Containers see all CPUs of their machine, most of which are not theirs.
+
+    Args:
+        root: the folder that `proc` and `sys` are in.
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([there, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The CPUs that each control group around this process allows, of either version.
+
+    Source: kernel.org, admin-guide/cgroup-v2 (`cpu.max`) and scheduler/sched-bwc (`cpu.cfs_quota_us`).
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, _, of_line = line.partition(":")
+        controllers, _, group = of_line.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounted = root / "sys/fs/cgroup"
+        hierarchies = [mounted / controllers, mounted / "cpu"] if controllers else [mounted]
+        # a container may see its own group as the root of what is mounted
+        above = [group, *(str(parent) for parent in PurePosixPath(group).parents), "/"]
+        for folder in dict.fromkeys(hierarchy / name.lstrip("/") for hierarchy in hierarchies for name in above):
+            yield from _quota_of(folder)
+
+
+def _quota_of(group: Path) -> Iterator[float]:
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            words = " ".join((group / name).read_text() for name in names).split()
+        except (OSError, ValueError):
+            continue
+        match words:  # `max 100000` and `-1 100000` are no limit
+            case [quota, period] if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
+                yield int(quota) / int(period)
+
+
+def fits_sockets(folder: str, below_bytes: int = APPENDED_BYTES) -> bool:
+    """Whether a socket's path may have so many bytes more than a folder's."""
+    return len(os.fsencode(folder)) + below_bytes <= MAX_SOCKET_PATH_BYTES
+
+
+def why_no_sockets(folder: str, below_bytes: int) -> str:
+    """What keeps sockets and files from being made in a folder, with so many bytes behind its name; empty: nothing."""
+    if not os.path.isabs(folder) or not os.path.isdir(folder):
+        return "is no folder"
+    if not fits_sockets(folder, below_bytes):
+        room = MAX_SOCKET_PATH_BYTES - below_bytes
+        return f"is too long for sockets ({len(os.fsencode(folder))} bytes, {room} at most)"
+    try:
+        with tempfile.TemporaryDirectory(prefix="", dir=folder) as inside:
+            Path(inside, "file").write_bytes(bytes(PROBE_BYTES))
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.bind(f"{inside}/s")
+    except OSError as error:
+        return f"cannot be used ({error.strerror or error})"
+    return ""
+
+
+def short_folder(below_bytes: int) -> Path | None:
+    """A new private folder that sockets fit into; whoever asks for it removes it. None where there is no room."""
+    for parent in SHORT_FOLDERS:
+        if not why_no_sockets(parent, below_bytes + len("/sonify-12345678")):
+            return Path(tempfile.mkdtemp(prefix="sonify-", dir=parent))
+    return None
+
+
+def shorten_sockets() -> None:
+    """Have this process's `multiprocessing` make its sockets in a short folder where TMPDIR has a long name.
+
+    It removes that folder when the process ends. What else is temporary stays in TMPDIR, which somebody may have chosen
+    for its room.
+    """
+    if fits_sockets(tempfile.gettempdir()):
+        return
+    short = next((name for name in SHORT_FOLDERS if not why_no_sockets(name, APPENDED_BYTES)), None)
+    if short is None:
+        return  # who makes a socket says so
+    before, tempfile.tempdir = tempfile.tempdir, short
+    try:
+        util.get_temp_dir()  # made once, and passed on to the processes that are started
+    finally:
+        tempfile.tempdir = before

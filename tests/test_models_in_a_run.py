@@ -128,7 +128,7 @@ def test_other_weights_under_the_same_name_are_refused_and_then_asked(configure,
     shutil.copytree(models / "qwen", tmp_path / "own", dirs_exist_ok=True)
     shutil.copy(tmp_path / "photos" / "00.jpg", tmp_path / "photos" / "new.jpg")
 
-    with pytest.raises(InputError, match="use the same files, or `.*--redo concepts`"):
+    with pytest.raises(InputError, match=r"use the same files, or `.*--redo concepts`"):
         run(config, stages=("concepts",))
     run(config, stages=("concepts",), redo="concepts")
 

@@ -23,7 +23,7 @@ from sonify.engine.record import (
 )
 from sonify.engine.worker import LocalExecutor, Outcome
 from sonify.errors import DiskFull, InputError, WorkError
-from sonify.installed import spell_again, spell_redo
+from sonify.installed import spell, spell_again, spell_redo
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, take_answers
@@ -79,7 +79,8 @@ def run(
     chosen = [stage for stage in table if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(
-            f"{', '.join(stages or ())}: the configuration has no such section; see configs/sonify/demo.yaml"
+            f"{', '.join(stages or ())}: the configuration has no such section;"
+            f" `{spell('init', 'demo')}` writes one that has"
         )
     with open_run(config.run_dir), _executor(config, table) as executor, open_display() as display:
         if concepts_from is not None:

@@ -106,11 +106,11 @@ def test_lines_are_those_of_the_keys_and_an_override_has_none(folder):
     lines = read_text_of(folder, GOOD)
     assert lines["images.path"] == 5
     assert lines["audio.sources.0.path"] == 9
-    with pytest.raises(InputError, match=r"mine.yaml: seed: expected"):
+    with pytest.raises(InputError, match=r"mine\.yaml: seed: expected"):
         load_config("mine.yaml", ["seed=x"])
-    with pytest.raises(InputError, match=r"images.path \(line 5\): no such file"):
+    with pytest.raises(InputError, match=r"images\.path \(line 5\): no such file"):
         load_config(write(folder, GOOD.replace("photos", "nowhere")))
-    with pytest.raises(InputError, match=r"images.path: no such file"):
+    with pytest.raises(InputError, match=r"images\.path: no such file"):
         load_config("mine.yaml", ["images={kind: folder, path: elsewhere, validation: 0}"])
 
 
@@ -132,7 +132,7 @@ def test_merged_and_repeated_parts_are_read_as_yaml_has_them(folder):
 
 
 def test_damaged_text_is_read_or_refused_in_one_line(folder):
-    rng = random.Random(0)
+    rng, said = random.Random(0), []
     for _ in range(400):
         characters = list(GOOD)
         for _ in range(rng.randint(1, 4)):
@@ -142,5 +142,6 @@ def test_damaged_text_is_read_or_refused_in_one_line(folder):
         try:
             load_config(path)
         except InputError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < 1000
+            said.append(str(error))
+    assert len(said) > 200
+    assert all("\n" not in line and len(line) < 1000 for line in said)

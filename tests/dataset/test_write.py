@@ -359,7 +359,7 @@ def copy_of(root, tmp_path):
 def test_an_unfinished_run_is_refused(root, tmp_path):
     run_dir = copy_of(root, tmp_path)
     next((run_dir / layout.COMMITS / "render").glob("*/000001.json")).unlink()
-    with pytest.raises(InputError, match="render: 3 of 4 units are done; `.*sonify run --config F` does the rest"):
+    with pytest.raises(InputError, match=r"render: 3 of 4 units are done; `.*sonify run --config F` does the rest"):
         publish(run_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

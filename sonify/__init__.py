@@ -20,7 +20,6 @@ _PLACES = {
     "InputError": "sonify.errors",
     "WorkError": "sonify.errors",
 }
-__all__ = ["__version__", *_PLACES]  # noqa: PLE0604 - all are names
 
 
 def __getattr__(name: str) -> Any:

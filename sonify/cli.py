@@ -254,7 +254,7 @@ def _shortcuts(arguments: argparse.Namespace) -> list[str]:
     keys = {word.partition("=")[0] for word in arguments.overrides}
     chosen = {key: (name, getattr(arguments, name)) for name, key in SHORTCUTS.items()}
     for key, (name, value) in chosen.items():
-        if value is not None and key in keys:
+        if value is not None and any(key == given or key.startswith(f"{given}.") for given in keys):
             raise InputError(f"--{name}: is {key}, which is given twice: leave one of the two out")
         if value == "":
             raise InputError(f"--{name}: expected a folder, found nothing: is a variable of the shell not set?")
@@ -361,6 +361,7 @@ def _gallery(arguments: argparse.Namespace) -> None:
 
 def _publish(arguments: argparse.Namespace) -> None:
     require("huggingface_hub", "matplotlib", extra="publish")
+    from sonify.dataset.licences import UNKNOWN, describe_unknown
     from sonify.dataset.push import push
     from sonify.dataset.write import PublishOptions, publish
 
@@ -369,6 +370,8 @@ def _publish(arguments: argparse.Namespace) -> None:
     for option in ("dry_run", "private"):
         if getattr(arguments, option) and not arguments.push:
             raise InputError(f"--{option.replace('_', '-')}: goes with --push REPO")
+    if said := describe_unknown(arguments.image_licence or UNKNOWN):
+        log.warning("--image-licence: %s", said)
     if arguments.run_dir is not None:
         options = PublishOptions(
             only_licences=_words("--only-licences", arguments.only_licences),

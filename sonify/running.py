@@ -83,7 +83,8 @@ def run(
     chosen = [stage for stage in table if stages is None or stage.name in stages]
     if not chosen:
         raise InputError(
-            f"{', '.join(stages or ())}: the configuration has no such section; see configs/sonify/demo.yaml"
+            f"{', '.join(stages or ())}: the configuration has no such section;"
+            f" `{spell('init', 'demo')}` writes one that has"
         )
     with open_run(config.run_dir), _executor(config, table) as executor, open_display() as display:
         if concepts_from is not None:

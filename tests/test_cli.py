@@ -7,6 +7,7 @@ import time
 import pytest
 import yaml
 
+import sonify
 from sonify.cli import main
 from sonify.report.verify import verify
 from tests.builders import hash_run, small_config, small_input
@@ -78,11 +79,32 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--config", "nowhere.yaml"], "cannot be read"),
-        (["run", "--config", "CONFIG", "mixx.lufs=[1,2]"], "mixx: no such key"),
-        (["run", "--config", "CONFIG", "nonsense"], "unknown argument 'nonsense'"),
-        (["run", "--config", "CONFIG", "--nonsense"], "unknown argument '--nonsense'"),
+        (["run"], "run: expected --config F, or --images DIR and --sounds DIR, found neither; `"),
+        (["run", "--images", "photos"], "or --images DIR and --sounds DIR, found --images; `"),
+        (["pool", "--sounds", "s", "--out", "x"], "pool: expected --config F, or --images DIR and --sounds DIR, found"),
+        (["run", "mine.yaml"], "unknown argument 'mine.yaml': write --config mine.yaml"),
+        (["run", "--config", "CONFIG", "/", "/"], "unknown argument '/': a folder; write --images DIR --sounds DIR"),
+        (["run", "--config", "nowhere.yaml"], "no such file, nor one that comes along (demo, folder, laptop, sam)"),
+        (["run", "--config", "CONFIG", "mixx.lufs=[1,2]"], "mixx: no such key; did you mean mix?"),
+        (["run", "--config", "CONFIG", "nonsense"], "unknown argument 'nonsense': expected key=value, such as seed=3"),
+        (["run", "--config", "CONFIG", "images.path", "P"], "a key and its value are joined by =: images.path=P"),
+        (["run", "images.path", "P", "--config", "CONFIG"], "a key and its value are joined by =: images.path=P"),
+        (["run", "--config", "CONFIG", "seed:3"], "a key and its value are joined by =: seed=3"),
+        (["run", "--config", "CONFIG", "=3"], "override '=3': expected key=value"),
+        (["run", "--config", "CONFIG", "mix.lufs=[-34,", "seed=1"], "quote it for the shell: 'mix.lufs=[-34, -30]'"),
+        (["run", "--config", "CONFIG", "audio.sources.path=x"], "found 'path'; did you mean audio.sources.0.path=x?"),
+        (["run", "--config", "CONFIG", "audio.sources.3.path=x"], "expected position 0, the only one, found '3'"),
+        (["run", "--config", "CONFIG", "--images", "nowhere"], "images.path: no such file or folder: "),
+        (
+            ["run", "--config", "CONFIG", "--images", "/", "images.path=/"],
+            "--images: is images.path, which is given twice",
+        ),
+        (["run", "--config", "CONFIG", "--out", "x", "run_dir=y"], "--out: is run_dir, which is given twice"),
+        (["run", "--config", "CONFIG", "--sounds", ""], "--sounds: expected a folder, found nothing: is a variable"),
         (["run", "--config", "CONFIG", "--redo", "nothing"], "--redo nothing: expected one of pool"),
+        (["run", "--config", "CONFIG", "--redo", "rendr"], "; did you mean render?"),
+        (["init", "latpop"], "init latpop: expected one of demo, folder, laptop, sam, "),
+        (["eval", "loudnes"], "sonify eval: no such study: 'loudnes'; did you mean loudness?"),
         (["run", "--config", "CONFIG", "--redo", "pair", "--dry-run"], "--dry-run: says what is to do as things stand"),
         (["run", "--config", "CONFIG", "run_dir=s3://"], "run_dir: expected a bucket behind ://"),
         (["status", "nowhere"], "not a run"),
@@ -98,21 +120,112 @@ def test_wrong_input_is_one_line_and_2(config_file, capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        [],
-        ["fly"],
-        ["run"],
-        ["run", "--config"],
-        ["publish", "RUN", "--out", "s3://b"],
-        ["leakage", "RUN", "--out", "s3://b"],
+        (["fly"], "sonify: no such command: 'fly': run, pool, concepts"),
+        (["rnu", "--config", "x"], "sonify: no such command: 'rnu'; did you mean run?"),
+        (["--verbose", "statsu"], "sonify: no such command: 'statsu'; did you mean status?"),
+        (["version"], "sonify: no such command: 'version'; did you mean --version?"),
+        (["help", "rnu"], "sonify: no such command: 'rnu'; did you mean run?"),
+        (["mine.yaml"], "sonify: mine.yaml: a configuration; expected a command before it: "),
+        (["RUN"], "a run; expected a command before it, such as "),
+        (["--foo", "leakage"], "sonify: no such option before a command: --foo; expected COMMAND"),
+        (["-v"], "sonify: no such option before a command: -v"),
+        (["run", "--config"], "sonify run: argument --config: expected one argument"),
+        (["run", "--cofnig", "x"], "sonify run: no such option: --cofnig; did you mean --config?"),
+        (["run", "--config", "x", "--nonsense"], "sonify run: no such option: --nonsense (see --help)"),
+        (["run", "--config", "x", "--images.path", "P"], "sonify run: keys are written without dashes: images.path=P"),
+        (["run", "--config", "x", "--seed=3"], "sonify run: keys are written without dashes: seed=3"),
+        (["status"], "sonify status: expected RUN: the folder of a run, such as runs/demo (see --help)"),
+        (["status", "--jsn", "RUN"], "sonify status: no such option: --jsn; did you mean --json?"),
+        (["publish", "RUN"], "sonify publish: expected --out: folder of the publication"),
+        (["publish", "RUN", "--out", "s3://b"], "sonify publish: argument --out: expected a folder on this machine"),
+        (["leakage", "RUN", "--out", "s3://b"], "sonify leakage: argument --out: expected a folder on this machine"),
+        (["leakage"], "sonify leakage: expected RUN: the folder of a run; expected --out: "),
     ],
 )
-def test_a_wrong_command_is_one_line_and_2(capsys, arguments):
+def test_a_wrong_command_is_one_line_and_2(tmp_path, capsys, arguments, message):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path) if word == "RUN" else word for word in arguments])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"]])
+def test_help_is_printed_and_is_no_mistake(capsys, arguments):
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    out = capsys.readouterr().out
+    assert code == 0
+    assert out.startswith("usage: sonify ")
+    for command in ("run", "init", "status", "leakage", "train", "generate", "eval", "demo"):
+        assert f"\n    {command} " in out
+
+
+@pytest.mark.parametrize("arguments", [["help", "run"], ["run", "--help"], ["run", "-h"]])
+def test_help_of_a_command_names_its_shortcuts(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
-    assert stopped.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert all(option in out for option in ("--images DIR", "--sounds DIR", "--out RUN"))
+
+
+def test_the_version_is_said_whatever_follows(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version", "leakage"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"sonify {sonify.__version__}\n"
+
+
+def test_folders_of_ones_own_need_no_configuration(tmp_path, monkeypatch, capsys):
+    small_input(tmp_path, photos=4, recordings=4)
+    monkeypatch.chdir(tmp_path)
+    shortcuts = ["--images", "photos", "--sounds", "sounds", "--out", "runs/x: y"]
+    assert main(["run", *shortcuts, "--dry-run", "seed=7"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["run_dir"] == "runs/x: y"
+    assert config["seed"] == 7
+    assert config["images"] == {**config["images"], "path": str(tmp_path / "photos"), "shard_size": 64}
+    assert config["retrieval"]["min_cosine"] == 0.2
+    for command in ("pool", "concepts", "pair", "render"):
+        assert main([command, *shortcuts, "engine.kind=local"]) == 0
+    assert len(list((tmp_path / "runs/x: y/shards").rglob("*.tar"))) == 1
+
+
+def test_one_option_cannot_name_several_collections(config_file, tmp_path, capsys):
+    second = f"{{kind: folder, name: b, path: {tmp_path / 'sounds'}}}"
+    sources = f"audio.sources=[{{kind: folder, path: {tmp_path / 'sounds'}}}, {second}]"
+    assert main(["run", "--config", str(config_file), sources, "--sounds", str(tmp_path), "--dry-run"]) == 2
+    assert "--sounds: is audio.sources.0.path, which is given twice" in capsys.readouterr().err
+    raw = yaml.safe_load(config_file.read_text())
+    raw["audio"]["sources"].append({**raw["audio"]["sources"][0], "name": "b"})
+    config_file.write_text(yaml.safe_dump(raw))
+    assert main(["run", "--config", str(config_file), "--sounds", str(tmp_path / "sounds")]) == 2
+    assert "--sounds: the configuration has 2 collections; write audio.sources.0.path=DIR" in capsys.readouterr().err
+
+
+def test_init_writes_a_configuration_that_runs(tmp_path, monkeypatch, capsys):
+    small_input(tmp_path, photos=4, recordings=4)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    assert capsys.readouterr().out.startswith("folder.yaml: edit it, then: ")
+    assert main(["run", "--config", "folder.yaml", "--dry-run"]) == 0
+    assert main(["init"]) == 2
+    assert "folder.yaml: is there already and stays as it is" in capsys.readouterr().err
+    assert main(["init", "--list"]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:][0].startswith("train/pixart_b_256 ")
+
+
+def test_a_finished_run_says_the_command_to_look_at_it(config_file, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert main(["run", "--config", str(config_file), "--out", f"{tmp_path}/my run"]) == 0
+    assert f"sonify gallery '{tmp_path}/my run'" in caplog.messages[-1]
 
 
 def test_damage_is_3_and_repair_lets_the_next_run_mend_it(config_file, tmp_path, capsys):

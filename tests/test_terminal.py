@@ -1,10 +1,16 @@
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from sonify.errors import DiskFull, InputError, TransientError, WorkError
-from sonify.terminal import Interrupt, Parser, run_command
+from sonify.terminal import Interrupt, Parser, run_command, run_module
+from tests.processes import run_first
+
+ROOT = Path(__file__).parents[1]
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -76,4 +82,83 @@ def test_a_wrong_option_is_one_line_and_none_is_taken_cut_short(capsys):
     with pytest.raises(SystemExit) as stopped:
         parser.parse_args(["--conf", "x"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == "a.command: unrecognized arguments: --conf x (see --help)\n"
+    assert capsys.readouterr().err == "a.command: no such option: --conf; did you mean --config? (see --help)\n"
+
+
+def test_what_is_required_is_asked_for_by_name_and_with_what_it_is(capsys):
+    parser = Parser(prog="a.command")
+    parser.add_argument("run_dir", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--out", required=True)
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args([])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "a.command: expected RUN: the folder of a run; expected --out (see --help)\n"
+
+
+def test_an_option_that_does_not_exist_is_said_before_what_is_required(capsys):
+    parser = Parser(prog="a.command", explain=lambda option, value: f"{option}? {value}" if option == "seed" else "")
+    parser.add_argument("--out", required=True)
+    for words, said in (
+        (["--uot", "x"], "no such option: --uot; did you mean --out?"),
+        (["--seed", "3"], "seed? 3"),
+        (["--seed=4"], "seed? 4"),
+        (["--xyzzy"], "no such option: --xyzzy"),
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args(words)
+        assert capsys.readouterr().err == f"a.command: {said} (see --help)\n"
+    assert parser.parse_known_args(["--out", "x", "--", "--seed"])[0].out == "x"
+
+
+LIGHT = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "diffusers", "matplotlib", "pyroomacoustics", "psutil")))
+"""
+NAMED = (
+    ("train.pixart", "torch", "train"),
+    ("train.generate", "torch", "train"),
+    ("train.release", "diffusers", "train"),
+    ("train.tiny", "torch", "train"),
+    ("eval.loudness", "matplotlib", "eval"),
+    ("eval.semantic_mixing", "matplotlib", "eval"),
+    ("eval.separation", "matplotlib", "eval"),
+    ("eval.reverberation", "pyroomacoustics", "eval"),
+    ("eval.ast_loudness", "torch", "eval"),
+    ("benchmarks.clap", "torch", "dev"),
+    ("benchmarks.features", "torch", "dev"),
+    ("benchmarks.loader", "torch", "dev"),
+    ("benchmarks.train_step", "torch", "dev"),
+    ("benchmarks.scale", "psutil", "dev"),
+    ("benchmarks.learning", "torch", "dev"),
+)
+
+
+@pytest.mark.parametrize(("module", "library", "extra"), NAMED, ids=[module for module, _, _ in NAMED])
+def test_a_module_that_is_run_without_its_libraries_says_so_in_one_line(tmp_path, monkeypatch, module, library, extra):
+    run_first(monkeypatch, tmp_path, LIGHT)
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2, done.stderr
+    name = f"{module}.__main__" if module == "benchmarks.learning" else module
+    assert done.stderr.startswith(f"{name}: the library {library} is not installed: run ")
+    assert f"[{extra}]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_module_with_a_main_says_so():
+    """A new command is one of those above, or needs nothing that the light installation lacks."""
+    mains = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("train", "eval")
+        for path in (ROOT / folder).glob("*.py")
+        if "\ndef main(" in path.read_text()
+    }
+    assert mains == {module for module, _, _ in NAMED if module[0] != "b"} | {"eval.leakage", "eval.__main__"}
+
+
+def test_a_library_that_is_there_and_broken_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("import yaml.nothing")
+    (tmp_path / "of_ours.py").write_text("import sonify.nothing")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("broken", "of_ours"):
+        with pytest.raises(ModuleNotFoundError):
+            run_module(module, [], extra="train")

@@ -190,7 +190,7 @@ def _base_model(config: TrainConfig) -> str | None:
 
 
 WITH_AST = """
-    python -m train.generate --model . --audio a.wav --out out.png
+    sonify generate --model . --audio a.wav --out out.png
 
 ```python
 from train.pipeline import AudioPixArtPipeline

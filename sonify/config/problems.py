@@ -56,11 +56,12 @@ def suggest_key(key: str, kind: type[Section], beside: Sequence[str] = ()) -> st
     if generic in known:  # of another branch of the union
         holders = [section for section in _all_sections(kind) if last in section.model_fields]
         return f" here; it belongs to {' and '.join(dict.fromkeys(t for one in holders for t in _tags(one)))}"
-    if near := did_you_mean(last, beside, KEYS_ALIKE):
-        return near.replace("mean ", f"mean {prefix}.") if prefix else near
     names: dict[str, list[str]] = {}
     for each in known:
         names.setdefault(each.rpartition(".")[2], []).append(each)
+    near = did_you_mean(last, beside, KEYS_ALIKE)
+    if near and last not in names:
+        return near.replace("mean ", f"mean {prefix}.") if prefix else near
     same = names.get(last) or next((names[name] for name in names if did_you_mean(last, [name], KEYS_ALIKE)), [])
     return f"; did you mean {' or '.join(same[:MOST_SHOWN])}?" if same else ""
 
@@ -93,7 +94,7 @@ def short(value: object) -> str:
     """A value as a message shows it: untrusted, so not longer than a line."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")  # as YAML has it
-    text = repr(value) if not isinstance(value, Path | UPath) else str(value)
+    text = str(value) if isinstance(value, Path | UPath) and str(value).isprintable() else repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
-from sonify.errors import InputError
+from sonify.errors import InputError, did_you_mean
 
 BY = "BY"
 NC = "NC"
@@ -53,6 +53,11 @@ _NAMED = {
     "sa 1b": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
     "sa 1b dataset research": frozenset({RESEARCH_ONLY, NO_REDISTRIBUTION}),
 }
+# As people write them; each is recognised.
+EXAMPLES = (
+    *(f"CC {parts} 4.0" for parts in ("BY", "BY-SA", "BY-ND", "BY-NC", "BY-NC-SA", "BY-NC-ND")),
+    *("CC0-1.0", "public domain", "MIT", "Apache-2.0", "ODC-BY", "all rights reserved", SA1B_LICENCE),
+)
 _DEED = re.compile(
     r"https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/([a-z+-]+)"
     r"(?:/\d\.\d)?(?:/[a-z]{2,3})?(?:/(?:deed|legalcode)(?:\.[a-z_-]{2,7})?)?/?"
@@ -142,6 +147,16 @@ def allow_only(chosen: Sequence[str], in_use: Collection[str]) -> Callable[[str]
                 f" that is in use here ({', '.join(sorted(in_use))[:300]})"
             )
     return lambda licence: licence in chosen or conditions_of(licence) <= allowed
+
+
+def describe_unknown(licence: str) -> str:
+    """What to say of a licence that is not recognised, which allows nothing; nothing of one that is."""
+    if UNKNOWN not in conditions_of(licence) or licence == UNKNOWN:
+        return ""
+    return (
+        f"{licence[:80]!r} is not recognised and counts as unknown, which lets nothing be passed on"
+        f"{did_you_mean(licence, EXAMPLES, 0.7)}; recognised are {', '.join(EXAMPLES)}, and their deeds' addresses"
+    )
 
 
 def check_licence(licence: str) -> None:

@@ -30,7 +30,7 @@ from sonify.report.pictures import (
     write_media,
 )
 from sonify.rows import Clip, SourceClip
-from sonify.stores import Place
+from sonify.stores import Place, to_run_dir
 
 PAGE_SIZE = 12
 FREQUENT_CONCEPTS = 12
@@ -38,7 +38,7 @@ PAGE = "index.html"
 ASSETS = (PAGE, "gallery.css", "gallery.js")
 
 
-def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> Path:
+def build_gallery(run_dir: Place | str, rows: int = 2000, out: Path | None = None) -> Path:
     """Write a gallery, by default RUN/gallery, replacing an older one, and return its folder.
 
     Of a run with more than `rows` images, those with the lowest hash of their key are shown, always the same.
@@ -49,6 +49,7 @@ def build_gallery(run_dir: Place, rows: int = 2000, out: Path | None = None) -> 
     """
     if rows < 1:
         raise InputError(f"rows: expected at least 1 image to show, found {rows}")
+    run_dir = to_run_dir(run_dir)
     target = out or run_dir / layout.GALLERY
     if not isinstance(target, Path):
         raise InputError(f"{run_dir}: a browser opens a gallery from a disk: name a folder with --out")

@@ -28,7 +28,7 @@ from sonify.rows import Concept, Pair, Reason
 from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
 from sonify.stages.pair import draw_source
-from sonify.stores import Place
+from sonify.stores import Place, to_run_dir
 
 # Enough draws to tell shares to a percent or so, few enough for a command that answers in seconds.
 SCENES_COMPARED = 2000
@@ -85,13 +85,14 @@ class Status:
     comparison: Mapping[str, Usage]
 
 
-def read_status(run_dir: Place, compare: bool = False) -> Status:
+def read_status(run_dir: Place | str, compare: bool = False) -> Status:
     """Read a run's state off its commits.
 
     Args:
         run_dir: the run.
         compare: also draw again under other settings and compare how evenly the pool is used.
     """
+    run_dir = to_run_dir(run_dir)
     config, record = config_of_run(run_dir), require_record(run_dir)
     plans = plan_run(config)
     extractors = [plan.stage.part for plan in plans if plan.stage.name == "checks"]

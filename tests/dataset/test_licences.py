@@ -5,10 +5,13 @@ from hypothesis import strategies as st
 from sonify.config import Esc50Sounds
 from sonify.dataset.licences import (
     CONDITIONS,
+    EXAMPLES,
     SA1B_LICENCE,
+    UNKNOWN,
     check_licence,
     conditions_of,
     contradictions,
+    describe_unknown,
     in_order,
     obstacles,
     redistributable,
@@ -129,3 +132,12 @@ def test_what_may_not_be_passed_on_stays_so_beside_anything(licence):
 def test_a_licence_that_the_hub_does_not_write_is_refused(licence):
     with pytest.raises(InputError, match="licence: expected the hub's name"):
         check_licence(licence)
+
+
+def test_every_example_is_recognised_and_what_is_not_names_them():
+    assert all(UNKNOWN not in conditions_of(licence) for licence in EXAMPLES)
+    assert all(describe_unknown(licence) == "" for licence in (*EXAMPLES, UNKNOWN))
+    said = describe_unknown("CC-BYY 4.0")
+    assert "'CC-BYY 4.0' is not recognised and counts as unknown, which lets nothing be passed on" in said
+    assert "; did you mean CC BY 4.0?; recognised are CC BY 4.0, CC BY-SA 4.0, " in said
+    assert "did you mean" not in describe_unknown("my own")

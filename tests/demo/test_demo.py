@@ -11,9 +11,10 @@ from PIL import Image
 
 from sonify.captions.ontology import find_sounds
 from sonify.captions.words import find_discard_words
-from sonify.config import Concepts, make_config
-from sonify.demo.demo import PHOTOS, demo_config, write_photos, write_sample, write_sounds
+from sonify.config import Concepts, Engine, make_config
+from sonify.demo.demo import PHOTOS, demo_config, is_done, run_demo, write_photos, write_sample, write_sounds
 from sonify.errors import InputError
+from sonify.running import plan_run, run
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "sonify" / "demo.yaml"
 
@@ -111,9 +112,23 @@ def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (contents(tmp_path / "photos"), contents(tmp_path / "sounds")) == before
 
 
+@needs_photographs
+def test_a_second_demo_says_that_there_is_nothing_to_do(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write_sample(tmp_path / "demo/sample")
+    run(demo_config(tmp_path / "demo").model_copy(update={"engine": Engine(kind="local")}))
+    assert run_demo(tmp_path / "demo").is_file()
+    said = f"nothing to do: the demo in {tmp_path / 'demo'} is done already; remove that folder to see it made again"
+    assert said in caplog.messages
+    caplog.clear()
+    next((tmp_path / "demo/commits/render").rglob("*.json")).unlink()
+    plans = plan_run(demo_config(tmp_path / "demo"))
+    assert not is_done(plans)
+
+
 def test_without_scikit_image_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)  # as if it were not installed
-    with pytest.raises(InputError, match=r'pip install "sonify\[sample\]"') as raised:
+    with pytest.raises(InputError, match=r"skimage is not installed: run .*\[sample\]") as raised:
         write_sample(tmp_path / "sample")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "sample").exists()

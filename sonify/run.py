@@ -22,7 +22,7 @@ from sonify.engine.record import (
     write_record,
 )
 from sonify.engine.worker import LocalExecutor, Outcome
-from sonify.errors import DiskFull, InputError, WorkError
+from sonify.errors import ConcernsAll, DiskFull, InputError, WorkError
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
 from sonify.prepare import prepare, take_answers
@@ -238,6 +238,8 @@ class _Work:
     def _give_up(self, stage: Stage, outcome: Outcome) -> None:
         if outcome.disk_full:
             raise DiskFull(outcome.error)
+        if outcome.concerns_all:
+            raise ConcernsAll(f"{stage.key}: {outcome.error}; units that are done stay, and the same command goes on")
         log.error("%s unit %s given up: %s", stage.key, outcome.unit, outcome.error)
         self._given_up.append(f"{stage.key} {outcome.unit}")
         self._in_a_row += 1

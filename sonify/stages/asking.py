@@ -27,7 +27,7 @@ from sonify.io.write import Transaction
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import Reason, RecordedAnswer, Rejected
 from sonify.stores import Place
-from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, window_of
+from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, request_settings, window_of
 from sonify.vlm.questions import LoadedVlm, NoAnswer, Question
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Inquiry:
         Empty where the model is not in run.json, since it was never fetched for this run.
         """
         identity = require_record(run_dir).models.get(model_name(self.vlm), "")
-        settings = self.vlm.model_dump(mode="json", include=SETTINGS)
+        settings = self.vlm.model_dump(mode="json", include=SETTINGS) | request_settings(self.vlm)
         return digest_of({"identity": identity, "words": self.words, **settings})[:16] if identity else ""
 
     def check_here(self, run_dir: Place) -> None:

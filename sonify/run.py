@@ -279,6 +279,7 @@ def check_any_concept(stage: Stage, rows: Count) -> None:
     if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in rows.rejected.items())
         hint = HINT_NO_CAPTIONS if rows.rejected.get(Reason.NO_CAPTION) else "look at rejects/concepts"
+        hint += ", mend the cause and `--redo answers`" * (Reason.NO_ANSWER in rows.rejected)
         raise WorkError(f"{stage.key}: no image has a sounding concept ({reasons}); {hint}")
 
 

@@ -29,6 +29,7 @@ from sonify.rows import Reason, RecordedAnswer, Rejected
 from sonify.stores import Place
 from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, request_settings, window_of
 from sonify.vlm.questions import LoadedVlm, NoAnswer, Question
+from sonify.vlm.replies import advice_for
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ class Asker:
         """Begin a unit: recall its answers, and keep those that come beside the stage's own table."""
         path = layout.answers(self._inquiry.name, unit)
         if unit != self._unit:  # a unit that is tried again goes on with what it was told the first time
-            self._known = {_question(said): said for said in _read_answers(self._run_dir / path)}
+            kept = _read_answers(self._run_dir / path)
+            self._known = {_question(said): said for said in kept if not _concerns_all(said.refused)}
         self._unit = unit
         self._written = set()
         self._table = TableWriter(transaction.create(path), RecordedAnswer)
@@ -229,6 +231,12 @@ def _without_refused(result: Asked | Rejected) -> Asked | Rejected:
     if isinstance(result, Asked) and result.said.refused:
         return Rejected(key=result.said.image, reason=Reason.NO_ANSWER, detail=result.said.refused)
     return result
+
+
+def _concerns_all(refused: str) -> bool:
+    """Whether a server refused every question, in words that are known: kept before such refusals stopped a run."""
+    advice = advice_for(refused) if refused else None
+    return advice is not None and advice.of_all
 
 
 def _sources(path: Place) -> list[str]:

@@ -274,6 +274,8 @@ class Endpoint:
             raise InputError(f"{self._service.url}: who answers there speaks no TLS: set url to http://...") from None
         except TimeoutError:
             return f"not within {timeout_sec:g} s"
+        except aiohttp.ClientConnectorError as error:
+            return error.os_error.strerror or str(error.os_error)
         except (aiohttp.ClientError, OSError, TryFailed) as error:
             return quote(self._service.hide_key(str(error).encode())) or type(error).__name__
 
@@ -329,7 +331,10 @@ class Refusals:
             self._under_way -= 1
 
     def weigh(self, answer: Answer | NoAnswer, few: int) -> NoAnswer | None:
-        """Count what came, and return it where it says that every question is refused; `few` are enough for that."""
+        """Count what came, and return it where it says that every question is refused.
+
+        `few` are all that were asked, where they are fewer than `FEW`: of a server that has answered nobody.
+        """
         if isinstance(answer, Answer):
             self._answered = True
             self._alike.clear()
@@ -339,7 +344,7 @@ class Refusals:
         words = _NUMBER.sub("0", answer.detail)
         self._alike[words] += 1
         known = advice_for(answer.detail)
-        if known and known.of_all and self._alike[words] >= few:
+        if known and known.of_all and self._alike[words] >= (FEW if self._answered else few):
             return answer
         if not self._answered and self._alike[words] >= FEW:
             self._sure.clear()

@@ -44,46 +44,55 @@ SPOKEN_PARTS = frozenset({"text", "output_text", None})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What a server says of what it refuses, and what mends it; `of_all` where it says so of every question."""
+    """What a server says that it refuses, and what mends it; all but the context's length concerns every question."""
 
+    about: str
     says: re.Pattern[str]
     mends: str
-    of_all: bool = True
+
+    @property
+    def of_all(self) -> bool:
+        return self.about != "context"
 
 
-def _advice(says: str, mends: str, of_all: bool = True) -> Advice:
-    return Advice(says=re.compile(says, re.IGNORECASE), mends=mends, of_all=of_all)
+def _advice(about: str, says: str, mends: str) -> Advice:
+    return Advice(about=about, says=re.compile(says, re.IGNORECASE), mends=mends)
 
 
 _NOT = (
     r"(?:not (?:supported|permitted|allowed|recogni[sz]ed|accepted|a valid)|unsupported|unrecogni[sz]ed|unknown"
     r"|unexpected|extra (?:inputs|fields))"
 )
+_WAITS = re.compile(r"retry|per[ _](?:second|minute|hour|day)", re.IGNORECASE)
 # In the order in which they are looked for: a message about the context's length names the token limit too.
 ADVICE = (
     _advice(
+        "context",
         r"context[ _](?:length|window|size)|maximum (?:context|model|sequence|input) length|max_model_len"
         r"|too many tokens|(?:prompt|input|message)s? (?:is|are) too (?:long|large)"
         r"|exceeds? the (?:available|maximum) ",
         "lower image_size or max_new_tokens, or give the server a longer context",
-        of_all=False,
     ),
     _advice(
+        "field",
         rf"{_NOT}[^.]{{0,60}}max_completion_tokens|max_completion_tokens[^.]{{0,40}}{_NOT}",
         "set token_limit: max_tokens",
     ),
     _advice(
+        "field",
         rf"max_completion_tokens|{_NOT}[^.]{{0,60}}max_tokens|max_tokens[^.]{{0,40}}{_NOT}",
         "set token_limit: max_completion_tokens",
     ),
-    _advice(r"\bmax_(?:new_|output_)?tokens\b", "lower max_new_tokens"),
-    _advice(r"\btemperature\b", "set temperature: null, which sends none, or to what it takes"),
+    _advice("field", r"\bmax_(?:new_|output_)?tokens\b", "lower max_new_tokens"),
+    _advice("field", r"\btemperature\b", "set temperature: null, which sends none, or to what it takes"),
     _advice(
+        "system",
         r"system (?:role|message|prompt|instruction)|(?:developer|system) instruction|only user and assistant roles"
         r"|roles must alternate|role.{0,20}\bsystem\b",
         "set system: null, which sends no such message",
     ),
     _advice(
+        "images",
         r"(?:not|n't) (?:support|accept|allow|take)\w* (?:\w+ ){0,3}?"
         r"(?:images?|vision|multimodal|multi-modal|image_url)\b(?! format)"
         r"|image(?:_url| input| content)?s?[\"'`]? (?:is|are) (?:not supported|only supported|unsupported|not allowed)"
@@ -92,19 +101,23 @@ ADVICE = (
         r"|content[^.]{0,40}(?:must be|should be|expected|valid) (?:a )?(?:valid )?str",
         "set model to one that sees images, or start the server with the part that does (llama.cpp: --mmproj)",
     ),
-    _advice(r"api[ _-]?key|authenticat|unauthori[sz]ed", "check api_key_env"),
+    _advice("key", r"api[ _-]?key|authenticat|unauthori[sz]ed", "check api_key_env"),
     _advice(
+        "account",
         r"insufficient[_ ](?:quota|balance|funds|credits?)|exceeded your current quota|billing|out of credits"
         r"|credit balance|payment required",
         "the account pays for no more: mend that and run the same command",
     ),
     _advice(
+        "model",
         r"model[^.]{0,80}(?:not found|not exist|not available|unknown|not loaded)|(?:unknown|invalid|no such) model"
         r"|model_not_found|not a valid model",
         "set model to one that it serves",
     ),
     _advice(
-        rf"{_NOT}[^.]{{0,30}}(?:parameter|argument|field|keyword|propert|key\b)|(?:parameter|argument|field)s?\b[^.]{{0,60}}{_NOT}"
+        "field",
+        rf"{_NOT}[^.]{{0,30}}(?:parameter|argument|field|keyword|propert|key\b)"
+        rf"|(?:parameter|argument|field)s?\b[^.]{{0,60}}{_NOT}"
         r"|extra (?:inputs|fields)[^.]{0,10}not permitted|chat_template_kwargs|reasoning_effort",
         "change it in extra_body, where null takes a field out of the request",
     ),
@@ -145,7 +158,7 @@ class Service:
     def refusal(self, status: int, said: str = "") -> ConcernsAll:
         """A status that no waiting and no other question changes: the address, the key or the model is wrong."""
         known = advice_for(said)
-        if status in (401, 403) and (known is None or "account" not in known.mends):
+        if status in (401, 403) and (known is None or known.about != "account"):
             named = f"the key in {self.key_env}" if self.key_env else "api_key_env, which names no variable"
             advice = f"check {named}"
         elif 300 <= status < 400:
@@ -227,10 +240,12 @@ def _read_error(status: int, said: str, reply: Reply, service: Service) -> NoAns
     """What is no success: of the question, of the server, or of all that could be asked."""
     words = f"the server answers {status} {said}".strip()
     known = advice_for(said)
-    if status in BUSY and not (known and "account" in known.mends):
+    # a limit per minute is spoken of as a quota too
+    is_used_up = known is not None and known.about == "account" and not (reply.retry_after or _WAITS.search(words))
+    if status in BUSY and not is_used_up:
         raise TryFailed(Cause.BUSY, words, parse_retry_after(reply.retry_after))
     # some servers call it their own error that they were started without the part that sees
-    if status in REFUSED or (status >= 500 and known and re.search("images|system", known.mends)):
+    if status in REFUSED or (status >= 500 and known and known.about in ("images", "system")):
         return NoAnswer(reason=Reason.NO_ANSWER, detail=words, status=status)
     if status >= 500:
         raise TryFailed(Cause.DOWN, words, parse_retry_after(reply.retry_after))

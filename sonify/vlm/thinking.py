@@ -34,9 +34,9 @@ FORMS = (
     Form(
         whose="Harmony of gpt-oss: each channel but the last",
         opens=r"<\|channel\|>\s?(?:analysis|commentary)",
-        closes=r"<\|channel\|>\s?final(?:[^<>\n]{0,20}<\|constrain\|>[^<>\n]{0,20})?(?:\s?<\|message\|>)?",
+        closes=r"(?P<final><\|channel\|>\s?final(?:[^<>\n]{0,20}<\|constrain\|>[^<>\n]{0,20})?(?:\s?<\|message\|>)?)",
     ),
-    Form(whose="Cohere", opens=r"<\|START_THINKING\|>", closes=r"<\|END_THINKING\|>|<\|START_RESPONSE\|>"),
+    Form(whose="Cohere", opens=r"<\|START_THINKING\|>", closes=r"<\|END_THINKING\|>"),
     Form(whose="OpenThinker, Sky-T1", opens=r"<\|begin_of_thought\|>", closes=r"<\|end_of_thought\|>"),
     Form(whose="Apertus", opens=r"<\|inner_prefix\|>", closes=r"<\|inner_suffix\|>"),
 )
@@ -74,6 +74,12 @@ BARE = (
         begins=re.compile(r"\A\s*(?:assistant\s?)?(?:analysis|commentary)(?=[A-Z\"'\n]|\s[A-Z])"),
         ends=re.compile(r"assistant\s{0,2}final(?:\s?message)?"),
         always=True,
+    ),
+    Bare(
+        whose="Harmony in lower case",
+        begins=re.compile(r"\A\s*(?:assistant\s?)?(?:analysis|commentary)"),
+        ends=re.compile(r"assistant\s{0,2}final(?:\s?message)?"),
+        always=False,
     ),
     Bare(
         whose="Gemma: <|channel> and <channel|> are special tokens",
@@ -157,8 +163,10 @@ def _outside(said: str, marks: list[re.Match[str]]) -> str | None:
                 position = mark.end()
             thinks = True
             continue
-        # a last mark, behind a block that is closed already, closes nothing
-        if not thinks and 0 < closed >= opened and not said[mark.end() :].strip():
+        # a last mark, behind a block that is closed already, closes nothing; behind Harmony's last channel all is said
+        if mark["final"]:
+            kept.clear()
+        elif not thinks and 0 < closed >= opened and not said[mark.end() :].strip():
             kept.append(said[position : mark.start()])
         elif not thinks:
             kept.clear()

@@ -89,6 +89,7 @@ def test_no_text_and_an_ending_is_an_empty_answer(message, ending):
 )
 def test_reasoning_alone_is_recorded_and_named_nowhere(message):
     answer = read(choice(message, "length"))
+    assert isinstance(answer, Answer)
     assert answer == Answer(text="<think>\nzebra: sound of a zebra", finished=False)
     parsed = parse_concepts(answer.text, 5, None, answer.finished)
     assert isinstance(parsed, Unusable)

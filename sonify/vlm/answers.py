@@ -32,7 +32,8 @@ from sonify.vlm.vocabulary import (
     words_of,
 )
 
-# Rises with every change that can change a result: stored answers are then read again.
+# Rises with every change that can change a result: stored answers are then read again. A form of thinking that is told
+# apart from then on raises nothing: what was read out of reasoning before was no result, and other answers stay the same.
 PARSER_VERSION = 1
 
 MAX_DESCRIPTION_CHARS = 200

@@ -33,7 +33,7 @@ from sonify.vlm.vocabulary import (
 )
 
 # Rises with every change that can change a result: stored answers are then read again. A form of thinking that is told
-# apart from then on raises nothing: what was read out of reasoning before was no result, and other answers stay the same.
+# apart from then on raises nothing: what was read out of reasoning was no result, and other answers stay the same.
 PARSER_VERSION = 1
 
 MAX_DESCRIPTION_CHARS = 200

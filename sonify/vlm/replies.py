@@ -39,7 +39,7 @@ CUT = frozenset({"length", "max_tokens", "model_length", "max_output_tokens", "t
 FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive", "spii"})
 FAILED = frozenset({"error", "abort", "aborted", "cancelled", "network_error", "unknown"})
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
-SPOKEN_PARTS = frozenset({"text", "output_text", None})
+SPOKEN_PARTS = ("text", "output_text", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,9 +279,10 @@ def _words(body: bytes, error: object = None) -> str:
         told = told["error"]
     if isinstance(told, dict):
         message = told.get("message") or told.get("error") or told.get("detail")
-        named = [f"{key} {told[key]}" for key in ("param", "code") if isinstance(told.get(key), str)]
         if isinstance(message, str) and message:
-            return _one_line(" ".join([message, *(f"({name})" for name in named if name.split()[1] not in message)]))
+            named = [(key, told.get(key)) for key in ("param", "code")]
+            more = [f"({key} {name})" for key, name in named if isinstance(name, str) and name not in message]
+            return _one_line(" ".join([message, *more]))
     return quote(body) if error is None else _one_line(error if isinstance(error, str) else json.dumps(error))
 
 

@@ -123,6 +123,7 @@ def test_what_a_filter_holds_back_whole_is_refused(ending):
         b"\xff\xfe",
         says(5),
         says([5]),
+        says([{"type": {}, "text": SAID}], None),
         says(None, None),
         says(None, "error"),
         says(SAID, "abort"),
@@ -262,6 +263,13 @@ def test_what_is_said_of_one_image_concerns_that_image(words):
     assert advice is None or not advice.of_all
 
 
+@pytest.mark.parametrize("named", ["", " ", 5, None, {}])
+def test_a_field_that_is_named_by_nothing_is_not_said(named):
+    answer = read({"error": {"message": "no", "param": named, "code": ""}}, 400)
+    assert isinstance(answer, NoAnswer)
+    assert answer.detail.strip("( param)") == "the server answers 400 no"
+
+
 def test_an_error_of_the_servers_that_says_it_sees_nothing_is_a_refusal():
     assert isinstance(read({"error": {"message": "image input is not supported"}}, 500), NoAnswer)
     assert read({"error": {"message": "temperature of the GPU"}}, 500) is Cause.DOWN
@@ -279,7 +287,7 @@ JSON = st.recursive(
     | st.dictionaries(
         st.sampled_from(
             ["choices", "message", "content", "text", "type", "error", "code", "finish_reason", "refusal", "detail",
-             "reasoning_content", "object", "id", "thinking", "delta", "value"]
+             "reasoning_content", "object", "id", "thinking", "delta", "value", "param"]
         ) | st.text(max_size=3),
         inner,
         max_size=4,

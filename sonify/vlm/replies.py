@@ -281,7 +281,7 @@ def _words(body: bytes, error: object = None) -> str:
         message = told.get("message") or told.get("error") or told.get("detail")
         if isinstance(message, str) and message:
             named = [(key, told.get(key)) for key in ("param", "code")]
-            more = [f"({key} {name})" for key, name in named if isinstance(name, str) and name not in message]
+            more = [f"({key} {name})" for key, name in named if isinstance(name, str) and name.strip() not in message]
             return _one_line(" ".join([message, *more]))
     return quote(body) if error is None else _one_line(error if isinstance(error, str) else json.dumps(error))
 

@@ -123,7 +123,6 @@ def test_what_a_filter_holds_back_whole_is_refused(ending):
         b"\xff\xfe",
         says(5),
         says([5]),
-        says([{"type": {}, "text": SAID}], None),
         says(None, None),
         says(None, "error"),
         says(SAID, "abort"),
@@ -267,7 +266,11 @@ def test_what_is_said_of_one_image_concerns_that_image(words):
 def test_a_field_that_is_named_by_nothing_is_not_said(named):
     answer = read({"error": {"message": "no", "param": named, "code": ""}}, 400)
     assert isinstance(answer, NoAnswer)
-    assert answer.detail.strip("( param)") == "the server answers 400 no"
+    assert answer.detail == "the server answers 400 no"
+
+
+def test_a_part_of_no_known_type_is_not_spoken():
+    assert read(says([{"type": {}, "text": "cat: purrs"}, SAID])) == Answer(text=SAID, finished=True)
 
 
 def test_an_error_of_the_servers_that_says_it_sees_nothing_is_a_refusal():

@@ -14,6 +14,10 @@ class InputError(Exception):
     """
 
 
+class ConcernsAll(InputError):
+    """What the user named refuses every question alike: no other unit would fare better, so the first stops the run."""
+
+
 class WorkError(Exception):
     """Something is wrong with the work: damage, too many faults, units given up. One line, exit 3."""
 

@@ -23,7 +23,7 @@ from sonify.engine.record import (
     write_record,
 )
 from sonify.engine.worker import LocalExecutor, Outcome
-from sonify.errors import DiskFull, InputError, TransientError, WorkError
+from sonify.errors import ConcernsAll, DiskFull, InputError, TransientError, WorkError
 from sonify.installed import spell, spell_again, spell_redo
 from sonify.io.commits import Count, Done, add_clips, done_of, record_of, total
 from sonify.io.write import clear_temporary, remove
@@ -255,6 +255,8 @@ class _Work:
     def _give_up(self, stage: Stage, outcome: Outcome) -> None:
         if outcome.disk_full:
             raise DiskFull(outcome.error)
+        if outcome.concerns_all:
+            raise ConcernsAll(f"{stage.key}: {outcome.error}; units that are done stay, and the same command goes on")
         log.error("%s unit %s given up: %s", stage.key, outcome.unit, outcome.error)
         self._given_up.append(f"{stage.key} {outcome.unit}")
         self._reasons.setdefault(stage.key, outcome.error.strip().rpartition("\n")[2])  # of a traceback the last line
@@ -295,6 +297,8 @@ def check_any_concept(stage: Stage, rows: Count, look: str) -> None:
     """Stop where an extractor hears nothing in any image: a broken model must not burn the budget."""
     if stage.name == "concepts" and rows.rows_in and not rows.rows_out:
         hint = hint_no_captions() if rows.rejected.get(Reason.NO_CAPTION) else look
+        if Reason.NO_ANSWER in rows.rejected:
+            hint += f"; mend the cause and `{spell_redo('answers')}`"
         raise WorkError(f"{stage.key}: no image has a sounding concept ({_count_reasons(rows)}); {hint}")
 
 

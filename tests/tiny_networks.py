@@ -86,9 +86,9 @@ QWEN_TEMPLATE = (
 )
 
 
-def tiny_llava(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
+def tiny_llava(folder: Path, sentences: Sequence[str] = SENTENCES, specials: Sequence[str] = ()) -> Path:
     """LLaVA-1.5: a CLIP tower, a projector and a Llama; four image tokens of 14 pixels each side."""
-    tokenizer = _trained_tokenizer(sentences, ["<unk>", "<s>", "</s>", "<pad>", "<image>"])
+    tokenizer = _trained_tokenizer(sentences, ["<unk>", "<s>", "</s>", "<pad>", "<image>", *specials])
     tokenizer.add_special_tokens({"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
     processor = LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
@@ -194,9 +194,12 @@ def tiny_hubert(folder: Path) -> Path:
     return _save(folder, HubertModel(config), front_end)
 
 
-def answering_llava(folder: Path, pairs: Pairs) -> Path:
-    """A tiny LLaVA that gives each image its answer, whatever the prompt, and images of a like colour the same."""
-    return _teach(tiny_llava(folder, [answer for _, answer in pairs]), pairs)
+def answering_llava(folder: Path, pairs: Pairs, specials: Sequence[str] = ()) -> Path:
+    """A tiny LLaVA that gives each image its answer, whatever the prompt, and images of a like colour the same.
+
+    `specials` are special tokens that its answers may hold.
+    """
+    return _teach(tiny_llava(folder, [answer for _, answer in pairs], specials), pairs)
 
 
 def answering_qwen_vl(folder: Path, pairs: Pairs) -> Path:

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     PlainSerializer,
     PlainValidator,
     StringConstraints,
@@ -175,7 +176,7 @@ def check_url(url: str) -> str:
         whole = False
     if not whole or re.search(r"[@?#\s]", url):
         raise ValueError("expected an address such as http://127.0.0.1:8000/v1, without password, query or fragment")
-    return url
+    return url.rstrip("/").removesuffix("/chat/completions")  # as some write it
 
 
 class CaptionsExtractor(Section):
@@ -200,7 +201,10 @@ class Vlm(Section):
 
 
 class TransformersVlm(Vlm):
-    """A model in the worker itself, which asks for `gpus` where it runs on a GPU, and always for `cpus`."""
+    """A model in the worker itself, which asks for `gpus` where it runs on a GPU, and always for `cpus`.
+
+    `template` is what the chat template is told beside the question: `{"enable_thinking": false}`.
+    """
 
     backend: Literal["transformers"]
     revision: str | None = None
@@ -209,16 +213,35 @@ class TransformersVlm(Vlm):
     gpus: float = Field(default=1.0, gt=0, le=1)  # more than one GPU takes a serving engine
     cpus: int = Field(default=1, ge=1)
     batch_size: int = Field(default=8, ge=1, le=1024)
+    template: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def check_extra(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse what would take the question out of a request, or bring the answer in another form."""
+    if taken := sorted({"model", "messages", "n"} & body.keys()):
+        raise ValueError(f"{taken[0]} is not for extra_body to set: leave it out")
+    if body.get("stream"):
+        raise ValueError("answers are read whole: leave stream out, or set it to null or false")
+    return body
 
 
 class RemoteVlm(Vlm):
-    """What the backends behind an OpenAI-compatible server have in common; times are for one request."""
+    """What the backends behind an OpenAI-compatible server have in common; times are for one request.
+
+    For servers that refuse what is sent: `token_limit` is the name under which `max_new_tokens` is sent, `temperature:
+    null` sends none, `system` is sent as a system message, and `extra_body` is merged into each request, where null
+    takes a field out: `{"chat_template_kwargs": {"enable_thinking": false}}`, `{"reasoning_effort": "low"}`.
+    """
 
     concurrency: int = Field(default=32, ge=1, le=1024)
     timeout_sec: float = Field(default=120.0, gt=0, le=3600)
     max_wait_sec: float = Field(
         default=600.0, gt=0, le=7 * 86400
     )  # how long one question is tried again before the unit is left
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # noqa: S105 - a field's name
+    temperature: float | None = Field(default=0.0, ge=0, le=2)
+    system: str | None = Field(default=None, min_length=1)
+    extra_body: Annotated[dict[str, JsonValue], AfterValidator(check_extra)] = Field(default_factory=dict)
 
 
 class EndpointVlm(RemoteVlm):

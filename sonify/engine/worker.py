@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sonify.engine.job import Job, Stage, Task, count_rows_in, probe_task, run_task
-from sonify.errors import DiskFull, InputError, TransientError, WorkError
+from sonify.errors import ConcernsAll, DiskFull, InputError, TransientError, WorkError
 from sonify.io.commits import Commit
 from sonify.stores import Place
 
@@ -21,6 +21,7 @@ class Outcome:
     commit: Commit | None = None
     error: str = ""
     disk_full: bool = False
+    concerns_all: bool = False  # no other unit would fare better
 
 
 class Worker:
@@ -67,7 +68,7 @@ class Worker:
         except DiskFull as error:
             return Outcome(unit=task.unit, error=str(error), disk_full=True)
         except (InputError, TransientError, WorkError) as error:
-            return Outcome(unit=task.unit, error=str(error))
+            return _undone(task, error)
 
     def _search(self, job: Job, task: Task, crashed: Mapping[int, str], error: Exception) -> Outcome:
         found: dict[int, str] = {}
@@ -75,6 +76,8 @@ class Worker:
         def survives(start: int, stop: int) -> bool:
             try:
                 probe_task(job, task.unit, start, stop, crashed)
+            except (InputError, TransientError, WorkError):
+                raise  # no row's fault: the unit stays undone
             except Exception as row_error:  # noqa: BLE001 - the row is named in the rejects with this
                 if stop - start == 1:
                     found[start] = f"{type(row_error).__name__}: {row_error}"
@@ -85,6 +88,8 @@ class Worker:
             find_killers(0, count_rows_in(job, task.unit), survives)
             if found:
                 return self._attempt(job, task, {**crashed, **found})
+        except (InputError, TransientError, WorkError) as again:
+            return _undone(task, again)
         except TooManyKillers:
             pass  # rows in numbers do not break by themselves: it is the stage, and the unit stays undone
         except Exception as again:  # noqa: BLE001 - as in `run`
@@ -98,6 +103,10 @@ class Worker:
     def count(self, stage_key: str, unit: str) -> int:
         """How many rows a unit reads."""
         return count_rows_in(self._load(stage_key), unit)
+
+
+def _undone(task: Task, error: Exception) -> Outcome:
+    return Outcome(unit=task.unit, error=str(error), concerns_all=isinstance(error, ConcernsAll))
 
 
 class TooManyKillers(Exception):

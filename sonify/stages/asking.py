@@ -28,8 +28,9 @@ from sonify.keys import key_order
 from sonify.media.pixels import ImageInfo, UnreadableImage, decode_for_model
 from sonify.rows import Reason, RecordedAnswer, Rejected
 from sonify.stores import Place
-from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, window_of
+from sonify.vlm.backends import fetch_vlm, load_vlm, model_name, overlap_of, request_settings, window_of
 from sonify.vlm.questions import LoadedVlm, NoAnswer, Question
+from sonify.vlm.replies import advice_for
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Inquiry:
         Empty where the model is not in run.json, since it was never fetched for this run.
         """
         identity = require_record(run_dir).models.get(model_name(self.vlm), "")
-        settings = self.vlm.model_dump(mode="json", include=SETTINGS)
+        settings = self.vlm.model_dump(mode="json", include=SETTINGS) | request_settings(self.vlm)
         return digest_of({"identity": identity, "words": self.words, **settings})[:16] if identity else ""
 
     def check_here(self, run_dir: Place) -> None:
@@ -122,7 +123,8 @@ class Asker:
         """Begin a unit: recall its answers, and keep those that come beside the stage's own table."""
         path = layout.answers(self._inquiry.name, unit)
         if unit != self._unit:  # a unit that is tried again goes on with what it was told the first time
-            self._known = {_question(said): said for said in _read_answers(self._run_dir / path)}
+            kept = _read_answers(self._run_dir / path)
+            self._known = {_question(said): said for said in kept if not _concerns_all(said.refused)}
         self._unit = unit
         self._written = set()
         self._table = TableWriter(transaction.create(path), RecordedAnswer)
@@ -230,6 +232,12 @@ def _without_refused(result: Asked | Rejected) -> Asked | Rejected:
     if isinstance(result, Asked) and result.said.refused:
         return Rejected(key=result.said.image, reason=Reason.NO_ANSWER, detail=result.said.refused)
     return result
+
+
+def _concerns_all(refused: str) -> bool:
+    """Whether a server refused every question, in words that are known: kept before such refusals stopped a run."""
+    advice = advice_for(refused) if refused else None
+    return advice is not None and advice.of_all
 
 
 def _sources(path: Place) -> list[str]:

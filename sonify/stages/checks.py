@@ -109,7 +109,7 @@ class CheckStage:
         return ordered_names(names, foils, heard.image, self._seed)
 
     def _read(self, heard: ImageConcepts, asked: Asked) -> CheckedImage | Rejected:
-        check = parse_check(asked.said.answer, self._names(heard))
+        check = parse_check(asked.said.answer, self._names(heard), asked.said.finished)
         if isinstance(check, Unusable):
             return Rejected(key=heard.image, reason=check.reason, detail=check.detail)
         named = {concept.concept for concept in heard.concepts}

@@ -126,7 +126,7 @@ class VlmConceptsStage:
     def _parse(self, row: SourceImage, asked: Asked) -> ImageConcepts | Rejected:
         size = asked.info.width, asked.info.height
         seen_size = shrunk_size(size, seen_side(size, self._image_size))  # boxes are in its pixels
-        parsed = parse_concepts(asked.said.answer, self._max_concepts, seen_size)
+        parsed = parse_concepts(asked.said.answer, self._max_concepts, seen_size, asked.said.finished)
         if isinstance(parsed, Unusable):
             return Rejected(key=row.key, reason=parsed.reason, detail=parsed.detail)
         return ImageConcepts(

@@ -35,14 +35,14 @@ from sonify.stages import checks, concepts, copies, embeddings, features, make_p
 from sonify.stages.published import adopt_job, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
-from sonify.vlm.backends import fetch_vlm, model_name
+from sonify.vlm.backends import REQUEST_KEYS, fetch_vlm, model_name, request_settings
 from sonify.vlm.questions import CHECK_VERSION, PROMPT_VERSION
 
 Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 
 # Fields of an extractor that its answers do not depend on.
 OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
-OPERATIONAL |= {"environment"}
+OPERATIONAL |= {"environment", "token_limit"}
 
 # Keys that came after runs were made, as the settings name them, each with the value under which a stage does what it
 # did before the key was there: while it has that value it stays out of the settings, and the digest of such a run is
@@ -270,7 +270,8 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
 def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
     """What an extractor's answers depend on: not where its server is, nor how hard it is driven."""
     local = {"cpus"} if isinstance(extractor, ServerVlm) else set()
-    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | local)
+    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | REQUEST_KEYS | local)
+    fields |= {} if isinstance(extractor, CaptionsExtractor) else request_settings(extractor)
     return {f"concepts.extractors.{key}": value for key, value in fields.items()}
 
 

@@ -19,6 +19,7 @@ from sonify.vlm.vocabulary import (
     NAME_KEYS,
     PROMINENCE_KEYS,
     PROMINENCES,
+    REASONING_KEYS,
     SILENT,
     UNSEEN,
     clean_name,
@@ -31,7 +32,8 @@ from sonify.vlm.vocabulary import (
     words_of,
 )
 
-# Rises with every change that can change a result: stored answers are then read again.
+# Rises with every change that can change a result: stored answers are then read again. A form of thinking that is told
+# apart from then on raises nothing: what was read out of reasoning was no result, and other answers stay the same.
 PARSER_VERSION = 1
 
 MAX_DESCRIPTION_CHARS = 200
@@ -75,14 +77,17 @@ class Parsed:
     concepts: tuple[Concept, ...]
 
 
-def parse_concepts(answer: str, max_concepts: int, image_size: tuple[int, int] | None = None) -> Parsed | Unusable:
+def parse_concepts(
+    answer: str, max_concepts: int, image_size: tuple[int, int] | None = None, finished: bool = True
+) -> Parsed | Unusable:
     """Read an answer to `concepts_prompt`.
 
     Args:
         image_size: width and height in which the model gives the pixels of boxes. Without it a box gives an area only
             in shares of the image, for then 1000 may be pixels or thousandths.
+        finished: False where the token limit cut the answer.
     """
-    turns = read_text(answer)
+    turns = read_text(answer, finished)
     if isinstance(turns, Unusable):
         return turns
     text = next((own for turn in turns if (own := _without_prompt(turn))), "")
@@ -159,6 +164,8 @@ class _Form:
         """An object without a name: its keys are the names, or headings above more."""
         for raw, inner in value.items():
             key = _key_of(raw)
+            if key in REASONING_KEYS:
+                continue
             if isinstance(inner, str):
                 if key in CAPTION_KEYS or (key == "description" and not self.caption):
                     self._caption(inner)

@@ -1,9 +1,12 @@
 """The backends of a vision-language model: which module loads which, and how many questions each wants at once."""
 
 from pathlib import Path
+from typing import Any
 
 from sonify.config import EndpointVlm, TransformersVlm, VlmExtractor
 from sonify.vlm.questions import LoadedVlm
+
+REQUEST_KEYS = frozenset({"temperature", "system", "extra_body", "template"})
 
 
 def load_vlm(config: VlmExtractor, log_folder: Path) -> LoadedVlm:
@@ -48,6 +51,18 @@ def model_name(config: VlmExtractor) -> str:
     """What an answer is recorded under: the model as the configuration names it."""
     revision = None if isinstance(config, EndpointVlm) else config.revision
     return f"{config.model}@{revision}" if revision else config.model
+
+
+def request_settings(config: VlmExtractor) -> dict[str, Any]:
+    """What of a request answers depend on beside the model and the words, where it is not as it always was.
+
+    These keys came when runs had been made: at their defaults they are in no digest.
+    """
+    values = {name: getattr(config, name) for name in sorted(REQUEST_KEYS & type(config).model_fields.keys())}
+    fields = type(config).model_fields
+    return {
+        name: value for name, value in values.items() if value != fields[name].get_default(call_default_factory=True)
+    }
 
 
 def window_of(config: VlmExtractor) -> int:

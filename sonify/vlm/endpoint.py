@@ -8,84 +8,38 @@ import logging
 import os
 import re
 import threading
+import time
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from sonify.config.sections import EndpointVlm, RemoteVlm
-from sonify.errors import InputError
+from sonify.errors import ConcernsAll, InputError
 from sonify.rows import Reason
 from sonify.vlm.questions import Answer, NoAnswer, Question
-from sonify.vlm.retrying import (
-    Cause,
-    CircuitBreaker,
-    QuestionFails,
-    RetryPolicy,
-    TryFailed,
-    parse_retry_after,
-    persist,
-)
+from sonify.vlm.replies import Reply, Service, advice_for, names_served, quote, read_reply
+from sonify.vlm.retrying import Cause, CircuitBreaker, QuestionFails, RetryPolicy, TryFailed, persist
 
 # A well-formed answer has some kilobytes; a server that sends more without end must not fill the memory.
 MAX_REPLY_BYTES = 4 << 20
 JPEG_QUALITY = 90
-# This one question is refused: too long, an image that the server cannot take, a forbidden content.
-REFUSED = frozenset({400, 413, 415, 422, 451})
-# The server is there and asks for patience: request timeout, conflict, too early, too many requests.
-BUSY = frozenset({408, 409, 425, 429})
-LONGEST_QUOTE_CHARS = 200
-REQUEST_ID = re.compile(r"sonify-[0-9a-f]{32}")
 # Encoding a 672-pixel JPEG takes some 6 ms of one core without the interpreter's lock.
 ENCODER_THREADS = 4
 MODELS_TIMEOUT_SEC = 10.0
+# Before a run: a server that restarts is back by then, and an address where nobody is is said soon.
+SECONDS_TO_LOOK, SECONDS_BETWEEN_LOOKS = 3.0, 1.0
+# So many questions refused in the same words, and none answered meanwhile, are no accident.
+FEW = 3
+PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """Which model is asked where. The key's value appears in no message; `key_env` names its variable."""
-
-    url: str
-    model: str
-    max_new_tokens: int
-    concurrency: int
-    key: str = field(default="", repr=False)
-    key_env: str | None = None
-
-    def hide_key(self, said: bytes) -> bytes:
-        """Take the key out of what a server said: some echo it."""
-        return said.replace(self.key.encode(), b"***") if self.key else said
-
-    def hide_key_in(self, said: str) -> str:
-        """The same once JSON's escapes are undone."""
-        return self.hide_key(said.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
-
-    def refusal(self, status: int, said: str = "") -> InputError:
-        """A status that no waiting and no other question changes: the address, the key or the model is wrong."""
-        if status in (401, 403):
-            named = f"the key in {self.key_env}" if self.key_env else "api_key_env, which names no variable"
-            advice = f"check {named}"
-        elif 300 <= status < 400:
-            advice = "redirects are not followed, for the key's sake: set url to the final address"
-        else:
-            advice = f"check url (it usually ends in /v1) and model ({self.model})"
-        return InputError(f"{self.url} answers {f'{status} {said}'.strip()}: {advice}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What a server sent back; `request_id` is the one that it names, if it names any."""
-
-    status: int
-    body: bytes
-    retry_after: str | None = None
-    request_id: str = ""
+_NUMBER = re.compile(r"\d+")
 
 
 def connect_endpoint(config: EndpointVlm, policy: RetryPolicy | None = None) -> "Endpoint":
@@ -94,17 +48,10 @@ def connect_endpoint(config: EndpointVlm, policy: RetryPolicy | None = None) -> 
     Raises:
         InputError: the key's variable is not set, or the server does not serve the model, or refuses the key.
     """
-    service = Service(
-        url=config.url.rstrip("/"),
-        model=config.model,
-        max_new_tokens=config.max_new_tokens,
-        concurrency=config.concurrency,
-        key=_read_key(config),
-        key_env=config.api_key_env,
-    )
-    endpoint = Endpoint(service, policy or policy_of(config))
+    endpoint = Endpoint(service_of(config, config.url, config.model, _read_key(config)), policy or policy_of(config))
     try:
-        endpoint.check_model()
+        if absent := endpoint.find_model():
+            _logger.warning("%s does not answer yet (%s); each question is tried for some time", config.url, absent)
     except InputError:
         endpoint.close()
         raise
@@ -112,8 +59,44 @@ def connect_endpoint(config: EndpointVlm, policy: RetryPolicy | None = None) -> 
 
 
 def check_endpoint(config: EndpointVlm) -> None:
-    """See that the key is there and that the server, if it answers now, serves the model."""
-    connect_endpoint(config).close()
+    """See, before any work, that the key is there and that somebody at the address serves the model.
+
+    Raises:
+        InputError: the key's variable is not set, nobody answers, or who does has not the model or refuses the key.
+    """
+    endpoint = Endpoint(service_of(config, config.url, config.model, _read_key(config)), policy_of(config))
+    started = time.monotonic()
+    try:
+        while absent := endpoint.find_model():
+            if time.monotonic() - started > SECONDS_TO_LOOK:
+                raise InputError(
+                    f"extractor {config.name}: nobody answers at {config.url} ({absent}): start the server first, or"
+                    f" correct url{_about_proxies()}"
+                )
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        endpoint.close()
+
+
+def _about_proxies() -> str:
+    names = [name for name in PROXY_VARIABLES if os.environ.get(name) or os.environ.get(name.lower())]
+    return f"; {names[0]} is set, and no proxy is used" if names else ""
+
+
+def service_of(config: RemoteVlm, url: str, model: str, key: str = "") -> Service:
+    """Who is asked there, in the way of the configuration."""
+    return Service(
+        url=url.rstrip("/"),
+        model=model,
+        max_new_tokens=config.max_new_tokens,
+        concurrency=config.concurrency,
+        key=key,
+        key_env=config.api_key_env if isinstance(config, EndpointVlm) else None,
+        token_limit=config.token_limit,
+        temperature=config.temperature,
+        system=config.system,
+        extra=config.extra_body,
+    )
 
 
 def policy_of(config: RemoteVlm) -> RetryPolicy:
@@ -147,6 +130,7 @@ class Endpoint:
         self._policy = policy
         self._breaker = CircuitBreaker(policy)
         self._slots = asyncio.Semaphore(service.concurrency)
+        self._refusals = Refusals()
         self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
@@ -173,22 +157,45 @@ class Endpoint:
     def status_of(self, url: str, timeout_sec: float) -> int | None:
         """The status with which a page of the server answers; None where it does not."""
         reply = self._on_loop(self._get(url, timeout_sec)).result()
-        return reply.status if reply else None
+        return reply.status if isinstance(reply, Reply) else None
 
-    def check_model(self) -> None:
-        """Ask which models are served, if the server says; refuse another model and a wrong key."""
+    def find_model(self) -> str:
+        """Ask which models are served, if the server says; return why nobody answers, or nothing.
+
+        Raises:
+            InputError: another model is served, the key is refused, or this is no address of such a server.
+        """
         service = self._service
-        reply = self._on_loop(self._get(f"{service.url}/models", MODELS_TIMEOUT_SEC)).result()
-        if reply is None:
-            _logger.warning("%s does not answer yet; each question is tried for some time", service.url)
-            return
-        if reply.status in (401, 403):
+        reply = self._look(f"{service.url}/models")
+        if isinstance(reply, str):
+            return reply
+        if reply.status in (401, 403) or 300 <= reply.status < 400:
             raise service.refusal(reply.status)
-        served = _names_served(reply.body) if reply.status == 200 else []
+        if reply.status == 400 and b"HTTPS" in reply.body:
+            raise InputError(f"{service.url} answers 400 {quote(reply.body)}: set url to https://...")
+        served = names_served(reply.body) if reply.status == 200 else []
+        if served is None or reply.status in (404, 405):
+            self._refuse_other_place(reply)
         # `transformers serve` lists what lies in the hub's cache, not the folder that it serves
         if served and service.model not in served and not Path(service.model).is_dir():
             names = ", ".join(served[:10])
             raise InputError(f"{service.url} does not serve the model {service.model!r}; set model to one of: {names}")
+        return ""
+
+    def _refuse_other_place(self, reply: Reply) -> None:
+        """Say where the models are listed, if it is one step below; a page of HTML is nowhere."""
+        url = self._service.url
+        below = self._look(f"{url}/v1/models")
+        if isinstance(below, Reply) and below.status == 200 and names_served(below.body) is not None:
+            raise InputError(f"{url} lists no models, and {url}/v1 does: set url: {url}/v1")
+        if reply.status == 200 and reply.body.lstrip()[:1] not in (b"{", b"["):
+            raise InputError(
+                f"{url} answers with a page and not as a model's server does ({quote(reply.body)}): check url (it"
+                " usually ends in /v1)"
+            )
+
+    def _look(self, url: str) -> Reply | str:
+        return self._on_loop(self._get(url, MODELS_TIMEOUT_SEC)).result()
 
     def close(self) -> None:
         """End what is under way and the connections."""
@@ -211,7 +218,8 @@ class Endpoint:
         await self._session.close()
 
     async def _answer_all(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
-        tasks = [asyncio.create_task(self._answer(question)) for question in questions]
+        few = min(FEW, len(questions))
+        tasks = [asyncio.create_task(self._answer(question, few)) for question in questions]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -219,22 +227,23 @@ class Endpoint:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer(self, question: Question) -> Answer | NoAnswer:
-        service = self._service
-        body = await self._loop.run_in_executor(
-            self._encoders, encode_request, question, service.model, service.max_new_tokens
-        )
+    async def _answer(self, question: Question, few: int) -> Answer | NoAnswer:
+        body = await self._loop.run_in_executor(self._encoders, encode_request, question, self._service)
         # a question that waits to be tried again keeps its slot: a server that asks for patience is asked less
         async with self._slots:
-            try:
-                return await persist(lambda: self._ask(body), self._policy, self._breaker, service.url)
-            except QuestionFails as failed:
-                return NoAnswer(reason=Reason.NO_ANSWER, detail=str(failed))
+            async with self._refusals.watched():
+                try:
+                    answer = await persist(lambda: self._ask(body), self._policy, self._breaker, self._service.url)
+                except QuestionFails as failed:
+                    answer = NoAnswer(reason=Reason.NO_ANSWER, detail=str(failed))
+            if (refused := self._refusals.weigh(answer, few)) is not None:
+                raise self._service.refuses_all(refused)
+            return answer
 
     async def _ask(self, body: bytes) -> Answer | NoAnswer:
         """One try, which ends within the timeout."""
         request_id = f"sonify-{uuid.uuid4().hex}"
-        return _read_reply(await self._post(body, request_id), request_id, self._service)
+        return read_reply(await self._post(body, request_id), request_id, self._service)
 
     async def _post(self, body: bytes, request_id: str) -> Reply:
         service, timeout_sec = self._service, self._policy.timeout_sec
@@ -247,19 +256,28 @@ class Endpoint:
             ):
                 return await self._read_whole(response)
         except aiohttp.ClientConnectorCertificateError as error:
-            raise InputError(f"{service.url}: its certificate is not valid: {error.certificate_error}") from None
+            raise ConcernsAll(f"{service.url}: its certificate is not valid: {error.certificate_error}") from None
         except TimeoutError:
             raise TryFailed(Cause.DOWN, f"no whole answer within {timeout_sec:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            said = _quote(service.hide_key(str(error).encode()))
+            said = quote(service.hide_key(str(error).encode()))
             raise TryFailed(Cause.DOWN, f"{type(error).__name__}: {said}") from None
 
-    async def _get(self, url: str, timeout_sec: float) -> Reply | None:
+    async def _get(self, url: str, timeout_sec: float) -> Reply | str:
+        """What a page answers, or why it does not."""
         try:
             async with asyncio.timeout(timeout_sec), self._session.get(url, allow_redirects=False) as response:
                 return await self._read_whole(response)
-        except (aiohttp.ClientError, OSError, TimeoutError, TryFailed):
-            return None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise InputError(f"{self._service.url}: its certificate is not valid: {error.certificate_error}") from None
+        except aiohttp.ClientSSLError:
+            raise InputError(f"{self._service.url}: who answers there speaks no TLS: set url to http://...") from None
+        except TimeoutError:
+            return f"not within {timeout_sec:g} s"
+        except aiohttp.ClientConnectorError as error:
+            return error.os_error.strerror or str(error.os_error)
+        except (aiohttp.ClientError, OSError, TryFailed) as error:
+            return quote(self._service.hide_key(str(error).encode())) or type(error).__name__
 
     async def _read_whole(self, response: aiohttp.ClientResponse) -> Reply:
         body = bytearray()
@@ -286,65 +304,66 @@ async def _open_session(key: str) -> aiohttp.ClientSession:
     )
 
 
-def encode_request(question: Question, model: str, max_new_tokens: int) -> bytes:
+class Refusals:
+    """Tells a question that is refused from a server that refuses all, by what becomes of the others.
+
+    Until the first answer, no new question goes out once `FEW` were refused alike: those under way decide.
+    """
+
+    def __init__(self) -> None:
+        self._answered = False
+        self._alike: Counter[str] = Counter()  # by their words, since the last answer
+        self._under_way = 0
+        self._sure = asyncio.Event()
+        self._sure.set()
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Ask within this: it waits while the others decide."""
+        await self._sure.wait()
+        self._under_way += 1
+        try:
+            yield
+        except BaseException:
+            self._sure.set()  # nothing is decided, and those who wait must not wait for ever
+            raise
+        finally:
+            self._under_way -= 1
+
+    def weigh(self, answer: Answer | NoAnswer, few: int) -> NoAnswer | None:
+        """Count what came, and return it where it says that every question is refused.
+
+        `few` are all that were asked, where they are fewer than `FEW`: of a server that has answered nobody.
+        """
+        if isinstance(answer, Answer):
+            self._answered = True
+            self._alike.clear()
+            self._sure.set()
+        if isinstance(answer, Answer) or not answer.status:
+            return None
+        words = _NUMBER.sub("0", answer.detail)
+        self._alike[words] += 1
+        known = advice_for(answer.detail)
+        if known and known.of_all and self._alike[words] >= (FEW if self._answered else few):
+            return answer
+        if not self._answered and self._alike[words] >= FEW:
+            self._sure.clear()
+        return answer if not self._sure.is_set() and not self._under_way else None
+
+
+def encode_request(question: Question, service: Service) -> bytes:
     """The body of a request. The image travels inside it: a server has no need to fetch anything."""
     jpeg = io.BytesIO()
     question.image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
     url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getbuffer()).decode("ascii")
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.prompt}]
+    system = [{"role": "system", "content": service.system}] if service.system is not None else []
     body = {
-        "model": model,
-        "messages": [{"role": "user", "content": content}],
-        "temperature": 0,
-        "max_tokens": max_new_tokens,
+        "model": service.model,
+        "messages": [*system, {"role": "user", "content": content}],
+        "temperature": service.temperature,
+        service.token_limit: service.max_new_tokens,
         "stream": False,
+        **service.extra,
     }
-    return json.dumps(body).encode()
-
-
-def _read_reply(reply: Reply, request_id: str, service: Service) -> Answer | NoAnswer:
-    """What a reply says of the question."""
-    if reply.status == 200:
-        return _read_answer(reply, request_id, service)
-    said = f"the server answers {reply.status} {_quote(reply.body)}".strip()
-    if reply.status in REFUSED:
-        return NoAnswer(reason=Reason.NO_ANSWER, detail=service.hide_key_in(said))
-    if reply.status in BUSY:
-        raise TryFailed(Cause.BUSY, said, parse_retry_after(reply.retry_after))
-    if reply.status >= 500:
-        raise TryFailed(Cause.DOWN, said, parse_retry_after(reply.retry_after))
-    if 200 < reply.status < 300:
-        raise TryFailed(Cause.BAD_REPLY, said)
-    raise service.refusal(reply.status, _quote(reply.body))
-
-
-def _read_answer(reply: Reply, request_id: str, service: Service) -> Answer:
-    try:
-        fields = json.loads(reply.body)
-        choice = fields["choices"][0]
-        message, finish = choice["message"], choice.get("finish_reason")
-        # a model that refuses has no content in OpenAI's own form: what it says is an answer too
-        text = message["content"] if message["content"] is not None else message.get("refusal") or ""
-    except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError):
-        raise TryFailed(Cause.BAD_REPLY, f"no JSON with choices[0].message.content: {_quote(reply.body)}") from None
-    if not isinstance(text, str):
-        raise TryFailed(Cause.BAD_REPLY, f"message.content is no text: {_quote(reply.body)}")
-    # a reply that carries another such name is another request's
-    for named in REQUEST_ID.findall(f"{reply.request_id} {fields.get('id')}"):
-        if named != request_id:
-            raise TryFailed(Cause.BAD_REPLY, "the answer to another request")
-    return Answer(text=service.hide_key_in(text), finished=finish != "length")
-
-
-def _names_served(body: bytes) -> list[str]:
-    """The models that a `/models` answer lists; none where it is something else."""
-    try:
-        return [model["id"] for model in json.loads(body)["data"] if isinstance(model["id"], str)]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return []
-
-
-def _quote(body: bytes) -> str:
-    """The begin of what a server said, as one printable line."""
-    text = " ".join(body[: 4 * LONGEST_QUOTE_CHARS].decode("utf-8", "replace").split())
-    return "".join(char for char in text if char.isprintable())[:LONGEST_QUOTE_CHARS]
+    return json.dumps({name: value for name, value in body.items() if value is not None}).encode()

@@ -5,6 +5,7 @@ worker with the same kind of processor and as many threads.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from sonify.models.fetch import VLM_FILES, FetchedModel, fetch_model
 from sonify.models.loading import choose_device, choose_dtype, load_network, load_part
 from sonify.rows import Reason
 from sonify.vlm.questions import Answer, NoAnswer, Question
+from sonify.vlm.thinking import is_piece_of_mark, opened_by
 
 # Asked of the processor when it is loaded: a template for text alone drops the image or writes it out as words.
 TRIAL = Question(image=Image.new("RGB", (64, 64)), prompt="any sound")
@@ -52,7 +54,14 @@ class InProcessVlm:
         self._greedy = _greedy(network.generation_config, self._tokenizer, config.max_new_tokens)
         network.generation_config = self._greedy  # what is not set is otherwise taken from the model's own
         self._ends = torch.tensor(self._greedy.eos_token_id).reshape(-1)
-        self._try_template(fetched)
+        self._template = config.template
+        # special tokens that would leave the text, and reasoning without bounds
+        self._pieces = {
+            number: token.content
+            for number, token in self._tokenizer.added_tokens_decoder.items()
+            if token.special and is_piece_of_mark(token.content)
+        }
+        self._opened = self._try_template(fetched)
 
     def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
         """Answer questions, in their order."""
@@ -83,9 +92,21 @@ class InProcessVlm:
                 f"{len(inputs['input_ids'])} images do not fit on the GPU together, lower `batch_size`: {error}"
             ) from error
         new = tokens[:, inputs["input_ids"].shape[1] :].cpu()
-        texts = self._tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = [self._decode(row) for row in new.tolist()]
         ended = torch.isin(new, self._ends).any(dim=1).tolist()
         return [Answer(text=text.strip(), finished=end) for text, end in zip(texts, ended, strict=True)]
+
+    def _decode(self, tokens: list[int]) -> str:
+        """The text of one answer with the marks of reasoning, also the one with which the prompt ends."""
+        pieces = [f"{self._opened}\n" if self._opened else ""]
+        for is_piece, run in groupby(tokens, key=self._pieces.__contains__):
+            if is_piece:
+                pieces += [self._pieces[token] for token in run]
+            else:
+                pieces.append(
+                    self._tokenizer.decode(list(run), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                )
+        return "".join(pieces)
 
     def _prepare(self, questions: Sequence[Question]) -> BatchFeature:
         conversations = [
@@ -104,6 +125,7 @@ class InProcessVlm:
             return_dict=True,
             return_tensors="pt",
             processor_kwargs={"padding": True},
+            **self._template,
         )
 
     def _find_refused(self, questions: Sequence[Question]) -> dict[int, NoAnswer]:
@@ -116,8 +138,8 @@ class InProcessVlm:
                 refused[n] = NoAnswer(reason=Reason.NO_ANSWER, detail=str(error))
         return refused
 
-    def _try_template(self, fetched: FetchedModel) -> None:
-        """Refuse a model that cannot be asked about an image."""
+    def _try_template(self, fetched: FetchedModel) -> str:
+        """Refuse a model that cannot be asked about an image; the mark of reasoning with which its prompt ends."""
         try:
             inputs = self._prepare([TRIAL])
         except (ValueError, TypeError, KeyError, TemplateError) as error:
@@ -130,6 +152,7 @@ class InProcessVlm:
             raise InputError(
                 f"{fetched.path}: the chat template of {fetched.model} loses the image or the text of a question"
             )
+        return opened_by(asked)
 
 
 def _greedy(own: GenerationConfig, tokenizer: Any, max_new_tokens: int) -> GenerationConfig:

@@ -77,10 +77,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoAnswer:
-    """This one question has no answer, and asking again would not help."""
+    """This one question has no answer, and asking again would not help; `status` is a server's that refuses it."""
 
     reason: Reason
     detail: str
+    status: int = 0
 
 
 class LoadedVlm(Protocol):
@@ -91,7 +92,7 @@ class LoadedVlm(Protocol):
 
         Raises:
             TransientError: the model's server is not there or not well; nothing is wrong with the questions.
-            InputError: the server refuses the key, the model or the address.
+            ConcernsAll: the server refuses every question: the key, the model, the address, what a request holds.
             MemoryError: they do not fit on the GPU together.
         """
         ...

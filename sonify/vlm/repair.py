@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sonify.rows import Reason
+from sonify.vlm.thinking import answer_in
 
 # Four thousand tokens; answers end at some hundreds.
 MAX_ANSWER_CHARS = 16_000
@@ -19,25 +20,27 @@ MAX_LINES = 300
 MAX_LINE_CHARS = 1_000
 MAX_MARKS = 4  # combining marks on one letter; normalising takes the square of their number
 
-_THINKING = re.compile(r"</\s?(?:think|thinking|reasoning)>|◁/think▷")
-_THINKING_STARTS = re.compile(r"<(?:think|thinking|reasoning)>|◁think▷")
 _PAGE = re.compile(
     r"\A\W*(?:doctype html|html|head|xml version)\b|</(?:html|body|head|title)>|\ATraceback \(most", re.I
 )
 # The chat's template, leaked: who speaks now, and where a turn ends. Bare role names are taken only as templates write
 # them, for a "human: sound of a human talking" is a concept.
 _ASSISTANT = re.compile(
-    r"(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|?)(?:assistant|model)(?:<\|end_header_id\|>|\|?>|\b)"
+    r"(?:<\|im_start\|>|<start_of_turn>|<\|turn>|<\|start_header_id\|>|<\|?)(?:assistant|model)(?:<\|end_header_id\|>|\|?>|\b)"
     r"|\[/INST\]|###\s?Assistant:|\bASSISTANT:|^Assistant:",
     re.MULTILINE,
 )
 _OTHER_TURN = re.compile(
-    r"(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|?)(?:user|system)(?:<\|end_header_id\|>|\|?>|\b)"
+    r"(?:<\|im_start\|>|<start_of_turn>|<\|turn>|<\|start_header_id\|>|<\|?)(?:user|system)(?:<\|end_header_id\|>|\|?>|\b)"
     r"|\[INST\]|<<SYS>>|###\s?(?:Human|User|System):|\b(?:USER|HUMAN|SYSTEM):|^User:"
-    r"|</s>|<eos>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<end_of_turn>|<end_of_utterance>",
+    r"|</s>|<eos>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<end_of_turn>|<turn\|>|<end_of_utterance>",
     re.MULTILINE,
 )
-_SPECIAL = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?(?:s|bos|eos|pad|unk|image|img|answer|row_\d+_col_\d+|global-img)>")
+# What stands around an answer and is none of its words; GLM's <|begin_of_box|> is among the first.
+_SPECIAL = re.compile(
+    r"<\|[^|<>\n]{1,40}\|>|</?(?:s|bos|eos|pad|unk|image|img|row_\d+_col_\d+|global-img)>"
+    r"|</?(?:answer|final_answer|response|solution|conclusion|output)>"
+)
 _BOXES = re.compile(r"\[\[[\d,;.\s]{1,200}\]\]|<box>[^<>]{0,200}</box>|</?ref>")
 _TURN = re.compile("([\x01\x02])")
 _SPACES = re.compile(r"[^\S\n]+")
@@ -85,12 +88,18 @@ class Unusable:
     detail: str
 
 
-def read_text(answer: str) -> list[str] | Unusable:
+def read_text(answer: str, finished: bool = True) -> list[str] | Unusable:
     """Return the turns in which the model speaks, as plain text, or why there is nothing to read.
 
     A model that runs on after its answer speaks in several turns: the first that says something is the answer.
+
+    Args:
+        finished: False where the token limit cut the answer.
     """
-    said = _THINKING.split(answer)[-1]
+    said = answer_in(answer, finished)
+    if said is None:
+        thought = unusable(Reason.BAD_ANSWER, answer).detail
+        return Unusable(reason=Reason.BAD_ANSWER, detail=f"thinks to the end, see max_new_tokens: {thought}"[:80])
     text = _plain(said[:MAX_ANSWER_CHARS])
     if not text.strip():
         return unusable(Reason.EMPTY_ANSWER, answer)
@@ -100,10 +109,8 @@ def read_text(answer: str) -> list[str] | Unusable:
         return Unusable(reason=Reason.BAD_ANSWER, detail=f"{len(said)} characters")
     if _PAGE.search(text):
         return unusable(Reason.BAD_ANSWER, text)
-    turns = _turns(_THINKING_STARTS.split(text)[0])
-    if not turns:
-        return unusable(Reason.BAD_ANSWER if _THINKING_STARTS.search(text) else Reason.EMPTY_ANSWER, text)
-    return turns
+    turns = _turns(text)
+    return turns or unusable(Reason.EMPTY_ANSWER, text)
 
 
 def unusable(reason: Reason, text: str) -> Unusable:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,6 +27,7 @@ class RetryPolicy:
     longest_delay_sec: float = 30.0
     most_bad_replies: int = 5  # of a server that answers nobody
     tries_to_blame: int = 8  # some 45 s of failing while others are answered: the question is to blame
+    bad_replies_to_blame: int = 2  # what a server says of a question in its own way, it says again
     failures_to_open: int = 10
 
     def delay_sec(self, tries: int) -> float:
@@ -65,6 +67,8 @@ class CircuitBreaker:
         self._policy = policy
         self._failures = 0
         self.answered = 0
+        self.undecided = 0  # questions under way that have not failed yet
+        self._last_answered: Callable[[], Awaitable[object]] | None = None
         self._probing = asyncio.Lock()
 
     @property
@@ -92,19 +96,30 @@ class CircuitBreaker:
             self._probing.release()
         return await self._watched(ask)
 
+    async def ask_again(self, deadline: float) -> None:
+        """Ask what was answered last: whether the server is well shows in `answered`."""
+        if self._last_answered is not None:
+            with suppress(TryFailed, TimeoutError):
+                await self.run(self._last_answered, deadline)
+
     async def _watched(self, ask: Callable[[], Awaitable[Out]]) -> Out:
         try:
             answer = await ask()
         except TryFailed as failed:
-            self._failures = 0 if failed.cause is Cause.BUSY else self._failures + 1
+            # a server that says nonsense is not down, and no patience helps it up
+            self._failures = {Cause.BUSY: 0, Cause.DOWN: self._failures + 1}.get(failed.cause, self._failures)
             raise
         self._failures = 0
         self.answered += 1
+        self._last_answered = ask
         return answer
 
 
 async def persist(ask: Callable[[], Awaitable[Out]], policy: RetryPolicy, breaker: CircuitBreaker, where: str) -> Out:
     """Ask until there is an answer.
+
+    A question is to blame that fails so often while the server answers others; where nobody else asks, what was
+    answered last is asked again. So neither an outage nor the end of a unit costs a row or a unit.
 
     Raises:
         TransientError: the deadline has passed, or so many replies were no answers that waiting will not help.
@@ -113,24 +128,33 @@ async def persist(ask: Callable[[], Awaitable[Out]], policy: RetryPolicy, breake
     clock = asyncio.get_running_loop().time
     start = clock()
     deadline = start + policy.max_wait_sec
-    answered_before = breaker.answered
-    bad_replies, own_failures, last = 0, 0, "the server fails for other requests"
+    answered, bad_replies, failures, last = breaker.answered, 0, 0, "the server fails for other requests"
     for tries in count(1):
+        breaker.undecided += tries == 1
         try:
             return await breaker.run(ask, deadline)
         except TimeoutError:
             raise TransientError(f"{where}: gave up after {clock() - start:.0f} s: {last}") from None
         except TryFailed as failure:
             failed = failure  # nothing is raised here: an HTTP error in the chain would hold the request's key
-        last, bad_replies = str(failed), bad_replies + (failed.cause is Cause.BAD_REPLY)
-        own_failures += failed.cause is not Cause.BUSY
-        others_answered = breaker.answered - answered_before >= policy.failures_to_open
-        if own_failures >= policy.tries_to_blame and others_answered:
-            raise QuestionFails(f"failed {own_failures} times in {clock() - start:.0f} s, others did not: {last}")
-        if clock() >= deadline or (bad_replies >= policy.most_bad_replies and not others_answered):
+        finally:
+            breaker.undecided -= tries == 1
+        is_bad = failed.cause is Cause.BAD_REPLY
+        last, bad_replies, failures = str(failed), bad_replies + is_bad, failures + (failed.cause is not Cause.BUSY)
+        enough = failures >= (policy.bad_replies_to_blame if is_bad else policy.tries_to_blame)
+        if enough and is_bad and breaker.answered == answered:
+            await breaker.ask_again(deadline)
+        if enough and failed.cause is not Cause.BUSY and breaker.answered > answered:
+            raise QuestionFails(f"failed {failures} times in {clock() - start:.0f} s, others did not: {last}")
+        # the first answers of a server take longer than five times nonsense
+        if clock() >= deadline or (bad_replies >= policy.most_bad_replies and not breaker.undecided):
             raise TransientError(f"{where}: gave up after {tries} tries in {clock() - start:.0f} s: {last}")
+        answered = breaker.answered
         delay_sec = max(policy.delay_sec(tries), failed.retry_after_sec)
         await asyncio.sleep(min(delay_sec, max(0.0, deadline - clock())))
+        # and then the question once more: an outage may have ended in between
+        if failures >= policy.tries_to_blame - 1 and breaker.answered == answered:
+            await breaker.ask_again(deadline)
     raise AssertionError
 
 

@@ -18,7 +18,7 @@ from sonify.config.sections import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.io.machine import fits_sockets
 from sonify.vlm import engine_guard
-from sonify.vlm.endpoint import Endpoint, Service, policy_of
+from sonify.vlm.endpoint import Endpoint, policy_of, service_of
 from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.retrying import RetryPolicy
 
@@ -144,13 +144,7 @@ class RunningEngine:
         assert self._guard.stdout is not None
         self._lifeline, self._reports = self._guard.stdin, self._guard.stdout
         self._ended: str | None = None
-        service = Service(
-            url=f"{self._root}/v1",
-            model=launch.served_name,
-            max_new_tokens=config.max_new_tokens,
-            concurrency=config.concurrency,
-        )
-        self.client = Endpoint(service, policy)
+        self.client = Endpoint(service_of(config, f"{self._root}/v1", launch.served_name), policy)
 
     def ended(self, within_sec: float = 0.0) -> str | None:
         """How the engine ended; None while it runs."""
@@ -272,7 +266,7 @@ class Server:
                 waited = f"{self._config.start_timeout_sec:g} s (start_timeout_sec)"
                 raise WorkError(self._obituary(f"the engine is not ready after {waited}"))
         if not isinstance(self._config.command, str):
-            engine.client.check_model()
+            engine.client.find_model()
 
     def _obituary(self, what: str) -> str:
         """One line with what the engine said last."""

@@ -24,6 +24,10 @@ DESCRIPTION_KEYS = words_of("description sound sounds desc audio query") | {
     "sound description", "audio description", "sound query", "clap query", "what it sounds like",
 }  # fmt: skip
 PROMINENCE_KEYS = words_of("prominence position placement layer role level depth type")
+# What a model says for itself in JSON of its own.
+REASONING_KEYS = words_of("thinking thought thoughts reasoning rationale analysis explanation cot scratchpad") | {
+    "chain of thought", "thought process", "thinking process", "reasoning process", "reasoning content",
+}  # fmt: skip
 BOX_KEYS = frozenset(("bbox", "bbox 2d", "box", "box 2d", "bounding box", "boundingbox", "coordinates"))
 PROMINENCES = {
     "foreground": "foreground", "background": "background", "ambience": "ambience", "ambient": "ambience",
@@ -43,7 +47,7 @@ _HEADINGS = words_of(
     date exception traceback content-type content-length http https bbox box area confidence
     sure certainly ok okay yes no hint tip important remember instructions instruction task role keywords tags
     subject background foreground ambience step text language total count number visible inaudible id type
-    url file version data
+    url file version data thinking thought thoughts rationale
     """
 )
 _HEADING_WORDS = words_of(

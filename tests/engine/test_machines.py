@@ -22,7 +22,7 @@ from sonify.config import Engine
 from sonify.engine import cluster
 from sonify.engine.cluster import BELOW_RAY, connect, named_address
 from sonify.io.machine import MAX_SOCKET_PATH_BYTES
-from sonify.run import run
+from sonify.running import run
 from tests.builders import hash_run, refused, small_config, small_input
 from tests.processes import run_on_small_disk
 

@@ -7,16 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
-from sonify.config import Config
-from sonify.errors import InputError, WorkError
+from sonify.config import Config, Engine
+from sonify.errors import ConcernsAll, InputError, WorkError
+from sonify.io.tables import read_rows, write_rows
+from sonify.rows import RecordedAnswer
 from sonify.running import run
+from sonify.stages.table import stages_of
 from tests.builders import SAID, hash_run, number_in, say, small_config, small_input, vlm_at
 from tests.processes import run_python
 from tests.vlm.faulty_server import Fault, FaultyServer, numbered_image, serving
@@ -300,3 +305,100 @@ def test_prominence_lowers_what_the_model_puts_in_the_background(configure, tmp_
     before, after = targets(plain), targets(lowered)
     differences = {name: round(after[image, name] - before[image, name], 3) for image, name in before}
     assert differences == {"dog": 0.0, "cat": 0.0, "rain": -9.0, "church bell": -6.0}
+
+
+MAX_TOKENS = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+)
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_refused_field_stops_the_run_and_the_key_that_mends_it_goes_on(configure, server, tmp_path, engine):
+    server.refuses = lambda body: MAX_TOKENS * ("max_tokens" in body)
+    config = configure().model_copy(update={"engine": Engine(kind=engine, workers=1)})
+    with pytest.raises(ConcernsAll) as caught:
+        run(config, stages=("concepts",))
+    assert MAX_TOKENS in str(caught.value)
+    assert "set token_limit: max_completion_tokens" in str(caught.value)
+    assert questions(server) <= 3 * 4 * 2  # the window ahead has begun too
+    assert not list((config.run_dir / "commits").rglob("*.json"))
+    assert not list((config.run_dir / "rejects").rglob("*.parquet"))
+    mended = configure(extractors=[vlm_at(server.url, token_limit="max_completion_tokens")])
+    assert run(mended, stages=("concepts",))["concepts/eye"].rows_out == PHOTOS
+
+
+def test_how_a_limit_is_spelt_is_in_no_digest_and_what_answers_depend_on_is(configure, server):
+    run(configure())
+    asked = questions(server)
+
+    def digest(**keys: Any) -> str:
+        stages = stages_of(configure(extractors=[vlm_at(server.url, **keys)]))
+        return next(stage.digest for stage in stages if stage.key == "concepts/eye")
+
+    usual = digest()
+    assert digest(token_limit="max_completion_tokens", temperature=0.0, system=None, extra_body={}) == usual
+    others = {
+        digest(temperature=None), digest(temperature=0.5), digest(system="/no_think"), digest(extra_body={"seed": 1})
+    }  # fmt: skip
+    assert len({usual, *others}) == 5
+    run(configure(extractors=[vlm_at(server.url, token_limit="max_completion_tokens")]))
+    assert questions(server) == asked
+    with pytest.raises(InputError, match=r"extra_body was None then, is \{'seed': 1\} now"):
+        run(configure(extractors=[vlm_at(server.url, extra_body={"seed": 1})]))
+    run(configure(extractors=[vlm_at(server.url, extra_body={"seed": 1})]), redo="concepts")
+    assert questions(server) == 2 * asked
+
+
+def test_odd_replies_are_rejects_and_cost_no_unit(configure, server):
+    server.faults = [Fault("no_fields", number=number) for number in (2, 9, PHOTOS - 1)]
+    counts = run(configure(), stages=("concepts",))["concepts/eye"]
+    assert (counts.rows_out, counts.rejected) == (PHOTOS - 3, {"no_answer": 3})
+
+
+def test_a_server_that_says_nonsense_to_all_leaves_its_units_undone(configure, server):
+    server.faults = [Fault("no_fields", after=10)]
+    config = configure()
+    with pytest.raises(WorkError, match="units were given up"):
+        run(config, stages=("concepts",))
+    server.faults = ()
+    assert run(config, stages=("concepts",))["concepts/eye"].rows_out == PHOTOS
+
+
+def test_what_a_model_thinks_is_heard_nowhere(configure, server):
+    def think(image: Image.Image, prompt: str) -> str:
+        first = "zebra: visible yes, real yes, sounding yes" if "medium:" in prompt else "zebra: sound of a zebra"
+        said = f"<think>\nLet me see.\n{first}"
+        return said if number_in(image) == 5 else f"{said}\n</think>\n\n{say(image, prompt)}"
+
+    server.answer = think
+    config = configure(check=True)
+    counts = run(config)
+    assert counts["concepts/eye"].rejected == {"bad_answer": 1}
+    pairs = pq.read_table(config.run_dir / "pairs").to_pylist()
+    assert {source["concept"] for pair in pairs for source in pair["sources"]} <= {"dog", "rain", "cat", "church bell"}
+    assert all(row["answer"].startswith("<think>") for row in pq.read_table(config.run_dir / "answers").to_pylist())
+
+
+def test_refusals_of_every_question_that_an_earlier_version_kept_are_asked_again(configure, server):
+    """That version committed them as rejects: the units are done, and `--redo concepts` does them."""
+    server.faults = [Fault("status", status=400, number=number) for number in range(1, PHOTOS)]
+    config = configure()
+    run(config, stages=("concepts",))
+    for path in (config.run_dir / "answers" / "eye").glob("*.parquet"):
+        rows = list(read_rows(path, RecordedAnswer))
+        with path.open("wb") as file:
+            kept = [replace(row, refused=row.refused and f"the server answers 400 {MAX_TOKENS}") for row in rows]
+            write_rows(file, RecordedAnswer, kept)
+    server.faults = ()
+    asked = questions(server)
+    counts = run(config, stages=("concepts",), redo="concepts")["concepts/eye"]
+    assert counts.rows_out == PHOTOS
+    assert questions(server) == asked + PHOTOS - 1
+
+
+def test_an_address_where_nobody_answers_is_one_line(configure, tmp_path):
+    config = configure(url="http://127.0.0.1:9/v1")
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"extractor eye: nobody answers at http://127\.0\.0\.1:9/v1"):
+        run(config, stages=("concepts",))
+    assert time.monotonic() - began < 10

@@ -73,6 +73,7 @@ class Fault:
     tries: int | None = None
     every: int = 1
     delay_sec: float = 3600.0
+    body: str = ""
 
     def __post_init__(self) -> None:
         assert self.kind in FAULTS, self.kind
@@ -98,6 +99,8 @@ class FaultyServer:
     answer: Callable[[Image.Image, str], str] = answer_for
     key: str | None = None
     latency_sec: float = 0.0
+    refuses: Callable[[dict], str] = lambda _body: ""  # in what words, of a request, with 400
+    lists: Callable[[], web.Response] | None = None  # instead of its models
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
     answered: Counter[int] = field(default_factory=Counter)
@@ -125,6 +128,8 @@ class FaultyServer:
     async def _models(self, request: web.Request) -> web.Response:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "wrong key"}, status=401)
+        if self.lists is not None:
+            return self.lists()
         return web.json_response({"object": "list", "data": [{"id": self.model, "object": "model"}]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -137,6 +142,8 @@ class FaultyServer:
             return web.json_response({"error": "wrong key"}, status=401)
         if body["model"] != self.model:
             return web.json_response({"error": f"no model {body['model']}"}, status=404)
+        if words := self.refuses(body):
+            return web.json_response({"error": {"message": words, "type": "invalid_request_error"}}, status=400)
         good = _completion(self.answer(image, prompt), self.model, request)
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
@@ -196,6 +203,11 @@ async def _html(_told: Told) -> web.Response:
 
 async def _not_json(_told: Told) -> web.Response:
     return web.Response(body=b"[" * 100_000, content_type="application/json")
+
+
+async def _reply(told: Told) -> web.Response:
+    """The words of the fault."""
+    return web.Response(text=told.fault.body, status=told.fault.status, content_type="application/json")
 
 
 async def _no_fields(_told: Told) -> web.Response:
@@ -289,6 +301,7 @@ FAULTS: dict[str, Callable[[Told], Awaitable[web.StreamResponse]]] = {
     "status": _status,
     "html": _html,
     "not_json": _not_json,
+    "reply": _reply,
     "no_fields": _no_fields,
     "refusal": _refusal,
     "length": _length,
@@ -306,7 +319,7 @@ FAULTS: dict[str, Callable[[Told], Awaitable[web.StreamResponse]]] = {
 
 
 def _read_question(body: dict) -> tuple[Image.Image, str]:
-    parts = body["messages"][0]["content"]
+    parts = body["messages"][-1]["content"]
     url = next(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
     found = re.fullmatch(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", url)
     assert found, url[:100]

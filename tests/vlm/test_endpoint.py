@@ -1,14 +1,16 @@
 import os
 import signal
+import socket
 import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from aiohttp import web
 
 from sonify.config.sections import EndpointVlm
-from sonify.errors import InputError, TransientError
+from sonify.errors import ConcernsAll, InputError, TransientError
 from sonify.rows import Reason
 from sonify.vlm.endpoint import check_endpoint, connect_endpoint
 from sonify.vlm.questions import Answer, NoAnswer, Question
@@ -360,3 +362,217 @@ def test_a_key_that_is_echoed_in_jsons_escapes_is_hidden(monkeypatch):
         (answer,) = ask(server, [1], api_key_env="STUB_KEY")
     assert isinstance(answer, Answer)
     assert key not in answer.text
+
+
+@pytest.mark.parametrize("kind", ["reply", "html", "not_json", "no_fields"])
+def test_odd_replies_cost_one_more_try_each_and_no_time(kind):
+    faults = [Fault(kind, status=200, number=number, body="7") for number in range(0, 40, 5)]
+    policy = RetryPolicy(timeout_sec=5, max_wait_sec=600)
+    with serving(*faults, latency_sec=0.02) as server:
+        began = time.monotonic()
+        answers = ask(server, range(40), policy)
+    assert time.monotonic() - began < 8
+    odd = [answer for answer in answers if isinstance(answer, NoAnswer)]
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, NoAnswer)] == list(range(0, 40, 5))
+    assert {answer.reason for answer in odd} == {Reason.NO_ANSWER}
+    tries = [sum(seen.number == number for seen in server.seen) for number in range(0, 40, 5)]
+    assert tries == [2] * 8
+    assert len(server.seen) <= 40 + 8 + 8  # an answer that was there before, once more, where nobody else asks
+
+
+def test_an_odd_reply_before_any_answer_waits_for_the_others():
+    policy = RetryPolicy(timeout_sec=5, max_wait_sec=600, first_delay_sec=0.01, longest_delay_sec=0.02)
+    with serving(Fault("no_fields", number=0), Fault("hang", delay_sec=0.5)) as server:
+        answers = ask(server, range(4), policy)
+    assert isinstance(answers[0], NoAnswer)
+    assert answers[1:] == expected(1, 2, 3)
+
+
+def test_a_server_that_begins_to_say_nonsense_to_all_is_in_trouble_and_no_question_to_blame():
+    with serving(Fault("no_fields", after=6)) as server, pytest.raises(TransientError, match="gave up after 5 tries"):
+        ask(server, range(12))
+
+
+def test_a_question_that_fails_at_the_end_of_all_is_to_blame_too():
+    policy = RetryPolicy(timeout_sec=1, max_wait_sec=600, first_delay_sec=0.01, longest_delay_sec=0.02)
+    with serving(Fault("status", number=11)) as server:
+        answers = ask(server, range(12), policy, concurrency=1)
+    assert answers[:11] == expected(*range(11))
+    assert isinstance(answers[11], NoAnswer)
+
+
+def test_an_outage_blames_no_question():
+    policy = RetryPolicy(timeout_sec=1, max_wait_sec=3, first_delay_sec=0.01, longest_delay_sec=0.02)
+    with serving(Fault("status", after=20), latency_sec=0.01) as server, pytest.raises(TransientError, match="gave up"):
+        ask(server, range(40), policy)
+
+
+def test_every_field_of_a_request_has_a_key_that_changes_or_omits_it():
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "stream": None, "top_p": 0.5}
+    keys = {"token_limit": "max_completion_tokens", "temperature": None, "system": "/no_think", "extra_body": extra}
+    with serving() as server:
+        ask(server, [1], max_new_tokens=99, **keys)
+    body = server.seen[0].body
+    assert {key: body[key] for key in body if key != "messages"} == {
+        "model": "stub",
+        "max_completion_tokens": 99,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "top_p": 0.5,
+    }
+    assert body["messages"][0] == {"role": "system", "content": "/no_think"}
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+
+
+MAX_TOKENS = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+)
+DEMANDS = {
+    "token_limit": (lambda body: MAX_TOKENS * ("max_tokens" in body), {"token_limit": "max_completion_tokens"}),
+    "temperature": (
+        lambda body: "temperature does not support 0 with this model" * (body.get("temperature") == 0),
+        {"temperature": None},
+    ),
+    "extra_body": (lambda body: "Unknown parameter: 'stream'." * ("stream" in body), {"extra_body": {"stream": None}}),
+}
+
+
+@pytest.mark.parametrize("key", DEMANDS)
+def test_a_server_that_refuses_a_field_stops_all_with_its_words_and_the_key_that_mends_it(key):
+    refuses, mends = DEMANDS[key]
+    with serving(refuses=refuses) as server:
+        with pytest.raises(ConcernsAll, match=rf"refuses one question after another: the server answers 400 .*{key}"):
+            ask(server, range(40))
+        assert 3 <= len(server.seen) <= 3 * 4  # and what is under way
+        assert ask(server, range(8), **mends) == expected(*range(8))
+
+
+def test_two_questions_are_enough_where_there_are_two():
+    with serving(refuses=lambda _body: MAX_TOKENS) as server, pytest.raises(ConcernsAll):
+        ask(server, range(2))
+
+
+def test_refusals_in_unknown_words_concern_all_where_nobody_is_answered():
+    with serving(Fault("status", status=400)) as server:
+        with pytest.raises(ConcernsAll, match=r"400 as told: mend what it names; extra_body"):
+            ask(server, range(40))
+        assert len(server.seen) <= 2 * 4
+
+
+def test_refusals_in_unknown_words_concern_their_images_where_another_is_answered():
+    refused = [Fault("status", status=400, number=number) for number in (0, 1, 2)]
+    with serving(*refused, Fault("hang", delay_sec=0.3, number=3)) as server:
+        answers = ask(server, range(12))
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, NoAnswer)] == [0, 1, 2]
+    assert answers[3:] == expected(*range(3, 12))
+
+
+def test_one_image_that_is_refused_for_a_field_stops_nothing_once_others_were_answered():
+    with serving(Fault("reply", status=400, body='{"error": "temperature"}', number=5)) as server:
+        answers = ask(server, range(6), concurrency=1)
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, NoAnswer)] == [5]
+
+
+def test_a_refused_account_stops_all():
+    body = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
+    with serving(Fault("reply", status=429, body=body)) as server, pytest.raises(ConcernsAll, match="the account"):
+        ask(server, range(8))
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        yield probe.getsockname()[1]
+
+
+@pytest.fixture
+def silent_port():
+    """Who takes connections and says nothing."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(8)
+        yield listening.getsockname()[1]
+
+
+def refused_at(url: str, **fields) -> str:
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        check_endpoint(config_for(url=url, **fields))
+    assert time.monotonic() - began < 10
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_address_where_nobody_answers_is_said_within_seconds(free_port, silent_port, monkeypatch):
+    monkeypatch.setattr("sonify.vlm.endpoint.MODELS_TIMEOUT_SEC", 3.5)
+    monkeypatch.setattr("sonify.vlm.endpoint.SECONDS_TO_LOOK", 0.5)
+    for variable in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    at_port = f"extractor stub: nobody answers at http://127.0.0.1:{free_port}/v1 (Connect call failed"
+    assert refused_at(f"http://127.0.0.1:{free_port}/v1").startswith(at_port)
+    assert "(not within 3.5 s): start the server first, or correct url" in refused_at(f"http://127.0.0.1:{silent_port}")
+    assert "nobody answers at http://no-such-host.invalid/v1 (" in refused_at("http://no-such-host.invalid/v1")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    assert "HTTPS_PROXY is set, and no proxy is used" in refused_at(f"http://127.0.0.1:{free_port}/v1")
+
+
+def test_a_server_that_restarts_is_found():
+    with serving() as first:
+        port = int(first.url.split(":")[2].split("/")[0])
+    with ThreadPoolExecutor(1) as caller:
+        check = caller.submit(check_endpoint, config_for(url=f"http://127.0.0.1:{port}/v1"))
+        time.sleep(0.5)
+        assert not check.done()
+        with serving(port=port):
+            assert check.result() is None
+
+
+def test_tls_where_there_is_none_is_said():
+    with serving() as server:
+        assert "speaks no TLS: set url to http://" in refused_at(server.url.replace("http:", "https:"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda: web.Response(text="<html>Sign in</html>", content_type="text/html"), "answers with a page"),
+        (lambda: web.Response(status=302, headers={"Location": "/login"}), "302.*final address"),
+        (lambda: web.Response(status=400, text="The plain HTTP request was sent to HTTPS port"), "set url to https"),
+    ],
+)
+def test_what_is_no_models_server_is_said(answer, says):
+    with serving(lists=answer) as server, pytest.raises(InputError, match=says):
+        check_endpoint(config_for(server))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda: web.Response(status=404),
+        lambda: web.Response(status=503),
+        lambda: web.json_response({"models": []}),
+        lambda: web.json_response({"data": []}),
+    ],
+)
+def test_a_server_that_lists_no_models_or_is_not_ready_is_asked_all_the_same(answer):
+    with serving(lists=answer) as server:
+        check_endpoint(config_for(server))
+        assert ask(server, [1]) == expected(1)
+
+
+def test_an_address_without_its_last_step_is_said_and_one_with_a_step_too_many_is_read():
+    with serving() as server:
+        root = server.url.removesuffix("/v1")
+        assert f"set url: {root}/v1" in refused_at(root)
+        for url in (f"{server.url}/", f"{server.url}/chat/completions", f"{server.url}/chat/completions/"):
+            config = config_for(url=url)
+            check_endpoint(config)
+            assert connect_and_ask(config) == expected(1)
+
+
+def connect_and_ask(config: EndpointVlm) -> list:
+    vlm = connect_endpoint(config, QUICK)
+    try:
+        return vlm(questions(1))
+    finally:
+        vlm.close()

@@ -12,8 +12,10 @@ from transformers import AutoTokenizer
 from sonify.config import TransformersVlm
 from sonify.errors import InputError
 from sonify.rows import Reason
+from sonify.vlm.answers import Parsed, parse_concepts
 from sonify.vlm.in_process import InProcessVlm, load_in_process
 from sonify.vlm.questions import Answer, NoAnswer, Question
+from sonify.vlm.repair import Unusable
 from tests.builders import refused
 from tests.processes import run_python
 from tests.tiny_networks import answering_llava, answering_qwen_vl, edit_json, tiny_llava, tiny_qwen_vl
@@ -148,6 +150,39 @@ def test_sampling_settings_of_the_model_are_dropped_without_a_word(
 
     assert answers == [greedy, greedy]
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<|channel>", "<channel|>")])
+def test_marks_of_reasoning_that_are_special_tokens_stay_in_the_text(tmp_path: Path, marks: tuple[str, str]) -> None:
+    opens, closes = marks
+    red, blue = (f"{opens}cat: it purrs{closes}{text}" for text in (RED, BLUE))
+    pairs = [(PAIRS[0][0], red), (PAIRS[1][0], blue)]
+    vlm = load_in_process(settings(answering_llava(tmp_path / "thinking", pairs, marks), max_new_tokens=96))
+
+    answers = vlm([ask("red"), ask("blue")])
+
+    assert answers == [Answer(text=red, finished=True), Answer(text=blue, finished=True)]
+    for answer, concept in zip(answers, ("dog", "waves"), strict=True):
+        assert isinstance(answer, Answer)
+        parsed = parse_concepts(answer.text, 5)
+        assert isinstance(parsed, Parsed)
+        assert [heard.concept for heard in parsed.concepts] == [concept]
+
+
+def test_a_template_that_begins_to_think_is_told_of_or_told_not_to(llava: Path) -> None:
+    template = llava / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking | default(true) %}<think>\n{% endif %}")
+
+    (thinks,) = load_in_process(settings(llava))([ask("red")])
+    (answers,) = load_in_process(settings(llava, template={"enable_thinking": False}))([ask("red")])
+
+    assert isinstance(thinks, Answer)
+    assert isinstance(answers, Answer)
+    assert thinks.text.startswith("<think>\n")
+    assert not answers.text.startswith("<think>")
+    result = parse_concepts(thinks.text, 5, None, thinks.finished)
+    assert isinstance(result, Unusable)
+    assert "thinks to the end" in result.detail
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

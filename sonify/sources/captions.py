@@ -29,6 +29,7 @@ from sonify.io.places import (
     child,
     is_below,
     is_file,
+    is_junk,
     iter_files_below,
     list_files,
     machine_folder,
@@ -58,7 +59,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz")
 HASHED_WHOLE_BYTES = 16 << 20
 HASHED_END_BYTES = 1 << 20
 
-_IMAGE_ENDING = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
+_IMAGE_ENDING = re.compile(r"\.(jpe?g|jpe|jfif|a?png|webp|gif|bmp|tiff?|avif|hei[cf])$", re.IGNORECASE)
 
 
 def caption_beside(image: Place) -> bytes | None:
@@ -141,11 +142,11 @@ def _sources(place: Place) -> list[Place]:
         return [place]
     if is_file(place):
         raise InputError(f"{place}: expected captions as .csv, .parquet, .tar, .tar.gz, or a folder of them or of .txt")
-    first = islice(iter_files_below(place), FIRST_FILES)
+    first = islice((name for name in iter_files_below(place) if not is_junk(name)), FIRST_FILES)
     if not any(name.endswith((*TABLES, *ARCHIVES)) for name in first):
         return []
-    names = list_files(place, {PurePosixPath(f"x{ending}").suffix for ending in (*TABLES, *ARCHIVES)})
-    return [child(place, name) for name in names if name.endswith((*TABLES, *ARCHIVES))]
+    listing = list_files(place, {PurePosixPath(f"x{ending}").suffix for ending in (*TABLES, *ARCHIVES)})
+    return [child(place, name) for name in listing.files if name.endswith((*TABLES, *ARCHIVES))]
 
 
 def _rows(source: Place) -> Iterator[tuple[bytes, bytes]]:
@@ -174,7 +175,7 @@ def _archive_rows(place: Place) -> Iterator[tuple[bytes, bytes]]:
         with open_local(place) as packed:
             file = packed if place.name.endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=packed))
             for member in iter_files(file):
-                if member.name.lower().endswith(".txt"):
+                if member.name.lower().endswith(".txt") and not is_junk(member.name):
                     yield _image_id(member.name), read_start(file, member, MAX_CAPTION_BYTES)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{place}: a damaged archive of captions: {error}; fetch it again") from error

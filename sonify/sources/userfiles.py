@@ -6,6 +6,7 @@ What is in them may be anything: cells are read as bytes, and no name leads else
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from sonify.errors import InputError
-from sonify.io.places import child, is_below, is_file, leads_out, list_files, open_place
+from sonify.io.places import Listing, child, is_below, is_file, leads_out, list_files, open_place
 from sonify.io.tables import open_parquet
 from sonify.keys import escape_key
 from sonify.stores import Place
@@ -28,9 +29,12 @@ TEXTS_AT_ONCE = 64
 MAX_TABLE_BYTES = 2 << 30
 
 
-def list_containers(path: Place, suffix: str) -> list[str]:
+def list_containers(path: Place, suffix: str) -> Listing:
     """The one archive or table that the path is, or all of the suffix below it, in the order of their keys."""
-    return [path.name] if _is_one(path, suffix) else sorted(list_files(path, (suffix,)), key=escape_key)
+    if _is_one(path, suffix):
+        return Listing(files=[path.name])
+    listing = list_files(path, (suffix,))
+    return replace(listing, files=sorted(listing.files, key=escape_key))
 
 
 def container(path: Place, uri: str) -> Place:

@@ -22,9 +22,17 @@ from typing import Any, TextIO
 
 from sonify.config import AudioSetSounds, BbcSounds, Esc50Sounds, Fsd50kSounds
 from sonify.errors import InputError
-from sonify.io.places import list_files, open_place
+from sonify.io.places import Listing, child, list_files, open_place, say_passed_over
+from sonify.keys import escape_key
 from sonify.rows import Reason, SoundRef
-from sonify.sources.sounds.forms import SOUND_SUFFIXES, first_text, index_archive, refused_ref
+from sonify.sources.sounds.forms import (
+    LATER_SUFFIXES,
+    SOUND_SUFFIXES,
+    first_text,
+    index_archive,
+    is_sound,
+    refused_ref,
+)
 from sonify.sources.userfiles import list_containers
 from sonify.stores import Place
 
@@ -96,14 +104,20 @@ def _segment_ref(source_name: str, segment: Segment, text: str) -> SoundRef:
 
 def _find_sounds(source: AudioSetSounds) -> tuple[Mapping[str, Sequence[tuple[float | None, str]]], list[SoundRef]]:
     """Files and archive members by YouTube id, with the start that their names say."""
-    files = [] if source.path.suffix.lower() == ".tar" else list_files(source.path, SOUND_SUFFIXES)
     refused: list[SoundRef] = []
-    for uri in list_containers(source.path, ".tar"):
+    if source.path.suffix.lower() == ".tar":
+        listing, archives = Listing(files=[]), list_containers(source.path, ".tar").files
+    else:
+        listing = list_files(source.path, (*SOUND_SUFFIXES, ".tar"))
+        archives = [name for name in listing.files if name.lower().endswith(".tar")]
+        _say_passed_over(source.path, listing, [source.segments, source.labels])
+    files = [name for name in listing.files if name.lower().endswith(SOUND_SUFFIXES)]
+    for uri in sorted(archives, key=escape_key):
         members, unreadable = index_archive(source.name, source.path, uri)
-        files += (f"{uri}/{member.name}" for member in members if member.name.lower().endswith(SOUND_SUFFIXES))
+        files += (f"{uri}/{member.name}" for member in members if is_sound(member.name))
         refused += unreadable
     by_id: dict[str, list[tuple[float | None, str]]] = defaultdict(list)
-    for file in sorted(files):
+    for file in _in_order_of_choice(replace(listing, files=files)):
         if match := _AUDIOSET_NAME.fullmatch(_stem_of(file)):
             by_id[match.group(1)].append((float(match.group(2)) if match.group(2) else None, file))
     return by_id, refused
@@ -151,12 +165,19 @@ def _segment(row: Sequence[str]) -> Segment | None:
 def list_fsd50k(source: Fsd50kSounds) -> list[SoundRef]:
     """List the clips of the part (`eval` is meant for evaluation); those without a file are refused."""
     parts = ("dev", "eval") if source.part == "both" else (source.part,)
-    return [ref for part in parts for ref in _list_fsd50k_part(source, part)]
+    found = list_files(source.path, SOUND_SUFFIXES)
+    _say_passed_over(source.path, found, [table for part in parts for table in _fsd50k_tables(source, part)])
+    return [ref for part in parts for ref in _list_fsd50k_part(source, part, _in_order_of_choice(found))]
 
 
-def _list_fsd50k_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
-    table = source.path / "FSD50K.ground_truth" / f"{part}.csv"
-    clips = source.path / "FSD50K.metadata" / f"{part}_clips_info_FSD50K.json"
+def _fsd50k_tables(source: Fsd50kSounds, part: str) -> tuple[Place, Place]:
+    """The table of a part's labels, and the record of each clip's licence and uploader."""
+    records = source.path / "FSD50K.metadata" / f"{part}_clips_info_FSD50K.json"
+    return source.path / "FSD50K.ground_truth" / f"{part}.csv", records
+
+
+def _list_fsd50k_part(source: Fsd50kSounds, part: str, sounds: Sequence[str]) -> list[SoundRef]:
+    table, clips = _fsd50k_tables(source, part)
     try:
         with _open_text(table, errors="strict") as file:
             labels = {row["fname"]: row["labels"] for row in csv.DictReader(file)}
@@ -169,7 +190,7 @@ def _list_fsd50k_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
             f"audio.sources: expected FSD50K's FSD50K.ground_truth/{table.name} (fname,labels,...) and"
             f" FSD50K.metadata/{clips.name} (licence and uploader of each) in {source.path}: {error}"
         ) from error
-    files = {file.rpartition(".")[0]: file for file in reversed(list_files(source.path, SOUND_SUFFIXES))}
+    files = {file.rpartition(".")[0]: file for file in reversed(sounds)}
     return _with_files(refs, files, table=table, folder=source.path)
 
 
@@ -190,7 +211,9 @@ def list_bbc(source: BbcSounds) -> list[SoundRef]:
     """List every row of the table; those without a file are refused."""
     table = source.table or source.path / BBC_TABLE
     refs = [_bbc_ref(source.name, location, description) for location, description in _read_bbc_table(table)]
-    files = {_stem_of(file): file for file in reversed(list_files(source.path, SOUND_SUFFIXES))}
+    found = list_files(source.path, SOUND_SUFFIXES)
+    _say_passed_over(source.path, found, [table])
+    files = {_stem_of(file): file for file in reversed(_in_order_of_choice(found))}
     return _with_files(refs, files, table=table, folder=source.path)
 
 
@@ -264,6 +287,22 @@ def _esc50_ref(source: Esc50Sounds, row: dict[str, str]) -> SoundRef:
         licence="CC-BY-NC-3.0",
         attribution=f"freesound.org/s/{row['src_file']}, in ESC-50 (Piczak, 2015)",
     )
+
+
+def _in_order_of_choice(listing: Listing) -> list[str]:
+    """The files of a listing; of several of one recording the first counts.
+
+    What earlier versions did not list comes last, so that none that a run has is replaced.
+    """
+    return sorted(
+        listing.files,
+        key=lambda file: (file.lower().endswith(LATER_SUFFIXES), file.startswith(listing.linked), file),
+    )
+
+
+def _say_passed_over(folder: Place, listing: Listing, tables: Sequence[Place]) -> None:
+    """Say which files are neither sounds nor the corpus' own tables."""
+    say_passed_over(folder, listing, {name for name in listing.others if child(folder, name) in tables})
 
 
 def _stem_of(file: str) -> str:

@@ -23,6 +23,7 @@ from sonify.media.pixels import decode_for_model
 from sonify.vlm import backends
 from sonify.vlm.endpoint import connect_endpoint, encode_request
 from sonify.vlm.questions import Answer, Question
+from sonify.vlm.replies import Service
 
 # A 7B model answers some 20 to 40 images a second on one large GPU, so this engine is a fast one.
 QUESTIONS, SLOTS, SERVICE_SEC, CONCURRENCY = 400, 4, 0.05, 32
@@ -71,7 +72,8 @@ def main() -> None:
     photos = [make_photo(*PHOTO_SIZE, seed) for seed in range(DIFFERENT_PHOTOS)]
     images: list[Image.Image] = [decode_for_model(photo, IMAGE_SIZE)[1] for photo in photos]
     questions = [Question(image=images[n % len(images)], prompt=PROMPT) for n in range(QUESTIONS)]
-    prepared = [encode_request(question, "stub", 512) for question in questions[:DIFFERENT_PHOTOS]]
+    service = Service(url="", model="stub", max_new_tokens=512, concurrency=CONCURRENCY)
+    prepared = [encode_request(question, service) for question in questions[:DIFFERENT_PHOTOS]]
     bodies = [prepared[n % len(prepared)] for n in range(QUESTIONS)]
     told, telling = multiprocessing.Pipe(duplex=False)
     stub = multiprocessing.get_context("spawn").Process(target=serve, args=(telling,), daemon=True)

@@ -301,11 +301,11 @@ def _tells(name: str) -> bool:
 def _images(place: Place) -> Iterator[SourceImage | Rejected]:
     """Every image of a folder's files and tar archives; of its Parquet tables where it has neither."""
     sets: list[FolderImages | WebDatasetImages | ParquetImages] = []
-    if list_files(place, IMAGE_SUFFIXES):
+    if list_files(place, IMAGE_SUFFIXES).files:
         sets.append(FolderImages(kind="folder", path=place))
-    if list_containers(place, ".tar"):
+    if list_containers(place, ".tar").files:
         sets.append(WebDatasetImages(kind="webdataset", path=place))
-    if not sets and list_containers(place, ".parquet"):
+    if not sets and list_containers(place, ".parquet").files:
         sets.append(ParquetImages(kind="parquet", path=place))
     if not sets:
         raise InputError(f"{place}: expected evaluation images, found none, nor a .tar or .parquet file of them")
@@ -317,11 +317,11 @@ def _images(place: Place) -> Iterator[SourceImage | Rejected]:
 def _sounds(place: Place, clip_seconds: float, sample_rate_hz: int) -> Audio:
     """The recordings of a folder's files and tar archives; of its Parquet tables where it has neither."""
     sources: list[FolderSounds | WebDatasetSounds | ParquetSounds] = []
-    if list_files(place, SOUND_SUFFIXES):
+    if list_files(place, SOUND_SUFFIXES).files:
         sources.append(FolderSounds(kind="folder", path=place, name=NAME))
-    if list_containers(place, ".tar"):
+    if list_containers(place, ".tar").files:
         sources.append(WebDatasetSounds(kind="webdataset", path=place, name=f"{NAME}-tar"))
-    if not sources and list_containers(place, ".parquet"):
+    if not sources and list_containers(place, ".parquet").files:
         sources.append(ParquetSounds(kind="parquet", path=place, name=NAME))
     if not sources:
         raise InputError(f"{place}: expected evaluation sounds, found none, nor a .tar or .parquet file of them")

@@ -45,12 +45,13 @@ class Section(BaseModel):
 
 
 class ImageSet(Section):
-    """What every kind of image set has in common."""
+    """What every kind of image set has in common; `heif` takes .heic and its like too, with the extra `heif`."""
 
     path: InputPath
     sample: int | None = Field(default=None, ge=1)
     exclude: InputPath | None = None
     validation: Share = 0.01
+    heif: bool = False
 
 
 class FolderImages(ImageSet):

@@ -1,13 +1,12 @@
 """Sound files that nobody vouches for: which are read, what their headers say, their samples in blocks.
 
 Each container has one reader: libsndfile where it can, FFmpeg (PyAV) for those that it cannot read, or not
-to the end, both from allow-lists. The leading bytes decide which, never the file's name.
+to the end, both from allow-lists. The leading bytes decide which (`containers`), never the file's name.
 """
 
 import io
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import BinaryIO, cast
 import av
 import numpy as np
 import soundfile
+import soxr
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
 
+from sonify.media.containers import View, layout_of
 from sonify.rows import Reason
 
 # 16 channels of ambisonics and 22.2 broadcast sound (24) fit; a header that claims more is damaged.
@@ -31,31 +32,22 @@ MAX_SAMPLE_RATE_HZ = 768_000
 # cutting takes half the time that it takes with 1 MiB (3.9 against 8.5 ms for 5 s of 44.1 kHz).
 BLOCK_SAMPLES = 2**16
 
-# libsndfile 1.2.2 has an open integer overflow in IMA ADPCM (CVE-2026-37555) and a history of others in its
-# rarer parsers: it is given no container and asked to decode no subtype that is not listed.
-_LIBSNDFILE_MAGIC = re.compile(
-    rb"(RIFF|RIFX|RF64)....WAVE|riff\x2e\x91\xcf\x11|fLaC|OggS|FORM....AIF[FC]|caff|\.snd|dns\.", re.DOTALL
-)
 _LIBSNDFILE_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "AIFF", "CAF", "AU"})
 _LIBSNDFILE_SUBTYPES = frozenset(
     {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW", "VORBIS", "OPUS"}
 )
 # MP3 is here because libsndfile reads no further than an estimate of its length: 31 % of a file of variable
 # bitrate without a Xing header, and no error where the middle is damaged.
-_FFMPEG_DEMUXERS = ("aac", "flac", "matroska", "mov", "mp3")
+_FFMPEG_DEMUXERS = (
+    *("aac", "ac3", "aiff", "amr", "asf", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "w64", "wav"),
+)
 _FFMPEG_DECODERS = frozenset(
     {
-        "aac",
-        "alac",
-        "flac",
-        "mp3",
-        "mp3float",
-        "opus",
-        "pcm_f32le",
-        "pcm_s16be",
-        "pcm_s16le",
-        "pcm_s24le",
-        "vorbis",
+        *("aac", "ac3", "alac", "amrnb", "eac3", "flac", "mp2", "mp2float", "mp3", "mp3float", "opus"),
+        *("vorbis", "wmav1", "wmav2"),
+        *("adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "pcm_alaw", "pcm_mulaw", "pcm_s8", "pcm_u8"),
+        *("pcm_f32be", "pcm_f32le", "pcm_f64be", "pcm_f64le", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_s24le"),
+        *("pcm_s32be", "pcm_s32le"),
     }
 )
 # The allow-lists also hold while FFmpeg probes: no picture is decoded, no playlist or reference is followed.
@@ -91,6 +83,7 @@ class SoundHeader:
 
 # Where a recording's bytes are: a file of its own, or what was read out of an archive or a table.
 StoredSound = Path | bytes
+Source = BinaryIO | View  # a whole file, or a part of one
 Opened = tuple[SoundHeader, Iterator[np.ndarray]]
 
 
@@ -115,10 +108,7 @@ def read_blocks(recording: StoredSound) -> Iterator[np.ndarray]:
 
 
 class _Memory(io.BytesIO):
-    """A recording in memory. Of damaged files libsndfile seeks what lies before the first byte.
-
-    A file on disk refuses that and stays where it is; an exception would be printed by the callback that calls this.
-    """
+    """A recording in memory, which takes seeking before its first byte as `View` does."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.getbuffer().nbytes}[whence]
@@ -130,16 +120,22 @@ def open_recording(recording: StoredSound) -> Iterator[Opened]:
     """Open a recording for one pass: its header, already checked, and the blocks of `read_blocks`.
 
     A stream that ends early without an error of its decoder is kept as far as it goes: WAV headers written to
-    a pipe claim gigabytes. A decoder's error, as in a truncated FLAC, refuses the whole file.
+    a pipe claim gigabytes, or nothing. A decoder's error, as in a truncated FLAC, refuses the whole file. Of a chained
+    Ogg every chain is read, brought to the rate and the channels of the first. Of a film the first sound is taken,
+    and no picture decoded.
 
     Raises:
         UnreadableSound: as `read_blocks`.
     """
     with _Memory(recording) if isinstance(recording, bytes) else _open_file(recording) as file:
-        open_by = _open_by_libsndfile if _is_for_libsndfile(file.read(26)) else _open_by_ffmpeg
+        layout = layout_of(file)
+        if layout.refused:
+            raise UnreadableSound(Reason.UNSUPPORTED, f"{layout.refused} is not read")
         file.seek(0)
+        sources = [View(file, part) for part in layout.parts] or [file]
+        open_by = _open_by_libsndfile if layout.reader == "libsndfile" else _open_by_ffmpeg
         try:
-            with open_by(file) as opened:
+            with open_by(sources) as opened:
                 yield opened
         except soundfile.LibsndfileError as error:
             raise UnreadableSound(Reason.UNREADABLE, error.error_string) from error
@@ -158,34 +154,68 @@ def _open_file(path: Path) -> BinaryIO:
     return cast(BinaryIO, open(descriptor, "rb", buffering=0))
 
 
-def _is_for_libsndfile(head: bytes) -> bool:
-    if head.startswith(b"fLaC"):
-        # 36 bits count the samples. An encoder that writes to a pipe leaves them zero: libsndfile then fails
-        # at the end of the file.
-        return int.from_bytes(head[21:26], "big") & (2**36 - 1) > 0
-    return _LIBSNDFILE_MAGIC.match(head) is not None
-
-
 @contextmanager
-def _open_by_libsndfile(file: BinaryIO) -> Iterator[Opened]:
+def _open_by_libsndfile(sources: Sequence[Source]) -> Iterator[Opened]:
+    with _sound_of(sources[0]) as sound:
+        header = _header_of(sound)
+        if len(sources) == 1:
+            yield header, _libsndfile_blocks(sound)
+        else:
+            yield header, _chained_blocks(sound, sources, header)
+
+
+def _sound_of(source: Source) -> soundfile.SoundFile:
     # By descriptor: a path would also be tried by its extension, and "-" is standard input.
-    source = file if isinstance(file, io.BytesIO) else file.fileno()
-    with soundfile.SoundFile(source, closefd=False) as sound:
-        header = SoundHeader(
-            sample_rate_hz=sound.samplerate,
-            channels=sound.channels,
-            frames=sound.frames,
-            container=sound.format,
-            subtype=sound.subtype,
-        )
-        allowed = sound.format in _LIBSNDFILE_CONTAINERS and sound.subtype in _LIBSNDFILE_SUBTYPES
-        yield _checked(header, allowed), _libsndfile_blocks(sound)
+    if isinstance(source, View | _Memory):
+        return soundfile.SoundFile(cast(BinaryIO, source))
+    return soundfile.SoundFile(source.fileno(), closefd=False)
+
+
+def _header_of(sound: soundfile.SoundFile) -> SoundHeader:
+    header = SoundHeader(
+        sample_rate_hz=sound.samplerate,
+        channels=sound.channels,
+        frames=sound.frames,
+        container=sound.format,
+        subtype=sound.subtype,
+    )
+    return _checked(header, sound.format in _LIBSNDFILE_CONTAINERS and sound.subtype in _LIBSNDFILE_SUBTYPES)
+
+
+def _chained_blocks(first: soundfile.SoundFile, sources: Sequence[Source], header: SoundHeader) -> Iterator[np.ndarray]:
+    yield from _libsndfile_blocks(first)
+    for number, source in enumerate(sources[1:], start=2):
+        try:
+            sound = _sound_of(source)
+        except soundfile.LibsndfileError:
+            if number == len(sources):
+                return  # the recording was ended within the head of a chain
+            raise
+        with sound:
+            yield from _like_first(_libsndfile_blocks(sound), _header_of(sound), header)
+
+
+def _like_first(blocks: Iterator[np.ndarray], header: SoundHeader, first: SoundHeader) -> Iterator[np.ndarray]:
+    """A chain at the rate and with the channels of the first, of which all get the mean where there are others."""
+    if header.channels != first.channels:
+        blocks = (np.repeat(block.mean(axis=0, keepdims=True), first.channels, axis=0) for block in blocks)
+    if header.sample_rate_hz == first.sample_rate_hz:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(
+        header.sample_rate_hz, first.sample_rate_hz, first.channels, dtype="float32", quality="HQ"
+    )
+    for block in blocks:
+        if (part := stream.resample_chunk(np.ascontiguousarray(block.T))).size:
+            yield np.ascontiguousarray(part.T)
+    if (part := stream.resample_chunk(np.empty((0, first.channels), np.float32), last=True)).size:
+        yield np.ascontiguousarray(part.T)
 
 
 @contextmanager
-def _open_by_ffmpeg(file: BinaryIO) -> Iterator[Opened]:
+def _open_by_ffmpeg(sources: Sequence[Source]) -> Iterator[Opened]:
     try:
-        container = av.open(file, "r", options=_FFMPEG_OPTIONS, metadata_errors="replace")
+        container = av.open(sources[0], "r", options=_FFMPEG_OPTIONS, metadata_errors="replace")
     except ArgumentError as error:
         raise UnreadableSound(Reason.UNSUPPORTED, "a container that is not read") from error
     with container:

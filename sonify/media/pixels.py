@@ -9,17 +9,31 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from sonify.media.headers import (
+    ImageKind,
+    foreign_kind,
+    jpeg_scans,
+    kind_of_image,
+    read_tiff_head,
+    webp_size,
+    without_long_texts,
+)
 from sonify.rows import Reason
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded; SA-1B has 3.4 megapixels, the largest common cameras have 61
+MAX_BYTES = 4 * MAX_PIXELS
 MAX_SIDE_PX = 65_500  # libjpeg's JPEG_MAX_DIMENSION: a longer side could not be written again
 # Each scan is a pass over the whole picture, and an empty one is 14 bytes: 0.16 MB kept a core busy for 11 s.
 # Progressive encoders write about ten.
@@ -27,16 +41,21 @@ MAX_JPEG_SCANS = 100
 JPEG_QUALITY = 95
 MOST_LONGER = 4  # a strip of 65,500 x 1,500 pixels would else be 110 MB, and a window holds many
 
-_OTHER_FORMATS = {
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"8BPS": "PSD",
-    b"%!PS": "PostScript",
-    b"%PDF": "PDF",
-}
-# What Pillow raises for damaged files: EOFError by its WebP source, the others seen in 200,000 mutated files.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+# Of a GIF no more is read, and of that the first picture: a comment before it can have a block for each byte.
+MAX_GIF_BYTES = 16 << 20
+# Pillow unpacks run-length encoded bitmaps in Python, pixel by pixel.
+MAX_RLE_PIXELS = MAX_RLE_BYTES = 16_000_000
+# None, CCITT, LZW, JPEG, deflate (two numbers) and PackBits; the others of libtiff's nobody sends as photographs.
+TIFF_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+TIFF_PHOTOMETRIC = 262
+_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF"
+_WIDE_GREY = ("I;16", "I;16B", "I;16L")
+# Not whole numbers of 32 bits, floats and LAB.
+_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", *_WIDE_GREY})
+
+# What Pillow raises for damaged files: EOFError by its WebP source, the others seen in mutated files. AVIF and HEIF
+# raise RuntimeError, and an AVIF of no duration divides by it.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, RuntimeError, ArithmeticError)
 _PNG_END = b"IEND\xaeB\x60\x82"
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,7 +93,7 @@ def inspect_image(data: bytes) -> ImageInfo:
     """Check the size before any pixel is decoded, then prove that the file decodes to its end.
 
     Raises:
-        UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
+        UnreadableImage: damaged, too large, or of no kind that is read.
     """
     with _refusals():
         image = _open(data)
@@ -95,7 +114,7 @@ def decode_rgb(data: bytes, min_side: int | None = None) -> Image.Image:
     With `min_side`, the shorter side becomes that many pixels; nothing is enlarged.
 
     Raises:
-        UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
+        UnreadableImage: damaged, too large, or of no kind that is read.
     """
     with _refusals():
         return _upright(_open(data), min_side)
@@ -105,7 +124,7 @@ def decode_for_model(data: bytes, shorter_side_px: int) -> tuple[ImageInfo, Imag
     """Decode once: what `inspect_image` says and proves, and the picture of `decode_rgb`.
 
     Raises:
-        UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
+        UnreadableImage: damaged, too large, or of no kind that is read.
     """
     with _refusals():
         image = _open(data)
@@ -121,7 +140,7 @@ def decode_square(data: bytes, size: int) -> np.ndarray:
     """Decode to (size, size, 3) uint8: the shorter side becomes `size`, what the longer has more is cut at both ends.
 
     Raises:
-        UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
+        UnreadableImage: damaged, too large, or of no kind that is read.
     """
     image = decode_rgb(data, size)  # leaves what is smaller as it is
     side = min(image.size)
@@ -137,7 +156,8 @@ def seen_side(size: tuple[int, int], shorter_side_px: int) -> int:
 
 def _upright(image: ImageFile, min_side: int | None) -> Image.Image:
     size = shrunk_size(image.size, min_side)
-    draft = image.draft(None, size) if size != image.size else None
+    # of other kinds too, pillow-heif would take a thumbnail for the picture
+    draft = image.draft(None, size) if size != image.size and isinstance(image, JpegImageFile) else None
     image.load()
     picture = _opaque(image)
     if draft or picture.size != size:
@@ -171,7 +191,7 @@ def to_jpeg(data: bytes, min_side: int | None) -> bytes:
     Bytes that are kept are not decoded: `inspect_image` has proved them before.
 
     Raises:
-        UnreadableImage: damaged, too large, or neither JPEG, PNG nor WebP.
+        UnreadableImage: damaged, too large, or of no kind that is read.
     """
     with _refusals():
         image = _open(data)
@@ -184,47 +204,102 @@ def to_jpeg(data: bytes, min_side: int | None) -> bytes:
 def _refusals() -> Iterator[None]:
     try:
         yield
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(Reason.TOO_LARGE, f"at most {MAX_PIXELS // 1_000_000} megapixels are read") from error
     except _DECODER_ERRORS as error:
         raise UnreadableImage(Reason.UNREADABLE, " ".join(str(error).split())) from error
 
 
 def _open(data: bytes) -> ImageFile:
-    """Read the header only, and refuse what is too large."""
-    if data.startswith(b"\xff\xd8\xff"):
-        image = JpegImageFile(io.BytesIO(data))
-        scans = data.count(b"\xff\xda") if "progressive" in image.info else 1
+    """Read the header only, and refuse what is too large; the leading bytes say what it is, never a name."""
+    if (kind := kind_of_image(data)) is None:
+        if found := foreign_kind(data):
+            raise UnreadableImage(Reason.UNSUPPORTED, f"{found}, not {_READ}")
+        raise UnreadableImage(Reason.UNREADABLE, f"not a {_READ} file" if data else "empty file")
+    image = _open_kind(kind, data)
+    _check_size(*image.size)
+    if image.mode not in _MODES:
+        raise UnreadableImage(
+            Reason.UNSUPPORTED, f"pixels of Pillow's mode {image.mode}, of which nobody says the range"
+        )
+    return image
+
+
+def _open_kind(kind: ImageKind, data: bytes) -> ImageFile:
+    match kind:
+        case "JPEG":
+            image = JpegImageFile(io.BytesIO(data))
+            _check_scans(image, data)
+        case "PNG":
+            image = _open_png(data)
+        case "WEBP":
+            _check_size(*webp_size(data))  # before the class is called: it makes the canvas at once
+            image = WebPImageFile(io.BytesIO(data))
+        case "TIFF":
+            image = _open_tiff(data)
+        case "BMP":
+            image = BmpImageFile(io.BytesIO(data))
+            _check_runs(image, data)
+        case "GIF":
+            image = GifImageFile(io.BytesIO(data[:MAX_GIF_BYTES]))
+        case "AVIF":
+            AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # else one for each CPU, for each picture, in each worker
+            image = AvifImagePlugin.AvifImageFile(io.BytesIO(data))
+        case "HEIF":
+            image = _open_heif(data)
+        case _:
+            assert_never(kind)
+    return image
+
+
+def _check_scans(image: JpegImageFile, data: bytes) -> None:
+    # to count in all of the file is quick, and never too few: the film behind a telephone's picture may look so
+    if "progressive" in image.info and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        scans = jpeg_scans(data)
         if scans > MAX_JPEG_SCANS:
             raise UnreadableImage(Reason.TOO_LARGE, f"{scans} JPEG scans; at most {MAX_JPEG_SCANS} are read")
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        image = PngImageFile(io.BytesIO(data))
-        if image.mode == "P" and image.palette is None:
-            raise UnreadableImage(Reason.UNREADABLE, "PNG of palette colours without a palette")
-    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        _check_size(*_webp_size(data))  # before the class is called: it makes the canvas at once
-        image = WebPImageFile(io.BytesIO(data))
-    elif data[:4] in _OTHER_FORMATS or data[4:8] == b"ftyp":
-        found = _OTHER_FORMATS.get(data[:4], "AVIF, HEIF or video")
-        raise UnreadableImage(Reason.UNSUPPORTED, f"{found}, not JPEG, PNG or WebP")
-    else:
-        raise UnreadableImage(Reason.UNREADABLE, "not a JPEG, PNG or WebP file" if data else "empty file")
-    _check_size(*image.size)
+
+
+def _open_png(data: bytes) -> PngImageFile:
+    plain, profile = without_long_texts(data)
+    image = PngImageFile(io.BytesIO(plain))
+    if image.mode == "P" and image.palette is None:
+        raise UnreadableImage(Reason.UNREADABLE, "PNG of palette colours without a palette")
+    if profile is not None:
+        image.info["icc_profile"] = profile
     return image
+
+
+def _open_tiff(data: bytes) -> TiffImageFile:
+    head = read_tiff_head(data)
+    if head.compression not in TIFF_COMPRESSIONS:
+        raise UnreadableImage(Reason.UNSUPPORTED, f"TIFF of compression {head.compression}")
+    if head.piece_bytes > MAX_BYTES:
+        raise UnreadableImage(Reason.TOO_LARGE, f"{head.piece_bytes} bytes in a strip; at most {MAX_BYTES} are read")
+    image = TiffImageFile(io.BytesIO(data))
+    if image.mode in _WIDE_GREY and image.tag_v2.get(TIFF_PHOTOMETRIC) == 0:
+        raise UnreadableImage(Reason.UNSUPPORTED, "TIFF of 16 bits in which 0 is white")
+    if head.width * head.height > (Image.MAX_IMAGE_PIXELS or 0):
+        image.im = Image.core.new(image.mode, (head.width, head.height))  # else Pillow warns, of a size that is fine
+    return image
+
+
+def _check_runs(image: BmpImageFile, data: bytes) -> None:
+    packed = int.from_bytes(data[30:34], "little") in (1, 2)
+    if packed and (image.width * image.height > MAX_RLE_PIXELS or len(data) > MAX_RLE_BYTES):
+        raise UnreadableImage(Reason.TOO_LARGE, f"run-length encoded bitmap of over {MAX_RLE_PIXELS:,} pixels or bytes")
+
+
+def _open_heif(data: bytes) -> ImageFile:
+    from pillow_heif import HeifImageFile  # noqa: PLC0415 - an extra, which who lists and reads images asks for
+
+    return HeifImageFile(io.BytesIO(data))
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
         limit = f"{MAX_PIXELS // 1_000_000} megapixels and sides of {MAX_SIDE_PX}"
         raise UnreadableImage(Reason.TOO_LARGE, f"{width} x {height} pixels; at most {limit} are read")
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Source: RFC 9649, sections 2.5 to 2.7."""
-    if data[12:16] == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
 def _is_verbatim(image: ImageFile) -> bool:
@@ -251,9 +326,11 @@ def shrunk_size(size: tuple[int, int], min_side: int | None) -> tuple[int, int]:
 
 def _opaque(image: Image.Image) -> Image.Image:
     """The picture over white, as 8-bit L, RGB or CMYK: the colours that its profile speaks of."""
-    grey = image.mode in ("1", "L", "LA", "I;16")
-    if image.mode == "I;16":
+    grey = image.mode in ("1", "L", "LA", "La", *_WIDE_GREY)
+    if image.mode in _WIDE_GREY:
         image = _eight_bits(image)
+    elif image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")

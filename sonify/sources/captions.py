@@ -31,6 +31,7 @@ from sonify.io.places import (
     child,
     is_below,
     is_file,
+    is_junk,
     iter_files_below,
     list_files,
     machine_folder,
@@ -73,7 +74,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz")
 HASHED_WHOLE_BYTES = 16 << 20
 HASHED_END_BYTES = 1 << 20
 
-_IMAGE_ENDING = re.compile(r"\.(jpe?g|jfif|png|webp|tiff?|bmp|gif|avif|hei[cf])$", re.IGNORECASE)
+_IMAGE_ENDING = re.compile(r"\.(jpe?g|jpe|jfif|a?png|webp|gif|bmp|tiff?|avif|hei[cf])$", re.IGNORECASE)
 _TEXT_ENDING = re.compile(r"\.(txt|caption)$", re.IGNORECASE)
 
 # What a caption beside an image ends in; the first that is there counts.
@@ -155,6 +156,12 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
         for number, text in zip(numbers, of_folder, strict=True):
             found[number] = found[number] or text
     return [text or b"" for text in found]
+
+
+def tables_among(names: Sequence[str]) -> set[str]:
+    """Of files below a folder of images, the tables that `captions_in_tables` may read."""
+    own = next((name for name in CAPTION_TABLES if name in names), None)
+    return {*([own] if own else []), *_metadata_tables(names).values()}
 
 
 def table_for(root: Place, image: str) -> Place:
@@ -264,11 +271,11 @@ def _sources(place: Place) -> list[Place]:
         return [place]
     if is_file(place):
         raise InputError(f"{place}: expected captions as .csv, .parquet, .tar, .tar.gz, or a folder of them or of .txt")
-    first = islice(iter_files_below(place), FIRST_FILES)
+    first = islice((name for name in iter_files_below(place) if not is_junk(name)), FIRST_FILES)
     if not any(name.endswith((*TABLES, *ARCHIVES)) for name in first):
         return []
-    names = list_files(place, {PurePosixPath(f"x{ending}").suffix for ending in (*TABLES, *ARCHIVES)})
-    return [child(place, name) for name in names if name.endswith((*TABLES, *ARCHIVES))]
+    listing = list_files(place, {PurePosixPath(f"x{ending}").suffix for ending in (*TABLES, *ARCHIVES)})
+    return [child(place, name) for name in listing.files if name.endswith((*TABLES, *ARCHIVES))]
 
 
 def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, whole: bool) -> None:
@@ -358,7 +365,7 @@ def _archive_rows(place: Place) -> Iterator[tuple[bytes, bytes]]:
         with open_local(place) as packed:
             file = packed if place.name.lower().endswith(".tar") else cast(BinaryIO, gzip.GzipFile(fileobj=packed))
             for member in iter_files(file):
-                if _TEXT_ENDING.search(member.name):
+                if _TEXT_ENDING.search(member.name) and not is_junk(member.name):
                     yield _image_id(member.name), read_start(file, member, MAX_CAPTION_BYTES)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{place}: a damaged archive of captions: {error}; fetch it again") from error

@@ -17,20 +17,24 @@ import pyarrow.parquet as pq
 
 from sonify import layout
 from sonify.config import FolderImages, Images, ParquetImages, Sa1bImages, WebDatasetImages
-from sonify.errors import InputError
+from sonify.errors import InputError, require
 from sonify.io.places import (
     REQUESTS_AHEAD,
+    Listing,
     check_mounted,
     child,
     for_each,
+    is_junk,
     is_utf8,
     list_files,
     open_local,
     read_bytes,
+    say_passed_over,
 )
 from sonify.io.tables import open_parquet, read_rows
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key, hash64, key_order, plain_key, unescape_key
+from sonify.media.headers import kind_of_image
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.captions import (
     ENDINGS,
@@ -41,6 +45,7 @@ from sonify.sources.captions import (
     caption_in,
     captions_in_tables,
     read_start,
+    tables_among,
 )
 from sonify.sources.joins import texts_beside
 from sonify.sources.userfiles import container, file_beside, list_containers
@@ -49,8 +54,13 @@ from sonify.stores import Place
 Found = TypeVar("Found")
 ArchiveImages = WebDatasetImages | Sa1bImages
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp"),
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".tif", ".tiff"),
+)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # under `images.heif`
+TEXT_SUFFIXES = (".caption", ".json", ".txt")  # of captions beside the images
 # Far above any camera's file; a file that claims more is refused unread.
 MAX_IMAGE_BYTES = 128 << 20
 # Decoded at once out of a table; a few megabytes of photographs.
@@ -85,6 +95,8 @@ def list_images(images: Images, seed: int, below: int | None = None) -> Iterator
         seed: of the sample.
         below: the sample's bound where one was drawn before; else it is drawn from what is there.
     """
+    if images.heif:
+        require("pillow_heif", extra="heif")
     kind = KINDS[images.kind]
     refs = kind.list_files(images)
     if images.sample is not None:
@@ -110,6 +122,18 @@ def read_images(
 
     With `keys` only those images are read, and no captions.
     """
+    if images.heif:
+        require("pillow_heif", extra="heif")
+    for row in _read(images, refs, seed, keys):
+        if isinstance(row, SourceImage) and not images.heif and kind_of_image(row.data) == "HEIF":
+            yield Rejected(key=row.key, reason=Reason.UNSUPPORTED, detail="HEIF; images.heif: true reads it")
+        else:
+            yield row
+
+
+def _read(
+    images: Images, refs: Sequence[ImageRef], seed: int, keys: Collection[str] | None
+) -> Iterator[SourceImage | Rejected]:
     read = KINDS[images.kind].read
     if isinstance(images, FolderImages):  # a file each, of which a store is asked for some at once
         for rows in for_each(images.path, lambda ref: list(read(images, ref, seed, keys)), refs, REQUESTS_AHEAD):
@@ -191,11 +215,25 @@ def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
 
 def _list_folder(images: FolderImages) -> list[ImageRef]:
     """Files in a folder, each with a caption in a table or beside it."""
-    files = list_files(images.path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES))
-    found = [file for file in files if _is_image(file)]
-    captions = captions_in_tables(images.path, found, [file for file in files if not _is_image(file)])
-    refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(found, captions, strict=True))
+    listing = list_files(images.path, _suffixes(images))
+    tables = [name for name in listing.others if name.lower().endswith(TABLE_SUFFIXES)]
+    heif = any(name.lower().endswith(HEIF_SUFFIXES) for name in listing.others)
+    hint = " (images.heif: true reads .heic, with the extra heif)" if heif else ""
+    say_passed_over(images.path, listing, _texts_beside(listing) | tables_among(tables), hint)
+    captions = captions_in_tables(images.path, listing.files, tables)
+    refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(listing.files, captions, strict=True))
     return sorted(refs, key=_by_key)
+
+
+def _suffixes(images: Images) -> tuple[str, ...]:
+    return (*IMAGE_SUFFIXES, *HEIF_SUFFIXES) if images.heif else IMAGE_SUFFIXES
+
+
+def _texts_beside(found: Listing) -> set[str]:
+    """The files that hold the caption of an image of their name."""
+    texts = [name for name in found.others if name.lower().endswith(TEXT_SUFFIXES)]
+    named = {name.rpartition(".")[0] for name in found.files} if texts else set()
+    return {name for name in texts if name.rpartition(".")[0] in named}
 
 
 def _file_itself(_images: FolderImages, ref: ImageRef) -> Iterator[ImageRef]:
@@ -219,14 +257,16 @@ def _read_file(
 
 def _list_archives(images: ArchiveImages) -> list[ImageRef]:
     """Tar archives: WebDataset's, with a `.txt` or `.json` of the same name, and SA-1B's."""
-    return [ImageRef(uri=uri) for uri in list_containers(images.path, ".tar")]
+    found = list_containers(images.path, ".tar")
+    say_passed_over(images.path, found)
+    return [ImageRef(uri=uri) for uri in found.files]
 
 
 def _images_in_archive(images: ArchiveImages, ref: ImageRef) -> Iterator[ImageRef]:
     with open_local(container(images.path, ref.uri)) as file:
         members, _ = index_members(file, ref.uri)
     names = dict.fromkeys(_plain(images, member.name) for member in members)
-    return (_within(ref, name) for name in names if _is_image(name))
+    return (_within(ref, name) for name in names if _is_image(images, name))
 
 
 def _read_archive(
@@ -246,7 +286,8 @@ def _read_archive(
             if by_name.setdefault(name, member) is not member:
                 again = _within(ref, member.name).key
                 yield Rejected(key=again, reason=Reason.DUPLICATE_KEY, detail=f"again {name}, but for its ./")
-        found = {_within(ref, name): name for name in by_name if _is_image(name)}
+        # of keys that a run has already, what is called junk now may be one
+        found = {_within(ref, name): name for name in by_name if _is_image(images, name, junk=keys is not None)}
         texts = _texts_in_archive(images, by_name, found.values()) if keys is None else {}
         for image in sorted(found, key=_by_key):
             if _is_wanted(image, seed, keys):
@@ -255,8 +296,8 @@ def _read_archive(
                 yield _read_image_member(file, by_name[found[image]], image, caption)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
+def _is_image(images: Images, name: str, junk: bool = False) -> bool:
+    return name.lower().endswith(_suffixes(images)) and (junk or not is_junk(name))
 
 
 def _plain(images: ArchiveImages, name: str) -> str:
@@ -286,7 +327,10 @@ def _archived_caption(file: BinaryIO, text: Member) -> bytes | None:
 
 def _list_tables(images: ParquetImages) -> list[ImageRef]:
     """Parquet files, as Hugging Face stores images: a column of `{bytes, path}`, of bytes, or of paths."""
-    refs = [ImageRef(uri=uri) for uri in list_containers(images.path, ".parquet")]
+    found = list_containers(images.path, ".parquet")
+    named = {name for name in found.others if name.lower().endswith(_suffixes(images))}  # by a table's paths, perhaps
+    say_passed_over(images.path, found, named)
+    refs = [ImageRef(uri=uri) for uri in found.files]
     if refs:
         _check_columns(images, container(images.path, refs[0].uri))
     return refs

@@ -61,7 +61,7 @@ def _count_media(place: Place) -> tuple[int, int]:
     """How many images and recordings there are below a place, or in its first archive where it has no such files."""
     try:
         images, sounds = _count(iter_files_below(place))
-        if not images and not sounds and (tars := list_containers(place, ".tar")):
+        if not images and not sounds and (tars := list_containers(place, ".tar").files):
             images, sounds = _count(_members(container(place, tars[0])))
     except (InputError, OSError):
         return 0, 0  # a single file, or one that is gone, of which the listing says why
@@ -87,7 +87,7 @@ def check_sounds(audio: Audio) -> None:
         InputError: names it.
     """
     for source in (source for source in audio.sources if isinstance(source, Esc50Sounds)):
-        if not list_files(source.path / "audio", SOUND_SUFFIXES):
+        if not list_files(source.path / "audio", SOUND_SUFFIXES).files:
             raise InputError(f"audio.sources: {source.path} holds no recording: expected files such as audio/*.wav")
 
 

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Collection, Generator, Iterator, Sequence, Set
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from sonify.errors import InputError
-from sonify.io.places import child, is_below, is_file, is_utf8, leads_out, list_files, open_place
+from sonify.io.places import Listing, child, is_below, is_file, is_utf8, leads_out, list_files, open_place
 from sonify.io.tables import open_parquet
 from sonify.keys import keys_of, plain_key
 from sonify.sources.joins import plain, spellings
@@ -52,9 +52,12 @@ class MissingColumns(InputError):
     """A table names no column of the names that are sought."""
 
 
-def list_containers(path: Place, suffix: str) -> list[str]:
+def list_containers(path: Place, suffix: str) -> Listing:
     """The one archive or table that the path is, or all of the suffix below it, in the order of their keys."""
-    return [path.name] if _is_one(path, suffix) else sorted(list_files(path, (suffix,)), key=plain_key)
+    if _is_one(path, suffix):
+        return Listing(files=[path.name])
+    listing = list_files(path, (suffix,))
+    return replace(listing, files=sorted(listing.files, key=plain_key))
 
 
 def container(path: Place, uri: str) -> Place:

@@ -138,7 +138,7 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         part=layout.PUBLISHED,
         version=1,
         listing="concepts",
-        settings=of_folder | pick("images.kind", "images.path"),
+        settings=of_folder | pick("images.kind", "images.path") | (pick("images.heif") if config.images.heif else {}),
         load=lambda: published_job(config),
     )
     compared = Stage(
@@ -226,6 +226,8 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     images = pick("images")
     for late in ("images.validation", "images.exclude"):
         images.pop(late)  # applied by `pair`, so that a VLM is never paid twice
+    if not config.images.heif:
+        images.pop("images.heif")  # younger than runs that go on
     common: dict[str, Any] = {
         "name": "concepts",
         "part": extractor.name,

@@ -6,13 +6,13 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
-import numpy as np
-import soundfile
 import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sonify.io.tars import BLOCK
-from tests.builders import tone
+from tests.builders import encoded, picture
+from tests.sources.everyday import SOUNDS, film, image_bytes
 
 FOUND = Path(__file__).parent / "found"
 ANSWERS = Path(__file__).parent.parent / "vlm" / "answers"
@@ -31,19 +31,6 @@ _KINDS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
 )
-_SNDFILE_KINDS = (
-    ("WAV", "PCM_16"),
-    ("WAV", "IMA_ADPCM"),
-    ("WAVEX", "PCM_24"),
-    ("RF64", "PCM_32"),
-    ("W64", "DOUBLE"),
-    ("FLAC", "PCM_16"),
-    ("OGG", "VORBIS"),
-    ("AIFF", "PCM_S8"),
-    ("CAF", "FLOAT"),
-    ("AU", "ALAW"),
-)
-_FFMPEG_KINDS = (("aac", "mp4"), ("aac", "adts"), ("mp3", "mp3"), ("libopus", "webm"), ("libopus", "ogg"))
 
 
 def seeds(target: str) -> Iterator[bytes]:
@@ -88,31 +75,37 @@ def _answers() -> Iterator[bytes]:
 
 
 def _sounds() -> Iterator[bytes]:
-    samples = tone(seconds=0.2)
-    for container, subtype in _SNDFILE_KINDS:
-        file = io.BytesIO()
-        soundfile.write(file, samples, 16000, format=container, subtype=subtype)
-        yield file.getvalue()
-    for codec, container in _FFMPEG_KINDS:
-        yield _encoded(np.stack([samples, samples]).astype(np.float32), codec, container)
+    """Of every container and codec, films and a chain; a tenth of a second is enough, where it can be chosen."""
+    for codecs in SOUNDS.values():
+        yield from (make() for make in codecs.values())
+    yield from (film(container) for container in ("mp4", "mov", "matroska"))
+    yield SOUNDS["Ogg"]["Vorbis"]() + SOUNDS["Ogg"]["Opus"]()
+    yield b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + SOUNDS["FLAC"]["FLAC"]()
 
 
-def _encoded(samples: np.ndarray, codec: str, container: str) -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=48_000, layout="stereo")
-        assert isinstance(stream, av.AudioStream)
-        resampler = av.AudioResampler(format=stream.format, layout="stereo", rate=48_000, frame_size=960)
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
-        frame.sample_rate = 16_000
-        for part in (frame, None):
-            for converted in resampler.resample(part):
-                output.mux(stream.encode(converted))
-        output.mux(stream.encode(None))
-    return file.getvalue()
+def _images() -> Iterator[bytes]:
+    """Of every format, and of those with many forms the forms."""
+    image = Image.open(io.BytesIO(picture(1, (48, 32), "PNG")))
+    yield from (image_bytes(kind) for kind in ("JPEG", "PNG", "WebP", "GIF", "BMP", "AVIF", "HEIF"))
+    for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
+        yield encoded(image, "TIFF", compression=compression)
+    for mode in ("1", "L", "P", "RGBA", "CMYK", "LA"):
+        yield encoded(image.convert(mode), "TIFF")
+    yield encoded(image, "TIFF", big_tiff=True)
+    yield from (encoded(image.convert(mode), "BMP") for mode in ("1", "P", "RGBA"))
+    for kind in ("GIF", "AVIF", "PNG"):
+        yield encoded(image, kind, save_all=True, append_images=[image.rotate(90)])
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>', zip=True)
+    yield encoded(image, "PNG", pnginfo=text, icc_profile=b"x" * 500)
 
 
-_SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {"tars": _tars, "answers": _answers, "sounds": _sounds}
+_SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "tars": _tars,
+    "answers": _answers,
+    "sounds": _sounds,
+    "images": _images,
+}
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

@@ -18,6 +18,7 @@ from sonify.media.audio import (
     open_recording,
     read_header,
 )
+from sonify.media.pixels import MAX_PIXELS, UnreadableImage, decode_rgb, inspect_image
 from sonify.rows import Concept, Reason
 from sonify.vlm.answers import MAX_CAPTION_CHARS, MAX_DESCRIPTION_CHARS, parse_concepts
 from sonify.vlm.repair import Unusable
@@ -98,6 +99,26 @@ def _read_sound(data: bytes) -> None:
             assert 0 < block.size <= MAX_BLOCK_VALUES
 
 
+def images(data: bytes) -> None:
+    """Any bytes as an image: within its limits and decoded to RGB, or a refusal with its reason."""
+    refusal = None
+    with _little_time():
+        try:
+            _read_image(data)
+        except UnreadableImage as error:
+            refusal = error
+    reasons = (Reason.UNREADABLE, Reason.UNSUPPORTED, Reason.TOO_LARGE)
+    assert refusal is None or (refusal.detail and refusal.reason in reasons)
+
+
+def _read_image(data: bytes) -> None:
+    info = inspect_image(data)
+    assert 0 < info.width * info.height <= MAX_PIXELS
+    picture = decode_rgb(data, 16)
+    assert picture.mode == "RGB"
+    assert min(picture.size) == min(info.width, info.height, 16)
+
+
 @contextmanager
 def _little_time() -> Iterator[None]:
     start = time.process_time()
@@ -105,4 +126,4 @@ def _little_time() -> Iterator[None]:
     assert time.process_time() - start < MAX_CPU_SEC
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"tars": tars, "answers": answers, "sounds": sounds}
+TARGETS: dict[str, Callable[[bytes], None]] = {"tars": tars, "answers": answers, "sounds": sounds, "images": images}

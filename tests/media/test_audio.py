@@ -234,13 +234,13 @@ def test_blocks_do_not_grow_with_the_claim(tmp_path: Path) -> None:
     assert sum(sizes) == 800_000
 
 
-@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "G721_32", "GSM610"])
-def test_adpcm_and_its_like_are_refused(tmp_path: Path, subtype: str) -> None:
+@pytest.mark.parametrize(("subtype", "tag"), [("G721_32", 0x40), ("GSM610", 0x31)])
+def test_what_neither_library_is_to_decode_is_refused(tmp_path: Path, subtype: str, tag: int) -> None:
     path = tmp_path / "sound.wav"
     soundfile.write(path, np.zeros(8000), 8000, subtype=subtype)
 
     assert refusal(path).reason is Reason.UNSUPPORTED
-    assert subtype in refusal(path).detail
+    assert f"{tag:#06x}" in refusal(path).detail
 
 
 @pytest.mark.parametrize("container", ["VOC", "PAF", "AVR", "IRCAM"])
@@ -258,10 +258,10 @@ def test_a_container_that_only_ffmpeg_knows_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_codec_that_is_not_listed_is_refused(tmp_path: Path) -> None:
-    path = write_with_ffmpeg(tmp_path / "sound.mka", stereo_noise(), "ac3", "matroska", RATE_HZ)
+    path = write_with_ffmpeg(tmp_path / "sound.mka", stereo_noise(), "tta", "matroska", RATE_HZ)
 
     assert refusal(path).reason is Reason.UNSUPPORTED
-    assert "ac3" in refusal(path).detail
+    assert "tta" in refusal(path).detail
 
 
 @pytest.mark.parametrize(("channels", "rate_hz"), [(33, 16_000), (1, 3_999), (1, 768_001)])

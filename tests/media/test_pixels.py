@@ -1,5 +1,6 @@
 import io
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 
@@ -90,7 +92,7 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_every_orientation_gives_the_same_picture(orientation: int, kind: str) -> None:
     turn = STORED[orientation]
@@ -213,13 +215,14 @@ def test_rgb_with_a_transparent_colour() -> None:
     assert picture.getpixel((8, 24)) == (0, 0, 255)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "AVIF"])
 def test_an_animation_is_its_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("blue", "red", "green")]
-    options = {"lossless": True} if kind == "WEBP" else {}
-    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
+    options: dict[str, object] = {} if kind == "TIFF" else {"duration": 100}
+    options |= {"WEBP": {"lossless": True}, "GIF": {"comment": b"of a GIF"}}.get(kind, {})
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     inspect_image(data)
-    assert decode_rgb(data).getpixel((8, 8)) == (0, 0, 255)
+    assert_near(decode_rgb(data), (8, 8), (0, 0, 255), tolerance=3 if kind == "AVIF" else 0)
 
 
 def swapped_profile(**replaced: bytes) -> bytes:
@@ -237,7 +240,7 @@ def swapped_profile(**replaced: bytes) -> bytes:
     return bytes(profile)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_another_colour_profile_is_converted(kind: str) -> None:
     # In a space whose red is sRGB's green and the other way about, stored red looks green.
     profile = swapped_profile(rXYZ=b"gXYZ", gXYZ=b"rXYZ")
@@ -300,16 +303,23 @@ def test_a_scaled_decode_converts_like_a_full_one() -> None:
     assert psnr(small, decode_rgb(data).resize(small.size, Image.Resampling.LANCZOS)) > 35
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PROGRESSIVE", "PNG", "WEBP", "LOSSLESS"])
+@pytest.mark.parametrize(
+    "kind",
+    ["JPEG", "PROGRESSIVE", "PNG", "WEBP", "LOSSLESS", "GIF", "BMP", "TIFF", "LZW", "DEFLATE", "TIFF JPEG", "AVIF"],
+)
 def test_every_cut_is_found(kind: str) -> None:
     format_and_options: dict[str, tuple[str, dict[str, object]]] = {
         "PROGRESSIVE": ("JPEG", {"progressive": True}),
         "LOSSLESS": ("WEBP", {"lossless": True}),
+        "LZW": ("TIFF", {"compression": "tiff_lzw"}),
+        "DEFLATE": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        "TIFF JPEG": ("TIFF", {"compression": "jpeg"}),
     }
     name, options = format_and_options.get(kind, (kind, {}))
     data = encoded(photo(120, 90), name, **options)
     inspect_image(data)
-    end = len(data) - (2 if name == "JPEG" else 0)  # without its end marker a JPEG has still all pixels
+    # without their end marks a JPEG and a GIF have still all pixels
+    end = len(data) - {"JPEG": 2, "GIF": 3}.get(name, 0)
     cuts = [*range(0, end, len(data) // 150), *range(end - 12, end)]
     assert {refusal(data[:cut]) for cut in cuts} == {Reason.UNREADABLE}
 
@@ -343,11 +353,15 @@ def test_a_flipped_bit_in_a_png_is_found() -> None:
         (png(1, 1, depth=8, colour=3, rows=b"\0\0"), Reason.UNREADABLE),
         (b"RIFF\x10\0\0\0WEBPVP8 ", Reason.UNREADABLE),
         (b"RIFF", Reason.UNREADABLE),
-        (encoded(quarters(), "GIF"), Reason.UNSUPPORTED),
-        (encoded(quarters(), "TIFF"), Reason.UNSUPPORTED),
+        (b"GIF89a", Reason.UNREADABLE),
+        (b"BM is how this text begins", Reason.UNREADABLE),
+        (b"II*\0\x08\0\0\0", Reason.UNREADABLE),
+        (b"\0\0\x01\0\x01\0", Reason.UNSUPPORTED),
+        (b"\xff\x4f\xff\x51", Reason.UNSUPPORTED),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", Reason.UNSUPPORTED),
         (b"8BPS\0\x01", Reason.UNSUPPORTED),
-        (b"\0\0\0\x1cftypavif", Reason.UNSUPPORTED),
+        (b"\0\0\0\x1cftypavif", Reason.UNREADABLE),
+        (b"\0\0\0\x1cftypisom\0\0\2\0isommp41", Reason.UNSUPPORTED),
     ],
 )
 def test_what_is_not_a_picture_is_refused(data: bytes, reason: Reason, read: Callable[[bytes], object]) -> None:
@@ -383,14 +397,63 @@ def text_bomb(name: bytes, prefix: bytes) -> bytes:
     return png(1, 1, depth=8, colour=0, rows=b"\0\0", before=(chunk(name, bomb),))
 
 
+def bmp(width: int, height: int, compression: int = 0) -> bytes:
+    """A bitmap that claims a size, with hardly a pixel."""
+    info = struct.pack("<IIIHHIIIIII", 40, width, height, 1, 8, compression, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<III", 2000, 0, 1078) + info + bytes(1024) + bytes(200)
+
+
+def tiff(tags: dict[int, int], counts: dict[int, int] | None = None) -> bytes:
+    """A grey TIFF of 8 x 8 with other values, or more of them than there are."""
+    whole = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64} | tags
+    if 324 in tags:
+        whole = {tag: value for tag, value in whole.items() if tag not in (273, 278, 279)}
+    entries = b"".join(
+        struct.pack("<HHLL", tag, 4, (counts or {}).get(tag, 1), value) for tag, value in sorted(whole.items())
+    )
+    pixels = bytes(range(64))
+    return b"II*\0" + struct.pack("<L", 8 + 64) + pixels + struct.pack("<H", len(whole)) + entries + bytes(4)
+
+
+def heif(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, quality=95, **options)
+    return file.getvalue()
+
+
+def with_size(data: bytes, width: int, height: int) -> bytes:
+    """An AVIF or HEIF that claims another size in each of its items' properties."""
+    changed = bytearray(data)
+    for found in re.finditer(rb"ispe\0\0\0\0", data):
+        changed[found.end() : found.end() + 8] = struct.pack(">II", width, height)
+    return bytes(changed)
+
+
 BOMBS: dict[str, tuple[Callable[[], bytes], Reason | None]] = {
     "png": (lambda: png(30_000, 30_000, depth=8, colour=2, rows=b""), Reason.TOO_LARGE),
     "png one bit": (lambda: png(30_000, 30_000, depth=1, colour=0, rows=b""), Reason.TOO_LARGE),
     "png thin": (lambda: png(100_000, 1, depth=8, colour=0, rows=bytes(100_001)), Reason.TOO_LARGE),
     "png negative": (lambda: png(2**32 - 1, 2**32 - 1, depth=8, colour=0, rows=b""), Reason.TOO_LARGE),
-    "png zTXt": (lambda: text_bomb(b"zTXt", b"k\0\0"), Reason.UNREADABLE),
-    "png iTXt": (lambda: text_bomb(b"iTXt", b"k\0\1\0\0\0"), Reason.UNREADABLE),
-    "png iCCP": (lambda: text_bomb(b"iCCP", b"k\0\0"), Reason.UNREADABLE),
+    # The picture is read, and nothing of these is unpacked beyond a limit.
+    "png zTXt": (lambda: text_bomb(b"zTXt", b"k\0\0"), None),
+    "png iTXt": (lambda: text_bomb(b"iTXt", b"k\0\1\0\0\0"), None),
+    "png XMP": (lambda: text_bomb(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"), None),
+    "png raw EXIF": (lambda: text_bomb(b"zTXt", b"Raw profile type exif\0\0"), None),
+    "png iCCP": (lambda: text_bomb(b"iCCP", b"k\0\0"), None),
+    "gif": (lambda: b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2\x44\1\0;", Reason.TOO_LARGE),
+    "gif frame": (lambda: b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\2\x44\1\0;", Reason.TOO_LARGE),
+    "gif comment": (lambda: b"GIF89a\1\0\1\0\0\0\0!\xfe" + b"\1x" * 40_000_000, Reason.UNREADABLE),
+    "bmp": (lambda: bmp(40_000, 40_000), Reason.TOO_LARGE),
+    "bmp runs": (lambda: bmp(10_000, 9_000, compression=1), Reason.TOO_LARGE),
+    "bmp negative": (lambda: bmp(10, 2**32 - 40_000_000), Reason.TOO_LARGE),
+    "tiff": (lambda: tiff({256: 60_000, 257: 60_000}), Reason.TOO_LARGE),
+    "tiff tile": (lambda: tiff({322: 60_000, 323: 60_000, 324: 8, 325: 8, 259: 5}), Reason.TOO_LARGE),
+    "tiff bits": (lambda: tiff({256: 50_000, 257: 2_000, 258: 64, 277: 64, 278: 2_000, 259: 5}), Reason.TOO_LARGE),
+    "tiff strips": (lambda: tiff({}, counts={273: 2**25}), Reason.UNREADABLE),
+    "tiff values": (lambda: tiff({}, counts={258: 2**25}), Reason.UNREADABLE),
+    "avif": (lambda: with_size(encoded(quarters(), "AVIF"), 60_000, 60_000), Reason.UNREADABLE),
+    "avif 150 MP": (lambda: with_size(encoded(quarters(), "AVIF"), 15_000, 10_000), Reason.TOO_LARGE),
+    "heif": (lambda: with_size(heif(photo(640, 480)), 30_000, 30_000), Reason.TOO_LARGE),
     # More data than pixels: the decoder stops at the last pixel.
     "png IDAT": (lambda: png(1, 1, depth=8, colour=0, rows=bytes(200_000_000)), None),
     "jpeg": (lambda: frame_of(65_500, 65_500), Reason.TOO_LARGE),
@@ -483,7 +546,7 @@ def test_other_pictures_become_upright_rgb_jpegs() -> None:
         assert b"secret" not in made
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_a_decode_for_a_model_refuses_what_inspection_refuses(kind):
     """Cut at every place, and with one byte changed at many: each is refused by both or by neither."""
     whole = picture(3, (96, 64), kind)
@@ -517,6 +580,131 @@ def test_a_decode_for_a_model_gives_the_picture_and_the_original_size(orientatio
     assert image.size == expected.size
     assert image.tobytes() == expected.tobytes()
     assert min(image.size) == min(side, 400)
+
+
+# --- what stands in, before and behind pictures of telephones, scanners and image editors
+
+
+def png_with(*chunks: bytes) -> bytes:
+    data = encoded(quarters(), "PNG")
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+LONG = bytes(range(256)) * 12_000  # 3 MB, beyond what Pillow unpacks
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        chunk(b"tEXt", b"Comment\0" + LONG.replace(b"\0", b" ")),
+        chunk(b"zTXt", b"Comment\0\0" + zlib.compress(LONG)),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(LONG)),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + LONG),
+        b"".join(chunk(b"tEXt", b"Comment\0" + b"x" * 1_000_000) for _ in range(70)),
+        chunk(b"iCCP", b"large\0\0" + zlib.compress(LONG)),
+        chunk(b"iCCP", b"damaged\0\0" + LONG[:1000]),
+    ],
+    ids=["tEXt", "zTXt", "packed XMP", "XMP", "many", "ICC", "no ICC"],
+)
+def test_a_png_with_long_texts_or_profile_is_a_picture(made: bytes) -> None:
+    data = png_with(made)
+    assert inspect_image(data).width == 64
+    assert decode_rgb(data).tobytes() == decode_rgb(encoded(quarters(), "PNG")).tobytes()
+    late = data[:33] + data[33 + len(made) : -12] + made + data[-12:]  # behind the pixels
+    assert decode_for_model(late, 16)[0] == inspect_image(late) == inspect_image(data)
+
+
+def test_a_long_profile_of_a_png_counts() -> None:
+    profile = swapped_profile(rXYZ=b"gXYZ", gXYZ=b"rXYZ") + bytes(2_000_000)
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    data = encoded(Image.new("RGB", (16, 16), RED), "PNG")
+    data = data[:33] + chunk(b"iCCP", b"x\0\0" + zlib.compress(profile)) + data[33:]
+    assert_near(decode_rgb(data), (8, 8), (0, 255, 0))
+
+
+def test_a_text_that_turns_a_png_still_does_and_a_damaged_one_is_found() -> None:
+    xmp = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b'<x tiff:Orientation="6"/>'))
+    assert inspect_image(png_with(xmp)).width == 32
+    raw = "\nexif\n      26\n" + (b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0" + bytes(4)).hex()
+    assert (
+        inspect_image(png_with(chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw.encode())))).width == 32
+    )
+    broken = png_with(chunk(b"tEXt", b"Comment\0x")[:-1] + b"!")
+    assert refusal(broken) == Reason.UNREADABLE
+
+
+def test_what_follows_a_jpeg_is_nothing_to_it() -> None:
+    film = np.random.default_rng(0).bytes(20_000_000)  # of a moving photograph; it looks like scans by chance
+    assert film.count(b"\xff\xda") > MAX_JPEG_SCANS
+    for options in ({}, {"progressive": True}):
+        data = encoded(quarters(), "JPEG", **options)
+        assert inspect_image(data + film) == inspect_image(data)
+        assert decode_rgb(data + film).tobytes() == decode_rgb(data).tobytes()
+
+
+def test_the_first_picture_of_a_telephone_s_two_is_taken() -> None:
+    data = encoded(quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
+    assert data.startswith(b"\xff\xd8\xff")
+    assert inspect_image(data).verbatim
+    assert_near(decode_rgb(data), (8, 8), RED, tolerance=6)
+
+
+def test_a_jpeg_with_megabytes_of_metadata_is_a_picture() -> None:
+    data = encoded(quarters(), "JPEG", exif=b"Exif\0\0" + b"MM\0*\0\0\0\x08" + bytes(65_000))
+    more = b"".join(
+        b"\xff\xe1\xff\xff" + b"http://ns.adobe.com/xmp/extension/\0".ljust(65_533, b"x") for _ in range(40)
+    )
+    assert inspect_image(data[:2] + more + data[2:]).verbatim
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_a_tiff_of_whole_numbers_is_the_picture(mode: str, compression: str | None) -> None:
+    plain = quarters().convert("L").convert(mode) if mode in ("1", "I;16") else quarters().convert(mode)
+    if mode == "I;16":
+        plain = Image.fromarray(np.asarray(quarters().convert("L")).astype(np.uint16) * 257)
+    expected = (
+        quarters().convert("L" if mode in ("1", "L", "LA", "I;16") else "RGB").convert("1" if mode == "1" else "RGB")
+    )
+    picture = decode_rgb(encoded(plain, "TIFF", compression=compression))
+    for xy in ((8, 8), (56, 8), (8, 24), (56, 24)):
+        assert_near(picture, xy, expected.convert("RGB").getpixel(xy), tolerance=3)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "LAB"])
+def test_a_tiff_without_a_range_is_refused(mode: str) -> None:
+    for read in (inspect_image, decode_rgb):
+        assert refusal(encoded(Image.new(mode, (8, 8)), "TIFF"), read) == Reason.UNSUPPORTED
+
+
+def test_a_tiff_that_libtiff_alone_knows_is_refused() -> None:
+    assert refusal(encoded(quarters(), "TIFF", compression="zstd")) == Reason.UNSUPPORTED
+    assert refusal(tiff({262: 0, 258: 16, 279: 128}) + bytes(64)) == Reason.UNSUPPORTED
+    assert inspect_image(tiff({})).width == 8
+    assert inspect_image(encoded(quarters(), "TIFF", big_tiff=True)).width == 64
+
+
+def test_a_bitmap_of_runs_is_the_picture() -> None:
+    rows = b"".join(bytes((8, value, 0, 0)) for value in range(8)) + b"\0\1"
+    palette = b"".join(bytes((n, n, n, 0)) for n in range(256))
+    head = struct.pack("<IIIHHIIIIII", 40, 8, 8, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    data = b"BM" + struct.pack("<III", 1078 + len(rows), 0, 1078) + head + palette + rows
+    assert [decode_rgb(data).getpixel((3, 7 - n)) for n in range(8)] == [(n, n, n) for n in range(8)]
+
+
+def test_a_heif_is_upright_and_its_thumbnail_is_not_the_picture() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = heif(photo(640, 480), exif=exif.tobytes(), thumbnails=[400])
+    info, seen = decode_for_model(data, 200)
+    assert (info.width, info.height) == (480, 640)
+    full = decode_rgb(data).resize(seen.size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    assert seen.tobytes() == full.tobytes()
+
+
+def test_a_forged_size_of_a_heif_is_refused() -> None:
+    assert refusal(with_size(heif(photo(640, 480)), 64, 64)) == Reason.UNREADABLE
+    assert refusal(heif(photo(640, 480))[:-2000]) == Reason.UNREADABLE
 
 
 def jpeg(array):

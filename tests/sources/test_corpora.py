@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -357,3 +358,18 @@ def test_the_published_esc50_table_is_read(test_data, tmp_path):
 def test_an_esc50_folder_without_its_table_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"expected ESC-50's meta/esc50\.csv"):
         list(listed({"kind": "esc50", "path": tmp_path}).values())
+
+
+def test_a_file_of_a_new_kind_or_behind_a_link_replaces_none_that_a_run_has(
+    audioset, fsd50k, bbc, test_data, tmp_path_factory
+):
+    """Runs know a recording by its file: another one of it would be heard twice."""
+    for source in (audioset_source(audioset), fsd50k_source(fsd50k), bbc_source(bbc)):
+        folder = Path(str(source["path"]))
+        before = listed(source)
+        for file in [file for file, ref in before.items() if not ref.refused and ".tar/" not in file]:
+            put((folder / file).with_suffix(".3gp"), real_recording(test_data, 0))
+        linked = tmp_path_factory.mktemp("linked") / "copy"
+        shutil.copytree(folder, linked)
+        (folder / f"0-{source['kind']}").symlink_to(linked)
+        assert listed(source) == before

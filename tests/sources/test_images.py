@@ -1,22 +1,32 @@
+import io
 import json
+import sys
 from typing import Any
 
+import pillow_heif
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from sonify import layout
 from sonify.config import FolderImages, ParquetImages, Sa1bImages, WebDatasetImages
 from sonify.engine.plan import listed_units
 from sonify.errors import InputError, TransientError
+from sonify.io.tables import read_rows
 from sonify.keys import escape_key
+from sonify.media.pixels import inspect_image
 from sonify.prepare import freeze_images
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.running import run
 from sonify.sources.captions import MAX_CAPTION_BYTES
-from sonify.sources.images import list_images, read_images
+from sonify.sources.images import images_in, list_images, read_images
+from sonify.stages.table import stages_of
+from tests import builders
 from tests.builders import (
     SUBJECTS,
     picture,
+    refused,
     small_config,
     small_input,
     write_photos,
@@ -38,7 +48,7 @@ def read_all(images, seed=0) -> list[Any]:
 
 
 def test_a_folder_is_read_recursively_in_the_order_of_keys(tmp_path):
-    write_photos(tmp_path, {"b.jpg": "one", "a/x.jpeg": "two", "a.png": "three", "notes.gif": "no image"})
+    write_photos(tmp_path, {"b.jpg": "one", "a/x.jpeg": "two", "a.png": "three", "notes.tga": "no image"})
     rows = read_all(folder(tmp_path))
     assert [row.uri for row in rows] == ["a.png", "a/x.jpeg", "b.jpg"]
     assert [row.caption for row in rows] == [b"three", b"two", b"one"]
@@ -338,3 +348,107 @@ def test_a_whole_run_of_parquet(tmp_path):
     images = {"kind": "parquet", "path": str(tmp_path / "hub"), "caption_column": "caption", "validation": 0}
     counts = run(small_config(tmp_path, images=images))
     assert counts["render"].rows_out == 20
+
+
+# --- what systems leave beside images, and HEIF
+
+
+ODD = {
+    "._a.jpg": b"AppleDouble",
+    "__MACOSX/a.jpg": b"x",
+    "x/.hidden.png": b"x",
+    "a.jpg": picture(1),
+    "b.gif": picture(2),
+}
+
+
+def test_what_systems_leave_in_archives_is_no_image(tmp_path):
+    write_tar(tmp_path / "0.tar", {**ODD, "b.txt": b"rain", "._b.txt": b"snow"})
+    rows = read_all(archives(tmp_path))
+    assert [(row.uri, row.caption) for row in rows] == [("0.tar/a.jpg", None), ("0.tar/b.gif", b"rain")]
+    (unit,) = list_images(archives(tmp_path), 0)
+    assert [ref.uri for ref in images_in(archives(tmp_path), unit[0])] == ["0.tar/a.jpg", "0.tar/b.gif"]
+
+
+def test_what_a_run_has_paired_is_read_again_whatever_it_is_called(tmp_path):
+    write_tar(tmp_path / "0.tar", {**ODD, "._real.jpg": picture(3)})
+    keys = {escape_key(f"0.tar/{name}") for name in ("._real.jpg", "a.jpg")}
+    (unit,) = list_images(archives(tmp_path), 0)
+    rows = list[Any](read_images(archives(tmp_path), unit, 0, keys))
+    assert [row.uri for row in rows] == ["0.tar/._real.jpg", "0.tar/a.jpg"]
+
+
+def heif_bytes():
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.open(io.BytesIO(picture(1)))).save(file)
+    return file.getvalue()
+
+
+def make_heif_set(kind, root):
+    if kind == "folder":
+        (root / "a.heic").write_bytes(heif_bytes())
+        (root / "b.jpg").write_bytes(heif_bytes())
+        return lambda heif: folder(root, heif=heif)
+    if kind == "webdataset":
+        write_tar(root / "0.tar", {"a.heic": heif_bytes(), "b.jpg": heif_bytes()})
+        return lambda heif: archives(root, heif=heif)
+    write_table(root / "0.parquet", [{"bytes": heif_bytes(), "path": "a.heic"}, {"bytes": heif_bytes(), "path": None}])
+    return lambda heif: parquet(root, heif=heif)
+
+
+@pytest.mark.parametrize("kind", ["folder", "webdataset", "parquet"])
+def test_heif_is_read_under_its_key_only(tmp_path, kind):
+    make = make_heif_set(kind, tmp_path)
+    rows = read_all(make(True))
+    assert [type(row) for row in rows] == [SourceImage, SourceImage]
+    assert all(inspect_image(row.data).width == 48 for row in rows)
+    # without it `.heic` is no input, and what turns out to be one is refused
+    without = read_all(make(False))
+    assert len(without) == (2 if kind == "parquet" else 1)
+    assert {(row.reason, row.detail) for row in without} == {("unsupported", "HEIF; images.heif: true reads it")}
+
+
+def test_heif_without_its_library_is_said_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(picture())
+    images = folder(tmp_path, heif=True)
+    (unit,) = list_images(images, 0)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as Python marks what cannot be imported
+    for work in (lambda: list(list_images(images, 0)), lambda: list(read_images(images, unit, 0))):
+        with refused("pillow_heif.*heif"):
+            work()
+    assert len(list(read_images(folder(tmp_path), unit, 0))) == 1
+
+
+def test_heif_is_in_the_settings_where_it_is_asked_for_only(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "sounds").mkdir()
+    digests = {}
+    for heif in (None, False, True):
+        section = {"kind": "folder", "path": str(tmp_path / "photos"), "validation": 0}
+        config = small_config(tmp_path, images=section if heif is None else {**section, "heif": heif})
+        digests[heif] = {stage.key: stage.digest for stage in stages_of(config)}
+    assert digests[None] == digests[False]
+    differing = {key for key, digest in digests[True].items() if digest != digests[False][key]}
+    assert differing == {"concepts/captions"}
+
+
+def test_a_run_that_has_junk_keeps_it_and_takes_what_is_new(tmp_path):
+    """Its listing was frozen by a version that took `._a.jpg` for an image, and knew neither GIF nor linked folders."""
+    photos, _ = small_input(tmp_path, photos=3, recordings=8)
+    (photos / "._x.jpg").write_bytes(picture(9))
+    config = small_config(tmp_path)
+    earlier = [ImageRef(uri=uri, caption=b"a dog") for uri in ("._x.jpg", "000.jpg", "001.jpg", "002.jpg")]
+    place = tmp_path / "run" / layout.listing("concepts", "000000")
+    builders.write_table(place, ImageRef, earlier)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("a.gif", "b.jpg"):
+        (tmp_path / "elsewhere" / name).write_bytes(picture(5, image_format="GIF"))
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    freeze_images(config.run_dir, config.images, config.seed)
+    assert list(read_rows(place, ImageRef)) == earlier
+    new = tmp_path / "run" / layout.listing("concepts", "000001")
+    assert [ref.uri for ref in read_rows(new, ImageRef)] == ["linked/a.gif", "linked/b.jpg"]
+    rows = list[Any](read_images(config.images, earlier, 0))
+    assert [row.uri for row in rows] == [ref.uri for ref in earlier]
+    freeze_images(config.run_dir, config.images, config.seed)
+    assert len(list(place.parent.glob("*.parquet"))) == 2

@@ -22,10 +22,18 @@ from typing import Any, TextIO
 
 from sonify.config import AudioSetSounds, BbcSounds, Esc50Sounds, Fsd50kSounds
 from sonify.errors import InputError
-from sonify.io.places import list_files, open_place
+from sonify.io.places import Listing, child, list_files, open_place, say_passed_over
+from sonify.keys import plain_key
 from sonify.rows import Reason, SoundRef
 from sonify.sources.joins import meet, plain, say_meeting
-from sonify.sources.sounds.forms import SOUND_SUFFIXES, first_text, index_archive, refused_ref
+from sonify.sources.sounds.forms import (
+    LATER_SUFFIXES,
+    SOUND_SUFFIXES,
+    first_text,
+    index_archive,
+    is_sound,
+    refused_ref,
+)
 from sonify.sources.userfiles import list_containers
 from sonify.stores import Place
 
@@ -104,13 +112,19 @@ def _segment_ref(source_name: str, segment: Segment, text: str) -> SoundRef:
 
 def _find_sounds(source: AudioSetSounds) -> tuple[list[str], list[SoundRef]]:
     """Files and archive members, and what of the archives cannot be read."""
-    files = [] if source.path.suffix.lower() == ".tar" else list_files(source.path, SOUND_SUFFIXES)
     refused: list[SoundRef] = []
-    for uri in list_containers(source.path, ".tar"):
+    if source.path.suffix.lower() == ".tar":
+        listing, archives = Listing(files=[]), list_containers(source.path, ".tar").files
+    else:
+        listing = list_files(source.path, (*SOUND_SUFFIXES, ".tar"))
+        archives = [name for name in listing.files if name.lower().endswith(".tar")]
+        _say_passed_over(source.path, listing, [source.segments, source.labels])
+    files = [name for name in listing.files if name.lower().endswith(SOUND_SUFFIXES)]
+    for uri in sorted(archives, key=plain_key):
         members, unreadable = index_archive(source.name, source.path, uri)
-        files += (f"{uri}/{member.name}" for member in members if member.name.lower().endswith(SOUND_SUFFIXES))
+        files += (f"{uri}/{member.name}" for member in members if is_sound(member.name))
         refused += unreadable
-    return sorted(files), refused
+    return _in_order_of_choice(replace(listing, files=files)), refused
 
 
 def _by_id(files: Iterable[str], ids: Collection[str]) -> Mapping[str, Sequence[tuple[float | None, str]]]:
@@ -178,12 +192,19 @@ def _segment(row: Sequence[str]) -> Segment | None:
 def list_fsd50k(source: Fsd50kSounds) -> list[SoundRef]:
     """List the clips of the part (`eval` is meant for evaluation); those without a file are refused."""
     parts = ("dev", "eval") if source.part == "both" else (source.part,)
-    return [ref for part in parts for ref in _list_fsd50k_part(source, part)]
+    found = list_files(source.path, SOUND_SUFFIXES)
+    _say_passed_over(source.path, found, [table for part in parts for table in _fsd50k_tables(source, part)])
+    return [ref for part in parts for ref in _list_fsd50k_part(source, part, _in_order_of_choice(found))]
 
 
-def _list_fsd50k_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
-    table = source.path / "FSD50K.ground_truth" / f"{part}.csv"
-    clips = source.path / "FSD50K.metadata" / f"{part}_clips_info_FSD50K.json"
+def _fsd50k_tables(source: Fsd50kSounds, part: str) -> tuple[Place, Place]:
+    """The table of a part's labels, and the record of each clip's licence and uploader."""
+    records = source.path / "FSD50K.metadata" / f"{part}_clips_info_FSD50K.json"
+    return source.path / "FSD50K.ground_truth" / f"{part}.csv", records
+
+
+def _list_fsd50k_part(source: Fsd50kSounds, part: str, sounds: Sequence[str]) -> list[SoundRef]:
+    table, clips = _fsd50k_tables(source, part)
     try:
         with _open_text(table, errors="strict") as file:
             labels = {row["fname"]: row["labels"] for row in csv.DictReader(file)}
@@ -196,7 +217,7 @@ def _list_fsd50k_part(source: Fsd50kSounds, part: str) -> list[SoundRef]:
             f"audio.sources: expected FSD50K's FSD50K.ground_truth/{table.name} (fname,labels,...) and"
             f" FSD50K.metadata/{clips.name} (licence and uploader of each) in {source.path}: {error}"
         ) from error
-    found = [file for file in list_files(source.path, SOUND_SUFFIXES) if file.startswith(f"{folder}/")]
+    found = [file for file in sounds if file.startswith(f"{folder}/")]
     files = {file.rpartition(".")[0]: file for file in reversed(found)}
     return _with_files(refs, files, found, table=table, folder=source.path)
 
@@ -219,8 +240,9 @@ def list_bbc(source: BbcSounds) -> list[SoundRef]:
     table = source.table or source.path / BBC_TABLE
     refs = [_bbc_ref(source.name, location, description) for location, description in _read_bbc_table(table)]
     found = list_files(source.path, SOUND_SUFFIXES)
-    files = {_stem_of(file): file for file in reversed(found)}
-    return _with_files(refs, files, found, table=table, folder=source.path)
+    _say_passed_over(source.path, found, [table])
+    files = {_stem_of(file): file for file in reversed(_in_order_of_choice(found))}
+    return _with_files(refs, files, found.files, table=table, folder=source.path)
 
 
 def _bbc_ref(source_name: str, location: str, description: str) -> SoundRef:
@@ -278,9 +300,10 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
             f"audio.sources: expected ESC-50's meta/esc50.csv (filename, category, src_file, ...) in {source.path}:"
             f" {error}"
         ) from error
-    found = list_files(source.path / "audio", SOUND_SUFFIXES)
-    met = meet(list(rows), found, "audio")
-    if found and not met.met:
+    listing = list_files(source.path / "audio", SOUND_SUFFIXES)
+    say_passed_over(source.path / "audio", listing)
+    met = meet(list(rows), listing.files, "audio")
+    if listing.files and not met.met:
         raise InputError(
             f"audio.sources: none of the {len(rows):,} recordings in {table} is below {source.path / 'audio'}: expected"
             f" files such as {next(iter(rows), '1-100032-A-0.wav')}"
@@ -303,6 +326,22 @@ def _esc50_ref(source: Esc50Sounds, row: dict[str, str]) -> SoundRef:
         licence="CC-BY-NC-3.0",
         attribution=f"freesound.org/s/{row['src_file']}, in ESC-50 (Piczak, 2015)",
     )
+
+
+def _in_order_of_choice(listing: Listing) -> list[str]:
+    """The files of a listing; of several of one recording the first counts.
+
+    What earlier versions did not list comes last, so that none that a run has is replaced.
+    """
+    return sorted(
+        listing.files,
+        key=lambda file: (file.lower().endswith(LATER_SUFFIXES), file.startswith(listing.linked), file),
+    )
+
+
+def _say_passed_over(folder: Place, listing: Listing, tables: Sequence[Place]) -> None:
+    """Say which files are neither sounds nor the corpus' own tables."""
+    say_passed_over(folder, listing, {name for name in listing.others if child(folder, name) in tables})
 
 
 def _stem_of(file: str) -> str:

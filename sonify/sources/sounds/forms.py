@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sonify.config import FolderSounds, ParquetSounds, WebDatasetSounds
 from sonify.errors import InputError
-from sonify.io.places import is_file, is_utf8, list_files, open_place
+from sonify.io.places import is_file, is_junk, is_utf8, list_files, open_place, say_passed_over
 from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
@@ -24,10 +24,16 @@ from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, 
 from sonify.stores import Place
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
-SOUND_SUFFIXES = (  # a tuple, for `str.endswith`
+_FIRST_SUFFIXES = (
     *(".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".mp4", ".oga", ".ogg"),
     *(".opus", ".rf64", ".snd", ".w64", ".wav", ".webm"),
 )
+# What later versions read as well, films of which the sound is taken among them.
+LATER_SUFFIXES = (
+    *(".3g2", ".3gp", ".ac3", ".adts", ".amr", ".asf", ".bwf", ".eac3", ".ec3", ".m4b", ".m4r", ".m4v", ".mkv"),
+    *(".mov", ".mp2", ".mpga", ".qt", ".wave", ".weba", ".wma", ".wmv"),
+)
+SOUND_SUFFIXES = (*_FIRST_SUFFIXES, *LATER_SUFFIXES)  # a tuple, for `str.endswith`
 METADATA_TABLES = ("metadata.csv", "metadata.parquet")
 FILE_COLUMNS = ("file", "file_name")  # the second is Hugging Face's
 METADATA_COLUMNS = ("text", "licence", "license", "attribution", "recording")
@@ -52,10 +58,16 @@ _YOUTUBE_FILE = re.compile(r"Y([A-Za-z0-9_-]{11})\.\w+")
 
 def list_folder(source: FolderSounds) -> list[SoundRef]:
     """List every sound below the folder; what its table says that meets nothing is said."""
-    files = list_files(source.path, SOUND_SUFFIXES)
+    listing = list_files(source.path, SOUND_SUFFIXES)
     tables = [name for name in METADATA_TABLES if is_file(source.path / name)]
-    described = _read_metadata(source.path, tables[0], files) if tables else {}
-    return [_ref_of_file(source, PurePosixPath(file), described.get(file, {})) for file in files]
+    say_passed_over(source.path, listing, set(tables[:1]))
+    described = _read_metadata(source.path, tables[0], listing.files) if tables else {}
+    return [_ref_of_file(source, PurePosixPath(file), described.get(file, {})) for file in listing.files]
+
+
+def is_sound(name: str) -> bool:
+    """Whether a member of an archive is to be read as a recording."""
+    return name.lower().endswith(SOUND_SUFFIXES) and not is_junk(name)
 
 
 def _ref_of_file(source: FolderSounds, file: PurePosixPath, fields: Mapping[str, str]) -> SoundRef:
@@ -92,14 +104,16 @@ def _read_metadata(root: Place, table: str, files: Sequence[str]) -> dict[str, d
 
 def list_webdataset(source: WebDatasetSounds) -> list[SoundRef]:
     """List the sounds of every archive; what an archive holds and cannot be read is refused."""
-    return [ref for uri in list_containers(source.path, ".tar") for ref in _list_archive(source, uri)]
+    listing = list_containers(source.path, ".tar")
+    say_passed_over(source.path, listing)
+    return [ref for uri in listing.files for ref in _list_archive(source, uri)]
 
 
 def _list_archive(source: WebDatasetSounds, uri: str) -> Iterator[SoundRef]:
     members, refused = index_archive(source.name, source.path, uri)
     yield from refused
     by_name = {member.name: member for member in members}
-    sounds = [member for member in members if member.name.lower().endswith(SOUND_SUFFIXES)]
+    sounds = [member for member in members if is_sound(member.name)]
     if not sounds:
         return
     beside = texts_beside(by_name, [sound.name for sound in sounds], RECORD_ENDINGS)
@@ -147,7 +161,10 @@ def index_archive(source_name: str, root: Place, uri: str) -> tuple[list[Member]
 
 def list_parquet(source: ParquetSounds) -> list[SoundRef]:
     """List the rows of every file, without reading a sound."""
-    return [ref for uri in list_containers(source.path, ".parquet") for ref in _list_table(source, uri)]
+    listing = list_containers(source.path, ".parquet")
+    named = {name for name in listing.others if is_sound(name)}  # by a table's paths, perhaps
+    say_passed_over(source.path, listing, named)
+    return [ref for uri in listing.files for ref in _list_table(source, uri)]
 
 
 def _list_table(source: ParquetSounds, uri: str) -> Iterator[SoundRef]:

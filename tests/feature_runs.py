@@ -12,6 +12,7 @@ from sonify.engine.job import Job, Stage, Task, run_task
 from sonify.engine.record import read_record, start_record, with_stage, write_record
 from sonify.features.samples import FeatureSample, FeatureSink, encode_npy
 from sonify.io.commits import canonical_json
+from sonify.keys import member_name
 from sonify.rows import Rejected
 
 VAE = "a-vae"
@@ -163,9 +164,11 @@ def _pack(samples: Sequence[MadeSample]) -> list[FeatureSample | Rejected]:
 def _pack_one(sample: MadeSample) -> FeatureSample:
     arrays = {"latent": sample.latent_CHW, **sample.more}
     arrays |= {f"{scene}.audio": audio for scene, audio in sample.audio_TD.items()}
-    members = [(f"{sample.key}.{name}.npy", encode_npy(array.astype(np.float16))) for name, array in arrays.items()]
+    members = [
+        (member_name(sample.key, f"{name}.npy"), encode_npy(array.astype(np.float16))) for name, array in arrays.items()
+    ]
     recordings = sample.recordings or (f"recording-of-{sample.key}",)
-    record = (f"{sample.key}.json", canonical_json(_describe(sample, recordings)).encode())
+    record = (member_name(sample.key, "json"), canonical_json(_describe(sample, recordings)).encode())
     return FeatureSample(
         key=sample.key,
         split=sample.split,

@@ -89,6 +89,12 @@ def test_what_is_no_key_of_ours_harms_nobody(text):
     assert isinstance(key_order(key), str)
 
 
+def test_half_a_character_has_an_order_of_its_own():
+    """No name of ours is written so, but a key that somebody else wrote may be."""
+    assert unescape_key("_uA2D0") == "\ud83d"
+    assert key_order("_uA2D0") == "_uA2D0"
+
+
 def test_no_part_of_a_key_looks_hidden():
     """`datasets` skips a file whose name begins with two underscores; only more of them than a part holds do that."""
     for name in ("_" * 80 + "犬" * 90, "a_" * 200, "_a" * 200):

@@ -53,16 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
-    if words[:1] == ["--verbose"] and words[1:2] and words[1] in DOORS:
-        words = [*words[1:], words[0]]
-    if words and words[0] in DOORS:
-        return _open(words[0], words[1:])
+    plain = [word for word in words if word != "--verbose"]
+    said_more = ["--verbose"] * (len(plain) < len(words))  # wherever it stands
+    if plain and plain[0] in DOORS:
+        return _open(plain[0], [*plain[1:], *said_more])
     parser = build_parser()
-    if not words:
+    if not plain:
         parser.print_help()
         return 0
-    _check_command(parser, words)
-    arguments, rest = parser.parse_known_args(words)
+    _check_command(parser, plain[0])
+    arguments, rest = parser.parse_known_args([*said_more, *plain])
 
     def work() -> None:
         arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
@@ -162,20 +162,19 @@ def _add(
     return command
 
 
-def _check_command(parser: Parser, words: Sequence[str]) -> None:
+def _check_command(parser: Parser, word: str) -> None:
     """Say what may have been meant where the first word is no command."""
-    known = [*STAGE_COMMANDS, "init", "status", "rejects", "verify", "gallery", "publish", *DOORS, "demo", "help"]
-    lead = next((word for word in words if word != "--verbose"), "")
-    if lead in ("--version", "--help", "-h", "", *known):
+    known = parser.commands
+    if word in ("--version", "--help", "-h", *known):
         return
-    if lead.startswith("-"):
-        parser.error(f"no such option before a command: {lead}; expected COMMAND, such as {spell('run')}")
-    if (Path(lead) / layout.RUN).is_file():
-        parser.error(f"{lead}: a run; expected a command before it, such as {spell('status', lead)}")
-    if lead.endswith((".yaml", ".yml")):
-        parser.error(f"{lead}: a configuration; expected a command before it: {spell('run', '--config', lead)}")
-    hint = did_you_mean(lead, [*known, "--version"], 0.6)
-    parser.error(f"no such command: {lead!r}{hint or ': ' + ', '.join(known)}")
+    if word.startswith("-"):
+        parser.error(f"no such option before a command: {word}; expected COMMAND, such as {spell('run')}")
+    if (Path(word) / layout.RUN).is_file():
+        parser.error(f"{word}: a run; expected a command before it, such as {spell('status', word)}")
+    if word.endswith((".yaml", ".yml")):
+        parser.error(f"{word}: a configuration; expected a command before it: {spell('run', '--config', word)}")
+    hint = did_you_mean(word, [*known, "help", "--version"]) or f": {', '.join(known)}"
+    parser.error(f"no such command: {word!r}{hint}")
 
 
 def _check_overrides(rest: Sequence[str], takes_config: bool) -> list[str]:

@@ -110,6 +110,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
         self._explain = explain
 
+    @property
+    def commands(self) -> list[str]:
+        """The names of the commands that were added to it."""
+        subparsers = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return [name for action in subparsers for name in action.choices]
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - its overloads
         """As argparse's, but an option that does not exist is an error, before what is required is missed."""
         words = list(sys.argv[1:] if args is None else args)

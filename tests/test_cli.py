@@ -176,6 +176,15 @@ def test_help_of_a_command_names_its_shortcuts(capsys, arguments):
     assert all(option in out for option in ("--images DIR", "--sounds DIR", "--out RUN"))
 
 
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_more_is_said_wherever_it_is_asked_for(config_file, capsys, monkeypatch, place):
+    heard = []
+    monkeypatch.setattr("sonify.cli._run", lambda arguments: heard.append(arguments.verbose))
+    words = ["run", "--config", str(config_file)]
+    assert main(words) == main([*words[:place], "--verbose", *words[place:]]) == 0
+    assert heard == [False, True]
+
+
 def test_the_version_is_said_whatever_follows(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version", "leakage"])

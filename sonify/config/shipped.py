@@ -16,6 +16,8 @@ def find_config(name: str | Path, family: str) -> Path:
     Raises:
         InputError: there is neither; what may have been meant is named.
     """
+    if not str(name):
+        raise InputError("config: expected a file or a name, found nothing: is a variable of the shell not set?")
     path = Path(name).expanduser()
     if path.exists() and not path.is_dir():
         return path

@@ -45,7 +45,8 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch, name):
         ("photos", "is a folder; --config takes a YAML file"),
         ("run", "is a folder; a run's settings are in its run.json"),
         ("../folder", "no such file"),
-        ("", "is a folder"),
+        ("", "config: expected a file or a name, found nothing"),
+        (".", "is a folder; --config takes"),
     ],
 )
 def test_what_is_no_configuration_says_what_may_have_been_meant(tmp_path, monkeypatch, name, message):

@@ -151,7 +151,7 @@ def test_a_run_without_features(run: Path) -> None:
     assert record is not None
     write_record(run, replace(record, stages={}))
 
-    with pytest.raises(InputError, match=r"run: has no features; add .* sonify features --config F`"):
+    with pytest.raises(InputError, match=r"run: has no features; add .*sonify features --config F`"):
         open_runs(run)
 
 

@@ -176,6 +176,19 @@ def test_json_of_a_check_may_think_too():
     assert not check.verdicts[0].visible
 
 
+def test_of_answers_between_thoughts_the_last_counts_as_it_always_did():
+    assert (
+        parse_concepts(f"<think>a</think>\ncaption: A cat.\ncat: a cat purrs\n<think>b</think>\n{ANSWER}", 5) == PARSED
+    )
+    assert parse_concepts(f"<think>a</think>\n{ANSWER}\n<think>b</think>\n" * 6, 5) == PARSED
+
+
+@pytest.mark.parametrize("quoted", ['"<think>"', "`</think>`", "'[THINK]'", "“</thought>”", "«<|channel>»"])
+def test_a_mark_in_quotes_is_a_word(quoted):
+    said = f"caption: A sign that says {quoted}.\ndog: sound of a dog barking\n{quoted}"
+    assert answer_in(said) == said
+
+
 @pytest.mark.parametrize("said", ["finally a dog barks", "analysis: none", "thought of a dog: barks", "Thinking: done"])
 def test_words_that_only_begin_like_a_form_stay(said):
     assert answer_in(said) == said

@@ -170,10 +170,16 @@ def test_an_answer_after_an_empty_thought_may_be_cut_but_a_draft_may_not():
 
 
 def test_json_of_a_check_may_think_too():
-    said = '{"medium": "photo", "reasoning": {"dog": "visible yes, real yes, sounding yes"}, "dog": ["no", "no", "no"]}'
+    said = '{"medium": "photo", "reasoning": {"dog": "visible yes, real yes, sounding yes"}}'
     check = parse_check(said, ("dog",))
     assert isinstance(check, Check)
     assert not check.verdicts[0].visible
+
+
+def test_a_check_that_the_limit_cut_in_thought_confirms_nothing():
+    said = "Okay, let's look at each.\ndog: visible yes, real yes, sounding yes"
+    assert isinstance(parse_check(said, ("dog",), finished=False), Unusable)
+    assert isinstance(parse_check(said, ("dog",), finished=True), Check)
 
 
 def test_of_answers_between_thoughts_the_last_counts_as_it_always_did():

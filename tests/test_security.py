@@ -330,7 +330,7 @@ RAISES = """
 from sonify.vlm.endpoint import Endpoint
 def breaks(endpoint):
     raise RuntimeError("an error of ours")
-Endpoint.check_model = breaks
+Endpoint.find_model = breaks
 """
 
 

@@ -126,8 +126,8 @@ def answer_in(said: str, finished: bool = True) -> str | None:
     if len(marks) == MAX_MARKS:
         return None
     answer = _outside(said, marks) if marks else said
-    if answer is None or (marks and not answer.strip()):
-        return answer
+    if answer is None:
+        return None
     answer = _FINAL.sub("", answer)
     for bare in BARE:
         if (begin := bare.begins.match(answer)) is not None:
@@ -148,7 +148,7 @@ def is_piece_of_mark(token: str) -> bool:
 
 
 def _outside(said: str, marks: list[re.Match[str]]) -> str | None:
-    """What stands outside of blocks; what stands before a mark that closes and was never opened is reasoning too."""
+    """The last that stands outside of blocks; before a mark that closes and was never opened, all is reasoning."""
     kept: list[str] = []
     last_end = max((mark.end() for mark in marks if mark["opens"] is None), default=0)
     position = opened = closed = 0
@@ -176,7 +176,7 @@ def _outside(said: str, marks: list[re.Match[str]]) -> str | None:
         own = (mark.start() for mark in _ANSWER_MARK.finditer(said, position) if _at_line_edge(said, mark))
         position = max(own, default=len(said))
     kept.append(said[position:])
-    answer = "\n".join(piece for piece in kept if piece.strip())
+    answer = next((piece for piece in reversed(kept) if piece.strip()), "")  # of several, the one after most thought
     return None if thinks and not answer else answer
 
 

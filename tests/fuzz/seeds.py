@@ -1,6 +1,7 @@
 """Where fuzzing starts: archives, answers and recordings of every kind that is read, and what was found before."""
 
 import io
+import json
 import random
 import tarfile
 from collections.abc import Callable, Iterator
@@ -74,6 +75,30 @@ def _answers() -> Iterator[bytes]:
             yield case["answer"].encode("utf-8", "surrogatepass")
 
 
+def _replies() -> Iterator[bytes]:
+    part = {"type": "text", "text": "caption: a dog"}
+    thought = {"type": "thinking", "thinking": [part]}
+    said = (
+        "caption: a dog",
+        None,
+        "",
+        5,
+        [part],
+        [thought, part],
+        ["a", "b"],
+        part,
+        [{"type": "refusal", "refusal": "no"}],
+    )
+    for content in said:
+        for ending in ("stop", "length", "content_filter", "abort", {"type": "length"}, None):
+            message = {"role": "assistant", "content": content, "refusal": None, "reasoning_content": "a dog"}
+            yield json.dumps({"id": "x", "choices": [{"message": message, "finish_reason": ending}]}).encode()
+    for error in ({"message": "no", "param": "n", "code": "c"}, {"code": 502, "message": "m"}, "no", {"type": "t"}):
+        yield json.dumps({"error": error}).encode()
+        yield json.dumps({"choices": [{"error": error, "text": "a"}]}).encode()
+    yield from (b'{"choices": []}', b'{"object": "error", "message": "m", "code": 40303}', b"7", b"<html>")
+
+
 def _sounds() -> Iterator[bytes]:
     """Of every container and codec, films and a chain; a tenth of a second is enough, where it can be chosen."""
     for codecs in SOUNDS.values():
@@ -103,6 +128,7 @@ def _images() -> Iterator[bytes]:
 _SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "tars": _tars,
     "answers": _answers,
+    "replies": _replies,
     "sounds": _sounds,
     "images": _images,
 }

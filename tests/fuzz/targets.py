@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from sonify.errors import ConcernsAll
 from sonify.io.tars import BLOCK, MAX_NAME_BYTES, index_members, read_member
 from sonify.keys import KEY_PATTERN
 from sonify.media.audio import (
@@ -21,10 +22,14 @@ from sonify.media.audio import (
 from sonify.media.pixels import MAX_PIXELS, UnreadableImage, decode_rgb, inspect_image
 from sonify.rows import Concept, Reason
 from sonify.vlm.answers import MAX_CAPTION_CHARS, MAX_DESCRIPTION_CHARS, parse_concepts
+from sonify.vlm.questions import Answer
 from sonify.vlm.repair import Unusable
+from sonify.vlm.replies import Reply, Service, read_reply
+from sonify.vlm.retrying import TryFailed
 from sonify.vlm.vocabulary import PROMINENCES
 
 MAX_CPU_SEC = 5.0  # for some kilobytes, on a busy machine and with every branch counted
+SERVICE = Service(url="http://here/v1", model="eye", max_new_tokens=9, concurrency=1)
 MAX_BLOCK_VALUES = 2**22  # one decoded frame may be larger than a block; it is never megabytes for each header byte
 
 
@@ -64,6 +69,18 @@ def answers(data: bytes) -> None:
     assert len({concept.concept for concept in result.concepts}) == len(result.concepts)
     for concept in result.concepts:
         _check_concept(concept)
+
+
+def replies(data: bytes) -> None:
+    """Any bytes as what a server sends: an answer, or in a printable line a refusal, trouble, what concerns all."""
+    try:
+        with _little_time():
+            result = read_reply(Reply(status=200, body=data), "sonify-0", SERVICE)
+    except (TryFailed, ConcernsAll) as error:
+        said = str(error)
+    else:
+        said = "" if isinstance(result, Answer) else result.detail
+    assert said.isprintable()
 
 
 def _check_concept(concept: Concept) -> None:
@@ -126,4 +143,10 @@ def _little_time() -> Iterator[None]:
     assert time.process_time() - start < MAX_CPU_SEC
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"tars": tars, "answers": answers, "sounds": sounds, "images": images}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "tars": tars,
+    "answers": answers,
+    "replies": replies,
+    "sounds": sounds,
+    "images": images,
+}

@@ -149,6 +149,41 @@ def test_a_question_is_to_blame_after_so_many_tries_while_others_are_answered():
     assert len(failing.asked_at_sec) == policy.tries_to_blame
 
 
+def test_answers_before_an_outage_blame_no_question_that_fails_in_it():
+    policy = RetryPolicy(timeout_sec=5, max_wait_sec=600, failures_to_open=100)
+    failing, well = Service(down()), Service(*[None] * 20, down())
+
+    async def both() -> None:
+        breaker = CircuitBreaker(policy)
+
+        async def after_others() -> str:
+            while len(well.asked_at_sec) < 20:
+                await persist(well, policy, breaker, "here")
+            return await failing()
+
+        await persist(after_others, policy, breaker, "here")
+
+    with pytest.raises(TransientError, match="gave up"):
+        run(both())
+    assert len(failing.asked_at_sec) > policy.tries_to_blame
+    assert len(well.asked_at_sec) > 20  # it was asked again, and did not answer
+
+
+def test_nothing_but_nonsense_ends_soon_and_beside_a_server_that_is_well_at_once():
+    policy = RetryPolicy(timeout_sec=5, max_wait_sec=600)
+    nonsense = Service(TryFailed(Cause.BAD_REPLY, "no choices"))
+    with pytest.raises(TransientError, match="gave up after 5 tries"):
+        ask(nonsense, policy)
+
+    async def after_another() -> None:
+        breaker = CircuitBreaker(policy)
+        await persist(Service(None), policy, breaker, "here")
+        await persist(nonsense, policy, breaker, "here")
+
+    with pytest.raises(QuestionFails, match="failed 2 times"):
+        run(after_another())
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"), [("7", 7), ("0.5", 0.5), ("-3", 0), ("soon", 0), ("nan", 0), ("inf", 0), ("", 0), (None, 0)]
 )

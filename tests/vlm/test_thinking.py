@@ -170,10 +170,29 @@ def test_an_answer_after_an_empty_thought_may_be_cut_but_a_draft_may_not():
 
 
 def test_json_of_a_check_may_think_too():
-    said = '{"medium": "photo", "reasoning": {"dog": "visible yes, real yes, sounding yes"}, "dog": ["no", "no", "no"]}'
+    said = '{"medium": "photo", "reasoning": {"dog": "visible yes, real yes, sounding yes"}}'
     check = parse_check(said, ("dog",))
     assert isinstance(check, Check)
     assert not check.verdicts[0].visible
+
+
+def test_a_check_that_the_limit_cut_in_thought_confirms_nothing():
+    said = "Okay, let's look at each.\ndog: visible yes, real yes, sounding yes"
+    assert isinstance(parse_check(said, ("dog",), finished=False), Unusable)
+    assert isinstance(parse_check(said, ("dog",), finished=True), Check)
+
+
+def test_of_answers_between_thoughts_the_last_counts_as_it_always_did():
+    assert (
+        parse_concepts(f"<think>a</think>\ncaption: A cat.\ncat: a cat purrs\n<think>b</think>\n{ANSWER}", 5) == PARSED
+    )
+    assert parse_concepts(f"<think>a</think>\n{ANSWER}\n<think>b</think>\n" * 6, 5) == PARSED
+
+
+@pytest.mark.parametrize("quoted", ['"<think>"', "`</think>`", "'[THINK]'", "“</thought>”", "«<|channel>»"])
+def test_a_mark_in_quotes_is_a_word(quoted):
+    said = f"caption: A sign that says {quoted}.\ndog: sound of a dog barking\n{quoted}"
+    assert answer_in(said) == said
 
 
 @pytest.mark.parametrize("said", ["finally a dog barks", "analysis: none", "thought of a dog: barks", "Thinking: done"])

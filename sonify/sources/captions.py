@@ -141,7 +141,7 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
         InputError: one is no such table, or none of its rows names an image.
     """
     found: list[bytes | None] = [None] * len(images)
-    if own := next((name for name in CAPTION_TABLES if name in tables), None):
+    if own := next((name for table in CAPTION_TABLES for name in tables if name.lower() == table), None):
         columns = read_user_table(root / own, ("file", "caption"))
         found = _met_captions(root / own, "file", columns, images, own)
     metadata = _metadata_tables(tables)
@@ -166,8 +166,8 @@ def table_for(root: Place, image: str) -> Place:
 
 def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
     """The table of each folder that has one; of several the first of `METADATA_TABLES`."""
-    paths = sorted((PurePosixPath(name) for name in tables), key=lambda path: path.suffix, reverse=True)
-    return {path.parent.as_posix(): path.as_posix() for path in paths if path.name in METADATA_TABLES}
+    paths = sorted((PurePosixPath(name) for name in tables), key=lambda path: path.suffix.lower(), reverse=True)
+    return {path.parent.as_posix(): path.as_posix() for path in paths if path.name.lower() in METADATA_TABLES}
 
 
 def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[bytes | None]:
@@ -285,8 +285,8 @@ def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, who
         return
     what = (
         f"{place}: it has no caption for any of {len(images):,} images in {root}: one for {images[0]!r} would be named"
+        f" {_image_id(images[0]).decode('utf-8', 'replace')!r}"
     )
-    what += f" {_image_id(images[0]).decode('utf-8', 'replace')!r}"
     if whole:
         raise InputError(what)
     log.warning("%s", what)
@@ -332,7 +332,7 @@ def _other_spellings(name: str, folder: str) -> list[bytes]:
     """What a row's name also may mean: `photos/a.JPG` also `a.jpg`, where the images lie in `photos`."""
     one = plain(name)
     spelt = (with_small_ending(start) for start in (one, *below_folder(one, folder)))
-    return [other.encode("utf-8", "surrogateescape") for other in spelt if other != name]
+    return [_as_bytes(other) for other in spelt if other != name]
 
 
 def _has_file_column(table: Place) -> bool:
@@ -362,7 +362,11 @@ def read_start(archive: BinaryIO, member: Member, limit: int) -> bytes:
 def _image_id(name: str) -> bytes:
     """What joins an image and its caption: `sa_1` for `./a/sa_1.jpg`, `sa_1.txt` and `sa_1`."""
     last = _TEXT_ENDING.sub("", PurePosixPath(plain(name)).name)
-    return _IMAGE_ENDING.sub("", last).encode("utf-8", "surrogateescape")
+    return _as_bytes(_IMAGE_ENDING.sub("", last))
+
+
+def _as_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _store(run_dir: Path, stored: Path, rows: Iterable[tuple[bytes, bytes]]) -> None:
@@ -408,12 +412,12 @@ def _look_up(connection: sqlite3.Connection, stored: Path, uri: str) -> bytes | 
 
 def _sought(uri: str) -> Iterator[bytes]:
     paths = [path for path in (uri, uri.partition(".tar/")[2]) if path]
-    yield from (f"/{path}".encode() for path in paths)
+    yield from (_as_bytes(f"/{path}") for path in paths)
     yield _image_id(uri)
     for path in paths:
         one = with_small_ending(plain(path))
-        yield from (f"{mark}{one}".encode() for mark in "~/")
-        yield from (f"{mark}{without_ending(one)}".encode() for mark in "/~")
+        yield from (_as_bytes(f"{mark}{one}") for mark in "~/")
+        yield from (_as_bytes(f"{mark}{without_ending(one)}") for mark in "/~")
 
 
 def _read_text(root: Place, uri: str) -> bytes | None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sonify.config import FolderSounds, ParquetSounds, WebDatasetSounds
 from sonify.errors import InputError
-from sonify.io.places import is_file, is_utf8, list_files, open_place
+from sonify.io.places import is_utf8, list_files, open_place
 from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
@@ -28,6 +28,7 @@ SOUND_SUFFIXES = (  # a tuple, for `str.endswith`
     *(".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".mp4", ".oga", ".ogg"),
     *(".opus", ".rf64", ".snd", ".w64", ".wav", ".webm"),
 )
+TABLE_SUFFIXES = (".csv", ".parquet")
 METADATA_TABLES = ("metadata.csv", "metadata.parquet")
 FILE_COLUMNS = ("file", "file_name")  # the second is Hugging Face's
 METADATA_COLUMNS = ("text", "licence", "license", "attribution", "recording")
@@ -52,8 +53,9 @@ _YOUTUBE_FILE = re.compile(r"Y([A-Za-z0-9_-]{11})\.\w+")
 
 def list_folder(source: FolderSounds) -> list[SoundRef]:
     """List every sound below the folder; what its table says that meets nothing is said."""
-    files = list_files(source.path, SOUND_SUFFIXES)
-    tables = [name for name in METADATA_TABLES if is_file(source.path / name)]
+    found = list_files(source.path, (*SOUND_SUFFIXES, *TABLE_SUFFIXES))
+    files = [name for name in found if name.lower().endswith(SOUND_SUFFIXES)]
+    tables = [name for table in METADATA_TABLES for name in found if name.lower() == table]
     described = _read_metadata(source.path, tables[0], files) if tables else {}
     return [_ref_of_file(source, PurePosixPath(file), described.get(file, {})) for file in files]
 

@@ -158,3 +158,17 @@ def test_rows_under_another_spelling_of_the_same_names_make_the_same_run(root, t
     again = small_config(root, run="again")
     run(again)
     assert hash_run(again.run_dir) == hash_run(root / "run")
+
+
+def test_tables_that_meet_nothing_any_more_do_not_stop_a_run_that_has_begun(root, caplog):
+    config = small_config(root)
+    run(config)
+    before = hash_run(config.run_dir)
+    edit(root / "photos" / "captions.csv", ".jpg", "-x.jpg")
+    edit(root / "sounds" / "metadata.csv", ".flac", "-x.flac")
+    run(config)
+    assert hash_run(config.run_dir) == before
+    assert sum("none of its" in message for message in caplog.messages) == 2
+    assert sum("says other things now" in message for message in caplog.messages) == 2
+    with pytest.raises(InputError, match=r"captions\.csv: none of its 24 rows"):
+        run(config, redo="concepts")

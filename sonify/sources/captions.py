@@ -57,10 +57,11 @@ log = logging.getLogger(__name__)
 
 Captions = Callable[[str], bytes | None]
 
-# `file` is an image's path as in the listing; the others are its id: the file's name without folder and ending.
-FILE_COLUMN = "file"
+# `file`, or Hugging Face's `file_name`, is an image's path as in the listing; the others are its id: the file's name
+# without folder and ending.
+FILE_COLUMNS = ("file", "file_name")
 ID_COLUMNS = ("image", "image_id", "id", "key", "__key__")
-TEXT_COLUMNS = ("caption", "text", "txt")
+TEXT_COLUMNS = ("caption", "text", "txt", "captions")
 # Far above any caption, which is cut here and then refused by its own checks.
 MAX_CAPTION_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
@@ -126,7 +127,7 @@ def json_caption(data: bytes) -> bytes | None:
     return next((text for text in said if text.strip()), None)
 
 
-def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]) -> list[bytes]:
+def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str], must: bool = True) -> list[bytes]:
     """The caption that tables among the images have for each of them, empty where none has; what meets nothing is said.
 
     A `captions.csv` (file, caption) stands in the folder itself. What it does not name may have a row in the
@@ -136,6 +137,7 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
         root: the folder.
         images: paths of images below it.
         tables: paths of files below it, of which those that have such a name are read.
+        must: whether a table of which no row names an image is an error.
 
     Raises:
         InputError: one is no such table, or none of its rows names an image.
@@ -143,7 +145,7 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
     found: list[bytes | None] = [None] * len(images)
     if own := next((name for table in CAPTION_TABLES for name in tables if name.lower() == table), None):
         columns = read_user_table(root / own, ("file", "caption"))
-        found = _met_captions(root / own, "file", columns, images, own)
+        found = _met_captions(root / own, "file", columns, images, own, must)
     metadata = _metadata_tables(tables)
     below: dict[str, list[int]] = defaultdict(list)
     for number, image in enumerate(images if metadata else ()):
@@ -151,7 +153,7 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
         if nearest := next((folder for folder in folders if folder in metadata), None):
             below[nearest].append(number)
     for folder, numbers in below.items():
-        of_folder = _hugging_face(root, metadata[folder], [images[number] for number in numbers])
+        of_folder = _hugging_face(root, metadata[folder], [images[number] for number in numbers], must)
         for number, text in zip(numbers, of_folder, strict=True):
             found[number] = found[number] or text
     return [text or b"" for text in found]
@@ -170,7 +172,7 @@ def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
     return {path.parent.as_posix(): path.as_posix() for path in paths if path.name.lower() in METADATA_TABLES}
 
 
-def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[bytes | None]:
+def _hugging_face(root: Place, table: str, images: Sequence[str], must: bool) -> Sequence[bytes | None]:
     """What a metadata table says of the images below it; one without captions is there for something else."""
     try:
         columns = read_user_table(root / table, ("file_name", METADATA_TEXTS))
@@ -179,11 +181,11 @@ def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[by
         return [None] * len(images)
     folder = PurePosixPath(table).parent
     names = [PurePosixPath(image).relative_to(folder).as_posix() for image in images]
-    return _met_captions(root / table, "file_name", columns, names, table)
+    return _met_captions(root / table, "file_name", columns, names, table, must)
 
 
 def _met_captions(
-    table: Place, column: str, columns: Mapping[str, list[bytes]], images: Sequence[str], name: str
+    table: Place, column: str, columns: Mapping[str, list[bytes]], images: Sequence[str], name: str, must: bool
 ) -> list[bytes | None]:
     """The caption of each image, None where no row names it; `name` is the table's in what is said."""
     files, found = columns.values()
@@ -195,7 +197,7 @@ def _met_captions(
     if not captions.get("", b"-"):
         rows = [row for row in rows if row]  # the empty lines that a spreadsheet leaves at the end
     met = meet(rows, images, table.parent.name)
-    check_any_met(table, column, met, table.parent)
+    check_any_met(table, column, met, table.parent, must=must)
     say_meeting(name, met, "image")
     return [
         captions[met.others[image]] if image in met.others else text for image, text in zip(images, texts, strict=True)
@@ -295,7 +297,7 @@ def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, who
 def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
     by_file = _has_file_column(table)
     rows: list[str] = []
-    for names, _ in iter_user_table(table, ((FILE_COLUMN,) if by_file else ID_COLUMNS, TEXT_COLUMNS)):
+    for names, _ in iter_user_table(table, (FILE_COLUMNS if by_file else ID_COLUMNS, TEXT_COLUMNS)):
         rows += (name.decode("utf-8", "surrogateescape") for name in names if name)
     known = images
     if not by_file:
@@ -303,7 +305,7 @@ def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
             [_image_id(name).decode("utf-8", "surrogateescape") for name in names] for names in (rows, images)
         )
     met = meet(rows, dict.fromkeys(known), root.name)
-    check_any_met(table, FILE_COLUMN if by_file else "of ids", met, root)
+    check_any_met(table, FILE_COLUMNS[0] if by_file else "of ids", met, root)
     say_meeting(table.name, met, "image")
 
 
@@ -317,7 +319,7 @@ def _rows(source: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
 
 def _table_rows(table: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
     by_file = _has_file_column(table)
-    names = (FILE_COLUMN,) if by_file else ID_COLUMNS
+    names = FILE_COLUMNS if by_file else ID_COLUMNS
     for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
         for file, text in zip(files, texts, strict=True):
             name = file.decode("utf-8", "surrogateescape")
@@ -337,7 +339,7 @@ def _other_spellings(name: str, folder: str) -> list[bytes]:
 
 def _has_file_column(table: Place) -> bool:
     try:
-        next(iter_user_table(table, ((FILE_COLUMN,), TEXT_COLUMNS)), None)
+        next(iter_user_table(table, (FILE_COLUMNS, TEXT_COLUMNS)), None)
     except InputError:
         return False  # or no table at all, which reading it says
     return True

@@ -75,7 +75,9 @@ class ImageKind:
     read: Callable[[Any, ImageRef, int, Collection[str] | None], Iterator[SourceImage | Rejected]]
 
 
-def list_images(images: Images, seed: int, below: int | None = None) -> Iterator[tuple[ImageRef, ...]]:
+def list_images(
+    images: Images, seed: int, below: int | None = None, must_meet: bool = True
+) -> Iterator[tuple[ImageRef, ...]]:
     """Yield the listing of each unit of the image set as it is now, in a fixed order.
 
     A sample is of the images with the lowest hashes, whoever looks and in whatever order; a sample of a store's
@@ -85,9 +87,10 @@ def list_images(images: Images, seed: int, below: int | None = None) -> Iterator
         images: the image set.
         seed: of the sample.
         below: the sample's bound where one was drawn before; else it is drawn from what is there.
+        must_meet: whether a captions table of which no row names an image is an error.
     """
     kind = KINDS[images.kind]
-    refs = kind.list_files(images)
+    refs = _list_folder(images, must_meet) if isinstance(images, FolderImages) else kind.list_files(images)
     if images.sample is not None:
         bound = _bound_of_sample(images.sample, images, refs, seed) if below is None else below
         refs = [replace(ref, below=bound) for ref in refs]
@@ -182,11 +185,12 @@ def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
     return data
 
 
-def _list_folder(images: FolderImages) -> list[ImageRef]:
+def _list_folder(images: FolderImages, must_meet: bool = True) -> list[ImageRef]:
     """Files in a folder, each with a caption in a table or beside it."""
     files = list_files(images.path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES))
     found = [file for file in files if _is_image(file)]
-    captions = captions_in_tables(images.path, found, [file for file in files if not _is_image(file)])
+    tables = [file for file in files if not _is_image(file)]
+    captions = captions_in_tables(images.path, found, tables, must_meet)
     refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(found, captions, strict=True))
     return sorted(refs, key=attrgetter("key"))
 

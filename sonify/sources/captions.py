@@ -143,6 +143,7 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
         InputError: one is no such table, or none of its rows names an image.
     """
     found: list[bytes | None] = [None] * len(images)
+    tables = [name for name in tables if name.rpartition("/")[2].lower() in (*CAPTION_TABLES, *METADATA_TABLES)]
     if own := next((name for table in CAPTION_TABLES for name in tables if name.lower() == table), None):
         columns = read_user_table(root / own, ("file", "caption"))
         found = _met_captions(root / own, "file", columns, images, own, must)

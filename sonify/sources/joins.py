@@ -232,7 +232,7 @@ def texts_beside(names: Collection[str], media: Collection[str], endings: Sequen
         if text := next((texts[stem, ending] for ending in endings if (stem, ending) in texts), None):
             found[medium] = text
     if left := [medium for medium in media if medium not in found]:
-        found |= _texts_of_samples(texts, media, left, set(found.values()), endings)
+        found |= _texts_of_samples(texts, media, left, endings)
     return found
 
 
@@ -240,14 +240,13 @@ def _texts_of_samples(
     texts: Mapping[tuple[str, str], str],
     media: Iterable[str],
     left: Iterable[str],
-    taken: Collection[str],
     endings: Sequence[str],
 ) -> Iterator[tuple[str, str]]:
     """The texts of media for which none of their own name is there."""
     num_media = Counter(map(_sample_of, media))
     dotted: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for (stem, ending), name in texts.items():
-        if name not in taken and _sample_of(name) != stem:
+        if _sample_of(name) != stem:
             dotted[_sample_of(name)].append((ending, name))
     for medium in left:
         sample = _sample_of(medium)

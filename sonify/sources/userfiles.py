@@ -270,9 +270,8 @@ class _Text(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._ready and not self._ended:
             block = self._file.read(HEAD_BYTES)
-            if not block and not self._held:
-                return 0
             self._ready = memoryview(self._take(block))
+            self._ended = not block and not self._ready
         count = 0 if self._ended else min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count

@@ -172,7 +172,8 @@ def _list_input(config: Config, names: Collection[str], again: Collection[str]) 
     try:
         if "pool" in names:
             check_sounds(config.audio)
-            freeze_sounds(config.run_dir, config.audio, again="pool" in again)
+            new = "pool" in again and not config.published  # which has its texts from elsewhere
+            freeze_sounds(config.run_dir, config.audio, again="pool" in again, must_meet=new)
         if config.published:
             freeze_published(config)
         elif "concepts" in names:
@@ -184,9 +185,9 @@ def _list_input(config: Config, names: Collection[str], again: Collection[str]) 
         raise InputError(explain_swap(config.images, config.audio) or str(error)) from error
 
 
-def freeze_sounds(run_dir: Place, audio: Audio, again: bool = False) -> None:
+def freeze_sounds(run_dir: Place, audio: Audio, again: bool = False, must_meet: bool = True) -> None:
     """Give every recording that is in no unit yet a place in a new one; `again` also reads the known ones anew."""
-    refs = list_sounds(audio)
+    refs = list_sounds(audio, must_meet)
     if again:
         refs = iter(_refresh(run_dir, "pool", SoundRef, {(ref.corpus, ref.file): ref for ref in refs}))
     columns = ("corpus", "file", "recording", "text", "licence", "attribution")
@@ -208,7 +209,7 @@ def freeze_images(run_dir: Place, images: Images, seed: int, again: bool = False
     for uri, bound, caption in _frozen(run_dir, "concepts", ("uri", "below", "caption")):
         below = bound if below is None else below
         known[uri] = hash(caption)
-    units = list_images(images, seed, below=below)
+    units = list_images(images, seed, below=below, must_meet=again or not known)
     changed: list[ImageRef] = []
     if known:
         refs = (ref for unit in units for ref in unit)

@@ -99,3 +99,76 @@ def test_concepts_of_other_extractors_are_refused(root):
     second = small_config(root, run="second", concepts={"extractors": [{"kind": "captions", "name": "others"}]})
     with pytest.raises(InputError, match=r"it has concepts/captions, and this run asks concepts/others"):
         run(second, concepts_from=first.run_dir)
+
+
+def edit(table, old, new):
+    table.write_text(table.read_text().replace(old, new))
+
+
+def test_an_edited_captions_table_is_said_and_changes_nothing_until_it_is_taken_over(root, caplog):
+    config = small_config(root)
+    run(config)
+    before = hash_run(config.run_dir)
+    edit(root / "photos" / "captions.csv", "a photo of a cat", "a photo of a frog")
+    run(config)
+    said = [message for message in caplog.messages if "says other things now" in message]
+    assert said == [
+        f"{root}/photos/captions.csv: it says other things now of 3 images that are listed already (first: '001.jpg');"
+        " what was listed stays, and `--redo concepts` takes the new over"
+    ]
+    assert hash_run(config.run_dir) == before
+    caplog.clear()
+    run(config, redo="concepts")
+    assert hash_run(config.run_dir) != before
+    run(config)
+    assert not any("says other things" in message for message in caplog.messages)
+
+
+def test_edited_metadata_is_said_and_changes_nothing_until_it_is_taken_over(root, caplog):
+    config = small_config(root)
+    run(config)
+    before = hash_run(config.run_dir)
+    edit(root / "sounds" / "metadata.csv", "000.flac,dog,CC0-1.0", "000.flac,dog,CC-BY-4.0")
+    run(config)
+    assert hash_run(config.run_dir) == before
+    (said,) = [message for message in caplog.messages if "says other things now" in message]
+    assert said.startswith(f"{root}/sounds/metadata.csv: it says other things now of 1 recordings")
+    assert "(first: '000.flac')" in said
+    assert "`--redo pool`" in said
+    caplog.clear()
+    run(config, redo="pool")
+    assert hash_run(config.run_dir) != before
+    assert not any("says other things" in message for message in caplog.messages)
+
+
+def test_input_that_grows_is_no_edit(root, caplog):
+    config = small_config(root)
+    run(config)
+    (root / "photos" / "new.jpg").write_bytes(picture(99))
+    edit(root / "photos" / "captions.csv", "file,caption", "file,caption\nnew.jpg,a dog")
+    assert run(config)["render"].rows_out == 25
+    assert not any("says other things" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("table", ["photos/captions.csv", "sounds/metadata.csv"])
+def test_rows_under_another_spelling_of_the_same_names_make_the_same_run(root, table):
+    run(small_config(root))
+    whole = (root / table).read_text()
+    (root / table).write_text("".join(f".\\{line}" if n else line for n, line in enumerate(whole.splitlines(True))))
+    again = small_config(root, run="again")
+    run(again)
+    assert hash_run(again.run_dir) == hash_run(root / "run")
+
+
+def test_tables_that_meet_nothing_any_more_do_not_stop_a_run_that_has_begun(root, caplog):
+    config = small_config(root)
+    run(config)
+    before = hash_run(config.run_dir)
+    edit(root / "photos" / "captions.csv", ".jpg", "-x.jpg")
+    edit(root / "sounds" / "metadata.csv", ".flac", "-x.flac")
+    run(config)
+    assert hash_run(config.run_dir) == before
+    assert sum("none of its" in message for message in caplog.messages) == 2
+    assert sum("says other things now" in message for message in caplog.messages) == 2
+    with pytest.raises(InputError, match=r"captions\.csv: none of its 24 rows"):
+        run(config, redo="concepts")

@@ -58,10 +58,11 @@ log = logging.getLogger(__name__)
 
 Captions = Callable[[str], bytes | None]
 
-# `file` is an image's path as in the listing; the others are its id: the file's name without folder and ending.
-FILE_COLUMN = "file"
+# `file`, or Hugging Face's `file_name`, is an image's path as in the listing; the others are its id: the file's name
+# without folder and ending.
+FILE_COLUMNS = ("file", "file_name")
 ID_COLUMNS = ("image", "image_id", "id", "key", "__key__")
-TEXT_COLUMNS = ("caption", "text", "txt")
+TEXT_COLUMNS = ("caption", "text", "txt", "captions")
 # Far above any caption, which is cut here and then refused by its own checks.
 MAX_CAPTION_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
@@ -127,7 +128,7 @@ def json_caption(data: bytes) -> bytes | None:
     return next((text for text in said if text.strip()), None)
 
 
-def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]) -> list[bytes]:
+def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str], must: bool = True) -> list[bytes]:
     """The caption that tables among the images have for each of them, empty where none has; what meets nothing is said.
 
     A `captions.csv` (file, caption) stands in the folder itself. What it does not name may have a row in the
@@ -137,14 +138,15 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
         root: the folder.
         images: paths of images below it.
         tables: paths of files below it, of which those that have such a name are read.
+        must: whether a table of which no row names an image is an error.
 
     Raises:
         InputError: one is no such table, or none of its rows names an image.
     """
     found: list[bytes | None] = [None] * len(images)
-    if own := next((name for name in CAPTION_TABLES if name in tables), None):
+    if own := next((name for table in CAPTION_TABLES for name in tables if name.lower() == table), None):
         columns = read_user_table(root / own, ("file", "caption"))
-        found = _met_captions(root / own, "file", columns, images, own)
+        found = _met_captions(root / own, "file", columns, images, own, must)
     metadata = _metadata_tables(tables)
     below: dict[str, list[int]] = defaultdict(list)
     for number, image in enumerate(images if metadata else ()):
@@ -152,16 +154,15 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
         if nearest := next((folder for folder in folders if folder in metadata), None):
             below[nearest].append(number)
     for folder, numbers in below.items():
-        of_folder = _hugging_face(root, metadata[folder], [images[number] for number in numbers])
+        of_folder = _hugging_face(root, metadata[folder], [images[number] for number in numbers], must)
         for number, text in zip(numbers, of_folder, strict=True):
             found[number] = found[number] or text
     return [text or b"" for text in found]
 
 
-def tables_among(names: Sequence[str]) -> set[str]:
-    """Of files below a folder of images, the tables that `captions_in_tables` may read."""
-    own = next((name for name in CAPTION_TABLES if name in names), None)
-    return {*([own] if own else []), *_metadata_tables(names).values()}
+def tables_among(names: Iterable[str]) -> list[str]:
+    """Of files below a folder of images, the tables that `captions_in_tables` reads."""
+    return [name for name in names if name.rpartition("/")[2].lower() in (*CAPTION_TABLES, *METADATA_TABLES)]
 
 
 def table_for(root: Place, image: str) -> Place:
@@ -173,11 +174,11 @@ def table_for(root: Place, image: str) -> Place:
 
 def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
     """The table of each folder that has one; of several the first of `METADATA_TABLES`."""
-    paths = sorted((PurePosixPath(name) for name in tables), key=lambda path: path.suffix, reverse=True)
-    return {path.parent.as_posix(): path.as_posix() for path in paths if path.name in METADATA_TABLES}
+    paths = sorted((PurePosixPath(name) for name in tables), key=lambda path: path.suffix.lower(), reverse=True)
+    return {path.parent.as_posix(): path.as_posix() for path in paths if path.name.lower() in METADATA_TABLES}
 
 
-def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[bytes | None]:
+def _hugging_face(root: Place, table: str, images: Sequence[str], must: bool) -> Sequence[bytes | None]:
     """What a metadata table says of the images below it; one without captions is there for something else."""
     try:
         columns = read_user_table(root / table, ("file_name", METADATA_TEXTS))
@@ -186,11 +187,11 @@ def _hugging_face(root: Place, table: str, images: Sequence[str]) -> Sequence[by
         return [None] * len(images)
     folder = PurePosixPath(table).parent
     names = [PurePosixPath(image).relative_to(folder).as_posix() for image in images]
-    return _met_captions(root / table, "file_name", columns, names, table)
+    return _met_captions(root / table, "file_name", columns, names, table, must)
 
 
 def _met_captions(
-    table: Place, column: str, columns: Mapping[str, list[bytes]], images: Sequence[str], name: str
+    table: Place, column: str, columns: Mapping[str, list[bytes]], images: Sequence[str], name: str, must: bool
 ) -> list[bytes | None]:
     """The caption of each image, None where no row names it; `name` is the table's in what is said."""
     files, found = columns.values()
@@ -202,7 +203,7 @@ def _met_captions(
     if not captions.get("", b"-"):
         rows = [row for row in rows if row]  # the empty lines that a spreadsheet leaves at the end
     met = meet(rows, images, table.parent.name)
-    check_any_met(table, column, met, table.parent)
+    check_any_met(table, column, met, table.parent, must=must)
     say_meeting(name, met, "image")
     return [
         captions[met.others[image]] if image in met.others else text for image, text in zip(images, texts, strict=True)
@@ -302,8 +303,8 @@ def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, who
         return
     what = (
         f"{place}: it has no caption for any of {len(images):,} images in {root}: one for {images[0]!r} would be named"
+        f" {_image_id(images[0]).decode('utf-8', 'replace')!r}"
     )
-    what += f" {_image_id(images[0]).decode('utf-8', 'replace')!r}"
     if whole:
         raise InputError(what)
     log.warning("%s", what)
@@ -312,7 +313,7 @@ def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, who
 def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
     by_file = _has_file_column(table)
     rows: list[str] = []
-    for names, _ in iter_user_table(table, ((FILE_COLUMN,) if by_file else ID_COLUMNS, TEXT_COLUMNS)):
+    for names, _ in iter_user_table(table, (FILE_COLUMNS if by_file else ID_COLUMNS, TEXT_COLUMNS)):
         rows += (name.decode("utf-8", "surrogateescape") for name in names if name)
     known = images
     if not by_file:
@@ -320,7 +321,7 @@ def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
             [_image_id(name).decode("utf-8", "surrogateescape") for name in names] for names in (rows, images)
         )
     met = meet(rows, dict.fromkeys(known), root.name)
-    check_any_met(table, FILE_COLUMN if by_file else "of ids", met, root)
+    check_any_met(table, FILE_COLUMNS[0] if by_file else "of ids", met, root)
     say_meeting(table.name, met, "image")
 
 
@@ -334,7 +335,7 @@ def _rows(source: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
 
 def _table_rows(table: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
     by_file = _has_file_column(table)
-    names = (FILE_COLUMN,) if by_file else ID_COLUMNS
+    names = FILE_COLUMNS if by_file else ID_COLUMNS
     for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
         for file, text in zip(files, texts, strict=True):
             name = file.decode("utf-8", "surrogateescape")
@@ -349,12 +350,12 @@ def _other_spellings(name: str, folder: str) -> list[bytes]:
     """What a row's name also may mean: `photos/a.JPG` also `a.jpg`, where the images lie in `photos`."""
     one = plain(name)
     spelt = (with_small_ending(start) for start in (one, *below_folder(one, folder)))
-    return [other.encode("utf-8", "surrogateescape") for other in spelt if other != name]
+    return [_as_bytes(other) for other in spelt if other != name]
 
 
 def _has_file_column(table: Place) -> bool:
     try:
-        next(iter_user_table(table, ((FILE_COLUMN,), TEXT_COLUMNS)), None)
+        next(iter_user_table(table, (FILE_COLUMNS, TEXT_COLUMNS)), None)
     except InputError:
         return False  # or no table at all, which reading it says
     return True
@@ -379,7 +380,11 @@ def read_start(archive: BinaryIO, member: Member, limit: int) -> bytes:
 def _image_id(name: str) -> bytes:
     """What joins an image and its caption: `sa_1` for `./a/sa_1.jpg`, `sa_1.txt` and `sa_1`."""
     last = _TEXT_ENDING.sub("", PurePosixPath(plain(name)).name)
-    return _IMAGE_ENDING.sub("", last).encode("utf-8", "surrogateescape")
+    return _as_bytes(_IMAGE_ENDING.sub("", last))
+
+
+def _as_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _store(run_dir: Path, stored: Path, rows: Iterable[tuple[bytes, bytes]]) -> None:
@@ -425,12 +430,12 @@ def _look_up(connection: sqlite3.Connection, stored: Path, uri: str) -> bytes | 
 
 def _sought(uri: str) -> Iterator[bytes]:
     paths = [path for path in (uri, uri.partition(".tar/")[2]) if path]
-    yield from (f"/{path}".encode() for path in paths)
+    yield from (_as_bytes(f"/{path}") for path in paths)
     yield _image_id(uri)
     for path in paths:
         one = with_small_ending(plain(path))
-        yield from (f"{mark}{one}".encode() for mark in "~/")
-        yield from (f"{mark}{without_ending(one)}".encode() for mark in "/~")
+        yield from (_as_bytes(f"{mark}{one}") for mark in "~/")
+        yield from (_as_bytes(f"{mark}{without_ending(one)}") for mark in "/~")
 
 
 def _read_text(root: Place, uri: str) -> bytes | None:

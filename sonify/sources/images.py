@@ -54,7 +54,6 @@ from sonify.stores import Place
 Found = TypeVar("Found")
 ArchiveImages = WebDatasetImages | Sa1bImages
 
-TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp"),
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".tif", ".tiff"),
@@ -84,7 +83,9 @@ class ImageKind:
     read: Callable[[Any, ImageRef, int, Collection[str] | None], Iterator[SourceImage | Rejected]]
 
 
-def list_images(images: Images, seed: int, below: int | None = None) -> Iterator[tuple[ImageRef, ...]]:
+def list_images(
+    images: Images, seed: int, below: int | None = None, must_meet: bool = True
+) -> Iterator[tuple[ImageRef, ...]]:
     """Yield the listing of each unit of the image set as it is now, in a fixed order.
 
     A sample is of the images with the lowest hashes, whoever looks and in whatever order; a sample of a store's
@@ -94,11 +95,12 @@ def list_images(images: Images, seed: int, below: int | None = None) -> Iterator
         images: the image set.
         seed: of the sample.
         below: the sample's bound where one was drawn before; else it is drawn from what is there.
+        must_meet: whether a captions table of which no row names an image is an error.
     """
     if images.heif:
         require("pillow_heif", extra="heif")
     kind = KINDS[images.kind]
-    refs = kind.list_files(images)
+    refs = _list_folder(images, must_meet) if isinstance(images, FolderImages) else kind.list_files(images)
     if images.sample is not None:
         bound = _bound_of_sample(images.sample, images, refs, seed) if below is None else below
         refs = [replace(ref, below=bound) for ref in refs]
@@ -213,14 +215,14 @@ def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
     return data
 
 
-def _list_folder(images: FolderImages) -> list[ImageRef]:
+def _list_folder(images: FolderImages, must_meet: bool = True) -> list[ImageRef]:
     """Files in a folder, each with a caption in a table or beside it."""
     listing = list_files(images.path, _suffixes(images))
-    tables = [name for name in listing.others if name.lower().endswith(TABLE_SUFFIXES)]
+    tables = tables_among(listing.others)
     heif = any(name.lower().endswith(HEIF_SUFFIXES) for name in listing.others)
     hint = " (images.heif: true reads .heic, with the extra heif)" if heif else ""
-    say_passed_over(images.path, listing, _texts_beside(listing) | tables_among(tables), hint)
-    captions = captions_in_tables(images.path, listing.files, tables)
+    say_passed_over(images.path, listing, {*_texts_beside(listing), *tables}, hint)
+    captions = captions_in_tables(images.path, listing.files, tables, must_meet)
     refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(listing.files, captions, strict=True))
     return sorted(refs, key=_by_key)
 

@@ -190,8 +190,8 @@ def _said(names: Sequence[str], noun: str, one: str, many: str) -> str:
     return f"{len(names):,} {what} (first: {names[0][:SHOWN_CHARS]!r})"
 
 
-def check_any_met(table: Place, column: str, met: Meeting, folder: Place) -> None:
-    """Refuse a table of which no row names a file, where there are rows and files.
+def check_any_met(table: Place, column: str, met: Meeting, folder: Place, *, must: bool = True) -> None:
+    """Refuse a table of which no row names a file, where there are rows and files; or only say so, where none must.
 
     Raises:
         InputError: says what a row that met a file would look like.
@@ -199,10 +199,13 @@ def check_any_met(table: Place, column: str, met: Meeting, folder: Place) -> Non
     if met.met or not met.num_rows or not met.bare:
         return
     found = [*met.unclear, *met.lost][0]
-    raise InputError(
+    what = (
         f"{table}: none of its {met.num_rows:,} rows names a file below {folder}: expected paths relative to it"
         f" in the column {column}, such as {met.bare[0]!r}, found {found[:SHOWN_CHARS]!r}"
     )
+    if must:
+        raise InputError(what)
+    log.warning("%s", what)
 
 
 def texts_beside(names: Collection[str], media: Collection[str], endings: Sequence[str]) -> dict[str, str]:
@@ -229,7 +232,7 @@ def texts_beside(names: Collection[str], media: Collection[str], endings: Sequen
         if text := next((texts[stem, ending] for ending in endings if (stem, ending) in texts), None):
             found[medium] = text
     if left := [medium for medium in media if medium not in found]:
-        found |= _texts_of_samples(texts, media, left, set(found.values()), endings)
+        found |= _texts_of_samples(texts, media, left, endings)
     return found
 
 
@@ -237,14 +240,13 @@ def _texts_of_samples(
     texts: Mapping[tuple[str, str], str],
     media: Iterable[str],
     left: Iterable[str],
-    taken: Collection[str],
     endings: Sequence[str],
 ) -> Iterator[tuple[str, str]]:
     """The texts of media for which none of their own name is there."""
     num_media = Counter(map(_sample_of, media))
     dotted: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for (stem, ending), name in texts.items():
-        if name not in taken and _sample_of(name) != stem:
+        if _sample_of(name) != stem:
             dotted[_sample_of(name)].append((ending, name))
     for medium in left:
         sample = _sample_of(medium)

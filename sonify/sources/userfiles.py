@@ -43,6 +43,7 @@ DELIMITERS = ",;\t|"
 NO_CELLS = b"\r\n \t,;|"
 TAIL_BYTES = 64 << 10
 MOST_HELD_BYTES = 1 << 20
+_SEPARATOR = re.compile(r'"?sep=[,;|\t]"?[,;]*\s*$', re.IGNORECASE)  # Excel's first line; the columns tell as much
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 # What is read whole is held whole: 10 million captions of 200 bytes.
 MAX_TABLE_BYTES = 2 << 30
@@ -195,11 +196,9 @@ def read_csv_form(place: Place, wanted: Set[str]) -> CsvForm:
     text = decoder.decode(head, final=len(head) < HEAD_BYTES).removeprefix("\ufeff")
     lines = io.StringIO(text, newline="").readlines()
     above = 0
-    delimiters = DELIMITERS
-    while above < len(lines) and (not lines[above].strip() or _separator_of(lines[above])):
-        delimiters = _separator_of(lines[above]) or delimiters
+    while above < len(lines) and (not lines[above].strip() or _SEPARATOR.match(lines[above])):
         above += 1
-    rows = [(mark, *_first_record(lines[above:], mark)) for mark in delimiters]
+    rows = [(mark, *_first_record(lines[above:], mark)) for mark in DELIMITERS]
     delimiter, names, height = max(rows, key=lambda row: (len(wanted & {n.lower() for n in row[1]}), len(row[1])))
     return CsvForm(
         encoding=encoding,
@@ -208,12 +207,6 @@ def read_csv_form(place: Place, wanted: Set[str]) -> CsvForm:
         head_lines=above + height,
         is_empty=len(head) < HEAD_BYTES and not "".join(lines[above + height :]).strip(),
     )
-
-
-def _separator_of(line: str) -> str:
-    """What Excel's `sep=;` names."""
-    match = re.fullmatch(r'"?sep=([,;|\t])"?,*', line.strip("\r\n "), re.IGNORECASE)
-    return match.group(1) if match else ""
 
 
 def _first_record(lines: Sequence[str], delimiter: str) -> tuple[tuple[str, ...], int]:
@@ -280,9 +273,8 @@ class _Text(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._ready and not self._ended:
             block = self._file.read(HEAD_BYTES)
-            if not block and not self._held:
-                return 0
             self._ready = memoryview(self._take(block))
+            self._ended = not block and not self._ready
         count = 0 if self._ended else min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count

@@ -205,3 +205,45 @@ def test_a_whole_run_of_sa1b_with_its_captions(tmp_path, images):
         "sa__000020_2etar_2fsa__223750_2ejpg.captions.flac",
         "sa__000020_2etar_2fsa__223750_2ejpg.jpg",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["./d/a.jpg", "d\\a.jpg", "d//a.jpg", "d/a.JPG", "d/a", "photos/d/a.jpg", "/x/photos/d/a", " d/a.jpg"]
+)
+def test_a_table_by_file_meets_other_spellings_after_the_very_name(tmp_path, name):
+    table = tmp_path / "captions.csv"
+    table.write_text(f"file,caption\n{name},a dog\n")
+    captions = captions_for(tmp_path / "run", table, "photos")
+    assert captions("d/a.jpg") == captions("x.tar/d/a.jpg") == b"a dog"
+    assert captions("a.jpg") is None
+    table.write_text(f"file,caption\nd/a.jpg,a cat\n{name},a dog\n")
+    assert captions_for(tmp_path / "run", table, "photos")("d/a.jpg") == b"a cat"
+
+
+@pytest.mark.parametrize("name", ["sa_1.TXT", "x/sa_1.txt", "sa_1.caption"])
+def test_texts_of_an_archive_are_known_by_any_ending(tmp_path, name):
+    captions = captions_for(tmp_path / "run", write_tar(tmp_path / "c.TAR", {name: b"a dog"}))
+    assert captions("sa_000001.tar/sa_1.jpg") == b"a dog"
+
+
+def test_ids_meet_whatever_stands_around_them(tmp_path):
+    table = tmp_path / "captions.tsv"
+    table.write_text('Image_ID\tCaption\n.\\x\\sa_1.JPG\ta dog\n "sa_2"\ta cat\n')
+    captions = captions_for(tmp_path / "run", table)
+    assert [captions(f"0.tar/sa_{n}.jpg") for n in (1, 2, 3)] == [b"a dog", b"a cat", None]
+
+
+@pytest.mark.parametrize("name", ["b/sa_1.caption", "b/sa_1.TXT", "sa_1.txt"])
+def test_a_folder_of_texts_is_read_by_any_ending(tmp_path, name):
+    (tmp_path / "c" / "b").mkdir(parents=True)
+    (tmp_path / "c" / name).write_text("a dog")
+    assert captions_for(tmp_path / "run", tmp_path / "c")("b.tar/sa_1.jpg") == b"a dog"
+
+
+def test_a_store_of_an_earlier_version_is_made_again(tmp_path):
+    table = tmp_path / "captions.csv"
+    table.write_text("file,caption\n./a.jpg,a dog\n")
+    kept = tmp_path / "run" / layout.UNITS / "captions"
+    kept.mkdir(parents=True)
+    (kept / f"{identify_captions(table)}.sqlite").write_bytes(b"of before")
+    assert captions_for(tmp_path / "run", table)("a.jpg") == b"a dog"

@@ -373,3 +373,86 @@ def test_a_file_of_a_new_kind_or_behind_a_link_replaces_none_that_a_run_has(
         shutil.copytree(folder, linked)
         (folder / f"0-{source['kind']}").symlink_to(linked)
         assert listed(source) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{id}_420-430.flac", "{id}_420.000-430.000.flac", "Man speaking/{id}_420.0-430.0.flac", "{id}-420-430.flac",
+        "Y{id}_420000_430000.flac", "{id}_000420.flac", "{id}_420.flac", "{id}_420_430.FLAC", "{id}_420s_430s.flac",
+        "A title, with {other} in it [{id}].flac", "Title [{id}]_420-430.flac", "A title-{id}.flac", "{id}.flac",
+        "{id} 420 to 430.flac", "Y{id}.flac",
+    ],
+)  # fmt: skip
+def test_a_file_is_found_by_whoever_fetched_it(audioset, test_data, name):
+    shutil.rmtree(audioset / "audio")
+    youtube_id = "-0RWZT-miFs"
+    file = name.format(id=youtube_id, other="--BfvyPmVMo")
+    put(audioset / "audio" / file, real_recording(test_data, 0))
+    refs = listed(audioset_source(audioset))
+    assert {ref.recording: ref.file for ref in refs.values() if not ref.refused} == {f"youtube/{youtube_id}": file}
+
+
+@pytest.mark.parametrize(
+    "name", ["{id}x.flac", "x{id}.flac", "{id}_430.flac", "{id}_420_430_1.flac", "[{id}] more.flac"]
+)
+def test_a_file_of_another_name_is_no_segment_and_is_counted(audioset, test_data, caplog, name):
+    file = name.format(id="-0RWZT-miFs")
+    shutil.rmtree(audioset / "audio")
+    put(audioset / "audio" / "--4gqARaEJE.wav", real_recording(test_data, 0, "wav"))
+    put(audioset / "audio" / file, real_recording(test_data, 0))
+    refs = listed(audioset_source(audioset))
+    assert [ref.file for ref in refs.values() if not ref.refused] == ["--4gqARaEJE.wav"]
+    assert any(f"1 recording has no row (first: '{file}')" in message for message in caplog.messages)
+
+
+def test_ids_that_hold_dashes_and_begin_with_a_y_are_told_by_the_list(audioset, test_data):
+    ids = ["Yab_-cd_30-", "ab_-cd_30-x", "Y_30_40_50_"]
+    lines = [f'{name}, 30.000, 40.000, "/m/0jbk"\n' for name in ids]
+    (audioset / "odd.csv").write_text("".join(lines))
+    shutil.rmtree(audioset / "audio")
+    files = ["Yab_-cd_30-.flac", "Yab_-cd_30-x_30-40.flac", "Y_30_40_50__30.flac"]
+    for number, file in enumerate(files):
+        put(audioset / "audio" / file, real_recording(test_data, number))
+    refs = listed(audioset_source(audioset, "odd.csv"))
+    assert {ref.recording.removeprefix("youtube/"): ref.file for ref in refs.values()} == dict(
+        zip(ids, files, strict=True)
+    )
+
+
+def test_two_segments_of_one_video_are_told_apart_by_their_start_in_any_form(audioset, test_data):
+    lines = [f'abc-_123456, {start}.000, {start + 10}.000, "/m/0jbk"\n' for start in (0, 30)]
+    (audioset / "two.csv").write_text("".join(lines))
+    for file in ("abc-_123456_30-40.flac", "abc-_123456_0-10.flac"):
+        put(audioset / "audio" / file, real_recording(test_data, 0))
+    refs = listed(audioset_source(audioset, "two.csv"))
+    assert [file for file, ref in refs.items() if not ref.refused] == [
+        "abc-_123456_0-10.flac",
+        "abc-_123456_30-40.flac",
+    ]
+
+
+def test_fsd50k_counts_clips_that_no_row_names(fsd50k, test_data, caplog):
+    put(fsd50k / "FSD50K.dev_audio/1.wav", real_recording(test_data, 0, "wav"))
+    assert listed(fsd50k_source(fsd50k))
+    assert "1 recording has no row (first: 'FSD50K.dev_audio/1.wav')" in caplog.text
+
+
+@pytest.mark.parametrize("written", ["./{}", "{}.WAV", "audio/{}"])
+def test_esc50_meets_its_files_in_any_spelling(tmp_path, written):
+    (tmp_path / "meta").mkdir()
+    name = "1-100032-A-0.wav"
+    row = written.format(name.removesuffix(".wav") if "WAV" in written else name)
+    text = f"filename,category,src_file\n{row},dog,100032\n"
+    (tmp_path / "meta" / "esc50.csv").write_text(text)
+    put(tmp_path / "audio" / name, b"")
+    (ref,) = listed({"kind": "esc50", "path": tmp_path}).values()
+    assert (ref.file, ref.text) == (f"audio/{name}", "dog")
+
+
+def test_esc50_of_which_no_row_meets_a_file_is_an_error(tmp_path):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "esc50.csv").write_text("filename,category,src_file\n1-1-A-0.wav,dog,1\n")
+    put(tmp_path / "audio" / "another.wav", b"")
+    with pytest.raises(InputError, match=r"none of the 1 recordings .* files such as 1-1-A-0\.wav"):
+        listed({"kind": "esc50", "path": tmp_path})

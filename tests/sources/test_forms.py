@@ -326,3 +326,40 @@ def test_memory_follows_the_row_group_and_not_the_file(tmp_path):
     done = run_python(READ_ALL, tmp_path / "a.parquet", rows, rows * size)
     # as it is stored and unpacked, and the cell; with a single row group 143 MB were measured
     assert int(done.stdout) < 4 * in_group + 16, done.stdout
+
+
+def test_metadata_meets_sounds_in_any_spelling_and_says_what_meets_nothing(tmp_path, caplog):
+    root = tmp_path / "sounds"
+    for name in ("d/a.WAV", "b.flac", "c.mp3"):
+        put(root / name, b"")
+    rows = './d/a.wav,a dog,CC0,"Mia, me"\nsounds\\b,a cat,by,Jo\nx.wav,rain,by,Jo\n,,,\n'
+    (root / "metadata.csv").write_text(f"File,Text,LICENCE,attribution\n{rows}")
+    refs = listed(folder_source(root))
+    assert {file: (ref.text, ref.licence, ref.attribution) for file, ref in refs.items()} == {
+        "b.flac": ("a cat", "by", "Jo"),
+        "c.mp3": ("c", "unknown", ""),
+        "d/a.WAV": ("a dog", "CC0", "Mia, me"),
+    }
+    assert caplog.messages == [
+        "metadata.csv: 1 row names no file (first: 'x.wav'), 1 recording has no row (first: 'c.mp3')"
+    ]
+
+
+def test_metadata_that_names_no_sound_is_an_error(tmp_path):
+    put(tmp_path / "d/a.wav", b"")
+    (tmp_path / "metadata.csv").write_text("file_name;text\nx.wav;a dog\n")
+    with pytest.raises(InputError, match=r"metadata\.csv: none of its 1 rows .* such as 'd/a\.wav', found 'x\.wav'"):
+        listed(folder_source(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["1.caption", "1.TXT", "1.desc.txt", "1.Json"])
+def test_a_text_of_any_ending_stands_beside_a_member(tmp_path, name):
+    data = b'{"text": "a dog"}' if name.endswith("n") and "J" in name else b"a dog"
+    write_tar(tmp_path / "0.tar", {"1.audio.flac" if "desc" not in name else "1.flac": b"", name: data})
+    assert [ref.text for ref in listed(archives_source(tmp_path)).values()] == ["a dog"]
+
+
+def test_a_path_in_a_table_of_sounds_may_be_spelt_otherwise(recordings, tmp_path):
+    inside = put(tmp_path / "sounds" / "1.FLAC", recordings[1])
+    write_table(tmp_path / "a.parquet", [{"path": name} for name in ("./sounds/1.FLAC", "sounds\\1.flac")])
+    assert open_all(tables_source(tmp_path)) == [inside, inside]

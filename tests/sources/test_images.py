@@ -452,3 +452,88 @@ def test_a_run_that_has_junk_keeps_it_and_takes_what_is_new(tmp_path):
     assert [row.uri for row in rows] == [ref.uri for ref in earlier]
     freeze_images(config.run_dir, config.images, config.seed)
     assert len(list(place.parent.glob("*.parquet"))) == 2
+
+
+def test_a_captions_table_meets_images_in_any_spelling_and_says_what_meets_nothing(tmp_path, caplog):
+    write_photos(
+        tmp_path / "photos", dict.fromkeys(["d/a.JPG", "b.jpg", "caf\u0065\u0301.jpg", "z.png"], "x"), table=False
+    )
+    rows = "./d\\a.jpg,one\nphotos/b,two\ncaf\u00e9.jpg,three\ngone.jpg,four\n"
+    (tmp_path / "photos" / "captions.csv").write_text(f"file,caption\n{rows}", encoding="utf-8")
+    captions = {row.uri: row.caption for row in read_all(folder(tmp_path / "photos"))}
+    assert captions == {"d/a.JPG": b"one", "b.jpg": b"two", "caf\u0065\u0301.jpg": b"three", "z.png": None}
+    assert caplog.messages == [
+        "captions.csv: 1 row names no file (first: 'gone.jpg'), 1 image has no row (first: 'z.png')"
+    ]
+
+
+def test_a_captions_table_that_names_no_image_is_an_error(tmp_path):
+    write_photos(tmp_path, {"d/a.jpg": "x"}, table=False)
+    (tmp_path / "captions.csv").write_text("file,caption\na.jpg,a dog\n")
+    with pytest.raises(InputError, match=r"captions\.csv: none of its 1 rows .* such as 'd/a\.jpg', found 'a\.jpg'"):
+        list(list_images(folder(tmp_path), 0))
+
+
+@pytest.mark.parametrize("column", ["text", "caption", "Caption", "captions"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_an_imagefolder_of_hugging_face_brings_its_captions(tmp_path, kind, column):
+    write_photos(tmp_path, dict.fromkeys(["a.jpg", "train/b.jpg", "train/d/c.jpg", "test/e.jpg"], ""), table=False)
+    for place, names in (("", ["a.jpg"]), ("train", ["b.jpg", "./d/c.jpg"])):
+        rows = [{"file_name": name, column: f"{place} {name}"} for name in names]
+        path = tmp_path / place / f"metadata.{kind}"
+        if kind == "csv":
+            path.write_text("\n".join([f"file_name,{column}", *(",".join(row.values()) for row in rows)]))
+        elif kind == "jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), path)
+    captions = {row.uri: row.caption for row in read_all(folder(tmp_path))}
+    assert captions == {
+        "a.jpg": b" a.jpg",
+        "train/b.jpg": b"train b.jpg",
+        "train/d/c.jpg": b"train ./d/c.jpg",
+        "test/e.jpg": None,
+    }
+
+
+def test_a_metadata_table_without_captions_is_none_and_captions_csv_counts_first(tmp_path):
+    write_photos(tmp_path, {"a.jpg": "", "b.jpg": ""}, table=False)
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.jpg,3\n")
+    assert [row.caption for row in read_all(folder(tmp_path))] == [None, None]
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.jpg,one\nb.jpg,two\n")
+    (tmp_path / "captions.csv").write_text("file,caption\na.jpg,first\n")
+    assert [row.caption for row in read_all(folder(tmp_path))] == [b"first", b"two"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "data", "caption"),
+    [
+        *((ending, "a dog", b"a dog") for ending in ("txt", "TXT", "Txt", "caption", "CAPTION")),
+        ("json", '{"caption": "a dog"}', b"a dog"),
+        ("JSON", '{"text": "a dog", "captions": "a cat"}', b"a dog"),
+        ("json", '{"captions": ["a dog", "", 3, "a cat."]}', b"a dog.\na cat."),
+        ("json", '{"caption": ["a dog"]}', b"a dog."),
+        ("json", '{"url": "http://x", "key": "1", "caption": "", "text": "a dog", "status": "success"}', b"a dog"),
+        ("json", '{"caption": null}', None),
+    ],
+)  # fmt: skip
+def test_a_caption_beside_an_image_is_found_by_any_of_its_endings(tmp_path, ending, data, caption):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.b.jpg").write_bytes(picture())
+    (tmp_path / "d" / f"a.b.{ending}").write_text(data)
+    write_tar(tmp_path / "0.tar", {"d/a.b.jpg": picture(), f"d/a.b.{ending}": data.encode()})
+    assert [row.caption for row in read_all(folder(tmp_path))] == [caption]
+    assert [row.caption for row in read_all(archives(tmp_path / "0.tar"))] == [caption]
+
+
+def test_a_webdataset_sample_is_one_up_to_its_first_dot(tmp_path):
+    members = {"0001.image.jpg": b"A", "0001.txt": b"one", "0002.jpg": b"B", "0002.cls.txt": b"two", "0003.jpg": b"C"}
+    write_tar(tmp_path / "0.tar", members)
+    assert [row.caption for row in read_all(archives(tmp_path))] == [b"one", b"two", None]
+
+
+def test_paths_in_a_table_of_images_may_be_spelt_otherwise(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.JPG").write_bytes(picture())
+    write_table(tmp_path / "a.parquet", ["./images/a.JPG", "images\\a.jpg", "images//a.JPG"], image_type=pa.string())
+    assert [row.data for row in read_all(parquet(tmp_path))] == [picture()] * 3

@@ -134,6 +134,10 @@ def test_a_table_of_many_blocks_is_read_whole_in_any_encoding(tmp_path, monkeypa
             assert read(table)["file"] == [row.partition(",")[0] for row in rows]
 
 
+def test_a_table_that_ends_within_a_letter_says_so(tmp_path):
+    assert read(put(tmp_path, "file,caption\na,x\nb,yz".encode("utf-16")[:-1]))["caption"] == ["x", "y\ufffd"]
+
+
 STOP = """
 import sys
 from pathlib import Path

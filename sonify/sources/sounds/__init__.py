@@ -29,8 +29,12 @@ LISTERS: Mapping[str, Callable[[Any], list[SoundRef]]] = {
 }
 
 
-def list_sounds(audio: Audio) -> Iterator[SoundRef]:
+def list_sounds(audio: Audio, must_meet: bool = True) -> Iterator[SoundRef]:
     """Yield every recording of every source, in a fixed order, those without a file (`refused`) included.
+
+    Args:
+        audio: the collections.
+        must_meet: whether a folder's table of which no row names a recording is an error.
 
     Raises:
         InputError: a source holds no recording, or its table is not one.
@@ -38,7 +42,8 @@ def list_sounds(audio: Audio) -> Iterator[SoundRef]:
     """
     for source in audio.sources:
         try:
-            refs = LISTERS[source.kind](source)
+            is_folder = isinstance(source, FolderSounds)
+            refs = list_folder(source, must_meet) if is_folder else LISTERS[source.kind](source)
         except OSError as error:
             raise InputError(f"audio.sources: {source.path} cannot be read: {error}") from error
         if not refs:

@@ -314,11 +314,12 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
 
 
 def _esc50_ref(source: Esc50Sounds, row: dict[str, str]) -> SoundRef:
-    if row["filename"] in ("", ".", "..") or set("/\0") & set(row["filename"]):
+    name = plain(row["filename"]).removeprefix("audio/")
+    if name in ("", "..") or set("/\0") & set(name):
         raise InputError(f"audio.sources: {source.path}/meta/esc50.csv: {row['filename']!r} is no file name")
     return SoundRef(
         corpus=source.name,
-        file=f"audio/{row['filename']}",
+        file=f"audio/{name}",
         # takes of one Freesound upload differ in the letter: 1-100210-A and 1-100210-B
         recording=f"freesound/{row['src_file']}",
         text=row["category"].replace("_", " "),

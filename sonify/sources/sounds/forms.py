@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sonify.config import FolderSounds, ParquetSounds, WebDatasetSounds
 from sonify.errors import InputError
-from sonify.io.places import is_file, is_junk, is_utf8, list_files, open_place, say_passed_over
+from sonify.io.places import is_junk, is_utf8, list_files, open_place, say_passed_over
 from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
@@ -56,12 +56,16 @@ KNOWN_COLUMNS = (*LICENCE_FIELDS, *ATTRIBUTION_FIELDS, *YOUTUBE_FIELDS, *RECORDI
 _YOUTUBE_FILE = re.compile(r"Y([A-Za-z0-9_-]{11})\.\w+")
 
 
-def list_folder(source: FolderSounds) -> list[SoundRef]:
-    """List every sound below the folder; what its table says that meets nothing is said."""
+def list_folder(source: FolderSounds, must_meet: bool = True) -> list[SoundRef]:
+    """List every sound below the folder; what its table says that meets nothing is said.
+
+    Raises:
+        InputError: no row of the table names a sound, where one must.
+    """
     listing = list_files(source.path, SOUND_SUFFIXES)
-    tables = [name for name in METADATA_TABLES if is_file(source.path / name)]
+    tables = [name for table in METADATA_TABLES for name in listing.others if name.lower() == table]
     say_passed_over(source.path, listing, set(tables[:1]))
-    described = _read_metadata(source.path, tables[0], listing.files) if tables else {}
+    described = _read_metadata(source.path, tables[0], listing.files, must_meet) if tables else {}
     return [_ref_of_file(source, PurePosixPath(file), described.get(file, {})) for file in listing.files]
 
 
@@ -88,7 +92,7 @@ def _spoken_name(file: PurePosixPath) -> str:
     return " ".join(words.split())
 
 
-def _read_metadata(root: Place, table: str, files: Sequence[str]) -> dict[str, dict[str, str]]:
+def _read_metadata(root: Place, table: str, files: Sequence[str], must_meet: bool) -> dict[str, dict[str, str]]:
     """What a table says of each file that it names."""
     columns = read_user_table(root / table, [FILE_COLUMNS], METADATA_COLUMNS)
     cells = ([cell.decode("utf-8", "replace") for cell in row] for row in zip(*columns.values(), strict=True))
@@ -97,7 +101,7 @@ def _read_metadata(root: Place, table: str, files: Sequence[str]) -> dict[str, d
         name: dict(zip(METADATA_COLUMNS, said, strict=True)) for name, *said in rows
     }
     met = meet([name for name, *_ in rows], files, root.name)
-    check_any_met(root / table, FILE_COLUMNS[0], met, root)
+    check_any_met(root / table, FILE_COLUMNS[0], met, root, must=must_meet)
     say_meeting(table, met, "recording")
     return described | {file: described[row] for file, row in met.others.items()}
 

@@ -1,0 +1,160 @@
+"""Mistakes that stop a command before any work: nothing of the pool is made."""
+
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sonify import layout
+from sonify.running import run
+from sonify.sources import mistakes
+from tests.builders import (
+    archives_in,
+    picture,
+    refused,
+    small_config,
+    small_input,
+    sound_bytes,
+    sounds_in,
+    tone,
+    vlm_at,
+    write_photos,
+    write_sounds,
+    write_tar,
+)
+
+
+def refuse(config, match, **settings):
+    with refused(match):
+        run(config, **settings)
+    assert not (config.run_dir / layout.COMMITS).exists()
+    assert not (config.run_dir / "pool").exists()
+
+
+@pytest.mark.parametrize("stages", [None, ["pool", "embeddings"]])
+def test_swapped_folders_are_told_by_both_counts(tmp_path, stages):
+    small_input(tmp_path, photos=5, recordings=3)
+    config = small_config(tmp_path, images={"path": str(tmp_path / "sounds")}, audio=sounds_in(tmp_path / "photos"))
+    both = (
+        r"sounds holds 3 recordings and no image, and audio\.sources\.0\.path: .*photos holds 5 images and no recording"
+    )
+    refuse(config, both, stages=stages)
+
+
+def test_one_folder_in_the_place_of_another_is_told(tmp_path):
+    small_input(tmp_path, photos=5, recordings=3)
+    sounds = small_config(tmp_path, images={"path": str(tmp_path / "sounds")})
+    refuse(sounds, "images.path: .*sounds holds 3 recordings and no image: name a folder of images")
+    photos = small_config(tmp_path, audio=sounds_in(tmp_path / "photos"))
+    refuse(photos, r"audio\.sources\.0\.path: .*photos holds 5 images and no recording: name a folder of recordings")
+
+
+def test_swapped_archives_are_told(tmp_path):
+    write_tar(tmp_path / "images" / "0.tar", {"1.jpg": picture(), "1.txt": b"a dog"})
+    write_tar(tmp_path / "sounds" / "0.tar", {"1.flac": sound_bytes(tone()), "1.txt": b"a dog"})
+    audio = {"sources": [{"kind": "webdataset", "path": str(tmp_path / "sounds")}], "validation": 0}
+    swapped = {"sources": [{"kind": "webdataset", "path": str(tmp_path / "images")}], "validation": 0}
+    refuse(small_config(tmp_path, images=archives_in(tmp_path / "sounds"), audio=swapped), "swap the two")
+    refuse(small_config(tmp_path, images=archives_in(tmp_path / "sounds"), audio=audio), "name a folder of images")
+
+
+@pytest.mark.parametrize("lost", ["photos", "sounds"])
+def test_an_empty_folder_is_told_as_what_it_is(tmp_path, lost):
+    small_input(tmp_path)
+    for path in (tmp_path / lost).iterdir():
+        path.unlink()
+    refuse(small_config(tmp_path), "nothing to do" if lost == "photos" else "holds no recording")
+
+
+def test_an_esc50_folder_without_its_recordings_is_told(tmp_path):
+    small_input(tmp_path)
+    (tmp_path / "esc" / "meta").mkdir(parents=True)
+    (tmp_path / "esc" / "meta" / "esc50.csv").write_text("filename,category,src_file\n1-1-A-0.wav,dog,1\n")
+    audio = {"sources": [{"kind": "esc50", "path": str(tmp_path / "esc")}], "validation": 0}
+    refuse(small_config(tmp_path, audio=audio), r"esc holds no recording: expected files such as audio/\*\.wav")
+
+
+def without_captions(tmp_path, photos=5):
+    write_sounds(tmp_path / "sounds", {"dog.flac": "a dog"})
+    return write_photos(tmp_path / "photos", {f"{n:03d}.jpg": "" for n in range(photos)}, table=False)
+
+
+def test_images_without_any_caption_stop_before_the_pool(tmp_path):
+    without_captions(tmp_path)
+    start = time.perf_counter()
+    refuse(small_config(tmp_path), "no image in .*photos has a caption: put a captions.csv")
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("name", ["003.txt", "004.JSON", "002.Caption"])
+def test_one_caption_anywhere_is_enough(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(mistakes, "IMAGES_SEEN", 1)  # so that all names are looked at
+    (without_captions(tmp_path) / name).write_text('{"caption": "a dog"}')
+    assert run(small_config(tmp_path), stages=["concepts"])["concepts/captions"].rows_out == 1
+
+
+def test_captions_that_went_away_do_not_stop_a_run_that_began(tmp_path):
+    photos = without_captions(tmp_path)
+    (photos / "000.txt").write_text("a dog")
+    run(small_config(tmp_path))
+    (photos / "000.txt").unlink()
+    assert run(small_config(tmp_path))["render"].rows_out == 1
+
+
+def test_who_asks_a_model_needs_no_captions(tmp_path):
+    without_captions(tmp_path)
+    config = small_config(tmp_path, concepts={"extractors": [vlm_at("http://127.0.0.1:9/v1", max_wait_sec=0.1)]})
+    run(config, stages=["pool"])
+
+
+def test_archives_and_tables_without_captions_are_told(tmp_path):
+    write_sounds(tmp_path / "sounds", {"dog.flac": "a dog"})
+    for part in range(2):
+        write_tar(tmp_path / "tars" / f"{part}.tar", {f"{n}.jpg": picture(n) for n in range(3)})
+    refuse(
+        small_config(tmp_path, images=archives_in(tmp_path / "tars")), "no image in .*tars has a caption: put a .txt"
+    )
+    (tmp_path / "tables").mkdir()
+    table = pa.table({"image": [picture()], "text": ["a dog"]})
+    pq.write_table(table, tmp_path / "tables" / "0.parquet")
+    images = {"kind": "parquet", "path": str(tmp_path / "tables"), "validation": 0}
+    refuse(small_config(tmp_path, images=images), "name their column with images.caption_column")
+    write_tar(tmp_path / "tars" / "1.tar", {"0.jpg": picture(), "0.TXT": b"a dog"})
+    run(small_config(tmp_path, run="other", images=archives_in(tmp_path / "tars")), stages=["concepts"])
+
+
+def apart(tmp_path, file, **sections):
+    extractors = [{"kind": "captions", "file": str(tmp_path / file)}]
+    return small_config(tmp_path, concepts={"extractors": extractors}, **sections)
+
+
+def test_a_table_apart_that_meets_no_image_stops_before_the_pool(tmp_path):
+    without_captions(tmp_path)
+    (tmp_path / "c.csv").write_text("file,caption\nIMG_1.jpg,a dog\n")
+    refuse(apart(tmp_path, "c.csv"), r"c\.csv: none of its 1 rows .* such as '000\.jpg', found 'IMG_1\.jpg'")
+    (tmp_path / "ids.csv").write_text("id,caption\nsa_1,a dog\n")
+    refuse(apart(tmp_path, "ids.csv"), r"ids\.csv: none of its 1 rows .* such as '000', found 'sa_1'")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "sa_1.txt").write_text("a dog")
+    refuse(apart(tmp_path, "texts"), "texts: it has no caption for any of 5 images .* would be named '000'")
+
+
+def test_what_of_a_table_apart_meets_nothing_is_said(tmp_path, caplog):
+    without_captions(tmp_path)
+    (tmp_path / "c.csv").write_text("file,caption\n./000.jpg,a dog\nphotos/001.JPG,a cat\n9.jpg,rain\n")
+    counts = run(apart(tmp_path, "c.csv"), stages=["concepts"])
+    assert counts["concepts/captions"].rows_out == 2
+    assert "c.csv: 1 row names no file (first: '9.jpg'), 3 images have no row (first: '002.jpg')" in caplog.messages
+
+
+def test_captions_apart_are_sought_for_images_in_archives(tmp_path, caplog):
+    write_sounds(tmp_path / "sounds", {"dog.flac": "a dog"})
+    write_tar(tmp_path / "tars" / "0.tar", {"./sa_1.jpg": picture(), "./sa_2.jpg": picture(1)})
+    images = {"kind": "sa1b", "path": str(tmp_path / "tars"), "validation": 0}
+    (tmp_path / "c.csv").write_text("image,caption\nsa_7.jpg,a dog\n")
+    config = apart(tmp_path, "c.csv", images=images)
+    with refused("no image has a sounding concept", Exception):
+        run(config, stages=["concepts"])
+    (said,) = [message for message in caplog.messages if "it has no caption for any of 2 images" in message]
+    assert "one for '0.tar/sa_1.jpg' would be named 'sa_1'" in said

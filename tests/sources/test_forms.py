@@ -326,3 +326,9 @@ def test_memory_follows_the_row_group_and_not_the_file(tmp_path):
     done = run_python(READ_ALL, tmp_path / "a.parquet", rows, rows * size)
     # as it is stored and unpacked, and the cell; with a single row group 143 MB were measured
     assert int(done.stdout) < 4 * in_group + 16, done.stdout
+
+
+def test_what_systems_leave_in_archives_is_no_sound(test_data, tmp_path):
+    sound = real_recording(test_data, 0)
+    write_tar(tmp_path / "0.tar", {"._1.flac": b"x", "__MACOSX/1.flac": b"x", "1.flac": sound, "1.txt": b"rain"})
+    assert [ref.text for ref in listed(archives_source(tmp_path)).values()] == ["rain"]

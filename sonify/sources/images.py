@@ -217,7 +217,7 @@ def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
 
 def _list_folder(images: FolderImages, must_meet: bool = True) -> list[ImageRef]:
     """Files in a folder, each with a caption in a table or beside it."""
-    listing = list_files(images.path, _suffixes(images))
+    listing = list_files(images.path, suffixes_of(images))
     tables = tables_among(listing.others)
     heif = any(name.lower().endswith(HEIF_SUFFIXES) for name in listing.others)
     hint = " (images.heif: true reads .heic, with the extra heif)" if heif else ""
@@ -227,7 +227,8 @@ def _list_folder(images: FolderImages, must_meet: bool = True) -> list[ImageRef]
     return sorted(refs, key=_by_key)
 
 
-def _suffixes(images: Images) -> tuple[str, ...]:
+def suffixes_of(images: Images) -> tuple[str, ...]:
+    """The endings of what is an image of the set."""
     return (*IMAGE_SUFFIXES, *HEIF_SUFFIXES) if images.heif else IMAGE_SUFFIXES
 
 
@@ -299,7 +300,7 @@ def _read_archive(
 
 
 def _is_image(images: Images, name: str, junk: bool = False) -> bool:
-    return name.lower().endswith(_suffixes(images)) and (junk or not is_junk(name))
+    return name.lower().endswith(suffixes_of(images)) and (junk or not is_junk(name))
 
 
 def _plain(images: ArchiveImages, name: str) -> str:
@@ -330,7 +331,7 @@ def _archived_caption(file: BinaryIO, text: Member) -> bytes | None:
 def _list_tables(images: ParquetImages) -> list[ImageRef]:
     """Parquet files, as Hugging Face stores images: a column of `{bytes, path}`, of bytes, or of paths."""
     found = list_containers(images.path, ".parquet")
-    named = {name for name in found.others if name.lower().endswith(_suffixes(images))}  # by a table's paths, perhaps
+    named = {name for name in found.others if name.lower().endswith(suffixes_of(images))}  # by a table's paths, perhaps
     say_passed_over(images.path, found, named)
     refs = [ImageRef(uri=uri) for uri in found.files]
     if refs:

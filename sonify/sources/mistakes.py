@@ -26,7 +26,7 @@ from sonify.sources.captions import (
     caption_beside,
     meet_captions_apart,
 )
-from sonify.sources.images import IMAGE_SUFFIXES
+from sonify.sources.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, suffixes_of
 from sonify.sources.joins import texts_beside, without_ending
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
 from sonify.sources.userfiles import container, list_containers
@@ -71,7 +71,7 @@ def _count_media(place: Place) -> tuple[int, int]:
 def _count(names: Iterator[str] | Sequence[str]) -> tuple[int, int]:
     images = sounds = 0
     for name in names:
-        images += name.lower().endswith(IMAGE_SUFFIXES)
+        images += name.lower().endswith((*IMAGE_SUFFIXES, *HEIF_SUFFIXES))
         sounds += name.lower().endswith(SOUND_SUFFIXES)
     return images, sounds
 
@@ -131,7 +131,7 @@ def _look_into(images: Images, uris: Sequence[str]) -> Looked:
             names = []
         if not names:
             return {}
-        looked[uri] = names, [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        looked[uri] = names, [name for name in names if name.lower().endswith(suffixes_of(images))]
     return looked
 
 

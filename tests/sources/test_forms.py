@@ -363,3 +363,9 @@ def test_a_path_in_a_table_of_sounds_may_be_spelt_otherwise(recordings, tmp_path
     inside = put(tmp_path / "sounds" / "1.FLAC", recordings[1])
     write_table(tmp_path / "a.parquet", [{"path": name} for name in ("./sounds/1.FLAC", "sounds\\1.flac")])
     assert open_all(tables_source(tmp_path)) == [inside, inside]
+
+
+def test_what_systems_leave_in_archives_is_no_sound(test_data, tmp_path):
+    sound = real_recording(test_data, 0)
+    write_tar(tmp_path / "0.tar", {"._1.flac": b"x", "__MACOSX/1.flac": b"x", "1.flac": sound, "1.txt": b"rain"})
+    assert [ref.text for ref in listed(archives_source(tmp_path)).values()] == ["rain"]

@@ -23,7 +23,7 @@ def concepts_of(config):
         (picture()[:-200], b"a dog", Reason.UNREADABLE),
         (b"", b"a dog", Reason.UNREADABLE),
         (b"just text", b"a dog", Reason.UNREADABLE),
-        (b"GIF89a" + bytes(50), b"a dog", Reason.UNSUPPORTED),
+        (b"8BPS" + bytes(50), b"a dog", Reason.UNSUPPORTED),
         (picture(), b"", Reason.NO_CAPTION),
         (picture(), b" \n ", Reason.NO_CAPTION),
         (picture(), b"a dog \xff\xfe", Reason.BAD_CAPTION),

@@ -271,15 +271,15 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
     table = source.path / "meta" / "esc50.csv"
     try:
         with _open_text(table, errors="strict") as file:
-            rows = list(csv.DictReader(file))
-        rows = {row["filename"]: _esc50_ref(source, row) for row in rows}
+            lines = list(csv.DictReader(file))
+        rows = {row["filename"]: _esc50_ref(source, row) for row in lines}
     except (OSError, UnicodeDecodeError, KeyError, AttributeError, TypeError, csv.Error) as error:
         raise InputError(
             f"audio.sources: expected ESC-50's meta/esc50.csv (filename, category, src_file, ...) in {source.path}:"
             f" {error}"
         ) from error
     found = list_files(source.path / "audio", SOUND_SUFFIXES)
-    met = meet(list(rows), found, "audio")
+    met = meet([row["filename"] for row in lines], found, "audio")
     if found and not met.met:
         raise InputError(
             f"audio.sources: none of the {len(rows):,} recordings in {table} is below {source.path / 'audio'}: expected"

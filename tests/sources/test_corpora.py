@@ -438,6 +438,26 @@ def test_fsd50k_counts_clips_that_no_row_names(fsd50k, test_data, caplog):
     assert "1 recording has no row (first: 'FSD50K.dev_audio/1.wav')" in caplog.text
 
 
+def test_the_id_may_follow_a_title_that_looks_like_another(audioset, test_data):
+    (audioset / "odd.csv").write_text('12345678901, 30.000, 40.000, "/m/0jbk"\n')
+    shutil.rmtree(audioset / "audio")
+    put(audioset / "audio" / "holiday2020-30-12345678901.flac", real_recording(test_data, 0))
+    (ref,) = listed(audioset_source(audioset, "odd.csv")).values()
+    assert (ref.file, ref.refused) == ("holiday2020-30-12345678901.flac", "")
+
+
+def test_rows_that_name_a_file_again_are_counted(audioset, tmp_path, caplog):
+    with (audioset / SEGMENTS).open("a") as file:
+        file.write('--4gqARaEJE, 0.000, 10.000, "/m/0jbk"\n')
+    assert len(listed(audioset_source(audioset))) == 57
+    assert "1 row names a file again (first: '--4gqARaEJE_0_10000')" in caplog.text
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "esc50.csv").write_text("filename,category,src_file\n" + "1-1-A-0.wav,dog,1\n" * 2)
+    put(tmp_path / "audio" / "1-1-A-0.wav", b"")
+    assert len(listed({"kind": "esc50", "path": tmp_path})) == 1
+    assert "esc50.csv: 1 row names a file again (first: '1-1-A-0.wav')" in caplog.text
+
+
 @pytest.mark.parametrize("written", ["./{}", "{}.WAV", "audio/{}"])
 def test_esc50_meets_its_files_in_any_spelling(tmp_path, written):
     (tmp_path / "meta").mkdir()

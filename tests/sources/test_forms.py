@@ -332,7 +332,7 @@ def test_metadata_meets_sounds_in_any_spelling_and_says_what_meets_nothing(tmp_p
     root = tmp_path / "sounds"
     for name in ("d/a.WAV", "b.flac", "c.mp3"):
         put(root / name, b"")
-    rows = './d/a.wav,a dog,CC0,"Mia, me"\nsounds\\b,a cat,by,Jo\nx.wav,rain,by,Jo\n,,,\n'
+    rows = './d/a.wav,a dog,CC0,"Mia, me"\nsounds\\b,a cat,by,Jo\n,,,\nx.wav,rain,by,Jo\n,,,\n'
     (root / "metadata.csv").write_text(f"File,Text,LICENCE,attribution\n{rows}")
     refs = listed(folder_source(root))
     assert {file: (ref.text, ref.licence, ref.attribution) for file, ref in refs.items()} == {

@@ -59,6 +59,14 @@ def test_swapped_archives_are_told(tmp_path):
     refuse(small_config(tmp_path, images=archives_in(tmp_path / "sounds"), audio=audio), "name a folder of images")
 
 
+def test_archives_without_an_image_are_told_also_where_a_model_would_look(tmp_path):
+    write_sounds(tmp_path / "sounds", {"dog.flac": "a dog"})
+    write_tar(tmp_path / "tars" / "0.tar", {"1.xyz": b"", "1.txt": b"a dog"})
+    concepts = {"extractors": [vlm_at("http://127.0.0.1:9/v1", max_wait_sec=0.1)]}
+    config = small_config(tmp_path, images=archives_in(tmp_path / "tars"), concepts=concepts)
+    refuse(config, "no archive that was looked into in .*tars holds an image")
+
+
 @pytest.mark.parametrize("lost", ["photos", "sounds"])
 def test_an_empty_folder_is_told_as_what_it_is(tmp_path, lost):
     small_input(tmp_path)

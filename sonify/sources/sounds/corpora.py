@@ -293,8 +293,8 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
     table = source.path / "meta" / "esc50.csv"
     try:
         with _open_text(table, errors="strict") as file:
-            rows = list(csv.DictReader(file))
-        rows = {row["filename"]: _esc50_ref(source, row) for row in rows}
+            lines = list(csv.DictReader(file))
+        rows = {row["filename"]: _esc50_ref(source, row) for row in lines}
     except (OSError, UnicodeDecodeError, KeyError, AttributeError, TypeError, csv.Error) as error:
         raise InputError(
             f"audio.sources: expected ESC-50's meta/esc50.csv (filename, category, src_file, ...) in {source.path}:"
@@ -302,7 +302,7 @@ def list_esc50(source: Esc50Sounds) -> list[SoundRef]:
         ) from error
     listing = list_files(source.path / "audio", SOUND_SUFFIXES)
     say_passed_over(source.path / "audio", listing)
-    met = meet(list(rows), listing.files, "audio")
+    met = meet([row["filename"] for row in lines], listing.files, "audio")
     if listing.files and not met.met:
         raise InputError(
             f"audio.sources: none of the {len(rows):,} recordings in {table} is below {source.path / 'audio'}: expected"

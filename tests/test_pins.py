@@ -20,6 +20,7 @@ from PIL import Image
 from upath import UPath
 
 from sonify.config import make_config
+from sonify.engine.record import require_record
 from sonify.errors import InputError
 from sonify.running import run
 from sonify.stages.table import stages_of
@@ -60,6 +61,11 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path, place, recorded):
     assert done["render"].rows_out == 9
     assert before.keys() < set((tmp_path / "run" / "commits").rglob("*.json"))
     assert all(path.stat().st_mtime_ns == made for path, made in before.items())
+    assert hashes(tmp_path / "run").items() >= json.loads((PINS / "run.json").read_text()).items()
+    run(small_run(tmp_path / "run", images=9, place=place), redo="pool")
+    stages = require_record(tmp_path / "run").stages
+    assert "path" not in str(stages["pool"].settings)  # what is made again is of today's settings
+    assert stages["concepts/captions"].settings["images.path"] == f"{INPUT}/photos"
     assert hashes(tmp_path / "run").items() >= json.loads((PINS / "run.json").read_text()).items()
 
 

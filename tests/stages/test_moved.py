@@ -202,8 +202,12 @@ def test_a_model_is_known_by_its_files_wherever_its_folder_is(tmp_path):
     assert made.items() <= hash_run(config.run_dir).items()
     assert all(stage.units_to_do == 0 for stage in read_status(there.run_dir).stages)
     other = tiny_clap(tmp_path / "other", sentences=("another", "model"))
+    another = small_config(tmp_path, retrieval={"encoder": encoder | {"model": str(other)}, "min_cosine": -1})
     with refused("made under another configuration: retrieval.encoder"):
-        run(small_config(tmp_path, retrieval={"encoder": encoder | {"model": str(other)}, "min_cosine": -1}))
+        run(another)
+    run(another, redo="embeddings")
+    with refused("made under another configuration: retrieval.encoder"):  # also of a folder that is known
+        run(there)
 
 
 def with_texts(root, folder):
@@ -236,6 +240,21 @@ def test_a_folder_of_texts_that_an_earlier_version_knew_by_its_place_is_known_ag
     assert next(stage for stage in stages_of(there) if stage.key == table.key).digest == digest
     other = {"extractors": [{"kind": "captions", "file": str(tmp_path / "photos" / "captions.csv")}]}
     assert next(s for s in stages_of(small_config(tmp_path, concepts=other)) if s.key == table.key).digest != digest
+
+
+def test_a_folder_of_texts_is_not_what_a_table_was(tmp_path):
+    table = {"extractors": [{"kind": "captions", "file": str(tmp_path / "photos" / "captions.csv")}]}
+    begun(tmp_path, concepts=table)
+    with refused("configuration: concepts.extractors.file has another content now than then"):
+        run(small_config(tmp_path, concepts=with_texts(tmp_path, "texts")))
+
+
+def test_a_list_that_is_gone_is_not_what_no_list_was(tmp_path):
+    config = begun(tmp_path)
+    raw = config.model_dump(mode="json")
+    raw["audio"]["exclude"] = str(tmp_path / "gone.txt")
+    pools = [next(iter(stages_of(of))) for of in (config, make_config(raw, check_paths=False))]
+    assert pools[0].digest != pools[1].digest
 
 
 def test_who_only_looks_at_a_run_needs_nothing_that_it_was_made_from(tmp_path):

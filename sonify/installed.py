@@ -150,14 +150,9 @@ def _origin(extra: str) -> str | None:
 
 
 def _libraries(extra: str) -> Iterator[str]:
-    """The requirements of an extra, those of its extras among them."""
+    """The requirements of an extra; those of the extras that it asks for stand among them in a wheel's metadata."""
     found = _distribution()
     for requirement in (found.requires if found else None) or ():
         wanted, _, marker = requirement.partition(";")
-        if not re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker):
-            continue
-        inner = re.fullmatch(r"sonify\[([^\]]+)\]", wanted.strip())
-        for each in inner.group(1).split(",") if inner else ():
-            yield from _libraries(each)
-        if not inner:
+        if re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker):
             yield wanted.strip()

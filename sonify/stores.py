@@ -35,7 +35,7 @@ def to_place(value: Any) -> Place:
     if scheme:
         _check_url(text)
         return UPath(text)
-    return Path(text).expanduser().absolute()
+    return expand_user(text).absolute()
 
 
 def to_run_dir(value: Any) -> Place:
@@ -44,12 +44,21 @@ def to_run_dir(value: Any) -> Place:
         raise ValueError("expected a path or a URL")
     text = str(value).removeprefix("file://")
     if "://" not in text:
-        return Path(text).expanduser()
+        return expand_user(text)
     if text.partition("://")[0] not in WRITABLE_STORES:
         raise ValueError(f"expected a path or one of {', '.join(f'{name}://' for name in WRITABLE_STORES)}")
     _check_url(text)
     # other processes write there at the same time: what was listed a moment ago may be wrong
     return UPath(text.rstrip("/"), use_listings_cache=False)
+
+
+def expand_user(text: str) -> Path:
+    """A path with `~` and `~name` replaced, as a shell does."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        name = text.partition("/")[0][:80]
+        raise ValueError(f"expected a path, and {name!r} is nobody's home here (./{name} is a file)") from error
 
 
 def to_folder(value: str) -> Path:

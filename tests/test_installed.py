@@ -17,7 +17,7 @@ import yaml
 from sonify import installed
 from sonify.installed import how_to_install, spell, spell_redo
 from tests.builders import small_input
-from train.launch import CHILD
+from train.launch import child_command
 
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")
@@ -267,7 +267,9 @@ def test_nor_where_the_file_is_a_module(environment, tmp_path):
 def test_processes_that_training_starts_are_of_the_same_place(environment, shadows):
     """What `launch_processes` runs, in the folder of a user who has an `eval` too."""
     site = next((environment / "lib").glob("*/site-packages"))
-    command = [environment / "bin/python", "-P", "-c", CHILD, site, "eval.__main__", "sonify train", "--help"]
+    (shadows / "sonify.py").write_text(SHADOW)
+    _, *words = child_command(site, "eval.__main__", "sonify train", ["--help"])
+    command = [environment / "bin/python", *words]
     done = subprocess.run(command, cwd=shadows, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("usage: sonify train "), done.stderr
     assert done.returncode == 0

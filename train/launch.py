@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
 import torch
@@ -57,6 +58,11 @@ sys.exit(run_module(module, words, extra="train", name=name))
 """
 
 
+def child_command(root: Path, module: str, name: str, argv: Sequence[str]) -> list[str]:
+    """What a process of several runs; without the working folder on its path (`-P`), where `sonify.py` may lie."""
+    return [sys.executable, "-P", "-c", CHILD, str(root), module, name, *argv]
+
+
 def launch_processes(processes: int, module: str, argv: Sequence[str], name: str) -> int:
     """Run a module in that many processes of one machine, and return the exit code of the first that fails, or 0.
 
@@ -68,7 +74,7 @@ def launch_processes(processes: int, module: str, argv: Sequence[str], name: str
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
         children = [
             subprocess.Popen(  # noqa: S603 - this command again
-                [sys.executable, "-P", "-c", CHILD, str(ROOT), module, name, *argv],
+                child_command(ROOT, module, name, argv),
                 env={**os.environ, **address, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stderr=files[rank],
             )

@@ -4,7 +4,6 @@
 """
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -20,15 +19,18 @@ from pydantic import (
     model_validator,
 )
 
-from sonify.stores import Place, to_place, to_run_dir
+from sonify.stores import Place, expand_user, to_place, to_run_dir
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
 def to_model(value: str) -> str:
     """A hub id stays as it is; a folder is made absolute, since workers run elsewhere."""
-    folder = Path(value).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else value
+    folder = expand_user(value)
+    try:
+        return str(folder.absolute()) if folder.is_dir() else value
+    except OSError as error:
+        raise ValueError(f"expected a hub id or a folder ({error.strerror})") from error
 
 
 InputPath = Annotated[Place, PlainValidator(to_place), PlainSerializer(str)]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sonify.errors import InputError, did_you_mean
 from sonify.installed import shipped_configs, spell
+from sonify.stores import expand_user
 
 ENDINGS = (".yaml", ".yml")
 # Whose commands read them; `sonify eval` takes its studies' options, not a file.
@@ -18,9 +19,12 @@ def find_config(name: str | Path, family: str) -> Path:
     """
     if not str(name):
         raise InputError("config: expected a file or a name, found nothing: is a variable of the shell not set?")
-    path = Path(name).expanduser()
-    if path.exists() and not path.is_dir():
-        return path
+    try:
+        path = expand_user(str(name))
+        if path.exists() and not path.is_dir():
+            return path
+    except (OSError, ValueError) as error:
+        raise InputError(f"config {str(name)[:80]}: not a path: {getattr(error, 'strerror', None) or error}") from error
     folder, stem = _parts(name, family)
     known = shipped_names()
     if stem in known.get(folder, ()):

@@ -52,6 +52,15 @@ def with_server(**changes: object) -> dict:
         ({"mix": {"lufs": "-34,-30"}}, "found '-34,-30'; write mix.lufs=[-34,-30]"),
         ({"mix": {"max_gain_db": "1e1"}}, "found '1e1'; YAML takes it for text: write 1.0e+1"),
         ({"seed": "1e999"}, "seed: expected a whole number, found '1e999'; write it without an exponent"),
+        (
+            with_server(model="~nobody-of-that-name"),
+            "0.model: expected a path, and '~nobody-of-that-name' is nobody's home",
+        ),
+        (with_server(model="x" * 5000), "0.model: expected a hub id or a folder (File name too long)"),
+        (
+            {"run_dir": "~nobody-of-that-name/x"},
+            "run_dir: expected a path, and '~nobody-of-that-name' is nobody's home",
+        ),
         ({"seed": None}, "seed: expected a whole number, found null"),
         (
             with_server(environment=3),

@@ -41,6 +41,11 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch, name):
         ("foldre", r"no such file, nor one that comes along \(demo, folder, laptop, sam\); did you mean folder\?"),
         ("mien.yaml", r"no such file, .*; did you mean mine.yaml\?"),
         ("nowhere/mine.yaml", "no such file"),
+        (
+            "~nobody-of-that-name/mine.yaml",
+            "not a path: expected a path, and '~nobody-of-that-name' is nobody's home here",
+        ),
+        ("x" * 5000, "not a path: File name too long"),
         ("train/smoke", "is one for `.*sonify train`, not `.*sonify run`"),
         ("photos", "is a folder; --config takes a YAML file"),
         ("run", "is a folder; a run's settings are in its run.json"),

@@ -366,17 +366,21 @@ def test_a_server_that_says_nonsense_to_all_leaves_its_units_undone(configure, s
 
 def test_what_a_model_thinks_is_heard_nowhere(configure, server):
     def think(image: Image.Image, prompt: str) -> str:
-        first = "zebra: visible yes, real yes, sounding yes" if "medium:" in prompt else "zebra: sound of a zebra"
-        said = f"<think>\nLet me see.\n{first}"
-        return said if number_in(image) == 5 else f"{said}\n</think>\n\n{say(image, prompt)}"
+        checks, number = "medium:" in prompt, number_in(image)
+        first = "zebra: visible yes, real yes, sounding yes" if checks else "zebra: sound of a zebra"
+        if (number, checks) in ((5, False), (6, True)):  # without a mark, and cut
+            return f"Okay, let me see.\n{first}\ndog: visible yes, real yes, sounding yes"
+        return f"<think>\n{first}\n</think>\n\n{say(image, prompt)}"
 
     server.answer = think
+    server.faults = (Fault("length", number=5), Fault("length", number=6))
     config = configure(check=True)
     counts = run(config)
     assert counts["concepts/eye"].rejected == {"bad_answer": 1}
+    assert counts["checks/eye"].rejected == {"bad_answer": 1}
     pairs = pq.read_table(config.run_dir / "pairs").to_pylist()
     assert {source["concept"] for pair in pairs for source in pair["sources"]} <= {"dog", "rain", "cat", "church bell"}
-    assert all(row["answer"].startswith("<think>") for row in pq.read_table(config.run_dir / "answers").to_pylist())
+    assert all("zebra" in row["answer"] for row in pq.read_table(config.run_dir / "answers" / "eye").to_pylist())
 
 
 def test_refusals_of_every_question_that_an_earlier_version_kept_are_asked_again(configure, server):

@@ -228,10 +228,18 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _print_result(config: Config) -> None:
-    from sonify.report.result import describe_result, read_result
+    """Say what came of a run; of one so large that reading its tables takes minutes, where to ask."""
+    from sonify.engine.plan import listed_units
+    from sonify.report.result import MOST_UNITS, describe_result, read_result
 
-    for line in describe_result(read_result(config.run_dir), config.run_dir):
-        log.info("%s", line)
+    units = len(listed_units(config.run_dir, "concepts"))
+    if units > MOST_UNITS:
+        counts, names = spell("status", config.run_dir), spell("rejects", config.run_dir)
+        log.info("done: %s units; `%s` counts rows and reasons, `%s` names what left", f"{units:,}", counts, names)
+    else:
+        by_text = config.retrieval.encoder.kind == "text"
+        for line in describe_result(read_result(config.run_dir), config.run_dir, by_text):
+            log.info("%s", line)
     log.info("look at it and listen: %s", spell("gallery", config.run_dir))
 
 

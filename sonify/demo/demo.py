@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sonify.config import Config, make_config
-from sonify.engine.plan import Plan
 from sonify.errors import missing
 from sonify.io.write import naming_full_disk, naming_place
 from sonify.report.gallery import build_gallery
@@ -146,15 +145,10 @@ def run_demo(run_dir: Path) -> Path:
     with naming_place(sample), naming_full_disk(sample):
         write_sample(sample)
     config = demo_config(run_dir)
-    if is_done(plan_run(config)):
+    if all(plan.complete and not plan.stale for plan in plan_run(config)):
         log.info("nothing to do: the demo in %s is done already; remove that folder to see it made again", run_dir)
     run(config)
     return build_gallery(run_dir) / "index.html"
-
-
-def is_done(plans: Sequence[Plan]) -> bool:
-    """Whether every stage is finished under today's settings."""
-    return all(plan.done and not (plan.tasks or plan.waiting or plan.stale) for plan in plans)
 
 
 def demo_config(run_dir: Path) -> Config:

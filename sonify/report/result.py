@@ -17,14 +17,18 @@ from sonify.engine.job import StoredReject
 from sonify.engine.plan import iter_done
 from sonify.engine.record import config_of_run
 from sonify.installed import spell
+from sonify.io.places import for_each
 from sonify.io.tables import read_columns, read_rows
 from sonify.keys import unescape_key
 from sonify.rows import Reason
 from sonify.stages.table import stages_of
 from sonify.stores import Place
 
-# Below this a recording is hardly what was asked for: the bound under which the shipped configurations drop a concept.
+# Below this a recording is hardly what was asked for, by the text encoder: the bound under which the configurations that
+# use it drop a concept. Of other encoders no such bound was measured.
 WEAK_COSINE = 0.2
+# A run of more units (a million images in units of 1,000) does not read all its tables only to end.
+MOST_UNITS = 1000
 # The stages whose rows are images or their scenes, in the order in which an image meets them.
 OF_IMAGES = ("concepts", "checks", "pair", "render")
 
@@ -100,33 +104,39 @@ def read_result(run_dir: Place) -> Result:
         InputError: it is no run.
         WorkError: a table is missing or damaged.
     """
-    rejects: dict[str, list[tuple[str, str]]] = defaultdict(list)  # of each unit: stages and tables
-    rendered: dict[str, str] = {}
-    paired: list[str] = []
+    tables: dict[str, list[tuple[str, str]]] = defaultdict(list)  # of each unit: stages and what they wrote of it
     for stage in stages_of(config_of_run(run_dir)):
         for stored in iter_done(run_dir, stage) if stage.name in OF_IMAGES else ():
-            for path in (file.path for file in stored.commit.files):
-                if path.startswith(f"{layout.REJECTS}/"):
-                    rejects[stored.commit.unit].append((stage.key, path))
-                elif path.startswith(f"{layout.RENDERS}/"):
-                    rendered[stored.commit.unit] = path
-                elif path.startswith(f"{layout.PAIRS}/"):
-                    paired.append(path)
+            tables[stored.commit.unit] += ((stage.key, file.path) for file in stored.commit.files)
     with_sound, without = 0, Counter[tuple[str, str]]()
-    for unit in rejects.keys() | rendered.keys():
-        images = _images_in(run_dir, rendered.get(unit))
-        with_sound += len(images)
-        fates = _fates_in(run_dir, rejects[unit])
-        without.update(fate for key, fate in fates.items() if key not in images)
     matches = _Matches()
-    for path in paired:
-        matches.add(read_columns(run_dir / path, ["image", "sources"]))
+    for images, fates, pairs in for_each(run_dir, lambda unit: _read_unit(run_dir, unit), tables.values()):
+        with_sound += len(images)
+        without.update(fate for key, fate in fates.items() if key not in images)
+        if pairs is not None:
+            matches.add(pairs)
     return Result(
         with_sound=with_sound,
         without=dict(sorted(without.items(), key=lambda item: (-item[1], item[0]))),
         sounds=matches.sounds,
         weak=matches.weak,
         weakest=matches.weakest,
+    )
+
+
+def _read_unit(
+    run_dir: Place, tables: Sequence[tuple[str, str]]
+) -> tuple[frozenset[str], dict[str, tuple[str, str]], pa.Table | None]:
+    """The rendered images of a unit, where and why others left, and its pairs."""
+    by_folder: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for stage, path in tables:
+        by_folder[path.partition("/")[0]].append((stage, path))
+    rendered = [path for _, path in by_folder[layout.RENDERS]]
+    paired = [path for _, path in by_folder[layout.PAIRS]]
+    return (
+        _images_in(run_dir, rendered[0] if rendered else None),
+        _fates_in(run_dir, by_folder[layout.REJECTS]),
+        read_columns(run_dir / paired[0], ["image", "sources"]) if paired else None,
     )
 
 
@@ -172,18 +182,21 @@ class _Matches:
             )
 
 
-def describe_result(result: Result, run_dir: Place) -> Iterator[str]:
-    """What a run says at its end, a line each."""
+def describe_result(result: Result, run_dir: Place, by_text: bool = True) -> Iterator[str]:
+    """What a run says at its end, a line each; `by_text`: whether matches are the text encoder's."""
     yield f"{result.with_sound:,} of {result.images:,} images have a sound: {run_dir / layout.SHARDS}"
     if result.without:
         why = ", ".join(f"{n:,} {reason} ({stage})" for (stage, reason), n in result.without.items())
         yield f"{result.images - result.with_sound:,} have none: {why}; each by name: {spell('rejects', run_dir)}"
-    if result.weak and result.weakest:
-        worst = result.weakest
+    if (worst := result.weakest) is None:
+        return
+    lowest = f"cosine {worst.cosine:.2f}, is for {worst.concept!r} in {printable(worst.image)}"
+    if not by_text:
+        yield f"the weakest match of {result.sounds:,}, {lowest}"
+    elif result.weak:
         yield (
-            f"{result.weak:,} of {result.sounds:,} sounds match weakly (cosine below {WEAK_COSINE:g}; the lowest,"
-            f" {worst.cosine:.2f}, is for {worst.concept!r} in {worst.image}): listen to them, or raise"
-            " retrieval.min_cosine"
+            f"{result.weak:,} of {result.sounds:,} sounds match weakly (cosine below {WEAK_COSINE:g}); the lowest,"
+            f" {lowest}: listen to them, or raise retrieval.min_cosine"
         )
 
 

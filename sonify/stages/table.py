@@ -35,7 +35,7 @@ from sonify.stages import checks, concepts, copies, embeddings, features, make_p
 from sonify.stages.published import adopt_job, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
-from sonify.vlm.backends import REQUEST_KEYS, fetch_vlm, model_name, request_settings
+from sonify.vlm.backends import fetch_vlm, model_name
 from sonify.vlm.questions import CHECK_VERSION, PROMPT_VERSION
 
 Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
@@ -48,7 +48,13 @@ OPERATIONAL |= {"environment", "token_limit"}
 # did before the key was there: while it has that value it stays out of the settings, and the digest of such a run is
 # met. Sections inside of settings are followed, and each item of a list: `retrieval.encoder.audio.KEY`,
 # `audio.sources.KEY`.
-ADDED_KEYS: Mapping[str, Any] = {}
+ADDED_KEYS: Mapping[str, Any] = {
+    "images.heif": False,
+    "concepts.extractors.temperature": 0.0,
+    "concepts.extractors.system": None,
+    "concepts.extractors.extra_body": {},
+    "concepts.extractors.template": {},
+}
 
 # The commands that run a part of the job, and the stages each stands for.
 COMMAND_STAGES = {
@@ -138,7 +144,7 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         part=layout.PUBLISHED,
         version=1,
         listing="concepts",
-        settings=of_folder | pick("images.kind", "images.path") | (pick("images.heif") if config.images.heif else {}),
+        settings=of_folder | pick("images.kind", "images.path", "images.heif"),
         load=lambda: published_job(config),
     )
     compared = Stage(
@@ -226,8 +232,6 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     images = pick("images")
     for late in ("images.validation", "images.exclude"):
         images.pop(late)  # applied by `pair`, so that a VLM is never paid twice
-    if not config.images.heif:
-        images.pop("images.heif")  # younger than runs that go on
     common: dict[str, Any] = {
         "name": "concepts",
         "part": extractor.name,
@@ -272,8 +276,7 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
 def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
     """What an extractor's answers depend on: not where its server is, nor how hard it is driven."""
     local = {"cpus"} if isinstance(extractor, ServerVlm) else set()
-    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | REQUEST_KEYS | local)
-    fields |= {} if isinstance(extractor, CaptionsExtractor) else request_settings(extractor)
+    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | local)
     return {f"concepts.extractors.{key}": value for key, value in fields.items()}
 
 

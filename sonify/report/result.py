@@ -24,8 +24,8 @@ from sonify.rows import Reason
 from sonify.stages.table import stages_of
 from sonify.stores import Place
 
-# Below this a recording is hardly what was asked for, by the text encoder: the bound under which configurations that use
-# it drop a concept. Of other encoders no such bound was measured.
+# Below this a recording is hardly what was asked for, by the text encoder: the bound under which the configurations
+# with it drop a concept. Of other encoders no such bound was measured.
 WEAK_COSINE = 0.2
 # A run of more units (a million images in units of 1,000) does not read all its tables only to end.
 MOST_UNITS = 1000

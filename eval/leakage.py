@@ -187,7 +187,8 @@ def _compare_images(
         hashes = dict(_shard_hashes(run_dir, unit))
         if foreign := hashes.keys() - paired.keys():
             raise WorkError(
-                f"{run_dir}: unit {unit} has {min(foreign)} in its shard and no pair of it; `{spell('verify', 'RUN')}`"
+                f"{run_dir}: unit {unit} has {min(foreign)} in its shard and no pair of it;"
+                f" `{spell('verify', run_dir)}`"
             )
         compared += len(hashes)
         for key, (bits, number) in zip(hashes, seen.near.nearest(list(hashes.values())), strict=True):
@@ -219,7 +220,7 @@ def _shard_hashes(run_dir: Place, unit: str) -> Iterator[tuple[str, np.ndarray]]
                         yield key, perceptual_hash(read_member(file, member))
         except (tarfile.TarError, UnreadableImage) as error:
             raise WorkError(
-                f"{shard}: damaged ({error}); `{spell('verify', 'RUN', '--repair')}` withdraws it"
+                f"{shard}: damaged ({error}); `{spell('verify', run_dir, '--repair')}` withdraws it"
             ) from error
 
 

@@ -25,7 +25,7 @@ from sonify.terminal import Parser, argument_of, run_command, run_module
 
 log = logging.getLogger(__name__)
 
-STAGE_COMMANDS = {
+STAGES = {
     "run": "do all stages; what is done is skipped, so the same command resumes",
     "pool": "cut and measure the recordings, and embed them",
     "concepts": "say what could be heard in each image",
@@ -84,7 +84,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"sonify {__version__}")
     parser.add_argument("--verbose", action="store_true", help="say more")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for name, text in STAGE_COMMANDS.items():
+    for name, text in STAGES.items():
         _add_stage_command(subparsers, name, text)
     init = _add(subparsers, "init", "write a configuration to edit", _init)
     init.add_argument("name", nargs="?", metavar="NAME", default="folder", help="which (default: %(default)s)")

@@ -3,6 +3,7 @@
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -62,7 +63,8 @@ def suggest_key(key: str, kind: type[Section], beside: Sequence[str] = ()) -> st
     near = did_you_mean(last, beside, KEYS_ALIKE)
     if near and last not in names:
         return near.replace("mean ", f"mean {prefix}.") if prefix else near
-    same = names.get(last) or next((names[name] for name in names if did_you_mean(last, [name], KEYS_ALIKE)), [])
+    nearest = get_close_matches(last, names, 1, KEYS_ALIKE)
+    same = names.get(last) or [each for name in nearest for each in names[name]]
     return f"; did you mean {' or '.join(same[:MOST_SHOWN])}?" if same else ""
 
 

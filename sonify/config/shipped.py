@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from sonify import layout
 from sonify.errors import InputError, did_you_mean
 from sonify.installed import shipped_configs, spell
 from sonify.stores import expand_user
 
 ENDINGS = (".yaml", ".yml")
-# Whose commands read them; `sonify eval` takes its studies' options, not a file.
-COMMANDS = {"sonify": "run", "train": "train", "eval": "eval"}
+# The command that reads those of each folder.
+COMMANDS = {"sonify": "run", "train": "train"}
 
 
 def find_config(name: str | Path, family: str) -> Path:
@@ -32,7 +33,7 @@ def find_config(name: str | Path, family: str) -> Path:
             raise InputError(f"config {name}: is one for `{spell(COMMANDS[folder])}`, not `{spell(COMMANDS[family])}`")
         return shipped_configs() / folder / f"{stem}.yaml"
     if path.is_dir():
-        hint = "a run's settings are in its run.json" if (path / "run.json").is_file() else "--config takes a YAML file"
+        hint = "a run's settings are in its run.json" if (path / layout.RUN).is_file() else "--config takes a YAML file"
         raise InputError(f"config {name}: is a folder; {hint}")
     ours = known.get(family, [])
     hint = did_you_mean(path.name, [each.name for each in _files_in(path.parent)]) or did_you_mean(stem, ours)

@@ -59,7 +59,8 @@ class CommittedUnit:
         data = read_whole(self.run_dir / path) if record else b""
         if not record or hashlib.sha256(data).hexdigest() != record.sha256:
             raise WorkError(
-                f"{self.run_dir / path}: not what was committed; `{spell('verify', 'RUN', '--repair')}` withdraws it"
+                f"{self.run_dir / path}: not what was committed;"
+                f" `{spell('verify', self.run_dir, '--repair')}` withdraws it"
             )
         return Table(data)
 
@@ -102,7 +103,7 @@ def committed_units(run_dir: Place, plan: Plan) -> Iterator[CommittedUnit]:
         try:
             files = parse_commit(place, data).commit.files
         except DamagedRecord as error:
-            raise WorkError(f"{place}: {error}; `{spell('verify', 'RUN', '--repair')}` withdraws it") from error
+            raise WorkError(f"{place}: {error}; `{spell('verify', run_dir, '--repair')}` withdraws it") from error
         yield CommittedUnit(run_dir, unit, {file.path: file for file in files})
 
 
@@ -124,7 +125,9 @@ def rendered_images(unit: CommittedUnit, paired: Table, rendered: Table) -> Iter
         if scenes:
             yield scenes
     if renders:
-        raise WorkError(f"{unit.run_dir}: unit {unit.name} has renders without pairs; run `{spell('verify', 'RUN')}`")
+        raise WorkError(
+            f"{unit.run_dir}: unit {unit.name} has renders without pairs; run `{spell('verify', unit.run_dir)}`"
+        )
 
 
 class Pool:
@@ -184,7 +187,7 @@ class Pool:
                     array = load_array(unit.run_dir / layout.audio(unit.name))
                 except ValueError as error:  # its header is not one
                     raise WorkError(
-                        f"the pool's samples of unit {unit.name} are damaged: `{spell('verify', 'RUN')}`"
+                        f"the pool's samples of unit {unit.name} are damaged: `{spell('verify', unit.run_dir)}`"
                     ) from error
                 samples = (array[row] for row, _ in rows)
                 with ThreadPoolExecutor(usable_cpus()) as threads:  # a fingerprint takes 5 ms, nearly all in numpy

@@ -25,7 +25,7 @@ def with_server(**changes: object) -> dict:
         ({"imags": {}}, "imags: no such key; did you mean images?"),
         ({"mix": {"lfus": [1, 2]}}, "mix.lfus: no such key; did you mean mix.lufs?"),
         ({"lufs": [-34, -30]}, "lufs: no such key; did you mean mix.lufs?"),
-        ({"temprature": 1}, "temprature: no such key; did you mean retrieval.temperature?"),
+        ({"temprature": 1}, "temprature: no such key; did you mean concepts.extractors.0.temperature or "),
         ({"path": "x"}, "path: no such key; did you mean images.path or audio.sources.0.path or published.path?"),
         ({"xyzzy": 1}, "xyzzy: no such key; check the spelling"),
         (with_server(modle="x"), "concepts.extractors.0.modle: no such key; did you mean concepts.extractors.0.model?"),

@@ -27,7 +27,7 @@ def usable_cpus(root: Path = Path("/")) -> int:
         root: the folder that `proc` and `sys` are in.
     """
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([there, *(math.ceil(quota) for quota in _quotas(root))]))
+    return min([there, *(math.ceil(quota) for quota in _quotas(root))])
 
 
 def _quotas(root: Path) -> Iterator[float]:
@@ -47,7 +47,7 @@ def _quotas(root: Path) -> Iterator[float]:
         mounted = root / "sys/fs/cgroup"
         hierarchies = [mounted / controllers, mounted / "cpu"] if controllers else [mounted]
         # a container may see its own group as the root of what is mounted
-        above = [group, *(str(parent) for parent in PurePosixPath(group).parents), "/"]
+        above = [group, *(str(parent) for parent in PurePosixPath(group).parents)]
         for folder in dict.fromkeys(hierarchy / name.lstrip("/") for hierarchy in hierarchies for name in above):
             yield from _quota_of(folder)
 

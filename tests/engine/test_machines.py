@@ -99,7 +99,7 @@ DEAD = [
     (a_name_that_nobody_has, "nothing answers at no-such-host.invalid:6379"),
     (a_port_that_says_nothing, "what answers at .* is no Ray"),
     (a_web_server, "what answers at .* is no Ray"),
-    (another_service_of_the_same_protocol, "what answers at .* is no Ray"),
+    (another_service_of_the_same_protocol, "what answers at .* is no Ray, .*unimplemented"),
 ]
 
 

@@ -75,6 +75,12 @@ def machine(root, groups, files):
             None,
             id="version 1, no limit",
         ),
+        pytest.param(
+            "12:cpuset:/theirs\n4:cpu:/ours\n",
+            {"cpu/theirs/cpu.cfs_quota_us": "100000\n", "cpu/theirs/cpu.cfs_period_us": "100000\n"},
+            None,
+            id="version 1, a group of another controller",
+        ),
         pytest.param("nonsense\n::\n0::\n", {"cpu.max": "many\n"}, None, id="nonsense"),
         pytest.param(V2_OWN, {"cpu.max": "100000 0\n"}, None, id="no period"),
         pytest.param(V2_OWN, {"cpu.max": "0 100000\n"}, None, id="no quota"),

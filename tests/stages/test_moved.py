@@ -106,13 +106,8 @@ def test_input_that_lacks_what_was_listed_is_refused_before_anything_is_written(
     assert (Path(str(config.run_dir)) / layout.RUN).read_bytes() == before
     assert run(config)["render"].rows_out == 24
     assert run(at(config, photos=there), redo="concepts")["render"].rows_out == 22
-    listed = [
-        row.uri
-        for path in sorted((Path(str(config.run_dir)) / layout.UNITS / "concepts").iterdir())
-        for row in read_rows(path, ImageRef)
-    ]
-    assert len(listed) == 22
-    assert listed == sorted(listed)  # other images are another listing
+    units = sorted((Path(str(config.run_dir)) / layout.UNITS / "concepts").glob("*.parquet"))
+    assert [len(list(read_rows(path, ImageRef))) for path in units] == [8, 8, 6]  # other images are another listing
 
 
 def test_recordings_that_are_not_there_are_refused(tmp_path):
@@ -122,6 +117,22 @@ def test_recordings_that_are_not_there_are_refused(tmp_path):
     with refused(r"audio.sources.0.path: it was .*, and at .* 1 of the 16 files .*the first: 005.flac.*--redo pool"):
         run(at(config, sounds=there))
     assert run(at(config, sounds=there), redo="pool")["pool"].rows_out == 15
+
+
+def test_of_several_collections_one_may_be_moved(tmp_path):
+    small_input(tmp_path)
+    shutil.copytree(tmp_path / "sounds", tmp_path / "second")
+    sources = [{"kind": "folder", "path": str(tmp_path / name), "name": name} for name in ("sounds", "second")]
+    run(small_config(tmp_path, audio={"sources": sources, "validation": 0}), stages=["pool"])
+    os.rename(tmp_path / "second", tmp_path / "there")
+    (tmp_path / "sounds" / "003.flac").unlink()  # which says nothing of the other
+    moved = [sources[0], sources[1] | {"path": str(tmp_path / "there")}]
+    run(small_config(tmp_path, audio={"sources": moved, "validation": 0}), stages=["pool"])
+    os.rename(tmp_path / "there" / "001.flac", tmp_path / "there" / "101.flac")
+    os.rename(tmp_path / "there", tmp_path / "again")
+    moved = [sources[0], sources[1] | {"path": str(tmp_path / "again")}]
+    with refused(r"audio.sources.1.path: it was .*there, and at .*again 1 of the 16 files"):
+        run(small_config(tmp_path, audio={"sources": moved, "validation": 0}), stages=["pool"])
 
 
 def test_other_pictures_under_the_same_names_are_refused(tmp_path):
@@ -201,6 +212,15 @@ def test_a_model_is_known_by_its_files_wherever_its_folder_is(tmp_path):
     assert run(there)["render"].rows_out == 24
     assert made.items() <= hash_run(config.run_dir).items()
     assert all(stage.units_to_do == 0 for stage in read_status(there.run_dir).stages)
+    os.rename(tmp_path / "weights", tmp_path / "models")
+    run(config)  # which is done: that it is the same model is noted all the same
+    os.rename(tmp_path / "models", tmp_path / "third")
+    third = small_config(
+        tmp_path, retrieval={"encoder": encoder | {"model": str(tmp_path / "third" / "clap")}, "min_cosine": -1}
+    )
+    run(third)
+    assert str(tmp_path / "third" / "clap") in require_record(third.run_dir).models
+    os.rename(tmp_path / "third", tmp_path / "weights")
     other = tiny_clap(tmp_path / "other", sentences=("another", "model"))
     another = small_config(tmp_path, retrieval={"encoder": encoder | {"model": str(other)}, "min_cosine": -1})
     with refused("made under another configuration: retrieval.encoder"):

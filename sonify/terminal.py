@@ -5,7 +5,10 @@ work; 130 interrupted, resumable.
 """
 
 import argparse
+import errno
 import logging
+import os
+import select
 import signal
 import sys
 import warnings
@@ -35,16 +38,38 @@ def run_command(name: str, work: Callable[[], int | None], *, verbose: bool = Fa
     warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF of one image among millions is no news
     before = {number: signal.signal(number, _interrupt) for number in ENDING}
     try:
-        return work() or 0
+        code = work() or 0
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return _fail(name, error, 2)
     except (TransientError, WorkError) as error:
         return _fail(name, error, 3)
     except KeyboardInterrupt as interrupt:
         return _fail(name, f"interrupted; {str(interrupt) or 'the same command goes on from here'}", 130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():  # `| head`: what was asked for has been said
+            _drop_output()
+            return 0
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_output()
+        return _fail(name, f"no room left for what is written ({error.strerror})", 3)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _reader_left() -> bool:
+    """Whether the standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _drop_output() -> None:
+    """Let what waits to be written go nowhere: Python's end would try it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_module(module: str, argv: Sequence[str] | None = None, *, extra: str, name: str | None = None) -> int:

@@ -77,6 +77,21 @@ def test_what_is_wrong_is_one_line_that_names_the_key(minimal, change, message):
     assert len(str(caught.value)) < 600
 
 
+def test_what_lies_inside_is_told_by_where_places_are(minimal, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "photos")
+    for path, run_dir in (
+        ("../photos", "out"),
+        ("../linked", "out"),
+        (".", "../linked/out"),
+        ("../photos/", "../photos"),
+    ):
+        with pytest.raises(InputError, match=r"lies inside images\.path"):
+            make_config(minimal | {"images": {"kind": "folder", "path": path}, "run_dir": run_dir})
+    assert make_config(minimal | {"images": {"kind": "folder", "path": "."}, "run_dir": "../out"})
+
+
 def test_validation_images_need_validation_recordings(minimal):
     minimal["audio"]["validation"] = 0
     with pytest.raises(InputError, match=r"images.validation is above 0 but audio.validation is 0"):

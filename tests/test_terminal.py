@@ -48,6 +48,39 @@ def test_an_error_of_ours_keeps_its_traceback():
         run_command("a.command", raising(ZeroDivisionError()))
 
 
+WRITING = """
+import sys
+from sonify.terminal import run_command
+def work():
+    for line in range(100_000):
+        print(line)
+sys.exit(run_command("a.command", work))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_stops_reading_is_told_nothing(unbuffered):
+    shell = f"{sys.executable} -c '{WRITING}' | head -1; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", shell], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_the_output_is_one_line_and_3(unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", WRITING]
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "a.command: no room left for what is written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (3, said)
+
+
+def test_other_errors_of_the_system_keep_their_traceback():
+    with pytest.raises(BrokenPipeError):
+        run_command("a.command", raising(BrokenPipeError()))
+
+
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_the_work_and_is_not_heard_twice(number):
     before = [signal.getsignal(each) for each in ENDING]

@@ -5,6 +5,7 @@ are relative to the directory the command runs in. A configuration that comes al
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -84,8 +85,8 @@ def make_settings(
 
 def _check_paths(config: Section, where: str, lines: Mapping[str, int]) -> None:
     run_dir = getattr(config, "run_dir", Path())
-    root = run_dir.absolute() if isinstance(run_dir, Path) else run_dir
-    around = {str(place).rstrip("/") for place in (root, *root.parents)}
+    root = _real(run_dir)
+    around = {root, *root.parents}
     for key, place in _places(config):
         at = f"{where}: {key}" + (f" (line {lines[key]})" if key in lines else "")
         try:
@@ -97,10 +98,15 @@ def _check_paths(config: Section, where: str, lines: Mapping[str, int]) -> None:
         if kind is None:
             hint = "" if str(place).isprintable() else f"; {BACKSLASH}"
             raise InputError(f"{at}: no such file or folder: {short(place)}{hint}")
-        if isinstance(config, Config) and str(place).rstrip("/") in around:
+        if isinstance(config, Config) and _real(place) in around:
             raise InputError(f"{where}: run_dir: {run_dir} lies inside {key}: the run would read its own output")
         if key.endswith(LISTS) and kind != "file":
             raise InputError(f"{at}: no such file: {short(place)}")
+
+
+def _real(place: Place) -> Path:
+    """Where a place is, whatever `..` and links lead to it; one in a store is its address."""
+    return Path(os.path.realpath(place)) if isinstance(place, Path) else Path(str(place).rstrip("/"))
 
 
 def _places(section: Section, prefix: str = "") -> Iterator[tuple[str, Place]]:

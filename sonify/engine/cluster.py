@@ -24,6 +24,7 @@ from ray.exceptions import AuthenticationError, RaySystemError
 from sonify.config import Engine
 from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
+from sonify.installed import ROOT
 from sonify.io.machine import short_folder, usable_cpus, why_no_sockets
 from sonify.stores import Place
 
@@ -123,6 +124,16 @@ def live_nodes() -> frozenset[str]:
     return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
+def _check_not_shadowed() -> None:
+    """Ray's workers look into the working folder first, where a script is easily called as this package is."""
+    for path in (Path.cwd() / "sonify.py", Path.cwd() / "sonify" / "__init__.py"):
+        if path.is_file() and not path.is_relative_to(ROOT):
+            raise InputError(
+                f"{path}: Ray's workers would take it for this package: call it otherwise, run from another folder, or"
+                " set engine.kind=local"
+            )
+
+
 def connect(engine: Engine, run_dir: Place) -> Callable[[], None]:
     """Join the cluster that is named, or start one on this machine.
 
@@ -138,6 +149,7 @@ def connect(engine: Engine, run_dir: Place) -> Callable[[], None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not os.environ.get("RAY_ADDRESS", "-").strip():
         del os.environ["RAY_ADDRESS"]  # Ray takes a blank for an address
+    _check_not_shadowed()
     named = named_address(engine)
     with _keep_signals():
         if named is None:

@@ -79,6 +79,8 @@ def read_record(run_dir: Place) -> RunRecord | None:
         raw = open_record(read_whole(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except DamagedRecord as error:
         raise WorkError(f"{path}: damaged ({error}); `{spell('verify', run_dir, '--repair')}` withdraws it") from error
     stages = {key: StageRecord(**stage) for key, stage in raw.pop("stages").items()}

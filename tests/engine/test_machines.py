@@ -322,3 +322,12 @@ def test_a_machine_without_loopback_is_told_what_to_do(tmp_path):
     command = ["unshare", "-rn", "sh", "-c", bare, "sh", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert "InputError: engine.kind: this machine has no 127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["sonify.py", "sonify/__init__.py"])
+def test_a_script_called_as_the_package_is_told_before_workers_take_it(tmp_path, monkeypatch, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    with refused(f"{name}: Ray's workers would take it for this package: call it otherwise"):
+        connect(Engine(kind="ray"), tmp_path / "run")

@@ -64,12 +64,11 @@ def test_a_swap_is_told_after_what_was_not_found(tmp_path):
     refuse(config, r"sounds holds no \.jpg, .* file: nothing to do; images\.path: .*: name a folder of images")
 
 
-@pytest.mark.parametrize("beside", ["preview.mp4", "._1.jpg"])
-def test_archives_of_images_beside_a_film_are_images(tmp_path, beside):
+def test_archives_of_images_beside_a_film_are_images(tmp_path):
     """Another mistake is told as what it is, and so is nothing to list."""
     write_sounds(tmp_path / "sounds", {"dog.flac": "a dog"})
     write_tar(tmp_path / "tars" / "0.tar", {"1.jpg": picture()})
-    (tmp_path / "tars" / beside).write_bytes(b"film")
+    (tmp_path / "tars" / "preview.mp4").write_bytes(b"film")
     (tmp_path / "ids.csv").write_text("id,text_of_it\n1,a dog\n")
     images = archives_in(tmp_path / "tars")
     refuse(small_config(tmp_path, images=images), "^images.path: no image in .*tars has a caption")
@@ -91,18 +90,9 @@ def test_archives_of_sounds_beside_a_cover_are_sounds(tmp_path):
 def test_of_many_archives_some_are_counted(tmp_path):
     small_input(tmp_path)
     for part in range(mistakes.ARCHIVES_SEEN + 1):
-        write_tar(tmp_path / "tars" / f"{part}.tar", {"1.flac": sound_bytes(tone())})
+        write_tar(tmp_path / "tars" / f"{part}.tar", {"1.flac": sound_bytes(tone()), "._1.jpg": b""})
     images = archives_in(tmp_path / "tars")
     refuse(small_config(tmp_path, images=images), "tars holds at least 3 recordings and no image: name a folder")
-
-
-def test_a_mistake_in_a_table_is_not_told_as_a_swap(tmp_path):
-    """Also where something is swapped: the folder of images is what was read."""
-    small_input(tmp_path)
-    (tmp_path / "films").mkdir()
-    (tmp_path / "films" / "a.mp4").write_bytes(b"")
-    (tmp_path / "photos" / "captions.csv").write_text("file,caption\nIMG_1.jpg,a dog\n")
-    refuse(small_config(tmp_path), r"^.*captions\.csv: none of its 1 rows names a file below .*found 'IMG_1\.jpg'$")
 
 
 def test_swapped_archives_are_told(tmp_path):

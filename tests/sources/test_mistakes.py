@@ -95,6 +95,13 @@ def test_of_many_archives_some_are_counted(tmp_path):
     refuse(small_config(tmp_path, images=images), "tars holds at least 3 recordings and no image: name a folder")
 
 
+def test_a_mistake_in_a_table_is_told_alone(tmp_path):
+    small_input(tmp_path)
+    (tmp_path / "sounds" / "metadata.csv").write_text("file,text\nx.wav,a dog\n")
+    config = small_config(tmp_path, images={"path": str(tmp_path / "sounds")})
+    refuse(config, r"metadata\.csv: none of its 1 rows names a file below .*found 'x\.wav'$")
+
+
 def test_swapped_archives_are_told(tmp_path):
     write_tar(tmp_path / "images" / "0.tar", {"1.jpg": picture(), "1.txt": b"a dog"})
     write_tar(tmp_path / "sounds" / "0.tar", {"1.flac": sound_bytes(tone()), "1.txt": b"a dog"})

@@ -14,6 +14,10 @@ class InputError(Exception):
     """
 
 
+class NothingListed(InputError):
+    """A place was read, and holds nothing of what was sought there."""
+
+
 class ConcernsAll(InputError):
     """What the user named refuses every question alike: no other unit would fare better, so the first stops the run."""
 

@@ -29,7 +29,7 @@ from sonify.engine.record import (
     with_stage,
     write_record,
 )
-from sonify.errors import InputError, WorkError, did_you_mean
+from sonify.errors import InputError, NothingListed, WorkError, did_you_mean
 from sonify.installed import spell, spell_redo
 from sonify.io.commits import DamagedRecord, commit_files, open_committed, parse_commit, read_commits
 from sonify.io.places import files_below, for_each, read_whole
@@ -38,7 +38,7 @@ from sonify.io.write import FileRecord, remove, write_atomically
 from sonify.rows import ImageRef, SoundRef
 from sonify.sources.captions import table_for
 from sonify.sources.images import list_images
-from sonify.sources.mistakes import check_listed, check_sounds, explain_swap
+from sonify.sources.mistakes import check_listed, explain_swap
 from sonify.sources.sounds import list_sounds, table_of
 from sonify.stages.moved import check_moved, moved_input
 from sonify.stages.published import refs_of
@@ -171,18 +171,17 @@ def _refuse_other_model(run_dir: Place, stages: Sequence[Stage], model: str, wha
 def _list_input(config: Config, names: Collection[str], again: Collection[str]) -> None:
     try:
         if "pool" in names:
-            check_sounds(config.audio)
             new = "pool" in again and not config.published  # which has its texts from elsewhere
             freeze_sounds(config.run_dir, config.audio, again="pool" in again, must_meet=new)
         if config.published:
             freeze_published(config)
         elif "concepts" in names:
-            freeze_images(config.run_dir, config.images, config.seed, again="concepts" in again)
+            listed = freeze_images(config.run_dir, config.images, config.seed, again="concepts" in again)
             if "concepts" in again:  # nothing is made of it yet
-                listed = list(_frozen(config.run_dir, "concepts", ("uri", "caption")))
                 check_listed(config.images, config.concepts.extractors, listed)
-    except InputError as error:
-        raise InputError(explain_swap(config.images, config.audio) or str(error)) from error
+    except NothingListed as error:
+        swap = explain_swap(config.images, config.audio)
+        raise InputError(f"{error}; {swap}" if swap else str(error)) from error
 
 
 def freeze_sounds(run_dir: Place, audio: Audio, again: bool = False, must_meet: bool = True) -> None:
@@ -196,29 +195,32 @@ def freeze_sounds(run_dir: Place, audio: Audio, again: bool = False, must_meet: 
     _add_units(run_dir, "pool", SoundRef, _blocks(_unknown(refs, known, changed), RECORDINGS_IN_UNIT))
     if changed:
         source = next(source for source in audio.sources if source.name == changed[0].corpus)
-        _say_edited(table_of(source), "recordings", changed, "pool")
+        _say_edited(table_of(source), "recording", changed, "pool")
 
 
-def freeze_images(run_dir: Place, images: Images, seed: int, again: bool = False) -> None:
+def freeze_images(run_dir: Place, images: Images, seed: int, again: bool = False) -> list[ImageRef]:
     """Give every image (or archive) that is in no unit yet a place in a new one; `again` also reads the known anew.
 
     A sample's bound is frozen with the first listing: images that come later join where they fall below it.
+
+    Returns:
+        All that is there now.
     """
     below: int | None = None
     known: dict[str, int] = {}
     for uri, bound, caption in _frozen(run_dir, "concepts", ("uri", "below", "caption")):
         below = bound if below is None else below
         known[uri] = hash(caption)
-    units = list_images(images, seed, below=below, must_meet=again or not known)
+    units = list(list_images(images, seed, below=below, must_meet=again or not known))
+    listed = [ref for unit in units for ref in unit]
     changed: list[ImageRef] = []
     if known:
-        refs = (ref for unit in units for ref in unit)
-        if again:
-            refs = iter(_refresh(run_dir, "concepts", ImageRef, {ref.uri: ref for ref in refs}))
+        refs = _refresh(run_dir, "concepts", ImageRef, {ref.uri: ref for ref in listed}) if again else listed
         units = _blocks(_unknown(refs, known, changed), getattr(images, "shard_size", 1))
     _add_units(run_dir, "concepts", ImageRef, units)
     if changed:
-        _say_edited(table_for(images.path, changed[0].uri), "images", changed, "concepts")
+        _say_edited(table_for(images.path, changed[0].uri), "image", changed, "concepts")
+    return listed
 
 
 def _unknown(refs: Iterable[Any], known: Mapping[Any, int], changed: list[Any]) -> Iterator[Any]:
@@ -238,13 +240,12 @@ def _said_of(ref: ImageRef | SoundRef) -> Any:
 
 def _say_edited(table: Place, noun: str, changed: Sequence[ImageRef | SoundRef], stage: str) -> None:
     log.warning(
-        "%s: it says other things now of %s %s that are listed already (first: %r); what was listed stays, and"
-        " `--redo %s` takes the new over",
+        "%s: it says other things now of %s listed already (first: %r); what was listed stays, and `%s` takes the new"
+        " over",
         table,
-        f"{len(changed):,}",
-        noun,
+        f"1 {noun} that is" if len(changed) == 1 else f"{len(changed):,} {noun}s that are",
         changed[0].uri if isinstance(changed[0], ImageRef) else changed[0].file,
-        stage,
+        spell_redo(stage),
     )
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from sonify.errors import InputError, WorkError
+from sonify.installed import spell_redo
 from sonify.report.verify import verify
 from sonify.running import run
 from tests.builders import SUBJECTS, hash_run, picture, say, small_config, small_input, sounds_in, vlm_at, write_sounds
@@ -114,7 +115,7 @@ def test_an_edited_captions_table_is_said_and_changes_nothing_until_it_is_taken_
     said = [message for message in caplog.messages if "says other things now" in message]
     assert said == [
         f"{root}/photos/captions.csv: it says other things now of 3 images that are listed already (first: '001.jpg');"
-        " what was listed stays, and `--redo concepts` takes the new over"
+        f" what was listed stays, and `{spell_redo('concepts')}` takes the new over"
     ]
     assert hash_run(config.run_dir) == before
     caplog.clear()
@@ -132,9 +133,11 @@ def test_edited_metadata_is_said_and_changes_nothing_until_it_is_taken_over(root
     run(config)
     assert hash_run(config.run_dir) == before
     (said,) = [message for message in caplog.messages if "says other things now" in message]
-    assert said.startswith(f"{root}/sounds/metadata.csv: it says other things now of 1 recordings")
+    assert said.startswith(
+        f"{root}/sounds/metadata.csv: it says other things now of 1 recording that is listed already"
+    )
     assert "(first: '000.flac')" in said
-    assert "`--redo pool`" in said
+    assert f"`{spell_redo('pool')}`" in said
     caplog.clear()
     run(config, redo="pool")
     assert hash_run(config.run_dir) != before

@@ -18,7 +18,8 @@ import tarfile
 import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -51,18 +52,23 @@ from sonify.sources.joins import (
     with_small_ending,
     without_ending,
 )
-from sonify.sources.userfiles import MissingColumns, iter_user_table, joined_texts, read_user_table
+from sonify.sources.sounds.forms import is_sound
+from sonify.sources.userfiles import (
+    FILE_COLUMNS,
+    TEXT_COLUMNS,
+    MissingColumns,
+    iter_user_table,
+    joined_texts,
+    read_user_table,
+)
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
 
 Captions = Callable[[str], bytes | None]
 
-# `file`, or Hugging Face's `file_name`, is an image's path as in the listing; the others are its id: the file's name
-# without folder and ending.
-FILE_COLUMNS = ("file", "file_name")
+# An image's id, where no column has its path as in the listing: the file's name without folder and ending.
 ID_COLUMNS = ("image", "image_id", "id", "key", "__key__")
-TEXT_COLUMNS = ("caption", "text", "txt", "captions")
 # Far above any caption, which is cut here and then refused by its own checks.
 MAX_CAPTION_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
@@ -86,7 +92,11 @@ JSON_FIELDS = ("caption", "text", "captions")
 # A table of captions for a whole folder, and Hugging Face's for the folder that it lies in.
 CAPTION_TABLES = ("captions.csv", "captions.parquet")
 METADATA_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-METADATA_TEXTS = ("text", "caption", "captions", "description", "prompt")
+# There the names that it gives come first.
+METADATA_COLUMNS = (
+    ("file_name", *(name for name in FILE_COLUMNS if name != "file_name")),
+    ("text", *(name for name in TEXT_COLUMNS if name != "text")),
+)
 
 
 def caption_beside(image: Place) -> bytes | None:
@@ -145,7 +155,7 @@ def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str]
     """
     found: list[bytes | None] = [None] * len(images)
     if own := next((name for table in CAPTION_TABLES for name in tables if name.lower() == table), None):
-        columns = read_user_table(root / own, ("file", "caption"))
+        columns = read_user_table(root / own, (FILE_COLUMNS, TEXT_COLUMNS))
         found = _met_captions(root / own, "file", columns, images, own, must)
     metadata = _metadata_tables(tables)
     below: dict[str, list[int]] = defaultdict(list)
@@ -181,12 +191,14 @@ def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
 def _hugging_face(root: Place, table: str, images: Sequence[str], must: bool) -> Sequence[bytes | None]:
     """What a metadata table says of the images below it; one without captions is there for something else."""
     try:
-        columns = read_user_table(root / table, ("file_name", METADATA_TEXTS))
+        columns = read_user_table(root / table, METADATA_COLUMNS)
     except MissingColumns as missing:
         log.info("%s: no captions are taken from it: %s", table, str(missing).removeprefix(f"{root / table}: "))
         return [None] * len(images)
     folder = PurePosixPath(table).parent
     names = [PurePosixPath(image).relative_to(folder).as_posix() for image in images]
+    # where recordings lie beside images, it may be theirs
+    must = must and not all(is_sound(file.decode("utf-8", "replace")) for file in next(iter(columns.values())) if file)
     return _met_captions(root / table, "file_name", columns, names, table, must)
 
 
@@ -296,8 +308,7 @@ def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, who
         _meet_table(sources[0], images, root)
         return
     sought = {name for uri in images for name in _sought(uri)}
-    rows = (name for source in sources for name, _ in _rows(source, root.name))
-    if any(name in sought for name in rows) or (
+    if any(_has_row(source, root.name, sought) for source in sources) or (
         not sources and any(_read_text(place, uri) is not None for uri in images)
     ):
         return
@@ -310,11 +321,17 @@ def meet_captions_apart(place: Place, images: Sequence[str], root: Place, *, who
     log.warning("%s", what)
 
 
+def _has_row(source: Place, folder: str, sought: Set[bytes]) -> bool:
+    with closing(_rows(source, folder)) as rows:
+        return any(name in sought for name, _ in rows)
+
+
 def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
     by_file = _has_file_column(table)
     rows: list[str] = []
-    for names, _ in iter_user_table(table, (FILE_COLUMNS if by_file else ID_COLUMNS, TEXT_COLUMNS)):
-        rows += (name.decode("utf-8", "surrogateescape") for name in names if name)
+    with closing(iter_user_table(table, (FILE_COLUMNS if by_file else ID_COLUMNS, TEXT_COLUMNS))) as batches:
+        for names, _ in batches:
+            rows += (name.decode("utf-8", "surrogateescape") for name in names if name)
     known = images
     if not by_file:
         rows, known = (
@@ -325,7 +342,7 @@ def _meet_table(table: Place, images: Sequence[str], root: Place) -> None:
     say_meeting(table.name, met, "image")
 
 
-def _rows(source: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
+def _rows(source: Place, folder: str) -> Generator[tuple[bytes, bytes], None, None]:
     """Names, those of files with a `/` before them, and texts; names that are not plain come again as plain ones."""
     if source.name.lower().endswith(ARCHIVES):
         yield from _archive_rows(source)
@@ -336,8 +353,8 @@ def _rows(source: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
 def _table_rows(table: Place, folder: str) -> Iterator[tuple[bytes, bytes]]:
     by_file = _has_file_column(table)
     names = FILE_COLUMNS if by_file else ID_COLUMNS
-    for files, texts in iter_user_table(table, (names, TEXT_COLUMNS)):
-        for file, text in zip(files, texts, strict=True):
+    with closing(iter_user_table(table, (names, TEXT_COLUMNS))) as batches:
+        for file, text in (row for batch in batches for row in zip(*batch, strict=True)):
             name = file.decode("utf-8", "surrogateescape")
             if not by_file:
                 yield _image_id(name), text
@@ -355,7 +372,8 @@ def _other_spellings(name: str, folder: str) -> list[bytes]:
 
 def _has_file_column(table: Place) -> bool:
     try:
-        next(iter_user_table(table, (FILE_COLUMNS, TEXT_COLUMNS)), None)
+        with closing(iter_user_table(table, (FILE_COLUMNS, TEXT_COLUMNS))) as batches:
+            next(batches, None)
     except InputError:
         return False  # or no table at all, which reading it says
     return True

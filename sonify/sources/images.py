@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from sonify import layout
 from sonify.config import FolderImages, Images, ParquetImages, Sa1bImages, WebDatasetImages
-from sonify.errors import InputError, require
+from sonify.errors import InputError, NothingListed, require
 from sonify.io.places import (
     REQUESTS_AHEAD,
     Listing,
@@ -96,6 +96,10 @@ def list_images(
         seed: of the sample.
         below: the sample's bound where one was drawn before; else it is drawn from what is there.
         must_meet: whether a captions table of which no row names an image is an error.
+
+    Raises:
+        NothingListed: there is no file of the set's kind.
+        InputError: it cannot be listed, or a table is not what it should be.
     """
     if images.heif:
         require("pillow_heif", extra="heif")
@@ -107,7 +111,7 @@ def list_images(
     if isinstance(images, FolderImages):
         refs = [ref for ref in refs if _is_sampled(ref, seed)]
     if not refs:
-        raise InputError(f"images.path: {images.path} holds no {', '.join(kind.suffixes)} file: nothing to do")
+        raise NothingListed(f"images.path: {images.path} holds no {', '.join(kind.suffixes)} file: nothing to do")
     size = images.shard_size if isinstance(images, FolderImages) else 1
     yield from (tuple(refs[start : start + size]) for start in range(0, len(refs), size))
 

@@ -164,17 +164,16 @@ class _Index:
         return next((self._files[key] for key in self._keys_of_row(row) if key in self._files), ())
 
 
-def say_meeting(table: str, met: Meeting, noun: str, recount: bool = True) -> None:
+def say_meeting(table: str, met: Meeting, noun: str) -> None:
     """Log what met nothing, in one line; nothing where everything met.
 
     Args:
         table: its name.
         met: what came of it.
         noun: what a file is, such as `image`.
-        recount: whether rows without a file are news, or are counted anyway.
     """
     said = [
-        _said(met.lost if recount else (), "row", "names no file", "name no file"),
+        _said(met.lost, "row", "names no file", "name no file"),
         _said(met.unclear, "row", "could name several files", "could name several files"),
         _said(met.again, "row", "names a file again", "name a file again"),
         _said(met.bare, noun, "has no row", "have no row"),

@@ -1,24 +1,29 @@
 """Mistakes that are seen when input is listed, before anything is paid for: swapped folders, captions that nobody has.
 
-All of it is for the driver, and looks at some of a large input only.
+All of it is for the driver, when a run begins. Of archives, and of the files beside images, some are opened; a table
+is read whole, and so are the names in a folder, where nothing else says that there is a caption.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from sonify.config import (
     Audio,
     CaptionsExtractor,
-    Esc50Sounds,
     Extractor,
     FolderImages,
     Images,
     ParquetImages,
     Sa1bImages,
 )
-from sonify.errors import InputError
-from sonify.io.places import child, for_each, is_file, iter_files_below, list_files
+from sonify.errors import InputError, NothingListed
+from sonify.io.places import child, for_each, is_file, is_junk, iter_files_below
 from sonify.io.tars import index_tar
+from sonify.rows import ImageRef
 from sonify.sources.captions import (
     CAPTION_TABLES,
     ENDINGS,
@@ -28,9 +33,11 @@ from sonify.sources.captions import (
 )
 from sonify.sources.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, suffixes_of
 from sonify.sources.joins import texts_beside, without_ending
-from sonify.sources.sounds.forms import SOUND_SUFFIXES
+from sonify.sources.sounds.forms import is_sound
 from sonify.sources.userfiles import container, list_containers
 from sonify.stores import Place
+
+Item = TypeVar("Item")
 
 # Enough to meet the captions of a set in which one image in a hundred has one.
 IMAGES_SEEN = 300
@@ -42,14 +49,14 @@ HOW_TO_CAPTION = (
 
 
 def explain_swap(images: Images, audio: Audio) -> str:
-    """Why nothing could be listed, where images and recordings took each other's place; empty where they did not."""
+    """Why a listing found nothing, where images and recordings took each other's place; empty where they did not."""
     in_images = _count_media(images.path)
-    lacks_images = in_images[0] == 0 < in_images[1]
-    here = f"images.path: {images.path} holds {in_images[1]:,} recordings and no image"
+    lacks_images = in_images.images == 0 < in_images.sounds
+    here = f"images.path: {images.path} holds {in_images.say_sounds()} and no image"
     for number, source in enumerate(audio.sources):
         in_source = _count_media(source.path)
-        lacks_sounds = in_source[1] == 0 < in_source[0]
-        there = f"audio.sources.{number}.path: {source.path} holds {in_source[0]:,} images and no recording"
+        lacks_sounds = in_source.sounds == 0 < in_source.images
+        there = f"audio.sources.{number}.path: {source.path} holds {in_source.say_images()} and no recording"
         if lacks_images and lacks_sounds:
             return f"{here}, and {there}: swap the two"
         if lacks_sounds:
@@ -57,41 +64,46 @@ def explain_swap(images: Images, audio: Audio) -> str:
     return f"{here}: name a folder of images" if lacks_images else ""
 
 
-def _count_media(place: Place) -> tuple[int, int]:
-    """How many images and recordings there are below a place, or in its first archive where it has no such files."""
+@dataclass(frozen=True, slots=True)
+class _Media:
+    """How many images and recordings there are below a place, as files and in archives; `whole`: no archive is left."""
+
+    images: int = 0
+    sounds: int = 0
+    whole: bool = True
+
+    def say_images(self) -> str:
+        return self._say(self.images, "image")
+
+    def say_sounds(self) -> str:
+        return self._say(self.sounds, "recording")
+
+    def _say(self, number: int, noun: str) -> str:
+        return f"{'' if self.whole else 'at least '}{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _count_media(place: Place) -> _Media:
     try:
-        images, sounds = _count(iter_files_below(place))
-        if not images and not sounds and (tars := list_containers(place, ".tar").files):
-            images, sounds = _count(_members(container(place, tars[0])))
+        found = list_containers(place, ".tar")
+        looked = spread(found.files, ARCHIVES_SEEN)
+        names = chain(found.others, *(_members(container(place, tar)) for tar in looked))
+        kinds = Counter(map(_kind_of, names))
     except (InputError, OSError):
-        return 0, 0  # a single file, or one that is gone, of which the listing says why
-    return images, sounds
+        return _Media()  # a single file, or one that is gone, of which the listing says why
+    return _Media(kinds["image"], kinds["sound"], whole=len(looked) == len(found.files))
 
 
-def _count(names: Iterator[str] | Sequence[str]) -> tuple[int, int]:
-    images = sounds = 0
-    for name in names:
-        images += name.lower().endswith((*IMAGE_SUFFIXES, *HEIF_SUFFIXES))
-        sounds += name.lower().endswith(SOUND_SUFFIXES)
-    return images, sounds
+def _kind_of(name: str) -> str:
+    if name.lower().endswith((*IMAGE_SUFFIXES, *HEIF_SUFFIXES)):
+        return "image"
+    return "sound" if is_sound(name) else ""
 
 
 def _members(archive: Place) -> list[str]:
-    return [member.name for member in index_tar(archive, archive.name)[0]]
+    return [member.name for member in index_tar(archive, archive.name)[0] if not is_junk(member.name)]
 
 
-def check_sounds(audio: Audio) -> None:
-    """Refuse a corpus whose table is there, and of whose recordings none is.
-
-    Raises:
-        InputError: names it.
-    """
-    for source in (source for source in audio.sources if isinstance(source, Esc50Sounds)):
-        if not list_files(source.path / "audio", SOUND_SUFFIXES).files:
-            raise InputError(f"audio.sources: {source.path} holds no recording: expected files such as audio/*.wav")
-
-
-def check_listed(images: Images, extractors: Sequence[Extractor], listed: Sequence[tuple[str, bytes]]) -> None:
+def check_listed(images: Images, extractors: Sequence[Extractor], listed: Sequence[ImageRef]) -> None:
     """Refuse an image set that holds no image, or for which an extractor takes captions that no image has.
 
     Args:
@@ -100,17 +112,20 @@ def check_listed(images: Images, extractors: Sequence[Extractor], listed: Sequen
         listed: its listing, with the captions that stand in tables.
 
     Raises:
-        InputError: no image, no caption, or none in the place that an extractor names.
+        NothingListed: no image in the archives.
+        InputError: no caption, or none in the place that an extractor names.
     """
-    uris = [uri for uri, _ in listed]
-    archives = _look_into(images, uris)
+    archives = _look_into(images, listed)
     if archives and not any(media for _, media in archives.values()):
-        raise InputError(f"images.path: no archive that was looked into in {images.path} holds an image: nothing to do")
+        raise NothingListed(
+            f"images.path: no archive that was looked into in {images.path} holds an image: nothing to do"
+        )
     takers = [extractor for extractor in extractors if isinstance(extractor, CaptionsExtractor)]
     if any(taker.file is None for taker in takers) and not _has_captions(images, listed, archives):
         raise InputError(f"images.path: no image in {images.path} has a caption: {_how_to_caption(images)}")
-    some = uris if isinstance(images, FolderImages) else _uris_in(archives)
-    for place in (taker.file for taker in takers if taker.file is not None and some):
+    apart = [taker.file for taker in takers if taker.file is not None]
+    some = [ref.uri for ref in listed] if apart and isinstance(images, FolderImages) else _uris_in(archives)
+    for place in apart if some else ():
         meet_captions_apart(place, some, images.path, whole=isinstance(images, FolderImages))
 
 
@@ -118,12 +133,12 @@ def check_listed(images: Images, extractors: Sequence[Extractor], listed: Sequen
 Looked = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 
 
-def _look_into(images: Images, uris: Sequence[str]) -> Looked:
+def _look_into(images: Images, listed: Sequence[ImageRef]) -> Looked:
     """The names in some archives; nothing of other kinds, of a store, which gives them whole only, and of damage."""
     if isinstance(images, FolderImages | ParquetImages):
         return {}
     looked: dict[str, tuple[Sequence[str], Sequence[str]]] = {}
-    for uri in _spread(uris, ARCHIVES_SEEN):
+    for uri in (ref.uri for ref in spread(listed, ARCHIVES_SEEN)):
         place = container(images.path, uri)
         try:
             names = _members(place) if isinstance(place, Path) else []
@@ -137,10 +152,10 @@ def _look_into(images: Images, uris: Sequence[str]) -> Looked:
 
 def _uris_in(archives: Looked) -> list[str]:
     uris = [f"{uri}/{name.removeprefix('./')}" for uri, (_, media) in archives.items() for name in media]
-    return _spread(uris, IMAGES_SEEN)
+    return spread(uris, IMAGES_SEEN)
 
 
-def _has_captions(images: Images, listed: Sequence[tuple[str, bytes]], archives: Looked) -> bool:
+def _has_captions(images: Images, listed: Sequence[ImageRef], archives: Looked) -> bool:
     if isinstance(images, ParquetImages):
         return images.caption_column is not None
     if isinstance(images, FolderImages):
@@ -149,15 +164,14 @@ def _has_captions(images: Images, listed: Sequence[tuple[str, bytes]], archives:
     return not archives or any(texts_beside(names, media, endings) for names, media in archives.values())
 
 
-def _folder_has_captions(root: Place, listed: Sequence[tuple[str, bytes]]) -> bool:
+def _folder_has_captions(root: Place, listed: Sequence[ImageRef]) -> bool:
     """Whether any image has a caption: some are looked at, then, where they have none, all names."""
-    if any(caption for _, caption in listed) or any(is_file(root / name) for name in CAPTION_TABLES):
+    if any(ref.caption for ref in listed) or any(is_file(root / name) for name in CAPTION_TABLES):
         return True  # a table whose captions are empty is said when they are read
-    uris = [uri for uri, _ in listed]
-    some = for_each(root, lambda uri: caption_beside(child(root, uri)), _spread(uris, IMAGES_SEEN))
+    some = for_each(root, lambda ref: caption_beside(child(root, ref.uri)), spread(listed, IMAGES_SEEN))
     if any(caption is not None for caption in some):
         return True
-    stems = set(map(without_ending, uris))
+    stems = {without_ending(ref.uri) for ref in listed}
     names = (name.rpartition(".") for name in iter_files_below(root))
     return any(ending.lower() in ENDINGS and stem in stems for stem, _, ending in names)
 
@@ -170,7 +184,6 @@ def _how_to_caption(images: Images) -> str:
     return "put a .txt or .caption beside each into its archive, or name a table with concepts.extractors.0.file"
 
 
-def _spread(items: Sequence[str], count: int) -> list[str]:
-    """So many of the items, evenly from the first to the last."""
-    step = max(1, -(-len(items) // count))
-    return list(items[::step])
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most so many, from all over."""
+    return [items[n * len(items) // count] for n in range(count)] if len(items) > count else list(items)

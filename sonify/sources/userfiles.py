@@ -49,6 +49,11 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 MAX_TABLE_BYTES = 2 << 30
 
 
+# What tables call a file (`file_name` is Hugging Face's) and what is said of it; of several the first counts.
+FILE_COLUMNS = ("file", "file_name")
+TEXT_COLUMNS = ("caption", "text", "txt", "captions", "description", "prompt")
+
+
 class MissingColumns(InputError):
     """A table names no column of the names that are sought."""
 

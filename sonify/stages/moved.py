@@ -5,7 +5,7 @@ from is looked for here: that what was listed is there, and that some of it has 
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate, chain
@@ -17,12 +17,14 @@ from sonify import layout
 from sonify.config import Audio, Config, FolderImages
 from sonify.engine.record import PLACES, RunRecord
 from sonify.errors import InputError
+from sonify.installed import spell_redo
 from sonify.io.places import folders_in, load_array, stems
 from sonify.io.tables import read_columns, read_tables
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import cut_recording
 from sonify.rows import Reason, Rejected
 from sonify.sources.images import join_images, list_images, listed_images
+from sonify.sources.mistakes import spread
 from sonify.sources.sounds import list_sounds, open_sound
 from sonify.stores import Place
 
@@ -95,8 +97,8 @@ class Move:
     def refuse(self, what: str) -> NoReturn:
         """Say what is wrong with the new place."""
         raise InputError(
-            f"{self.key}: it was {self.old}, and at {self.new} {what}, or take another run_dir, or `--redo {self.redo}`"
-            " for other input"
+            f"{self.key}: it was {self.old}, and at {self.new} {what}, or take another run_dir, or"
+            f" `{spell_redo(self.redo)}` for other input"
         )
 
 
@@ -129,7 +131,7 @@ def _other_images(run_dir: Place, config: Config) -> Iterator[str]:
     """Of some units an image each whose bytes are not those that concepts were found in."""
     folders = [run_dir / layout.CONCEPTS / name for name in folders_in(run_dir / layout.CONCEPTS)]
     done = {unit: folder for folder in folders for unit in stems(folder)}
-    for unit in _spread(sorted(done), UNITS if isinstance(config.images, FolderImages) else ARCHIVES):
+    for unit in spread(sorted(done), UNITS if isinstance(config.images, FolderImages) else ARCHIVES):
         rows = read_columns(done[unit] / f"{unit}.parquet", ["image", "image_uri", "image_sha256"]).slice(0, 1)
         for row in rows.to_pylist():
             refs = listed_images(run_dir, unit)
@@ -152,7 +154,7 @@ def _check_sounds(run_dir: Place, audio: Audio, move: Move) -> None:
 def _other_sounds(run_dir: Place, audio: Audio) -> Iterator[str]:
     """Of some units a recording each whose first clip is not the one that the pool has."""
     corpus = audio.sources[0].name
-    for unit in _spread(stems(run_dir / layout.CLIPS), UNITS):
+    for unit in spread(stems(run_dir / layout.CLIPS), UNITS):
         columns = read_columns(run_dir / layout.clips(unit), ["clip", "corpus", "file"]).to_pylist()
         row = next((row for row, clip in enumerate(columns) if clip["corpus"] == corpus), None)
         if row is not None:
@@ -172,8 +174,3 @@ def _is_heard(audio: Audio, file: str, index: int, stored: np.ndarray) -> bool:
     if samples is None or samples.shape != stored.shape:
         return False
     return int(np.abs(samples.astype(np.int32) - stored).max(initial=0)) <= SAME_STEPS
-
-
-def _spread(units: Sequence[str], count: int) -> list[str]:
-    """At most so many, from all over."""
-    return [units[n * len(units) // count] for n in range(count)] if len(units) > count else list(units)

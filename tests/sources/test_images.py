@@ -19,8 +19,9 @@ from sonify.media.pixels import inspect_image
 from sonify.prepare import freeze_images
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.running import run
-from sonify.sources.captions import MAX_CAPTION_BYTES
+from sonify.sources.captions import MAX_CAPTION_BYTES, captions_for
 from sonify.sources.images import images_in, list_images, read_images
+from sonify.sources.userfiles import FILE_COLUMNS, TEXT_COLUMNS
 from sonify.stages.table import stages_of
 from tests import builders
 from tests.builders import (
@@ -148,7 +149,7 @@ def test_an_empty_image_set_is_an_error(tmp_path, make):
 def test_a_captions_table_without_its_columns_is_an_error(tmp_path):
     write_photos(tmp_path, {"a.jpg": "x"}, table=False)
     (tmp_path / "captions.csv").write_text("image,text\na.jpg,x\n")
-    with pytest.raises(InputError, match=r"captions\.csv: expected the columns file, caption"):
+    with pytest.raises(InputError, match=r"captions\.csv: expected the columns file or file_name, caption or text"):
         list(list_images(folder(tmp_path), 0))
 
 
@@ -472,6 +473,39 @@ def test_a_captions_table_that_names_no_image_is_an_error(tmp_path):
     (tmp_path / "captions.csv").write_text("file,caption\na.jpg,a dog\n")
     with pytest.raises(InputError, match=r"captions\.csv: none of its 1 rows .* such as 'd/a\.jpg', found 'a\.jpg'"):
         list(list_images(folder(tmp_path), 0))
+
+
+@pytest.mark.parametrize("text", TEXT_COLUMNS)
+@pytest.mark.parametrize("file", FILE_COLUMNS)
+def test_a_table_has_the_same_columns_wherever_it_stands(tmp_path, file, text):
+    write_photos(tmp_path / "photos", {"a.jpg": ""}, table=False)
+    table = f"{file},{text}\na.jpg,a dog\n"
+    (tmp_path / "apart.csv").write_text(table)
+    assert captions_for(tmp_path / "run", tmp_path / "apart.csv")("a.jpg") == b"a dog"
+    for name in ("captions.csv", "metadata.csv"):
+        (tmp_path / "photos" / name).write_text(table)
+        (row,) = read_all(folder(tmp_path / "photos"))
+        assert row.caption == b"a dog"
+        (tmp_path / "photos" / name).unlink()
+
+
+def test_of_several_columns_the_first_of_the_tables_own_names_counts(tmp_path):
+    write_photos(tmp_path, {"a.jpg": "", "b.jpg": ""}, table=False)
+    table = "file,file_name,text,caption\na.jpg,b.jpg,a cat,a dog\n"
+    (tmp_path / "captions.csv").write_text(table)
+    assert [row.caption for row in read_all(folder(tmp_path))] == [b"a dog", None]
+    (tmp_path / "captions.csv").rename(tmp_path / "metadata.csv")
+    assert [row.caption for row in read_all(folder(tmp_path))] == [None, b"a cat"]
+
+
+@pytest.mark.parametrize("file", FILE_COLUMNS)
+def test_metadata_of_recordings_beside_images_is_no_mistake(tmp_path, file):
+    write_photos(tmp_path, {"a.jpg": ""}, table=False)
+    (tmp_path / "metadata.csv").write_text(f"{file},text\ndog.wav,a dog\n")
+    assert [row.caption for row in read_all(folder(tmp_path))] == [None]
+    (tmp_path / "metadata.csv").write_text(f"{file},text\ndog.wav,a dog\ndog.jpg,a dog\n")
+    with pytest.raises(InputError, match=r"metadata\.csv: none of its 2 rows"):
+        read_all(folder(tmp_path))
 
 
 @pytest.mark.parametrize("column", ["text", "caption", "Caption", "captions"])

@@ -1,5 +1,6 @@
 """Mistakes that stop a command before any work: nothing of the pool is made."""
 
+import shutil
 import time
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from tests.builders import (
     tone,
     vlm_at,
     write_photos,
+    write_sound,
     write_sounds,
     write_tar,
 )
@@ -48,6 +50,56 @@ def test_one_folder_in_the_place_of_another_is_told(tmp_path):
     refuse(sounds, "images.path: .*sounds holds 3 recordings and no image: name a folder of images")
     photos = small_config(tmp_path, audio=sounds_in(tmp_path / "photos"))
     refuse(photos, r"audio\.sources\.0\.path: .*photos holds 5 images and no recording: name a folder of recordings")
+
+
+def test_one_file_is_one(tmp_path):
+    small_input(tmp_path, photos=1, recordings=1)
+    config = small_config(tmp_path, images={"path": str(tmp_path / "sounds")}, audio=sounds_in(tmp_path / "photos"))
+    refuse(config, r"sounds holds 1 recording and no image, and .*photos holds 1 image and no recording")
+
+
+def test_a_swap_is_told_after_what_was_not_found(tmp_path):
+    small_input(tmp_path)
+    config = small_config(tmp_path, images={"path": str(tmp_path / "sounds")})
+    refuse(config, r"sounds holds no \.jpg, .* file: nothing to do; images\.path: .*: name a folder of images")
+
+
+def test_archives_of_images_beside_a_film_are_images(tmp_path):
+    """Another mistake is told as what it is, and so is nothing to list."""
+    write_sounds(tmp_path / "sounds", {"dog.flac": "a dog"})
+    write_tar(tmp_path / "tars" / "0.tar", {"1.jpg": picture()})
+    (tmp_path / "tars" / "preview.mp4").write_bytes(b"film")
+    (tmp_path / "ids.csv").write_text("id,text_of_it\n1,a dog\n")
+    images = archives_in(tmp_path / "tars")
+    refuse(small_config(tmp_path, images=images), "^images.path: no image in .*tars has a caption")
+    refuse(apart(tmp_path, "ids.csv", images=images), r"^.*ids\.csv: expected the columns (?!.*no image)")
+    folder = {"kind": "folder", "path": str(tmp_path / "tars"), "validation": 0}
+    refuse(small_config(tmp_path, images=folder), "tars holds no .*: nothing to do$")
+
+
+def test_archives_of_sounds_beside_a_cover_are_sounds(tmp_path):
+    small_input(tmp_path)
+    write_tar(tmp_path / "tars" / "0.tar", {"1.flac": sound_bytes(tone()), "1.txt": b"a dog"})
+    (tmp_path / "tars" / "cover.png").write_bytes(picture())
+    (tmp_path / "photos" / "captions.csv").write_text("file,caption\nIMG_1.jpg,a dog\n")
+    audio = {"sources": [{"kind": "webdataset", "path": str(tmp_path / "tars")}], "validation": 0}
+    refuse(small_config(tmp_path, audio=audio), r"^.*captions\.csv: none of its 1 rows (?!.*no recording)")
+    refuse(small_config(tmp_path, audio=sounds_in(tmp_path / "tars")), "tars holds no recording: nothing to draw from$")
+
+
+def test_of_many_archives_some_are_counted(tmp_path):
+    small_input(tmp_path)
+    for part in range(mistakes.ARCHIVES_SEEN + 1):
+        write_tar(tmp_path / "tars" / f"{part}.tar", {"1.flac": sound_bytes(tone()), "._1.jpg": b""})
+    images = archives_in(tmp_path / "tars")
+    refuse(small_config(tmp_path, images=images), "tars holds at least 3 recordings and no image: name a folder")
+
+
+def test_a_mistake_in_a_table_is_told_alone(tmp_path):
+    small_input(tmp_path)
+    (tmp_path / "sounds" / "metadata.csv").write_text("file,text\nx.wav,a dog\n")
+    config = small_config(tmp_path, images={"path": str(tmp_path / "sounds")})
+    refuse(config, r"metadata\.csv: none of its 1 rows names a file below .*found 'x\.wav'$")
 
 
 def test_swapped_archives_are_told(tmp_path):
@@ -80,7 +132,20 @@ def test_an_esc50_folder_without_its_recordings_is_told(tmp_path):
     (tmp_path / "esc" / "meta").mkdir(parents=True)
     (tmp_path / "esc" / "meta" / "esc50.csv").write_text("filename,category,src_file\n1-1-A-0.wav,dog,1\n")
     audio = {"sources": [{"kind": "esc50", "path": str(tmp_path / "esc")}], "validation": 0}
-    refuse(small_config(tmp_path, audio=audio), r"esc holds no recording: expected files such as audio/\*\.wav")
+    refuse(small_config(tmp_path, audio=audio), r"none of the 1 recordings in .*esc50\.csv is below .*audio: .*1-1-A-0")
+
+
+def test_an_esc50_run_whose_recordings_are_gone_can_be_looked_at_again(tmp_path):
+    small_input(tmp_path)
+    (tmp_path / "esc" / "meta").mkdir(parents=True)
+    (tmp_path / "esc" / "meta" / "esc50.csv").write_text("filename,category,src_file\n1-1-A-0.wav,dog,1\n")
+    write_sound(tmp_path / "esc" / "audio" / "1-1-A-0.wav", tone(0))
+    audio = {"sources": [{"kind": "esc50", "path": str(tmp_path / "esc")}], "validation": 0}
+    config = small_config(tmp_path, audio=audio)
+    before = run(config)
+    assert before["pool"].rows_out == 1
+    shutil.rmtree(tmp_path / "esc" / "audio")
+    assert run(config) == before
 
 
 def without_captions(tmp_path, photos=5):

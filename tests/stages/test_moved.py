@@ -1,6 +1,7 @@
 """A run, its input or both copied to another place go on; input that is other input is refused."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from sonify import layout
 from sonify.config import make_config
 from sonify.engine.record import StageRecord, require_record, write_record
+from sonify.installed import spell_redo
 from sonify.io.tables import read_rows
 from sonify.report.status import read_status
 from sonify.rows import ImageRef
@@ -100,7 +102,7 @@ def test_input_that_lacks_what_was_listed_is_refused_before_anything_is_written(
     before = (Path(str(config.run_dir)) / layout.RUN).read_bytes()
     with refused(
         f"images.path: it was {config.images.path}, and at {there} 2 of the 24 files .*the first: 003.jpg"
-        ".*--redo concepts"
+        f".*, or `{re.escape(spell_redo('concepts'))}` for other input"
     ):
         run(at(config, photos=there))
     assert (Path(str(config.run_dir)) / layout.RUN).read_bytes() == before
@@ -114,7 +116,9 @@ def test_recordings_that_are_not_there_are_refused(tmp_path):
     config = begun(tmp_path)
     there = shutil.copytree(sounds_of(config), tmp_path / "there")
     (there / "005.flac").unlink()
-    with refused(r"audio.sources.0.path: it was .*, and at .* 1 of the 16 files .*the first: 005.flac.*--redo pool"):
+    with refused(
+        r"audio.sources.0.path: it was .*, and at .* 1 of the 16 files .*the first: 005.flac.*run .*--redo pool`"
+    ):
         run(at(config, sounds=there))
     assert run(at(config, sounds=there), redo="pool")["pool"].rows_out == 15
 

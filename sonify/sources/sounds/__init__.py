@@ -5,10 +5,9 @@ come.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from sonify.config import Audio, FolderSounds, Sounds
-from sonify.errors import InputError
+from sonify.config import Audio, Esc50Sounds, FolderSounds, Sounds
+from sonify.errors import InputError, NothingListed
 from sonify.io.places import is_file
 from sonify.rows import SoundRef
 from sonify.sources.sounds.corpora import list_audioset, list_bbc, list_esc50, list_fsd50k
@@ -18,7 +17,7 @@ from sonify.stores import Place
 
 __all__ = ["list_sounds", "open_sound", "table_of"]
 
-LISTERS: Mapping[str, Callable[[Any], list[SoundRef]]] = {
+LISTERS: Mapping[str, Callable[..., list[SoundRef]]] = {
     "folder": list_folder,
     "esc50": list_esc50,
     "audioset": list_audioset,
@@ -34,20 +33,22 @@ def list_sounds(audio: Audio, must_meet: bool = True) -> Iterator[SoundRef]:
 
     Args:
         audio: the collections.
-        must_meet: whether a folder's table of which no row names a recording is an error.
+        must_meet: whether a table of a folder or of ESC-50 of which no row names a recording is an error; of other
+            corpora it always is.
 
     Raises:
-        InputError: a source holds no recording, or its table is not one.
+        NothingListed: a source holds no recording.
+        InputError: its table is not one.
         TransientError: the store that it lies in cannot be reached.
     """
     for source in audio.sources:
         try:
-            is_folder = isinstance(source, FolderSounds)
-            refs = list_folder(source, must_meet) if is_folder else LISTERS[source.kind](source)
+            told = (must_meet,) if isinstance(source, FolderSounds | Esc50Sounds) else ()
+            refs = LISTERS[source.kind](source, *told)
         except OSError as error:
             raise InputError(f"audio.sources: {source.path} cannot be read: {error}") from error
         if not refs:
-            raise InputError(f"audio.sources: {source.path} holds no recording: nothing to draw from")
+            raise NothingListed(f"audio.sources: {source.path} holds no recording: nothing to draw from")
         yield from sorted(refs, key=lambda ref: ref.file)
 
 

@@ -20,7 +20,7 @@ from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key
 from sonify.rows import Reason, Rejected, SoundRef
 from sonify.sources.joins import check_any_met, meet, say_meeting, texts_beside
-from sonify.sources.userfiles import TEXTS_AT_ONCE, container, list_containers, read_user_table
+from sonify.sources.userfiles import FILE_COLUMNS, TEXTS_AT_ONCE, container, list_containers, read_user_table
 from sonify.stores import Place
 
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
@@ -35,7 +35,6 @@ LATER_SUFFIXES = (
 )
 SOUND_SUFFIXES = (*_FIRST_SUFFIXES, *LATER_SUFFIXES)  # a tuple, for `str.endswith`
 METADATA_TABLES = ("metadata.csv", "metadata.parquet")
-FILE_COLUMNS = ("file", "file_name")  # the second is Hugging Face's
 METADATA_COLUMNS = ("text", "licence", "license", "attribution", "recording")
 # What stands beside a sound in an archive; the first that is there counts.
 RECORD_ENDINGS = ("json", "txt", "caption")

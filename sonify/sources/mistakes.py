@@ -17,8 +17,10 @@ from sonify.config import (
     Sa1bImages,
 )
 from sonify.errors import InputError
-from sonify.io.places import child, for_each, is_file, iter_files_below, list_files
+from sonify.io.listing import iter_inputs, list_files
+from sonify.io.places import child, for_each, is_file
 from sonify.io.tars import index_tar
+from sonify.media.headers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from sonify.sources.captions import (
     CAPTION_TABLES,
     ENDINGS,
@@ -26,7 +28,7 @@ from sonify.sources.captions import (
     caption_beside,
     meet_captions_apart,
 )
-from sonify.sources.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, suffixes_of
+from sonify.sources.images import suffixes_of
 from sonify.sources.joins import texts_beside, without_ending
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
 from sonify.sources.userfiles import container, list_containers
@@ -60,7 +62,7 @@ def explain_swap(images: Images, audio: Audio) -> str:
 def _count_media(place: Place) -> tuple[int, int]:
     """How many images and recordings there are below a place, or in its first archive where it has no such files."""
     try:
-        images, sounds = _count(iter_files_below(place))
+        images, sounds = _count(iter_inputs(place))
         if not images and not sounds and (tars := list_containers(place, ".tar").files):
             images, sounds = _count(_members(container(place, tars[0])))
     except (InputError, OSError):
@@ -158,7 +160,7 @@ def _folder_has_captions(root: Place, listed: Sequence[tuple[str, bytes]]) -> bo
     if any(caption is not None for caption in some):
         return True
     stems = set(map(without_ending, uris))
-    names = (name.rpartition(".") for name in iter_files_below(root))
+    names = (name.rpartition(".") for name in iter_inputs(root))
     return any(ending.lower() in ENDINGS and stem in stems for stem, _, ending in names)
 
 

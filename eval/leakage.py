@@ -38,19 +38,21 @@ from sonify.config import (
 from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError, require
 from sonify.installed import spell, spell_again
-from sonify.io.places import list_files, open_local, size_of
+from sonify.io.listing import list_files
+from sonify.io.places import open_local, size_of
 from sonify.io.tables import read_columns
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import write_whole
 from sonify.keys import split_member
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import cut_recording
+from sonify.media.headers import IMAGE_SUFFIXES
 from sonify.media.likeness import HASH_BITS, NearHashes, perceptual_hash
 from sonify.media.mixing import pcm_sha256
 from sonify.media.pixels import UnreadableImage
 from sonify.rows import Rejected, SoundRef, SourceImage
 from sonify.running import plan_run
-from sonify.sources.images import IMAGE_SUFFIXES, list_images, read_images
+from sonify.sources.images import list_images, read_images
 from sonify.sources.sounds import list_sounds, open_sound
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
 from sonify.sources.userfiles import list_containers

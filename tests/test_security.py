@@ -96,6 +96,7 @@ TESTS = {
         "tests/sources/test_forms.py::test_a_path_is_relative_to_the_table_and_leads_nowhere_else",
         "tests/sources/test_forms.py::test_a_link_beside_the_table_leads_nowhere_else",
         "tests/sources/test_captions.py::test_a_folder_of_texts_is_not_left_by_a_name",
+        "tests/io/test_listing.py::test_links_are_followed_and_a_folder_linked_twice_is_there_twice",
     ),
     11: (
         f"{HERE}::test_json_of_any_depth_is_read_in_bounds",

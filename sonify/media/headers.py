@@ -11,6 +11,12 @@ from typing import Literal
 
 ImageKind = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"]
 
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp"),
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".tif", ".tiff"),
+)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # under `images.heif`
+
 _SIGNATURES: tuple[tuple[bytes, ImageKind], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -36,6 +42,8 @@ _TEXTS_KEPT = 8
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TIFF_ENTRIES = 1024
 _TIFF_BYTES = (1, 2, 6, 7)  # the types whose values Pillow leaves as bytes
+# Nobody writes the signed ones (6, 8, 9, 17) and 13, but Pillow and libtiff take them for a size.
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q"}
 _TIFF_PIECES = (273, 279, 324, 325)  # offsets and sizes of strips and tiles
 # The longest of any other tag that Pillow looks at is the palette of 16-bit pictures.
 _TIFF_VALUES = 3 * 65536
@@ -130,7 +138,7 @@ def read_tiff_head(data: bytes) -> TiffHead:
 def _tiff_value(data: bytes, order: str, big: bool, entry: int) -> int:
     """The first value of a tag that holds whole numbers, 0 of others."""
     kind, count = struct.unpack_from(f"{order}HQ" if big else f"{order}HL", data, entry + 2)
-    letter = {1: "B", 3: "H", 4: "L", 16: "Q"}.get(kind)
+    letter = _TIFF_NUMBERS.get(kind)
     if letter is None or count == 0:
         return 0
     at, room = entry + (12 if big else 8), 8 if big else 4

@@ -54,8 +54,8 @@ _WIDE_GREY = ("I;16", "I;16B", "I;16L")
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", *_WIDE_GREY})
 
 # What Pillow raises for damaged files: EOFError by its WebP source, the others seen in mutated files. AVIF and HEIF
-# raise RuntimeError, and an AVIF of no duration divides by it.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, RuntimeError, ArithmeticError)
+# raise RuntimeError, an AVIF of no duration divides by it, and a TIFF may say by a fraction where its pixels are.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, RuntimeError, ArithmeticError)
 _PNG_END = b"IEND\xaeB\x60\x82"
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -272,6 +272,7 @@ def _open_png(data: bytes) -> PngImageFile:
 
 def _open_tiff(data: bytes) -> TiffImageFile:
     head = read_tiff_head(data)
+    _check_size(head.width, head.height)  # before the class is called, and before the canvas below is made
     if head.compression not in TIFF_COMPRESSIONS:
         raise UnreadableImage(Reason.UNSUPPORTED, f"TIFF of compression {head.compression}")
     if head.piece_bytes > MAX_BYTES:

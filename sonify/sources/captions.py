@@ -28,20 +28,11 @@ from urllib.parse import quote
 
 from sonify import layout
 from sonify.errors import InputError, WorkError
-from sonify.io.places import (
-    child,
-    is_below,
-    is_file,
-    is_junk,
-    iter_files_below,
-    list_files,
-    machine_folder,
-    open_local,
-    open_place,
-    read_if_there,
-)
+from sonify.io.listing import is_junk, iter_inputs, list_files
+from sonify.io.places import child, is_below, is_file, machine_folder, open_local, open_place, read_if_there
 from sonify.io.tars import Member, iter_files, read_member
 from sonify.io.write import naming_full_disk, sync_folder
+from sonify.media.headers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from sonify.sources.joins import (
     below_folder,
     check_any_met,
@@ -81,7 +72,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz")
 HASHED_WHOLE_BYTES = 16 << 20
 HASHED_END_BYTES = 1 << 20
 
-_IMAGE_ENDING = re.compile(r"\.(jpe?g|jpe|jfif|a?png|webp|gif|bmp|tiff?|avif|hei[cf])$", re.IGNORECASE)
+_IMAGE_ENDING = re.compile(rf"({'|'.join(map(re.escape, (*IMAGE_SUFFIXES, *HEIF_SUFFIXES)))})$", re.IGNORECASE)
 _TEXT_ENDING = re.compile(r"\.(txt|caption)$", re.IGNORECASE)
 
 # What a caption beside an image ends in; the first that is there counts.
@@ -237,8 +228,8 @@ def captions_for(run_dir: Place, place: Place, folder: str = "") -> Captions:
     sources = _sources(place)
     if not sources:
         return lambda uri: _read_text(place, uri)
-    # the number is of the store's form: an earlier one has no other spellings, and is made again
-    name = f"{identify_captions(place)}-2.sqlite"
+    # the number is of the store's form: an earlier one has no other spellings, or endings in ids, and is made again
+    name = f"{identify_captions(place)}-3.sqlite"
     here = machine_folder(run_dir)
     stored = here / layout.UNITS / "captions" / name
     stored.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +275,7 @@ def _sources(place: Place) -> list[Place]:
         return [place]
     if is_file(place):
         raise InputError(f"{place}: expected captions as .csv, .parquet, .tar, .tar.gz, or a folder of them or of .txt")
-    first = islice((name for name in iter_files_below(place) if not is_junk(name)), FIRST_FILES)
+    first = islice(iter_inputs(place), FIRST_FILES)
     if not any(name.endswith((*TABLES, *ARCHIVES)) for name in first):
         return []
     listing = list_files(place, {PurePosixPath(f"x{ending}").suffix for ending in (*TABLES, *ARCHIVES)})

@@ -6,10 +6,11 @@ in `sonify.config`.
 """
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import accumulate, compress
+from itertools import accumulate, chain, compress, takewhile
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -18,23 +19,20 @@ import pyarrow.parquet as pq
 from sonify import layout
 from sonify.config import FolderImages, Images, ParquetImages, Sa1bImages, WebDatasetImages
 from sonify.errors import InputError, NothingListed, require
+from sonify.io.listing import Listing, is_junk, list_files, say_passed_over
 from sonify.io.places import (
     REQUESTS_AHEAD,
-    Listing,
     check_mounted,
     child,
     for_each,
-    is_junk,
     is_utf8,
-    list_files,
     open_local,
     read_bytes,
-    say_passed_over,
 )
 from sonify.io.tables import open_parquet, read_rows
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key, hash64, key_order, plain_key, unescape_key
-from sonify.media.headers import kind_of_image
+from sonify.media.headers import HEIF_SUFFIXES, IMAGE_SUFFIXES, kind_of_image
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.sources.captions import (
     ENDINGS,
@@ -54,11 +52,6 @@ from sonify.stores import Place
 Found = TypeVar("Found")
 ArchiveImages = WebDatasetImages | Sa1bImages
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp"),
-    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".tif", ".tiff"),
-)
-HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # under `images.heif`
 TEXT_SUFFIXES = (".caption", ".json", ".txt")  # of captions beside the images
 # Far above any camera's file; a file that claims more is refused unread.
 MAX_IMAGE_BYTES = 128 << 20
@@ -225,7 +218,7 @@ def _list_folder(images: FolderImages, must_meet: bool = True) -> list[ImageRef]
     tables = tables_among(listing.others)
     heif = any(name.lower().endswith(HEIF_SUFFIXES) for name in listing.others)
     hint = " (images.heif: true reads .heic, with the extra heif)" if heif else ""
-    say_passed_over(images.path, listing, {*_texts_beside(listing), *tables}, hint)
+    say_passed_over(images.path, listing, chain(_texts_beside(listing), tables), hint)
     captions = captions_in_tables(images.path, listing.files, tables, must_meet)
     refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(listing.files, captions, strict=True))
     return sorted(refs, key=_by_key)
@@ -236,11 +229,16 @@ def suffixes_of(images: Images) -> tuple[str, ...]:
     return (*IMAGE_SUFFIXES, *HEIF_SUFFIXES) if images.heif else IMAGE_SUFFIXES
 
 
-def _texts_beside(found: Listing) -> set[str]:
+def _texts_beside(found: Listing) -> Iterator[str]:
     """The files that hold the caption of an image of their name."""
-    texts = [name for name in found.others if name.lower().endswith(TEXT_SUFFIXES)]
-    named = {name.rpartition(".")[0] for name in found.files} if texts else set()
-    return {name for name in texts if name.rpartition(".")[0] in named}
+    texts = (name for name in found.others if name.lower().endswith(TEXT_SUFFIXES))
+    return (name for name in texts if _has_stem(found.files, f"{name.rpartition('.')[0]}."))
+
+
+def _has_stem(files: Sequence[str], start: str) -> bool:
+    """Whether one of the files is that start and an ending; they are in order, and no set of them all is made."""
+    after = (files[at] for at in range(bisect_left(files, start), len(files)))
+    return any("." not in name[len(start) :] for name in takewhile(lambda name: name.startswith(start), after))
 
 
 def _file_itself(_images: FolderImages, ref: ImageRef) -> Iterator[ImageRef]:

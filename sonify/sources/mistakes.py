@@ -21,8 +21,10 @@ from sonify.config import (
     Sa1bImages,
 )
 from sonify.errors import InputError, NothingListed
-from sonify.io.places import child, for_each, is_file, is_junk, iter_files_below
+from sonify.io.listing import is_junk, iter_inputs
+from sonify.io.places import child, for_each, is_file
 from sonify.io.tars import index_tar
+from sonify.media.headers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from sonify.rows import ImageRef
 from sonify.sources.captions import (
     CAPTION_TABLES,
@@ -31,7 +33,7 @@ from sonify.sources.captions import (
     caption_beside,
     meet_captions_apart,
 )
-from sonify.sources.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, suffixes_of
+from sonify.sources.images import suffixes_of
 from sonify.sources.joins import texts_beside, without_ending
 from sonify.sources.sounds.forms import is_sound
 from sonify.sources.userfiles import container, list_containers
@@ -172,7 +174,7 @@ def _folder_has_captions(root: Place, listed: Sequence[ImageRef]) -> bool:
     if any(caption is not None for caption in some):
         return True
     stems = {without_ending(ref.uri) for ref in listed}
-    names = (name.rpartition(".") for name in iter_files_below(root))
+    names = (name.rpartition(".") for name in iter_inputs(root))
     return any(ending.lower() in ENDINGS and stem in stems for stem, _, ending in names)
 
 

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from sonify.errors import InputError
-from sonify.io.places import Listing, child, is_below, is_file, is_utf8, leads_out, list_files, open_place
+from sonify.io.listing import Listing, list_files
+from sonify.io.places import child, is_below, is_file, is_utf8, leads_out, open_place
 from sonify.io.tables import open_parquet
 from sonify.keys import keys_of, plain_key
 from sonify.sources.joins import plain, spellings

@@ -1,9 +1,10 @@
 """Which stages a run has, in order: what each depends on, and with what resources it runs.
 
 A stage's `settings` are everything of the configuration that its bytes depend on; their digest names its commits.
-Raise `version` when a change to a stage's code changes its bytes. A key that is added to the configuration gets a line
-in `ADDED_KEYS` with the value under which all is as before, or every run that was made without it would be of other
-settings.
+Raise `version` when a change to a stage's code changes the bytes of what was read whole. What was refused or cut short
+before may be read further by a later version, in units that are new, without that: a unit that is done stays as it is.
+A key that is added to the configuration gets a line in `ADDED_KEYS` with the value under which all is as before, or
+every run that was made without it would be of other settings.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -403,13 +403,13 @@ def bmp(width: int, height: int, compression: int = 0) -> bytes:
     return b"BM" + struct.pack("<III", 2000, 0, 1078) + info + bytes(1024) + bytes(200)
 
 
-def tiff(tags: dict[int, int], counts: dict[int, int] | None = None) -> bytes:
-    """A grey TIFF of 8 x 8 with other values, or more of them than there are."""
+def tiff(tags: dict[int, int], counts: dict[int, int] | None = None, kind: int = 4) -> bytes:
+    """A grey TIFF of 8 x 8 with other values, or more of them than there are, or of another type (4: LONG)."""
     whole = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64} | tags
     if 324 in tags:
         whole = {tag: value for tag, value in whole.items() if tag not in (273, 278, 279)}
     entries = b"".join(
-        struct.pack("<HHLL", tag, 4, (counts or {}).get(tag, 1), value) for tag, value in sorted(whole.items())
+        struct.pack("<HHLL", tag, kind, (counts or {}).get(tag, 1), value) for tag, value in sorted(whole.items())
     )
     pixels = bytes(range(64))
     return b"II*\0" + struct.pack("<L", 8 + 64) + pixels + struct.pack("<H", len(whole)) + entries + bytes(4)
@@ -447,8 +447,14 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Reason | None]] = {
     "bmp runs": (lambda: bmp(10_000, 9_000, compression=1), Reason.TOO_LARGE),
     "bmp negative": (lambda: bmp(10, 2**32 - 40_000_000), Reason.TOO_LARGE),
     "tiff": (lambda: tiff({256: 60_000, 257: 60_000}), Reason.TOO_LARGE),
+    "tiff one bit": (lambda: tiff({256: 600_000_000, 257: 100, 258: 1, 278: 1}), Reason.TOO_LARGE),
+    "tiff one bit square": (lambda: tiff({256: 60_000, 257: 60_000, 258: 1, 278: 1}), Reason.TOO_LARGE),
     "tiff tile": (lambda: tiff({322: 60_000, 323: 60_000, 324: 8, 325: 8, 259: 5}), Reason.TOO_LARGE),
     "tiff bits": (lambda: tiff({256: 50_000, 257: 2_000, 258: 64, 277: 64, 278: 2_000, 259: 5}), Reason.TOO_LARGE),
+    "tiff signed bits": (
+        lambda: tiff({256: 50_000, 257: 2_000, 258: 64, 277: 64, 278: 2_000, 259: 5}, kind=9),
+        Reason.TOO_LARGE,
+    ),
     "tiff strips": (lambda: tiff({}, counts={273: 2**25}), Reason.UNREADABLE),
     "tiff values": (lambda: tiff({}, counts={258: 2**25}), Reason.UNREADABLE),
     "avif": (lambda: with_size(encoded(quarters(), "AVIF"), 60_000, 60_000), Reason.UNREADABLE),
@@ -471,7 +477,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Reason | None]] = {
 }
 
 READ_AND_MEASURE = """
-import sys, warnings
+import resource, sys, warnings
+resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))  # memory that is asked for and not touched is no peak
 from sonify.media.pixels import UnreadableImage, inspect_image
 from tests.processes import peak_kib
 warnings.simplefilter("error")

@@ -9,9 +9,10 @@ from sonify.engine.job import StoredReject
 from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
 from sonify.io.tars import index_tar
+from sonify.media.headers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from sonify.rows import Pair, Reason
 from sonify.running import run
-from sonify.sources.captions import captions_for, identify_captions
+from sonify.sources.captions import TEXTS, captions_for, identify_captions
 from tests.builders import (
     SUBJECTS,
     picture,
@@ -240,10 +241,31 @@ def test_a_folder_of_texts_is_read_by_any_ending(tmp_path, name):
     assert captions_for(tmp_path / "run", tmp_path / "c")("b.tar/sa_1.jpg") == b"a dog"
 
 
-def test_a_store_of_an_earlier_version_is_made_again(tmp_path):
+@pytest.mark.parametrize("written", [str, str.upper])
+@pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, *HEIF_SUFFIXES])
+def test_an_image_of_any_ending_meets_its_caption_by_id(tmp_path, suffix, written):
+    table = tmp_path / "captions.csv"
+    table.write_text(f"image,caption\nsa_1,a dog\nsa_2{suffix},a cat\n")
+    captions = captions_for(tmp_path / "run", table)
+    assert captions(f"x.tar/sa_1{written(suffix)}") == b"a dog"
+    assert captions(f"x.tar/sa_2{written(suffix)}") == b"a cat"
+    assert captions("x.tar/sa_2.jpg") == b"a cat"
+
+
+def test_tables_behind_a_link_are_tables(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "0.csv").write_text("image,caption\nsa_1,a dog\n")
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert identify_captions(tmp_path / "captions") != TEXTS
+    assert captions_for(tmp_path / "run", tmp_path / "captions")("x.tar/sa_1.jpg") == b"a dog"
+
+
+@pytest.mark.parametrize("form", ["", "-2"])
+def test_a_store_of_an_earlier_version_is_made_again(tmp_path, form):
     table = tmp_path / "captions.csv"
     table.write_text("file,caption\n./a.jpg,a dog\n")
     kept = tmp_path / "run" / layout.UNITS / "captions"
     kept.mkdir(parents=True)
-    (kept / f"{identify_captions(table)}.sqlite").write_bytes(b"of before")
+    (kept / f"{identify_captions(table)}{form}.sqlite").write_bytes(b"of before")
     assert captions_for(tmp_path / "run", table)("a.jpg") == b"a dog"

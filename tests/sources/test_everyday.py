@@ -9,9 +9,9 @@ import pytest
 
 from sonify.media.audio import read_blocks
 from sonify.media.clips import cut_recording
+from sonify.media.headers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from sonify.media.pixels import decode_for_model, decode_rgb, inspect_image, to_jpeg
 from sonify.running import run
-from sonify.sources.images import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
 from tests.builders import small_config, sounds_in, write_csv
 from tests.sources.everyday import SECONDS, SOUNDS, film, image_bytes

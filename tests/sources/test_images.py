@@ -1,6 +1,8 @@
 import io
 import json
+import logging
 import sys
+import tracemalloc
 from typing import Any
 
 import pillow_heif
@@ -13,6 +15,7 @@ from sonify import layout
 from sonify.config import FolderImages, ParquetImages, Sa1bImages, WebDatasetImages
 from sonify.engine.plan import listed_units
 from sonify.errors import InputError, TransientError
+from sonify.io.listing import Listing, say_passed_over
 from sonify.io.tables import read_rows
 from sonify.keys import escape_key
 from sonify.media.pixels import inspect_image
@@ -20,7 +23,7 @@ from sonify.prepare import freeze_images
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.running import run
 from sonify.sources.captions import MAX_CAPTION_BYTES, captions_for
-from sonify.sources.images import images_in, list_images, read_images
+from sonify.sources.images import _texts_beside, images_in, list_images, read_images
 from sonify.sources.userfiles import FILE_COLUMNS, TEXT_COLUMNS
 from sonify.stages.table import stages_of
 from tests import builders
@@ -54,6 +57,36 @@ def test_a_folder_is_read_recursively_in_the_order_of_keys(tmp_path):
     assert [row.uri for row in rows] == ["a.png", "a/x.jpeg", "b.jpg"]
     assert [row.caption for row in rows] == [b"three", b"two", b"one"]
     assert [row.key for row in rows] == sorted(escape_key(row.uri) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("files", "text", "beside"),
+    [
+        (["a.jpg"], "a.txt", True),
+        (["a-b.jpg", "a.b.jpg", "a.jpg", "ab.jpg"], "a.txt", True),
+        (["a.b.jpg", "a.b.png", "a.c/d.jpg"], "a.txt", False),
+        (["a.b.jpg", "a.z"], "a.TXT", True),
+        (["a.b.jpg", "a.z"], "a.b.json", True),
+        (["b/a.jpg"], "a.txt", False),
+        ([], "a.txt", False),
+        (["a.jpg"], "b.txt", False),
+        (["a.jpg"], "a.xmp", False),
+    ],
+)
+def test_a_text_is_counted_as_read_where_an_image_has_its_name(files, text, beside):
+    assert list(_texts_beside(Listing(files=files, others=[text]))) == ([text] if beside else [])
+
+
+def test_what_is_said_of_a_large_folder_needs_no_second_listing_in_memory(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    names = [f"{n % 100:02d}/sa_{n:08d}" for n in range(30_000)]
+    listing = Listing(files=sorted(f"{n}.jpg" for n in names), others=sorted(f"{n}.txt" for n in [*names, "z"]))
+    tracemalloc.start()
+    say_passed_over(tmp_path, listing, _texts_beside(listing))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "30,000 files are input, 30,000 read beside them; ignored: 1 .txt" in caplog.text
+    assert peak < 500_000  # a set of the names would be 4 MB
 
 
 def test_captions_come_from_files_beside_the_image(tmp_path):

@@ -44,6 +44,24 @@ def test_swapped_folders_are_told_by_both_counts(tmp_path, stages):
     refuse(config, both, stages=stages)
 
 
+def test_swapped_folders_are_told_behind_links_too(tmp_path):
+    small_input(tmp_path, photos=5, recordings=3)
+    for name in ("photos", "sounds"):
+        (tmp_path / f"links to {name}").mkdir()
+        (tmp_path / f"links to {name}" / "linked").symlink_to(tmp_path / name)
+    config = small_config(
+        tmp_path, images={"path": str(tmp_path / "links to sounds")}, audio=sounds_in(tmp_path / "links to photos")
+    )
+    refuse(config, "swap the two")
+
+
+def test_what_a_system_leaves_is_no_medium_of_the_other_kind(tmp_path):
+    small_input(tmp_path, photos=5, recordings=3)
+    (tmp_path / "sounds" / "._cover.jpg").write_bytes(b"x")
+    config = small_config(tmp_path, images={"path": str(tmp_path / "sounds")})
+    refuse(config, "sounds holds 3 recordings and no image: name a folder of images")
+
+
 def test_one_folder_in_the_place_of_another_is_told(tmp_path):
     small_input(tmp_path, photos=5, recordings=3)
     sounds = small_config(tmp_path, images={"path": str(tmp_path / "sounds")})
@@ -164,6 +182,16 @@ def test_images_without_any_caption_stop_before_the_pool(tmp_path):
 def test_one_caption_anywhere_is_enough(tmp_path, name, monkeypatch):
     monkeypatch.setattr(mistakes, "IMAGES_SEEN", 1)  # so that all names are looked at
     (without_captions(tmp_path) / name).write_text('{"caption": "a dog"}')
+    assert run(small_config(tmp_path), stages=["concepts"])["concepts/captions"].rows_out == 1
+
+
+def test_one_caption_behind_a_link_is_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(mistakes, "IMAGES_SEEN", 1)
+    photos = without_captions(tmp_path)
+    photos.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "003.txt").write_text("a dog")
+    photos.mkdir()
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
     assert run(small_config(tmp_path), stages=["concepts"])["concepts/captions"].rows_out == 1
 
 

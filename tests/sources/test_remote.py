@@ -9,7 +9,8 @@ from upath import UPath
 from sonify import layout
 from sonify.config import FolderImages, ParquetImages, WebDatasetImages, make_config
 from sonify.errors import InputError, TransientError, WorkError
-from sonify.io.places import check_mounted, files_below, list_files, open_local, open_place, read_bytes, read_whole
+from sonify.io.listing import list_files
+from sonify.io.places import check_mounted, files_below, open_local, open_place, read_bytes, read_whole
 from sonify.io.tables import read_rows
 from sonify.rows import ImageRef, Pair, Reason, SourceImage
 from sonify.running import run

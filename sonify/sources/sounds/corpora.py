@@ -22,7 +22,8 @@ from typing import Any, TextIO
 
 from sonify.config import AudioSetSounds, BbcSounds, Esc50Sounds, Fsd50kSounds
 from sonify.errors import InputError
-from sonify.io.places import Listing, child, list_files, open_place, say_passed_over
+from sonify.io.listing import Listing, list_files, say_passed_over
+from sonify.io.places import child, open_place
 from sonify.keys import plain_key
 from sonify.rows import Reason, SoundRef
 from sonify.sources.joins import meet, plain, say_meeting

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from sonify.config import FolderSounds, ParquetSounds, WebDatasetSounds
 from sonify.errors import InputError
-from sonify.io.places import is_junk, is_utf8, list_files, open_place, say_passed_over
+from sonify.io.listing import is_junk, list_files, say_passed_over
+from sonify.io.places import is_utf8, open_place
 from sonify.io.tables import open_parquet
 from sonify.io.tars import Member, index_members, read_member
 from sonify.keys import escape_key

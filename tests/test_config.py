@@ -150,6 +150,11 @@ VLM = {"kind": "vlm", "name": "eye", "backend": "transformers", "model": "some/m
         ({"extractors": [VLM | {"backend": "endpoint", "url": "http://host:99999/v1"}]}, "expected an address such as"),
         ({"extractors": [VLM | {"backend": "cloud"}]}, r"extractors.0.backend: expected one of .*, found 'cloud'"),
         ({"extractors": [{"kind": "vlm", "name": "x"}]}, "extractors.0.backend: missing"),
+        ({"extractors": [VLM | {"template": {"tokenize": False}}]}, "template: tokenize is not for template to set"),
+        (
+            {"extractors": [VLM | {"template": {"conversation": []}}]},
+            "template: conversation is not for template to set",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_model_is_one_line_that_names_the_key(minimal, concepts, message):

@@ -203,6 +203,19 @@ class Vlm(Section):
     image_size: int = Field(default=672, ge=16, le=4096)
 
 
+# What `apply_chat_template` is told of the question, beside `template`.
+TEMPLATE_TOLD = frozenset(
+    ("conversation", "add_generation_prompt", "tokenize", "return_dict", "return_tensors", "processor_kwargs")
+)
+
+
+def check_template(template: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse what the question itself tells the chat template: it would be told twice."""
+    if taken := sorted(TEMPLATE_TOLD & template.keys()):
+        raise ValueError(f"{taken[0]} is not for template to set: leave it out")
+    return template
+
+
 class TransformersVlm(Vlm):
     """A model in the worker itself, which asks for `gpus` where it runs on a GPU, and always for `cpus`.
 
@@ -216,7 +229,7 @@ class TransformersVlm(Vlm):
     gpus: float = Field(default=1.0, gt=0, le=1)  # more than one GPU takes a serving engine
     cpus: int = Field(default=1, ge=1)
     batch_size: int = Field(default=8, ge=1, le=1024)
-    template: dict[str, JsonValue] = Field(default_factory=dict)
+    template: Annotated[dict[str, JsonValue], AfterValidator(check_template)] = Field(default_factory=dict)
 
 
 def check_extra(body: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -32,8 +32,9 @@ from sonify.vlm.vocabulary import (
     words_of,
 )
 
-# Rises with every change that can change a result: stored answers are then read again. A form of thinking that is told
-# apart from then on raises nothing: what was read out of reasoning was no result, and other answers stay the same.
+# Rises with every change that can change a result: stored answers are then read again. A form of reasoning that is told
+# apart from then on raises nothing, for what was read out of reasoning was no result: a form in `thinking`, or text
+# under one of `REASONING_KEYS`. An answer that holds neither is read as before, to the letter.
 PARSER_VERSION = 1
 
 MAX_DESCRIPTION_CHARS = 200
@@ -164,9 +165,9 @@ class _Form:
         """An object without a name: its keys are the names, or headings above more."""
         for raw, inner in value.items():
             key = _key_of(raw)
-            if key in REASONING_KEYS:
-                continue
             if isinstance(inner, str):
+                if key in REASONING_KEYS:
+                    continue
                 if key in CAPTION_KEYS or (key == "description" and not self.caption):
                     self._caption(inner)
                 elif key not in _ABOUT_A_NAME:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sonify.captions.words import tokenize
 from sonify.rows import Reason, Verdict
 from sonify.vlm.repair import Unusable, json_values, lines_of, read_text, unusable
-from sonify.vlm.vocabulary import NAME_KEYS, REASONING_KEYS, same_name, says_sorry, strip_marks, words_of
+from sonify.vlm.vocabulary import NAME_KEYS, same_name, says_sorry, strip_marks, words_of
 
 # Media in the question's order, with the words that name them.
 _MEDIA = {
@@ -138,7 +138,7 @@ def _from_mapping(value: dict[str, object], names: Sequence[str]) -> list[tuple[
             sayings.append((name, _spelled(inner)))
         elif key.lower() in ("medium", "image_medium"):
             sayings.append(("", str(inner)))
-        elif key.lower().replace("_", " ") not in REASONING_KEYS:
+        else:
             sayings += _from_json([inner], names)
     return sayings
 

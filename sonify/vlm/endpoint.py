@@ -48,10 +48,16 @@ def connect_endpoint(config: EndpointVlm, policy: RetryPolicy | None = None) -> 
     Raises:
         InputError: the key's variable is not set, or the server does not serve the model, or refuses the key.
     """
-    endpoint = Endpoint(service_of(config, config.url, config.model, _read_key(config)), policy or policy_of(config))
+    policy = policy or policy_of(config)
+    endpoint = Endpoint(service_of(config, config.url, config.model, _read_key(config)), policy)
     try:
         if absent := endpoint.find_model():
-            _logger.warning("%s does not answer yet (%s); each question is tried for some time", config.url, absent)
+            _logger.warning(
+                "%s does not answer yet (%s); each question is tried for %g s (max_wait_sec)",
+                config.url,
+                absent,
+                policy.max_wait_sec,
+            )
     except InputError:
         endpoint.close()
         raise
@@ -70,8 +76,9 @@ def check_endpoint(config: EndpointVlm) -> None:
         while absent := endpoint.find_model():
             if time.monotonic() - started > SECONDS_TO_LOOK:
                 raise InputError(
-                    f"extractor {config.name}: nobody answers at {config.url} ({absent}): start the server first, or"
-                    f" correct url{_about_proxies()}"
+                    f"extractor {config.name}: nobody answers at {config.url} ({absent}): start the server first and"
+                    f" wait until {config.url}/models answers (a large model loads for minutes), then give the same"
+                    f" command again, which goes on; or correct url{_about_proxies()}"
                 )
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
@@ -226,6 +233,7 @@ class Endpoint:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._refusals.let_go()
 
     async def _answer(self, question: Question, few: int) -> Answer | NoAnswer:
         body = await self._loop.run_in_executor(self._encoders, encode_request, question, self._service)
@@ -307,7 +315,8 @@ async def _open_session(key: str) -> aiohttp.ClientSession:
 class Refusals:
     """Tells a question that is refused from a server that refuses all, by what becomes of the others.
 
-    Until the first answer, no new question goes out once `FEW` were refused alike: those under way decide.
+    Until the first answer, no new question goes out once `FEW` were refused alike: those under way decide. Nobody
+    waits where nothing is under way.
     """
 
     def __init__(self) -> None:
@@ -338,8 +347,9 @@ class Refusals:
         if isinstance(answer, Answer):
             self._answered = True
             self._alike.clear()
-            self._sure.set()
         if isinstance(answer, Answer) or not answer.status:
+            # what a filter ends, or what fails alone, decides nothing, and it may be the last that was under way
+            self._sure.set()
             return None
         words = _NUMBER.sub("0", answer.detail)
         self._alike[words] += 1
@@ -349,6 +359,11 @@ class Refusals:
         if not self._answered and self._alike[words] >= FEW:
             self._sure.clear()
         return answer if not self._sure.is_set() and not self._under_way else None
+
+    def let_go(self) -> None:
+        """A call has ended: those of other calls, who waited for its questions, ask for themselves."""
+        if not self._under_way:
+            self._sure.set()
 
 
 def encode_request(question: Question, service: Service) -> bytes:

@@ -26,21 +26,18 @@ _PAGE = re.compile(
 # The chat's template, leaked: who speaks now, and where a turn ends. Bare role names are taken only as templates write
 # them, for a "human: sound of a human talking" is a concept.
 _ASSISTANT = re.compile(
-    r"(?:<\|im_start\|>|<start_of_turn>|<\|turn>|<\|start_header_id\|>|<\|?)(?:assistant|model)(?:<\|end_header_id\|>|\|?>|\b)"
+    r"(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|?)(?:assistant|model)(?:<\|end_header_id\|>|\|?>|\b)"
     r"|\[/INST\]|###\s?Assistant:|\bASSISTANT:|^Assistant:",
     re.MULTILINE,
 )
 _OTHER_TURN = re.compile(
-    r"(?:<\|im_start\|>|<start_of_turn>|<\|turn>|<\|start_header_id\|>|<\|?)(?:user|system)(?:<\|end_header_id\|>|\|?>|\b)"
+    r"(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|?)(?:user|system)(?:<\|end_header_id\|>|\|?>|\b)"
     r"|\[INST\]|<<SYS>>|###\s?(?:Human|User|System):|\b(?:USER|HUMAN|SYSTEM):|^User:"
-    r"|</s>|<eos>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<end_of_turn>|<turn\|>|<end_of_utterance>",
+    r"|</s>|<eos>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<end_of_turn>|<end_of_utterance>",
     re.MULTILINE,
 )
 # What stands around an answer and is none of its words; GLM's <|begin_of_box|> is among the first.
-_SPECIAL = re.compile(
-    r"<\|[^|<>\n]{1,40}\|>|</?(?:s|bos|eos|pad|unk|image|img|row_\d+_col_\d+|global-img)>"
-    r"|</?(?:answer|final_answer|response|solution|conclusion|output)>"
-)
+_SPECIAL = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?(?:s|bos|eos|pad|unk|image|img|answer|row_\d+_col_\d+|global-img)>")
 _BOXES = re.compile(r"\[\[[\d,;.\s]{1,200}\]\]|<box>[^<>]{0,200}</box>|</?ref>")
 _TURN = re.compile("([\x01\x02])")
 _SPACES = re.compile(r"[^\S\n]+")

@@ -15,30 +15,29 @@ from itertools import islice
 class Form:
     """Marks around reasoning. What closes one form closes every other, for models mix them."""
 
-    whose: str
     opens: str
     closes: str
 
 
 _NAME = r"(?:\w{1,20}:|\w{1,12}_)?(?:think|thinking|thought|thoughts|reason|reasoning|reflection|scratchpad|analysis)"
 FORMS = (
+    # DeepSeek, Qwen, GLM, Hunyuan; <thought> of EXAONE and Gemini; <seed:think>, <longcat_think>
     Form(
-        whose="DeepSeek, Qwen, GLM, Hunyuan; <thought> of EXAONE and Gemini; <seed:think>, <longcat_think>",
         opens=rf"[<＜]\s?{_NAME}(?:\s[^<>\n]{{0,80}})?[>＞]",
         closes=rf"[<＜]\s?/\s?{_NAME}\s?[>＞]",
     ),
-    Form(whose="Mistral", opens=r"\[THINK\]", closes=r"\[/THINK\]"),
-    Form(whose="Kimi", opens=r"◁think▷", closes=r"◁/think▷"),
-    Form(whose="Gemma", opens=r"<\|channel>\s?(?:thought|thinking)?", closes=r"<channel\|>"),
-    Form(whose="MedGemma", opens=r"<unused94>", closes=r"<unused95>"),
+    Form(opens=r"\[THINK\]", closes=r"\[/THINK\]"),  # Mistral
+    Form(opens=r"◁think▷", closes=r"◁/think▷"),  # Kimi
+    Form(opens=r"<\|channel>\s?(?:thought|thinking)?", closes=r"<channel\|>"),  # Gemma
+    Form(opens=r"<unused94>", closes=r"<unused95>"),  # MedGemma
+    # Harmony of gpt-oss: each channel but the last
     Form(
-        whose="Harmony of gpt-oss: each channel but the last",
         opens=r"<\|channel\|>\s?(?:analysis|commentary)",
         closes=r"(?P<final><\|channel\|>\s?final(?:[^<>\n]{0,20}<\|constrain\|>[^<>\n]{0,20})?(?:\s?<\|message\|>)?)",
     ),
-    Form(whose="Cohere", opens=r"<\|START_THINKING\|>", closes=r"<\|END_THINKING\|>"),
-    Form(whose="OpenThinker, Sky-T1", opens=r"<\|begin_of_thought\|>", closes=r"<\|end_of_thought\|>"),
-    Form(whose="Apertus", opens=r"<\|inner_prefix\|>", closes=r"<\|inner_suffix\|>"),
+    Form(opens=r"<\|START_THINKING\|>", closes=r"<\|END_THINKING\|>"),  # Cohere
+    Form(opens=r"<\|begin_of_thought\|>", closes=r"<\|end_of_thought\|>"),  # OpenThinker, Sky-T1
+    Form(opens=r"<\|inner_prefix\|>", closes=r"<\|inner_suffix\|>"),  # Apertus
 )
 _OPENS = "|".join(form.opens for form in FORMS)
 _CLOSES = "|".join(form.closes for form in FORMS)
@@ -48,6 +47,8 @@ MAX_MARKS = 200  # so many are a loop
 _ANSWER_MARK = re.compile(r"<(?:answer|final_answer|response)>|<\|begin_of_(?:solution|box)\|>", re.IGNORECASE)
 # Harmony's last channel without its marks, of a model that has not thought
 _FINAL = re.compile(r"\A\s*(?:assistant\s?)?final(?=[A-Z*{\n]|caption|medium)")
+# What models that think put around their answers, beside the turns of Gemma 4. Where nobody thought these are words.
+_AROUND = re.compile(r"</?(?:final_answer|response|solution|conclusion|output)>")
 # A token of a vocabulary that is a mark or a part of one.
 _PIECE = re.compile(r"think|thought|reason|channel|<\|message\|>|inner_(?:pre|suf)fix|unused9[45]", re.IGNORECASE)
 _OPEN_AT_END = re.compile(rf"({_OPENS})\s*\Z", re.IGNORECASE)
@@ -59,7 +60,6 @@ _LINE_CHARS = 60  # looked at on either side of a mark
 class Bare:
     """Reasoning without marks: how a text begins that thinks first, and what stands before its answer."""
 
-    whose: str
     begins: re.Pattern[str]
     ends: re.Pattern[str]
     always: bool  # whether a text that begins so and never ends so is reasoning to its end
@@ -69,26 +69,26 @@ class Bare:
 _FIRST_LINE = r"(?:(?<=\n)|(?<=[.!?)]))(?=[^\w\n]{0,8}\n?\W{0,6}(?:image )?(?:caption|medium)[*_`\"']{0,4}\s?[:=：])"
 _ANSWERS = r"^\W{0,6}(?:my |the )?(?:final )?(?:answer|response|output)\W{0,4}[:\n]"
 BARE = (
+    # Harmony
     Bare(
-        whose="Harmony",
         begins=re.compile(r"\A\s*(?:assistant\s?)?(?:analysis|commentary)(?=[A-Z\"'\n]|\s[A-Z])"),
         ends=re.compile(r"assistant\s{0,2}final(?:\s?message)?"),
         always=True,
     ),
+    # Harmony in lower case
     Bare(
-        whose="Harmony in lower case",
         begins=re.compile(r"\A\s*(?:assistant\s?)?(?:analysis|commentary)"),
         ends=re.compile(r"assistant\s{0,2}final(?:\s?message)?"),
         always=False,
     ),
+    # Gemma: <|channel> and <channel|> are special tokens
     Bare(
-        whose="Gemma: <|channel> and <channel|> are special tokens",
         begins=re.compile(r"\A\s*(?:thought|thinking)[^\S\n]*\n", re.IGNORECASE),
         ends=re.compile(_FIRST_LINE, re.IGNORECASE),
         always=True,
     ),
+    # Granite, Qwen 3.5
     Bare(
-        whose="Granite, Qwen 3.5",
         begins=re.compile(
             r"\A\W{0,6}(?:(?:here(?:'s| is) )?(?:my|the|a) )?(?:thinking|thought|reasoning) process\W{0,4}:",
             re.IGNORECASE,
@@ -96,8 +96,8 @@ BARE = (
         ends=re.compile(rf"here(?:'s| is) my response\W{{0,4}}:|{_ANSWERS}", re.IGNORECASE | re.MULTILINE),
         always=True,
     ),
+    # prompted to think step by step
     Bare(
-        whose="prompted to think step by step",
         begins=re.compile(
             r"\A\W{0,6}(?:thoughts?|thinking|reasoning|rationale|chain of thought)[*_]{0,2}:", re.IGNORECASE
         ),
@@ -109,8 +109,9 @@ BARE = (
 # it, and the first line that was asked for has not come.
 _ALOUD = re.compile(
     r"\A\W{0,4}(?:(?:okay|ok|alright|all right|hmm+|so|well|right|got it|now|first)\b[,.!\s-]{1,3}){0,3}"
-    r"(?:let(?:'s| us| me)|i (?:need|have|should|must|want|am asked)|i'(?:ll|m asked)|we (?:need|have|should|must|are)"
-    r"|the user|the (?:question|task|prompt|instruction)s? (?:is|are|asks?|says?|wants?)|my task)\b",
+    r"(?:let(?:'s| us| me(?! know))|i (?:need|have|should|must|want|am asked)|i'(?:ll|m asked)"
+    r"|we (?:need|have|should|must|are)|the user"
+    r"|the (?:question|task|prompt|instruction)s? (?:is|are|asks?|says?|wants?)|my task)\b",
     re.IGNORECASE,
 )
 _FORM_BEGUN = re.compile(r"^\W{0,6}(?:image )?(?:caption|medium)\b", re.IGNORECASE | re.MULTILINE)
@@ -122,6 +123,13 @@ def answer_in(said: str, finished: bool = True) -> str | None:
     Args:
         finished: False where the token limit cut the text.
     """
+    answer = _without_reasoning(said, finished)
+    if answer is None or answer == said:
+        return answer
+    return _AROUND.sub(" ", answer).replace("<|turn>", "<start_of_turn>").replace("<turn|>", "<end_of_turn>")
+
+
+def _without_reasoning(said: str, finished: bool) -> str | None:
     marks = [mark for mark in islice(_MARK.finditer(said), MAX_MARKS) if not _is_quoted(said, mark)]
     if len(marks) == MAX_MARKS:
         return None

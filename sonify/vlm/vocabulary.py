@@ -24,7 +24,7 @@ DESCRIPTION_KEYS = words_of("description sound sounds desc audio query") | {
     "sound description", "audio description", "sound query", "clap query", "what it sounds like",
 }  # fmt: skip
 PROMINENCE_KEYS = words_of("prominence position placement layer role level depth type")
-# What a model says for itself in JSON of its own.
+# What a model says for itself in JSON of its own, where it is text: what is listed below them is its answer.
 REASONING_KEYS = words_of("thinking thought thoughts reasoning rationale analysis explanation cot scratchpad") | {
     "chain of thought", "thought process", "thinking process", "reasoning process", "reasoning content",
 }  # fmt: skip
@@ -47,7 +47,7 @@ _HEADINGS = words_of(
     date exception traceback content-type content-length http https bbox box area confidence
     sure certainly ok okay yes no hint tip important remember instructions instruction task role keywords tags
     subject background foreground ambience step text language total count number visible inaudible id type
-    url file version data thinking thought thoughts rationale
+    url file version data
     """
 )
 _HEADING_WORDS = words_of(

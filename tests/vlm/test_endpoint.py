@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -225,6 +226,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(caplog):
         port = int(first.url.split(":")[2].split("/")[0])
     vlm = connect_endpoint(config_for(url=f"http://127.0.0.1:{port}/v1"), QUICK)
     assert "does not answer yet" in caplog.text
+    assert "each question is tried for 8 s (max_wait_sec)" in caplog.text
     with ThreadPoolExecutor(1) as caller:
         call = caller.submit(vlm, questions(3))
         time.sleep(0.7)
@@ -466,6 +468,60 @@ def test_refusals_in_unknown_words_concern_their_images_where_another_is_answere
     assert answers[3:] == expected(*range(3, 12))
 
 
+FILTERED = json.dumps({"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]})
+# What becomes of question 3, long after others were refused.
+LAST = {
+    "a filter ends it": (
+        (
+            Fault("status", status=503, retry_after="1", number=3, tries=1),
+            Fault("reply", status=200, body=FILTERED, number=3),
+        ),
+        "ended by content_filter",
+    ),
+    "it fails alone": ((Fault("status", status=500, number=3),), "failed 8 times"),
+}
+
+
+def answers_within(sec: float, server: FaultyServer, numbers: range, policy: RetryPolicy = QUICK) -> list:
+    vlm = connect_endpoint(config_for(server), policy)
+    answers = vlm.submit(questions(*numbers))
+    try:
+        return answers.result(timeout=sec)
+    finally:
+        answers.cancel()
+        vlm.close()
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_those_who_wait_are_asked_where_the_last_under_way_decides_nothing(last):
+    faults, detail = LAST[last]
+    refused = [Fault("status", status=400, number=number) for number in (0, 1, 2, 4, 5)]  # 4 and 5 begin beside 2
+    with serving(*refused, *faults, latency_sec=0.02) as server:
+        answers = answers_within(20, server, range(8))
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, NoAnswer)] == [0, 1, 2, 3, 4, 5]
+    assert detail in answers[3].detail
+    assert answers[6:] == expected(6, 7)
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_a_server_that_refuses_all_but_one_is_still_found_out(last):
+    with serving(*LAST[last][0], Fault("status", status=400), latency_sec=0.02) as server:
+        with pytest.raises(ConcernsAll, match="400 as told"):
+            answers_within(20, server, range(12))
+        assert {seen.number for seen in server.seen} < set(range(12))
+
+
+def test_a_call_beside_one_that_is_refused_whole_is_told_too_and_waits_for_nobody():
+    with serving(Fault("status", status=400), latency_sec=0.1) as server:
+        vlm = connect_endpoint(config_for(server), QUICK)
+        calls = [vlm.submit(questions(*range(start, start + 6))) for start in (0, 10)]
+        calls.append(vlm.submit(questions(20)))
+        for call in calls:
+            with pytest.raises(ConcernsAll):
+                call.result(timeout=20)
+        vlm.close()
+
+
 def test_images_that_are_refused_for_a_field_between_answers_stop_nothing():
     temperature = [Fault("reply", status=400, body='{"error": "temperature"}', number=n) for n in (2, 4, 6, 8, 20)]
     with serving(*temperature) as server:
@@ -515,7 +571,9 @@ def test_an_address_where_nobody_answers_is_said_within_seconds(free_port, silen
         monkeypatch.delenv(variable, raising=False)
     at_port = f"extractor stub: nobody answers at http://127.0.0.1:{free_port}/v1 (Connect call failed"
     assert refused_at(f"http://127.0.0.1:{free_port}/v1").startswith(at_port)
-    assert "(not within 3.5 s): start the server first, or correct url" in refused_at(f"http://127.0.0.1:{silent_port}")
+    silent = refused_at(f"http://127.0.0.1:{silent_port}")
+    assert f"(not within 3.5 s): start the server first and wait until http://127.0.0.1:{silent_port}/models" in silent
+    assert "give the same command again, which goes on; or correct url" in silent
     assert "nobody answers at http://no-such-host.invalid/v1 (" in refused_at("http://no-such-host.invalid/v1")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert "HTTPS_PROXY is set, and no proxy is used" in refused_at(f"http://127.0.0.1:{free_port}/v1")

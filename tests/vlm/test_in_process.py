@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from sonify.config import TransformersVlm
+from sonify.config.sections import TEMPLATE_TOLD
 from sonify.errors import InputError
 from sonify.rows import Reason
 from sonify.vlm.answers import Parsed, parse_concepts
@@ -183,6 +184,19 @@ def test_a_template_that_begins_to_think_is_told_of_or_told_not_to(llava: Path) 
     result = parse_concepts(thinks.text, 5, None, thinks.finished)
     assert isinstance(result, Unusable)
     assert "thinks to the end" in result.detail
+
+
+def test_what_the_question_tells_the_template_is_not_told_twice(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = load_in_process(settings(llava))
+    told: dict[str, object] = {}
+    apply = vlm._processor.apply_chat_template
+    monkeypatch.setattr(
+        vlm._processor,
+        "apply_chat_template",
+        lambda questions, **named: told.update(named) or apply(questions, **named),
+    )
+    vlm([ask("red")])
+    assert told.keys() | {"conversation"} == TEMPLATE_TOLD
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -149,7 +149,7 @@ def test_an_answer_that_merely_holds_such_words_stays(answer, concepts, finished
         f"Thought: {THOUGHT}\nAnswer:\n{ANSWER}",
         '{"thinking": "zebra: a zebra brays", "caption": "A dog on grass.", "concepts":'
         ' [{"name": "dog", "description": "sound of a dog barking", "prominence": "foreground"}]}',
-        '{"Reasoning": {"zebra": "sound of a zebra"}, "chain_of_thought": ["lion: roars"], "caption":'
+        '{"Reasoning": "zebra: sound of a zebra", "chain_of_thought": "lion: roars", "caption":'
         ' "A dog on grass.", "dog": "sound of a dog barking (foreground)"}',
     ],
 )
@@ -170,10 +170,49 @@ def test_an_answer_after_an_empty_thought_may_be_cut_but_a_draft_may_not():
 
 
 def test_json_of_a_check_may_think_too():
+    check = parse_check('{"medium": "photo", "reasoning": "dog: visible yes, real yes, sounding yes"}', ("dog",))
+    assert isinstance(check, Check)
+    assert not check.verdicts[0].visible
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption", "concepts"),
+    [
+        (
+            '{"caption": "A yard.", "explanation": {"dog": "dog barking", "cat": "cat meowing"}}',
+            "A yard.",
+            {"dog": "dog barking", "cat": "cat meowing"},
+        ),
+        (
+            "Caption: a street\nThought: dog\n- rain | sound of rain falling | background",
+            "a street",
+            {"thought": "dog"},
+        ),
+        ('{"rationale": ["lion: roars"], "dog": "dog barking"}', "", {"lion": "roars", "dog": "dog barking"}),
+        ("caption: a yard\ndog: a dog barks</output>", "a yard", {"dog": "a dog barks</output>"}),
+        ("caption: a yard\ndog: a dog barks<turn|>", "a yard", {"dog": "a dog barks<turn|>"}),
+        ("Let me know!\ndog: a dog barks", "", {"dog": "a dog barks"}),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_was_an_answer_under_this_version_and_holds_no_form_is_the_same_answer(
+    answer, caption, concepts, finished
+):
+    read = parse_concepts(answer, 5, None, finished)
+    assert isinstance(read, Parsed)
+    assert (read.caption, {concept.concept: concept.description for concept in read.concepts}) == (caption, concepts)
+
+
+def test_verdicts_below_a_key_of_reasoning_are_verdicts_as_they_were():
     said = '{"medium": "photo", "reasoning": {"dog": "visible yes, real yes, sounding yes"}}'
     check = parse_check(said, ("dog",))
     assert isinstance(check, Check)
-    assert not check.verdicts[0].visible
+    assert check.verdicts[0].confirmed
+
+
+@pytest.mark.parametrize("around", ["final_answer", "response", "solution", "conclusion", "output"])
+def test_what_stands_around_an_answer_behind_reasoning_is_none_of_its_words(around):
+    assert parse_concepts(f"<think>{THOUGHT}</think>\n<{around}>{ANSWER}</{around}>", 5) == PARSED
 
 
 def test_a_check_that_the_limit_cut_in_thought_confirms_nothing():
@@ -274,5 +313,5 @@ def test_every_form_has_an_example():
     import re  # noqa: PLC0415
 
     for form in FORMS:
-        assert any(re.match(form.opens, opens, re.IGNORECASE) for opens, _ in MARKS.values()), form.whose
-        assert any(re.search(form.closes, closes, re.IGNORECASE) for _, closes in MARKS.values()), form.whose
+        assert any(re.match(form.opens, opens, re.IGNORECASE) for opens, _ in MARKS.values()), form.opens
+        assert any(re.search(form.closes, closes, re.IGNORECASE) for _, closes in MARKS.values()), form.closes

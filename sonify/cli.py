@@ -20,7 +20,7 @@ from sonify import __version__, layout
 from sonify.config import Config, explain_option, explain_word, load_config
 from sonify.errors import InputError, WorkError, did_you_mean, require
 from sonify.installed import pin_packages, spell
-from sonify.stores import to_folder, to_place, to_run_dir
+from sonify.stores import Place, to_folder, to_place, to_run_dir
 from sonify.terminal import Parser, argument_of, run_command, run_module
 
 log = logging.getLogger(__name__)
@@ -224,23 +224,22 @@ def _run(arguments: argparse.Namespace) -> None:
     if config.published:
         _print_comparison(config)
     if arguments.name in ("run", "render"):
-        _print_result(config)
+        _print_result(config.run_dir, config.retrieval.encoder.kind)
+        log.info("look at it and listen: %s", spell("gallery", config.run_dir))
 
 
-def _print_result(config: Config) -> None:
+def _print_result(run_dir: Place, encoder: str) -> None:
     """Say what came of a run; of one so large that reading its tables takes minutes, where to ask."""
     from sonify.engine.plan import listed_units
     from sonify.report.result import MOST_UNITS, describe_result, read_result
 
-    units = len(listed_units(config.run_dir, "concepts"))
+    units = len(listed_units(run_dir, "concepts"))
     if units > MOST_UNITS:
-        counts, names = spell("status", config.run_dir), spell("rejects", config.run_dir)
+        counts, names = spell("status", run_dir), spell("rejects", run_dir)
         log.info("done: %s units; `%s` counts rows and reasons, `%s` names what left", f"{units:,}", counts, names)
-    else:
-        by_text = config.retrieval.encoder.kind == "text"
-        for line in describe_result(read_result(config.run_dir), config.run_dir, by_text):
-            log.info("%s", line)
-    log.info("look at it and listen: %s", spell("gallery", config.run_dir))
+        return
+    for line in describe_result(read_result(run_dir), run_dir, by_text=encoder == "text"):
+        log.info("%s", line)
 
 
 def _config_of(arguments: argparse.Namespace) -> str:
@@ -410,6 +409,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from sonify.demo.demo import run_demo
 
     page = run_demo(arguments.out)
+    _print_result(arguments.out, "text")
     print(f"the gallery is at {page}: open it in a browser")
 
 

@@ -20,15 +20,22 @@ class Form:
     closes: str
 
 
-_NAME = r"(?:\w{1,20}:|\w{1,12}_)?(?:think|thinking|thought|thoughts|reason|reasoning|reflection|scratchpad|analysis)"
+# One rule over names: a word for thinking, whatever stands around it in the same name. A cot is a bed too.
+_NAME = (
+    r"(?:[\w:.-]{0,24}?(?:think|thought|reason|reflect|scratch_?pad|analysis|monologue|deliberat|思考|推理)"
+    r"|(?:[\w:.-]{0,24}[_:.-])?cot(?=[_:.-]|\b))[\w:.-]{0,24}"
+)
+_ENDS = rf"/\s?{_NAME}|end_(?:of_)?{_NAME}|{_NAME}(?<=[_:-]end)"
+_BEGINS = rf"(?!end_){_NAME}(?<![_:-]end)"
+_MORE = r"(?:\s[^<>\n]{0,80})?"
 FORMS = (
     Form(
-        whose="DeepSeek, Qwen, GLM, Hunyuan; <thought> of EXAONE and Gemini; <seed:think>, <longcat_think>",
-        opens=rf"[<＜]\s?{_NAME}(?:\s[^<>\n]{{0,80}})?[>＞]",
-        closes=rf"[<＜]\s?/\s?{_NAME}\s?[>＞]",
+        whose="DeepSeek, Qwen, GLM, Hunyuan; <thought> of EXAONE and Gemini; <seed:think>, <longcat_think>;"
+        " <|START_THINKING|> of Cohere, <|begin_of_thought|> of OpenThinker and Sky-T1",
+        opens=rf"<\|?\s?(?:{_BEGINS}){_MORE}\|?>",
+        closes=rf"<\s?\|?\s?(?:{_ENDS}){_MORE}\|?>",
     ),
-    Form(whose="Mistral", opens=r"\[THINK\]", closes=r"\[/THINK\]"),
-    Form(whose="Kimi", opens=r"◁think▷", closes=r"◁/think▷"),
+    Form(whose="Mistral", opens=rf"\[{_BEGINS}\](?![(:])", closes=rf"\[(?:{_ENDS})\]"),
     Form(whose="Gemma", opens=r"<\|channel>\s?(?:thought|thinking)?", closes=r"<channel\|>"),
     Form(whose="MedGemma", opens=r"<unused94>", closes=r"<unused95>"),
     Form(
@@ -36,23 +43,49 @@ FORMS = (
         opens=r"<\|channel\|>\s?(?:analysis|commentary)",
         closes=r"(?P<final><\|channel\|>\s?final(?:[^<>\n]{0,20}<\|constrain\|>[^<>\n]{0,20})?(?:\s?<\|message\|>)?)",
     ),
-    Form(whose="Cohere", opens=r"<\|START_THINKING\|>", closes=r"<\|END_THINKING\|>"),
-    Form(whose="OpenThinker, Sky-T1", opens=r"<\|begin_of_thought\|>", closes=r"<\|end_of_thought\|>"),
+    Form(whose="Solar", opens=r"<\|think\|>", closes=r"<\|content\|>"),
+    Form(
+        whose="s1, Ling: a turn of its own",
+        opens=r"<\|(?:im_start|role)\|>\s?think(?:ing)?\b",
+        closes=r"<\|im_start\|>\s?answer\b|<\|role\|>\s?assistant\b",
+    ),
     Form(whose="Apertus", opens=r"<\|inner_prefix\|>", closes=r"<\|inner_suffix\|>"),
 )
+# Forms that end in what may end anything: such an end counts behind its own beginning alone.
+_THINKS = r"(?:think|thought|reason)"
+PAIRS = (
+    Form(
+        whose="OpenWebUI",
+        opens=rf"<details\b(?:[^<>\n]{{0,200}}{_THINKS}[^<>\n]{{0,200}}>|[^<>\n]{{0,200}}>\s{{0,4}}<summary>[^<>\n]{{0,40}}{_THINKS})",
+        closes=r"</details>",
+    ),
+    Form(whose="fenced", opens=rf"^[^\S\n]*(?:```|~~~)\s?{_BEGINS}[^\S\n]*$", closes=r"^[^\S\n]*(?:```|~~~)[^\S\n]*$"),
+    Form(whose="Ollama", opens=r"\A\s*Thinking(?:\.{3}|…)[^\S\n]*\n", closes=r"(?:\.{3}|…)\s?done thinking\.?"),
+)
+_PAIRS = tuple(
+    re.compile(rf"(?:{pair.opens})(.*?)({pair.closes}|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL) for pair in PAIRS
+)
+# How else the brackets of a mark are written, and what nobody sees in one.
+_WRITTEN = str.maketrans("＜‹◁＞›▷【】｜▁", "<<<>>>[]|_")
+_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_ESCAPED = re.compile(r"&(lt|gt);|\\([<>])", re.IGNORECASE)
 _OPENS = "|".join(form.opens for form in FORMS)
 _CLOSES = "|".join(form.closes for form in FORMS)
-_MARK = re.compile(rf"(?=[<＜][\s/|\w]|\[/?T|◁)(?:(?P<opens>{_OPENS})|(?:{_CLOSES}))", re.IGNORECASE)
+_MARK = re.compile(rf"(?=<[\s/|\w]|\[)(?:(?P<opens>{_OPENS})|(?:{_CLOSES}))", re.IGNORECASE)
 MAX_MARKS = 200  # so many are a loop
 # The block of a model that forgets to end it ends where the answer's own mark begins a line.
 _ANSWER_MARK = re.compile(r"<(?:answer|final_answer|response)>|<\|begin_of_(?:solution|box)\|>", re.IGNORECASE)
 # Harmony's last channel without its marks, of a model that has not thought
 _FINAL = re.compile(r"\A\s*(?:assistant\s?)?final(?=[A-Z*{\n]|caption|medium)")
 # A token of a vocabulary that is a mark or a part of one.
-_PIECE = re.compile(r"think|thought|reason|channel|<\|message\|>|inner_(?:pre|suf)fix|unused9[45]", re.IGNORECASE)
+_PIECE = re.compile(r"think|thought|reason|channel|<\|(?:message|content)\|>|inner_(?:pre|suf)fix|unused9[45]", re.IGNORECASE)
 _OPEN_AT_END = re.compile(rf"({_OPENS})\s*\Z", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 _LINE_CHARS = 60  # looked at on either side of a mark
+# A mark of a vocabulary is no word of any sentence.
+_TOKEN = re.compile(r"<\||<unused")
+_BEGUN = re.compile(r"^(?!\W*(?:assistant|model)\b)[^\n:：=]{1,80}[:：=]\s?[^\s<]", re.IGNORECASE | re.MULTILINE)
+_GOES_ON = re.compile(r"""[^\S\n]?[.,;:!?)"'|}\]]|[^\S\n][a-z0-9]""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +115,9 @@ BARE = (
         always=False,
     ),
     Bare(
-        whose="Gemma: <|channel> and <channel|> are special tokens",
-        begins=re.compile(r"\A\s*(?:thought|thinking)[^\S\n]*\n", re.IGNORECASE),
-        ends=re.compile(_FIRST_LINE, re.IGNORECASE),
+        whose="Gemma: <|channel> and <channel|> are special tokens; s1's",
+        begins=re.compile(r"\A\s*(?:thought|thinking|think)[^\S\n]*\n", re.IGNORECASE),
+        ends=re.compile(rf"{_FIRST_LINE}|^answer[^\S\n]*\n", re.IGNORECASE | re.MULTILINE),
         always=True,
     ),
     Bare(
@@ -97,6 +130,26 @@ BARE = (
         always=True,
     ),
     Bare(
+        whose="prompted to think under a heading",
+        begins=re.compile(
+            r"\A\s*(?:(?:#{1,6}\s?[*_]{0,3}|[*_]{1,3})(?:(?:my|step[- ]by[- ]step) )?"
+            r"(?:thoughts?|thinking|reasoning|rationale|chain of thought)(?: process)?\s?[:*_]{0,4}"
+            r"|[*_]{0,3}thought for [^\n]{1,20}(?:second|minute)s?[.*_]{0,4})[^\S\n]*\n",
+            re.IGNORECASE,
+        ),
+        ends=re.compile(
+            rf"{_ANSWERS}|^#{{1,6}}\s(?=\W{{0,4}}(?:caption|medium|concepts|sounds|result|conclusion)\b)",
+            re.IGNORECASE | re.MULTILINE,
+        ),
+        always=True,
+    ),
+    Bare(
+        whose="Chinese",
+        begins=re.compile(r"\A\W{0,6}(?:思考|推理)(?:过程)?\W{0,3}[:：]"),
+        ends=re.compile(r"^\W{0,6}(?:最终)?(?:回答|答案|答复)\W{0,3}[:：]", re.MULTILINE),
+        always=True,
+    ),
+    Bare(
         whose="prompted to think step by step",
         begins=re.compile(
             r"\A\W{0,6}(?:thoughts?|thinking|reasoning|rationale|chain of thought)[*_]{0,2}:", re.IGNORECASE
@@ -106,14 +159,13 @@ BARE = (
     ),
 )
 # A template that opens the block in the prompt leaves no mark in an answer that the token limit cuts: such words begin
-# it, and the first line that was asked for has not come.
+# it. A caption in it may be a draft.
 _ALOUD = re.compile(
     r"\A\W{0,4}(?:(?:okay|ok|alright|all right|hmm+|so|well|right|got it|now|first)\b[,.!\s-]{1,3}){0,3}"
     r"(?:let(?:'s| us| me)|i (?:need|have|should|must|want|am asked)|i'(?:ll|m asked)|we (?:need|have|should|must|are)"
     r"|the user|the (?:question|task|prompt|instruction)s? (?:is|are|asks?|says?|wants?)|my task)\b",
     re.IGNORECASE,
 )
-_FORM_BEGUN = re.compile(r"^\W{0,6}(?:image )?(?:caption|medium)\b", re.IGNORECASE | re.MULTILINE)
 
 
 def answer_in(said: str, finished: bool = True) -> str | None:
@@ -122,6 +174,12 @@ def answer_in(said: str, finished: bool = True) -> str | None:
     Args:
         finished: False where the token limit cut the text.
     """
+    plain = _plainly(said)
+    answer = _answer_in(_with_marks(plain), finished)
+    return said if answer == plain else answer
+
+
+def _answer_in(said: str, finished: bool) -> str | None:
     marks = [mark for mark in islice(_MARK.finditer(said), MAX_MARKS) if not _is_quoted(said, mark)]
     if len(marks) == MAX_MARKS:
         return None
@@ -132,19 +190,31 @@ def answer_in(said: str, finished: bool = True) -> str | None:
     for bare in BARE:
         if (begin := bare.begins.match(answer)) is not None:
             return _behind(answer, begin, bare, finished)
-    cut_in_thought = not finished and not marks and _ALOUD.match(answer) and not _FORM_BEGUN.search(answer)
-    return None if cut_in_thought else answer
+    return None if not finished and not marks and _ALOUD.match(answer) else answer
 
 
 def opened_by(prompt: str) -> str:
     """The mark with which a prompt has begun the model's reasoning for it; empty where it has not."""
-    match = _OPEN_AT_END.search(prompt[-200:])
+    match = _OPEN_AT_END.search(_plainly(prompt[-200:]))
     return match[1] if match else ""
 
 
 def is_piece_of_mark(token: str) -> bool:
     """Whether a special token must stay in the text, for without it reasoning has no bounds."""
     return _PIECE.search(token) is not None
+
+
+def _plainly(said: str) -> str:
+    """The same with every mark in its plainest writing."""
+    seen = _UNSEEN.sub("", said).translate(_WRITTEN)
+    return _ESCAPED.sub(lambda escaped: escaped[2] or ("<" if escaped[1].lower() == "lt" else ">"), seen)
+
+
+def _with_marks(said: str) -> str:
+    """The same with marks of their own for the forms that have a beginning alone."""
+    for pair in _PAIRS:
+        said = pair.sub(lambda block: f"<think>{block[1]}{'</think>' if block[2] else ''}", said)
+    return said
 
 
 def _outside(said: str, marks: list[re.Match[str]]) -> str | None:
@@ -155,8 +225,8 @@ def _outside(said: str, marks: list[re.Match[str]]) -> str | None:
     thinks = False
     for mark in marks:
         if mark["opens"] is not None:
-            if not thinks and mark.end() > last_end and not _at_line_edge(said, mark):
-                continue  # a word of the text: nothing closes it
+            if not thinks and mark.end() > last_end and _is_word(said, mark):
+                continue
             opened += 1
             if not thinks:
                 kept.append(said[position : mark.start()])
@@ -194,6 +264,17 @@ def _behind(answer: str, begin: re.Match[str], bare: Bare, finished: bool) -> st
 def _is_quoted(said: str, mark: re.Match[str]) -> bool:
     before = said[mark.start() - 1 : mark.start()]
     return before in _QUOTES and said[mark.end() : mark.end() + 1] == _QUOTES[before]
+
+
+def _is_word(said: str, mark: re.Match[str]) -> bool:
+    """Whether a mark that nothing closes is spoken of: inside a sentence of an answer that has begun.
+
+    There the line in front of it is no end of a sentence, and what is behind goes on without a capital.
+    """
+    if _TOKEN.match(mark.group()) or _at_line_edge(said, mark) or not _GOES_ON.match(said, mark.end()):
+        return False
+    line = said[max(0, mark.start() - _LINE_CHARS) : mark.start()].rstrip()
+    return line[-1:] not in ".!?…:：。" and _BEGUN.search(said, 0, mark.start()) is not None
 
 
 def _at_line_edge(said: str, mark: re.Match[str]) -> bool:

@@ -78,12 +78,15 @@ _ANSWER_MARK = re.compile(r"<(?:answer|final_answer|response)>|<\|begin_of_(?:so
 # Harmony's last channel without its marks, of a model that has not thought
 _FINAL = re.compile(r"\A\s*(?:assistant\s?)?final(?=[A-Z*{\n]|caption|medium)")
 # A token of a vocabulary that is a mark or a part of one.
-_PIECE = re.compile(r"think|thought|reason|channel|<\|(?:message|content)\|>|inner_(?:pre|suf)fix|unused9[45]", re.IGNORECASE)
+_PIECE = re.compile(
+    r"think|thought|reason|channel|<\|(?:message|content)\|>|inner_(?:pre|suf)fix|unused9[45]", re.IGNORECASE
+)
 _OPEN_AT_END = re.compile(rf"({_OPENS})\s*\Z", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 _LINE_CHARS = 60  # looked at on either side of a mark
 # A mark of a vocabulary is no word of any sentence.
 _TOKEN = re.compile(r"<\||<unused")
+_TEMPLATE = re.compile(r"<\|[^<>|\n]{1,40}\|>|\b(?:assistant|model)\b:?", re.IGNORECASE)
 _BEGUN = re.compile(r"^(?!\W*(?:assistant|model)\b)[^\n:：=]{1,80}[:：=]\s?[^\s<]", re.IGNORECASE | re.MULTILINE)
 _GOES_ON = re.compile(r"""[^\S\n]?[.,;:!?)"'|}\]]|[^\S\n][a-z0-9]""")
 
@@ -115,9 +118,15 @@ BARE = (
         always=False,
     ),
     Bare(
-        whose="Gemma: <|channel> and <channel|> are special tokens; s1's",
-        begins=re.compile(r"\A\s*(?:thought|thinking|think)[^\S\n]*\n", re.IGNORECASE),
-        ends=re.compile(rf"{_FIRST_LINE}|^answer[^\S\n]*\n", re.IGNORECASE | re.MULTILINE),
+        whose="Gemma: <|channel> and <channel|> are special tokens",
+        begins=re.compile(r"\A\s*(?:thought|thinking)[^\S\n]*\n", re.IGNORECASE),
+        ends=re.compile(_FIRST_LINE, re.IGNORECASE),
+        always=True,
+    ),
+    Bare(
+        whose="s1",
+        begins=re.compile(r"\A\s*think[^\S\n]*\n", re.IGNORECASE),
+        ends=re.compile(r"^answer[^\S\n]*\n", re.IGNORECASE | re.MULTILINE),
         always=True,
     ),
     Bare(
@@ -247,7 +256,7 @@ def _outside(said: str, marks: list[re.Match[str]]) -> str | None:
         position = max(own, default=len(said))
     kept.append(said[position:])
     answer = next((piece for piece in reversed(kept) if piece.strip()), "")  # of several, the one after most thought
-    return None if thinks and not answer else answer
+    return None if thinks and not _TEMPLATE.sub("", answer).strip() else answer
 
 
 def _behind(answer: str, begin: re.Match[str], bare: Bare, finished: bool) -> str | None:

@@ -71,7 +71,7 @@ _UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064
 _ESCAPED = re.compile(r"&(lt|gt);|\\([<>])", re.IGNORECASE)
 _OPENS = "|".join(form.opens for form in FORMS)
 _CLOSES = "|".join(form.closes for form in FORMS)
-_MARK = re.compile(rf"(?=<[\s/|\w]|\[)(?:(?P<opens>{_OPENS})|(?:{_CLOSES}))", re.IGNORECASE)
+_MARK = re.compile(rf"(?=<\|?[\s/\w]|\[[/\w])(?:(?P<opens>{_OPENS})|(?:{_CLOSES}))", re.IGNORECASE)
 MAX_MARKS = 200  # so many are a loop
 # The block of a model that forgets to end it ends where the answer's own mark begins a line.
 _ANSWER_MARK = re.compile(r"<(?:answer|final_answer|response)>|<\|begin_of_(?:solution|box)\|>", re.IGNORECASE)

@@ -40,6 +40,7 @@ FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_cont
 FAILED = frozenset({"error", "abort", "aborted", "cancelled", "network_error", "unknown"})
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 SPOKEN_PARTS = ("text", "output_text", None)
+MARKED_AS_THOUGHT = ("thought", "thinking", "reasoning")  # true in a part of text: Gemini's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,10 +330,14 @@ def _spoken(content: object, said: str) -> tuple[str, str]:
     parts = content if isinstance(content, list) else [content]
     if not all(isinstance(part, str | dict) for part in parts):
         raise TryFailed(Cause.BAD_REPLY, f"message.content is no text: {said}")
-    spoken = [part for part in parts if isinstance(part, str) or part.get("type") in SPOKEN_PARTS]
+    spoken = [part for part in parts if isinstance(part, str) or _is_spoken(part)]
     refused = [part for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
     thought = [part for part in parts if part not in spoken and part not in refused]
     return "".join(_strings(spoken)) or "".join(_strings(refused)), "".join(_strings(thought))
+
+
+def _is_spoken(part: dict[str, Any]) -> bool:
+    return part.get("type") in SPOKEN_PARTS and not any(part.get(key) is True for key in MARKED_AS_THOUGHT)
 
 
 def _text_of(value: object) -> str:

@@ -50,6 +50,9 @@ def says(content: object, ending: object = "stop", **fields: object) -> dict[str
             [{"type": "thinking", "thinking": [{"type": "text", "text": "cat: purrs"}]}, {"type": "text", "text": SAID}]
         ),
         says([{"type": "reasoning", "text": "cat: purrs"}, SAID]),
+        says([{"type": "text", "text": "cat: purrs", "thought": True}, {"type": "text", "text": SAID}]),
+        says([{"text": "cat: purrs", "thinking": True}, {"type": "text", "text": SAID, "thought": False}]),
+        says([{"type": "output_text", "text": "cat: purrs", "reasoning": True}, SAID]),
         says(SAID, reasoning_content="cat: purrs"),
         says(None, refusal=SAID),
         says([{"type": "refusal", "refusal": SAID}]),
@@ -85,6 +88,7 @@ def test_no_text_and_an_ending_is_an_empty_answer(message, ending):
         {"content": "", "reasoning": "zebra: sound of a zebra"},
         {"reasoning": {"text": "no"}, "thinking": "zebra: sound of a zebra"},
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "zebra: sound of a zebra"}]}]},
+        {"content": [{"type": "text", "text": "zebra: sound of a zebra", "thought": True}]},
     ],
 )
 def test_reasoning_alone_is_recorded_and_named_nowhere(message):

@@ -12,7 +12,7 @@ from sonify.rows import Concept, Reason
 from sonify.vlm.answers import Parsed, parse_concepts
 from sonify.vlm.check import Check, parse_check
 from sonify.vlm.repair import Unusable
-from sonify.vlm.thinking import FORMS, answer_in, is_piece_of_mark, opened_by
+from sonify.vlm.thinking import FORMS, PAIRS, answer_in, is_piece_of_mark, opened_by
 
 ANSWER = "caption: A dog on grass.\ndog: sound of a dog barking (foreground)"
 THOUGHT = "The user wants sounds.\nzebra: sound of a zebra braying (foreground)\nSo I name it."
@@ -39,6 +39,13 @@ MARKS = {
     "Cohere": ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
     "OpenThinker": ("<|begin_of_thought|>", "<|end_of_thought|>\n<|begin_of_solution|>"),
     "Apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
+    "Cohere's kin": ("<|think_start|>", "<|think_end|>"),
+    "DeepSeek's bars": ("<｜begin▁of▁thinking｜>", "<｜end▁of▁thinking｜>"),
+    "Solar": ("<|think|>", "<|end|><|begin|>assistant<|content|>"),
+    "Harmony with its beginning": (
+        "<|start|>assistant<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
     "Harmony": (
         "<|channel|>analysis<|message|>",
         "<|end|><|start|>assistant<|channel|>final<|message|>",
@@ -49,6 +56,48 @@ MARKS = {
         "<|start|>assistant<|channel|>final <|constrain|>json<|message|>",
     ),
 }
+# Marks that are no special tokens of a vocabulary, or are written in another way.
+WRITTEN = {
+    "escaped": ("&lt;think&gt;", "&lt;/think&gt;"),
+    "escaped in Markdown": ("\\<think\\>", "\\</think\\>"),
+    "byte order mark": ("\ufeff<think>", "</think>"),
+    "unseen": ("\u200b<th\u200bink>", "</th\u200bink>"),
+    "other brackets": ("【思考】", "【/思考】"),
+    "s1": ("<|im_start|>think\n", "<|im_end|>\n<|im_start|>answer\n"),
+    "Ling": ("<|role|>thinking\n", "<|role|>ASSISTANT\n"),
+    "s1, stripped": ("think\n", "\nanswer\n"),
+    "OpenWebUI": (
+        '<details type="reasoning" done="true" duration="3">\n<summary>Thought for 3 seconds</summary>\n',
+        "</details>\n",
+    ),
+    "details": ("<details>\n<summary>Thinking</summary>\n", "</details>\n"),
+    "fence": ("```thinking\n", "\n```\n"),
+    "Ollama": ("Thinking...\n", "\n...done thinking.\n"),
+    "heading": ("### Reasoning\n", "\n### Answer\n"),
+    "bold": ("**Reasoning:**\n", "\n**Final Answer**\n"),
+    "heading before the form's own": ("## Thinking process\n", "\n## Caption\n"),
+    "for seconds": ("Thought for 12 seconds\n\n", "\n\nFinal answer:\n"),
+    "Chinese": ("思考：", "\n回答：\n"),
+}
+NAMES = [
+    "thought_process",
+    "thinking_process",
+    "inner_thoughts",
+    "cot",
+    "chain-of-thought",
+    "reflect",
+    "reflection",
+    "self_reflection",
+    "reasoning_content",
+    "antThinking",
+    "deepthink",
+    "think1",
+    "think_token",
+    "o:think",
+    "internal_monologue",
+    "scratch_pad",
+    "reasons",
+]
 # Where the server took the marks out, and where there never were any.
 BARE = {
     "Harmony, stripped": ("analysis", "assistantfinal"),
@@ -65,9 +114,9 @@ def concepts_of(answer: str, finished: bool = True) -> list[str]:
     return [concept.concept for concept in result.concepts] if isinstance(result, Parsed) else []
 
 
-@pytest.mark.parametrize("form", MARKS)
+@pytest.mark.parametrize("form", [*MARKS, *WRITTEN])
 def test_what_stands_in_marks_is_no_answer(form):
-    opens, closes = MARKS[form]
+    opens, closes = (MARKS | WRITTEN)[form]
     assert parse_concepts(f"{opens}{THOUGHT}{closes}{ANSWER}", 5) == PARSED
     assert parse_concepts(f"{opens}{closes}{ANSWER}", 5) == PARSED
 
@@ -77,9 +126,9 @@ def test_a_block_that_the_prompt_opened_ends_all_the_same(form):
     assert parse_concepts(f"{THOUGHT}{MARKS[form][1]}{ANSWER}", 5) == PARSED
 
 
-@pytest.mark.parametrize("form", [*MARKS, *BARE])
+@pytest.mark.parametrize("form", [*MARKS, *BARE, *WRITTEN])
 def test_thinking_that_the_limit_cut_has_no_answer(form):
-    opens = (MARKS | BARE)[form][0]
+    opens = (MARKS | BARE | WRITTEN)[form][0]
     for finished in (False, True):
         result = parse_concepts(f"{opens}{THOUGHT}", 5, None, finished)
         assert isinstance(result, Unusable)
@@ -123,7 +172,12 @@ def test_a_yes_in_reasoning_is_no_yes(form):
         ("caption: A final exam.\npen: sound of a pen scratching", ["pen"]),
         ("Analysis:\ncaption: A lab.\nfan: sound of a fan humming", ["fan"]),
         ("Thoughts:\n- dog: sound of a dog barking", ["dog"]),
-        ("Let me look.\ncaption: A lab.\nfan: sound of a fan humming", ["fan"]),
+        ("caption: A sign that reads <think>, in red.\ndog: sound of a dog barking", ["dog"]),
+        ("caption: A code of <thinking_process> tags.\ndog: sound of a dog barking", ["dog"]),
+        ("<details><summary>Answer</summary>\ndog: sound of a dog barking\n</details>", ["dog"]),
+        ("```\ndog: sound of a dog barking\n```", ["dog"]),
+        ("**Caption:** A man thinking.\ndog: sound of a dog barking\nReasoning: none", ["dog"]),
+        ("### Analysis\ncaption: A lab.\nfan: sound of a fan humming", ["fan"]),
         ("<think>hm</think>caption: A lab.\nfan: sound of a fan humming</think>", ["fan"]),
         ("<think>The user says <think> is a tag.</think>\nfan: sound of a fan humming", ["fan"]),
     ],
@@ -162,6 +216,60 @@ def test_reasoning_that_a_template_opened_and_the_limit_cut_is_told_by_its_words
     text = said + "The animal may be heard.\nzebra: sound of a zebra braying"
     assert answer_in(text, finished=False) is None
     assert answer_in(text, finished=True) == text
+
+
+def test_a_draft_in_what_the_limit_cut_is_no_answer():
+    text = f"Okay, let me see.\nCaption: maybe a street\n{THOUGHT}"
+    assert answer_in(text, finished=False) is None
+    assert answer_in(text, finished=True) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("write", [str, str.upper])
+def test_one_rule_over_names(name, write):
+    name = write(name)
+    assert parse_concepts(f"<{name}>{THOUGHT}</{name}>{ANSWER}", 5) == PARSED
+    assert concepts_of(f"<{name}>{THOUGHT}") == []
+
+
+@pytest.mark.parametrize("name", ["cottage", "apricot", "p", "caption", "answer", "street", "end"])
+def test_other_names_are_no_marks(name):
+    said = f"<{name}>{ANSWER}</{name}>"
+    assert answer_in(said) == said
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "\ufeff",
+        "Assistant: ",
+        "<|im_start|>assistant ",
+        "<|start|>assistant",
+        "Sure. ",
+        "Sure, here it is: ",
+        "Okay ",
+        "\u200b",
+        "```\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "opens", ["<think>", "<THINK>", "<|think|>", "<|channel|>analysis<|message|>", "&lt;think&gt;"]
+)
+@pytest.mark.parametrize("behind", ["I see. ", " hmm, so ", "\n"])
+def test_a_mark_without_end_opens_wherever_it_stands_before_an_answer(before, opens, behind):
+    for finished in (False, True):
+        assert concepts_of(f"{before}{opens}{behind}{THOUGHT}", finished) == []
+
+
+@pytest.mark.parametrize("behind", ["<|end|>", "<|end|><|start|>assistant", "<|end|><|start|>assistant<|channel|>"])
+def test_harmony_without_a_last_channel_has_no_answer(behind):
+    assert concepts_of(f"<|start|>assistant<|channel|>analysis<|message|>{THOUGHT}{behind}") == []
+
+
+@pytest.mark.parametrize("behind", [" So I see.", "I see", ""])
+def test_a_mark_behind_an_answer_opens_where_no_sentence_goes_on(behind):
+    assert concepts_of(f"{ANSWER} <think>{behind}\n{THOUGHT}") == ["dog"]
+    assert concepts_of(f"{ANSWER}. <think> hmm\n{THOUGHT}") == ["dog"]
 
 
 def test_an_answer_after_an_empty_thought_may_be_cut_but_a_draft_may_not():
@@ -234,7 +342,17 @@ def test_a_mark_in_quotes_is_a_word(quoted):
     assert answer_in(said) == said
 
 
-@pytest.mark.parametrize("said", ["finally a dog barks", "analysis: none", "thought of a dog: barks", "Thinking: done"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "finally a dog barks",
+        "analysis: none",
+        "thought of a dog: barks",
+        "Thinking: done",
+        "[cot]: creaks",
+        "[thinking](url)",
+    ],
+)
 def test_words_that_only_begin_like_a_form_stay(said):
     assert answer_in(said) == said
 
@@ -263,7 +381,18 @@ def test_the_corpus_without_thinking_is_read_as_it_always_was():
     assert all(answer_in(said) == said for said in CORPUS if said not in thinking)
 
 
-@given(st.text(st.characters(exclude_characters="<＜[◁"), max_size=200).map("caption: ".__add__), st.booleans())
+@pytest.mark.parametrize("form", [*MARKS, *WRITTEN])
+@pytest.mark.parametrize("write", [str, str.upper, str.lower])
+def test_no_answer_of_the_corpus_counts_as_reasoning(form, write):
+    opens, closes = map(write, (MARKS | WRITTEN)[form])
+    for said in CORPUS[::7]:
+        thought = f"zebra: sound of a zebra braying\n{said}\n"
+        if "</" not in said and "<|" not in said and "```" not in said:
+            assert concepts_of(opens + thought) == []
+            assert "zebra" not in concepts_of(f"{opens}{thought}{closes}{ANSWER}")
+
+
+@given(st.text(st.characters(exclude_characters="<＜‹[【◁&\\"), max_size=200).map("caption: ".__add__), st.booleans())
 def test_a_text_without_marks_is_returned_as_it_is(text, finished):
     assert answer_in(text, finished) == text
 
@@ -312,6 +441,8 @@ def test_special_tokens_that_bound_reasoning_stay():
 def test_every_form_has_an_example():
     import re  # noqa: PLC0415
 
-    for form in FORMS:
-        assert any(re.match(form.opens, opens, re.IGNORECASE) for opens, _ in MARKS.values()), form.opens
-        assert any(re.search(form.closes, closes, re.IGNORECASE) for _, closes in MARKS.values()), form.closes
+    examples = [*MARKS.values(), *WRITTEN.values()]
+    flags = re.IGNORECASE | re.MULTILINE
+    for form in (*FORMS, *PAIRS):
+        assert any(re.search(form.opens, opens, flags) for opens, _ in examples), form
+        assert any(re.search(form.closes, closes, flags) for _, closes in examples), form

@@ -47,7 +47,7 @@ from sonify.sources.captions import (
     read_start,
     tables_among,
 )
-from sonify.sources.joins import texts_beside
+from sonify.sources.joins import texts_beside, without_ending
 from sonify.sources.userfiles import container, file_beside, list_containers
 from sonify.stores import Place
 
@@ -222,11 +222,14 @@ def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
 def _list_folder(images: FolderImages, must_meet: bool = True) -> list[ImageRef]:
     """Files in a folder, each with a caption in a table or beside it."""
     listing = list_files(images.path, suffixes_of(images))
-    tables = tables_among(listing.others)
+    beside = _texts_beside(listing)
+    tables = tables_among([name for name in listing.others if name not in beside], listing.files)
     heif = any(name.lower().endswith(HEIF_SUFFIXES) for name in listing.others)
     hint = " (images.heif: true reads .heic, with the extra heif)" if heif else ""
-    say_passed_over(images.path, listing, {*_texts_beside(listing), *tables}, hint)
-    captions = captions_in_tables(images.path, listing.files, tables, must_meet)
+    say_passed_over(images.path, listing, {*beside, *tables}, hint)
+    captions = captions_in_tables(
+        images.path, listing.files, tables, {without_ending(name) for name in beside}, must_meet
+    )
     refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(listing.files, captions, strict=True))
     return sorted(refs, key=_by_key)
 

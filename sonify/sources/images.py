@@ -43,11 +43,10 @@ from sonify.sources.captions import (
     TEXT_ENDINGS,
     caption_beside,
     caption_in,
-    captions_in_tables,
     read_start,
-    tables_among,
 )
 from sonify.sources.joins import texts_beside, without_ending
+from sonify.sources.tables import captions_in_tables, tables_among
 from sonify.sources.userfiles import container, file_beside, list_containers
 from sonify.stores import Place
 

@@ -25,7 +25,6 @@ from sonify.io.places import child, for_each, is_file, is_junk, iter_files_below
 from sonify.io.tars import index_tar
 from sonify.rows import ImageRef
 from sonify.sources.captions import (
-    CAPTION_TABLES,
     ENDINGS,
     TEXT_ENDINGS,
     caption_beside,
@@ -34,6 +33,7 @@ from sonify.sources.captions import (
 from sonify.sources.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, suffixes_of
 from sonify.sources.joins import texts_beside, without_ending
 from sonify.sources.sounds.forms import is_sound
+from sonify.sources.tables import CAPTION_TABLES
 from sonify.sources.userfiles import container, list_containers
 from sonify.stores import Place
 

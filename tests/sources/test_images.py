@@ -20,8 +20,9 @@ from sonify.media.pixels import inspect_image
 from sonify.prepare import freeze_images
 from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.running import run
-from sonify.sources.captions import MAX_CAPTION_BYTES, captions_for, table_for
+from sonify.sources.captions import MAX_CAPTION_BYTES, captions_for
 from sonify.sources.images import images_in, list_images, read_images
+from sonify.sources.tables import table_for
 from sonify.sources.userfiles import FILE_COLUMNS, TEXT_COLUMNS
 from sonify.stages.table import stages_of
 from tests import builders

@@ -36,10 +36,10 @@ from sonify.io.places import files_below, for_each, read_whole
 from sonify.io.tables import read_rows, read_tables, write_rows
 from sonify.io.write import FileRecord, remove, write_atomically
 from sonify.rows import ImageRef, SoundRef
-from sonify.sources.captions import table_for
 from sonify.sources.images import list_images
 from sonify.sources.mistakes import check_listed, explain_swap
 from sonify.sources.sounds import list_sounds, table_of
+from sonify.sources.tables import table_for
 from sonify.stages.moved import check_moved, moved_input
 from sonify.stages.published import refs_of
 from sonify.stores import Place

@@ -17,8 +17,7 @@ import sqlite3
 import tarfile
 import uuid
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
@@ -43,14 +42,11 @@ from sonify.sources.joins import (
     with_small_ending,
     without_ending,
 )
-from sonify.sources.sounds.forms import is_sound
 from sonify.sources.userfiles import (
     FILE_COLUMNS,
     TEXT_COLUMNS,
-    MissingColumns,
     iter_user_table,
     joined_texts,
-    read_user_table,
 )
 from sonify.stores import Place
 
@@ -80,14 +76,6 @@ TEXT_ENDINGS = ("txt", "caption")
 ENDINGS = (*TEXT_ENDINGS, "json")
 # Of JSON: img2dataset's and others' fields.
 JSON_FIELDS = ("caption", "text", "captions")
-# A table of captions for a whole folder, and Hugging Face's for the folder that it lies in.
-CAPTION_TABLES = ("captions.csv", "captions.parquet")
-METADATA_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-# There the names that it gives come first.
-METADATA_COLUMNS = (
-    ("file_name", *(name for name in FILE_COLUMNS if name != "file_name")),
-    ("text", *(name for name in TEXT_COLUMNS if name != "text")),
-)
 
 
 def caption_beside(image: Place) -> bytes | None:
@@ -127,90 +115,6 @@ def json_caption(data: bytes) -> bytes | None:
         return None
     said = (joined_texts(record.get(field)) for field in JSON_FIELDS)
     return next((text for text in said if text.strip()), None)
-
-
-def captions_in_tables(root: Place, images: Sequence[str], tables: Sequence[str], must: bool = True) -> list[bytes]:
-    """The caption that tables among the images have for each of them, empty where none has; what meets nothing is said.
-
-    A `captions.csv` (file, caption) stands in the folder itself. What it does not name may have a row in the
-    `metadata.*` (file_name, text) that is nearest above it, as Hugging Face lays out an imagefolder.
-
-    Args:
-        root: the folder.
-        images: paths of images below it.
-        tables: paths of files below it, of which those that have such a name are read.
-        must: whether a table of which no row names an image is an error.
-
-    Raises:
-        InputError: one is no such table, or none of its rows names an image.
-    """
-    found: list[bytes | None] = [None] * len(images)
-    if own := next((name for table in CAPTION_TABLES for name in tables if name.lower() == table), None):
-        columns = read_user_table(root / own, (FILE_COLUMNS, TEXT_COLUMNS))
-        found = _met_captions(root / own, "file", columns, images, own, must)
-    metadata = _metadata_tables(tables)
-    below: dict[str, list[int]] = defaultdict(list)
-    for number, image in enumerate(images if metadata else ()):
-        folders = (folder.as_posix() for folder in PurePosixPath(image).parents)
-        if nearest := next((folder for folder in folders if folder in metadata), None):
-            below[nearest].append(number)
-    for folder, numbers in below.items():
-        of_folder = _hugging_face(root, metadata[folder], [images[number] for number in numbers], must)
-        for number, text in zip(numbers, of_folder, strict=True):
-            found[number] = found[number] or text
-    return [text or b"" for text in found]
-
-
-def tables_among(names: Iterable[str]) -> list[str]:
-    """Of files below a folder of images, the tables that `captions_in_tables` reads."""
-    return [name for name in names if name.rpartition("/")[2].lower() in (*CAPTION_TABLES, *METADATA_TABLES)]
-
-
-def table_for(root: Place, image: str) -> Place:
-    """The table that has an image's caption, or would have it; where there is none, the folder."""
-    own = [root / name for name in CAPTION_TABLES]
-    above = [root / parent.as_posix() / name for parent in PurePosixPath(image).parents for name in METADATA_TABLES]
-    return next((table for table in (*own, *above) if is_file(table)), root)
-
-
-def _metadata_tables(tables: Sequence[str]) -> dict[str, str]:
-    """The table of each folder that has one; of several the first of `METADATA_TABLES`."""
-    paths = sorted((PurePosixPath(name) for name in tables), key=lambda path: path.suffix.lower(), reverse=True)
-    return {path.parent.as_posix(): path.as_posix() for path in paths if path.name.lower() in METADATA_TABLES}
-
-
-def _hugging_face(root: Place, table: str, images: Sequence[str], must: bool) -> Sequence[bytes | None]:
-    """What a metadata table says of the images below it; one without captions is there for something else."""
-    try:
-        columns = read_user_table(root / table, METADATA_COLUMNS)
-    except MissingColumns as missing:
-        log.info("%s: no captions are taken from it: %s", table, str(missing).removeprefix(f"{root / table}: "))
-        return [None] * len(images)
-    folder = PurePosixPath(table).parent
-    names = [PurePosixPath(image).relative_to(folder).as_posix() for image in images]
-    # where recordings lie beside images, it may be theirs
-    must = must and not all(is_sound(file.decode("utf-8", "replace")) for file in next(iter(columns.values())) if file)
-    return _met_captions(root / table, "file_name", columns, names, table, must)
-
-
-def _met_captions(
-    table: Place, column: str, columns: Mapping[str, list[bytes]], images: Sequence[str], name: str, must: bool
-) -> list[bytes | None]:
-    """The caption of each image, None where no row names it; `name` is the table's in what is said."""
-    files, found = columns.values()
-    rows = [file.decode("utf-8", "surrogateescape") for file in files]
-    captions = dict(zip(rows, found, strict=True))
-    texts = list(map(captions.get, images))
-    if len(rows) == len(captions) == len(images) - texts.count(None) == len(images):
-        return texts  # row for row: nothing is left to look for
-    if not captions.get("", b"-"):
-        rows = [row for row in rows if row]  # the empty lines that a spreadsheet leaves at the end
-    met = meet(rows, images, table.parent.name)
-    check_any_met(table, column, met, table.parent, must=must)
-    say_meeting(name, met, "image")
-    return [
-        captions[met.others[image]] if image in met.others else text for image, text in zip(images, texts, strict=True)
-    ]
 
 
 def captions_for(run_dir: Place, place: Place, folder: str = "") -> Captions:
@@ -362,8 +266,15 @@ def _other_spellings(name: str, folder: str) -> list[bytes]:
 
 
 def _has_file_column(table: Place) -> bool:
+    """Whether a table is joined by paths; beside an id a `filename` is a further column, as it always was."""
+    if _has_column(table, [name for name in FILE_COLUMNS if name != "filename"]):
+        return True
+    return not _has_column(table, ID_COLUMNS) and _has_column(table, FILE_COLUMNS)
+
+
+def _has_column(table: Place, names: Sequence[str]) -> bool:
     try:
-        with closing(iter_user_table(table, (FILE_COLUMNS, TEXT_COLUMNS))) as batches:
+        with closing(iter_user_table(table, (names, TEXT_COLUMNS))) as batches:
             next(batches, None)
     except InputError:
         return False  # or no table at all, which reading it says

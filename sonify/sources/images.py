@@ -41,11 +41,10 @@ from sonify.sources.captions import (
     TEXT_ENDINGS,
     caption_beside,
     caption_in,
-    captions_in_tables,
     read_start,
-    tables_among,
 )
-from sonify.sources.joins import texts_beside
+from sonify.sources.joins import texts_beside, without_ending
+from sonify.sources.tables import captions_in_tables, tables_among
 from sonify.sources.userfiles import container, file_beside, list_containers
 from sonify.stores import Place
 
@@ -215,11 +214,13 @@ def _read_image_file(place: Place, image: ImageRef) -> bytes | Rejected:
 def _list_folder(images: FolderImages, must_meet: bool = True) -> list[ImageRef]:
     """Files in a folder, each with a caption in a table or beside it."""
     listing = list_files(images.path, suffixes_of(images))
-    tables = tables_among(listing.others)
+    tables = tables_among(listing.others, listing.files)
     heif = any(name.lower().endswith(HEIF_SUFFIXES) for name in listing.others)
     hint = " (images.heif: true reads .heic, with the extra heif)" if heif else ""
     say_passed_over(images.path, listing, chain(_texts_beside(listing), tables), hint)
-    captions = captions_in_tables(images.path, listing.files, tables, must_meet)
+    # which images have a text is asked only where a table may lack a row for one
+    beside = {without_ending(name) for name in _texts_beside(listing)} if tables else set[str]()
+    captions = captions_in_tables(images.path, listing.files, tables, beside, must_meet)
     refs = (ImageRef(uri=uri, caption=caption) for uri, caption in zip(listing.files, captions, strict=True))
     return sorted(refs, key=_by_key)
 

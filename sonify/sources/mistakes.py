@@ -27,7 +27,6 @@ from sonify.io.tars import index_tar
 from sonify.media.headers import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from sonify.rows import ImageRef
 from sonify.sources.captions import (
-    CAPTION_TABLES,
     ENDINGS,
     TEXT_ENDINGS,
     caption_beside,
@@ -36,6 +35,7 @@ from sonify.sources.captions import (
 from sonify.sources.images import suffixes_of
 from sonify.sources.joins import texts_beside, without_ending
 from sonify.sources.sounds.forms import is_sound
+from sonify.sources.tables import CAPTION_TABLES
 from sonify.sources.userfiles import container, list_containers
 from sonify.stores import Place
 

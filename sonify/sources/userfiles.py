@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence, Set
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -51,7 +51,7 @@ MAX_TABLE_BYTES = 2 << 30
 
 
 # What tables call a file (`file_name` is Hugging Face's) and what is said of it; of several the first counts.
-FILE_COLUMNS = ("file", "file_name")
+FILE_COLUMNS = ("file", "file_name", "filename")
 TEXT_COLUMNS = ("caption", "text", "txt", "captions", "description", "prompt")
 
 
@@ -135,10 +135,12 @@ def iter_user_table(
     """
     sought = [_names_of(names) for names in required]
     wanted = {name.lower() for names in (*sought, optional) for name in names}
-    readers = {".parquet": _parquet_batches, ".jsonl": lambda file: _json_batches(file, wanted)}
-    read = readers.get(place.suffix.lower(), lambda file: _csv_batches(file, wanted))
+    is_parquet = place.suffix.lower() == ".parquet"
     try:
-        with closing(read(place)) as batches:
+        if place.suffix.lower() == ".jsonl":
+            yield from _json_batches(place, sought, optional)
+            return
+        with closing(_parquet_batches(place) if is_parquet else _csv_batches(place, wanted)) as batches:
             names = next(batches)
             columns = [*_choose(place, names, sought), *(_index_of(names, (name,)) for name in optional)]
             for batch in batches:
@@ -150,12 +152,15 @@ def iter_user_table(
 def _choose(place: Place, found: Sequence[str], required: Sequence[Sequence[str]]) -> list[int]:
     chosen = [_index_of(found, names) for names in required]
     if any(column is None for column in chosen):
-        expected = ", ".join(" or ".join(names) for names in required)
-        first = f"expected the columns {expected} in its first line, found {_shown(found)}"
+        first = f"{_expected(required)} in its first line, found {_shown(found)}"
         line = ",".join(names[0] for names in required)
         hint = f"; that is a row, it seems: put a line {line} above it" if _is_row(found) else ""
         raise MissingColumns(f"{place}: {first}{hint}")
     return [column for column in chosen if column is not None]
+
+
+def _expected(required: Sequence[Sequence[str]]) -> str:
+    return f"expected the columns {', '.join(' or '.join(names) for names in required)}"
 
 
 def _index_of(found: Sequence[str], names: Sequence[str]) -> int | None:
@@ -324,13 +329,13 @@ def _csv_batches(place: Place, wanted: Set[str]) -> Generator[Any, None, None]:
     yield form.names
     if form.is_empty:
         return
-    last: Any = None
+    has_breaks = False
     text, file = (None, pa.OSFile(str(place))) if _is_plain(place, form) else _open_text(place, form)
     try:
         with file, _read_csv(file, form) as reader:
             try:
                 for batch in reader:
-                    last = batch if batch.num_rows else last
+                    has_breaks = has_breaks or _has_break(batch)
                     yield batch
             finally:
                 # a thread of Arrow's reads ahead in Python: one that is left to it would hang the interpreter's end
@@ -340,10 +345,16 @@ def _csv_batches(place: Place, wanted: Set[str]) -> Generator[Any, None, None]:
                         deque(reader, 0)
     except pa.ArrowInvalid as error:
         raise InputError(f"{place}: {_explain(place, form) or str(error).splitlines()[0]}") from error
-    # a quote that is never closed hides all that follows it in one cell, without an error
-    cells = [column[-1].as_py() for column in last.columns] if last else []
-    if any(b"\n" in cell or b"\r" in cell for cell in cells) and (why := _explain(place, form)):
+    # a quote that is not closed where it should be hides the rows that follow it in one cell, without an error
+    if has_breaks and (why := _explain_quotes(place, form)):
         raise InputError(f"{place}: {why}")
+
+
+def _has_break(batch: pa.RecordBatch) -> bool:
+    """Whether a cell of a batch of bytes holds a line's end; asked of all cells at once."""
+    buffers = (column.buffers()[2] for column in batch.columns)
+    texts = (buffer.to_pybytes() for buffer in buffers if buffer is not None)
+    return any(b"\n" in text or b"\r" in text for text in texts)
 
 
 def _read_csv(file: Any, form: CsvForm) -> pyarrow.csv.CSVStreamingReader:
@@ -392,6 +403,39 @@ def _explain(place: Place, form: CsvForm) -> str:
     return ""
 
 
+def _explain_quotes(place: Place, form: CsvForm) -> str:
+    """Which text of several lines is not one: its quote never closes, or one closes it that opens another text.
+
+    Behind a closing quote come the delimiter or the line's end (RFC 4180).
+    """
+    with io.TextIOWrapper(_open_text(place, form)[1], "utf-8-sig", "replace", newline="") as text:
+        for _ in range(form.head_lines):
+            text.readline()
+        opened = 0  # in which line the text began that goes on
+        for number, line in enumerate(text, form.head_lines + 1):
+            at = 0
+            while opened or '"' in line[at:]:
+                if not opened and line[at] == '"':
+                    opened, at = number, at + 1
+                if opened:
+                    closing_quote = _QUOTED.match(line, at)
+                    if closing_quote is None:
+                        break
+                    at = closing_quote.end()
+                    if number > opened and line[at : at + 1] not in (form.delimiter, "\r", "\n", ""):
+                        return (
+                            f"line {opened}: a quote that opens there is closed in line {number} only, where"
+                            f" {line[at : at + 20].rstrip()!r} follows; a quote in a text is written twice"
+                        )
+                    opened = 0
+                at = line.find(form.delimiter, at) + 1
+                if not at:
+                    break
+    return f"line {opened}: a quote that opens there is never closed; a quote in a text is written twice" * bool(opened)
+
+
+# The rest of a text in quotes, of which those that are doubled are part.
+_QUOTED = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 # What no text holds, behind the last line.
 _END = "\0end\0"
 
@@ -412,16 +456,37 @@ def _wrong_width(row: Sequence[str], expected: int, lines: tuple[int, int], deli
     return f"line {first}: expected {expected} columns, found {len(row)}: {delimiter.join(row)[:80]!r}{hint}"
 
 
-def _json_batches(place: Place, wanted: Collection[str]) -> Generator[Any, None, None]:
-    """The wanted names that the first objects have, then batches of objects, one a line."""
+def _json_batches(
+    place: Place, required: Sequence[Sequence[str]], optional: Sequence[str]
+) -> Generator[list[list[bytes]], None, None]:
+    """Columns of objects, one a line, each of which has its own fields."""
+    _check_fields(place, required)
+    fields = [*required, *((name,) for name in optional)]
     objects = _json_objects(place)
-    rows = list(islice(objects, TEXTS_AT_ONCE))
-    names = list(dict.fromkeys(name for row in rows for name in row if name.lower() in wanted))
-    yield names
-    while rows:
-        columns = [pa.array([joined_texts(row.get(name)) for row in rows], pa.binary()) for name in names]
-        yield pa.RecordBatch.from_arrays(columns, names=[str(number) for number in range(len(names))])
-        rows = list(islice(objects, TEXTS_AT_ONCE))
+    while rows := list(islice(objects, TEXTS_AT_ONCE)):
+        cells = [_texts_of(row, fields) for row in rows]
+        yield [list(column) for column in zip(*cells, strict=True)]
+
+
+def _check_fields(place: Place, required: Sequence[Sequence[str]]) -> None:
+    """Refuse objects of which none has a field that is required; nearly always the first has them all."""
+    lacking = list(required)
+    found: dict[str, None] = {}
+    for row in _json_objects(place):
+        small = {name.lower() for name in row}
+        lacking = [names for names in lacking if small.isdisjoint(map(str.lower, names))]
+        if not lacking:
+            return
+        if len(found) < TEXTS_AT_ONCE:
+            found |= dict.fromkeys(row)
+    raise MissingColumns(f"{place}: {_expected(required)} in its objects, found {_shown(list(found))}")
+
+
+def _texts_of(row: Mapping[str, Any], fields: Sequence[Sequence[str]]) -> list[bytes]:
+    """For each field the first of its names under which an object says something, in any letters."""
+    small = {name.lower(): value for name, value in row.items()}
+    said = ([joined_texts(where.get(name)) for name in names for where in (row, small)] for names in fields)
+    return [next(filter(None, texts), b"") for texts in said]
 
 
 def _json_objects(place: Place) -> Iterator[dict[str, Any]]:

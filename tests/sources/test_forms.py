@@ -345,6 +345,27 @@ def test_metadata_meets_sounds_in_any_spelling_and_says_what_meets_nothing(tmp_p
     ]
 
 
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (["metadata.csv", "metadata.parquet"], "metadata.parquet: not read, metadata.csv is in the folder itself"),
+        (["metadata.csv", "d/metadata.csv"], "d/metadata.csv: not read, metadata.csv is in the folder itself"),
+        (
+            ["metadata.xlsx", "d/metadata.csv"],
+            "d/metadata.csv and 1 more: not read, one is that is called metadata.csv",
+        ),
+        (["metadata.csv"], None),
+    ],
+)
+def test_metadata_that_is_not_read_is_said(tmp_path, caplog, tables, said):
+    put(tmp_path / "d/a.wav", b"")
+    for table in tables:
+        (tmp_path / table).write_text("filename,text\nd/a.wav,a dog\n")
+    (ref,) = listed(folder_source(tmp_path)).values()
+    assert ref.text == ("a dog" if tables[0].endswith(".csv") else "d a")
+    assert [message.startswith(said) for message in caplog.messages] == [True] * bool(said)
+
+
 def test_metadata_that_names_no_sound_is_an_error(tmp_path):
     put(tmp_path / "d/a.wav", b"")
     (tmp_path / "metadata.csv").write_text("file_name;text\nx.wav;a dog\n")

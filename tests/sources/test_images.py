@@ -24,6 +24,7 @@ from sonify.rows import ImageRef, Reason, Rejected, SourceImage
 from sonify.running import run
 from sonify.sources.captions import MAX_CAPTION_BYTES, captions_for
 from sonify.sources.images import _texts_beside, images_in, list_images, read_images
+from sonify.sources.tables import table_for
 from sonify.sources.userfiles import FILE_COLUMNS, TEXT_COLUMNS
 from sonify.stages.table import stages_of
 from tests import builders
@@ -33,6 +34,7 @@ from tests.builders import (
     refused,
     small_config,
     small_input,
+    write_csv,
     write_photos,
     write_sa1b,
     write_tar,
@@ -182,7 +184,9 @@ def test_an_empty_image_set_is_an_error(tmp_path, make):
 def test_a_captions_table_without_its_columns_is_an_error(tmp_path):
     write_photos(tmp_path, {"a.jpg": "x"}, table=False)
     (tmp_path / "captions.csv").write_text("image,text\na.jpg,x\n")
-    with pytest.raises(InputError, match=r"captions\.csv: expected the columns file or file_name, caption or text"):
+    with pytest.raises(
+        InputError, match=r"captions\.csv: expected the columns file or file_name or filename, caption or text"
+    ):
         list(list_images(folder(tmp_path), 0))
 
 
@@ -506,6 +510,107 @@ def test_a_captions_table_that_names_no_image_is_an_error(tmp_path):
     (tmp_path / "captions.csv").write_text("file,caption\na.jpg,a dog\n")
     with pytest.raises(InputError, match=r"captions\.csv: none of its 1 rows .* such as 'd/a\.jpg', found 'a\.jpg'"):
         list(list_images(folder(tmp_path), 0))
+
+
+def put_tables(root, tables):
+    for name, rows in tables.items():
+        if name.lower().endswith(".csv"):
+            write_csv(root / name, ("file", "caption"), rows)
+        else:
+            files, captions = zip(*rows, strict=True)
+            pq.write_table(pa.table({"file": files, "caption": captions}), root / name)
+
+
+def test_a_captions_table_in_a_folder_is_for_the_images_of_that_folder(tmp_path, caplog):
+    names = ["a.jpg", "s/b.jpg", "s/c.jpg", "s/t/d.jpg", "s/u/e.jpg", "st/f.jpg"]
+    write_photos(tmp_path, dict.fromkeys(names, ""), table=False)
+    (tmp_path / "empty").mkdir()
+    put_tables(
+        tmp_path,
+        {
+            "captions.csv": [("a.jpg", "a"), ("s/c.jpg", "root")],
+            "s/captions.csv": [("b.jpg", "b"), ("c.jpg", "c"), ("t/d.jpg", "far"), ("u/e.jpg", "e")],
+            "s/t/captions.parquet": [("d.jpg", "d")],
+            "empty/captions.csv": [("a.jpg", "x")],
+        },
+    )
+    caplog.set_level(logging.INFO)
+    captions = {row.uri: row.caption for row in read_all(folder(tmp_path))}
+    assert captions == dict(zip(names, [b"a", b"b", b"root", b"d", b"e", None], strict=True))
+    assert caplog.messages == [
+        "empty/captions.csv: not read, there is no image for it below its folder",
+        f"{tmp_path}: 6 files are input, 3 read beside them; ignored: 1 .csv",
+        "captions.csv: 1 image has no row (first: 'st/f.jpg')",
+        "s/captions.csv: 1 row names no file (first: 't/d.jpg')",
+    ]
+    assert table_for(tmp_path, "s/t/d.jpg") == tmp_path / "captions.csv"
+    (tmp_path / "captions.csv").unlink()
+    assert table_for(tmp_path, "s/t/d.jpg") == tmp_path / "s/t/captions.parquet"
+
+
+def test_a_captions_table_in_a_folder_that_is_wrong_stops_a_new_run_only(tmp_path, caplog):
+    write_photos(tmp_path, {"s/a.jpg": ""}, table=False)
+    for table in ("image,title\na.jpg,x\n", "file,caption\na.jpg,x,y\n", "file,caption\nz.jpg,x\n"):
+        (tmp_path / "s" / "captions.csv").write_text(table)
+        with pytest.raises(InputError, match=r"s/captions\.csv: "):
+            list(list_images(folder(tmp_path), 0))
+        caplog.clear()
+        ((ref,),) = list_images(folder(tmp_path), 0, must_meet=False)
+        assert ref.caption == b""
+        assert "s/captions.csv: " in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("captions.csv", "captions.parquet"),
+        ("captions.csv", "CAPTIONS.CSV"),
+        ("s/captions.csv", "s/captions.parquet"),
+        ("metadata.csv", "metadata.parquet"),
+        ("metadata.csv", "METADATA.csv"),
+    ],
+)
+def test_a_second_table_of_a_folder_is_said_and_not_counted_as_read(tmp_path, caplog, first, second):
+    write_photos(tmp_path, {"s/a.jpg": ""}, table=False)
+    name = "a.jpg" if "/" in first else "s/a.jpg"
+    put_tables(tmp_path, {first: [(name, "first")], second: [(name, "second")]})
+    caplog.set_level(logging.INFO)
+    assert [row.caption for row in read_all(folder(tmp_path))] == [b"first"]
+    ending = second.rpartition(".")[2].lower()
+    assert caplog.messages == [
+        f"{second}: not read, {first} is",
+        f"{tmp_path}: 1 files are input, 1 read beside them; ignored: 1 .{ending}",
+    ]
+
+
+def test_only_images_without_a_caption_from_anywhere_are_said_to_have_no_row(tmp_path, caplog):
+    write_photos(tmp_path, dict.fromkeys(["a.jpg", "b.jpg", "s/c.jpg", "d.jpg"], ""), table=False)
+    (tmp_path / "b.TXT").write_text("a dog")
+    put_tables(tmp_path, {"captions.csv": [("a.jpg", "x")], "s/metadata.csv": [("c.jpg", "y")]})
+    assert [row.caption for row in read_all(folder(tmp_path))] == [b"x", b"a dog", None, b"y"]
+    assert caplog.messages == ["captions.csv: 1 image has no row (first: 'd.jpg')"]
+    (tmp_path / "d.json").write_text("{}")
+    caplog.clear()
+    read_all(folder(tmp_path))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["caption.csv", "captions.xlsx", "captions.txt", "metadata.xlsx", "s/Captions.JSONL"])
+def test_what_is_meant_for_a_table_and_is_none_is_said(tmp_path, caplog, name):
+    write_photos(tmp_path, {"s/a.jpg": ""}, table=False)
+    (tmp_path / name).write_text("file,caption\n")
+    read_all(folder(tmp_path))
+    (said,) = caplog.messages
+    assert said.startswith(f"{name}: not read unless concepts.extractors names it; what is read")
+    caplog.clear()
+    (tmp_path / name).with_suffix(".jpg").write_bytes(picture())  # of which it is the text, if it is one
+    list(list_images(folder(tmp_path), 0))
+    assert len(caplog.messages) == (not name.endswith(".txt"))
+
+
+def test_a_filename_beside_an_id_is_a_further_column_of_captions_apart(tmp_path):
+    (tmp_path / "apart.csv").write_text("image_id,filename,caption\na,elsewhere.jpg,a dog\n")
+    assert captions_for(tmp_path / "run", tmp_path / "apart.csv")("d/a.jpg") == b"a dog"
 
 
 @pytest.mark.parametrize("text", TEXT_COLUMNS)

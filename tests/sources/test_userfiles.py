@@ -110,7 +110,19 @@ WRONG = {
     ),
     "an open quote in a large table": (
         'file,caption\na.jpg,"x\n' + "b.jpg,a cat\n" * 20_000,
-        "line 2: a quote that opens there is not closed; a quote in a text is written twice",
+        "line 2: a quote that opens there is never closed; a quote in a text is written twice",
+    ),
+    "two open quotes": (
+        'file,caption\na.jpg,"a dog\nb.jpg,a cat\nc.jpg,"a car\nd.jpg,a train\n',
+        "line 2: a quote that opens there is closed in line 4 only, where 'a car' follows",
+    ),
+    "two open quotes in front": (
+        'file,caption\nx,y\n"a.jpg,a dog\n"b.jpg,a cat\n',
+        "line 3: a quote that opens there is closed in line 4 only, where 'b.jpg,a cat' follows",
+    ),
+    "two open quotes, semicolons, Windows and UTF-16": (
+        'file;caption\r\na;"x\r\nb;"y\r\nc;z\r\n'.encode("utf-16"),
+        "line 2: a quote that opens there is closed in line 3 only, where 'y' follows",
     ),
 }
 
@@ -123,6 +135,27 @@ def test_what_is_wrong_with_a_table_is_said_with_its_line(tmp_path, data, said):
 
 def test_a_text_of_several_lines_at_the_end_is_no_open_quote(tmp_path):
     assert read(put(tmp_path, 'file,caption\na,"x\ny"\n')) == {"file": ["a"], "caption": ["x\ny"]}
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ('"x\ny"', "x\ny"),
+        ('"x ""y""\n""z"""', 'x "y"\n"z"'),
+        ('"x, y\n\n,""\n"', 'x, y\n\n,"\n'),
+        ('"x\n' + "y" * 200_000 + '"', "x\n" + "y" * 200_000),
+    ],
+)
+def test_texts_of_several_lines_are_read_wherever_they_stand(tmp_path, cell, text):
+    for row in (f"{cell},a\nb,c\n", f"a,{cell}\nb,c\n", f"b,c\na,{cell}"):
+        columns = read(put(tmp_path, f"file,caption\n{row}"))
+        assert text in columns["file"] + columns["caption"]
+        assert "c" in columns["caption"]
+
+
+def test_quotes_within_a_line_are_taken_as_they_stand(tmp_path):
+    table = put(tmp_path, 'file,caption\na,"a dog" barks\nb,a 5" pipe\nc,"x\ny"\nd,6"\n')
+    assert read(table)["caption"] == ["a dog barks", 'a 5" pipe', "x\ny", '6"']
 
 
 def test_a_table_of_many_blocks_is_read_whole_in_any_encoding(tmp_path, monkeypatch):
@@ -162,6 +195,23 @@ def test_json_lines_are_a_table_whose_lists_are_texts(tmp_path):
     }
 
 
+@pytest.mark.parametrize("first", [{"file_name": "b", "text": "x"}, {"file_name": "b"}, {"other": 1}])
+def test_each_object_of_json_lines_has_its_own_fields(tmp_path, first):
+    rows = [*[first] * 100, {"FILE": "a", "Caption": "late"}, {"file": "c", "caption": "", "text": "d"}, {"file": "e"}]
+    table = put(tmp_path, "\n".join(map(json.dumps, rows)), "metadata.jsonl")
+    columns = read(table, (("file_name", "file"), ("caption", "text")))
+    assert columns == {
+        "file_name": [first.get("file_name", "")] * 100 + ["a", "c", "e"],
+        "caption": [first.get("text", "")] * 100 + ["late", "d", ""],
+    }
+
+
+def test_json_lines_without_a_field_say_which(tmp_path):
+    table = put(tmp_path, '{"file": "a", "label": 3}\n' * 100, "metadata.jsonl")
+    with refused(r"expected the columns file, caption or text in its objects, found \['file', 'label'\]"):
+        read(table, ("file", ("caption", "text")))
+
+
 @pytest.mark.parametrize("line", ["{", "[1]", "x", "[" * 100_000, b"\xff"])
 def test_a_line_that_is_no_json_object_is_named(tmp_path, line):
     data = b'{"file": "a", "caption": "b"}\n' + (line if isinstance(line, bytes) else line.encode())
@@ -193,8 +243,8 @@ def test_a_file_beside_a_table_is_found_in_any_spelling_and_none_elsewhere(tmp_p
 def test_damaged_tables_are_read_or_refused(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     rng = random.Random(0)
-    seeds = [data.encode() if isinstance(data, str) else data for data in WRITTEN.values()]
-    seeds += [data.encode() for data, _ in WRONG.values() if len(data) < 1000]
+    tables = [*WRITTEN.values(), *(data for data, _ in WRONG.values() if len(data) < 1000)]
+    seeds = [data.encode() if isinstance(data, str) else data for data in tables]
     for number in range(1500):
         table = put(tmp_path, mutate(rng.choice(seeds), rng))
         try:

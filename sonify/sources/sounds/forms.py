@@ -5,6 +5,7 @@ each sound; tables have a Hugging Face audio column, as WavCaps, AudioCaps and o
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -24,6 +25,8 @@ from sonify.sources.joins import check_any_met, meet, say_meeting, texts_beside
 from sonify.sources.userfiles import FILE_COLUMNS, TEXTS_AT_ONCE, container, list_containers, read_user_table
 from sonify.stores import Place
 
+log = logging.getLogger(__name__)
+
 # What libsndfile or FFmpeg may open; which of them are really read is decided from their headers.
 _FIRST_SUFFIXES = (
     *(".aac", ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".mp4", ".oga", ".ogg"),
@@ -36,6 +39,7 @@ LATER_SUFFIXES = (
 )
 SOUND_SUFFIXES = (*_FIRST_SUFFIXES, *LATER_SUFFIXES)  # a tuple, for `str.endswith`
 METADATA_TABLES = ("metadata.csv", "metadata.parquet")
+_METADATA = re.compile(r"metadata\.(csv|parquet|tsv|jsonl|xlsx?|ods)", re.IGNORECASE)
 METADATA_COLUMNS = ("text", "licence", "license", "attribution", "recording")
 # What stands beside a sound in an archive; the first that is there counts.
 RECORD_ENDINGS = ("json", "txt", "caption")
@@ -65,8 +69,18 @@ def list_folder(source: FolderSounds, must_meet: bool = True) -> list[SoundRef]:
     listing = list_files(source.path, SOUND_SUFFIXES)
     tables = [name for table in METADATA_TABLES for name in listing.others if name.lower() == table]
     say_passed_over(source.path, listing, set(tables[:1]))
+    _say_unread(listing.others, tables[:1])
     described = _read_metadata(source.path, tables[0], listing.files, must_meet) if tables else {}
     return [_ref_of_file(source, PurePosixPath(file), described.get(file, {})) for file in listing.files]
+
+
+def _say_unread(names: Sequence[str], read: Sequence[str]) -> None:
+    """Say what is called metadata and is not read, in one line."""
+    unread = sorted(name for name in names if _METADATA.fullmatch(name.rpartition("/")[2]) and name not in read)
+    if unread:
+        more = f" and {len(unread) - 1:,} more" if len(unread) > 1 else ""
+        instead = f"{read[0]} is" if read else "one is that is called metadata.csv or metadata.parquet and lies"
+        log.warning("%s%s: not read, %s in the folder itself (file,text)", unread[0], more, instead)
 
 
 def is_sound(name: str) -> bool:

@@ -1,4 +1,5 @@
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,9 @@ import pytest
 from sonify.config import Config
 from sonify.running import run
 from tests.builders import small_config, sounds_in
+
+with suppress(ImportError):  # before anything takes the standard library's distutils, which torch's compiler refuses
+    import setuptools  # noqa: F401
 
 
 @pytest.fixture(scope="session")

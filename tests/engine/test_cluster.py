@@ -312,6 +312,7 @@ def test_a_job_runs_the_code_that_it_was_submitted_with(tmp_path, ray_tmp, monke
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     port = free_port()
+    agent = f"--dashboard-agent-listen-port={free_port()}"  # a Ray of another test may have the usual one
 
     def submit(*overrides: str) -> subprocess.CompletedProcess:
         command = ["-m", "ray.scripts.scripts", "job", "submit", "--address", f"http://{LOOPBACK}:{port}"]
@@ -322,7 +323,7 @@ def test_a_job_runs_the_code_that_it_was_submitted_with(tmp_path, ray_tmp, monke
             if "No available agent" not in done.stdout + done.stderr:
                 return done
 
-    with started_head("token", "--include-dashboard=true", f"--dashboard-port={port}"):
+    with started_head("token", "--include-dashboard=true", f"--dashboard-port={port}", agent):
         wait_for(f"{LOOPBACK}:{port}")
         relative = submit("run_dir=run")
         done = submit()

@@ -285,13 +285,13 @@ def test_a_run_goes_well_on_a_machine_where_all_is_odd(tmp_path, short, local):
     before = set(Path("/tmp").glob("sonify-*"))
     done = sonify(
         path, *command, "taskset", "-c", str(min(os.sched_getaffinity(0))),
-        HOME="/nonexistent", RAY_TMPDIR=str(folder_of(ROOM + 40, short)), RAY_ADDRESS=" ", **proxies,
+        HOME=str(tmp_path / "no/home"), RAY_TMPDIR=str(folder_of(ROOM + 40, short)), RAY_ADDRESS=" ", **proxies,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert hash_run(config.run_dir) == local
     assert len(done.stderr.splitlines()) <= 8, done.stderr  # one for each stage, the folder, the end
     assert set(Path("/tmp").glob("sonify-*")) <= before
-    assert not Path("/nonexistent").exists()
+    assert not (tmp_path / "no").exists()
 
 
 CPUS = """

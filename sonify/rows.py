@@ -1,6 +1,7 @@
 """What travels between the stages: frozen rows, and the reasons for which a row leaves.
 
-A field that is written to Parquet has a plain type; `io.tables` derives the schema from the annotations.
+A field that is written to Parquet has a plain type; `io.tables` derives the schema from the annotations. A field with
+a default came later than tables that lack it: there it has its default.
 """
 
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ class Reason(StrEnum):
     NOT_A_PHOTO = "not_a_photo"  # the check took the image for a drawing, a statue, a logo
     # pairing
     NO_MATCH = "no_match"
+    NOT_CONFIRMED = "not_confirmed"  # what listened to the clips heard none of the scene's concepts in them
+    SAME_SOURCE = "same_source"  # of a concept: another name of a sound that the scene has already
+    NOT_VISIBLE = "not_visible"  # of a concept: the model said that it is implied or off screen
     MISSING_SCENE = "missing_scene"  # another scene of the same image is missing
     # any stage
     CRASHED = "crashed"  # this row kills or breaks its worker
@@ -53,6 +57,9 @@ NOT_FAULTS = frozenset(
         Reason.NO_CONCEPTS,
         Reason.DISCARDED,
         Reason.NO_MATCH,
+        Reason.NOT_CONFIRMED,
+        Reason.SAME_SOURCE,
+        Reason.NOT_VISIBLE,
         Reason.MISSING_SCENE,
         Reason.UNCONFIRMED,
         Reason.NOT_A_PHOTO,
@@ -160,13 +167,15 @@ class Concept:
     """A sounding concept: what is heard, and how. An empty `description` is a bare name.
 
     `prominence` is the model's word (`foreground`, `background`, `ambience`; empty: it said none) and `area` the share
-    of the image that the sounding thing takes (0.0: not told).
+    of the image that the sounding thing takes (0.0: not told). `presence` is `visible`, `implied` or `off_screen`
+    (empty: it was not asked).
     """
 
     concept: str
     description: str
     prominence: str = ""
     area: float = 0.0
+    presence: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +237,30 @@ class CheckedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A concept of a scene that is not heard, and why: a `Reason`.
+
+    `clip` and its `cosine` are the near miss, the best clip that was refused (empty: there was none), and `heard` is
+    what a listener heard in it instead.
+    """
+
+    concept: str
+    description: str
+    presence: str
+    reason: Reason
+    clip: str
+    cosine: float
+    heard: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceClip:
     """A clip drawn for one concept of one scene, and how loud it is to be.
+
+    `limit` is the cosine that it had to reach (0.0: there was none). `heard_by` names the listener that was asked about
+    the clip (empty: nobody), `heard` is what it heard, in its own words, `support` how sure it was of the concept,
+    `purity` the share of what it heard that is the concept, and `speech` how sure it was that somebody speaks.
+    `onsets_sec` is when it begins in the scene, each time; empty, it is heard once and from the start.
 
     `copy` is `exact`, or, in a rendering of a published dataset, `equivalent` where the clip is another encoding of the
     published one and `repaired` where it was drawn in the place of a lost one.
@@ -245,11 +276,18 @@ class SourceClip:
     target_lufs: float
     gain_db: float
     copy: str = "exact"
+    limit: float = 0.0
+    heard_by: str = ""
+    heard: str = ""
+    support: float = 0.0
+    purity: float = 0.0
+    speech: float = 0.0
+    onsets_sec: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """What is heard in one scene of one image (the contract of `pairs/`).
+    """What is heard in one scene of one image (the contract of `pairs/`), and what was named and is not: `refused`.
 
     `medium` and `check_answer` are the check's; both are empty where nothing was checked.
     """
@@ -265,6 +303,7 @@ class Pair:
     medium: str
     check_answer: str
     sources: tuple[SourceClip, ...]
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,4 +145,6 @@ def _field(parent: str, field: pa.Field, source: dict[str, Any]) -> dict[str, An
 def _inner_field(parent: str, field: pa.Field, source: dict[str, Any], column: str) -> dict[str, Any]:
     taken = source | {"extract": {"column": column}, "transform": {"jsonPath": field.name}}
     identity = {"@type": "cr:Field", "@id": f"{parent}/{field.name}", "name": field.name}
-    return identity | {"dataType": _TYPES[field.type], "source": taken}
+    listed = pa.types.is_list(field.type)
+    repeated = {"repeated": True} if listed else {}
+    return identity | repeated | {"dataType": _TYPES[field.type.value_type if listed else field.type], "source": taken}

@@ -115,16 +115,16 @@ def _builder(row_type: type) -> typing.Callable[[dict[str, Any]], Any]:
         for name, hint in hints.items()
         if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(typing.get_args(hint)[0])
     }
-    plain = [n for n, hint in hints.items() if typing.get_origin(hint) is tuple and n not in nested]
+    plain = {n for n, hint in hints.items() if typing.get_origin(hint) is tuple and n not in nested}
     enums = {n: h for n, h in hints.items() if isinstance(h, type) and issubclass(h, str) and h is not str}
 
     def build(values: dict[str, Any]) -> Any:
-        for name, build_nested in nested.items():
-            values[name] = tuple(build_nested(value) for value in values[name])
-        for name in plain:
+        for name in nested.keys() & values.keys():
+            values[name] = tuple(nested[name](value) for value in values[name])
+        for name in plain & values.keys():
             values[name] = tuple(values[name])
-        for name, enum in enums.items():
-            values[name] = enum(values[name])
+        for name in enums.keys() & values.keys():
+            values[name] = enums[name](values[name])
         return row_type(**values)
 
     return build

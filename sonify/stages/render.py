@@ -1,7 +1,7 @@
 """Pairs to WebDataset shards: a pure function of (pairs, images, pool)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
 
@@ -19,6 +19,12 @@ from sonify.media.pixels import UnreadableImage, to_jpeg
 from sonify.pool import ClipSamples
 from sonify.rows import Pair, Reason, Rejected, Render, SourceImage
 from sonify.sources.images import join_images, listed_images
+
+# What a sample's JSON says of a source: its evidence is in `pairs/`. Readers infer types from the first samples and
+# bend the rest, so these fields stay.
+HEARD = (
+    "concept", "description", "clip", "cosine", "score", "threshold", "num_candidates", "target_lufs", "gain_db", "copy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +136,7 @@ def sample_json(pairs: tuple[Pair, ...], renders: tuple[Render, ...]) -> bytes:
             "mix_gain_db": float(render.mix_gain_db),
             "peak_dbfs": float(render.peak_dbfs),
             "mix_sha256": render.mix_sha256,
-            "sources": [asdict(source) for source in pair.sources],
+            "sources": [{name: getattr(source, name) for name in HEARD} for source in pair.sources],
         }
         for pair, render in zip(pairs, renders, strict=True)
     ]

@@ -23,7 +23,8 @@ from sonify.sources.images import join_images, listed_images
 # What a sample's JSON says of a source: its evidence is in `pairs/`. Readers infer types from the first samples and
 # bend the rest, so these fields stay.
 HEARD = (
-    "concept", "description", "clip", "cosine", "score", "threshold", "num_candidates", "target_lufs", "gain_db", "copy",
+    "concept", "description", "clip", "cosine", "score", "threshold", "num_candidates", "target_lufs", "gain_db",
+    "copy",
 )  # fmt: skip
 
 

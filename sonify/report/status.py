@@ -169,7 +169,7 @@ def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool
             concept = Concept(concept=source.concept, description=source.description)
             ranking = rankings[pair.split][source.description]
             drawn = draw_source(pools[pair.split], ranking, used, concept, config, (pair.image, pair.scene))
-            if drawn is not None:
+            if isinstance(drawn, SourceClip):
                 yield drawn.clip
 
 

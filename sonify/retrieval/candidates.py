@@ -18,6 +18,7 @@ from sonify.config import Retrieval
 from sonify.keys import uniform
 from sonify.pool import clip_columns, iter_vectors
 from sonify.retrieval.encoders import JointEncoder, QueryEncoder, bank_mean, load_encoder
+from sonify.rows import Concept, Reason
 from sonify.stores import Place
 
 # Three clips of one long recording are variety enough; a fourth would let it crowd out the others.
@@ -155,24 +156,26 @@ def _rank_within(recordings: np.ndarray, keep: np.ndarray) -> np.ndarray:
     return np.array(ranks)
 
 
-def draw_position(scores: np.ndarray, retrieval: Retrieval, u: float) -> int:
-    """Draw one candidate by inverse CDF.
+def draw_weights(scores: np.ndarray, retrieval: Retrieval) -> np.ndarray:
+    """How likely each candidate is to be drawn, up to a common factor; all zero means the first.
 
     Args:
         scores: (N,) of the candidates, N > 0.
         retrieval: `draw` and, for softmax, `temperature`.
-        u: in [0, 1).
     """
     if retrieval.draw == "uniform":
-        weights = np.ones(len(scores))
-    elif retrieval.draw == "softmax":
-        weights = np.exp((scores - scores.max()) / retrieval.temperature)
-    else:
-        weights = np.maximum(scores, 0.0)
+        return np.ones(len(scores))
+    if retrieval.draw == "softmax":
+        return np.exp((scores - scores.max()) / retrieval.temperature)
+    return np.maximum(scores, 0.0)
+
+
+def draw_position(weights: np.ndarray, u: float) -> int:
+    """Draw one of (N,) weights, N > 0, by inverse CDF, with `u` in [0, 1)."""
     cumulative = np.cumsum(weights)
     if cumulative[-1] <= 0:
         return 0
-    return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(scores) - 1)
+    return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(weights) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +197,16 @@ class Drawn:
     score: float
     threshold: float
     num_candidates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """Why nothing is drawn, and the best clip that was refused for it, by its position in the split."""
+
+    reason: Reason
+    clip: int
+    cosine: float
+    heard: str = ""
 
 
 class SplitPool:
@@ -219,23 +232,38 @@ class SplitPool:
         queries = np.ascontiguousarray(self._encoder(texts) - self._bank, dtype=np.float32)
         return dict(zip(texts, self._index.rank(queries, self._length), strict=True))
 
-    def draw(self, ranking: Ranking, used: set[int], key: tuple[str | int, ...]) -> Drawn | None:
-        """Draw a clip, or None where the best is below `min_cosine` or no candidate is of a recording that is free.
+    def consider(self, concept: Concept, ranking: Ranking, key: tuple[str | int, ...]) -> Candidates | Missed:
+        """Say which clips may stand for a concept, or why none may.
 
         Args:
-            ranking: of the query.
-            used: recordings that the scene has already; the drawn one is added.
-            key: what the draw is for; the same key draws the same.
+            concept: what is to be heard.
+            ranking: of its query.
+            key: what it is for; the same key gives the same.
         """
         clips, similarities = self._index.top_clips(ranking, self._length, uniform("seat", *key))
         candidates = choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
         if self._cosine(candidates, 0) < self._retrieval.min_cosine:
-            return None
+            return Missed(reason=Reason.NO_MATCH, clip=int(candidates.clips[0]), cosine=self._cosine(candidates, 0))
+        return candidates
+
+    def draw(self, concept: Concept, ranking: Ranking, used: set[int], key: tuple[str | int, ...]) -> Drawn | Missed:
+        """Draw a clip for a concept, or say why there is none.
+
+        Args:
+            concept: what is to be heard.
+            ranking: of its query.
+            used: recordings that the scene has already; the drawn one is added.
+            key: what the draw is for; the same key draws the same.
+        """
+        candidates = self.consider(concept, ranking, key)
+        if isinstance(candidates, Missed):
+            return candidates
         recordings = self.recordings[candidates.clips]
         free = np.flatnonzero(~np.isin(recordings, list(used))) if used else np.arange(len(recordings))
         if not len(free):
-            return None
-        chosen = int(free[draw_position(candidates.scores[free], self._retrieval, uniform("draw", *key))])
+            return Missed(reason=Reason.SAME_SOURCE, clip=int(candidates.clips[0]), cosine=self._cosine(candidates, 0))
+        weights = draw_weights(candidates.scores[free], self._retrieval)
+        chosen = int(free[draw_position(weights, uniform("draw", *key))])
         used.add(int(recordings[chosen]))
         return Drawn(
             clip=int(candidates.clips[chosen]),

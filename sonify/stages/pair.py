@@ -19,9 +19,9 @@ from sonify.io.tables import TableWriter, read_rows, read_tables
 from sonify.keys import key_order, plain_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
 from sonify.pool import clip_columns
-from sonify.retrieval.candidates import Ranking, SplitPool, load_pool
+from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
-from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Rejected, SourceClip
+from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stores import Place
 
@@ -225,11 +225,11 @@ class PairStage:
             return Rejected(key=key, reason=Reason.MISSING_SCENE, scene=scene.name)
         if not scene.concepts:
             return self._refuse_scene(key, scene.name, scene.heard)
-        sources = self._draw_sources(key, split, scene, rankings)
+        sources, refused = self._draw_sources(key, split, scene, rankings)
         if not sources:
             named = ", ".join(concept.concept for concept in scene.concepts)
-            return Rejected(key=key, reason=Reason.NO_MATCH, scene=scene.name, detail=named)
-        return make_pair(split, scene.name, scene.heard, sources)
+            return Rejected(key=key, reason=_why_nothing(refused), scene=scene.name, detail=named)
+        return make_pair(split, scene.name, scene.heard, sources, (*_not_asked_for(scene), *refused))
 
     def _refuse_scene(self, key: str, scene: str, heard: Heard) -> Rejected:
         """Say what the check had against a scene."""
@@ -241,22 +241,53 @@ class PairStage:
 
     def _draw_sources(
         self, key: str, split: str, scene: Scene, rankings: Mapping[str, Ranking]
-    ) -> tuple[SourceClip, ...]:
-        """One clip for each concept that has one; no recording is heard twice."""
+    ) -> tuple[tuple[SourceClip, ...], tuple[Refused, ...]]:
+        """One clip for each concept that has one, and why the others have none; no recording is heard twice."""
         used: set[int] = set()
         sources: list[SourceClip] = []
+        refused: list[Refused] = []
+        pool = self._pool[split]
         for concept in scene.concepts:
             ranking = rankings[query_text(concept, self._config.retrieval.query)]
-            drawn = draw_source(self._pool[split], ranking, used, concept, self._config, (key, scene.name))
-            if drawn is not None:
+            drawn = draw_source(pool, ranking, used, concept, self._config, (key, scene.name))
+            if isinstance(drawn, Missed):
+                refused.append(refuse(concept, drawn.reason, pool.clips[drawn.clip], drawn.cosine, drawn.heard))
+            else:
                 sources.append(drawn)
-        return tuple(sources)
+        return tuple(sources), tuple(refused)
+
+
+def _not_asked_for(scene: Scene) -> Iterator[Refused]:
+    """The concepts that the check took out of a scene."""
+    assert scene.heard is not None
+    for concept in scene.heard.concepts.concepts:
+        if concept not in scene.concepts:
+            yield refuse(concept, Reason.UNCONFIRMED)
+
+
+def _why_nothing(refused: Sequence[Refused]) -> Reason:
+    """Why a scene has no source: what listened had the last word, where it had one."""
+    reasons = {one.reason for one in refused}
+    return Reason.NOT_CONFIRMED if Reason.NOT_CONFIRMED in reasons else Reason.NO_MATCH
+
+
+def refuse(concept: Concept, reason: Reason, clip: str = "", cosine: float = 0.0, heard: str = "") -> Refused:
+    """A concept that is not heard, as a pair records it."""
+    return Refused(
+        concept=concept.concept,
+        description=query_text(concept, "description"),
+        presence=concept.presence,
+        reason=reason,
+        clip=clip,
+        cosine=round(cosine, 6),
+        heard=heard,
+    )
 
 
 def draw_source(
     pool: SplitPool, ranking: Ranking, used: set[int], concept: Concept, config: Config, purpose: tuple[str, str]
-) -> SourceClip | None:
-    """Draw one concept's clip and its loudness, or None where nothing matches.
+) -> SourceClip | Missed:
+    """Draw one concept's clip and its loudness, or say why there is none.
 
     Args:
         pool: the split.
@@ -267,9 +298,9 @@ def draw_source(
         purpose: image and scene, for the seed.
     """
     key = (config.seed, *purpose, concept.concept)
-    drawn = pool.draw(ranking, used, key)
-    if drawn is None:
-        return None
+    drawn = pool.draw(concept, ranking, used, key)
+    if isinstance(drawn, Missed):
+        return drawn
     low, high = config.mix.lufs
     drawn_lufs = low + (high - low) * uniform("loudness", *key)
     target_lufs = round(drawn_lufs + prominence_db(concept, config.mix.prominence), 4)
@@ -286,7 +317,9 @@ def draw_source(
     )
 
 
-def make_pair(split: str, scene: str, heard: Heard, sources: tuple[SourceClip, ...]) -> Pair:
+def make_pair(
+    split: str, scene: str, heard: Heard, sources: tuple[SourceClip, ...], refused: tuple[Refused, ...] = ()
+) -> Pair:
     """A row of `pairs/`."""
     return Pair(
         image=heard.concepts.image,
@@ -300,6 +333,7 @@ def make_pair(split: str, scene: str, heard: Heard, sources: tuple[SourceClip, .
         medium=heard.check.medium if heard.check else "",
         check_answer=heard.check.answer if heard.check else "",
         sources=sources,
+        refused=refused,
     )
 
 

@@ -23,7 +23,7 @@ from sonify.io.places import check_mounted, child, is_file, read_ahead
 from sonify.io.tables import read_rows
 from sonify.keys import escape_key
 from sonify.media.mixing import gain_to_target_db
-from sonify.retrieval.candidates import Ranking, SplitPool, load_pool
+from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
 from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
@@ -236,7 +236,7 @@ class AdoptStage:
             return None
         purpose = (scene.image, scene.scene)
         drawn = draw_source(pool, rankings[self._text(source)], used, _concept(source), self._config, purpose)
-        if drawn is None:
+        if isinstance(drawn, Missed):
             return None
         loudness_lufs = float(pool.loudness_lufs[self._row_of_clip[scene.split][drawn.clip]])
         gain_db = gain_to_target_db(loudness_lufs, source.target_lufs, self._config.mix.max_gain_db)

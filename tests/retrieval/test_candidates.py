@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sonify.config import Retrieval
-from sonify.retrieval.candidates import ClipIndex, choose_candidates, draw_position, list_length, score_similarities
+from sonify.retrieval.candidates import (
+    ClipIndex,
+    choose_candidates,
+    draw_position,
+    draw_weights,
+    list_length,
+    score_similarities,
+)
 
 PAPER = Retrieval(margin=0.0)
 
@@ -52,26 +59,26 @@ def test_at_most_three_clips_of_one_recording():
 
 def test_draw_is_proportional_to_the_score():
     scores = np.array([0.6, 0.3, 0.1])
-    grid = [draw_position(scores, PAPER, u) for u in (np.arange(1000) + 0.5) / 1000]
+    grid = [draw_position(draw_weights(scores, PAPER), u) for u in (np.arange(1000) + 0.5) / 1000]
     assert np.bincount(grid).tolist() == [600, 300, 100]
 
 
 def test_draw_can_be_uniform_or_softmax():
     scores = np.array([0.6, 0.3])
     grid = np.linspace(0, 1, 1000, endpoint=False)
-    uniform = [draw_position(scores, Retrieval(draw="uniform"), u) for u in grid]
-    softmax = [draw_position(scores, Retrieval(draw="softmax", temperature=0.1), u) for u in grid]
+    uniform = [draw_position(draw_weights(scores, Retrieval(draw="uniform")), u) for u in grid]
+    softmax = [draw_position(draw_weights(scores, Retrieval(draw="softmax", temperature=0.1)), u) for u in grid]
     assert np.bincount(uniform).tolist() == [500, 500]
     assert np.bincount(softmax)[0] / 1000 == pytest.approx(1 / (1 + np.exp(-3)), abs=0.002)
 
 
 def test_draw_takes_the_best_where_no_score_is_positive():
-    assert draw_position(np.array([-0.1, -0.2]), PAPER, 0.99) == 0
+    assert draw_position(draw_weights(np.array([-0.1, -0.2]), PAPER), 0.99) == 0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0, 1, exclude_max=True))
 def test_draw_always_lands_inside(scores, u):
-    assert 0 <= draw_position(np.array(scores), PAPER, u) < len(scores)
+    assert 0 <= draw_position(draw_weights(np.array(scores), PAPER), u) < len(scores)
 
 
 def unit_rows(n, dimension=16, seed=0):

@@ -24,7 +24,7 @@ from sonify.io.tables import read_rows, read_tables
 from sonify.pool import clip_columns
 from sonify.retrieval.candidates import SplitPool, read_pool
 from sonify.retrieval.encoders import load_encoder
-from sonify.rows import Concept, Pair, Reason
+from sonify.rows import Concept, Pair, Reason, SourceClip
 from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
 from sonify.stages.pair import draw_source

@@ -145,10 +145,15 @@ def load_patterns() -> Mapping[str, Mapping[tuple[str, ...], Match | None]]:
     return patterns
 
 
-def _table_patterns() -> Iterator[tuple[str, Match | None]]:
+@cache
+def table_rows() -> Sequence[Mapping[str, str]]:
+    """Our table of words: what names no sound, which goes first, then the words of each class."""
     text = files("sonify.captions").joinpath("synonyms.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    for row in sorted(rows, key=lambda row: row["class"] != NO_CLASS):
+    return sorted(csv.DictReader(text.splitlines()), key=lambda row: row["class"] != NO_CLASS)
+
+
+def _table_patterns() -> Iterator[tuple[str, Match | None]]:
+    for row in table_rows():
         match = None
         if row["class"] != NO_CLASS:
             match = Match(class_id=class_ids_by_name()[row["class"]], concept=row["concept"])
@@ -162,12 +167,12 @@ def _ontology_patterns() -> Iterator[tuple[str, Match]]:
     for sound in load_ontology().values():
         if sound.abstract or sound.name in SILENT_CLASSES or branches & set(sound.distances):
             continue
-        concept = concepts.get(sound.id, _plain(sound.alternatives[0]))
+        concept = concepts.get(sound.id, plain_name(sound.alternatives[0]))
         for alternative in sound.alternatives:
-            if tokens := tokenize(_plain(alternative)):
+            if tokens := tokenize(plain_name(alternative)):
                 yield " ".join(tokens), Match(class_id=sound.id, concept=concept)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A class's name without what it says in brackets."""
     return re.sub(r"\s*\(.*?\)|[()]", "", name).removesuffix(" etc.").strip()

@@ -24,6 +24,7 @@ from sonify.config.sections import (
     Images,
     InputPath,
     LaionClapEncoder,
+    Limit,
     Mix,
     ParquetImages,
     ParquetSounds,

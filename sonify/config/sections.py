@@ -4,7 +4,7 @@
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -290,9 +290,10 @@ CLAP_SECONDS = 10.0
 
 
 class TextEncoder(Section):
-    """Compares the concept with a clip's own text, without a model."""
+    """Compares the concept with a clip's own text, without a model: by what each is, or by the words in common."""
 
     kind: Literal["text"]
+    matching: Literal["kinds", "words"] = "kinds"
 
 
 class ClapModel(Section):
@@ -328,11 +329,12 @@ class LaionClapEncoder(ClapModel):
 
 
 class HybridEncoder(Section):
-    """Both: `weight` times CLAP's cosine and the rest the text encoder's."""
+    """Both: `weight` times CLAP's cosine and the rest the text encoder's, of that `matching`."""
 
     kind: Literal["hybrid"]
     audio: Annotated[ClapEncoder | LaionClapEncoder, Field(discriminator="kind")] = ClapEncoder(kind="clap")
     weight: Share = 0.7
+    matching: Literal["kinds", "words"] = "kinds"
 
 
 Encoder = Annotated[TextEncoder | ClapEncoder | LaionClapEncoder | HybridEncoder, Field(discriminator="kind")]
@@ -407,6 +409,22 @@ class Concepts(Section):
         return self
 
 
+class Limit(Section):
+    """How alike the best clip must be, for each query: at most `risk` of the concepts without an answer get one.
+
+    `calibration` is a file that `python -m eval.pairing --calibrate` wrote; null is what ships.
+    """
+
+    risk: float = Field(default=0.05, gt=0, lt=1)
+    calibration: InputPath | None = None
+
+
+def default_limit(validated: dict[str, Any]) -> Limit | None:
+    """A limit where one was calibrated; for other encoders nothing was measured."""
+    encoder = validated.get("encoder")
+    return Limit() if isinstance(encoder, TextEncoder) and encoder.matching == "kinds" else None
+
+
 class Retrieval(Section):
     """How a recording is found for a concept; the rules are in `sonify.retrieval.candidates`."""
 
@@ -416,6 +434,8 @@ class Retrieval(Section):
     signed_sqrt: bool = True
     margin: Share = 0.8
     min_cosine: float = Field(default=0.0, ge=-1, le=1)
+    limit: Limit | None = Field(default_factory=default_limit)
+    merge_names: bool = True  # two names of one sound in a scene are one source
     hubness: Literal["none", "querybank"] = "none"
     draw: Literal["proportional", "uniform", "softmax"] = "proportional"
     temperature: float = Field(default=0.1, gt=0)

@@ -23,7 +23,8 @@ from sonify.io.places import stems
 from sonify.io.tables import read_rows, read_tables
 from sonify.pool import clip_columns
 from sonify.retrieval.candidates import SplitPool, read_pool
-from sonify.retrieval.encoders import load_encoder
+from sonify.retrieval.encoders import load_encoder, query_of
+from sonify.retrieval.kinds import Query
 from sonify.rows import Concept, Pair, Reason, SourceClip
 from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
@@ -161,16 +162,20 @@ def pairs_of_run(run_dir: Place) -> Iterator[Pair]:
 
 
 def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool]) -> Iterator[str]:
-    texts = {split: sorted({s.description for p in pairs if p.split == split for s in p.sources}) for split in pools}
-    rankings = {split: pool.rank(texts[split]) for split, pool in pools.items()}
+    queries = {split: {_query(s) for p in pairs if p.split == split for s in p.sources} for split in pools}
+    rankings = {split: pool.rank(queries[split]) for split, pool in pools.items()}
     for pair in pairs:
         used: set[int] = set()
         for source in pair.sources:
             concept = Concept(concept=source.concept, description=source.description)
-            ranking = rankings[pair.split][source.description]
+            ranking = rankings[pair.split][_query(source)]
             drawn = draw_source(pools[pair.split], ranking, used, concept, config, (pair.image, pair.scene))
             if isinstance(drawn, SourceClip):
                 yield drawn.clip
+
+
+def _query(source: SourceClip) -> Query:
+    return query_of(Concept(concept=source.concept, description=source.description), "description")
 
 
 def _recordings_of_clips(run_dir: Place) -> dict[str, str]:

@@ -7,8 +7,9 @@ Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval; `margin`, the r
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import faiss
 import numpy as np
@@ -17,7 +18,9 @@ from sonify import layout
 from sonify.config import Retrieval
 from sonify.keys import uniform
 from sonify.pool import clip_columns, iter_vectors
-from sonify.retrieval.encoders import JointEncoder, QueryEncoder, bank_mean, load_encoder
+from sonify.retrieval.encoders import JointEncoder, bank_mean, bank_of, load_encoder
+from sonify.retrieval.kinds import Query
+from sonify.retrieval.limits import QueryLimit, query_limit
 from sonify.rows import Concept, Reason
 from sonify.stores import Place
 
@@ -30,10 +33,14 @@ FEWEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The best groups for one query, best first: (G,) similarities and group numbers."""
+    """The best groups for one query, best first: (G,) similarities and group numbers.
+
+    `limit` is the similarity that a clip must reach (0.0: there is none).
+    """
 
     similarities: np.ndarray
     groups: np.ndarray
+    limit: float = 0.0
 
 
 class ClipIndex:
@@ -190,13 +197,17 @@ class PoolClips:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A drawn clip by its position in the split, and what it was drawn by; score and threshold are in score units."""
+    """A drawn clip by its position in the split, and what it was drawn by; score and threshold are in score units.
+
+    `limit` is the cosine that it had to reach (0.0: there was none).
+    """
 
     clip: int
     cosine: float
     score: float
     threshold: float
     num_candidates: int
+    limit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,12 +223,21 @@ class Missed:
 class SplitPool:
     """Ranks texts against the clips of one split and says which clips may stand for a text."""
 
-    def __init__(self, clips: PoolClips, encoder: QueryEncoder, retrieval: Retrieval, threads: int) -> None:
+    def __init__(
+        self,
+        clips: PoolClips,
+        encoder: JointEncoder,
+        retrieval: Retrieval,
+        threads: int,
+        limit: QueryLimit | None = None,
+    ) -> None:
+        """Index a split; `limit` is the rule of `retrieval.limit`."""
         self.clips = clips.clips
         self.recordings = clips.recordings
         self.loudness_lufs = clips.loudness_lufs
         self._encoder = encoder
         self._retrieval = retrieval
+        self._limit = limit
         self._index = ClipIndex(clips.embeddings, threads)
         self._length = list_length(retrieval.top_k, len(clips.clips))
         # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
@@ -225,12 +245,38 @@ class SplitPool:
         self._bank = bank_mean(encoder) if centred else np.zeros(encoder.dimension, dtype=np.float32)
         self._hubness = clips.embeddings @ self._bank if centred else np.zeros(len(clips.clips), dtype=np.float32)
 
-    def rank(self, texts: Sequence[str]) -> dict[str, Ranking]:
-        """Encode and search distinct texts, in one batch."""
-        if not texts:
+    def rank(self, queries: Iterable[Query]) -> dict[Query, Ranking]:
+        """Encode and search distinct queries, in one batch; an encoder that knows no names gets each text once."""
+        asked = {query: self._asked(query) for query in queries}
+        if not asked:
             return {}
-        queries = np.ascontiguousarray(self._encoder(texts) - self._bank, dtype=np.float32)
-        return dict(zip(texts, self._index.rank(queries, self._length), strict=True))
+        distinct = sorted(set(asked.values()))
+        rows = self._encoder.ask(distinct)
+        centred = np.ascontiguousarray(rows - self._bank, dtype=np.float32)
+        ranked = self._index.rank(centred, self._length)
+        if self._encoder.by_name:  # a clip that is of several kinds may fit in several ways
+            ranked = [replace(one, similarities=np.minimum(one.similarities, np.float32(1))) for one in ranked]
+        if self._limit:
+            limits = [self._limit(*spread) for spread in self._spread(rows)]
+            ranked = [replace(one, limit=limit) for one, limit in zip(ranked, limits, strict=True)]
+        rankings = dict(zip(distinct, ranked, strict=True))
+        return {query: rankings[one] for query, one in asked.items()}
+
+    def standing(self, queries: Iterable[Query]) -> dict[Query, tuple[float, float]]:
+        """Each query's mean likeness to a fixed bank of clips, and its deviation."""
+        distinct = list(dict.fromkeys(queries))
+        return dict(zip(distinct, self._spread(self._encoder.ask(distinct)), strict=True)) if distinct else {}
+
+    def _asked(self, query: Query) -> Query:
+        return query if self._encoder.by_name else Query(name="", text=query.text, described=True)
+
+    def _spread(self, rows: np.ndarray) -> list[tuple[float, float]]:
+        found = rows @ self._fixed_bank.T
+        return [(float(mean), float(deviation)) for mean, deviation in zip(found.mean(1), found.std(1), strict=True)]
+
+    @cached_property
+    def _fixed_bank(self) -> np.ndarray:
+        return bank_of(self._encoder)
 
     def consider(self, concept: Concept, ranking: Ranking, key: tuple[str | int, ...]) -> Candidates | Missed:
         """Say which clips may stand for a concept, or why none may.
@@ -242,9 +288,19 @@ class SplitPool:
         """
         clips, similarities = self._index.top_clips(ranking, self._length, uniform("seat", *key))
         candidates = choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
-        if self._cosine(candidates, 0) < self._retrieval.min_cosine:
+        if self._cosine(candidates, 0) < max(self._retrieval.min_cosine, ranking.limit or -1.0):
             return Missed(reason=Reason.NO_MATCH, clip=int(candidates.clips[0]), cosine=self._cosine(candidates, 0))
-        return candidates
+        return self._at_least(candidates, ranking.limit) if ranking.limit else candidates
+
+    def _at_least(self, candidates: Candidates, limit: float) -> Candidates:
+        """The candidates that reach a limit themselves."""
+        reach = candidates.similarities + self._hubness[candidates.clips] >= limit
+        return replace(
+            candidates,
+            clips=candidates.clips[reach],
+            similarities=candidates.similarities[reach],
+            scores=candidates.scores[reach],
+        )
 
     def draw(self, concept: Concept, ranking: Ranking, used: set[int], key: tuple[str | int, ...]) -> Drawn | Missed:
         """Draw a clip for a concept, or say why there is none.
@@ -271,6 +327,7 @@ class SplitPool:
             score=float(candidates.scores[chosen]),
             threshold=candidates.threshold,
             num_candidates=len(candidates.clips),
+            limit=ranking.limit,
         )
 
     def _cosine(self, candidates: Candidates, position: int) -> float:
@@ -281,8 +338,9 @@ class SplitPool:
 def load_pool(run_dir: Place, retrieval: Retrieval, threads: int) -> dict[str, SplitPool]:
     """Load the whole pool, split by split; a split without clips is absent."""
     encoder = load_encoder(retrieval.encoder)
+    limit = query_limit(retrieval.limit, encoder.identity)
     parts = read_pool(run_dir, encoder)
-    return {split: SplitPool(part, encoder, retrieval, threads) for split, part in parts.items()}
+    return {split: SplitPool(part, encoder, retrieval, threads, limit) for split, part in parts.items()}
 
 
 def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:

@@ -19,6 +19,7 @@ from sonify.io.write import sha256_of
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
 from sonify.models.fetch import CLAP_FILES, TOKENIZER_FILES, FetchedModel, fetch_model
+from sonify.retrieval.kinds import KINDS_VERSION, KindsEncoder, Query
 from sonify.retrieval.text import WordsEncoder
 from sonify.rows import Clip, Concept
 from sonify.sources.sounds import open_sound
@@ -56,15 +57,26 @@ class Part:
 
 
 class JointEncoder:
-    """Spaces side by side: rows are joined so that one inner product is the weighted sum of the parts' cosines."""
+    """Spaces side by side: rows are joined so that one inner product is the weighted sum of the parts' cosines.
+
+    `identity` is what a calibration was made for; `by_name` says whether what a concept is called is asked for too.
+    """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
         self.dimension = sum(part.encoder.dimension for part in parts)
+        self.identity = " + ".join(part.id if part.share == 1 else f"{part.share:g} {part.id}" for part in parts)
+        self.by_name = any(isinstance(part.encoder, KindsEncoder) for part in parts)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode queries."""
+        """Encode the texts of clips."""
         return self.join([part.encoder(texts) for part in self.parts])
+
+    def ask(self, queries: Sequence[Query]) -> np.ndarray:
+        """Encode queries; a part that does not ask for names encodes their texts."""
+        texts = [query.text for query in queries]
+        rows = [part.encoder.ask(queries) if isinstance(part.encoder, KindsEncoder) else part.encoder(texts) for part in self.parts]
+        return self.join(rows)
 
     def join(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """Join the (N, D) rows of each part: sqrt(share) on both sides of a product is the share."""
@@ -79,9 +91,10 @@ def load_encoder(settings: Encoder) -> JointEncoder:
     """
     clap = clap_of(settings)
     if clap is None:
-        return JointEncoder([_text_part(1.0)])
+        assert isinstance(settings, TextEncoder)
+        return JointEncoder([_text_part(settings, 1.0)])
     if isinstance(settings, HybridEncoder):
-        return JointEncoder([_clap_part(clap, settings.weight), _text_part(1 - settings.weight)])
+        return JointEncoder([_clap_part(clap, settings.weight), _text_part(settings, 1 - settings.weight)])
     return JointEncoder([_clap_part(clap, 1.0)])
 
 
@@ -102,8 +115,11 @@ def fetch_encoder(settings: Encoder) -> Mapping[str, str]:
     return {} if clap is None else _identities(clap, fetch_clap(clap))
 
 
-def _text_part(share: float) -> Part:
-    return Part(id="text", model="text", share=share, encoder=WordsEncoder())
+def _text_part(settings: TextEncoder | HybridEncoder, share: float) -> Part:
+    if settings.matching == "words":
+        return Part(id="text", model="text", share=share, encoder=WordsEncoder())
+    name = f"kinds-{KINDS_VERSION}"
+    return Part(id=name, model=name, share=share, encoder=KindsEncoder())
 
 
 def _clap_part(settings: ClapSettings, share: float) -> Part:
@@ -195,15 +211,30 @@ def query_text(concept: Concept, query: str) -> str:
     """
     if query == "description" and concept.description:
         return concept.description
-    return f"This is a sound of {concept.concept}"
+    return _sentence(concept.concept)
 
 
-def bank_mean(encoder: QueryEncoder) -> np.ndarray:
+def query_of(concept: Concept, query: str) -> Query:
+    """What is asked of the pool, with what the concept is called."""
+    text = query_text(concept, query)
+    return Query(name=concept.concept, text=text, described=text != _sentence(concept.concept))
+
+
+def _sentence(name: str) -> str:
+    return f"This is a sound of {name}"
+
+
+def bank_of(encoder: JointEncoder) -> np.ndarray:
+    """(C, D) rows of a fixed bank of clips, one named after each sound of the AudioSet ontology."""
+    return encoder([sound.name for sound in load_ontology().values()])
+
+
+def bank_mean(encoder: JointEncoder) -> np.ndarray:
     """The (D,) mean of a fixed bank of queries, one for each sound of the AudioSet ontology.
 
     A clip's mean similarity to the bank is its product with this vector, so taking it off every clip's similarity
     is the same as taking this vector off every query.
     Source: Bogolin et al., "Cross Modal Retrieval with Querybank Normalisation" (CVPR 2022), in its linear form.
     """
-    names = [f"This is a sound of {sound.name}" for sound in load_ontology().values()]
-    return encoder(names).mean(axis=0)
+    names = [sound.name for sound in load_ontology().values()]
+    return encoder.ask([Query(name=name, text=_sentence(name), described=False) for name in names]).mean(axis=0)

@@ -36,6 +36,8 @@ from sonify.captions.words import tokenize
 from sonify.keys import hash64
 from sonify.retrieval.text import STOP_WORDS
 
+# Raised when a word, a likeness or a rule changes what is drawn: vectors of two versions do not meet.
+KINDS_VERSION = 1
 DIMENSION = 1024
 # Of a description longer than any model writes, the first words say what sounds.
 MAX_TOKENS = 200
@@ -52,6 +54,8 @@ ELSEWHERE = 0.5  # another thing, where the name says what it is
 THING, SOUND = 0.6, 0.8
 # A class with more kinds than this is not met by any of them where the concept is one of them.
 WIDE = 10
+# Two names within a branch of so many kinds are one sound: an engine and its revving, a dog and its bark.
+MERGED = 14
 # Words that lead away from what sounds to where it is; the first are of what it touches.
 CONTACT = frozenset({"on", "against", "upon", "onto"})
 CLAUSE = frozenset({"as", "while", "when", "where", "after", "before", "until", "following", "because", "if"})
@@ -64,7 +68,7 @@ SETTING = PARTICLES | {
 _ENDINGS = re.compile(r"(?<=...)(?:ings?|ed|es|s|er)$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Query:
     """What is asked of the pool: `text` is what a model that hears is asked, `name` what the concept is called.
 
@@ -110,22 +114,31 @@ def encode_clip(text: str) -> np.ndarray:
 @lru_cache(maxsize=10_000)
 def encode_query(query: Query) -> np.ndarray:
     """Encode what is asked as a (1024,) float32 row: how well each kind fits, and its words."""
-    name, text = tokenize(query.name)[:MAX_TOKENS], tokenize(query.text)[:MAX_TOKENS] if query.described else []
+    name, text = _tokens_of(query)
     fits = fits_of(name, text)
     return np.hstack([fits, _words([*name, *text])]).astype(np.float32)
 
 
-def kind_of(name: str) -> str | None:
-    """The kind that a concept's name names, if any."""
-    known = _name_kind(_before_setting(tokenize(name)[:MAX_TOKENS]))
-    return known.kind if known and not known.headless else None
+def are_one_sound(one: Query, other: Query) -> bool:
+    """Whether two concepts name one sound: the same kind, or one a kind of the other's and that no broad branch."""
+    kinds = [kind_of(query) for query in (one, other)]
+    if None in kinds:
+        return one.name == other.name
+    first, second = (kind for kind in kinds if kind)
+    upper = first if is_below(second, first) else second
+    return first == second or (is_below(first, second) or is_below(second, first)) and breadth()[upper] <= MERGED
+
+
+@lru_cache(maxsize=10_000)
+def kind_of(query: Query) -> str | None:
+    """The kind that is asked for, if any is known."""
+    return _read(*_tokens_of(query))[0]
 
 
 def fits_of(name: Sequence[str], description: Sequence[str]) -> np.ndarray:
     """(K,) float64: how well each kind stands for a concept of that name, and of that description where it has one."""
+    kind, fits = _read(name, description)
     name = _before_setting(name)
-    known = _name_kind(name)
-    kind, fits = _read_description(known, _role(name), description) if description else _read_name(known)
     if kind is not None:
         words = {*name, *description}
         for above in load_kinds()[kind].distances:
@@ -133,6 +146,16 @@ def fits_of(name: Sequence[str], description: Sequence[str]) -> np.ndarray:
                 if not any(set(n) <= set(sum(names_of(kind), ())) for n in names_of(above)):
                     fits[places()[above]] = max(fits[places()[above]], NAMED_ABOVE)
     return fits
+
+
+def _tokens_of(query: Query) -> tuple[list[str], list[str]]:
+    return tokenize(query.name)[:MAX_TOKENS], tokenize(query.text)[:MAX_TOKENS] if query.described else []
+
+
+def _read(name: Sequence[str], description: Sequence[str]) -> tuple[str | None, np.ndarray]:
+    name = _before_setting(name)
+    known = _name_kind(name)
+    return _read_description(known, _role(name), description) if description else _read_name(known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from sonify.keys import key_order, plain_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
 from sonify.pool import clip_columns
 from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
-from sonify.retrieval.encoders import query_text
+from sonify.retrieval.encoders import query_of, query_text
+from sonify.retrieval.kinds import Query, are_one_sound
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stores import Place
@@ -182,19 +183,19 @@ class PairStage:
                 return Rejected(key=row.key, reason=Reason.DISCARDED, detail=words[0])
         return None
 
-    def _rank(self, split: str, plans: Iterable[tuple[Scene, ...] | Rejected]) -> dict[str, Ranking]:
-        """Search a split once for the batch's distinct texts."""
-        texts = {
-            query_text(concept, self._config.retrieval.query)
+    def _rank(self, split: str, plans: Iterable[tuple[Scene, ...] | Rejected]) -> dict[Query, Ranking]:
+        """Search a split once for the batch's distinct queries."""
+        queries = {
+            query_of(concept, self._config.retrieval.query)
             for plan in plans
             if not isinstance(plan, Rejected)
             for scene in plan
             for concept in scene.concepts
         }
-        return self._pool[split].rank(sorted(texts))
+        return self._pool[split].rank(queries)
 
     def _pair_image(
-        self, key: str, split: str, scenes: tuple[Scene, ...], rankings: Mapping[str, Ranking]
+        self, key: str, split: str, scenes: tuple[Scene, ...], rankings: Mapping[Query, Ranking]
     ) -> tuple[Pair, ...] | Rejected:
         results = [self._pair_scene(key, split, scene, rankings) for scene in scenes]
         if self._config.render.scenes == "any":
@@ -206,7 +207,7 @@ class PairStage:
         split: str,
         scenes: tuple[Scene, ...],
         results: list[Pair | Rejected],
-        rankings: Mapping[str, Ranking],
+        rankings: Mapping[Query, Ranking],
     ) -> list[Pair | Rejected]:
         """Replace scenes that found nothing by further draws of those that did, in turn."""
         paired = [scene for scene, result in zip(scenes, results, strict=True) if isinstance(result, Pair)]
@@ -220,7 +221,7 @@ class PairStage:
             for scene, result in zip(scenes, results, strict=True)
         ]
 
-    def _pair_scene(self, key: str, split: str, scene: Scene, rankings: Mapping[str, Ranking]) -> Pair | Rejected:
+    def _pair_scene(self, key: str, split: str, scene: Scene, rankings: Mapping[Query, Ranking]) -> Pair | Rejected:
         if scene.heard is None:
             return Rejected(key=key, reason=Reason.MISSING_SCENE, scene=scene.name)
         if not scene.concepts:
@@ -240,20 +241,26 @@ class PairStage:
         return Rejected(key=key, reason=Reason.UNCONFIRMED, scene=scene, detail=named)
 
     def _draw_sources(
-        self, key: str, split: str, scene: Scene, rankings: Mapping[str, Ranking]
+        self, key: str, split: str, scene: Scene, rankings: Mapping[Query, Ranking]
     ) -> tuple[tuple[SourceClip, ...], tuple[Refused, ...]]:
         """One clip for each concept that has one, and why the others have none; no recording is heard twice."""
         used: set[int] = set()
         sources: list[SourceClip] = []
         refused: list[Refused] = []
+        heard: list[Query] = []
         pool = self._pool[split]
         for concept in scene.concepts:
-            ranking = rankings[query_text(concept, self._config.retrieval.query)]
+            query = query_of(concept, self._config.retrieval.query)
+            if self._config.retrieval.merge_names and any(are_one_sound(query, other) for other in heard):
+                refused.append(refuse(concept, Reason.SAME_SOURCE))
+                continue
+            ranking = rankings[query]
             drawn = draw_source(pool, ranking, used, concept, self._config, (key, scene.name))
             if isinstance(drawn, Missed):
                 refused.append(refuse(concept, drawn.reason, pool.clips[drawn.clip], drawn.cosine, drawn.heard))
             else:
                 sources.append(drawn)
+                heard.append(query)
         return tuple(sources), tuple(refused)
 
 
@@ -312,6 +319,7 @@ def draw_source(
         score=round(drawn.score, 6),
         threshold=round(drawn.threshold, 6),
         num_candidates=drawn.num_candidates,
+        limit=round(drawn.limit, 6),
         target_lufs=target_lufs,
         gain_db=gain_to_target_db(float(pool.loudness_lufs[drawn.clip]), target_lufs, config.mix.max_gain_db),
     )

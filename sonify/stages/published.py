@@ -24,7 +24,8 @@ from sonify.io.tables import read_rows
 from sonify.keys import escape_key
 from sonify.media.mixing import gain_to_target_db
 from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
-from sonify.retrieval.encoders import query_text
+from sonify.retrieval.encoders import query_of
+from sonify.retrieval.kinds import Query
 from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
 from sonify.sources.userfiles import exclusion_names, read_exclusions
@@ -180,25 +181,25 @@ class AdoptStage:
             return Rejected(key=row.key, reason=Reason.EXCLUDED)
         return None if first.present else Rejected(key=row.key, reason=Reason.MISSING, detail="the image is not here")
 
-    def _rank(self, split: str, images: Sequence[PublishedImage]) -> dict[str, Ranking]:
-        """Search a split once for the distinct texts of the batch's lost clips."""
+    def _rank(self, split: str, images: Sequence[PublishedImage]) -> dict[Query, Ranking]:
+        """Search a split once for the distinct queries of the batch's lost clips."""
         scenes = (scene for image in images for scene in image.scenes if scene.split == split)
-        texts = {self._text(source) for scene in scenes for source in scene.sources if not self._is_here(source)}
-        return self._pool[split].rank(sorted(texts))
+        queries = {self._query(source) for scene in scenes for source in scene.sources if not self._is_here(source)}
+        return self._pool[split].rank(queries)
 
-    def _text(self, source: SourceClip) -> str:
-        return query_text(_concept(source), self._config.retrieval.query)
+    def _query(self, source: SourceClip) -> Query:
+        return query_of(_concept(source), self._config.retrieval.query)
 
     def _is_here(self, source: SourceClip) -> bool:
         return self._copies[source.clip].found
 
     def _adopt(
-        self, image: PublishedImage, rankings: Mapping[str, Mapping[str, Ranking]]
+        self, image: PublishedImage, rankings: Mapping[str, Mapping[Query, Ranking]]
     ) -> tuple[Pair, ...] | Rejected:
         results = [self._adopt_scene(scene, rankings.get(scene.split, {})) for scene in image.scenes]
         return all_or_rejected(results)
 
-    def _adopt_scene(self, scene: PublishedScene, rankings: Mapping[str, Ranking]) -> Pair | Rejected:
+    def _adopt_scene(self, scene: PublishedScene, rankings: Mapping[Query, Ranking]) -> Pair | Rejected:
         kept = {n: self._keep(source) for n, source in enumerate(scene.sources) if self._is_here(source)}
         used = self._recordings(scene.split, kept.values())
         for n, source in enumerate(scene.sources):
@@ -228,14 +229,14 @@ class AdoptStage:
         return {int(self._pool[split].recordings[row]) for row in found}
 
     def _draw(
-        self, scene: PublishedScene, source: SourceClip, rankings: Mapping[str, Ranking], used: set[int]
+        self, scene: PublishedScene, source: SourceClip, rankings: Mapping[Query, Ranking], used: set[int]
     ) -> SourceClip | None:
         """Another clip for a lost one, by the rule of pairing, as loud as the lost one was to be."""
         pool = self._pool.get(scene.split)
         if pool is None:
             return None
         purpose = (scene.image, scene.scene)
-        drawn = draw_source(pool, rankings[self._text(source)], used, _concept(source), self._config, purpose)
+        drawn = draw_source(pool, rankings[self._query(source)], used, _concept(source), self._config, purpose)
         if isinstance(drawn, Missed):
             return None
         loudness_lufs = float(pool.loudness_lufs[self._row_of_clip[scene.split][drawn.clip]])

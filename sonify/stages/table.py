@@ -23,6 +23,7 @@ from sonify.config import (
     Features,
     Published,
     ServerVlm,
+    TextEncoder,
     TransformersVlm,
     VlmExtractor,
 )
@@ -31,6 +32,8 @@ from sonify.engine.record import GONE, PLACES, RunRecord, as_recorded, pruned, r
 from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
 from sonify.retrieval import encoders
+from sonify.retrieval.kinds import KINDS_VERSION
+from sonify.retrieval.limits import identify_limit
 from sonify.sources.captions import identify_captions
 from sonify.stages import checks, concepts, copies, embeddings, features, make_pool, pair, render
 from sonify.stages.published import adopt_job, published_job
@@ -55,6 +58,9 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.system": None,
     "concepts.extractors.extra_body": {},
     "concepts.extractors.template": {},
+    "retrieval.encoder.matching": "words",
+    "retrieval.limit": None,
+    "retrieval.merge_names": False,
 }
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -117,7 +123,9 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         name="pair",
         version=3,
         listing="concepts",
-        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+        settings=pick("seed", "retrieval")
+        | _limit_settings(config)
+        | pick("mix.lufs", "mix.max_gain_db", "mix.prominence")
         | _encoder_settings(config)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
         | pick("concepts.check")
@@ -156,7 +164,7 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         load=lambda: copies.copies_job(config),
         upstream_whole=("pool",),
     )
-    drawn = pick("seed", "retrieval") | _encoder_settings(config) | {"threads": pair.THREADS}
+    drawn = pick("seed", "retrieval") | _limit_settings(config) | _encoder_settings(config) | {"threads": pair.THREADS}
     pair_stage = Stage(
         name="pair",
         version=3,
@@ -283,7 +291,23 @@ def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
 
 def _encoder_settings(config: Config, *without: str) -> dict[str, Any]:
     fields = config.retrieval.encoder.model_dump(mode="json", exclude={"gpus": True, "audio": {"gpus"}})
-    return {"retrieval.encoder": {key: value for key, value in fields.items() if key not in without}}
+    fields = {key: value for key, value in fields.items() if key not in without}
+    version = {"kinds": KINDS_VERSION} if fields.get("matching") == "kinds" else {}
+    return {"retrieval.encoder": fields | version}
+
+
+def _limit_settings(config: Config) -> dict[str, Any]:
+    """A limit by what acts: what ships for the encoder, or the content of a file."""
+    limit = config.retrieval.limit
+    if limit is None:
+        return {"retrieval.limit": None}
+    if limit.calibration is not None:
+        calibration = _content(limit.calibration)
+    elif isinstance(encoder := config.retrieval.encoder, TextEncoder):
+        calibration = identify_limit(limit, encoders.load_encoder(encoder).identity)
+    else:
+        calibration = ""  # of another encoder none ships: who draws says so
+    return {"retrieval.limit": {"risk": limit.risk, "calibration": calibration}}
 
 
 def _encoder_resources(encoder: Encoder) -> dict[str, Any]:

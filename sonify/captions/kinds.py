@@ -102,8 +102,10 @@ def breadth() -> Mapping[str, int]:
 
 @cache
 def is_event(kind: str) -> bool:
-    """Whether it is how something sounds, and several things may: a buzz, a howl."""
-    return is_below(kind, class_ids_by_name()[AMBIGUOUS]) or (len(parents(kind)) > 1 and not _own_parents(kind))
+    """Whether it is how something sounds, and several things may: a buzz, or the howl of several animals."""
+    if is_below(kind, class_ids_by_name()[AMBIGUOUS]):
+        return True
+    return len(parents(kind)) > 1 and all(is_below(parent, class_ids_by_name()["Animal"]) for parent in parents(kind))
 
 
 def _own_parents(kind: str) -> list[str]:

@@ -47,7 +47,7 @@ OBJECT = 0.9  # what is struck or touched, by something that makes no sound of i
 ASIDE = 0.8  # what it touches, or wind or rain around it, where nothing else is said
 OF_AGENT = 0.75  # what a person or a place usually sounds like, where its description says something else
 BESIDE_NATURE = 0.7
-UNRELATED = 0.6  # how it sounds, where that is of another kind than what it is
+UNRELATED = 0.5  # how it sounds, where that is of another kind than what it is
 HEADLESS = 0.55  # a word before an unknown noun: a rain stick is no rain
 ELSEWHERE = 0.5  # another thing, where the name says what it is
 # A clip that tells the thing and the sound apart (a door creaks) is first of the sound.

@@ -30,6 +30,7 @@ RISKS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.2)
 FOLDS = 10
 # Pull on the slopes: with few concepts that are told apart without a fault they would grow without end.
 RIDGE = 0.01
+EVEN = 0.5  # a draw that is likelier wrong than right is never made
 FEWEST = 20  # concepts of either sort: below that a risk of 0.05 means nothing
 
 
@@ -201,12 +202,16 @@ def _logistic(values: np.ndarray) -> np.ndarray:
 
 
 def _least_chance(trials: Sequence[Trial], chances: np.ndarray, risk: float) -> float:
-    """The least chance that lets at most that share of the unanswerable through, halfway to what it keeps out."""
+    """The least chance that lets at most that share of the unanswerable through, halfway to what it keeps out.
+
+    The one that comes next is counted as let through too, so that the risk holds for it and not only for the table.
+    Source: Angelopoulos et al., "Conformal Risk Control" (ICLR 2024).
+    """
     unanswerable = np.array([not trial.answerable for trial in trials])
     levels = np.unique(chances)
-    bounds = [0.0, *((levels[:-1] + levels[1:]) / 2).tolist(), float((levels[-1] + 1) / 2)]
-    allowed = risk * unanswerable.sum()
-    return next(float(least) for least in bounds if (chances[unanswerable] >= least).sum() <= allowed)
+    bounds = [EVEN, *(bound for bound in ((levels[:-1] + levels[1:]) / 2).tolist() if bound > EVEN), 1.0]
+    allowed = risk * (unanswerable.sum() + 1) - 1
+    return next((float(least) for least in bounds if (chances[unanswerable] >= least).sum() <= allowed), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

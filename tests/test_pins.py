@@ -2,6 +2,8 @@
 
 A run made by an earlier version goes on only while its stages' digests stay. Where a change means to move one, the
 row of `pins/settings.csv` gets the new digest, and beside it the key that moved it and the reason.
+`pins/run.json` has the bytes under today's defaults, `pins/before.json` those of the run of before, whose keys `BEFORE`
+names: its pairs lacked columns that came since, which a run under those keys writes with what says nothing.
 The input is made here and lies in memory, under the same names on every machine: a stage's settings hold them.
 """
 
@@ -30,6 +32,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "sonify"
 INPUT = "memory://pinned"
 SUBJECTS = ("dog", "cat", "rain", "train")
 FOLDERS = ("pool", "pairs", "renders", "shards")
+BEFORE = {"encoder": {"kind": "text", "matching": "words"}, "limit": None, "merge_names": False}
 
 
 def test_the_settings_of_the_shipped_configurations_have_the_pinned_digests():
@@ -41,7 +44,24 @@ def test_the_settings_of_the_shipped_configurations_have_the_pinned_digests():
 
 def test_a_small_run_has_the_pinned_bytes(tmp_path):
     run(small_run(tmp_path / "run"))
-    assert hashes(tmp_path / "run") == json.loads((PINS / "run.json").read_text())
+    assert hashes(tmp_path / "run") == pinned("run")
+
+
+def test_the_keys_of_before_give_the_bytes_of_before(tmp_path):
+    run(small_run(tmp_path / "run", retrieval=BEFORE))
+    assert but_pairs(hashes(tmp_path / "run")) == but_pairs(pinned("before"))
+
+
+def test_a_run_of_before_says_which_keys_it_goes_on_with(tmp_path):
+    with tarfile.open(PINS / "run.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    wanted = (
+        r"embeddings was made under another configuration: .*; set retrieval\.encoder\.matching=words"
+        r" retrieval\.limit=null retrieval\.merge_names=false to go on as before, "
+    )
+    with pytest.raises(InputError, match=wanted) as raised:
+        run(small_run(tmp_path / "run"))
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("place", [INPUT, "memory://pinned/elsewhere"])
@@ -55,18 +75,26 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path, place, recorded):
         (tmp_path / "run" / "run.json").unlink()  # as `verify --repair` does with a damaged one
     if not recorded and place != INPUT:
         with pytest.raises(InputError, match="its commits stand under"):  # nothing says where its input lay
-            run(small_run(tmp_path / "run", images=9, place=place))
+            run(small_run(tmp_path / "run", images=9, place=place, retrieval=BEFORE))
         return
-    done = run(small_run(tmp_path / "run", images=9, place=place))
+    done = run(small_run(tmp_path / "run", images=9, place=place, retrieval=BEFORE))
     assert done["render"].rows_out == 9
     assert before.keys() < set((tmp_path / "run" / "commits").rglob("*.json"))
     assert all(path.stat().st_mtime_ns == made for path, made in before.items())
-    assert hashes(tmp_path / "run").items() >= json.loads((PINS / "run.json").read_text()).items()
-    run(small_run(tmp_path / "run", images=9, place=place), redo="pool")
+    assert hashes(tmp_path / "run").items() >= pinned("before").items()
+    run(small_run(tmp_path / "run", images=9, place=place, retrieval=BEFORE), redo="pool")
     stages = require_record(tmp_path / "run").stages
     assert "path" not in str(stages["pool"].settings)  # what is made again is of today's settings
     assert stages["concepts/captions"].settings["images.path"] == f"{INPUT}/photos"
-    assert hashes(tmp_path / "run").items() >= json.loads((PINS / "run.json").read_text()).items()
+    assert hashes(tmp_path / "run").items() >= but_pairs(pinned("before")).items()
+
+
+def pinned(name):
+    return json.loads((PINS / f"{name}.json").read_text())
+
+
+def but_pairs(files):
+    return {name: digest for name, digest in files.items() if not name.startswith("pairs/")}
 
 
 def settings_digests():
@@ -88,7 +116,7 @@ def on_no_machine(path):
     return raw
 
 
-def small_run(run_dir, images=8, place=INPUT):
+def small_run(run_dir, images=8, place=INPUT, retrieval=None):
     """A run over images and recordings that are made here."""
     place = UPath(place)
     captions = [("file", "caption")]
@@ -110,6 +138,7 @@ def small_run(run_dir, images=8, place=INPUT):
                 "sample_rate": 8000,
                 "validation": 0,
             },
+            "retrieval": retrieval or {},
             "engine": {"kind": "local"},
         }
     )

@@ -9,7 +9,7 @@ Source: Miller, "WordNet: A Lexical Database for English" (CACM 1995), by `bench
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -194,7 +194,7 @@ def _phrases() -> Mapping[str, Mapping[tuple[str, ...], tuple[str, bool] | None]
     phrases: dict[str, dict[tuple[str, ...], tuple[str, bool] | None]] = {}
     own = {(tokens, kind) for kind in load_kinds() for tokens in _own_names(kind)}
     for tokens, kind in _sequences():
-        named = kind and (kind, (tokens, kind) not in own)
+        named = None if kind is None else (kind, (tokens, kind) not in own)
         phrases.setdefault(tokens[0], {}).setdefault(tokens, named)
     return phrases
 

@@ -55,6 +55,7 @@ class Stage:
     `listing` names the frozen listing that its units follow. `upstream` are stages whose commit of the same unit it
     reads, `upstream_whole` those of which it reads every unit. `part` tells a stage's extractors apart. `check` raises
     `InputError` where the stage must not start; `rows_expected` says how many rows the upstream commits of a unit hold.
+    `as_before` are overrides under which keys that came later than the run do what the run did without them.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Stage:
     gpu_optional: bool = False  # runs on CPUs where the cluster has no GPU
     models: tuple[str, ...] = ()  # the names under which run.json records them
     fetch: Callable[[], Mapping[str, str]] = dict  # gets them before any work: names and what exactly they are
+    as_before: tuple[str, ...] = ()
     # Of some units, those whose answers are kept: they may need no model.
     units_answered: Callable[[Place, Iterable[str]], Iterable[str]] = lambda _run_dir, _units: ()
 

@@ -134,8 +134,9 @@ def check_settings(run_dir: Place, stage: Stage, record: RunRecord | None) -> No
         others = [] if stage.part else _other_digests(run_dir, stage)
         difference = f"its commits stand under {', '.join(others)}"
     if any(commit_files(run_dir, stage.name, digest) for digest in others):
+        as_before = f" set {' '.join(stage.as_before)} to go on as before," if stage.as_before else ""
         raise InputError(
-            f"{run_dir}: {stage.key} was made under another configuration: {difference};"
+            f"{run_dir}: {stage.key} was made under another configuration: {difference};{as_before}"
             f" use another run_dir, or `{spell_redo(stage.name)}` to replace it"
         )
 

@@ -75,7 +75,10 @@ class JointEncoder:
     def ask(self, queries: Sequence[Query]) -> np.ndarray:
         """Encode queries; a part that does not ask for names encodes their texts."""
         texts = [query.text for query in queries]
-        rows = [part.encoder.ask(queries) if isinstance(part.encoder, KindsEncoder) else part.encoder(texts) for part in self.parts]
+        rows = [
+            part.encoder.ask(queries) if isinstance(part.encoder, KindsEncoder) else part.encoder(texts)
+            for part in self.parts
+        ]
         return self.join(rows)
 
     def join(self, rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -120,13 +120,12 @@ def encode_query(query: Query) -> np.ndarray:
 
 
 def are_one_sound(one: Query, other: Query) -> bool:
-    """Whether two concepts name one sound: the same kind, or one a kind of the other's and that no broad branch."""
-    kinds = [kind_of(query) for query in (one, other)]
-    if None in kinds:
+    """Whether two concepts name one sound: one's kind is the other's or above it, and no broad branch."""
+    first, second = kind_of(one), kind_of(other)
+    if first is None or second is None:
         return one.name == other.name
-    first, second = (kind for kind in kinds if kind)
-    upper = first if is_below(second, first) else second
-    return first == second or (is_below(first, second) or is_below(second, first)) and breadth()[upper] <= MERGED
+    upper, lower = (first, second) if is_below(second, first) else (second, first)
+    return is_below(lower, upper) and breadth()[upper] <= MERGED
 
 
 @lru_cache(maxsize=10_000)
@@ -142,10 +141,17 @@ def fits_of(name: Sequence[str], description: Sequence[str]) -> np.ndarray:
     if kind is not None:
         words = {*name, *description}
         for above in load_kinds()[kind].distances:
-            if above != kind and breadth()[above] <= 2 * NARROW and not _is_material(above) and _is_named(above, words):
-                if not any(set(n) <= set(sum(names_of(kind), ())) for n in names_of(above)):
-                    fits[places()[above]] = max(fits[places()[above]], NAMED_ABOVE)
+            if above != kind and breadth()[above] <= 2 * NARROW and _is_named_beside(above, kind, words):
+                fits[places()[above]] = max(fits[places()[above]], NAMED_ABOVE)
     return fits
+
+
+def _is_named_beside(above: str, kind: str, words: set[str]) -> bool:
+    """Whether a class above a kind is named for itself, and not as a part of the kind's own name (a jet engine)."""
+    if _is_material(above):
+        return False
+    own = {word for name in names_of(kind) for word in name}
+    return any(name and set(name) <= words and not set(name) <= own for name in names_of(above))
 
 
 def _tokens_of(query: Query) -> tuple[list[str], list[str]]:
@@ -249,13 +255,16 @@ def _of_said(said: _Said) -> tuple[str | None, np.ndarray]:
     touched = [mention for mention in said.touched if not is_event(mention.kind)]
     if not said.sounds:
         return (touched[0].kind, ASIDE * _fits(touched[0].kind, touched[0].below)) if touched else _nothing()
-    sound = said.sounds[0].kind
+    return _of_sound(said.sounds[0].kind, touched, said.around)
+
+
+def _of_sound(sound: str, touched: list[Mention], around: list[Mention]) -> tuple[str, np.ndarray]:
+    """Of a sound that many things make, what is touched or what blows around tells whose it is."""
     if touched:
         struck = OBJECT * _fits(touched[0].kind, touched[0].below)
         return touched[0].kind, np.maximum(struck, UNRELATED * _fits(sound, False))
-    around = [mention for mention in said.around if not is_event(mention.kind)]
     nature = class_ids_by_name()["Natural sounds"]
-    for other in around:
+    for other in (mention for mention in around if not is_event(mention.kind)):
         if are_related(other.kind, sound):
             return sound, OBJECT * _fits(other.kind, other.below)
         if is_below(other.kind, nature):
@@ -350,10 +359,6 @@ def _fits_below(kind: str, known: _Known) -> np.ndarray:
     if is_below(known.kind, class_ids_by_name()["Animal"]):
         fits = np.maximum(fits, NAMED_ABOVE * _fits(known.kind, known.below))
     return fits
-
-
-def _is_named(kind: str, words: set[str]) -> bool:
-    return any(name and set(name) <= words for name in names_of(kind))
 
 
 def _is_material(kind: str) -> bool:

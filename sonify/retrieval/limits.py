@@ -135,7 +135,7 @@ def _risk_row(trials: Sequence[Trial], whole: np.ndarray, risk: float, seed: int
         held = np.flatnonzero(folds == fold)
         fitted = _fit(rest)
         least = _least_chance(rest, _chances(rest, fitted), risk)
-        passed[held] = _chances([trials[n] for n in held], fitted) >= least
+        passed[held] = _chances([trials[int(n)] for n in held], fitted) >= least
     found = figures(trials, passed)
     return RiskRow(
         risk=risk,
@@ -270,7 +270,9 @@ def read_calibrations(place: Place | None) -> dict[str, Calibration]:
     """
     where = str(place) if place is not None else "limits.json"
     try:
-        text = read_whole(place) if place is not None else files("sonify.retrieval").joinpath("limits.json").read_bytes()
+        text = (
+            read_whole(place) if place is not None else files("sonify.retrieval").joinpath("limits.json").read_bytes()
+        )
         raw = json.loads(text)
         found = [_calibration(entry) for entry in raw["calibrations"]]
     except OSError as error:

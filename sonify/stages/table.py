@@ -7,6 +7,7 @@ A key that is added to the configuration gets a line in `ADDED_KEYS` with the va
 every run that was made without it would be of other settings.
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -90,7 +91,36 @@ def stages_of(config: Config, anew: Collection[str] = ()) -> tuple[Stage, ...]:
     drawn = _adopted(config, pick, config.published) if config.published else _drawn(config, pick)
     rendered = known(_render(config, pick))
     featured = [_features(config, pick, config.features, rendered.digest)] if config.features else []
-    return (*map(known, (_pool(config, pick), *drawn)), rendered, *map(known, featured))
+    stages = (*map(known, (_pool(config, pick), *drawn)), rendered, *map(known, featured))
+    as_before = _as_before(stages, record)
+    return tuple(replace(stage, as_before=as_before) for stage in stages)
+
+
+def _as_before(stages: Collection[Stage], record: RunRecord | None) -> tuple[str, ...]:
+    """What to set where a run lacks keys of today: each such key at its old value. Those of a list's items are left."""
+    has = [stage.settings for stage in record.stages.values()] if record else []
+    keys = dict.fromkeys(key for stage in stages for key in _later(stage.settings))
+    return tuple(
+        f"{key}={_spelt(ADDED_KEYS[key])}" for key in keys if not any(key in _later(settings) for settings in has)
+    )
+
+
+def _spelt(value: Any) -> str:
+    """A value as an override is written."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _later(settings: Mapping[str, Any]) -> list[str]:
+    """The keys in settings that came later and are not at their old value."""
+    found: list[str] = []
+
+    def note(key: str, value: Any) -> bool:
+        if key.startswith("retrieval.") and key in ADDED_KEYS and value != ADDED_KEYS[key]:
+            found.append(key)
+        return False
+
+    pruned(settings, note)
+    return found
 
 
 def _comparable(stage: Stage, places: Collection[str] = PLACES) -> Stage:

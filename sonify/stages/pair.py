@@ -5,7 +5,7 @@ together and draws the loudness.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
+from sonify.stages.listen import tags_of_run
 from sonify.stores import Place
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
@@ -118,7 +119,7 @@ def pair_job(config: Config) -> Job:
     """Concepts to pairs. Accounting counts (image, scene)."""
     return Job(
         read=lambda unit: read_scenes(config, unit),
-        process=PairStage(config, load_pool(config.run_dir, config.retrieval, THREADS)),
+        process=PairStage(config, load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config))),
         open_sink=lambda unit, transaction, _rejects: ScenesSink(transaction.create(layout.pairs(unit)), Pair),
         batch_rows=512,
         scenes=config.scenes,
@@ -314,6 +315,7 @@ def draw_source(
         num_candidates=drawn.num_candidates,
         target_lufs=target_lufs,
         gain_db=gain_to_target_db(float(pool.loudness_lufs[drawn.clip]), target_lufs, config.mix.max_gain_db),
+        **asdict(drawn.evidence),
     )
 
 

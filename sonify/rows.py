@@ -183,7 +183,8 @@ class HeardClip:
     """What a listener heard in a clip (the contract of `pool/tags`), best first.
 
     `sha256` is of the clip's samples, and `listener` all that the scores depend on: the model, what it computes on, the
-    question. `answer` is what a model that is asked said, unparsed; `refused` is why it said nothing.
+    question. `answer` is what a model that is asked said, unparsed, and `finished` is False where the token limit cut
+    it; `refused` is why it said nothing that can be used.
     """
 
     clip: str
@@ -191,6 +192,7 @@ class HeardClip:
     listener: str
     tags: tuple[Tag, ...]
     answer: str = ""
+    finished: bool = True
     refused: str = ""
 
 

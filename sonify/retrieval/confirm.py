@@ -7,7 +7,7 @@ class cannot be contradicted by classes: its clips stay, unconfirmed. So does a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from sonify.captions.words import tokenize
 from sonify.config import Confirm, Purity, Tagger
 from sonify.io.places import stems
 from sonify.io.tables import read_columns
+from sonify.retrieval.text import STOP_WORDS
 from sonify.rows import Concept
 from sonify.stores import Place
 
@@ -123,8 +124,8 @@ def _read_unit(run_dir: Place, listener_id: str, unit: str) -> tuple[np.ndarray,
 class Judged:
     """What speaks for K clips as one concept, one entry each.
 
-    `support` is the best score of the concept's class or a relative, `purity` what of all that is heard is it; both 0
-    where the concept names no class, and then nothing is contradicted.
+    `support` is the best score of the concept's class or a relative, `purity` what of all that is heard is it. Where
+    the concept names no class nothing is contradicted, and purity is 0: it is not known.
     """
 
     confirmed: np.ndarray  # (K,) bool
@@ -157,23 +158,30 @@ class Ear:
     def judge(self, concept: Concept, clips: np.ndarray) -> Judged:
         """Judge (K,) clips, by their positions in the split."""
         classes = classes_of(concept.concept, concept.description)
-        if not classes:
-            none = np.zeros(len(clips))
-            return Judged(confirmed=np.ones(len(clips), bool), support=none, purity=none, names_class=False)
         starts, tags = _gather(self._tags.starts, clips)
         kin, apart = _kin_of(classes)
         found, scores, means = self._tags.classes[tags], self._tags.scores[tags], self._tags.means[tags]
         rows = np.repeat(np.arange(len(clips)), np.diff(starts))
-        is_kin, is_apart = kin[found], apart[found]  # -1 is the last entry, of what names no class
+        is_kin = kin[found]  # -1 is the last entry, of what names no class: there words alone can tell
+        unknown = np.flatnonzero(found < 0)
+        is_kin[unknown] = [self._shares_word(concept, int(word)) for word in self._tags.words[tags[unknown]]]
+        is_apart = apart[found] & ~is_kin
         support = _greatest(rows, np.where(is_kin, scores, 0.0), len(clips))
         best = _greatest(rows, np.where(_elsewhere()[found], 0.0, scores), len(clips))
         own = _greatest(rows, np.where(is_kin, means, 0.0), len(clips)) ** OWN_POWER
         others = np.bincount(rows, weights=np.where(is_apart, means, 0.0), minlength=len(clips))
         purity = np.divide(own, own + others, out=np.zeros(len(clips)), where=own > 0)
-        heard_nothing = best < self._floor
+        if not classes:
+            everything = np.ones(len(clips), bool)
+            return Judged(confirmed=everything, support=support, purity=np.zeros(len(clips)), names_class=False)
+        heard_nothing = (best <= 0) | (best < self._floor)
         confirmed = heard_nothing | (support > 0) & (support >= np.maximum(self._floor, self._of_best * best))
         confirmed &= heard_nothing | (purity >= self._purest)
         return Judged(confirmed=confirmed, support=support, purity=purity, names_class=True)
+
+    def _shares_word(self, concept: Concept, word: int) -> bool:
+        """Whether a tag without a class shares a word with the concept's name."""
+        return bool(content_words(concept.concept) & content_words(self._tags.names[word]))
 
     def weigh(self, judged: Judged) -> np.ndarray:
         """(K,) factors of the draw."""
@@ -183,7 +191,7 @@ class Ear:
         """What was heard in a clip, in plain words."""
         span = slice(int(self._tags.starts[clip]), int(self._tags.starts[clip + 1]))
         told = zip(self._tags.words[span][:TAGS_TOLD], self._tags.scores[span][:TAGS_TOLD], strict=True)
-        return "; ".join(f"{self._tags.names[word]} {score:.2f}" for word, score in told)
+        return "; ".join(f"{self._tags.names[word]} {score:.2f}" for word, score in told if score >= TAG_FLOOR)
 
     def speech(self, clip: int) -> float:
         """How sure the listener was that somebody speaks."""
@@ -197,6 +205,12 @@ def _greatest(rows: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     greatest = np.zeros(count)
     np.maximum.at(greatest, rows, values)
     return greatest
+
+
+@lru_cache(maxsize=100_000)
+def content_words(text: str) -> frozenset[str]:
+    """The words of a text that say what sounds."""
+    return frozenset(tokenize(text)) - STOP_WORDS
 
 
 @cache
@@ -243,12 +257,17 @@ def _kin_of(classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """
     kin = _mask(frozenset().union(*(relatives(class_id) for class_id in classes)))
     above = _mask({ancestor for class_id in classes for ancestor in load_ontology()[class_id].distances})
-    return kin, ~kin & ~above & ~_elsewhere()
+    apart = ~kin & ~above & ~_elsewhere()
+    apart[-1] = True  # what it is is not known, and it is heard besides
+    return kin, apart
 
 
 @cache
 def _elsewhere() -> np.ndarray:
-    return _mask(_branches(ELSEWHERE))
+    """What says nothing against a concept, however clear; the last entry are words that name no class."""
+    mask = _mask(_branches(ELSEWHERE))
+    mask[-1] = True
+    return mask
 
 
 @cache

@@ -7,26 +7,33 @@ pool that grows or is made again is heard only where it is new.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import soxr
 
 from sonify import layout
-from sonify.config import Audio, Config, Confirm, Tagger
+from sonify.config import Audio, Config, Confirm, Listener, Tagger
 from sonify.engine.job import Job
 from sonify.engine.record import read_record
 from sonify.errors import WorkError
 from sonify.features.taggers import SAMPLE_RATE_HZ, LoadedTagger, fetch_tagger, load_tagger
+from sonify.io.commits import digest_of
 from sonify.io.places import load_array, on_this_machine
-from sonify.io.tables import TableWriter, read_rows
+from sonify.io.tables import TableWriter, read_rows, storable
 from sonify.io.write import Transaction
-from sonify.retrieval.confirm import SPEECH_LIKELY, TAG_FLOOR, ClipTags, is_speech, read_tags
-from sonify.rows import Clip, HeardClip, Reason, Rejected, Tag
+from sonify.retrieval.confirm import SPEECH_LIKELY, TAG_FLOOR, ClipTags, classes_of, is_speech, read_tags
+from sonify.rows import Clip, Concept, HeardClip, Reason, Rejected, Tag
 from sonify.stores import Place
+from sonify.vlm.backends import fetch_vlm, request_settings, window_of
+from sonify.vlm.endpoint import connect_endpoint
+from sonify.vlm.hearing import HEARING_PROMPT, HEARING_VERSION, asked_of, encode_wav, read_heard
+from sonify.vlm.questions import Answer, NoAnswer, SoundQuestion
+from sonify.vlm.repair import Unusable
 
 # Of each clip at least so many are kept, and all at the floor.
 FEWEST_TAGS = 10
@@ -54,18 +61,29 @@ class ClipToHear:
 def listen_job(config: Config) -> Job:
     """The listening stage. Accounting counts clips."""
     confirm = config.retrieval.confirm
-    assert isinstance(confirm, Tagger)
+    assert confirm is not None
     listener = listener_of(config.run_dir, confirm)
-    hearing = TaggerHearing(load_tagger(confirm), config.audio, listener)
+    if isinstance(confirm, Tagger):
+        hearing = TaggerHearing(load_tagger(confirm), config.audio, listener)
+    else:
+        hearing = EndpointHearing(confirm, config.audio, listener)
     stage = ListenStage(config, hearing, listener)
     return Job(
         read=stage.read,
         begin=hearing.begin,
         process=stage,
         open_sink=lambda unit, transaction, _rejects: stage.open(unit, transaction),
-        batch_rows=64,
+        batch_rows=hearing.window,
         close=hearing.close,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """A window of clips, and the answers about those that were not heard before."""
+
+    rows: Sequence[ClipToHear]
+    answers: "Future[list[Answer | NoAnswer]] | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +99,10 @@ def listener_of(run_dir: Place, confirm: Confirm) -> ListenerName:
     """Who listens in a run: what run.json says the model is, or what lies here."""
     record = read_record(run_dir)
     known = record.models.get(confirm.model, "") if record else ""
-    identity = known or fetch_listener(confirm)[confirm.model]
+    if isinstance(confirm, Tagger):
+        identity = known or fetch_listener(confirm)[confirm.model]
+    else:
+        identity = f"endpoint {confirm.model}"  # whose files are not here
     name = Path(confirm.model).name if Path(confirm.model).is_absolute() else confirm.model
     return ListenerName(id=f"{confirm.kind}-{sha256(identity.encode()).hexdigest()[:12]}", name=name, identity=identity)
 
@@ -95,13 +116,90 @@ def tags_of_run(config: Config) -> ClipTags | None:
 
 
 def fetch_listener(confirm: Confirm) -> Mapping[str, str]:
-    """Get a listener here; its name and what exactly it is."""
-    assert isinstance(confirm, Tagger)
-    return fetch_tagger(confirm)
+    """Get a listener here, or see that its server has it; its name and what exactly it is."""
+    return fetch_tagger(confirm) if isinstance(confirm, Tagger) else fetch_vlm(asked_of(confirm))
+
+
+class Hearing(Protocol):
+    """A loaded listener.
+
+    `source` is all that what it hears depends on, `window` how many clips it takes at once, and `num_classes` how many
+    it tells apart (0: it answers in words of its own).
+    """
+
+    source: str
+    window: int
+    num_classes: int
+
+    def begin(self, rows: Sequence[ClipToHear]) -> Any:
+        """Start to hear a window of clips."""
+        ...
+
+    def collect(self, begun: Any) -> list[HeardClip]:
+        """What is heard in them, in their order.
+
+        Raises:
+            TransientError: the model's server is not well.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop what was started."""
+        ...
+
+
+class EndpointHearing:
+    """Asks a model behind a server what is heard in each clip."""
+
+    num_classes = 0
+
+    def __init__(self, listener: Listener, audio: Audio, name: ListenerName) -> None:
+        vlm = asked_of(listener)
+        asked = {"words": HEARING_PROMPT, "tokens": listener.max_new_tokens, **request_settings(vlm)}
+        self.source = f"{name.identity} {HEARING_VERSION} {digest_of(asked)[:16]}"
+        self.window = window_of(vlm)
+        self._rate_hz = audio.sample_rate
+        self._endpoint = connect_endpoint(vlm)
+
+    def begin(self, rows: Sequence[ClipToHear]) -> Questions:
+        """As `Hearing`; what was answered before is not asked again."""
+        wavs = [encode_wav(row.samples, self._rate_hz) for row in rows if row.known is None]
+        questions = [SoundQuestion(wav=wav, prompt=HEARING_PROMPT) for wav in wavs]
+        return Questions(rows=rows, answers=self._endpoint.submit(questions) if questions else None)
+
+    def collect(self, begun: Questions) -> list[HeardClip]:
+        """As `Hearing`; what was said before is read anew."""
+        fresh = iter(begun.answers.result() if begun.answers else ())
+        return [self._describe(row.clip, row.known or next(fresh)) for row in begun.rows]
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._endpoint.close()
+
+    def _describe(self, clip: Clip, said: HeardClip | Answer | NoAnswer) -> HeardClip:
+        heard = HeardClip(clip=clip.clip, sha256=clip.sha256, listener=self.source, tags=())
+        if isinstance(said, NoAnswer):
+            return replace(heard, refused=storable(said.detail) or "without a word")
+        if isinstance(said, HeardClip) and said.refused and not said.answer:
+            return said
+        answer = said.answer if isinstance(said, HeardClip) else storable(said.text)
+        heard = replace(heard, answer=answer, finished=said.finished)
+        read = read_heard(answer, said.finished)
+        if isinstance(read, Unusable):
+            return replace(heard, refused=storable(f"{read.reason}: {read.detail}"))
+        return replace(heard, tags=tuple(tag for one in read for tag in _tags_of(one)))
+
+
+def _tags_of(concept: Concept) -> Iterator[Tag]:
+    """A sound that a model names, once for each class that it is; a model that says it is sure of it."""
+    for class_id in classes_of(concept.concept, concept.description) or ("",):
+        yield Tag(name=storable(concept.concept), class_id=class_id, score=1.0, mean=1.0)
 
 
 class TaggerHearing:
     """Hears clips by a tagger."""
+
+    window = 64
 
     def __init__(self, tagger: LoadedTagger, audio: Audio, listener: ListenerName) -> None:
         self.source = f"{listener.identity} {tagger.arithmetic}"
@@ -147,7 +245,7 @@ class TaggerHearing:
 class ListenStage:
     """Hears clips, keeps what was heard, and lets those with speech in them go where that is asked."""
 
-    def __init__(self, config: Config, hearing: TaggerHearing, listener: ListenerName) -> None:
+    def __init__(self, config: Config, hearing: Hearing, listener: ListenerName) -> None:
         self._run_dir = config.run_dir
         self._listener = listener
         self._hearing = hearing
@@ -156,7 +254,7 @@ class ListenStage:
         self._unit = ""
         self._known: dict[tuple[str, str], HeardClip] = {}
         self._table: TableWriter | None = None
-        self._crowded = 0
+        self._crowded = self._silent = 0
 
     def read(self, unit: str) -> Iterator[ClipToHear]:
         """The clips of a unit, with what is known of them."""
@@ -173,7 +271,7 @@ class ListenStage:
     def open(self, unit: str, transaction: Transaction) -> "HeardSink":
         """Begin a unit's table."""
         self._table = TableWriter(transaction.create(layout.tags(self._listener.id, unit)), HeardClip)
-        self._crowded = 0
+        self._crowded = self._silent = 0
         return HeardSink(self)
 
     def __call__(self, begun: Any) -> list[HeardClip | Rejected]:
@@ -183,23 +281,28 @@ class ListenStage:
             if self._table is not None:
                 self._table.write(heard)
                 self._crowded += self._is_crowded(heard)
+                self._silent += self._is_silent(heard)
         return [self._without_speech(heard) for heard in results]
 
     def finish(self) -> None:
-        """End a unit's table, and say so where the listener hears everything in everything."""
+        """End a unit's table, and say so where the listener hears everything in everything, or nothing."""
         assert self._table is not None
         clips = self._table.num_rows
         self._table.close()
         self._table = None
-        if self._crowded > MOST_CLIPS * clips:
-            log.warning(
-                "%s hears more than a quarter of its classes in %.0f %% of the clips of unit %s: it confirms nearly"
-                " whatever is asked",
-                self._listener.name, 100 * self._crowded / clips, self._unit,
-            )  # fmt: skip
+        for count, what in (
+            (self._crowded, "hears more than a quarter of its classes, and so confirms nearly whatever is asked"),
+            (self._silent, "hears nothing, or says nothing that can be read, and so confirms and refuses nothing"),
+        ):
+            if count > MOST_CLIPS * clips:
+                share = 100 * count / clips
+                log.warning("unit %s: in %.0f %% of the clips %s %s", self._unit, share, self._listener.name, what)
+
+    def _is_silent(self, heard: HeardClip) -> bool:
+        return not heard.tags or heard.tags[0].score < TAG_FLOOR
 
     def _is_crowded(self, heard: HeardClip) -> bool:
-        if not heard.tags:
+        if not self._hearing.num_classes or self._is_silent(heard):
             return False
         least = heard.tags[0].score / 2
         return sum(tag.score >= least for tag in heard.tags) > TOO_MANY_CLASSES * self._hearing.num_classes

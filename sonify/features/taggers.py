@@ -186,7 +186,7 @@ def load_tflite(settings: Tagger) -> TfliteTagger:
         raise InputError(f"retrieval.confirm.model: {settings.model}: LiteRT cannot load it ({why})") from error
     length = math.prod(int(side) for side in inputs[0]["shape"]) if len(inputs) == 1 else 0
     if length < 2 or inputs[0]["dtype"] != np.float32:
-        shapes = ", ".join(f"{list(one['shape'])} {np.dtype(one['dtype']).name}" for one in inputs)
+        shapes = ", ".join(f"{one['shape'].tolist()} {np.dtype(one['dtype']).name}" for one in inputs)
         raise InputError(
             f"retrieval.confirm.model: {settings.model}: expected one input, a window of float32 samples at 16 kHz as"
             f" YAMNet's [15600], found {shapes}"
@@ -200,7 +200,7 @@ def _scores_of(interpreter: Any, classes: int) -> Any:
     for output in outputs:
         if math.prod(int(side) for side in output["shape"]) == classes and output["dtype"] == np.float32:
             return output
-    shapes = ", ".join(f"{list(one['shape'])}" for one in outputs)
+    shapes = ", ".join(f"{one['shape'].tolist()}" for one in outputs)
     raise InputError(
         f"retrieval.confirm: labels names {classes} classes, and the model has outputs of {shapes}: take the class map"
         " that belongs to it"

@@ -192,8 +192,8 @@ def _teach_sounds(network: ASTForAudioClassification, log_mel: AstLogMel, sounds
     wanted = torch.eye(len(sounds)) * 12 - 6  # one class at 0.998, the others at 0.002
     known = torch.cat([features, torch.ones(len(features), 1)], 1)
     solved = torch.linalg.lstsq(known, wanted, driver="gelsd").solution
-    network.classifier.dense.weight.copy_(solved[:-1].T)
-    network.classifier.dense.bias.copy_(solved[-1])
+    taught = {"classifier.dense.weight": solved[:-1].T, "classifier.dense.bias": solved[-1]}
+    network.load_state_dict(network.state_dict() | taught)
 
 
 def tiny_clip(folder: Path) -> Path:

@@ -96,13 +96,12 @@ def test_yamnet_hears_what_recordings_are(yamnet, test_data):
     with (test_data / "sounds" / "metadata.csv").open(newline="") as file:
         rows = [(row["class"], row["file"]) for row in csv.DictReader(file)]
     hits = 0
-    for kind, names in (("dog", "Animal Dog Bark"), ("rain", "Rain"), ("siren", "Siren"), ("toilet_flush", "Toilet")):
-        sounds = [
-            next(cut_recording(test_data / "sounds" / name, 16_000, 5.0)).samples for k, name in rows if k == kind
-        ]
-        best = [tagger.labels[int(scores.max(0).argmax())].name for scores in tagger(sounds)]
-        hits += sum(one.split()[0].rstrip(",") in names for one in best)
-    assert hits >= 24  # of 32
+    for kind, expected in (("dog", "Dog"), ("rain", "Rain"), ("siren", "Siren"), ("toilet_flush", "Toilet flush")):
+        files = [test_data / "sounds" / name for its, name in rows if its == kind]
+        sounds = [next(cut_recording(file, 16_000, 5.0)).samples for file in files]
+        best = [np.argsort(-scores.max(0))[:4] for scores in tagger(sounds)]
+        hits += sum(expected in {tagger.labels[n].name for n in some} for some in best)
+    assert hits >= 28  # of 32
     assert len(tagger.labels) == 521
     assert all(label.class_id for label in tagger.labels)
 

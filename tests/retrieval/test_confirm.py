@@ -33,7 +33,7 @@ def tags_of(*clips, means=None):
     )
 
 
-def judge(concept, *clips, confirm=TAGGER, purity=None, description=""):
+def judge(concept, *clips, confirm: Tagger | Listener = TAGGER, purity=None, description=""):
     ear = Ear(tags_of(*clips), confirm, purity)
     return ear.judge(Concept(concept=concept, description=description), np.arange(len(clips)))
 

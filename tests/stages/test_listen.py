@@ -164,7 +164,7 @@ def test_a_pool_that_is_made_again_is_heard_only_where_it_is_new(root, folder):
     run(config)
     before = tags_of(config)
     broken = [replace(one, tags=one.tags[:1]) for one in before]  # as nobody hears it: what is not heard again stays so
-    for path in sorted((config.run_dir / layout.TAGS).rglob("*.parquet")):
+    for path in sorted((root / "run" / layout.TAGS).rglob("*.parquet")):
         rows = list(read_rows(path, HeardClip))
         write_table(path, HeardClip, [one for one in broken if one.clip in {row.clip for row in rows}])
     write_sounds(root / "more", {"900.flac": "dog"})

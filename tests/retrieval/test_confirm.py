@@ -103,7 +103,7 @@ def test_what_else_is_heard_counts_against_purity():
     judged = judge("dog", {"Dog": 0.9}, {"Dog": 0.9, "Cat": 0.3}, {"Dog": 0.9, "Cat": 0.3, "Music": 0.5}, {"Cat": 0.3})
     assert judged.purity[0] == 1
     assert np.all(np.diff(judged.purity) < 0)
-    assert judged.purity[3] == 0
+    assert judged.purity[3] < 0.35
 
 
 def test_relatives_what_is_above_and_silence_are_nothing_else():

@@ -294,15 +294,21 @@ def test_tags_are_read_beside_their_clips(tmp_path):
     speech = Tag(name="Speech", class_id=class_ids_by_name()["Speech"], score=0.75, mean=0.5)
     strange = Tag(name="flump", class_id="/m/nothing", score=0.125, mean=0.0625)
     # the second clip broke the listener
-    write_table(tmp_path / layout.tags("ear", "000000"), HeardClip, [heard(rows[0], dog, strange), heard(rows[2])])
+    write_table(tmp_path / layout.tags("ear", "000000"), HeardClip, [heard(rows[0], dog, strange), heard(rows[2], dog)])
     write_table(tmp_path / layout.tags("ear", "000001"), HeardClip, [heard(rows[3], speech, dog)])
     tags = read_tags(tmp_path, "ear", "an ear", drops_speech=False)
     assert tags.present.tolist() == [True, False, True, True]
-    assert tags.starts.tolist() == [0, 2, 2, 2, 4]
-    assert [tags.names[word] for word in tags.words] == ["Dog", "flump", "Speech", "Dog"]
-    assert tags.classes.tolist() == [places()[dog.class_id], -1, places()[speech.class_id], places()[dog.class_id]]
-    assert tags.scores.tolist() == [0.5, 0.125, 0.75, 0.5]
-    assert tags.means.tolist() == [0.25, 0.0625, 0.5, 0.25]
+    assert tags.starts.tolist() == [0, 2, 2, 3, 5]
+    assert [tags.names[word] for word in tags.words] == ["Dog", "flump", "Dog", "Speech", "Dog"]
+    assert tags.classes.tolist() == [
+        places()[dog.class_id],
+        -1,
+        places()[dog.class_id],
+        places()[speech.class_id],
+        places()[dog.class_id],
+    ]
+    assert tags.scores.tolist() == [0.5, 0.125, 0.5, 0.75, 0.5]
+    assert tags.means.tolist() == [0.25, 0.0625, 0.25, 0.5, 0.25]
     assert read_tags(tmp_path, "ear", "an ear", drops_speech=True).present.tolist() == [True, False, True, False]
     part = tags.take(np.array([3, 0]))
     assert part.starts.tolist() == [0, 2, 4]

@@ -15,6 +15,7 @@ from sonify.config.sections import (
     EndpointVlm,
     Engine,
     Esc50Sounds,
+    Events,
     Extractor,
     Features,
     FolderImages,

@@ -23,6 +23,7 @@ from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_text
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
+from sonify.stages.scene import SceneRules
 from sonify.stores import Place
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
@@ -158,6 +159,7 @@ class PairStage:
         self._config = config
         self._pool = pool
         self._excluded = read_exclusions(config.images.exclude)
+        self._settle = SceneRules(config, pool)
 
     def __call__(self, rows: Sequence[ImageScenes]) -> list[tuple[Pair, ...] | Rejected]:
         planned = [self._refuse(row) or scenes_of(self._config, row) for row in rows]
@@ -245,6 +247,7 @@ class PairStage:
         """One clip for each concept that has one, and why the others have none; no recording is heard twice."""
         used: set[int] = set()
         sources: list[SourceClip] = []
+        heard: list[Concept] = []
         refused: list[Refused] = []
         pool = self._pool[split]
         for concept in scene.concepts:
@@ -254,7 +257,8 @@ class PairStage:
                 refused.append(refuse(concept, drawn.reason, pool.clips[drawn.clip], drawn.cosine, drawn.heard))
             else:
                 sources.append(drawn)
-        return tuple(sources), tuple(refused)
+                heard.append(concept)
+        return self._settle(heard, sources, (self._config.seed, key, scene.name)), tuple(refused)
 
 
 def _not_asked_for(scene: Scene) -> Iterator[Refused]:

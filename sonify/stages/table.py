@@ -55,6 +55,9 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.system": None,
     "concepts.extractors.extra_body": {},
     "concepts.extractors.template": {},
+    "mix.snr_db": None,
+    "mix.events": None,
+    "audio.duplicates": "keep",
 }
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -117,7 +120,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         name="pair",
         version=3,
         listing="concepts",
-        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence", "mix.snr_db", "mix.events")
         | _encoder_settings(config)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
         | pick("concepts.check")

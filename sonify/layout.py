@@ -8,6 +8,8 @@ UNITS = "units"
 CLIPS = "pool/clips"
 AUDIO = "pool/audio"
 EMBEDDINGS = "pool/embeddings"
+SOUND_HASHES = "pool/duplicates"
+DUPLICATES = "pool/duplicates.parquet"  # the recordings that are copies of each other
 ANSWERS = "answers"
 CONCEPTS = "concepts"
 CHECKS = "checks"
@@ -27,6 +29,7 @@ SPLITS = ("train", "validation")
 STAGE_FOLDERS = {
     "pool": (CLIPS, AUDIO),
     "embeddings": (),
+    "duplicates": (SOUND_HASHES,),
     "concepts": (CONCEPTS,),
     "checks": (CHECKS,),
     "copies": (COPIES,),
@@ -62,6 +65,11 @@ def embeddings(encoder: str, unit: str) -> str:
 def embedding_keys(encoder: str, unit: str) -> str:
     """What each of those embeddings was made from."""
     return f"{EMBEDDINGS}/{encoder}/{unit}.parquet"
+
+
+def sound_hashes(unit: str) -> str:
+    """The hashes of those clips, row for row, by which copies are found."""
+    return f"{SOUND_HASHES}/{unit}.npy"
 
 
 def concepts(extractor: str, unit: str) -> str:

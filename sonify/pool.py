@@ -41,6 +41,27 @@ def iter_vectors(run_dir: Place, spaces: Sequence[str]) -> Iterator[list[np.ndar
         yield [load_array(run_dir / layout.embeddings(space, unit)) for space in spaces]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """A recording of which the pool holds copies under other names (`pool/duplicates.parquet`).
+
+    `group` is the first of them by name. What is `left_out` is of validation, and training holds a copy of it.
+    """
+
+    recording: str
+    group: str
+    left_out: bool
+
+
+def read_duplicates(run_dir: Place) -> dict[str, Duplicate]:
+    """The recordings that are copies of others, by name.
+
+    Raises:
+        WorkError: they were not looked for, or the table is damaged.
+    """
+    return {row.recording: row for row in read_rows(run_dir / layout.DUPLICATES, Duplicate)}
+
+
 class ClipSamples:
     """Reads one clip's samples at a time, through memory-mapped files."""
 

@@ -482,7 +482,9 @@ class Mix(Section):
         if not -70.0 < low <= high <= 0.0:
             raise ValueError(f"lufs must be [low, high] between -70 and 0, found [{low}, {high}]")
         if self.snr_db and not SNR_DB[0] <= self.snr_db[0] <= self.snr_db[1] <= SNR_DB[1]:
-            raise ValueError(f"snr_db must be [low, high] between {SNR_DB[0]:g} and {SNR_DB[1]:g}, found {[*self.snr_db]}")
+            raise ValueError(
+                f"snr_db must be [low, high] between {SNR_DB[0]:g} and {SNR_DB[1]:g}, found {[*self.snr_db]}"
+            )
         return self
 
 

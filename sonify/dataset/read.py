@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sonify.config import Config
-from sonify.config.sections import NAME
+from sonify.config.sections import NAME, SNR_DB
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,
@@ -41,6 +41,7 @@ from sonify.keys import key_order, keys_of, plain_key
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import SILENCE_DBFS
 from sonify.media.pixels import MAX_PIXELS, MAX_SIDE_PX
+from sonify.rows import SourceClip
 from sonify.stores import BLOCK_BYTES, Place
 
 Row = TypeVar("Row")
@@ -61,6 +62,8 @@ CLIP_LUFS = (-70.0, 10.0)
 TARGET_LUFS = (-110.0, 0.0)
 GAIN_DB = (TARGET_LUFS[0] - CLIP_LUFS[1], TARGET_LUFS[1] - CLIP_LUFS[0])
 PEAK_DBFS = (SILENCE_DBFS, 0.0)
+ROLES = ("", "foreground", "ambience")
+SCENE_SEC = (0.0, 60.0)  # `audio.clip_seconds` is at most that
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -83,7 +86,7 @@ def verify_published(folder: PublishedFolder, config: Config) -> None:
         if found != folder.files[name]:
             raise InputError(f"{folder.place}/{name}: another sha256 than {CHECKSUMS} says: get the folder again")
     clips = _verify_clips(folder, config)
-    _verify_pairs(folder, config.scenes, clips)
+    _verify_pairs(folder, config.scenes, clips, config.audio.clip_seconds)
     for _ in read_shards(folder):
         pass
 
@@ -104,8 +107,8 @@ def _verify_clips(folder: PublishedFolder, config: Config) -> frozenset[str]:
     return frozenset(names)
 
 
-def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Collection[str]) -> None:
-    """Look at each scene: its clips are there, and its image is in no other unit."""
+def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Collection[str], scene_sec: float) -> None:
+    """Look at each scene: its clips are there and begin within it, and its image is in no other unit."""
     hashes = array("q")  # 8 bytes an image; two of 10 million share one by chance three times in a million
     for unit, pairs in _images(folder, scenes):
         lost = next((s.clip for pair in pairs for s in pair.sources if s.clip not in clips), None)
@@ -113,6 +116,14 @@ def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Colle
             raise InputError(
                 f"{folder.place}/{DATA}: unit {unit}: image {pairs[0].image[:100]!r} is heard with the clip"
                 f" {lost[:100]!r}, which {CLIPS}/ does not have: get the folder again"
+            )
+        late = next(
+            (s.onsets_sec for pair in pairs for s in pair.sources if max(s.onsets_sec, default=0.0) >= scene_sec), None
+        )
+        if late is not None:
+            raise InputError(
+                f"{folder.place}/{DATA}: unit {unit}: image {pairs[0].image[:100]!r}: a sound begins after"
+                f" {max(late):g} seconds, and a scene has {scene_sec:g}"
             )
         hashes.append(hash(key_order(pairs[0].image)))
     found, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
@@ -237,8 +248,18 @@ def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
             yield "a number that is none"
         if not _is_within(source.target_lufs, TARGET_LUFS) or not _is_within(source.gain_db, GAIN_DB):
             yield f"a target_lufs of {source.target_lufs} and a gain_db of {source.gain_db}, which no mix has"
+        if not _are_times(source):
+            yield f"a part from {source.active_start_sec} of {source.active_sec} seconds, heard at times that are none"
+        if source.role not in ROLES or not _is_within(source.snr_db, SNR_DB):
+            yield f"its role is {source.role[:100]!r}, and its snr_db {source.snr_db}"
         if source.copy not in COPY_KINDS:
             yield f"its copy is {source.copy[:100]!r}"
+
+
+def _are_times(source: SourceClip) -> bool:
+    """Whether a part is told where it is heard, and all of it lies in what a scene can be."""
+    seconds = (source.active_start_sec, source.active_sec, *source.onsets_sec)
+    return all(_is_within(value, SCENE_SEC) for value in seconds) and bool(source.onsets_sec) == (source.active_sec > 0)
 
 
 def _faults_of_clip(clip: PublishedClip) -> Iterator[str]:
@@ -318,6 +339,10 @@ def _check_lists(place: Place, name: str, column: pa.Array) -> None:
         longest = max(column.value_lengths().to_pylist(), default=0)
         if longest > MAX_VALUES_IN_ROW:
             raise InputError(f"{place}: {name}: {longest} values in one row, at most {MAX_VALUES_IN_ROW} are read")
+        _check_lists(place, name, column.values)
+    elif isinstance(column, pa.StructArray):
+        for n in range(column.type.num_fields):
+            _check_lists(place, f"{name}.{column.type.field(n).name}", column.field(n))
 
 
 def _check_texts(place: Place, name: str, column: pa.Array) -> int:

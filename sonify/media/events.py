@@ -74,7 +74,7 @@ def cut_active(samples: np.ndarray, start_sec: float, length_sec: float, sample_
 def measure_part(part: np.ndarray, sample_rate_hz: int) -> float:
     """Return the integrated loudness of a part that was cut out, in LUFS, -inf where nothing passes the gate."""
     missing = math.ceil(LEAST_MEASURED_SEC * sample_rate_hz) - len(part)
-    return measure_loudness(np.pad(part, (0, max(0, missing))), sample_rate_hz)
+    return measure_loudness(np.pad(part.astype(np.float64), (0, max(0, missing))), sample_rate_hz)
 
 
 def draw_onsets(

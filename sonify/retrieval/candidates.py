@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
+import pyarrow as pa
 
 from sonify import layout
 from sonify.config import Retrieval
 from sonify.keys import uniform
-from sonify.pool import clip_columns, iter_vectors
+from sonify.pool import clip_columns, iter_vectors, read_duplicates
 from sonify.retrieval.encoders import JointEncoder, QueryEncoder, bank_mean, load_encoder
 from sonify.rows import Concept, Reason
 from sonify.stores import Place
@@ -278,23 +279,23 @@ class SplitPool:
         return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
 
 
-def load_pool(run_dir: Place, retrieval: Retrieval, threads: int) -> dict[str, SplitPool]:
-    """Load the whole pool, split by split; a split without clips is absent."""
+def load_pool(run_dir: Place, retrieval: Retrieval, threads: int, joined: bool = False) -> dict[str, SplitPool]:
+    """Load the whole pool, split by split; a split without clips is absent. Where it is `joined`, copies are one."""
     encoder = load_encoder(retrieval.encoder)
-    parts = read_pool(run_dir, encoder)
+    parts = read_pool(run_dir, encoder, joined)
     return {split: SplitPool(part, encoder, retrieval, threads) for split, part in parts.items()}
 
 
-def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:
+def read_pool(run_dir: Place, encoder: JointEncoder, joined: bool = False) -> dict[str, PoolClips]:
     """Read clips and embeddings of the whole pool, split by split."""
     table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split"))
     spaces = [part.id for part in encoder.parts]
     embeddings = np.concatenate([encoder.join(vectors) for vectors in iter_vectors(run_dir, spaces)])
-    recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    recordings, is_drawn = _recordings(run_dir, table, joined)
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
     split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
-    parts = {split: np.flatnonzero(split_of_clip == split) for split in layout.SPLITS}
+    parts = {split: np.flatnonzero((split_of_clip == split) & is_drawn) for split in layout.SPLITS}
     return {
         split: PoolClips(
             clips=clips[part].tolist(),
@@ -305,3 +306,17 @@ def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:
         for split, part in parts.items()
         if len(part)
     }
+
+
+def _recordings(run_dir: Place, table: pa.Table, joined: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A number for the recording of each clip, one for all copies of it, and whether it may be drawn."""
+    coded = table["recording"].combine_chunks().dictionary_encode()
+    of_clip = coded.indices.to_numpy().astype(np.int64)
+    if not joined:
+        return of_clip, np.ones(len(of_clip), bool)
+    names = coded.dictionary.to_pylist()
+    numbers = {name: number for number, name in enumerate(names)}
+    copies = read_duplicates(run_dir)
+    first = np.array([numbers[copies[name].group] if name in copies else numbers[name] for name in names])
+    is_drawn = np.array([name not in copies or not copies[name].left_out for name in names])
+    return first[of_clip], is_drawn[of_clip]

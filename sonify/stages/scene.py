@@ -8,10 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
+
 from sonify.captions.ontology import names_ambience
 from sonify.config import Config, Events, Mix
 from sonify.keys import uniform
-from sonify.media.events import ActivePart, cut_active, draw_onsets, find_active, measure_part
+from sonify.media.events import (
+    TIME_DIGITS,
+    ActivePart,
+    cut_active,
+    draw_onsets,
+    find_active,
+    measure_part,
+)
 from sonify.media.mixing import gain_to_target_db
 from sonify.pool import ClipSamples
 from sonify.retrieval.candidates import SplitPool
@@ -21,12 +30,14 @@ from sonify.rows import Concept, SourceClip
 TARGET_LUFS = (-110.0, 0.0)
 # Of a large pool's clips, as many measured ones are remembered; one takes a millisecond.
 REMEMBERED = 100_000
+# Encoders delay by less, and noise that one of them lets through begins at any time.
+MOST_DELAY_SEC = 0.4
 
 Key = tuple[int, str, str]  # seed, image and scene
 
 
 class SceneRules:
-    """Sets the sources of a scene against each other, as `mix.snr_db` and `mix.events` say; without both, not at all."""
+    """Sets the sources of a scene against each other, by `mix.snr_db` and `mix.events`; without both, not at all."""
 
     def __init__(self, config: Config, pool: Mapping[str, SplitPool]) -> None:
         self._mix = config.mix
@@ -38,9 +49,7 @@ class SceneRules:
         self._loudness = {clip: lufs for clips, values in loudness for clip, lufs in zip(clips, values, strict=True)}
         self._measure = lru_cache(REMEMBERED)(self._measure_clip)
 
-    def __call__(
-        self, concepts: Sequence[Concept], sources: Sequence[SourceClip], key: Key
-    ) -> tuple[SourceClip, ...]:
+    def __call__(self, concepts: Sequence[Concept], sources: Sequence[SourceClip], key: Key) -> tuple[SourceClip, ...]:
         """Set sources, each drawn for the concept beside it, against each other."""
         if not self._acts:
             return tuple(sources)
@@ -96,6 +105,45 @@ def is_event(part: ActivePart, events: Events, scene_sec: float) -> bool:
     """Whether a clip holds a short sound, of which there is room for a second one."""
     longest = min(events.max_active_sec, scene_sec / 2)
     return 0 < part.length_sec <= longest and part.crest_db >= events.min_crest_db
+
+
+def heard_again(
+    source: SourceClip, samples: np.ndarray, loudness_lufs: float, sample_rate_hz: int
+) -> tuple[SourceClip, float]:
+    """An event whose clip is another one than was cut: as it is heard now, and how loud its clip is there.
+
+    Another encoding may begin later, and another recording lasts as long as it does: beginnings that have no room left
+    are dropped, and where the clip has no event in it, it is heard whole.
+
+    Args:
+        source: the event, with the other clip's name.
+        samples: of that clip.
+        loudness_lufs: of the whole of it.
+        sample_rate_hz: of the samples.
+    """
+    found = find_active(samples, sample_rate_hz)
+    scene_sec = len(samples) / sample_rate_hz
+    as_before = source.copy == "equivalent"
+    length_sec = min(source.active_sec, scene_sec) if as_before else found.length_sec
+    start_sec = min(found.start_sec, round(scene_sec - length_sec, TIME_DIGITS))
+    if as_before and abs(start_sec - source.active_start_sec) > MOST_DELAY_SEC:
+        start_sec = source.active_start_sec
+    part_lufs = measure_part(cut_active(samples, start_sec, length_sec, sample_rate_hz), sample_rate_hz)
+    if not math.isfinite(part_lufs) or (not as_before and length_sec > scene_sec / 2):
+        return replace(source, onsets_sec=(), active_start_sec=0.0, active_sec=0.0), loudness_lufs
+    onsets_sec = source.onsets_sec if as_before else _with_room(source.onsets_sec, length_sec, scene_sec)
+    placed = replace(source, onsets_sec=onsets_sec, active_start_sec=start_sec, active_sec=length_sec)
+    return placed, part_lufs
+
+
+def _with_room(onsets_sec: Sequence[float], length_sec: float, scene_sec: float) -> tuple[float, ...]:
+    """Those after which a part of a length fits before the next and before the end; at least one."""
+    latest_sec = math.floor((scene_sec - length_sec) * 10**TIME_DIGITS) / 10**TIME_DIGITS
+    kept = [min(onsets_sec[0], latest_sec)]
+    for onset_sec in onsets_sec[1:]:
+        if kept[-1] + length_sec <= onset_sec <= latest_sec:
+            kept.append(onset_sec)
+    return tuple(kept)
 
 
 def set_ratio(

@@ -32,8 +32,8 @@ from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
 from sonify.retrieval import encoders
 from sonify.sources.captions import identify_captions
-from sonify.stages import checks, concepts, copies, embeddings, features, make_pool, pair, render
-from sonify.stages.published import adopt_job, published_job
+from sonify.stages import checks, concepts, copies, duplicates, embeddings, features, make_pool, pair, render
+from sonify.stages.published import adopt_job, check_adoption, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
 from sonify.vlm.backends import fetch_vlm, model_name
@@ -62,14 +62,14 @@ ADDED_KEYS: Mapping[str, Any] = {
 
 # The commands that run a part of the job, and the stages each stands for.
 COMMAND_STAGES = {
-    "pool": ("pool", "embeddings"),
+    "pool": ("pool", "embeddings", "duplicates"),
     "concepts": ("concepts", "checks"),
     "pair": ("pair",),
     "render": ("render",),
     "features": ("features",),
 }
 # What `sonify render --from` does: a published dataset brings no pool along.
-RENDERING = ("pool", "concepts", "copies", "embeddings", "pair", "render")
+RENDERING = ("pool", "concepts", "copies", "embeddings", "duplicates", "pair", "render")
 
 
 def stages_of(config: Config, anew: Collection[str] = ()) -> tuple[Stage, ...]:
@@ -116,6 +116,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
     checkers = tuple(
         _check(config, pick, extractor) for extractor in config.concepts.extractors if config.concepts.check
     )
+    joined = _duplicates(config)
     pair_stage = Stage(
         name="pair",
         version=3,
@@ -123,20 +124,20 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence", "mix.snr_db", "mix.events")
         | _encoder_settings(config)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
-        | pick("concepts.check")
+        | pick("concepts.check", "audio.duplicates")
         | (pick("concepts.media") if config.concepts.check else {})
         | {"images.exclude": _content(config.images.exclude)}
         | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
         | {"threads": pair.THREADS},
         load=lambda: pair.pair_job(config),
         **_encoder_resources(config.retrieval.encoder),
-        check=lambda: pair.check_splits(config.run_dir, config.images, config.seed),
+        check=lambda: pair.check_pool(config),
         upstream=tuple(stage.key for stage in checkers or extractors),
-        upstream_whole=("embeddings",),
+        upstream_whole=("embeddings", *(stage.key for stage in joined)),
         # several extractors overlap in images: only one alone says how many there are
         rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
     )
-    return (_embeddings(config), *extractors, *checkers, pair_stage)
+    return (_embeddings(config), *joined, *extractors, *checkers, pair_stage)
 
 
 def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, ...]:
@@ -159,7 +160,8 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         load=lambda: copies.copies_job(config),
         upstream_whole=("pool",),
     )
-    drawn = pick("seed", "retrieval") | _encoder_settings(config) | {"threads": pair.THREADS}
+    drawn = pick("seed", "retrieval", "audio.duplicates") | _encoder_settings(config) | {"threads": pair.THREADS}
+    joined = _duplicates(config) if repairs else ()
     pair_stage = Stage(
         name="pair",
         version=3,
@@ -170,22 +172,40 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         | (drawn if repairs else {}),
         load=lambda: adopt_job(config),
         **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
-        check=lambda: copies.check_copies(config),
+        check=lambda: check_adoption(config),
         upstream=(found.key,),
-        upstream_whole=(compared.key, *(("embeddings",) if repairs else ())),
+        upstream_whole=(compared.key, *(("embeddings",) if repairs else ()), *(stage.key for stage in joined)),
         rows_expected=lambda upstream: upstream[0].rows_out,
     )
-    return (found, compared, *([_embeddings(config)] if repairs else []), pair_stage)
+    return (found, compared, *([_embeddings(config)] if repairs else []), *joined, pair_stage)
 
 
 def _pool(config: Config, pick: Pick) -> Stage:
+    audio = pick("seed", "audio")
+    audio.pop("audio.duplicates")  # a pool is the same whatever is drawn from it
     return Stage(
         name="pool",
         version=2,
         listing="pool",
-        settings=pick("seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
+        settings=audio | {"audio.exclude": _content(config.audio.exclude)},
         load=lambda: make_pool.pool_job(config.run_dir, config.audio, config.seed),
     )
+
+
+def _duplicates(config: Config) -> tuple[Stage, ...]:
+    """The stage by which copies are found, where they count as one."""
+    if config.audio.duplicates == "keep":
+        return ()
+    stage = Stage(
+        name="duplicates",
+        version=1,
+        listing="pool",
+        settings={},
+        load=lambda: duplicates.duplicates_job(config.run_dir, config.audio.sample_rate),
+        upstream=("pool",),
+        rows_expected=lambda upstream: upstream[0].clips_out,
+    )
+    return (stage,)
 
 
 def _embeddings(config: Config) -> Stage:

@@ -436,6 +436,9 @@ class Prominence(Section):
     reference_area: float = Field(default=0.2, gt=0, le=1)
 
 
+MOST_EVENTS = 20  # of one source
+
+
 class Events(Section):
     """When short sounds happen: a bark or a knock is cut out of its clip and heard once or some times in the scene.
 
@@ -444,7 +447,7 @@ class Events(Section):
     as fit `gap_sec` apart; `onset_sec` is the time within which they begin (null: wherever the whole event fits).
     """
 
-    count: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=100)]] = (1, 3)
+    count: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=MOST_EVENTS)]] = (1, 3)
     onset_sec: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(le=60)]] | None = None
     gap_sec: float = Field(default=0.25, ge=0, le=60)
     max_active_sec: float = Field(default=2.0, gt=0, le=60)

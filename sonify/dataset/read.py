@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sonify.config import Config
-from sonify.config.sections import NAME, SNR_DB
+from sonify.config.sections import MOST_EVENTS, NAME, SNR_DB
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,
@@ -317,11 +317,20 @@ def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> None:
         raise InputError(f"{place}: expected the columns {_columns(expected)}, found {_columns(found)}")
     groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
     for group in groups:
-        values = max(group.column(n).num_values for n in range(group.num_columns))
-        if group.total_byte_size > MAX_GROUP_BYTES or values > MAX_VALUES_IN_ROW * max(group.num_rows, 1):
+        columns = [group.column(n) for n in range(group.num_columns)]
+        rows = max(group.num_rows, 1)
+        values = max(column.num_values for column in columns)
+        too_many = any(column.num_values > rows * _most_values(column.path_in_schema) for column in columns)
+        if group.total_byte_size > MAX_GROUP_BYTES or too_many:
             raise InputError(f"{place}: {group.total_byte_size} bytes or {values} values in one row group: too many")
     if not 0 < file.metadata.num_rows <= MAX_ROWS:
         raise InputError(f"{place}: {file.metadata.num_rows} rows, expected some and at most {MAX_ROWS}")
+
+
+def _most_values(path: str) -> int:
+    """How many values a row may have in a column: a list in a list is the times of a source."""
+    lists = path.count(".list.")
+    return MAX_VALUES_IN_ROW * MOST_EVENTS ** max(0, lists - 1)
 
 
 def _columns(schema: pa.Schema) -> str:
@@ -334,15 +343,15 @@ def _texts_of(file: pq.ParquetFile) -> list[str]:
     return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
 
 
-def _check_lists(place: Place, name: str, column: pa.Array) -> None:
+def _check_lists(place: Place, name: str, column: pa.Array, most: int = MAX_VALUES_IN_ROW) -> None:
     if isinstance(column, pa.ListArray):
         longest = max(column.value_lengths().to_pylist(), default=0)
-        if longest > MAX_VALUES_IN_ROW:
-            raise InputError(f"{place}: {name}: {longest} values in one row, at most {MAX_VALUES_IN_ROW} are read")
-        _check_lists(place, name, column.values)
+        if longest > most:
+            raise InputError(f"{place}: {name}: {longest} values in one row, at most {most} are read")
+        _check_lists(place, name, column.values, MOST_EVENTS)
     elif isinstance(column, pa.StructArray):
         for n in range(column.type.num_fields):
-            _check_lists(place, f"{name}.{column.type.field(n).name}", column.field(n))
+            _check_lists(place, f"{name}.{column.type.field(n).name}", column.field(n), most)
 
 
 def _check_texts(place: Place, name: str, column: pa.Array) -> int:

@@ -153,10 +153,11 @@ def near_sounds(hashes: np.ndarray) -> np.ndarray:
     """
     count, delays = hashes.shape[:2]
     some = np.flatnonzero(hashes.any(axis=(1, 2)))
-    words = np.ascontiguousarray(hashes[some]).view(np.uint64).reshape(len(some) * delays, -1)
+    rows = hashes[some].reshape(-1, SOUND_BITS // 8)
+    words = rows.view(np.uint64)
     sound = np.repeat(some, delays)
     found: list[np.ndarray] = []
-    for keys in _keys(hashes[some].reshape(len(some) * delays, -1)):
+    for keys in _keys(rows):
         order = np.argsort(keys, kind="stable")
         left = np.arange(len(order) - 1)
         for distance in range(1, COMPARED + 1):

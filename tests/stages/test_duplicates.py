@@ -7,7 +7,7 @@ import pytest
 
 from sonify import layout
 from sonify.keys import split_of
-from sonify.pool import Duplicate, read_duplicates
+from sonify.pool import Duplicate, DuplicateCounts, count_duplicates, read_duplicates
 from sonify.report.status import pairs_of_run
 from sonify.report.verify import verify
 from sonify.rows import Clip
@@ -70,6 +70,12 @@ def test_copies_are_found_under_other_names(joined):
         groups.setdefault(copy.group, []).append(copy.recording)
     assert sorted(map(sorted, groups.values())) == [[f"a/{n}.flac", f"b/upload-{n}.mp3"] for n in range(6)]
     assert set(groups) == {f"a/{n}.flac" for n in range(6)}
+
+
+def test_copies_are_counted_and_none_where_they_are_kept(joined, tmp_path):
+    left_out = sum(copy.left_out for copy in read_duplicates(joined.run_dir).values())
+    assert count_duplicates(joined.run_dir) == DuplicateCounts(recordings=12, groups=6, largest=2, left_out=left_out)
+    assert count_duplicates(tmp_path) is None
 
 
 def test_what_training_has_a_copy_of_is_not_heard_in_validation(joined):

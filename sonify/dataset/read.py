@@ -295,7 +295,7 @@ def read_table(folder: Place, name: str, row_type: type[Row]) -> Iterator[Row]:
 def _naming_faults(place: Place) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a column is named in no UTF-8
         raise InputError(f"{place}: not a Parquet file ({str(error).splitlines()[0][:200]!r})") from error
 
 

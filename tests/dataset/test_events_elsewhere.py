@@ -105,6 +105,26 @@ def test_an_event_in_the_place_of_a_lost_one_is_heard_at_its_times(placed, there
     assert len(same) == 12 - len(repaired)
 
 
+def test_ambience_in_the_place_of_lost_ambience_is_as_loud_as_that_was(placed, there):
+    rain = {(p.image, s.concept): s for p in pairs_of_run(placed / "run") for s in p.sources if s.role == "ambience"}
+    lost = sorted({source.clip for source in rain.values()})[0]
+    (there / "sounds" / lost.partition("/")[2].partition("#")[0]).unlink()
+    run(elsewhere(there, "repair"))
+    repaired = {
+        (pair.image, source.concept): source
+        for pair in pairs_of_run(there / "run")
+        for source in pair.sources
+        if source.copy == "repaired"
+    }
+    assert repaired
+    for key, source in repaired.items():
+        assert (source.target_lufs, source.role, source.snr_db) == (
+            rain[key].target_lufs,
+            "ambience",
+            rain[key].snr_db,
+        )
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

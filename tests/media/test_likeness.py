@@ -135,6 +135,14 @@ def lively(seed, seconds=5.0):
     return levels * rng.standard_normal(len(levels))
 
 
+@pytest.mark.parametrize("later_ms", [10, 40, 70])
+def test_a_copy_that_begins_later_is_found_and_nothing_is_a_copy_of_itself(later_ms):
+    sound = lively(0, 6.0)
+    start = later_ms * RATE_HZ // 1000
+    clips = [sound[start : start + 5 * RATE_HZ], lively(1), sound[: 5 * RATE_HZ]]
+    assert near_sounds(np.stack([sound_hashes(as_int16(clip), RATE_HZ) for clip in clips])).tolist() == [[0, 2]]
+
+
 def random_hashes(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, len(DELAYS_STEPS), SOUND_BITS // 8), dtype=np.uint8)
 

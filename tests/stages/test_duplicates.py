@@ -58,7 +58,7 @@ def config_of(root, run_name, duplicates="join", validation=0.5, **sections):
 
 @pytest.fixture(scope="module")
 def joined(corpora):
-    config = config_of(corpora, "joined")
+    config = config_of(corpora, "joined", retrieval={"draws": 6})
     run(config)
     return config
 
@@ -95,6 +95,9 @@ def test_what_training_has_a_copy_of_is_not_heard_in_validation(joined):
         }
         for side in layout.SPLITS
     }
+    for pair in pairs_of_run(joined.run_dir):
+        for name in (clips[source.clip].recording for source in pair.sources):
+            assert name not in copies or not copies[name].left_out
     assert heard["train"]
     assert heard["validation"]
     assert not heard["train"] & heard["validation"]
@@ -112,7 +115,7 @@ def test_a_sound_is_in_a_scene_once_however_many_copies_there_are(tmp_path):
 
 
 def test_a_pool_is_the_same_with_and_without_and_so_are_pairs_where_nothing_is_joined(corpora, joined):
-    kept = config_of(corpora, "kept", "keep")
+    kept = config_of(corpora, "kept", "keep", retrieval={"draws": 6})
     run(kept)
     assert not (kept.run_dir / layout.DUPLICATES).exists()
     before, after = hash_run(kept.run_dir), hash_run(joined.run_dir)
@@ -151,6 +154,17 @@ def test_a_validation_split_of_copies_alone_is_refused_in_one_line(tmp_path):
         run(config_of(tmp_path, "run", seed=seed))
 
 
+def test_a_recording_that_repeats_itself_is_no_copy(tmp_path):
+    write_photos(tmp_path / "photos", {"0.jpg": "a dog"})
+    for name, sound in (("a", np.tile(lively(0), 2)), ("b", lively(1))):
+        write_sound(tmp_path / name / "0.flac", sound, RATE_HZ)
+        write_csv(tmp_path / name / "metadata.csv", ("file", "text"), [("0.flac", "dog")])
+    config = config_of(tmp_path, "run", validation=0)
+    run(config)
+    assert len(stored(config.run_dir / layout.CLIPS, Clip)) == 3
+    assert read_duplicates(config.run_dir) == {}
+
+
 def test_splits_are_checked_without_a_pool(tmp_path, joined):
     check_splits(tmp_path, joined.images, 0, without_copies=True)
 
@@ -160,6 +174,7 @@ def test_links_make_groups_in_the_order_of_names():
     links = np.array([(0, 2), (3, 4), (2, 1), (1, 0)])
     assert [[names[n] for n in group] for group in groups_of(links, names)] == [["a", "b"], ["c", "d", "e"]]
     assert groups_of(np.zeros((0, 2), int), names) == []
+    assert groups_of(np.array([(0, 1), (0, 2), (3, 2)]), names) == [[3, 2, 1, 0]]
 
 
 def test_ten_thousand_links_make_one_group():

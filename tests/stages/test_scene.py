@@ -199,6 +199,20 @@ def test_the_same_run_again_and_with_draws_in_another_order_is_the_same(root):
     assert {k: v for k, v in one.items() if "commits" not in k} == {k: v for k, v in two.items() if "commits" not in k}
 
 
+def test_what_surrounds_stays_whole_though_it_is_short(root):
+    write_photos(root / "photos", {f"{n:03d}.jpg": "a dog in a thunderstorm" for n in range(4)})
+    rows = [(f"{n}.flac", "dog" if n % 2 else "thunder") for n in range(8)]
+    for n in range(0, 8, 2):
+        write_sound(root / "sounds" / f"{n}.flac", bark(n), RATE_HZ)
+    write_csv(root / "sounds" / "metadata.csv", ("file", "text"), rows)
+    config = small_config(root, mix=ON)
+    run(config)
+    for pair in pairs_of_run(config.run_dir):
+        dog, thunder = dog_and_rain(pair)
+        assert dog.onsets_sec
+        assert (thunder.onsets_sec, thunder.role) == ((), "ambience")
+
+
 def test_without_both_keys_pairs_say_nothing_of_it(root):
     config = small_config(root)
     run(config)

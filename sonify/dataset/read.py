@@ -358,7 +358,8 @@ def _check_texts(place: Place, name: str, column: pa.Array) -> int:
     """Look at each different text of a column, and return the bytes of all when they are unpacked."""
     size_bytes = 0
     for texts in _dictionaries(column):
-        texts.dictionary.validate(full=True)  # raises where they are no UTF-8
+        texts.validate(full=True)  # raises where an index leads nowhere
+        texts.dictionary.validate(full=True)  # and where a text is no UTF-8
         lengths = pc.binary_length(texts.dictionary)  # pyright: ignore[reportAttributeAccessIssue] - made at import
         longest = max(lengths.to_pylist(), default=0)
         if longest > MAX_TEXT_BYTES:

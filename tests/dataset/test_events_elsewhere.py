@@ -11,7 +11,7 @@ from sonify.pool import ClipSamples
 from sonify.report.status import pairs_of_run
 from sonify.running import run
 from tests.builders import noise, refused, small_config, write_csv, write_photos, write_sound
-from tests.dataset.folders import copy_of, elsewhere, mixes, shard_hashes
+from tests.dataset.folders import copy_of, elsewhere, mixes, seal, shard_hashes
 from tests.dataset.test_read import look_at, rewrite_pairs, with_source
 
 RATE_HZ = 16_000
@@ -153,3 +153,11 @@ def test_times_that_nobody_publishes_are_refused_in_one_line(there, fields, mess
     with refused(None):
         run(elsewhere(there))
     assert not (there / "run" / "pool").exists()
+
+
+def test_a_table_whose_columns_are_named_in_no_utf8_is_refused_in_one_line(there):
+    path = sorted((there / "published" / "data").iterdir())[0]
+    path.write_bytes(path.read_bytes().replace(b"onsets_sec", b"onsets_\xb8ec"))
+    seal(there / "published")
+    with refused("not a Parquet file"):
+        look_at(there)

@@ -128,9 +128,7 @@ def test_what_surrounds_is_told_by_its_kind(text):
     assert names_ambience(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["dog", "dog barking in the rain", "hiss", "radio", "applause", "xyzzy", ""]
-)
+@pytest.mark.parametrize("text", ["dog", "dog barking in the rain", "hiss", "radio", "applause", "xyzzy", ""])
 def test_what_happens_is_not_ambience(text):
     assert not names_ambience(text)
 

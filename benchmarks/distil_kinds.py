@@ -46,7 +46,7 @@ class WordNet:
 
     @cached_property
     def counts(self) -> tuple[Counter[tuple[str, str]], Counter[str]]:
-        """How often a lemma was met as a noun of a synset, and as another part of speech, each sense once more."""
+        """How often a lemma was met as a noun of a synset, and as another part of speech."""
         nouns: Counter[tuple[str, str]] = Counter()
         others: Counter[str] = Counter()
         for line in self._lines("index.sense"):
@@ -55,7 +55,7 @@ class WordNet:
             if rest.startswith("1"):
                 nouns[lemma, offset] += int(count)
             else:
-                others[lemma] += int(count) + 1
+                others[lemma] += int(count)
         return nouns, others
 
     def _lines(self, name: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ from sonify.config import (
     VlmExtractor,
 )
 from sonify.engine.job import Stage
-from sonify.engine.record import GONE, PLACES, RunRecord, as_recorded, pruned, read_record
+from sonify.engine.record import GONE, KEYS_OF_BEFORE, PLACES, RunRecord, as_recorded, pruned, read_record
 from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
 from sonify.retrieval import encoders
@@ -59,9 +59,7 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.system": None,
     "concepts.extractors.extra_body": {},
     "concepts.extractors.template": {},
-    "retrieval.encoder.matching": "words",
-    "retrieval.limit": None,
-    "retrieval.merge_names": False,
+    **KEYS_OF_BEFORE,
 }
 
 # The commands that run a part of the job, and the stages each stands for.

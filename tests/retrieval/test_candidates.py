@@ -3,15 +3,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sonify.config import Retrieval
+from sonify.config import Limit, Retrieval, TextEncoder
 from sonify.retrieval.candidates import (
+    Candidates,
     ClipIndex,
+    Missed,
+    PoolClips,
+    SplitPool,
     choose_candidates,
     draw_position,
     draw_weights,
     list_length,
     score_similarities,
 )
+from sonify.retrieval.encoders import load_encoder, query_of
+from sonify.retrieval.limits import query_limit
+from sonify.rows import Concept, Reason
 
 PAPER = Retrieval(margin=0.0)
 
@@ -125,3 +132,82 @@ def test_the_same_batch_gives_the_same_scores_twice():
     first = ClipIndex(pool, threads=1).rank(queries, 5)
     second = ClipIndex(pool, threads=1).rank(queries, 5)
     assert all(np.array_equal(a.similarities, b.similarities) for a, b in zip(first, second, strict=True))
+
+
+def pool_of(texts, limit=None, **changes):
+    """A split of clips that are called `texts`, each a recording of its own."""
+    retrieval = Retrieval(limit=limit, **changes)
+    encoder = load_encoder(retrieval.encoder)
+    clips = PoolClips(
+        clips=texts,
+        recordings=np.arange(len(texts)),
+        loudness_lufs=np.zeros(len(texts)),
+        embeddings=encoder(texts),
+    )
+    return SplitPool(clips, encoder, retrieval, 1, query_limit(limit, encoder.identity))
+
+
+def consider(pool, name):
+    concept = Concept(concept=name, description="")
+    query = query_of(concept, "description")
+    return pool.consider(concept, pool.rank([query])[query], ("key", name))
+
+
+def test_each_query_has_its_limit_and_the_near_miss_is_told():
+    pool = pool_of(["dog", "engine", "rain", "wind"], Limit(risk=0.05))
+    kept, missed = consider(pool, "puppy"), consider(pool, "shriek of a hawk")
+    assert isinstance(kept, Candidates)
+    assert [pool.clips[clip] for clip in kept.clips] == ["dog"]
+    assert isinstance(missed, Missed)
+    assert missed.reason == Reason.NO_MATCH
+    near = consider(pool_of(["dog", "engine"], Limit(risk=0.05)), "ship horn")
+    assert isinstance(near, Missed)
+    assert (near.clip, round(near.cosine, 1)) == (1, 0.4)
+
+
+def test_a_clip_below_the_limit_is_no_candidate():
+    texts = ["engine", "engine, music, wind", "rain", "wind", "dog", "cat", "frog", "owl"]
+    free = consider(pool_of(texts, margin=0.0, signed_sqrt=False), "minivan")
+    held = consider(pool_of(texts, Limit(risk=0.05), margin=0.0, signed_sqrt=False), "minivan")
+    assert isinstance(free, Candidates)
+    assert isinstance(held, Candidates)
+    assert (free.clips.tolist(), held.clips.tolist()) == ([0, 1], [0])
+    concept = Concept(concept="minivan", description="")
+    query = query_of(concept, "description")
+    pool = pool_of(texts, Limit(risk=0.05))
+    limit = pool.rank([query])[query].limit
+    assert 0.3 < limit < 0.8
+    assert (held.similarities >= limit).all()
+    drawn = pool.draw(concept, pool.rank([query])[query], set(), ("key",))
+    assert not isinstance(drawn, Missed)
+    assert drawn.limit == limit
+
+
+def test_similarity_is_at_most_one_where_a_clip_fits_in_several_ways():
+    found = consider(pool_of(["dog, cat, cow, horse, frog, crow, owl, bee, pig", "rain"]), "animal")
+    assert isinstance(found, Candidates)
+    assert found.similarities.max() <= 1
+
+
+def test_an_encoder_without_names_gets_each_text_once():
+    pool = pool_of(["dog", "rain"], encoder=TextEncoder(kind="text", matching="words"))
+    queries = [query_of(Concept(concept=name, description="a dog barks"), "description") for name in ("dog", "hound")]
+    rankings = pool.rank(queries)
+    assert rankings[queries[0]] is rankings[queries[1]]
+    assert pool.rank([]) == {}
+    assert pool.standing([]) == {}
+
+
+def test_a_pool_of_one_class_answers_that_and_nothing_else():
+    pool = pool_of(["dog"] * 9, Limit(risk=0.05))
+    assert isinstance(consider(pool, "terrier"), Candidates)
+    for name in ("cat", "perro ladrando", "\u72ac", "", "dog house", "word " * 400):
+        assert isinstance(consider(pool, name), Missed), name
+
+
+def test_the_standing_of_a_query_is_its_likeness_to_the_bank():
+    pool = pool_of(["dog"])
+    broad, narrow = (query_of(Concept(concept=name, description=""), "description") for name in ("animal", "sneezing"))
+    found = pool.standing([broad, narrow, broad])
+    assert found[broad][0] > found[narrow][0] > 0
+    assert found[broad][1] > 0

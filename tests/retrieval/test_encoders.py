@@ -9,6 +9,7 @@ from sonify.retrieval.encoders import (
     fetch_encoder,
     load_encoder,
 )
+from sonify.retrieval.kinds import Query
 from sonify.retrieval.text import WordsEncoder
 from sonify.stages.table import stages_of
 from tests.builders import refused, small_config, small_input
@@ -24,11 +25,23 @@ def clap_config(folder, **changes):
     return ClapEncoder(**{"kind": "clap", "model": str(folder), "device": "cpu", "batch_size": 2, **changes})
 
 
+def questions(*texts):
+    return [Query(name="", text=text, described=True) for text in texts]
+
+
 def test_the_text_encoder_is_as_it_is_alone():
-    encoder = load_encoder(TextEncoder(kind="text"))
-    assert [part.id for part in encoder.parts] == ["text"]
+    encoder = load_encoder(TextEncoder(kind="text", matching="words"))
+    assert [part.id for part in encoder.parts] == [encoder.identity] == ["text"]
     texts = ["a dog", "rain"]
     assert np.array_equal(encoder(texts), WordsEncoder()(texts))
+    assert np.array_equal(encoder.ask(questions(*texts)), WordsEncoder()(texts))
+
+
+def test_kinds_and_words_have_embeddings_of_their_own():
+    kinds, words = (load_encoder(TextEncoder(kind="text", matching=m)) for m in ("kinds", "words"))
+    assert {part.id for part in kinds.parts}.isdisjoint(part.id for part in words.parts)
+    assert {part.model for part in kinds.parts}.isdisjoint(part.model for part in words.parts)
+    assert (kinds.by_name, words.by_name) == (True, False)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -38,17 +51,17 @@ def test_one_product_of_a_hybrid_is_the_weighted_sum_of_both_cosines(folder, wei
     clips = [np.random.default_rng(n).integers(-9999, 9999, 48_000, dtype=np.int16) for n in range(3)]
     heard = np.stack(list(clap.parts[0].hears.embed_segments(clips)))  # pyright: ignore[reportOptionalMemberAccess]
     written = text(["a dog", "rain", "a church bell"])
-    queries = ["dog barking", "thunder"]
-    expected = weight * clap(queries) @ heard.T + (1 - weight) * text(queries) @ written.T
+    queries = questions("dog barking", "thunder")
+    expected = weight * clap.ask(queries) @ heard.T + (1 - weight) * text.ask(queries) @ written.T
     rows = hybrid.join([heard, written])
     assert hybrid.dimension == rows.shape[1] == 32 + WordsEncoder.dimension
-    assert np.abs(hybrid(queries) @ rows.T - expected).max() < 1e-6
+    assert np.abs(hybrid.ask(queries) @ rows.T - expected).max() < 1e-6
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
 def test_a_hybrids_parts_are_stored_as_those_of_each_alone(folder):
     hybrid = load_encoder(HybridEncoder(kind="hybrid", audio=clap_config(folder)))
-    assert [part.id for part in hybrid.parts] == [load_encoder(clap_config(folder)).parts[0].id, "text"]
+    assert [part.id for part in hybrid.parts] == [load_encoder(clap_config(folder)).parts[0].id, "kinds-1"]
 
 
 def test_the_folder_of_embeddings_follows_the_weights(folder, tmp_path):

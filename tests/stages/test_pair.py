@@ -119,6 +119,36 @@ def test_a_concept_below_the_lowest_cosine_is_dropped(root):
     assert [(row.key, row.reason) for row in rejects] == [("odder_2ejpg", "no_match")]
 
 
+def test_two_names_of_one_sound_are_one_source(tmp_path):
+    write_photos(tmp_path / "photos", {"a.jpg": "engine revving beside a motorcycle in the rain"})
+    write_sounds(tmp_path / "sounds", {"a.wav": "engine", "b.wav": "engine", "c.wav": "rain"})
+    (row,), _, _ = pair(small_config(tmp_path))
+    assert [source.concept for source in row.sources] == ["engine revving", "rain falling"]
+    assert all(0 < source.limit <= source.cosine for source in row.sources)
+    assert [(one.concept, one.reason, one.clip) for one in row.refused] == [("motorcycle engine", "same_source", "")]
+    (row,), _, _ = pair(small_config(tmp_path, run_dir=str(tmp_path / "both"), retrieval={"merge_names": False}))
+    assert [source.concept for source in row.sources] == ["engine revving", "motorcycle engine", "rain falling"]
+    assert row.refused == ()
+
+
+def test_another_name_is_heard_where_the_first_has_nothing(tmp_path):
+    """A name that found no clip is not in the scene, so that its other name may still find one."""
+    write_photos(tmp_path / "photos", {"a.jpg": "a dog howling at a duck quacking beside a goose"})
+    write_sounds(tmp_path / "sounds", {"a.wav": "goose", "b.wav": "duck"})
+    (row,), _, _ = pair(small_config(tmp_path))
+    assert {source.concept for source in row.sources} == {"duck quacking", "goose honking"}
+    (refused,) = row.refused
+    assert (refused.concept, refused.reason) == ("howling", "no_match")
+    assert refused.clip
+
+
+def test_a_limit_for_an_encoder_that_nobody_calibrated_stops_before_pairing(root):
+    (root / "limits.json").write_text('{"calibrations": []}')
+    config = small_config(root, retrieval={"limit": {"calibration": str(root / "limits.json")}})
+    with pytest.raises(InputError, match=r"retrieval\.limit: .*limits\.json holds no calibration of .*--calibrate"):
+        pair(config)
+
+
 @pytest.mark.parametrize("line", ["000_2ejpg", "000.jpg"])
 def test_excluded_images_leave(root, line):
     (root / "exclude.txt").write_text(line + "\n")

@@ -33,9 +33,7 @@ AUDIO = "audio"
 SHARDS = "shards/shards.parquet"
 RECORD = "sonify.json"
 CHECKSUMS = "checksums.sha256"
-# 2 has what speaks for each source, and what was refused; what 1 lacks has its default.
-FORMAT = 2
-FORMATS = (1, 2)
+FORMAT = 1  # columns that came later have a default, which stands for them where a folder lacks them
 COPY_KINDS = ("exact", "equivalent", "repaired")  # of `SourceClip.copy`
 LOUDNESS_STEP_LU = 0.5  # of `Statistics.target_lufs`
 # What huggingface-hub keeps in a folder that it uploads, so as to go on where it was.

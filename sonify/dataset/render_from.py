@@ -18,7 +18,7 @@ from sonify.dataset.format import (
     CLIPS_FILE,
     DATA,
     DATA_FILE,
-    FORMATS,
+    FORMAT,
     RECORD,
     SHARDS,
     read_checksums,
@@ -132,9 +132,8 @@ def read_declaration(folder: PublishedFolder) -> Declaration:
         version, scenes, config = record["format"], record["scenes"], record["config"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{where}: not the record of a published dataset") from error
-    if type(version) is not int or version not in FORMATS:  # JSON's true equals 1
-        read = " and ".join(map(str, FORMATS))
-        raise InputError(f"{where}: format {version!r}, and this sonify reads {read}: use the sonify that it is of")
+    if type(version) is not int or version != FORMAT:  # JSON's true equals 1
+        raise InputError(f"{where}: format {version!r}, and this sonify reads {FORMAT}: use the sonify that it is of")
     if not _are_scenes(scenes) or not isinstance(config, dict) or "concepts" not in config:
         raise InputError(f"{where}: not the record of a published dataset")
     models, prompts = (_texts(record.get(name)) for name in ("models", "prompts"))

@@ -245,8 +245,9 @@ def _write_unit(
 def _published(rules: Rules, pair: Pair, render: Render) -> PublishedPair:
     licences = rules.licences_of(source.clip for source in pair.sources)
     found = frozenset[str]().union(*map(conditions_of, licences))
+    pair = replace(pair, refused=_refused(rules.pool, pair))
     return PublishedPair(
-        **{field.name: getattr(pair, field.name) for field in fields(pair)} | {"refused": _refused(rules.pool, pair)},
+        **{field.name: getattr(pair, field.name) for field in fields(pair)},
         mix_gain_db=render.mix_gain_db,
         peak_dbfs=render.peak_dbfs,
         mix_sha256=render.mix_sha256,

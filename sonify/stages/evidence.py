@@ -20,6 +20,7 @@ MARGIN = 0.05
 WEAK_COSINE = 0.2
 # A listener that gives so much for speech heard somebody speak.
 SPOKEN = 0.5
+COUNTED = ("sounds", "limited", "near_limit", "asked", "confirmed", "spoken", "weak", "near_misses")
 COLUMNS, LATER = ("sources",), ("refused",)  # of pairs, to count
 
 
@@ -40,15 +41,15 @@ class Evidence:
         presence: those of them of which a model said where it is: `implied`, `off_screen`, `visible`.
     """
 
-    sounds: int = 0
-    limited: int = 0
-    near_limit: int = 0
-    asked: int = 0
-    confirmed: int = 0
-    spoken: int = 0
-    weak: int = 0
+    sounds: int
+    limited: int
+    near_limit: int
+    asked: int
+    confirmed: int
+    spoken: int
+    weak: int
     refused: Mapping[str, int]
-    near_misses: int = 0
+    near_misses: int
     presence: Mapping[str, int]
 
 
@@ -104,9 +105,13 @@ def count_evidence(tables: Iterable[pa.Table], by_text: bool) -> Evidence:
             refused.update(_values(rows, "reason"))
             presence.update(value for value in _values(rows, "presence") if value)
             counts["near_misses"] += sum(clip != "" for clip in _values(rows, "clip"))
-    by_number = {name: dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))) for name, found in
-                 (("refused", refused), ("presence", presence))}  # fmt: skip
-    return Evidence(**{name: int(count) for name, count in counts.items()}, **by_number)
+    return Evidence(
+        refused=_most_first(refused), presence=_most_first(presence), **{name: counts[name] for name in COUNTED}
+    )
+
+
+def _most_first(found: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _count_sources(sources: pa.StructArray, by_text: bool) -> dict[str, int]:

@@ -8,6 +8,7 @@ UNITS = "units"
 CLIPS = "pool/clips"
 AUDIO = "pool/audio"
 EMBEDDINGS = "pool/embeddings"
+TAGS = "pool/tags"
 ANSWERS = "answers"
 CONCEPTS = "concepts"
 CHECKS = "checks"
@@ -27,6 +28,7 @@ SPLITS = ("train", "validation")
 STAGE_FOLDERS = {
     "pool": (CLIPS, AUDIO),
     "embeddings": (),
+    "listen": (),
     "concepts": (CONCEPTS,),
     "checks": (CHECKS,),
     "copies": (COPIES,),
@@ -36,7 +38,7 @@ STAGE_FOLDERS = {
 }
 # What models were asked for stays when a stage is redone, and is used again where it still answers the question;
 # redoing it by its own name forgets it.
-RECORDED = {"answers": ANSWERS, "embeddings": EMBEDDINGS}
+RECORDED = {"answers": ANSWERS, "embeddings": EMBEDDINGS, "tags": TAGS}
 
 
 def listing(stage: str, unit: str) -> str:
@@ -62,6 +64,11 @@ def embeddings(encoder: str, unit: str) -> str:
 def embedding_keys(encoder: str, unit: str) -> str:
     """What each of those embeddings was made from."""
     return f"{EMBEDDINGS}/{encoder}/{unit}.parquet"
+
+
+def tags(listener: str, unit: str) -> str:
+    """What one listener heard in a pool unit's clips."""
+    return f"{TAGS}/{listener}/{unit}.parquet"
 
 
 def concepts(extractor: str, unit: str) -> str:

@@ -87,13 +87,16 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
 
 
 def stages_below(stages: Sequence[Stage], name: str) -> frozenset[str]:
-    """The keys of a stage and of all that depends on it; `answers` are those of models, which `concepts` keeps."""
+    """The keys of a stage and of all that depends on it.
+
+    `answers` are those of models, which `concepts` keeps, and `tags` what `listen` heard.
+    """
     known = dict.fromkeys((*(stage.name for stage in stages), *layout.RECORDED))
     if name not in known:
         raise InputError(f"--redo {name}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
     below: set[str] = set()
     for stage in stages:
-        first = stage.name == ("concepts" if name == "answers" else name)
+        first = stage.name == {"answers": "concepts", "tags": "listen"}.get(name, name)
         if first or below & {*stage.upstream, *stage.upstream_whole}:
             below.add(stage.key)
     return frozenset(below)

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TOO_SHORT = "too_short"  # no samples, or a tail under one second
     BAD_SAMPLES = "bad_samples"  # NaN or infinity
     EXCLUDED = "excluded"  # named in an exclusion list
+    SPEECH = "speech"  # somebody speaks in the clip, and `audio.speech` is drop
     MISSING = "missing"  # a corpus's table names it, and there is no file: videos vanish
     # captions and concepts
     NO_CAPTION = "no_caption"
@@ -52,6 +53,7 @@ class Reason(StrEnum):
 NOT_FAULTS = frozenset(
     {
         Reason.EXCLUDED,
+        Reason.SPEECH,
         Reason.MISSING,
         Reason.NO_CAPTION,
         Reason.NO_CONCEPTS,
@@ -160,6 +162,38 @@ class Clip:
     def key(self) -> str:
         """The clip."""
         return self.clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tag:
+    """A sound that a listener heard in a clip, in its own words.
+
+    `class_id` is the class of the AudioSet ontology that it names (empty: none). `score` is the best of the listener's
+    windows, `mean` the mean over all of them.
+    """
+
+    name: str
+    class_id: str
+    score: float
+    mean: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardClip:
+    """What a listener heard in a clip (the contract of `pool/tags`), best first.
+
+    `sha256` is of the clip's samples, and `listener` all that the scores depend on: the model, what it computes on, the
+    question. `answer` is what a model that is asked said, unparsed, and `finished` is False where the token limit cut
+    it; `refused` is why it said nothing that can be used.
+    """
+
+    clip: str
+    sha256: str
+    listener: str
+    tags: tuple[Tag, ...]
+    answer: str = ""
+    finished: bool = True
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

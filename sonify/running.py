@@ -306,6 +306,7 @@ def check_any_concept(stage: Stage, rows: Count, look: str) -> None:
 NOTHING_LEFT = {
     "pool": "no recording could be read",
     "embeddings": "no recording could be embedded",
+    "listen": "no clip could be heard, or all were let go",
     "checks": "no image could be checked",
     "pair": "no image got a sound",
     "render": "no image could be rendered",

@@ -241,8 +241,8 @@ def check_extra(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return body
 
 
-class RemoteVlm(Vlm):
-    """What the backends behind an OpenAI-compatible server have in common; times are for one request.
+class Requests(Section):
+    """How an OpenAI-compatible server is asked; times are for one request.
 
     For servers that refuse what is sent: `token_limit` is the name under which `max_new_tokens` is sent, `temperature:
     null` sends none, `system` is sent as a system message, and `extra_body` is merged into each request, where null
@@ -258,6 +258,10 @@ class RemoteVlm(Vlm):
     temperature: float | None = Field(default=0.0, ge=0, le=2)
     system: str | None = Field(default=None, min_length=1)
     extra_body: Annotated[dict[str, JsonValue], AfterValidator(check_extra)] = Field(default_factory=dict)
+
+
+class RemoteVlm(Vlm, Requests):
+    """What the backends behind an OpenAI-compatible server have in common."""
 
 
 class EndpointVlm(RemoteVlm):
@@ -337,6 +341,75 @@ class HybridEncoder(Section):
     matching: Literal["kinds", "words"] = "kinds"
 
 
+def to_tagger(value: str) -> str:
+    """As `to_model`; a `.tflite` file is made absolute, too."""
+    if not value.endswith(".tflite"):
+        return to_model(value)
+    file = expand_user(value).absolute()
+    if not file.is_file():
+        raise ValueError(f"no such file: {file}")
+    return str(file)
+
+
+class Tagger(Section):
+    """A classifier of sounds with AudioSet's classes, which hears every clip of the pool once.
+
+    `model` is an audio classifier of transformers (a hub id or a folder), or a `.tflite` file that takes 16 kHz mono
+    and gives scores, as YAMNet does (extra `tagger`), with `labels`, its CSV of `index`, `mid` and `display_name`.
+    `cpus` are the threads of a worker without a GPU. A class counts as heard at `floor` and at `of_best` of the clip's
+    best score.
+    """
+
+    kind: Literal["tagger"]
+    model: Annotated[str, Field(min_length=1), AfterValidator(to_tagger)] = "MIT/ast-finetuned-audioset-10-10-0.4593"
+    revision: str | None = None
+    labels: InputPath | None = None
+    of_best: Share = 0.1
+    floor: float = Field(default=0.02, ge=0.01, le=1)  # no lower score is kept
+    device: Device = "auto"
+    gpus: Gpus = 1.0
+    cpus: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1024)
+
+    @property
+    def is_tflite(self) -> bool:
+        """Whether it is a file for LiteRT, and runs on CPUs only."""
+        return self.model.endswith(".tflite")
+
+    @model_validator(mode="after")
+    def _labels_go_with_a_file(self) -> "Tagger":
+        if self.is_tflite and self.labels is None:
+            raise ValueError("a .tflite file says no names: set `labels` to its CSV of index, mid and display_name")
+        if self.is_tflite and (self.revision is not None or self.device == "cuda"):
+            raise ValueError("a .tflite file has no revision and runs on a CPU: leave revision and device out")
+        if not self.is_tflite and self.labels is not None:
+            raise ValueError("a model of transformers says its names itself: leave `labels` out")
+        return self
+
+
+class Listener(Requests):
+    """An audio language model behind a server that runs already, asked once what is heard in each clip."""
+
+    kind: Literal["endpoint"]
+    model: Annotated[str, Field(min_length=1)]
+    url: Annotated[str, AfterValidator(check_url)]
+    api_key_env: EnvironmentName | None = None
+    max_new_tokens: int = Field(default=128, ge=1, le=8192)
+
+
+Confirm = Annotated[Tagger | Listener, Field(discriminator="kind")]
+
+
+class Purity(Section):
+    """How a clip's purity acts: what is heard in it of the concept, against all else.
+
+    Candidates are drawn in proportion to their purity to the power of `weight`; below `at_least` a clip is none.
+    """
+
+    weight: float = Field(default=1.0, ge=0, le=10)
+    at_least: Share = 0.0
+
+
 Encoder = Annotated[TextEncoder | ClapEncoder | LaionClapEncoder | HybridEncoder, Field(discriminator="kind")]
 # What the published ASTs were trained on: 1024 frames, one every 10 ms.
 AST_SAMPLE_RATE_HZ = 16_000
@@ -376,6 +449,8 @@ class Audio(Section):
     clip_seconds: float = Field(default=5.0, ge=1.0, le=60.0)
     sample_rate: int = Field(default=16000, ge=8000, le=48000)
     exclude: InputPath | None = None
+    # Clips in which somebody speaks: `drop` takes them out of the pool, `flag` has them counted.
+    speech: Literal["keep", "flag", "drop"] = "keep"
     validation: Share = 0.02
 
     @model_validator(mode="after")
@@ -440,6 +515,14 @@ class Retrieval(Section):
     draw: Literal["proportional", "uniform", "softmax"] = "proportional"
     temperature: float = Field(default=0.1, gt=0)
     draws: int = Field(default=1, ge=1, le=100)
+    confirm: Confirm | None = None  # null: nobody listens to the clips
+    purity: Purity | None = None
+
+    @model_validator(mode="after")
+    def _purity_is_heard(self) -> "Retrieval":
+        if self.purity is not None and self.confirm is None:
+            raise ValueError("purity is measured by who listens: set retrieval.confirm, or leave retrieval.purity out")
+        return self
 
 
 class Prominence(Section):
@@ -540,6 +623,15 @@ class Config(Section):
             raise ValueError(
                 f"audio.clip_seconds is {self.audio.clip_seconds:g}, and CLAP hears {CLAP_SECONDS:g} seconds: set at"
                 " most that, or the text encoder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _speech_is_heard(self) -> "Config":
+        if self.audio.speech != "keep" and not isinstance(self.retrieval.confirm, Tagger):
+            raise ValueError(
+                f"audio.speech is {self.audio.speech}, and speech is found by a tagger: set retrieval.confirm to"
+                " {kind: tagger, ...}, or audio.speech to keep"
             )
         return self
 

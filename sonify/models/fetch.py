@@ -93,6 +93,21 @@ def check_vlm(folder: Path) -> None:
     )
 
 
+def check_audio_classifier(folder: Path) -> None:
+    """Refuse what transformers cannot load by itself as a model that classifies sounds."""
+    require("torch", "transformers")
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 - imports torch
+        MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as KNOWN,
+    )
+
+    found = _named_in_config(folder, "model_type")
+    if found not in KNOWN:
+        raise InputError(
+            f"{folder}: expected a model that classifies sounds (audio-spectrogram-transformer, wav2vec2 and"
+            f" {len(KNOWN) - 2} more types), found '{found}'"
+        )
+
+
 def check_weights(folder: Path) -> None:
     """Refuse weights that are missing, cut short, or pickled."""
     files = _weight_files(folder)
@@ -135,6 +150,9 @@ AST_FILES = Files(
         check_weights,
         check_processor,
     ),
+)
+AUDIO_CLASSIFIER_FILES = Files(
+    patterns=AST_FILES.patterns, checks=(check_audio_classifier, check_weights, check_processor)
 )
 VAE_FILES = Files(
     patterns=("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json"),

@@ -28,6 +28,7 @@ from sonify.retrieval.kinds import Query
 from sonify.rows import Concept, Pair, Reason, SourceClip
 from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
+from sonify.stages.listen import tags_of_run
 from sonify.stages.pair import draw_source
 from sonify.stores import Place, to_run_dir
 
@@ -145,7 +146,7 @@ def compare_usage(config: Config) -> dict[str, Usage]:
     pairs = list(islice(pairs_of_run(config.run_dir), SCENES_COMPARED))
     recording_of = _recordings_of_clips(config.run_dir)
     encoder = load_encoder(config.retrieval.encoder)
-    parts = read_pool(config.run_dir, encoder)
+    parts = read_pool(config.run_dir, encoder, tags_of_run(config))
     compared: dict[str, Usage] = {}
     for name, changes in VARIANTS.items():
         retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})

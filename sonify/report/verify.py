@@ -21,6 +21,7 @@ from sonify.io.places import files_below, folders_in, read_ahead, read_whole, si
 from sonify.io.tables import count_rows
 from sonify.io.tars import index_tar
 from sonify.io.write import remove, sha256_of
+from sonify.rows import Reason
 from sonify.running import open_run
 from sonify.stores import Place
 
@@ -115,6 +116,8 @@ def _check_count(run_dir: Place, commit: Commit, path: str) -> str:
     counts = [count for count in (commit.rows, commit.clips) if count]
     if path.startswith(layout.REJECTS):
         expected = sum(n for count in counts for n in count.rejected.values())
+    elif path.startswith(layout.TAGS):  # what was heard stays, also of clips that were let go for it
+        expected = commit.rows.rows_out + commit.rows.rejected.get(Reason.SPEECH, 0)
     else:
         expected = counts[-1].rows_out
     try:

@@ -18,6 +18,7 @@ from sonify import layout
 from sonify.config import Retrieval
 from sonify.keys import uniform
 from sonify.pool import clip_columns, iter_vectors
+from sonify.retrieval.confirm import ClipTags, Ear, Judged
 from sonify.retrieval.encoders import JointEncoder, bank_mean, bank_of, load_encoder
 from sonify.retrieval.kinds import Query
 from sonify.retrieval.limits import QueryLimit, query_limit
@@ -193,6 +194,21 @@ class PoolClips:
     recordings: np.ndarray  # (N,) int64 codes
     loudness_lufs: np.ndarray  # (N,) float64
     embeddings: np.ndarray  # (N, D) float32
+    tags: ClipTags | None = None  # None: nobody listened
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a listener heard in a drawn clip, as `SourceClip` has it."""
+
+    heard_by: str
+    heard: str
+    support: float
+    purity: float
+    speech: float
+
+
+UNHEARD = Evidence(heard_by="", heard="", support=0.0, purity=0.0, speech=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +224,7 @@ class Drawn:
     threshold: float
     num_candidates: int
     limit: float = 0.0
+    evidence: Evidence = UNHEARD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +255,8 @@ class SplitPool:
         self._encoder = encoder
         self._retrieval = retrieval
         self._limit = limit
+        confirm = retrieval.confirm
+        self._ear = Ear(clips.tags, confirm, retrieval.purity) if clips.tags is not None and confirm else None
         self._index = ClipIndex(clips.embeddings, threads)
         self._length = list_length(retrieval.top_k, len(clips.clips))
         # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
@@ -287,13 +306,24 @@ class SplitPool:
             key: what it is for; the same key gives the same.
         """
         clips, similarities = self._index.top_clips(ranking, self._length, uniform("seat", *key))
-        candidates = choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
-        if self._cosine(candidates, 0) < max(self._retrieval.min_cosine, ranking.limit or -1.0):
-            return Missed(reason=Reason.NO_MATCH, clip=int(candidates.clips[0]), cosine=self._cosine(candidates, 0))
-        return self._at_least(candidates, ranking.limit) if ranking.limit else candidates
+        candidates = self._reaching(clips, similarities, ranking.limit)
+        if candidates is None:
+            best = int(clips[0])
+            return Missed(reason=Reason.NO_MATCH, clip=best, cosine=float(similarities[0] + self._hubness[best]))
+        return (
+            candidates if self._ear is None else self._confirm(self._ear, concept, ranking.limit, clips, similarities)
+        )
 
-    def _at_least(self, candidates: Candidates, limit: float) -> Candidates:
-        """The candidates that reach a limit themselves."""
+    def _reaching(self, clips: np.ndarray, similarities: np.ndarray, limit: float) -> Candidates | None:
+        """The candidates among clips, best first, or None where even the best stays below a bound.
+
+        A limit (0.0: none) is for each of them, `min_cosine` for the best alone.
+        """
+        candidates = choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
+        if self._cosine(candidates, 0) < max(self._retrieval.min_cosine, limit or -1.0):
+            return None
+        if not limit:
+            return candidates
         reach = candidates.similarities + self._hubness[candidates.clips] >= limit
         return replace(
             candidates,
@@ -301,6 +331,30 @@ class SplitPool:
             similarities=candidates.similarities[reach],
             scores=candidates.scores[reach],
         )
+
+    def _confirm(
+        self, ear: Ear, concept: Concept, limit: float, clips: np.ndarray, similarities: np.ndarray
+    ) -> Candidates | Missed:
+        """Choose among those of the best clips in which the concept was heard: what was not heard is not in the pool.
+
+        Args:
+            ear: who listened.
+            concept: what is to be heard.
+            limit: of the query, 0.0 for none.
+            clips: (K,) the top-k, best first.
+            similarities: (K,) their similarities.
+        """
+        confirmed = ear.judge(concept, clips).confirmed
+        best = int(clips[0])
+        near = Missed(
+            reason=Reason.NOT_CONFIRMED,
+            clip=best,
+            cosine=float(similarities[0] + self._hubness[best]),
+            heard=ear.heard(best),
+        )
+        if not confirmed.any():
+            return near
+        return self._reaching(clips[confirmed], similarities[confirmed], limit) or near
 
     def draw(self, concept: Concept, ranking: Ranking, used: set[int], key: tuple[str | int, ...]) -> Drawn | Missed:
         """Draw a clip for a concept, or say why there is none.
@@ -319,6 +373,9 @@ class SplitPool:
         if not len(free):
             return Missed(reason=Reason.SAME_SOURCE, clip=int(candidates.clips[0]), cosine=self._cosine(candidates, 0))
         weights = draw_weights(candidates.scores[free], self._retrieval)
+        judged = self._ear.judge(concept, candidates.clips) if self._ear else None
+        if self._ear and judged:
+            weights = weights * self._ear.weigh(judged)[free]
         chosen = int(free[draw_position(weights, uniform("draw", *key))])
         used.add(int(recordings[chosen]))
         return Drawn(
@@ -328,6 +385,19 @@ class SplitPool:
             threshold=candidates.threshold,
             num_candidates=len(candidates.clips),
             limit=ranking.limit,
+            evidence=self._evidence(judged, chosen, int(candidates.clips[chosen])),
+        )
+
+    def _evidence(self, judged: Judged | None, position: int, clip: int) -> Evidence:
+        """What speaks for a drawn clip."""
+        if self._ear is None or judged is None:
+            return UNHEARD
+        return Evidence(
+            heard_by=self._ear.listener,
+            heard=self._ear.heard(clip),
+            support=round(float(judged.support[position]), 4),
+            purity=round(float(judged.purity[position]), 4),
+            speech=round(self._ear.speech(clip), 4),
         )
 
     def best_of(self, found: Candidates | Missed) -> tuple[int, float]:
@@ -347,16 +417,16 @@ class SplitPool:
         return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
 
 
-def load_pool(run_dir: Place, retrieval: Retrieval, threads: int) -> dict[str, SplitPool]:
-    """Load the whole pool, split by split; a split without clips is absent."""
+def load_pool(run_dir: Place, retrieval: Retrieval, threads: int, tags: ClipTags | None = None) -> dict[str, SplitPool]:
+    """Load the whole pool, split by split; a split without clips is absent. `tags` are what was heard in its clips."""
     encoder = load_encoder(retrieval.encoder)
     limit = query_limit(retrieval.limit, encoder.identity)
-    parts = read_pool(run_dir, encoder)
+    parts = read_pool(run_dir, encoder, tags)
     return {split: SplitPool(part, encoder, retrieval, threads, limit) for split, part in parts.items()}
 
 
-def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:
-    """Read clips and embeddings of the whole pool, split by split."""
+def read_pool(run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = None) -> dict[str, PoolClips]:
+    """Read clips and embeddings of the whole pool, split by split; where they were heard, those that may be drawn."""
     table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split"))
     spaces = [part.id for part in encoder.parts]
     embeddings = np.concatenate([encoder.join(vectors) for vectors in iter_vectors(run_dir, spaces)])
@@ -364,13 +434,15 @@ def read_pool(run_dir: Place, encoder: JointEncoder) -> dict[str, PoolClips]:
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
     split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
-    parts = {split: np.flatnonzero(split_of_clip == split) for split in layout.SPLITS}
+    may_be_drawn = np.ones(len(clips), bool) if tags is None else tags.present
+    parts = {split: np.flatnonzero((split_of_clip == split) & may_be_drawn) for split in layout.SPLITS}
     return {
         split: PoolClips(
             clips=clips[part].tolist(),
             recordings=recordings[part],
             loudness_lufs=loudness_lufs[part],
             embeddings=embeddings[part],
+            tags=tags.take(part) if tags is not None else None,
         )
         for split, part in parts.items()
         if len(part)

@@ -5,7 +5,7 @@ together and draws the loudness.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from typing import BinaryIO
 
@@ -24,6 +24,7 @@ from sonify.retrieval.encoders import query_of, query_text
 from sonify.retrieval.kinds import Query, are_one_sound
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
+from sonify.stages.listen import tags_of_run
 from sonify.stores import Place
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
@@ -119,7 +120,7 @@ def pair_job(config: Config) -> Job:
     """Concepts to pairs. Accounting counts (image, scene)."""
     return Job(
         read=lambda unit: read_scenes(config, unit),
-        process=PairStage(config, load_pool(config.run_dir, config.retrieval, THREADS)),
+        process=PairStage(config, load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config))),
         open_sink=lambda unit, transaction, _rejects: ScenesSink(transaction.create(layout.pairs(unit)), Pair),
         batch_rows=512,
         scenes=config.scenes,
@@ -322,6 +323,7 @@ def draw_source(
         limit=round(drawn.limit, 6),
         target_lufs=target_lufs,
         gain_db=gain_to_target_db(float(pool.loudness_lufs[drawn.clip]), target_lufs, config.mix.max_gain_db),
+        **asdict(drawn.evidence),
     )
 
 

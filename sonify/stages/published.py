@@ -30,6 +30,7 @@ from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stages.copies import Copy, CopyState, read_copies
+from sonify.stages.listen import tags_of_run
 from sonify.stages.pair import THREADS, ScenesSink, all_or_rejected, draw_source
 
 
@@ -138,7 +139,11 @@ def _container_of(uri: str, suffix: str) -> str:
 def adopt_job(config: Config) -> Job:
     """The pairing stage of a published dataset. Accounting counts (image, scene)."""
     assert config.published is not None
-    pool = load_pool(config.run_dir, config.retrieval, THREADS) if config.published.missing == "repair" else {}
+    pool = (
+        load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config))
+        if config.published.missing == "repair"
+        else {}
+    )
     copies = {copy.clip: copy for copy in read_copies(config)}
     return Job(
         read=lambda unit: _read_scenes(config, unit),

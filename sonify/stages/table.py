@@ -18,12 +18,14 @@ from sonify.config import (
     ClapEncoder,
     ClapModel,
     Config,
+    Confirm,
     Encoder,
     EndpointVlm,
     Extractor,
     Features,
     Published,
     ServerVlm,
+    Tagger,
     TextEncoder,
     TransformersVlm,
     VlmExtractor,
@@ -36,7 +38,7 @@ from sonify.retrieval import encoders
 from sonify.retrieval.kinds import KINDS_VERSION
 from sonify.retrieval.limits import identify_limit
 from sonify.sources.captions import identify_captions
-from sonify.stages import checks, concepts, copies, embeddings, features, make_pool, pair, render
+from sonify.stages import checks, concepts, copies, embeddings, features, listen, make_pool, pair, render
 from sonify.stages.published import adopt_job, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
@@ -49,6 +51,9 @@ Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
 OPERATIONAL |= {"environment", "token_limit"}
 
+# Fields of a tagger that act on what is drawn, and not on what is heard.
+ACTING = ("of_best", "floor")
+
 # Keys that came after runs were made, as the settings name them, each with the value under which a stage does what it
 # did before the key was there: while it has that value it stays out of the settings, and the digest of such a run is
 # met. Sections inside of settings are followed, and each item of a list: `retrieval.encoder.audio.KEY`,
@@ -60,18 +65,21 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.extra_body": {},
     "concepts.extractors.template": {},
     **KEYS_OF_BEFORE,
+    "audio.speech": "keep",
+    "retrieval.confirm": None,
+    "retrieval.purity": None,
 }
 
 # The commands that run a part of the job, and the stages each stands for.
 COMMAND_STAGES = {
-    "pool": ("pool", "embeddings"),
+    "pool": ("pool", "embeddings", "listen"),
     "concepts": ("concepts", "checks"),
     "pair": ("pair",),
     "render": ("render",),
     "features": ("features",),
 }
 # What `sonify render --from` does: a published dataset brings no pool along.
-RENDERING = ("pool", "concepts", "copies", "embeddings", "pair", "render")
+RENDERING = ("pool", "concepts", "copies", "embeddings", "listen", "pair", "render")
 
 
 def stages_of(config: Config, anew: Collection[str] = ()) -> tuple[Stage, ...]:
@@ -147,14 +155,13 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
     checkers = tuple(
         _check(config, pick, extractor) for extractor in config.concepts.extractors if config.concepts.check
     )
+    listening = _listen(config)
     pair_stage = Stage(
         name="pair",
         version=3,
         listing="concepts",
-        settings=pick("seed", "retrieval")
-        | _limit_settings(config)
-        | pick("mix.lufs", "mix.max_gain_db", "mix.prominence")
-        | _encoder_settings(config)
+        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+        | _drawing_settings(config)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
         | pick("concepts.check")
         | (pick("concepts.media") if config.concepts.check else {})
@@ -165,11 +172,11 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         **_encoder_resources(config.retrieval.encoder),
         check=lambda: pair.check_splits(config.run_dir, config.images, config.seed),
         upstream=tuple(stage.key for stage in checkers or extractors),
-        upstream_whole=("embeddings",),
+        upstream_whole=("embeddings", *(stage.key for stage in listening)),
         # several extractors overlap in images: only one alone says how many there are
         rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
     )
-    return (_embeddings(config), *extractors, *checkers, pair_stage)
+    return (_embeddings(config), *listening, *extractors, *checkers, pair_stage)
 
 
 def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, ...]:
@@ -192,7 +199,8 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         load=lambda: copies.copies_job(config),
         upstream_whole=("pool",),
     )
-    drawn = pick("seed", "retrieval") | _limit_settings(config) | _encoder_settings(config) | {"threads": pair.THREADS}
+    drawn = pick("seed", "retrieval") | _drawing_settings(config) | {"threads": pair.THREADS}
+    listening = _listen(config) if repairs else ()
     pair_stage = Stage(
         name="pair",
         version=3,
@@ -205,18 +213,20 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
         check=lambda: copies.check_copies(config),
         upstream=(found.key,),
-        upstream_whole=(compared.key, *(("embeddings",) if repairs else ())),
+        upstream_whole=(compared.key, *(("embeddings", *(stage.key for stage in listening)) if repairs else ())),
         rows_expected=lambda upstream: upstream[0].rows_out,
     )
-    return (found, compared, *([_embeddings(config)] if repairs else []), pair_stage)
+    return (found, compared, *([_embeddings(config), *listening] if repairs else []), pair_stage)
 
 
 def _pool(config: Config, pick: Pick) -> Stage:
+    audio = pick("audio")
+    audio.pop("audio.speech")  # applied by `listen`, so that a pool is not made again for it
     return Stage(
         name="pool",
         version=2,
         listing="pool",
-        settings=pick("seed", "audio") | {"audio.exclude": _content(config.audio.exclude)},
+        settings=pick("seed") | audio | {"audio.exclude": _content(config.audio.exclude)},
         load=lambda: make_pool.pool_job(config.run_dir, config.audio, config.seed),
     )
 
@@ -231,6 +241,27 @@ def _embeddings(config: Config) -> Stage:
         **_encoder_resources(config.retrieval.encoder),
         upstream=("pool",),
         rows_expected=lambda upstream: upstream[0].clips_out,
+    )
+
+
+def _listen(config: Config) -> tuple[Stage, ...]:
+    """The stage that hears the pool's clips, where anything needs what is heard in them."""
+    confirm = config.retrieval.confirm
+    if confirm is None:
+        return ()
+    return (
+        Stage(
+            name="listen",
+            version=1,
+            listing="pool",
+            settings={"retrieval.confirm": _listener_settings(confirm, *ACTING)} | _speech_settings(config),
+            load=lambda: listen.listen_job(config),
+            upstream=("pool",),
+            rows_expected=lambda upstream: upstream[0].clips_out,
+            models=(confirm.model,),
+            fetch=lambda: listen.fetch_listener(confirm),
+            **_listener_resources(confirm),
+        ),
     )
 
 
@@ -338,6 +369,30 @@ def _limit_settings(config: Config) -> dict[str, Any]:
     return {"retrieval.limit": {"risk": limit.risk, "calibration": calibration}}
 
 
+def _drawing_settings(config: Config) -> dict[str, Any]:
+    """What a draw depends on that is no plain key: the encoder, its limit, and who confirms."""
+    confirm = config.retrieval.confirm
+    heard = {"retrieval.confirm": _listener_settings(confirm)} if confirm is not None else {}
+    return _encoder_settings(config) | _limit_settings(config) | heard | _speech_settings(config)
+
+
+def _listener_settings(confirm: Confirm, *without: str) -> dict[str, Any]:
+    fields = confirm.model_dump(mode="json", exclude=OPERATIONAL)
+    labels = {"labels": _content(confirm.labels)} if isinstance(confirm, Tagger) else {}
+    return {key: value for key, value in (fields | labels).items() if key not in without}
+
+
+def _speech_settings(config: Config) -> dict[str, Any]:
+    """Speech that is only flagged changes nothing that is drawn."""
+    return {"audio.speech": "drop"} if config.audio.speech == "drop" else {}
+
+
+def _listener_resources(confirm: Confirm) -> dict[str, Any]:
+    if not isinstance(confirm, Tagger):
+        return {}
+    return {"num_cpus": confirm.cpus} if confirm.is_tflite else _network_resources(confirm)
+
+
 def _encoder_resources(encoder: Encoder) -> dict[str, Any]:
     clap = encoders.clap_of(encoder)
     if clap is None:
@@ -353,7 +408,7 @@ def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:
     return fetched if isinstance(vlm, EndpointVlm) else fetched | {"num_cpus": vlm.cpus, "num_gpus": vlm.gpus}
 
 
-def _network_resources(settings: ClapModel | Features | TransformersVlm) -> dict[str, Any]:
+def _network_resources(settings: ClapModel | Features | Tagger | TransformersVlm) -> dict[str, Any]:
     """What a worker with a network in it asks for; CPUs are also the threads that the network uses."""
     return {
         "num_cpus": settings.cpus,

@@ -22,7 +22,7 @@ import aiohttp
 from sonify.config.sections import EndpointVlm, RemoteVlm
 from sonify.errors import ConcernsAll, InputError
 from sonify.rows import Reason
-from sonify.vlm.questions import Answer, NoAnswer, Question
+from sonify.vlm.questions import Answer, NoAnswer, Question, SoundQuestion
 from sonify.vlm.replies import Reply, Service, advice_for, names_served, quote, read_reply
 from sonify.vlm.retrying import Cause, CircuitBreaker, QuestionFails, RetryPolicy, TryFailed, persist
 
@@ -144,7 +144,7 @@ class Endpoint:
         self._thread.start()
         self._session = self._on_loop(_open_session(service.key)).result()
 
-    def __call__(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
+    def __call__(self, questions: Sequence[Question | SoundQuestion]) -> list[Answer | NoAnswer]:
         """Answer questions, in their order."""
         answers = self.submit(questions)
         try:
@@ -152,7 +152,7 @@ class Endpoint:
         finally:
             answers.cancel()  # an interrupted caller's requests end too
 
-    def submit(self, questions: Sequence[Question]) -> "Future[list[Answer | NoAnswer]]":
+    def submit(self, questions: Sequence[Question | SoundQuestion]) -> "Future[list[Answer | NoAnswer]]":
         """Begin to answer questions."""
         return self._on_loop(self._answer_all(questions))
 
@@ -224,7 +224,7 @@ class Endpoint:
         await asyncio.gather(*others, return_exceptions=True)
         await self._session.close()
 
-    async def _answer_all(self, questions: Sequence[Question]) -> list[Answer | NoAnswer]:
+    async def _answer_all(self, questions: Sequence[Question | SoundQuestion]) -> list[Answer | NoAnswer]:
         few = min(FEW, len(questions))
         tasks = [asyncio.create_task(self._answer(question, few)) for question in questions]
         try:
@@ -235,7 +235,7 @@ class Endpoint:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._refusals.let_go()
 
-    async def _answer(self, question: Question, few: int) -> Answer | NoAnswer:
+    async def _answer(self, question: Question | SoundQuestion, few: int) -> Answer | NoAnswer:
         body = await self._loop.run_in_executor(self._encoders, encode_request, question, self._service)
         # a question that waits to be tried again keeps its slot: a server that asks for patience is asked less
         async with self._slots:
@@ -366,12 +366,9 @@ class Refusals:
             self._sure.set()
 
 
-def encode_request(question: Question, service: Service) -> bytes:
-    """The body of a request. The image travels inside it: a server has no need to fetch anything."""
-    jpeg = io.BytesIO()
-    question.image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getbuffer()).decode("ascii")
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.prompt}]
+def encode_request(question: Question | SoundQuestion, service: Service) -> bytes:
+    """The body of a request. Image or sound travel inside it: a server has no need to fetch anything."""
+    content = [_encode_part(question), {"type": "text", "text": question.prompt}]
     system = [{"role": "system", "content": service.system}] if service.system is not None else []
     body = {
         "model": service.model,
@@ -382,3 +379,14 @@ def encode_request(question: Question, service: Service) -> bytes:
         **service.extra,
     }
     return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+
+
+def _encode_part(question: Question | SoundQuestion) -> dict[str, Any]:
+    """What a question is about, in OpenAI's form."""
+    if isinstance(question, SoundQuestion):
+        data = base64.b64encode(question.wav).decode("ascii")
+        return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    jpeg = io.BytesIO()
+    question.image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getbuffer()).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": url}}

@@ -68,6 +68,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SoundQuestion:
+    """A recording as the bytes of a WAV file, and what is asked of it."""
+
+    wav: bytes
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a model said, unparsed; `finished` is False where the token limit cut it."""
 

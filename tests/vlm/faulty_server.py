@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that answers by what is in the image, and misbehaves as it is told.
+"""An OpenAI-compatible server on loopback that answers by what is in the image or sound, and misbehaves as it is told.
 
     with serving(Fault("status", status=500, count=3)) as server:
         ... server.url ...
@@ -22,7 +22,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import soundfile
 from aiohttp import web
 from PIL import Image
 
@@ -33,10 +36,19 @@ ANSWERS = (
     "Caption: a farm.\nrooster: a rooster crowing (foreground)\nhen: hens clucking (background)",
 )
 SIDE = 4
+RATE_HZ = 16_000  # of sounds
 
 
-def number_of(image: Image.Image) -> int:
-    """What the server knows of an image: sixteen fields, bright or dark, which JPEG and resizing leave as they are."""
+Shown = Image.Image | np.ndarray  # an image, or the (S,) int16 samples of a sound
+
+
+def number_of(image: Shown) -> int:
+    """What the server knows of an image: sixteen fields, bright or dark, which JPEG and resizing leave as they are.
+
+    Of a sound it is the pitch in Hz.
+    """
+    if isinstance(image, np.ndarray):
+        return round(float(np.argmax(np.abs(np.fft.rfft(image)))) * RATE_HZ / len(image))
     fields = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
     return sum(1 << n for n, level in enumerate(fields) if level > 127)
 
@@ -48,7 +60,7 @@ def numbered_image(number: int, side: int = 64) -> Image.Image:
     return small.resize((side, side), Image.Resampling.NEAREST)
 
 
-def answer_for(image: Image.Image, prompt: str) -> str:
+def answer_for(image: Shown, prompt: str) -> str:
     """A well-formed answer, with the image's number in its caption."""
     number = number_of(image)
     return ANSWERS[number % len(ANSWERS)].replace(".", f", picture {number}.", 1)
@@ -96,7 +108,7 @@ class FaultyServer:
 
     faults: Sequence[Fault] = ()
     model: str = "stub"
-    answer: Callable[[Image.Image, str], str] = answer_for
+    answer: Callable[[Any, str], str] = answer_for
     key: str | None = None
     latency_sec: float = 0.0
     refuses: Callable[[dict], str] = lambda _body: ""  # in what words, of a request, with 400
@@ -137,7 +149,8 @@ class FaultyServer:
         image, prompt = _read_question(body)
         number = number_of(image)
         tried = sum(seen.number == number for seen in self.seen)
-        self.seen.append(Seen(number, prompt, body, dict(request.headers), image.size))
+        size = image.size if isinstance(image, Image.Image) else (len(image), 1)
+        self.seen.append(Seen(number, prompt, body, dict(request.headers), size))
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "wrong key"}, status=401)
         if body["model"] != self.model:
@@ -318,8 +331,13 @@ FAULTS: dict[str, Callable[[Told], Awaitable[web.StreamResponse]]] = {
 }
 
 
-def _read_question(body: dict) -> tuple[Image.Image, str]:
+def _read_question(body: dict) -> tuple[Shown, str]:
     parts = body["messages"][-1]["content"]
+    if sounds := [part["input_audio"] for part in parts if part["type"] == "input_audio"]:
+        assert sounds[0]["format"] == "wav"
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0]["data"], validate=True)), dtype="int16")
+        assert rate == RATE_HZ
+        return samples, next(part["text"] for part in parts if part["type"] == "text")
     url = next(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
     found = re.fullmatch(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", url)
     assert found, url[:100]

@@ -32,11 +32,12 @@ from sonify import layout
 from sonify.config import Config, Limit, Retrieval
 from sonify.config.loader import apply_override, make_config
 from sonify.engine.record import config_of_run
-from sonify.errors import InputError, did_you_mean
+from sonify.errors import InputError, WorkError, did_you_mean
 from sonify.installed import spell_again
 from sonify.io.places import load_array, read_whole, size_of, stems
 from sonify.pool import clip_columns
 from sonify.retrieval.candidates import Missed, PoolClips, SplitPool
+from sonify.retrieval.confirm import ClipTags
 from sonify.retrieval.encoders import JointEncoder, Part, load_encoder, query_of
 from sonify.retrieval.limits import (
     Calibration,
@@ -48,6 +49,7 @@ from sonify.retrieval.limits import (
 )
 from sonify.rows import Concept
 from sonify.sources.userfiles import read_user_table
+from sonify.stages.listen import tags_of_run
 from sonify.stages.pair import THREADS
 from sonify.stores import Place, to_folder, to_place, to_run_dir
 from sonify.terminal import Parser, argument_of, run_command
@@ -65,6 +67,7 @@ ACTING = ("retrieval.", "audio.speech=", "audio.duplicates=")
 RESAMPLES, INTERVAL = 2000, (2.5, 97.5)
 FIGURES = ("precision", "kept", "wrong_answers")
 WORST = 12  # faults of a sort that are named
+MOST_UNKNOWN = 20  # classes that are named
 STEP = 0.05  # of the cosine, along the curve
 
 
@@ -179,29 +182,46 @@ def open_setting(run_dir: Place, overrides: Sequence[str]) -> Config:
     return make_config(values, f"{run_dir}", check_paths=False) if overrides else config
 
 
-def read_whole_pool(run_dir: Place, encoder: JointEncoder) -> Pool:
-    """Read the pool of a run, all splits as one, in the spaces of an encoder.
+def read_whole_pool(config: Config, encoder: JointEncoder) -> Pool:
+    """Read the pool of a run, all splits as one, in the spaces of an encoder; what must not be drawn is left out.
 
     Raises:
-        InputError: there is none, or nobody embedded it for the encoder.
+        InputError: there is none, or nobody embedded it for the encoder, or listened to it.
     """
+    run_dir = config.run_dir
     table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "text"))
     if not len(table):
         raise InputError(f"{run_dir}: no clip is in its pool; make it with `{spell_again()}`")
-    texts = table["text"].to_pylist()
+    texts = np.array(table["text"].to_pylist(), dtype=object)
+    tags = _tags(config)
+    kept = np.flatnonzero(tags.present) if tags is not None else np.arange(len(table))
+    recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    embeddings = encoder.join([_vectors(run_dir, part, texts) for part in encoder.parts])
     return Pool(
         clips=PoolClips(
-            clips=table["clip"].to_pylist(),
-            recordings=table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64),
-            loudness_lufs=table["loudness_lufs"].to_numpy(),
-            embeddings=encoder.join([_vectors(run_dir, part, texts) for part in encoder.parts]),
+            clips=np.array(table["clip"].to_pylist(), dtype=object)[kept].tolist(),
+            recordings=recordings[kept],
+            loudness_lufs=table["loudness_lufs"].to_numpy()[kept],
+            embeddings=embeddings[kept],
+            tags=tags.take(kept) if tags is not None else None,
         ),
-        classes=[classes_of(text) for text in texts],
-        texts=texts,
+        classes=[classes_of(text) for text in texts[kept]],
+        texts=texts[kept].tolist(),
     )
 
 
-def _vectors(run_dir: Place, part: Part, texts: Sequence[str]) -> np.ndarray:
+def _tags(config: Config) -> ClipTags | None:
+    """What was heard in the run's clips, where that acts."""
+    try:
+        return tags_of_run(config)
+    except WorkError as error:
+        raise InputError(
+            f"{config.run_dir}: nobody that retrieval.confirm names has listened to its pool ({error}); run"
+            f" `{spell_again()}` under it, or set retrieval.confirm=null"
+        ) from error
+
+
+def _vectors(run_dir: Place, part: Part, texts: np.ndarray) -> np.ndarray:
     """The vectors of all clips in one space: those of the run, or of their texts where these are what is compared."""
     places = [run_dir / layout.embeddings(part.id, unit) for unit in stems(run_dir / layout.CLIPS)]
     if all(size_of(place) is not None for place in places):
@@ -211,9 +231,8 @@ def _vectors(run_dir: Place, part: Part, texts: Sequence[str]) -> np.ndarray:
             f"{run_dir}: its pool has no vectors of {part.id}; make them with `{spell_again()}` under that"
             " retrieval.encoder"
         )
-    distinct = sorted(set(texts))
-    rows = part.encoder(distinct)
-    return rows[np.searchsorted(np.array(distinct, dtype=object), np.array(texts, dtype=object))]
+    distinct, which = np.unique(texts, return_inverse=True)
+    return part.encoder(distinct.tolist())[which]
 
 
 def meet(rows: Sequence[Labelled], pool: Pool, where: Place) -> list[Verdict]:
@@ -225,18 +244,20 @@ def meet(rows: Sequence[Labelled], pool: Pool, where: Place) -> list[Verdict]:
     named = {name for row in rows for name in row.accepted | row.tolerated}
     unknown = sorted(named - pool.known)
     if not named - set(unknown):
-        shown = ", ".join(sorted(pool.known)[:8])
+        shown = ", ".join(sorted(pool.known)[:8])[:300]
         hint = did_you_mean(unknown[0], pool.known) if unknown else ""
         raise InputError(
-            f"{where}: none of its {len(named)} classes is the text of a clip of the pool, which holds {shown[:300]}{hint}"
+            f"{where}: none of its {len(named)} classes is the text of a clip in the pool, which holds {shown}{hint}"
         )
     if unknown:
-        hints = (
-            f"{name[:60]}{did_you_mean(name, pool.known, 0.8).replace('; ', ' (').replace('?', '?)')}"
-            for name in unknown
-        )
-        log.warning("%s: no clip of the pool is of %s", where, "; ".join(hints))
+        hints = [name[:60] + _perhaps(did_you_mean(name, pool.known, 0.8)) for name in unknown]
+        more = f" and {len(hints) - MOST_UNKNOWN} more" if len(hints) > MOST_UNKNOWN else ""
+        log.warning("%s: no clip of the pool is of %s%s", where, ", ".join(hints[:MOST_UNKNOWN]), more)
     return [_verdict(row, pool.known) for row in rows]
+
+
+def _perhaps(hint: str) -> str:
+    return hint and f" ({hint.removeprefix('; ')})"
 
 
 def _verdict(row: Labelled, known: frozenset[str]) -> Verdict:
@@ -439,7 +460,7 @@ def ask(run_dir: Place, table: Place, overrides: Sequence[str]) -> Asked:
     config = open_setting(run_dir, overrides)
     rows = read_labelled(table)
     encoder = load_encoder(config.retrieval.encoder)
-    pool = read_whole_pool(run_dir, encoder)
+    pool = read_whole_pool(config, encoder)
     return Asked(config=config, rows=rows, verdicts=meet(rows, pool, table), pool=pool, encoder=encoder)
 
 

@@ -161,7 +161,7 @@ class Pool:
         return self.licences[self._licence_of[self._number(clip)]]
 
     def may_be_named(self, clip: str) -> bool:
-        """Whether a clip that is not heard may be named: the exclusion list is silent about it, as far as is known here.
+        """Whether a clip that is not heard may be named: as far as is known here, the exclusion list is silent.
 
         Near misses of a dataset that is rendered again may lie in a pool that is not here.
         """

@@ -241,6 +241,10 @@ def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
             yield f"a target_lufs of {source.target_lufs} and a gain_db of {source.gain_db}, which no mix has"
         if source.copy not in COPY_KINDS:
             yield f"its copy is {source.copy[:100]!r}"
+    yield from _faults_of_refused(pair)
+
+
+def _faults_of_refused(pair: PublishedPair) -> Iterator[str]:
     for refused in pair.refused:
         if not math.isfinite(refused.cosine):
             yield "a number that is none"

@@ -38,15 +38,16 @@ def schema_of_before(row_type: type, found: pa.Schema | pa.StructType) -> pa.Sch
     names = set(found.names)
     hints = typing.get_type_hints(row_type)
     kept: list[pa.Field] = []
-    for part, full in zip(dataclasses.fields(row_type), _fields(row_type), strict=True):
+    for part, now in zip(dataclasses.fields(row_type), _fields(row_type), strict=True):
         if part.name not in names and _has_default(part):
             continue
         nested = _row_in(hints[part.name])
         old = found.field(part.name).type if nested and part.name in names else None
         if nested and old is not None and pa.types.is_list(old) and pa.types.is_struct(old.value_type):
             inner = pa.struct(list(schema_of_before(nested, old.value_type)))
-            full = full.with_type(pa.list_(pa.field("element", inner, nullable=False)))
-        kept.append(full)
+            kept.append(now.with_type(pa.list_(pa.field("element", inner, nullable=False))))
+        else:
+            kept.append(now)
     return pa.schema(kept)
 
 
@@ -181,9 +182,7 @@ def read_columns(path: Place, columns: Sequence[str], later: Sequence[str] = ())
             return file.read([*columns, *(name for name in later if name in file.schema_arrow.names)])
 
 
-def read_tables(
-    folder: Place, columns: Sequence[str], later: Sequence[str] = ()
-) -> Iterator[tuple[str, pa.Table]]:
+def read_tables(folder: Place, columns: Sequence[str], later: Sequence[str] = ()) -> Iterator[tuple[str, pa.Table]]:
     """Read some columns of every table of a folder: the name of each table's unit, and the columns, in order.
 
     Raises:

@@ -409,6 +409,8 @@ class SplitPool:
     def chances(self, concept: Concept, candidates: Candidates) -> np.ndarray:
         """(N,) the chance of each candidate to be drawn for a concept where the scene holds nothing yet."""
         weights = draw_weights(candidates.scores, self._retrieval)
+        if self._ear:
+            weights = weights * self._ear.weigh(self._ear.judge(concept, candidates.clips))
         total = weights.sum()
         return weights / total if total > 0 else np.eye(1, len(weights))[0]  # as `draw_position`: the first
 

@@ -72,7 +72,8 @@ def test_the_columns_are_those_of_the_format():
         " sha256 conditions fingerprint"
     )
     (sources, refused) = (
-        [inner.name for inner in schema_of(PublishedPair).field(name).type.value_type] for name in ("sources", "refused")
+        [inner.name for inner in schema_of(PublishedPair).field(name).type.value_type]
+        for name in ("sources", "refused")
     )
     assert " ".join(sources) == (
         "concept description clip cosine score threshold num_candidates target_lufs gain_db copy"

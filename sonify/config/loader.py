@@ -48,7 +48,7 @@ def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) ->
     for override, following in zip_longest(overrides, overrides[1:], fillvalue=""):
         if "=" not in override:
             raise InputError(explain_word(override, following, kind))
-        _apply(text.values, override)
+        apply_override(text.values, override)
         key = override.partition("=")[0]
         lines = {known: line for known, line in lines.items() if not f"{known}.".startswith(f"{key}.")}
     return make_settings(text.values, kind, f"config {path}", lines=lines)
@@ -121,7 +121,8 @@ def _places(section: Section, prefix: str = "") -> Iterator[tuple[str, Place]]:
                 yield key, item
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in a plain mapping, in place."""
     key, _, text = override.partition("=")
     if not all(key.split(".")):
         raise InputError(f"override {short(override)}: expected key=value, such as mix.lufs=[-34,-30]")

@@ -37,6 +37,7 @@ from sonify.dataset.format import (
     Statistics,
 )
 from sonify.io.tables import schema_of
+from sonify.stages.evidence import MARGIN
 
 CARD = "README.md"
 CONCEPTS_NAMED = 20
@@ -80,6 +81,7 @@ def write_card(out: Path, record: PublishedRecord, licence: str) -> None:
         number="{:,}".format,
         table=table,
         counts=counts,
+        share=share,
         escape=escape,
         code_block=code_block,
         **_facts(record),
@@ -113,9 +115,27 @@ def _facts(record: PublishedRecord) -> dict[str, Any]:
         "settings": json.dumps(settings, indent=1, ensure_ascii=False),
         "corpora": [(name, statistics.recordings.get(name, 0), clips) for name, clips in statistics.clips.items()],
         "concepts": list(statistics.concepts.items())[:CONCEPTS_NAMED],
+        "evidence": statistics.evidence,
+        "evidence_rows": _evidence_rows(statistics.evidence) if statistics.evidence else [],
         "left_out": [(reason, scenes) for reason, scenes in statistics.left_out.items() if scenes],
         "sources": [one for one in config["audio"]["sources"] if one["name"] in statistics.clips],
     }
+
+
+def _evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What was counted of the sounds, where it could be: without a limit or a listener there is nothing to say."""
+    near = f"less than {MARGIN:g} above their limit"
+    limited = [("with a limit of their own", evidence["limited"]), (near, evidence["near_limit"])]
+    heard = [
+        ("about which a listener was asked", evidence["asked"]),
+        ("confirmed by it", evidence["confirmed"]),
+        ("with speech", evidence["spoken"]),
+    ]
+    return [
+        *(limited if evidence["limited"] else ()),
+        *(heard if evidence["asked"] else ()),
+        ("weak in any of these ways, or by a low cosine", evidence["weak"]),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +351,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str | int]]) -> str:
     """A table; numbers are set to the right and get their commas."""
     body = [[f"{cell:,}" if isinstance(cell, int) else escape(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *body])
+
+
+def share(part: int, whole: int) -> str:
+    """A share in words, with one decimal."""
+    return f"{100 * part / whole:.1f} %"
 
 
 def counts(head: Sequence[str], counted: Mapping[str, int], most: int = 50) -> str:

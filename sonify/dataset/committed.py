@@ -141,6 +141,7 @@ class Pool:
         self._numbers: dict[str, int] = {}
         self._licence_of = array("l")
         self._excluded = bytearray()
+        self._excluded_names = excluded
         self.named: set[str] = set()  # lines of the exclusion list that name something here
         self._uses = array("q")
         licences: dict[str, int] = {}
@@ -158,6 +159,15 @@ class Pool:
     def licence_of(self, clip: str) -> str:
         """The licence of a clip, as its corpus writes it."""
         return self.licences[self._licence_of[self._number(clip)]]
+
+    def may_be_named(self, clip: str) -> bool:
+        """Whether a clip that is not heard may be named: as far as is known here, the exclusion list is silent.
+
+        Near misses of a dataset that is rendered again may lie in a pool that is not here.
+        """
+        if clip in self._excluded_names:
+            return False
+        return clip not in self._numbers or not self.is_excluded(clip)
 
     def is_excluded(self, clip: str) -> bool:
         """Whether the exclusion list names the clip or its recording."""

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ AUDIO = "audio"
 SHARDS = "shards/shards.parquet"
 RECORD = "sonify.json"
 CHECKSUMS = "checksums.sha256"
-FORMAT = 1
+FORMAT = 1  # columns that came later have a default, which stands for them where a folder lacks them
 COPY_KINDS = ("exact", "equivalent", "repaired")  # of `SourceClip.copy`
 LOUDNESS_STEP_LU = 0.5  # of `Statistics.target_lufs`
 # What huggingface-hub keeps in a folder that it uploads, so as to go on where it was.
@@ -105,6 +105,7 @@ class Statistics:
     contradictions: Mapping[str, int]  # scenes by contradiction
     redistributable: int  # scenes
     left_out: Mapping[str, int]  # scenes by reason: "excluded", "licence"
+    evidence: Mapping[str, Any] = field(default_factory=dict)  # counts of sources and refused concepts: `Evidence`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

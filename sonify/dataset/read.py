@@ -36,7 +36,7 @@ from sonify.dataset.format import (
 from sonify.dataset.render_from import PublishedFolder
 from sonify.errors import InputError
 from sonify.io.places import is_below, open_inside, read_ahead, read_inside, sizes_inside
-from sonify.io.tables import read_columns, rows_of, schema_of
+from sonify.io.tables import read_columns, rows_of, schema_of, schema_of_before
 from sonify.keys import key_order, keys_of, plain_key
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import SILENCE_DBFS
@@ -64,6 +64,7 @@ GAIN_DB = (TARGET_LUFS[0] - CLIP_LUFS[1], TARGET_LUFS[1] - CLIP_LUFS[0])
 PEAK_DBFS = (SILENCE_DBFS, 0.0)
 ROLES = ("", "foreground", "ambience")
 SCENE_SEC = (0.0, 60.0)  # `audio.clip_seconds` is at most that
+PRESENCES = ("", "visible", "implied", "off_screen")  # of `Refused.presence`
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -244,7 +245,8 @@ def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
     if not _SHA256.fullmatch(pair.mix_sha256):
         yield "its mix_sha256 is none"
     for source in pair.sources:
-        if not all(map(math.isfinite, (source.cosine, source.score, source.threshold))):
+        numbers = (source.cosine, source.score, source.threshold, source.limit, source.purity)
+        if not all(map(math.isfinite, (*numbers, source.support, source.speech, *source.onsets_sec))):
             yield "a number that is none"
         if not _is_within(source.target_lufs, TARGET_LUFS) or not _is_within(source.gain_db, GAIN_DB):
             yield f"a target_lufs of {source.target_lufs} and a gain_db of {source.gain_db}, which no mix has"
@@ -254,6 +256,15 @@ def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
             yield f"its role is {source.role[:100]!r}, and its snr_db {source.snr_db}"
         if source.copy not in COPY_KINDS:
             yield f"its copy is {source.copy[:100]!r}"
+    yield from _faults_of_refused(pair)
+
+
+def _faults_of_refused(pair: PublishedPair) -> Iterator[str]:
+    for refused in pair.refused:
+        if not math.isfinite(refused.cosine):
+            yield "a number that is none"
+        if refused.presence not in PRESENCES:
+            yield f"its presence is {refused.presence[:100]!r}"
 
 
 def _are_times(source: SourceClip) -> bool:
@@ -285,10 +296,24 @@ def read_table(folder: Place, name: str, row_type: type[Row]) -> Iterator[Row]:
     place = folder / name
     with _naming_faults(place):
         with open_inside(folder, name) as source, pq.ParquetFile(source) as file:
-            _check_footer(place, file, row_type)
+            schema = _check_footer(place, file, row_type)
             texts = _texts_of(file)
         with open_inside(folder, name) as source, pq.ParquetFile(source, read_dictionary=texts) as packed:
-            yield from rows_of(_unpack(place, packed, schema_of(row_type)), row_type)
+            yield from _checked_rows(place, _unpack(place, packed, schema), row_type)
+
+
+def _checked_rows(place: Place, batches: Iterable[pa.RecordBatch], row_type: type[Row]) -> Iterator[Row]:
+    rows = rows_of(batches, row_type)
+    while True:
+        try:
+            row = next(rows, None)
+        except pa.ArrowException:  # some of them are ValueErrors too
+            raise
+        except ValueError as error:  # a word that is none of an enumeration's
+            raise InputError(f"{place}: {str(error)[:200]}") from error
+        if row is None:
+            return
+        yield row
 
 
 @contextmanager
@@ -311,10 +336,12 @@ def _unpack(place: Place, packed: pq.ParquetFile, schema: pa.Schema) -> Iterator
         yield batch.cast(schema)
 
 
-def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> None:
-    expected, found = schema_of(row_type), file.schema_arrow
+def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> pa.Schema:
+    """The schema of its columns, which lacks those that came later than the table; nothing else is another."""
+    found = file.schema_arrow
+    expected = schema_of_before(row_type, found)
     if not found.equals(expected, check_metadata=False):
-        raise InputError(f"{place}: expected the columns {_columns(expected)}, found {_columns(found)}")
+        raise InputError(f"{place}: expected the columns {_columns(schema_of(row_type))}, found {_columns(found)}")
     groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
     for group in groups:
         columns = [group.column(n) for n in range(group.num_columns)]
@@ -325,6 +352,7 @@ def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> None:
             raise InputError(f"{place}: {group.total_byte_size} bytes or {values} values in one row group: too many")
     if not 0 < file.metadata.num_rows <= MAX_ROWS:
         raise InputError(f"{place}: {file.metadata.num_rows} rows, expected some and at most {MAX_ROWS}")
+    return expected
 
 
 def _most_values(path: str) -> int:

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,10 @@ from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import digest_open
 from sonify.keys import split_member
-from sonify.rows import Pair, Render
+from sonify.rows import Pair, Refused, Render
 from sonify.running import open_run
 from sonify.sources.userfiles import exclusion_names, read_exclusions
+from sonify.stages.evidence import COLUMNS, LATER, count_evidence
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,9 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
     log.info("%s scenes go out; describing the clips that are heard in them", f"{tally.scenes.total():,}")
     _write_clips(folder, rules.pool, config.audio.sample_rate, tally)
     _write_table(folder / SHARDS, PublishedShard, sorted(shards, key=lambda shard: shard.path))
-    statistics = tally.statistics()
+    by_text = config.retrieval.encoder.kind == "text"
+    evidence = count_evidence((table for _, table in read_tables(folder / DATA, COLUMNS, LATER)), by_text)
+    statistics = replace(tally.statistics(), evidence=asdict(evidence))
     record = make_record(config, require_record(config.run_dir), statistics)
     (folder / RECORD).write_bytes(record_json(record))
     _describe(folder, record, options.licence)
@@ -242,6 +245,7 @@ def _write_unit(
 def _published(rules: Rules, pair: Pair, render: Render) -> PublishedPair:
     licences = rules.licences_of(source.clip for source in pair.sources)
     found = frozenset[str]().union(*map(conditions_of, licences))
+    pair = replace(pair, refused=_refused(rules.pool, pair))
     return PublishedPair(
         **{field.name: getattr(pair, field.name) for field in fields(pair)},
         mix_gain_db=render.mix_gain_db,
@@ -251,6 +255,14 @@ def _published(rules: Rules, pair: Pair, render: Render) -> PublishedPair:
         conditions=in_order(found),
         contradictions=contradictions(found),
         redistributable=redistributable(found),
+    )
+
+
+def _refused(pool: Pool, pair: Pair) -> tuple[Refused, ...]:
+    """What was named and is not heard; a near miss that is excluded is not named."""
+    return tuple(
+        refused if pool.may_be_named(refused.clip) else replace(refused, clip="", cosine=0.0, heard="")
+        for refused in pair.refused
     )
 
 

@@ -33,6 +33,34 @@ def schema_of(row_type: type) -> pa.Schema:
     return pa.schema(_fields(row_type))
 
 
+def schema_of_before(row_type: type, found: pa.Schema | pa.StructType) -> pa.Schema:
+    """The schema of a table that was written before fields with a default came: without those that `found` lacks."""
+    names = set(found.names)
+    hints = typing.get_type_hints(row_type)
+    kept: list[pa.Field] = []
+    for part, now in zip(dataclasses.fields(row_type), _fields(row_type), strict=True):
+        if part.name not in names and _has_default(part):
+            continue
+        nested = _row_in(hints[part.name])
+        old = found.field(part.name).type if nested and part.name in names else None
+        if nested and old is not None and pa.types.is_list(old) and pa.types.is_struct(old.value_type):
+            inner = pa.struct(list(schema_of_before(nested, old.value_type)))
+            kept.append(now.with_type(pa.list_(pa.field("element", inner, nullable=False))))
+        else:
+            kept.append(now)
+    return pa.schema(kept)
+
+
+def _has_default(part: dataclasses.Field[Any]) -> bool:
+    return part.default is not dataclasses.MISSING or part.default_factory is not dataclasses.MISSING
+
+
+def _row_in(hint: Any) -> type | None:
+    """The row of which a field is a list, if it is one."""
+    of = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+    return of if isinstance(of, type) and dataclasses.is_dataclass(of) else None
+
+
 def _fields(row_type: type) -> list[pa.Field]:
     hints = typing.get_type_hints(row_type)
     return [pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in dataclasses.fields(row_type)]
@@ -141,24 +169,27 @@ def count_rows(path: Place) -> int:
     return pq.read_metadata(_source(path)).num_rows
 
 
-def read_columns(path: Place, columns: Sequence[str]) -> pa.Table:
-    """Read some columns of a table.
+def read_columns(path: Place, columns: Sequence[str], later: Sequence[str] = ()) -> pa.Table:
+    """Read some columns of a table; those that came `later` are not in what is read of a table of before.
 
     Raises:
         WorkError: the table is missing or damaged.
     """
     with _naming_damage(path):
-        return pq.read_table(_source(path), columns=list(columns))
+        if not later:
+            return pq.read_table(_source(path), columns=list(columns))
+        with pq.ParquetFile(_source(path)) as file:
+            return file.read([*columns, *(name for name in later if name in file.schema_arrow.names)])
 
 
-def read_tables(folder: Place, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def read_tables(folder: Place, columns: Sequence[str], later: Sequence[str] = ()) -> Iterator[tuple[str, pa.Table]]:
     """Read some columns of every table of a folder: the name of each table's unit, and the columns, in order.
 
     Raises:
         WorkError: a table is damaged.
     """
     units = stems(folder)
-    tables = for_each(folder, lambda unit: read_columns(folder / f"{unit}.parquet", columns), units)
+    tables = for_each(folder, lambda unit: read_columns(folder / f"{unit}.parquet", columns, later), units)
     return zip(units, tables, strict=True)
 
 

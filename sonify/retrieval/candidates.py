@@ -401,6 +401,20 @@ class SplitPool:
             speech=round(self._ear.speech(clip), 4),
         )
 
+    def best_of(self, found: Candidates | Missed) -> tuple[int, float]:
+        """The best clip, drawn or refused, by its position in the split, and its cosine."""
+        return (
+            (found.clip, found.cosine) if isinstance(found, Missed) else (int(found.clips[0]), self._cosine(found, 0))
+        )
+
+    def chances(self, concept: Concept, candidates: Candidates) -> np.ndarray:
+        """(N,) the chance of each candidate to be drawn for a concept where the scene holds nothing yet."""
+        weights = draw_weights(candidates.scores, self._retrieval)
+        if self._ear:
+            weights = weights * self._ear.weigh(self._ear.judge(concept, candidates.clips))
+        total = weights.sum()
+        return weights / total if total > 0 else np.eye(1, len(weights))[0]  # as `draw_position`: the first
+
     def _cosine(self, candidates: Candidates, position: int) -> float:
         """The cosine of a candidate, whatever hubness took off it."""
         return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])

@@ -176,7 +176,8 @@ def own_run(root):
     return {
         "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 8, "validation": 0.3},
         "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0.4},
-        "retrieval": {"draws": 2},
+        # the nearest by words is drawn, however far it is
+        "retrieval": {"draws": 2, "limit": None, "encoder": {"kind": "text", "matching": "words"}},
         "mix": {"lufs": [-30.0, -26.0]},
         "seed": 3,
     }

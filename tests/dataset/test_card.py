@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import datasets
 import datasets.config
@@ -93,8 +94,13 @@ def test_rows_come_back_as_they_were_written(tmp_path):
 def plain(row: object) -> dict[str, object]:
     """A row as Parquet gives it: lists for tuples."""
     assert dataclasses.is_dataclass(row)
-    values = dataclasses.asdict(row)  # pyright: ignore[reportArgumentType] - an instance, never a class
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return listed(dataclasses.asdict(row))  # pyright: ignore[reportArgumentType] - an instance, never a class
+
+
+def listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: listed(inner) for name, inner in value.items()}
+    return [listed(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def test_a_split_that_is_not_there_is_not_named(tmp_path):

@@ -61,20 +61,25 @@ print(*seen)
 
 
 def test_the_columns_are_those_of_the_format():
-    """Rows of a run are published with more columns: one that the run gets makes another format."""
+    """Rows of a run are published with more columns: one that the run gets, without a default, makes another format."""
     assert FORMAT == 1
     assert " ".join(schema_of(PublishedPair).names) == (
-        "image image_uri image_sha256 width height split scene caption medium check_answer sources"
+        "image image_uri image_sha256 width height split scene caption medium check_answer sources refused"
         " mix_gain_db peak_dbfs mix_sha256 image_licence conditions contradictions redistributable"
     )
     assert " ".join(schema_of(PublishedClip).names) == (
         "clip recording corpus file start_sec duration_sec loudness_lufs peak_dbfs text licence attribution split"
         " sha256 conditions fingerprint"
     )
-    (sources,) = (field.type.value_type for field in schema_of(PublishedPair) if field.name == "sources")
-    assert " ".join(field.name for field in sources) == (
-        "concept description clip cosine score threshold num_candidates target_lufs gain_db copy"
+    (sources, refused) = (
+        [inner.name for inner in schema_of(PublishedPair).field(name).type.value_type]
+        for name in ("sources", "refused")
     )
+    assert " ".join(sources) == (
+        "concept description clip cosine score threshold num_candidates target_lufs gain_db copy"
+        " limit heard_by heard support purity speech onsets_sec"
+    )
+    assert " ".join(refused) == "concept description presence reason clip cosine heard"
 
 
 def fill(out, **files):

@@ -37,13 +37,16 @@ from sonify.stages.published import adopt_job, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
 from sonify.vlm.backends import fetch_vlm, model_name
-from sonify.vlm.questions import CHECK_VERSION, PROMPT_VERSION
+from sonify.vlm.json_answers import JSON_PARSER_VERSION
+from sonify.vlm.questions import CHECK_VERSION, JSON_PROMPT_VERSION, PROMPT_VERSION
 
 Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 
 # Fields of an extractor that its answers do not depend on.
 OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
 OPERATIONAL |= {"environment", "token_limit"}
+# And those that are of the question about concepts alone: the check is always asked and answered in plain lines.
+FORM = ("answers", "language")
 
 # Keys that came after runs were made, as the settings name them, each with the value under which a stage does what it
 # did before the key was there: while it has that value it stays out of the settings, and the digest of such a run is
@@ -55,6 +58,9 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.system": None,
     "concepts.extractors.extra_body": {},
     "concepts.extractors.template": {},
+    "concepts.extractors.answers": "text",
+    "concepts.extractors.language": None,
+    "concepts.presence": ["visible"],
 }
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -120,7 +126,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
         | _encoder_settings(config)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
-        | pick("concepts.check")
+        | pick("concepts.check", "concepts.presence")
         | (pick("concepts.media") if config.concepts.check else {})
         | {"images.exclude": _content(config.images.exclude)}
         | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
@@ -253,7 +259,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         **_model_resources(extractor),
         units_answered=concepts.asked_for_concepts(extractor, config.concepts.max_concepts).units_answered,
         version=1,
-        settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
+        settings=settings | _extractor_settings(extractor) | _form_settings(extractor),
         load=lambda: concepts.vlm_job(config, extractor),
     )
 
@@ -265,7 +271,7 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         part=extractor.name,
         version=1,
         listing="concepts",
-        settings=pick("seed") | _extractor_settings(checker) | {"check": CHECK_VERSION},
+        settings=pick("seed") | _extractor_settings(checker, *FORM) | {"check": CHECK_VERSION},
         load=lambda: checks.check_job(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows_out,
@@ -274,11 +280,18 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     )
 
 
-def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
+def _extractor_settings(extractor: Extractor, *without: str) -> dict[str, Any]:
     """What an extractor's answers depend on: not where its server is, nor how hard it is driven."""
     local = {"cpus"} if isinstance(extractor, ServerVlm) else set()
-    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | local)
+    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | local | set(without))
     return {f"concepts.extractors.{key}": value for key, value in fields.items()}
+
+
+def _form_settings(extractor: VlmExtractor) -> dict[str, Any]:
+    """The question's words and who reads the answers, in the form that was asked for."""
+    if extractor.answers == "text":
+        return {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION}
+    return {"json_prompt": JSON_PROMPT_VERSION, "json_parser": JSON_PARSER_VERSION}
 
 
 def _encoder_settings(config: Config, *without: str) -> dict[str, Any]:

@@ -379,6 +379,15 @@ def encode_request(question: Question, service: Service) -> bytes:
         "temperature": service.temperature,
         service.token_limit: service.max_new_tokens,
         "stream": False,
+        **_form_of(question),
         **service.extra,
     }
     return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+
+
+def _form_of(question: Question) -> dict[str, Any]:
+    """What tells a server the form of the answer, where it has one."""
+    if question.schema is None:
+        return {}
+    schema = {"name": "heard", "strict": True, "schema": question.schema}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}

@@ -9,6 +9,8 @@ CLIPS = "pool/clips"
 AUDIO = "pool/audio"
 EMBEDDINGS = "pool/embeddings"
 TAGS = "pool/tags"
+SOUND_HASHES = "pool/duplicates"
+DUPLICATES = "pool/duplicates.parquet"  # the recordings that are copies of each other
 ANSWERS = "answers"
 CONCEPTS = "concepts"
 CHECKS = "checks"
@@ -29,6 +31,7 @@ STAGE_FOLDERS = {
     "pool": (CLIPS, AUDIO),
     "embeddings": (),
     "listen": (),
+    "duplicates": (SOUND_HASHES,),
     "concepts": (CONCEPTS,),
     "checks": (CHECKS,),
     "copies": (COPIES,),
@@ -69,6 +72,11 @@ def embedding_keys(encoder: str, unit: str) -> str:
 def tags(listener: str, unit: str) -> str:
     """What one listener heard in a pool unit's clips."""
     return f"{TAGS}/{listener}/{unit}.parquet"
+
+
+def sound_hashes(unit: str) -> str:
+    """The hashes of those clips, row for row, by which copies are found."""
+    return f"{SOUND_HASHES}/{unit}.npy"
 
 
 def concepts(extractor: str, unit: str) -> str:

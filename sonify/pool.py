@@ -3,6 +3,7 @@
 Row for row, a unit's table of clips, its samples and its vectors are of the same clips.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from sonify import layout
 from sonify.errors import WorkError
-from sonify.io.places import load_array, on_this_machine, stems
+from sonify.io.places import is_file, load_array, on_this_machine, stems
 from sonify.io.tables import read_rows, read_tables, schema_of
 from sonify.rows import Clip
 from sonify.stores import Place
@@ -39,6 +40,51 @@ def iter_vectors(run_dir: Place, spaces: Sequence[str]) -> Iterator[list[np.ndar
     """Unit by unit, the (N, D) float32 embeddings of its clips in each of some spaces."""
     for unit in stems(run_dir / layout.CLIPS):
         yield [load_array(run_dir / layout.embeddings(space, unit)) for space in spaces]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """A recording of which the pool holds copies under other names (`pool/duplicates.parquet`).
+
+    `group` is the first of them by name. What is `left_out` is of validation, and training holds a copy of it.
+    """
+
+    recording: str
+    group: str
+    left_out: bool
+
+
+def read_duplicates(run_dir: Place) -> dict[str, Duplicate]:
+    """The recordings that are copies of others, by name.
+
+    Raises:
+        WorkError: they were not looked for, or the table is damaged.
+    """
+    return {row.recording: row for row in read_rows(run_dir / layout.DUPLICATES, Duplicate)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicateCounts:
+    """How many recordings have copies, in how many groups, how many the largest has, and how many are left out."""
+
+    recordings: int
+    groups: int
+    largest: int
+    left_out: int
+
+
+def count_duplicates(run_dir: Place) -> DuplicateCounts | None:
+    """What joining the copies in a pool came to; None where they are kept, or nothing is paired yet."""
+    if not is_file(run_dir / layout.DUPLICATES):
+        return None
+    copies = read_duplicates(run_dir).values()
+    groups = Counter(copy.group for copy in copies)
+    return DuplicateCounts(
+        recordings=len(copies),
+        groups=len(groups),
+        largest=max(groups.values(), default=0),
+        left_out=sum(copy.left_out for copy in copies),
+    )
 
 
 class ClipSamples:

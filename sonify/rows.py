@@ -294,7 +294,9 @@ class SourceClip:
     `limit` is the cosine that it had to reach (0.0: there was none). `heard_by` names the listener that was asked about
     the clip (empty: nobody), `heard` is what it heard, in its own words, `support` how sure it was of the concept,
     `purity` the share of what it heard that is the concept, and `speech` how sure it was that somebody speaks.
-    `onsets_sec` is when it begins in the scene, each time; empty, it is heard once and from the start.
+    `onsets_sec` is when it begins in the scene, each time; empty, it is heard once, whole and from the start. Else the
+    `active_sec` seconds of it that begin at `active_start_sec` are heard.
+    `role` is `foreground` or `ambience` in a scene of both whose `snr_db` was drawn, and empty elsewhere.
 
     `copy` is `exact`, or, in a rendering of a published dataset, `equivalent` where the clip is another encoding of the
     published one and `repaired` where it was drawn in the place of a lost one.
@@ -317,6 +319,10 @@ class SourceClip:
     purity: float = 0.0
     speech: float = 0.0
     onsets_sec: tuple[float, ...] = ()
+    active_start_sec: float = 0.0
+    active_sec: float = 0.0
+    role: str = ""
+    snr_db: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

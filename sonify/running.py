@@ -307,6 +307,7 @@ NOTHING_LEFT = {
     "pool": "no recording could be read",
     "embeddings": "no recording could be embedded",
     "listen": "no clip could be heard, or all were let go",
+    "duplicates": "no recording could be compared",
     "checks": "no image could be checked",
     "pair": "no image got a sound",
     "render": "no image could be rendered",

@@ -31,6 +31,12 @@ SILENT_CLASSES = (
     "Zipper (clothing)", "Velcro, hook and loop fastener", "Coin (dropping)", "Scissors", "Packing tape, duct tape",
     "Camera", "Gears", "Pulleys", "Domestic sounds, home sounds",
 )  # fmt: skip
+# What surrounds rather than happens: these classes, and those of which every parent is one of them. Of the branch
+# "Channel, environment and background" it is all but devices that play; of the others, what has no one source.
+AMBIENCE = (
+    "Natural sounds", "Acoustic environment", "Noise", "Crowd", "Chatter", "Hubbub, speech noise, speech babble",
+    "Traffic noise, roadway noise", "Mechanical fan", "Air conditioning", "Cricket",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +107,24 @@ def find_sounds(caption: str) -> tuple[Concept, ...]:
     matches = most_specific(match_sounds(tokenize(caption)))
     concepts = dict.fromkeys(match.concept for match in matches)
     return tuple(Concept(concept=concept, description="") for concept in concepts)
+
+
+def names_ambience(text: str) -> bool:
+    """Whether a text names sounds, and only such as surround: rain is one, a dog that barks in the rain is not."""
+    matches = match_sounds(tokenize(text))
+    return bool(matches) and all(match.class_id in _ambience() for match in matches)
+
+
+@cache
+def _ambience() -> frozenset[str]:
+    found = {class_ids_by_name()[name] for name in AMBIENCE}
+    parents = {
+        sound.id: {ancestor for ancestor, steps in sound.distances.items() if steps == 1}
+        for sound in load_ontology().values()
+    }
+    while below := {child for child, above in parents.items() if above and above <= found} - found:
+        found |= below
+    return frozenset(found)
 
 
 def match_sounds(tokens: Sequence[str]) -> list[Match]:

@@ -16,6 +16,7 @@ from sonify.config.sections import (
     EndpointVlm,
     Engine,
     Esc50Sounds,
+    Events,
     Extractor,
     Features,
     FolderImages,

@@ -452,6 +452,8 @@ class Audio(Section):
     # Clips in which somebody speaks: `drop` takes them out of the pool, `flag` has them counted.
     speech: Literal["keep", "flag", "drop"] = "keep"
     validation: Share = 0.02
+    # join: recordings that are copies of each other count as one, and are never in both splits
+    duplicates: Literal["keep", "join"] = "keep"
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Audio":
@@ -537,19 +539,58 @@ class Prominence(Section):
     reference_area: float = Field(default=0.2, gt=0, le=1)
 
 
+MOST_EVENTS = 20  # of one source
+
+
+class Events(Section):
+    """When short sounds happen: a bark or a knock is cut out of its clip and heard once or some times in the scene.
+
+    A clip holds an event where all that is heard in it lies within `max_active_sec` (and half of the scene) and its
+    peak is at least `min_crest_db` above its RMS; others are heard whole. `count` is drawn from [low, high], as many
+    as fit `gap_sec` apart; `onset_sec` is the time within which they begin (null: wherever the whole event fits).
+    """
+
+    count: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=MOST_EVENTS)]] = (1, 3)
+    onset_sec: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(le=60)]] | None = None
+    gap_sec: float = Field(default=0.25, ge=0, le=60)
+    max_active_sec: float = Field(default=2.0, gt=0, le=60)
+    min_crest_db: float = Field(default=15.0, ge=0, le=60)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Events":
+        for key, bounds in (("count", self.count), ("onset_sec", self.onset_sec)):
+            if bounds and bounds[0] > bounds[1]:
+                raise ValueError(f"{key} must be [low, high], found {list(bounds)}")
+        return self
+
+
+# Beyond these, one of the two cannot be heard.
+SNR_DB = (-30.0, 60.0)
+
+
 class Mix(Section):
-    """Loudness of each source (LUFS, drawn uniformly between the two) and the ceiling of the mix (dBFS)."""
+    """Loudness of each source (LUFS, drawn uniformly between the two) and the ceiling of the mix (dBFS).
+
+    `snr_db` is how far a scene's foreground is above its ambience, drawn uniformly between the two. `prominence` comes
+    first: with both, it still says how a scene's foreground sources stand to each other, and its ambient ones.
+    """
 
     lufs: tuple[float, float] = (-32.0, -28.0)
     peak_dbfs: float = Field(default=-1.0, ge=-60, le=0)
     max_gain_db: float = Field(default=30.0, ge=0)
     prominence: Prominence | None = None
+    snr_db: tuple[float, float] | None = None  # null: nothing is set against anything
+    events: Events | None = None  # null: every clip is heard whole, from the start
 
     @model_validator(mode="after")
     def _ordered(self) -> "Mix":
         low, high = self.lufs
         if not -70.0 < low <= high <= 0.0:
             raise ValueError(f"lufs must be [low, high] between -70 and 0, found [{low}, {high}]")
+        if self.snr_db and not SNR_DB[0] <= self.snr_db[0] <= self.snr_db[1] <= SNR_DB[1]:
+            raise ValueError(
+                f"snr_db must be [low, high] between {SNR_DB[0]:g} and {SNR_DB[1]:g}, found {[*self.snr_db]}"
+            )
         return self
 
 
@@ -632,6 +673,16 @@ class Config(Section):
             raise ValueError(
                 f"audio.speech is {self.audio.speech}, and speech is found by a tagger: set retrieval.confirm to"
                 " {kind: tagger, ...}, or audio.speech to keep"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _events_begin_within_the_scene(self) -> "Config":
+        events = self.mix.events
+        if events and events.onset_sec and events.onset_sec[0] >= self.audio.clip_seconds:
+            raise ValueError(
+                f"mix.events.onset_sec begins at {events.onset_sec[0]:g}, and a scene ends after"
+                f" {self.audio.clip_seconds:g} seconds (audio.clip_seconds)"
             )
         return self
 

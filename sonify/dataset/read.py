@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sonify.config import Config
-from sonify.config.sections import NAME
+from sonify.config.sections import MOST_EVENTS, NAME, SNR_DB
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,
@@ -41,6 +41,7 @@ from sonify.keys import key_order, keys_of, plain_key
 from sonify.media.likeness import fingerprint
 from sonify.media.mixing import SILENCE_DBFS
 from sonify.media.pixels import MAX_PIXELS, MAX_SIDE_PX
+from sonify.rows import SourceClip
 from sonify.stores import BLOCK_BYTES, Place
 
 Row = TypeVar("Row")
@@ -61,6 +62,8 @@ CLIP_LUFS = (-70.0, 10.0)
 TARGET_LUFS = (-110.0, 0.0)
 GAIN_DB = (TARGET_LUFS[0] - CLIP_LUFS[1], TARGET_LUFS[1] - CLIP_LUFS[0])
 PEAK_DBFS = (SILENCE_DBFS, 0.0)
+ROLES = ("", "foreground", "ambience")
+SCENE_SEC = (0.0, 60.0)  # `audio.clip_seconds` is at most that
 PRESENCES = ("", "visible", "implied", "off_screen")  # of `Refused.presence`
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -84,7 +87,7 @@ def verify_published(folder: PublishedFolder, config: Config) -> None:
         if found != folder.files[name]:
             raise InputError(f"{folder.place}/{name}: another sha256 than {CHECKSUMS} says: get the folder again")
     clips = _verify_clips(folder, config)
-    _verify_pairs(folder, config.scenes, clips)
+    _verify_pairs(folder, config.scenes, clips, config.audio.clip_seconds)
     for _ in read_shards(folder):
         pass
 
@@ -105,8 +108,8 @@ def _verify_clips(folder: PublishedFolder, config: Config) -> frozenset[str]:
     return frozenset(names)
 
 
-def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Collection[str]) -> None:
-    """Look at each scene: its clips are there, and its image is in no other unit."""
+def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Collection[str], scene_sec: float) -> None:
+    """Look at each scene: its clips are there and begin within it, and its image is in no other unit."""
     hashes = array("q")  # 8 bytes an image; two of 10 million share one by chance three times in a million
     for unit, pairs in _images(folder, scenes):
         lost = next((s.clip for pair in pairs for s in pair.sources if s.clip not in clips), None)
@@ -114,6 +117,14 @@ def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Colle
             raise InputError(
                 f"{folder.place}/{DATA}: unit {unit}: image {pairs[0].image[:100]!r} is heard with the clip"
                 f" {lost[:100]!r}, which {CLIPS}/ does not have: get the folder again"
+            )
+        late = next(
+            (s.onsets_sec for pair in pairs for s in pair.sources if max(s.onsets_sec, default=0.0) >= scene_sec), None
+        )
+        if late is not None:
+            raise InputError(
+                f"{folder.place}/{DATA}: unit {unit}: image {pairs[0].image[:100]!r}: a sound begins after"
+                f" {max(late):g} seconds, and a scene has {scene_sec:g}"
             )
         hashes.append(hash(key_order(pairs[0].image)))
     found, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
@@ -239,6 +250,10 @@ def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
             yield "a number that is none"
         if not _is_within(source.target_lufs, TARGET_LUFS) or not _is_within(source.gain_db, GAIN_DB):
             yield f"a target_lufs of {source.target_lufs} and a gain_db of {source.gain_db}, which no mix has"
+        if not _are_times(source):
+            yield f"a part from {source.active_start_sec} of {source.active_sec} seconds, heard at times that are none"
+        if source.role not in ROLES or not _is_within(source.snr_db, SNR_DB):
+            yield f"its role is {source.role[:100]!r}, and its snr_db {source.snr_db}"
         if source.copy not in COPY_KINDS:
             yield f"its copy is {source.copy[:100]!r}"
     yield from _faults_of_refused(pair)
@@ -250,6 +265,12 @@ def _faults_of_refused(pair: PublishedPair) -> Iterator[str]:
             yield "a number that is none"
         if refused.presence not in PRESENCES:
             yield f"its presence is {refused.presence[:100]!r}"
+
+
+def _are_times(source: SourceClip) -> bool:
+    """Whether a part is told where it is heard, and all of it lies in what a scene can be."""
+    seconds = (source.active_start_sec, source.active_sec, *source.onsets_sec)
+    return all(_is_within(value, SCENE_SEC) for value in seconds) and bool(source.onsets_sec) == (source.active_sec > 0)
 
 
 def _faults_of_clip(clip: PublishedClip) -> Iterator[str]:
@@ -299,7 +320,7 @@ def _checked_rows(place: Place, batches: Iterable[pa.RecordBatch], row_type: typ
 def _naming_faults(place: Place) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a column is named in no UTF-8
         raise InputError(f"{place}: not a Parquet file ({str(error).splitlines()[0][:200]!r})") from error
 
 
@@ -323,12 +344,21 @@ def _check_footer(place: Place, file: pq.ParquetFile, row_type: type) -> pa.Sche
         raise InputError(f"{place}: expected the columns {_columns(schema_of(row_type))}, found {_columns(found)}")
     groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
     for group in groups:
-        values = max(group.column(n).num_values for n in range(group.num_columns))
-        if group.total_byte_size > MAX_GROUP_BYTES or values > MAX_VALUES_IN_ROW * max(group.num_rows, 1):
+        columns = [group.column(n) for n in range(group.num_columns)]
+        rows = max(group.num_rows, 1)
+        values = max(column.num_values for column in columns)
+        too_many = any(column.num_values > rows * _most_values(column.path_in_schema) for column in columns)
+        if group.total_byte_size > MAX_GROUP_BYTES or too_many:
             raise InputError(f"{place}: {group.total_byte_size} bytes or {values} values in one row group: too many")
     if not 0 < file.metadata.num_rows <= MAX_ROWS:
         raise InputError(f"{place}: {file.metadata.num_rows} rows, expected some and at most {MAX_ROWS}")
     return expected
+
+
+def _most_values(path: str) -> int:
+    """How many values a row may have in a column: a list in a list is the times of a source."""
+    lists = path.count(".list.")
+    return MAX_VALUES_IN_ROW * MOST_EVENTS ** max(0, lists - 1)
 
 
 def _columns(schema: pa.Schema) -> str:
@@ -341,18 +371,23 @@ def _texts_of(file: pq.ParquetFile) -> list[str]:
     return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
 
 
-def _check_lists(place: Place, name: str, column: pa.Array) -> None:
+def _check_lists(place: Place, name: str, column: pa.Array, most: int = MAX_VALUES_IN_ROW) -> None:
     if isinstance(column, pa.ListArray):
         longest = max(column.value_lengths().to_pylist(), default=0)
-        if longest > MAX_VALUES_IN_ROW:
-            raise InputError(f"{place}: {name}: {longest} values in one row, at most {MAX_VALUES_IN_ROW} are read")
+        if longest > most:
+            raise InputError(f"{place}: {name}: {longest} values in one row, at most {most} are read")
+        _check_lists(place, name, column.values, MOST_EVENTS)
+    elif isinstance(column, pa.StructArray):
+        for n in range(column.type.num_fields):
+            _check_lists(place, f"{name}.{column.type.field(n).name}", column.field(n), most)
 
 
 def _check_texts(place: Place, name: str, column: pa.Array) -> int:
     """Look at each different text of a column, and return the bytes of all when they are unpacked."""
     size_bytes = 0
     for texts in _dictionaries(column):
-        texts.dictionary.validate(full=True)  # raises where they are no UTF-8
+        texts.validate(full=True)  # raises where an index leads nowhere
+        texts.dictionary.validate(full=True)  # and where a text is no UTF-8
         lengths = pc.binary_length(texts.dictionary)  # pyright: ignore[reportAttributeAccessIssue] - made at import
         longest = max(lengths.to_pylist(), default=0)
         if longest > MAX_TEXT_BYTES:

@@ -60,7 +60,9 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
     scenes = len(config.scenes)
     features = _feature_bytes(config.features, config.audio.clip_seconds, scenes) if config.features else 0
     # of the other stages, which a model does, one for each image; a check has at most as many
-    rows = {"pool": len(refs), "embeddings": clips} | dict.fromkeys(("pair", "render", "features"), images * scenes)
+    rows = {"pool": len(refs), "embeddings": clips, "duplicates": clips} | dict.fromkeys(
+        ("pair", "render", "features"), images * scenes
+    )
     left = {plan.stage.key: max(rows.get(plan.stage.name, images) - plan.rows.rows_in, 0) for plan in plans}
     asking = [plan.stage.key for plan in plans if plan.stage.models and plan.stage.name != "pair"]
     record = read_record(config.run_dir)

@@ -13,11 +13,12 @@ from functools import cached_property
 
 import faiss
 import numpy as np
+import pyarrow as pa
 
 from sonify import layout
 from sonify.config import Retrieval
 from sonify.keys import uniform
-from sonify.pool import clip_columns, iter_vectors
+from sonify.pool import clip_columns, iter_vectors, read_duplicates
 from sonify.retrieval.confirm import ClipTags, Ear, Judged
 from sonify.retrieval.encoders import JointEncoder, bank_mean, bank_of, load_encoder
 from sonify.retrieval.kinds import Query
@@ -419,25 +420,38 @@ class SplitPool:
         return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
 
 
-def load_pool(run_dir: Place, retrieval: Retrieval, threads: int, tags: ClipTags | None = None) -> dict[str, SplitPool]:
-    """Load the whole pool, split by split; a split without clips is absent. `tags` are what was heard in its clips."""
+def load_pool(
+    run_dir: Place, retrieval: Retrieval, threads: int, tags: ClipTags | None = None, joined: bool = False
+) -> dict[str, SplitPool]:
+    """Load the whole pool, split by split; a split without clips is absent.
+
+    Args:
+        run_dir: the run.
+        retrieval: the settings.
+        threads: of the search.
+        tags: what was heard in the pool's clips.
+        joined: whether recordings that are copies of each other are one.
+    """
     encoder = load_encoder(retrieval.encoder)
     limit = query_limit(retrieval.limit, encoder.identity)
-    parts = read_pool(run_dir, encoder, tags)
+    parts = read_pool(run_dir, encoder, tags, joined)
     return {split: SplitPool(part, encoder, retrieval, threads, limit) for split, part in parts.items()}
 
 
-def read_pool(run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = None) -> dict[str, PoolClips]:
-    """Read clips and embeddings of the whole pool, split by split; where they were heard, those that may be drawn."""
+def read_pool(
+    run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = None, joined: bool = False
+) -> dict[str, PoolClips]:
+    """Read clips and embeddings of what may be drawn of the pool, split by split."""
     table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split"))
     spaces = [part.id for part in encoder.parts]
     embeddings = np.concatenate([encoder.join(vectors) for vectors in iter_vectors(run_dir, spaces)])
-    recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    recordings, is_drawn = _recordings(run_dir, table, joined)
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
     split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
-    may_be_drawn = np.ones(len(clips), bool) if tags is None else tags.present
-    parts = {split: np.flatnonzero((split_of_clip == split) & may_be_drawn) for split in layout.SPLITS}
+    if tags is not None:
+        is_drawn &= tags.present
+    parts = {split: np.flatnonzero((split_of_clip == split) & is_drawn) for split in layout.SPLITS}
     return {
         split: PoolClips(
             clips=clips[part].tolist(),
@@ -449,3 +463,17 @@ def read_pool(run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = Non
         for split, part in parts.items()
         if len(part)
     }
+
+
+def _recordings(run_dir: Place, table: pa.Table, joined: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A number for the recording of each clip, one for all copies of it, and whether it may be drawn."""
+    coded = table["recording"].combine_chunks().dictionary_encode()
+    of_clip = coded.indices.to_numpy().astype(np.int64)
+    if not joined:
+        return of_clip, np.ones(len(of_clip), bool)
+    names = coded.dictionary.to_pylist()
+    numbers = {name: number for number, name in enumerate(names)}
+    copies = read_duplicates(run_dir)
+    first = np.array([numbers[copies[name].group] if name in copies else numbers[name] for name in names])
+    is_drawn = np.array([name not in copies or not copies[name].left_out for name in names])
+    return first[of_clip], is_drawn[of_clip]

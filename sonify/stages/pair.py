@@ -9,22 +9,27 @@ from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from typing import BinaryIO
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from sonify import layout
 from sonify.captions.words import find_discard_words
-from sonify.config import Config, Images
+from sonify.config import Audio, Config, Images
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import stems
 from sonify.io.tables import TableWriter, read_rows, read_tables
 from sonify.keys import key_order, plain_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
-from sonify.pool import clip_columns
+from sonify.pool import clip_columns, read_duplicates
 from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
 from sonify.retrieval.encoders import query_of, query_text
 from sonify.retrieval.kinds import Query, are_one_sound
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
+from sonify.stages.duplicates import join_duplicates
 from sonify.stages.listen import tags_of_run
+from sonify.stages.scene import SceneRules
 from sonify.stores import Place
 
 # One of the stage's settings: search scores differ in the last bits between thread counts (measured).
@@ -120,18 +125,39 @@ def pair_job(config: Config) -> Job:
     """Concepts to pairs. Accounting counts (image, scene)."""
     return Job(
         read=lambda unit: read_scenes(config, unit),
-        process=PairStage(config, load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config))),
+        process=PairStage(config, pool_of(config)),
         open_sink=lambda unit, transaction, _rejects: ScenesSink(transaction.create(layout.pairs(unit)), Pair),
         batch_rows=512,
         scenes=config.scenes,
     )
 
 
-def check_splits(run_dir: Place, images: Images, seed: int) -> None:
+def joined(audio: Audio) -> bool:
+    """Whether recordings that are copies of each other count as one."""
+    return audio.duplicates == "join"
+
+
+def pool_of(config: Config) -> dict[str, SplitPool]:
+    """The run's pool as it is drawn from, split by split."""
+    return load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config), joined(config.audio))
+
+
+def check_pool(config: Config) -> None:
+    """Before anything is drawn, find the copies in the pool, and make sure that there is something to draw from."""
+    if joined(config.audio):
+        join_duplicates(config.run_dir)
+    check_splits(config.run_dir, config.images, config.seed, joined(config.audio))
+
+
+def check_splits(run_dir: Place, images: Images, seed: int, without_copies: bool = False) -> None:
     """Make sure, as soon as the pool is there, that images have recordings of their own split to draw from."""
     if not stems(run_dir / layout.CLIPS):
         return  # concepts can be found before there is a pool
-    present = set(clip_columns(run_dir, ["split"])["split"].unique().to_pylist())
+    copies = read_duplicates(run_dir).values() if without_copies else ()
+    left_out = pa.array([copy.recording for copy in copies if copy.left_out], pa.string())
+    clips = clip_columns(run_dir, ["split", "recording"])
+    drawn = clips.filter(pc.invert(pc.is_in(clips["recording"], left_out)))  # pyright: ignore[reportAttributeAccessIssue]
+    present = set(drawn["split"].unique().to_pylist())
     if not present:
         raise InputError("audio.sources: no recording gave a clip, so there is nothing to draw from")
     share = images.validation
@@ -140,8 +166,14 @@ def check_splits(run_dir: Place, images: Images, seed: int) -> None:
         if split in _listed_splits(run_dir, images, seed):
             raise InputError(
                 f"images.validation, audio.validation: there are {split} images but no {split} recordings to draw from"
-                " (the split is drawn by hash, and this pool is small): raise audio.validation, or set both to 0"
+                f" ({_why_none(len(left_out))}): raise audio.validation, or set both to 0"
             )
+
+
+def _why_none(left_out: int) -> str:
+    if left_out:
+        return f"of {left_out} recordings training has a copy, audio.duplicates"
+    return "the split is drawn by hash, and this pool is small"
 
 
 def _listed_splits(run_dir: Place, images: Images, seed: int) -> set[str]:
@@ -160,6 +192,7 @@ class PairStage:
         self._config = config
         self._pool = pool
         self._excluded = read_exclusions(config.images.exclude)
+        self._settle = SceneRules(config, pool)
 
     def __call__(self, rows: Sequence[ImageScenes]) -> list[tuple[Pair, ...] | Rejected]:
         planned = [self._refuse(row) or scenes_of(self._config, row) for row in rows]
@@ -247,12 +280,13 @@ class PairStage:
         """One clip for each concept that has one, and why the others have none; no recording is heard twice."""
         used: set[int] = set()
         sources: list[SourceClip] = []
+        heard: list[Concept] = []
         refused: list[Refused] = []
-        heard: list[Query] = []
+        queries: list[Query] = []
         pool = self._pool[split]
         for concept in scene.concepts:
             query = query_of(concept, self._config.retrieval.query)
-            if self._config.retrieval.merge_names and any(are_one_sound(query, other) for other in heard):
+            if self._config.retrieval.merge_names and any(are_one_sound(query, other) for other in queries):
                 refused.append(refuse(concept, Reason.SAME_SOURCE))
                 continue
             ranking = rankings[query]
@@ -261,8 +295,9 @@ class PairStage:
                 refused.append(refuse(concept, drawn.reason, pool.clips[drawn.clip], drawn.cosine, drawn.heard))
             else:
                 sources.append(drawn)
-                heard.append(query)
-        return tuple(sources), tuple(refused)
+                heard.append(concept)
+                queries.append(query)
+        return self._settle(heard, sources, (self._config.seed, key, scene.name)), tuple(refused)
 
 
 def _not_asked_for(scene: Scene) -> Iterator[Refused]:

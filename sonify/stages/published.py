@@ -23,15 +23,20 @@ from sonify.io.places import check_mounted, child, is_file, read_ahead
 from sonify.io.tables import read_rows
 from sonify.keys import escape_key
 from sonify.media.mixing import gain_to_target_db
-from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
+from sonify.pool import ClipSamples
+from sonify.retrieval.candidates import Missed, Ranking, SplitPool
 from sonify.retrieval.encoders import query_of
 from sonify.retrieval.kinds import Query
 from sonify.rows import Concept, ImageRef, Pair, Reason, Rejected, SourceClip
 from sonify.sources.images import images_in
 from sonify.sources.userfiles import exclusion_names, read_exclusions
-from sonify.stages.copies import Copy, CopyState, read_copies
-from sonify.stages.listen import tags_of_run
-from sonify.stages.pair import THREADS, ScenesSink, all_or_rejected, draw_source
+from sonify.stages.copies import Copy, CopyState, check_copies, read_copies
+from sonify.stages.duplicates import join_duplicates
+from sonify.stages.pair import ScenesSink, all_or_rejected, draw_source, joined, pool_of
+from sonify.stages.scene import heard_again
+
+# Of a lost source, what holds for the one in its place as well.
+KEPT = ("target_lufs", "onsets_sec", "active_start_sec", "active_sec", "role", "snr_db")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,11 +144,7 @@ def _container_of(uri: str, suffix: str) -> str:
 def adopt_job(config: Config) -> Job:
     """The pairing stage of a published dataset. Accounting counts (image, scene)."""
     assert config.published is not None
-    pool = (
-        load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config))
-        if config.published.missing == "repair"
-        else {}
-    )
+    pool = pool_of(config) if config.published.missing == "repair" else {}
     copies = {copy.clip: copy for copy in read_copies(config)}
     return Job(
         read=lambda unit: _read_scenes(config, unit),
@@ -152,6 +153,14 @@ def adopt_job(config: Config) -> Job:
         batch_rows=images_at_once(config.scenes),
         scenes=config.scenes,
     )
+
+
+def check_adoption(config: Config) -> None:
+    """Before anything is rendered, say what is missing; find the copies in a pool that is drawn from."""
+    check_copies(config)
+    assert config.published is not None
+    if config.published.missing == "repair" and joined(config.audio):
+        join_duplicates(config.run_dir)
 
 
 def _read_scenes(config: Config, unit: str) -> Iterator[PublishedImage]:
@@ -173,6 +182,7 @@ class AdoptStage:
         self._pool = pool
         self._row_of_clip = {split: {clip: row for row, clip in enumerate(part.clips)} for split, part in pool.items()}
         self._excluded = read_exclusions(config.images.exclude)
+        self._samples = ClipSamples(config.run_dir)
 
     def __call__(self, rows: Sequence[PublishedImage]) -> list[tuple[Pair, ...] | Rejected]:
         planned = [self._refuse(row) or row for row in rows]
@@ -224,8 +234,15 @@ class AdoptStage:
         copy = self._copies[source.clip]
         if copy.state is CopyState.EXACT:
             return replace(source, clip=copy.local)
-        gain_db = gain_to_target_db(copy.local_lufs, source.target_lufs, self._config.mix.max_gain_db)
-        return replace(source, clip=copy.local, gain_db=gain_db, copy="equivalent")
+        return self._hear(replace(source, clip=copy.local, copy="equivalent"), copy.local_lufs)
+
+    def _hear(self, source: SourceClip, loudness_lufs: float) -> SourceClip:
+        """The source with a clip that is not the published one, as loud and at the same times as that was to be."""
+        if source.onsets_sec:
+            samples, rate = self._samples[source.clip], self._config.audio.sample_rate
+            source, loudness_lufs = heard_again(source, samples, loudness_lufs, rate)
+        gain_db = gain_to_target_db(loudness_lufs, source.target_lufs, self._config.mix.max_gain_db)
+        return replace(source, gain_db=gain_db)
 
     def _recordings(self, split: str, sources: Iterable[SourceClip]) -> set[int]:
         """The recordings of clips that stay; only the split that is drawn from matters."""
@@ -245,8 +262,8 @@ class AdoptStage:
         if isinstance(drawn, Missed):
             return None
         loudness_lufs = float(pool.loudness_lufs[self._row_of_clip[scene.split][drawn.clip]])
-        gain_db = gain_to_target_db(loudness_lufs, source.target_lufs, self._config.mix.max_gain_db)
-        return replace(drawn, target_lufs=source.target_lufs, gain_db=gain_db, copy="repaired")
+        lost = {name: getattr(source, name) for name in KEPT}
+        return self._hear(replace(drawn, **lost, copy="repaired"), loudness_lufs)
 
 
 def _concept(source: SourceClip) -> Concept:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
 
+import numpy as np
+
 from sonify import layout
 from sonify.config import Config
 from sonify.engine.job import Job
@@ -14,10 +16,11 @@ from sonify.io.tars import TarWriter
 from sonify.io.write import Transaction
 from sonify.keys import member_name
 from sonify.media.audio import encode_flac
+from sonify.media.events import cut_active, lay_out
 from sonify.media.mixing import mix_clips, pcm_sha256
 from sonify.media.pixels import UnreadableImage, to_jpeg
 from sonify.pool import ClipSamples
-from sonify.rows import Pair, Reason, Rejected, Render, SourceImage
+from sonify.rows import Pair, Reason, Rejected, Render, SourceClip, SourceImage
 from sonify.sources.images import join_images, listed_images
 
 # What a sample's JSON says of a source: its evidence is in `pairs/`. Readers infer types from the first samples and
@@ -109,7 +112,7 @@ class RenderStage:
         return Sample(split=row.pairs[0].split, members=members, renders=renders)
 
     def _mix(self, pair: Pair) -> tuple[Render, bytes]:
-        clips = [self._clips[source.clip] for source in pair.sources]
+        clips = [self._hear(source) for source in pair.sources]
         gains_db = [source.gain_db for source in pair.sources]
         mix = mix_clips(clips, gains_db, self._rendering.peak_dbfs)
         render = Render(
@@ -120,6 +123,15 @@ class RenderStage:
             mix_sha256=pcm_sha256(mix.samples),
         )
         return render, encode_flac(mix.samples, self._rendering.sample_rate_hz)
+
+    def _hear(self, source: SourceClip) -> np.ndarray:
+        """A scene's samples of one source before its gain: its whole clip, or a part of it at each onset."""
+        samples = self._clips[source.clip]
+        if not source.onsets_sec:
+            return samples
+        rate = self._rendering.sample_rate_hz
+        part = cut_active(samples, source.active_start_sec, source.active_sec, rate)
+        return lay_out(part, source.onsets_sec, len(samples), rate)
 
 
 def sample_json(pairs: tuple[Pair, ...], renders: tuple[Render, ...]) -> bytes:

@@ -38,8 +38,8 @@ from sonify.retrieval import encoders
 from sonify.retrieval.kinds import KINDS_VERSION
 from sonify.retrieval.limits import identify_limit
 from sonify.sources.captions import identify_captions
-from sonify.stages import checks, concepts, copies, embeddings, features, listen, make_pool, pair, render
-from sonify.stages.published import adopt_job, published_job
+from sonify.stages import checks, concepts, copies, duplicates, embeddings, features, listen, make_pool, pair, render
+from sonify.stages.published import adopt_job, check_adoption, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
 from sonify.vlm.backends import fetch_vlm, model_name
@@ -68,18 +68,21 @@ ADDED_KEYS: Mapping[str, Any] = {
     "audio.speech": "keep",
     "retrieval.confirm": None,
     "retrieval.purity": None,
+    "mix.snr_db": None,
+    "mix.events": None,
+    "audio.duplicates": "keep",
 }
 
 # The commands that run a part of the job, and the stages each stands for.
 COMMAND_STAGES = {
-    "pool": ("pool", "embeddings", "listen"),
+    "pool": ("pool", "embeddings", "duplicates", "listen"),
     "concepts": ("concepts", "checks"),
     "pair": ("pair",),
     "render": ("render",),
     "features": ("features",),
 }
 # What `sonify render --from` does: a published dataset brings no pool along.
-RENDERING = ("pool", "concepts", "copies", "embeddings", "listen", "pair", "render")
+RENDERING = ("pool", "concepts", "copies", "embeddings", "duplicates", "listen", "pair", "render")
 
 
 def stages_of(config: Config, anew: Collection[str] = ()) -> tuple[Stage, ...]:
@@ -155,28 +158,28 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
     checkers = tuple(
         _check(config, pick, extractor) for extractor in config.concepts.extractors if config.concepts.check
     )
-    listening = _listen(config)
+    beside = (*_duplicates(config), *_listen(config))
     pair_stage = Stage(
         name="pair",
         version=3,
         listing="concepts",
-        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence")
+        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence", "mix.snr_db", "mix.events")
         | _drawing_settings(config)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
-        | pick("concepts.check")
+        | pick("concepts.check", "audio.duplicates")
         | (pick("concepts.media") if config.concepts.check else {})
         | {"images.exclude": _content(config.images.exclude)}
         | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
         | {"threads": pair.THREADS},
         load=lambda: pair.pair_job(config),
         **_encoder_resources(config.retrieval.encoder),
-        check=lambda: pair.check_splits(config.run_dir, config.images, config.seed),
+        check=lambda: pair.check_pool(config),
         upstream=tuple(stage.key for stage in checkers or extractors),
-        upstream_whole=("embeddings", *(stage.key for stage in listening)),
+        upstream_whole=("embeddings", *(stage.key for stage in beside)),
         # several extractors overlap in images: only one alone says how many there are
         rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
     )
-    return (_embeddings(config), *listening, *extractors, *checkers, pair_stage)
+    return (_embeddings(config), *beside, *extractors, *checkers, pair_stage)
 
 
 def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, ...]:
@@ -199,8 +202,8 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         load=lambda: copies.copies_job(config),
         upstream_whole=("pool",),
     )
-    drawn = pick("seed", "retrieval") | _drawing_settings(config) | {"threads": pair.THREADS}
-    listening = _listen(config) if repairs else ()
+    drawn = pick("seed", "retrieval", "audio.duplicates") | _drawing_settings(config) | {"threads": pair.THREADS}
+    beside = (_embeddings(config), *_duplicates(config), *_listen(config)) if repairs else ()
     pair_stage = Stage(
         name="pair",
         version=3,
@@ -211,24 +214,41 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         | (drawn if repairs else {}),
         load=lambda: adopt_job(config),
         **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
-        check=lambda: copies.check_copies(config),
+        check=lambda: check_adoption(config),
         upstream=(found.key,),
-        upstream_whole=(compared.key, *(("embeddings", *(stage.key for stage in listening)) if repairs else ())),
+        upstream_whole=(compared.key, *(stage.key for stage in beside)),
         rows_expected=lambda upstream: upstream[0].rows_out,
     )
-    return (found, compared, *([_embeddings(config), *listening] if repairs else []), pair_stage)
+    return (found, compared, *beside, pair_stage)
 
 
 def _pool(config: Config, pick: Pick) -> Stage:
-    audio = pick("audio")
-    audio.pop("audio.speech")  # applied by `listen`, so that a pool is not made again for it
+    audio = pick("seed", "audio")
+    for late in ("audio.speech", "audio.duplicates"):
+        audio.pop(late)  # of what is drawn from a pool: it is not made again for them
     return Stage(
         name="pool",
         version=2,
         listing="pool",
-        settings=pick("seed") | audio | {"audio.exclude": _content(config.audio.exclude)},
+        settings=audio | {"audio.exclude": _content(config.audio.exclude)},
         load=lambda: make_pool.pool_job(config.run_dir, config.audio, config.seed),
     )
+
+
+def _duplicates(config: Config) -> tuple[Stage, ...]:
+    """The stage by which copies are found, where they count as one."""
+    if config.audio.duplicates == "keep":
+        return ()
+    stage = Stage(
+        name="duplicates",
+        version=1,
+        listing="pool",
+        settings={},
+        load=lambda: duplicates.duplicates_job(config.run_dir, config.audio.sample_rate),
+        upstream=("pool",),
+        rows_expected=lambda upstream: upstream[0].clips_out,
+    )
+    return (stage,)
 
 
 def _embeddings(config: Config) -> Stage:

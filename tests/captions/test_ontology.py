@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sonify.captions.ontology import class_ids_by_name, find_sounds, load_ontology, load_patterns
+from sonify.captions.ontology import (
+    AMBIENCE,
+    class_ids_by_name,
+    find_sounds,
+    load_ontology,
+    load_patterns,
+    names_ambience,
+)
 
 # what each ESC-50 class is called by the extractor, for the classes that the photographs show
 CALLED = {
@@ -112,3 +119,19 @@ def test_precision_and_recall_on_real_photographs(test_data):
     right = sum(len(extracted[file] & CALLED[classes[file]]) for file in classes)
     assert recalled / len(classes) >= 0.98
     assert right / sum(map(len, extracted.values())) >= 0.9
+
+
+@pytest.mark.parametrize(
+    "text", ["rain", "wind", "sea waves", "a river", "traffic", "crowd", "fire", "thunder", "crickets"]
+)
+def test_what_surrounds_is_told_by_its_kind(text):
+    assert names_ambience(text)
+
+
+@pytest.mark.parametrize("text", ["dog", "dog barking in the rain", "hiss", "radio", "applause", "xyzzy", ""])
+def test_what_happens_is_not_ambience(text):
+    assert not names_ambience(text)
+
+
+def test_every_kind_of_ambience_is_in_the_ontology():
+    assert set(AMBIENCE) <= set(class_ids_by_name())

@@ -9,6 +9,7 @@ from sonify.config import Purity, Retrieval, Tagger
 from sonify.config.sections import Listener
 from sonify.retrieval.candidates import Missed, PoolClips, SplitPool
 from sonify.retrieval.confirm import ClipTags, Ear, is_speech, places, read_tags, relatives
+from sonify.retrieval.encoders import JointEncoder, Part, query_of
 from sonify.rows import Clip, Concept, HeardClip, Reason, Tag
 from tests.builders import clip_row, write_table
 
@@ -189,7 +190,7 @@ class OneText:
 def pool_of(*clips, similarities=None, **retrieval):
     """A pool whose clips come first by their order, all of recordings of their own."""
     cosines = np.array(similarities or np.linspace(1, 0.9, len(clips)), np.float32)
-    settings = Retrieval(**{"confirm": TAGGER, "margin": 0.0} | retrieval)
+    settings = Retrieval(**{"confirm": TAGGER, "margin": 0.0, "limit": None} | retrieval)
     return SplitPool(
         PoolClips(
             clips=[f"clip {n}" for n in range(len(clips))],
@@ -198,15 +199,16 @@ def pool_of(*clips, similarities=None, **retrieval):
             embeddings=np.stack([cosines, np.sqrt(1 - cosines**2)], 1),
             tags=tags_of(*clips) if settings.confirm else None,
         ),
-        OneText(),
+        JointEncoder([Part(id="one", model="one", share=1.0, encoder=OneText())]),
         settings,
         threads=1,
     )
 
 
 def draw(pool, concept="dog", key=("a",)):
-    ranking = pool.rank(["text"])["text"]
-    return pool.draw(Concept(concept=concept, description=""), ranking, set(), key)
+    named = Concept(concept=concept, description="")
+    query = query_of(named, "description")
+    return pool.draw(named, pool.rank([query])[query], set(), key)
 
 
 def test_only_confirmed_clips_are_candidates():

@@ -64,9 +64,9 @@ def tagger(folder, **settings):
     return {"kind": "tagger", "model": str(folder), "device": "cpu", **settings}
 
 
-def config_of(root, folder, run="run", purity=None, **sections):
+def config_of(root, folder, run="run", purity=None, retrieval=None, **sections):
     confirm = folder if isinstance(folder, dict) else tagger(folder)
-    return small_config(root, run=run, retrieval={"confirm": confirm, "purity": purity}, **sections)
+    return small_config(root, run=run, retrieval={"confirm": confirm, "purity": purity} | (retrieval or {}), **sections)
 
 
 def tags_of(config):
@@ -113,7 +113,7 @@ def test_each_source_says_who_heard_what(root, folder):
 
 def test_a_clip_in_which_something_else_is_heard_is_no_candidate(root, folder):
     mislabel(root)
-    config = config_of(root, folder)
+    config = config_of(root, folder, retrieval={"limit": None})
     counts = run(config)
     assert counts["pair"].rejected == {Reason.NOT_CONFIRMED: 1}
     plain = small_config(root, run="plain")

@@ -37,7 +37,7 @@ from sonify.dataset.format import (
     Statistics,
 )
 from sonify.io.tables import schema_of
-from sonify.stages.evidence import MARGIN
+from sonify.stages.evidence import MARGIN, WEAK_COSINE
 
 CARD = "README.md"
 CONCEPTS_NAMED = 20
@@ -133,8 +133,9 @@ def _evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, int]]:
     ]
     return [
         *(limited if evidence["limited"] else ()),
+        *([(f"below a cosine of {WEAK_COSINE:g}, without a limit", evidence["low"])] if evidence["low"] else ()),
         *(heard if evidence["asked"] else ()),
-        ("weak in any of these ways, or by a low cosine", evidence["weak"]),
+        ("weak: little above the limit, low, or not confirmed", evidence["weak"]),
     ]
 
 

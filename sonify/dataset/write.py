@@ -60,7 +60,7 @@ from sonify.keys import split_member
 from sonify.rows import Pair, Refused, Render
 from sonify.running import open_run
 from sonify.sources.userfiles import exclusion_names, read_exclusions
-from sonify.stages.evidence import COLUMNS, LATER, count_evidence
+from sonify.stages.evidence import COLUMNS, LATER, count_evidence, is_by_text
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
@@ -169,8 +169,8 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
     log.info("%s scenes go out; describing the clips that are heard in them", f"{tally.scenes.total():,}")
     _write_clips(folder, rules.pool, config.audio.sample_rate, tally)
     _write_table(folder / SHARDS, PublishedShard, sorted(shards, key=lambda shard: shard.path))
-    by_text = config.retrieval.encoder.kind == "text"
-    evidence = count_evidence((table for _, table in read_tables(folder / DATA, COLUMNS, LATER)), by_text)
+    tables = (table for _, table in read_tables(folder / DATA, COLUMNS, LATER))
+    evidence = count_evidence(tables, is_by_text(config.retrieval))
     statistics = replace(tally.statistics(), evidence=asdict(evidence))
     record = make_record(config, require_record(config.run_dir), statistics)
     (folder / RECORD).write_bytes(record_json(record))

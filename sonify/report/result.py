@@ -21,12 +21,10 @@ from sonify.io.places import for_each
 from sonify.io.tables import read_columns, read_rows
 from sonify.keys import unescape_key
 from sonify.rows import Reason
+from sonify.stages.evidence import COLUMNS, LATER, Evidence, EvidenceTally, describe_weak, is_by_text, numbers
 from sonify.stages.table import stages_of
 from sonify.stores import Place
 
-# Below this a recording is hardly what was asked for, by the text encoder: the bound under which the configurations
-# with it drop a concept. Of other encoders no such bound was measured.
-WEAK_COSINE = 0.2
 # A run of more units (a million images in units of 1,000) does not read all its tables only to end.
 MOST_UNITS = 1000
 # The stages whose rows are images or their scenes, in the order in which an image meets them.
@@ -50,9 +48,10 @@ class Reject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """A drawn recording: its cosine, the concept that it was drawn for, and the image's path."""
+    """A drawn recording: its cosine, its limit (0.0: none), the concept that it was drawn for, the image's path."""
 
     cosine: float
+    limit: float
     concept: str
     image: str
 
@@ -65,15 +64,24 @@ class Result:
         with_sound: images in the shards.
         without: how many others left at a stage for a reason, by both; of several the first that an image met. An
             archive that could not be read counts as one.
-        sounds: recordings drawn for the scenes, of which `weak` have a cosine below `WEAK_COSINE`.
-        weakest: the one of them with the lowest.
+        evidence: what speaks for the sounds of the scenes, and what was refused in them.
+        weakest: the sound whose cosine is the least above its limit.
     """
 
     with_sound: int
     without: Mapping[tuple[str, str], int]
-    sounds: int
-    weak: int
+    evidence: Evidence
     weakest: Match | None
+
+    @property
+    def sounds(self) -> int:
+        """Recordings drawn for the scenes."""
+        return self.evidence.sounds
+
+    @property
+    def weak(self) -> int:
+        """Those of them that match weakly."""
+        return self.evidence.weak
 
     @property
     def images(self) -> int:
@@ -105,22 +113,24 @@ def read_result(run_dir: Place) -> Result:
         WorkError: a table is missing or damaged.
     """
     tables: dict[str, list[tuple[str, str]]] = defaultdict(list)  # of each unit: stages and what they wrote of it
-    for stage in stages_of(config_of_run(run_dir)):
+    config = config_of_run(run_dir)
+    for stage in stages_of(config):
         for stored in iter_done(run_dir, stage) if stage.name in OF_IMAGES else ():
             tables[stored.commit.unit] += ((stage.key, file.path) for file in stored.commit.files)
     with_sound, without = 0, Counter[tuple[str, str]]()
-    matches = _Matches()
+    evidence = EvidenceTally(is_by_text(config.retrieval))
+    weakest: Match | None = None
     for images, fates, pairs in for_each(run_dir, lambda unit: _read_unit(run_dir, unit), tables.values()):
         with_sound += len(images)
         without.update(fate for key, fate in fates.items() if key not in images)
         if pairs is not None:
-            matches.add(pairs)
+            evidence.add(pairs)
+            weakest = _weaker(weakest, _weakest_in(pairs))
     return Result(
         with_sound=with_sound,
         without=dict(sorted(without.items(), key=lambda item: (-item[1], item[0]))),
-        sounds=matches.sounds,
-        weak=matches.weak,
-        weakest=matches.weakest,
+        evidence=evidence.total(),
+        weakest=weakest,
     )
 
 
@@ -136,7 +146,7 @@ def _read_unit(
     return (
         _images_in(run_dir, rendered[0] if rendered else None),
         _fates_in(run_dir, by_folder[layout.REJECTS]),
-        read_columns(run_dir / paired[0], ["image", "sources"]) if paired else None,
+        read_columns(run_dir / paired[0], ["image", *COLUMNS], LATER) if paired else None,
     )
 
 
@@ -156,30 +166,25 @@ def _fates_in(run_dir: Place, tables: Sequence[tuple[str, str]]) -> dict[str, tu
     return fates
 
 
-class _Matches:
-    """The cosines of pairs, table by table."""
+def _weakest_in(table: pa.Table) -> Match | None:
+    """The weakest match of a unit's scenes."""
+    column = table["sources"].combine_chunks()
+    cosines, limits = (numbers(column.values, name) for name in ("cosine", "limit"))
+    if not len(cosines):
+        return None
+    at = int((cosines - limits).argmin())
+    scene = int(np.searchsorted(column.offsets.to_numpy(), at, side="right")) - 1
+    return Match(
+        cosine=float(cosines[at]),
+        limit=float(limits[at]),
+        concept=column.values.field("concept")[at].as_py(),
+        image=unescape_key(table["image"][scene].as_py()),
+    )
 
-    def __init__(self) -> None:
-        self.sounds = 0
-        self.weak = 0
-        self.weakest: Match | None = None
 
-    def add(self, table: pa.Table) -> None:
-        """Count a unit's."""
-        column = table["sources"].combine_chunks()
-        cosines = column.values.field("cosine").to_numpy()
-        if not len(cosines):
-            return
-        self.sounds += len(cosines)
-        self.weak += int((cosines < WEAK_COSINE).sum())
-        at = int(cosines.argmin())
-        if self.weakest is None or cosines[at] < self.weakest.cosine:
-            scene = int(np.searchsorted(column.offsets.to_numpy(), at, side="right")) - 1
-            self.weakest = Match(
-                cosine=float(cosines[at]),
-                concept=column.values.field("concept")[at].as_py(),
-                image=unescape_key(table["image"][scene].as_py()),
-            )
+def _weaker(first: Match | None, second: Match | None) -> Match | None:
+    """The weaker of two matches; the first where they are alike."""
+    return min(filter(None, (first, second)), key=lambda match: match.cosine - match.limit, default=None)
 
 
 def describe_result(result: Result, run_dir: Place, by_text: bool = True) -> Iterator[str]:
@@ -188,16 +193,22 @@ def describe_result(result: Result, run_dir: Place, by_text: bool = True) -> Ite
     if result.without:
         why = ", ".join(f"{n:,} {reason} ({stage})" for (stage, reason), n in result.without.items())
         yield f"{result.images - result.with_sound:,} have none: {why}; each by name: {spell('rejects', run_dir)}"
+    found = result.evidence
+    if found.refused:
+        why = ", ".join(f"{n:,} {reason}" for reason, n in found.refused.items())
+        yield f"{sum(found.refused.values()):,} concepts of scenes with a sound are not heard: {why}"
     if (worst := result.weakest) is None:
         return
-    lowest = f"cosine {worst.cosine:.2f}, is for {worst.concept!r} in {printable(worst.image)}"
-    if not by_text:
-        yield f"the weakest match of {result.sounds:,}, {lowest}"
-    elif result.weak:
+    limit = f" (its limit: {worst.limit:.2f})" if worst.limit else ""
+    weakest = f"cosine {worst.cosine:.2f}{limit}, is for {worst.concept!r} in {printable(worst.image)}"
+    if found.weak:
+        hint = "lower retrieval.limit.risk" if found.limited else "raise retrieval.min_cosine"
         yield (
-            f"{result.weak:,} of {result.sounds:,} sounds match weakly (cosine below {WEAK_COSINE:g}); the lowest,"
-            f" {lowest}: listen to them, or raise retrieval.min_cosine"
+            f"{found.weak:,} of {found.sounds:,} sounds match weakly ({describe_weak(found)}); the weakest, {weakest}:"
+            f" listen to them, or {hint}"
         )
+    elif not (by_text or found.limited):
+        yield f"the weakest match of {found.sounds:,}, {weakest}"
 
 
 def write_rejects(rejects: Iterable[Reject], file: TextIO) -> None:

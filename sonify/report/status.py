@@ -28,6 +28,7 @@ from sonify.retrieval.kinds import Query
 from sonify.rows import Concept, Pair, Reason, SourceClip
 from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
+from sonify.stages.evidence import COLUMNS, LATER, Evidence, count_evidence, describe_weak, is_by_text
 from sonify.stages.listen import tags_of_run
 from sonify.stages.pair import draw_source
 from sonify.stores import Place, to_run_dir
@@ -77,12 +78,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A whole run. `foils` are counted for each extractor that is checked; `comparison` is filled where asked for."""
+    """A whole run. `foils` are counted for each extractor that is checked; `comparison` is filled where asked for.
+
+    `evidence` is what speaks for the sounds of the pairs and what was refused; None where nothing is paired yet.
+    """
 
     run_dir: str
     stages: tuple[StageStatus, ...]
     discard_words: Mapping[str, int]
     foils: Mapping[str, FoilShare]
+    evidence: Evidence | None
     usage: Usage | None
     comparison: Mapping[str, Usage]
 
@@ -104,6 +109,7 @@ def read_status(run_dir: Place | str, compare: bool = False) -> Status:
         stages=tuple(_stage_status(plan, record.stages.get(plan.stage.key)) for plan in plans),
         discard_words=_count_discards(run_dir),
         foils={extractor: count_foils(run_dir, extractor) for extractor in extractors},
+        evidence=run_evidence(run_dir, config.retrieval) if usage else None,
         usage=usage,
         comparison=compare_usage(config) if compare and usage else {},
     )
@@ -139,6 +145,12 @@ def run_usage(run_dir: Place) -> Usage | None:
         sources = table["sources"].combine_chunks().flatten()
         drawn.update({entry["values"]: entry["counts"] for entry in sources.field("clip").value_counts().to_pylist()})
     return measure_usage(drawn, _recordings_of_clips(run_dir)) if drawn else None
+
+
+def run_evidence(run_dir: Place, retrieval: Retrieval) -> Evidence:
+    """What speaks for the sounds of all pairs of a run, and what was refused in them."""
+    tables = (table for _, table in read_tables(run_dir / layout.PAIRS, COLUMNS, LATER))
+    return count_evidence(tables, is_by_text(retrieval))
 
 
 def compare_usage(config: Config) -> dict[str, Usage]:
@@ -235,10 +247,30 @@ def print_status(status: Status, console: Console) -> None:
     for extractor, foils in status.foils.items():
         line = f"{extractor}: {foils.confirmed:,} of {foils.asked:,} things that are not there were confirmed"
         console.print(line, highlight=False)
+    for line in _evidence_lines(status.evidence):
+        console.print(line, markup=False, highlight=False)
     if status.usage:
         _print_usage({"this run": status.usage, **status.comparison}, console)
         if not status.comparison:
             console.print("[dim]--usage compares with and without signed square root, margin and querybank[/dim]")
+
+
+def _evidence_lines(found: Evidence | None) -> Iterator[str]:
+    """What is known of the sounds of a run, a line each."""
+    if found is None:
+        return
+    weak = f" ({describe_weak(found)})" if found.weak else ""
+    yield f"sounds in scenes: {found.sounds:,}, {found.weak:,} match weakly{weak}"
+    if found.asked:
+        yield (
+            f"who listened was asked about {found.asked:,} of them, confirmed {found.confirmed:,} and heard somebody"
+            f" speak in {found.spoken:,}"
+        )
+    if found.refused:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in found.refused.items())
+        yield f"concepts named and not heard: {reasons}; {found.near_misses:,} with a near miss"
+    if found.presence:
+        yield "of these a model said: " + ", ".join(f"{n:,} {where}" for where, n in found.presence.items())
 
 
 def _print_usage(usages: Mapping[str, Usage], console: Console) -> None:

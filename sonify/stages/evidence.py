@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sonify.config import Retrieval
 from sonify.rows import SourceClip
 
 # A cosine that its limit was set for is right as often as the risk says; one so little above it hardly was let through.
@@ -20,7 +21,7 @@ MARGIN = 0.05
 WEAK_COSINE = 0.2
 # A listener that gives so much for speech heard somebody speak.
 SPOKEN = 0.5
-COUNTED = ("sounds", "limited", "near_limit", "asked", "confirmed", "spoken", "weak", "near_misses")
+COUNTED = ("sounds", "limited", "near_limit", "low", "asked", "confirmed", "spoken", "weak", "near_misses")
 COLUMNS, LATER = ("sources",), ("refused",)  # of pairs, to count
 
 
@@ -32,10 +33,11 @@ class Evidence:
         sounds: recordings that are heard in scenes.
         limited: those that had a limit to reach.
         near_limit: those of them that are within `MARGIN` of it.
+        low: those without a limit whose cosine is below `WEAK_COSINE`, by the text encoder.
         asked: those about which a listener was asked.
         confirmed: those of them in which it heard the concept; in the others it heard nothing that tells.
         spoken: those in which it heard somebody speak.
-        weak: those that are near their limit, not confirmed or, without a limit, below `WEAK_COSINE`.
+        weak: those that are near their limit, low, or not confirmed.
         refused: concepts that were named and are not heard, by reason.
         near_misses: those of them for which there was a best clip, which was refused.
         presence: those of them of which a model said where it is: `implied`, `off_screen`, `visible`.
@@ -44,6 +46,7 @@ class Evidence:
     sounds: int
     limited: int
     near_limit: int
+    low: int
     asked: int
     confirmed: int
     spoken: int
@@ -86,6 +89,21 @@ def is_spoken(speech: Any) -> Any:
     return speech >= SPOKEN
 
 
+def is_by_text(retrieval: Retrieval) -> bool:
+    """Whether the text encoder alone compares."""
+    return retrieval.encoder.kind == "text"
+
+
+def describe_weak(evidence: Evidence) -> str:
+    """Why the weak ones are weak; one may be so in two ways."""
+    found = {
+        f"within {MARGIN:g} of their limit": evidence.near_limit,
+        f"below a cosine of {WEAK_COSINE:g}": evidence.low,
+        "not confirmed by who listened": evidence.asked - evidence.confirmed,
+    }
+    return ", ".join(f"{number:,} {words}" for words, number in found.items() if number)
+
+
 def weak_sounds(sources: pa.StructArray, by_text: bool) -> np.ndarray:
     """(N,) bool, whether each of N sources of a table has a weakness."""
     cosine, limit = numbers(sources, "cosine"), numbers(sources, "limit")
@@ -93,21 +111,40 @@ def weak_sounds(sources: pa.StructArray, by_text: bool) -> np.ndarray:
     return weak | is_low(cosine, limit) if by_text else weak
 
 
+class EvidenceTally:
+    """Counts over tables of pairs, of which `COLUMNS` and, where they are there, `LATER` are read."""
+
+    def __init__(self, by_text: bool) -> None:
+        self._by_text = by_text
+        self._counts: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._presence: Counter[str] = Counter()
+
+    def add(self, table: pa.Table) -> None:
+        """Count a table's."""
+        self._counts.update(_count_sources(_rows_in(table, "sources"), self._by_text))
+        if "refused" not in table.column_names:
+            return
+        rows = _rows_in(table, "refused")
+        self._refused.update(_values(rows, "reason"))
+        self._presence.update(filter(None, _values(rows, "presence")))
+        self._counts["near_misses"] += sum(clip != "" for clip in _values(rows, "clip"))
+
+    def total(self) -> Evidence:
+        """All that was counted."""
+        return Evidence(
+            refused=_most_first(self._refused),
+            presence=_most_first(self._presence),
+            **{name: self._counts[name] for name in COUNTED},
+        )
+
+
 def count_evidence(tables: Iterable[pa.Table], by_text: bool) -> Evidence:
-    """Count over tables of pairs, of which `COLUMNS` and, where they are there, `LATER` are read."""
-    counts: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
-    presence: Counter[str] = Counter()
+    """Count over all tables."""
+    tally = EvidenceTally(by_text)
     for table in tables:
-        counts.update(_count_sources(_rows_in(table, "sources"), by_text))
-        if "refused" in table.column_names:
-            rows = _rows_in(table, "refused")
-            refused.update(_values(rows, "reason"))
-            presence.update(value for value in _values(rows, "presence") if value)
-            counts["near_misses"] += sum(clip != "" for clip in _values(rows, "clip"))
-    return Evidence(
-        refused=_most_first(refused), presence=_most_first(presence), **{name: counts[name] for name in COUNTED}
-    )
+        tally.add(table)
+    return tally.total()
 
 
 def _most_first(found: Mapping[str, int]) -> dict[str, int]:
@@ -119,6 +156,7 @@ def _count_sources(sources: pa.StructArray, by_text: bool) -> dict[str, int]:
     found = {
         "limited": limit > 0,
         "near_limit": is_near(cosine, limit),
+        "low": is_low(cosine, limit) & by_text,
         "asked": asked,
         "confirmed": asked & ~is_unconfirmed(asked, numbers(sources, "support")),
         "spoken": is_spoken(numbers(sources, "speech")),

@@ -176,7 +176,7 @@ def own_run(root):
     return {
         "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 8, "validation": 0.3},
         "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0.4},
-        "retrieval": {"draws": 2},
+        "retrieval": {"draws": 2, "limit": None},
         "mix": {"lufs": [-30.0, -26.0]},
         "seed": 3,
     }

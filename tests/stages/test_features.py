@@ -46,7 +46,7 @@ def rendered(tmp_path_factory):
 
 def configure(root, name, **features):
     validation = {"validation": 0.3}
-    sections: dict[str, object] = {"images": validation, "audio": validation, "retrieval": {"draws": 2}}
+    sections: dict[str, object] = {"images": validation, "audio": validation, "retrieval": {"draws": 2, "limit": None}}
     return small_config(root, run=name, **sections, **({"features": {"size": 64, **features}} if features else {}))
 
 

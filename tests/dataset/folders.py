@@ -152,6 +152,10 @@ CAPTIONS = {
 }
 
 
+# Draws whatever is nearest, so that in a small pool nearly every image is heard.
+WORDS = {"kind": "text", "matching": "words"}
+
+
 def own(root, **sections):
     """What a renderer's configuration names: images, sounds, the folder."""
     base = {
@@ -176,7 +180,7 @@ def own_run(root):
     return {
         "images": {"kind": "folder", "path": str(root / "photos"), "shard_size": 8, "validation": 0.3},
         "audio": {"sources": [{"kind": "folder", "path": str(root / "sounds")}], "validation": 0.4},
-        "retrieval": {"draws": 2, "limit": None},
+        "retrieval": {"draws": 2, "encoder": WORDS},
         "mix": {"lufs": [-30.0, -26.0]},
         "seed": 3,
     }

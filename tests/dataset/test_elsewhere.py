@@ -174,7 +174,7 @@ def test_repair_with_a_pool_that_shares_nothing_pairs_as_pairing_would(first, co
 def test_repair_without_a_candidate_rejects_the_image(first, copy):
     shutil.rmtree(copy / "sounds")
     write_sounds(copy / "sounds", {"other.flac": "dog"})  # one recording, which is in one of the splits
-    counts = run(elsewhere(copy, "repair", retrieval={"limit": None}))
+    counts = run(elsewhere(copy, "repair"))
     (split,) = {pair.split for pair in pairs(copy / "run").values()}
     published = pairs(first / "run")
     most = {key: max(len(p.sources) for (image, _), p in published.items() if image == key) for key, _ in published}

@@ -152,6 +152,10 @@ CAPTIONS = {
 }
 
 
+# Draws whatever is nearest, so that in a small pool nearly every image is heard.
+WORDS = {"kind": "text", "matching": "words"}
+
+
 def own(root, **sections):
     """What a renderer's configuration names: images, sounds, the folder."""
     base = {

@@ -201,7 +201,7 @@ def test_the_commands_say_what_came_of_a_run(tmp_path):
 
     ran = sonify("run", "--config", f"{tmp_path}/mine.yaml")
     assert ran.returncode == 0
-    assert f"2 of 7 images have a sound: {tmp_path}/run/shards" in ran.stderr
+    assert f"3 of 7 images have a sound: {tmp_path}/run/shards" in ran.stderr
     listed = sonify("rejects", f"{tmp_path}/run")
     assert listed.returncode == 0
     assert "no_caption     no caption.jpg" in listed.stdout

@@ -25,8 +25,8 @@ from sonify.media.clips import cut_recording
 from sonify.media.mixing import measure_loudness
 from sonify.retrieval.candidates import Missed, PoolClips, SplitPool
 from sonify.retrieval.confirm import SPEECH_LIKELY, TAG_FLOOR, ClipTags, Ear, classes_of, places
-from sonify.retrieval.encoders import query_text
-from sonify.retrieval.text import WordsEncoder
+from sonify.retrieval.encoders import load_encoder, query_of
+from sonify.retrieval.limits import query_limit
 from sonify.rows import Concept, Reason
 
 RATE_HZ = 16_000
@@ -268,7 +268,7 @@ def read_table(path: Path, present: set[str]) -> list[tuple[str, set[str], set[s
 
 def pool_of(texts: Sequence[str], tags: ClipTags | None, retrieval: Retrieval) -> SplitPool:
     """A pool of clips with these texts."""
-    encoder = WordsEncoder()
+    encoder = load_encoder(retrieval.encoder)
     clips = PoolClips(
         clips=[str(n) for n in range(len(texts))],
         recordings=np.arange(len(texts)),
@@ -276,7 +276,7 @@ def pool_of(texts: Sequence[str], tags: ClipTags | None, retrieval: Retrieval) -
         embeddings=encoder(texts),
         tags=tags,
     )
-    return SplitPool(clips, encoder, retrieval, threads=1)
+    return SplitPool(clips, encoder, retrieval, 1, query_limit(retrieval.limit, encoder.identity))
 
 
 def judge_draws(
@@ -291,7 +291,8 @@ def judge_draws(
     unconfirmed = 0
     for name, accepted, tolerated in table:
         concept = Concept(concept=name, description="")
-        ranking = next(iter(pool.rank([query_text(concept, "description")]).values()))
+        query = query_of(concept, "description")
+        ranking = pool.rank([query])[query]
         drawn = [pool.draw(concept, ranking, set(), (name, n)) for n in range(DRAWS)]
         found = [kinds[one.clip] for one in drawn if not isinstance(one, Missed)]
         unconfirmed += any(isinstance(one, Missed) and one.reason == Reason.NOT_CONFIRMED for one in drawn)

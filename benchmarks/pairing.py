@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.measure import interleaved, report
 from sonify.config import Config, make_config
 from sonify.retrieval.candidates import PoolClips, SplitPool
+from sonify.retrieval.encoders import JointEncoder, Part
 from sonify.rows import Concept, ImageConcepts
 from sonify.stages.pair import Heard, ImageScenes, PairStage
 
@@ -89,7 +90,8 @@ def main() -> None:
         loudness_lufs=np.full(POOL, -25.0),
         embeddings=pool,
     )
-    stage = PairStage(config, {"train": SplitPool(clips, SeededEncoder(queries), config.retrieval, THREADS)})
+    encoder = JointEncoder([Part(id="seeded", model="seeded", share=1.0, encoder=SeededEncoder(queries))])
+    stage = PairStage(config, {"train": SplitPool(clips, encoder, config.retrieval, THREADS)})
     index = faiss.IndexFlatIP(DIMENSION)
     index.add(pool)
     faiss.omp_set_num_threads(THREADS)

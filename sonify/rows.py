@@ -44,6 +44,7 @@ class Reason(StrEnum):
     NOT_CONFIRMED = "not_confirmed"  # what listened to the clips heard none of the scene's concepts in them
     SAME_SOURCE = "same_source"  # of a concept: another name of a sound that the scene has already
     NOT_VISIBLE = "not_visible"  # of a concept: the model said that it is implied or off screen
+    NOT_SOUNDING = "not_sounding"  # of a concept: the model said that it makes no sound now
     MISSING_SCENE = "missing_scene"  # another scene of the same image is missing
     # any stage
     CRASHED = "crashed"  # this row kills or breaks its worker
@@ -62,6 +63,7 @@ NOT_FAULTS = frozenset(
         Reason.NOT_CONFIRMED,
         Reason.SAME_SOURCE,
         Reason.NOT_VISIBLE,
+        Reason.NOT_SOUNDING,
         Reason.MISSING_SCENE,
         Reason.UNCONFIRMED,
         Reason.NOT_A_PHOTO,
@@ -202,7 +204,9 @@ class Concept:
 
     `prominence` is the model's word (`foreground`, `background`, `ambience`; empty: it said none) and `area` the share
     of the image that the sounding thing takes (0.0: not told). `presence` is `visible`, `implied` or `off_screen`
-    (empty: it was not asked).
+    (empty: it was not asked); `sounding` is False where the model said that it makes no sound now; `confidence` is how
+    sure it said it is, from 0 to 1 (0.0: not told), and `box` where it is: left, top, right and bottom as shares of the
+    image (empty: not told).
     """
 
     concept: str
@@ -210,6 +214,9 @@ class Concept:
     prominence: str = ""
     area: float = 0.0
     presence: str = ""
+    sounding: bool = True
+    confidence: float = 0.0
+    box: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

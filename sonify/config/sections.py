@@ -190,10 +190,34 @@ class CaptionsExtractor(Section):
     file: InputPath | None = None
 
 
+# The languages in which a model may be asked to answer, by code, and what the question calls them.
+LANGUAGES = {
+    "ar": "Arabic", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek", "en": "English",
+    "es": "Spanish", "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi",
+    "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch",
+    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
+    "sw": "Swahili", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese",
+    "zh": "Chinese",
+}  # fmt: skip
+ENGLISH = (None, "en")
+
+
+def check_language(code: str) -> str:
+    """Refuse what the question has no word for."""
+    if code not in LANGUAGES:
+        raise ValueError(f"expected a code, one of {', '.join(LANGUAGES)}")
+    return code
+
+
 class Vlm(Section):
     """What every backend of a vision-language model has in common.
 
     `image_size` is the shorter side in pixels that images are brought down to before the model sees them.
+
+    `answers` is the form in which it is to say what can be heard: `text` is plain lines; `json` asks for more of each
+    thing (whether it is seen, whether it sounds now, where it is, how sure the model is); `schema` asks in the words of
+    `json` and has the server hold the model to the form (`response_format` of the OpenAI API). `language` is that of
+    the answers; null says nothing of it in `text`, and asks for English in the other two.
     """
 
     kind: Literal["vlm"]
@@ -201,6 +225,8 @@ class Vlm(Section):
     model: Model
     max_new_tokens: int = Field(default=512, ge=1, le=8192)
     image_size: int = Field(default=672, ge=16, le=4096)
+    answers: Literal["text", "json", "schema"] = "text"
+    language: Annotated[str, AfterValidator(check_language)] | None = None
 
 
 # What `apply_chat_template` is told of the question, beside `template`.
@@ -230,6 +256,15 @@ class TransformersVlm(Vlm):
     cpus: int = Field(default=1, ge=1)
     batch_size: int = Field(default=8, ge=1, le=1024)
     template: Annotated[dict[str, JsonValue], AfterValidator(check_template)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_grammar_here(self) -> "TransformersVlm":
+        if self.answers == "schema":
+            raise ValueError(
+                "answers is schema, and nothing holds a model in the worker to one: set answers: json, which asks in"
+                " the same words, or backend endpoint or server"
+            )
+        return self
 
 
 def check_extra(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -440,6 +475,7 @@ class Features(Section):
 
 
 Medium = Literal["photo", "drawing", "statue", "logo", "screen", "other"]
+Presence = Literal["visible", "implied", "off_screen"]
 
 
 class Audio(Section):
@@ -464,12 +500,18 @@ class Audio(Section):
 
 
 class Concepts(Section):
-    """Who says what could be heard in an image."""
+    """Who says what could be heard in an image.
+
+    `presence` names what is paired: of what a model calls otherwise, and of what makes no sound now, each pair keeps
+    the name and the reason. A concept of which that is not told is paired. `max_concepts` counts what is seen and
+    sounds; of the rest as many again are kept.
+    """
 
     extractors: tuple[Extractor, ...] = Field(default=(CaptionsExtractor(kind="captions"),), min_length=1)
     discard_words: tuple[str, ...] = ("logo", "icon", "emblem", "symbol", "trademark", "sign")
     discard_match: Literal["word", "substring"] = "word"
     max_concepts: int = Field(default=5, ge=1, le=100)
+    presence: tuple[Presence, ...] = Field(default=("visible",), min_length=1)
     check: bool = False
     checker: VlmExtractor | None = None  # who is asked; null: the extractor's own model
     media: tuple[Medium, ...] = Field(default=("photo",), min_length=1)  # what a checked image may be
@@ -683,6 +725,17 @@ class Config(Section):
             raise ValueError(
                 f"mix.events.onset_sec begins at {events.onset_sec[0]:g}, and a scene ends after"
                 f" {self.audio.clip_seconds:g} seconds (audio.clip_seconds)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _words_are_compared_in_english(self) -> "Config":
+        kind = self.retrieval.encoder.kind
+        foreign = [e for e in self.concepts.extractors if isinstance(e, Vlm) and e.language not in ENGLISH]
+        if foreign and kind in ("text", "hybrid"):
+            raise ValueError(
+                f"extractor {foreign[0].name} answers in {LANGUAGES[str(foreign[0].language)]}, and retrieval.encoder"
+                f" {kind} compares English words: set language en or null, or a CLAP that knows the language"
             )
         return self
 

@@ -79,7 +79,8 @@ def _models(models: Mapping[str, str]) -> dict[str, str]:
 
 def _prompts(config: Config) -> dict[str, str]:
     asked = [extractor for extractor in config.concepts.extractors if isinstance(extractor, Vlm)]
-    prompts = {extractor.name: concepts_prompt(config.concepts.max_concepts) for extractor in asked}
+    most = config.concepts.max_concepts
+    prompts = {one.name: concepts_prompt(most, one.answers, one.language) for one in asked}
     if config.concepts.check:
         # an image's own concepts and foils stand in the place of the dots
         prompts |= {f"{one.name} (check)": check_question(["..."]) for one in config.concepts.extractors}

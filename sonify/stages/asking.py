@@ -7,7 +7,7 @@ promised from the answers on.
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -84,6 +84,7 @@ class Ask:
     key: str
     data: bytes
     prompt: str
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,7 @@ class Asked:
     info: ImageInfo
     image: Image.Image | None
     said: RecordedAnswer
+    schema: Mapping[str, Any] | None = None
 
 
 Begun = Future[list[Asked | Rejected]]
@@ -189,13 +191,14 @@ class Asker:
             prompt=ask.prompt,
         )
         known = self._known.get(_question(question))
-        return Asked(row=ask.row, info=info, image=None if known else image, said=known or question)
+        image = None if known else image
+        return Asked(row=ask.row, info=info, image=image, said=known or question, schema=ask.schema)
 
     def _answer(self, seen: Sequence[Future[Asked | Rejected]]) -> list[Asked | Rejected]:
         """Put what is not answered yet to the model, as one batch."""
         results = [future.result() for future in seen]
         pending = {
-            n: Question(image=result.image, prompt=result.said.prompt)
+            n: Question(image=result.image, prompt=result.said.prompt, schema=result.schema)
             for n, result in enumerate(results)
             if isinstance(result, Asked) and result.image is not None
         }

@@ -1,19 +1,23 @@
 """Images to sounding concepts: found in an image's own caption, or asked of a vision-language model."""
 
+import json
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any
 
 from sonify import layout
 from sonify.captions.ontology import find_sounds
 from sonify.config import CaptionsExtractor, Config, VlmExtractor
+from sonify.config.sections import ENGLISH
 from sonify.engine.job import Job, TableSink
 from sonify.media.pixels import UnreadableImage, inspect_image, seen_side, shrunk_size
 from sonify.rows import ImageConcepts, Reason, Rejected, SourceImage
 from sonify.sources.captions import Captions, captions_for
 from sonify.sources.images import listed_images, read_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Inquiry
-from sonify.vlm.answers import parse_concepts
-from sonify.vlm.questions import concepts_prompt
+from sonify.vlm.answers import Parsed, parse_concepts
+from sonify.vlm.json_answers import parse_json
+from sonify.vlm.questions import concepts_prompt, concepts_schema
 from sonify.vlm.repair import Unusable
 
 # Longer than any caption (SAM-LLaVA's reach 2,000 characters): a longer one is some other file.
@@ -84,14 +88,20 @@ def decode_caption(key: str, raw: bytes | None) -> str | Rejected:
 
 def asked_for_concepts(extractor: VlmExtractor, max_concepts: int) -> Inquiry:
     """What the extractor was asked."""
-    return Inquiry(name=extractor.name, vlm=extractor, words=concepts_prompt(max_concepts))
+    words = concepts_prompt(max_concepts, extractor.answers, extractor.language)
+    schema = _schema_of(extractor, max_concepts)
+    return Inquiry(name=extractor.name, vlm=extractor, words=words + (json.dumps(schema) if schema else ""))
+
+
+def _schema_of(extractor: VlmExtractor, max_concepts: int) -> dict[str, Any] | None:
+    return concepts_schema(max_concepts) if extractor.answers == "schema" else None
 
 
 def vlm_job(config: Config, extractor: VlmExtractor) -> Job:
     """The concepts stage of a model. Accounting counts images."""
     max_concepts = config.concepts.max_concepts
     asker = Asker(asked_for_concepts(extractor, max_concepts), config.run_dir)
-    stage = VlmConceptsStage(asker, max_concepts, extractor.image_size)
+    stage = VlmConceptsStage(asker, extractor, max_concepts)
     return Job(
         read=lambda unit: read_images(config.images, listed_images(config.run_dir, unit), config.seed),
         begin=stage.begin,
@@ -107,15 +117,18 @@ def vlm_job(config: Config, extractor: VlmExtractor) -> Job:
 class VlmConceptsStage:
     """Asks what could be heard and reads the answers."""
 
-    def __init__(self, asker: Asker, max_concepts: int, image_size: int) -> None:
+    def __init__(self, asker: Asker, extractor: VlmExtractor, max_concepts: int) -> None:
         self._asker = asker
-        self._image_size = image_size
+        self._extractor = extractor
         self._max_concepts = max_concepts
-        self._prompt = concepts_prompt(max_concepts)
+        self._prompt = concepts_prompt(max_concepts, extractor.answers, extractor.language)
+        self._schema = _schema_of(extractor, max_concepts)
 
     def begin(self, rows: Sequence[SourceImage]) -> Begun:
         """Start to ask about a window of images."""
-        return self._asker.begin([Ask(row=row, key=row.key, data=row.data, prompt=self._prompt) for row in rows])
+        return self._asker.begin(
+            [Ask(row=row, key=row.key, data=row.data, prompt=self._prompt, schema=self._schema) for row in rows]
+        )
 
     def __call__(self, begun: Begun) -> list[ImageConcepts | Rejected]:
         return [
@@ -124,9 +137,7 @@ class VlmConceptsStage:
         ]
 
     def _parse(self, row: SourceImage, asked: Asked) -> ImageConcepts | Rejected:
-        size = asked.info.width, asked.info.height
-        seen_size = shrunk_size(size, seen_side(size, self._image_size))  # boxes are in its pixels
-        parsed = parse_concepts(asked.said.answer, self._max_concepts, seen_size, asked.said.finished)
+        parsed = self._read(asked)
         if isinstance(parsed, Unusable):
             return Rejected(key=row.key, reason=parsed.reason, detail=parsed.detail)
         return ImageConcepts(
@@ -139,3 +150,15 @@ class VlmConceptsStage:
             answer=asked.said.answer,
             concepts=parsed.concepts,
         )
+
+    def _read(self, asked: Asked) -> Parsed | Unusable:
+        """What the answer means, in the form that was asked for."""
+        english = self._extractor.language in ENGLISH
+        size = asked.info.width, asked.info.height
+        # boxes of which nobody said otherwise are in the pixels that were seen
+        seen_size = shrunk_size(size, seen_side(size, self._extractor.image_size))
+        if self._extractor.answers == "text":
+            return parse_concepts(
+                asked.said.answer, self._max_concepts, seen_size, asked.said.finished, english=english
+            )
+        return parse_json(asked.said.answer, self._max_concepts, asked.said.finished, english=english)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from sonify import layout
 from sonify.captions.words import find_discard_words
-from sonify.config import Audio, Config, Images
+from sonify.config import Audio, Concepts, Config, Images
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import stems
@@ -101,9 +101,22 @@ def scenes_of(config: Config, image: ImageScenes) -> tuple[Scene, ...]:
     draws = config.retrieval.draws
     heard = [image.by_extractor.get(e.name) for e in config.concepts.extractors for _ in range(draws)]
     return tuple(
-        Scene(name=name, heard=found, concepts=confirmed(found, config.concepts.media) if found else ())
+        Scene(name=name, heard=found, concepts=asked_for(found, config.concepts) if found else ())
         for name, found in zip(config.scenes, heard, strict=True)
     )
+
+
+def asked_for(heard: Heard, settings: Concepts) -> tuple[Concept, ...]:
+    """The concepts to draw for: what the check leaves of what sounds and is present as is wanted."""
+    kept = confirmed(heard, settings.media)
+    return tuple(concept for concept in kept if _not_heard(concept, settings.presence) is None)
+
+
+def _not_heard(concept: Concept, presence: Collection[str]) -> Reason | None:
+    """Why a concept is not to be heard by the model's own words; what it did not say speaks against nothing."""
+    if concept.presence not in ("", *presence):
+        return Reason.NOT_VISIBLE
+    return None if concept.sounding else Reason.NOT_SOUNDING
 
 
 def confirmed(heard: Heard, media: Collection[str]) -> tuple[Concept, ...]:
@@ -112,8 +125,8 @@ def confirmed(heard: Heard, media: Collection[str]) -> tuple[Concept, ...]:
         return heard.concepts.concepts
     if is_other_medium(heard.check, media):
         return ()
-    kept = {verdict.concept for verdict in heard.check.concepts if verdict.confirmed}
-    return tuple(concept for concept in heard.concepts.concepts if concept.concept in kept)
+    denied = {verdict.concept for verdict in heard.check.concepts if not verdict.confirmed}
+    return tuple(concept for concept in heard.concepts.concepts if concept.concept not in denied)
 
 
 def is_other_medium(check: CheckedImage, media: Collection[str]) -> bool:
@@ -264,15 +277,20 @@ class PairStage:
         if not sources:
             named = ", ".join(concept.concept for concept in scene.concepts)
             return Rejected(key=key, reason=_why_nothing(refused), scene=scene.name, detail=named)
-        return make_pair(split, scene.name, scene.heard, sources, (*_not_asked_for(scene), *refused))
+        left_out = _not_asked_for(scene, self._config.concepts.presence)
+        return make_pair(split, scene.name, scene.heard, sources, (*left_out, *refused))
 
     def _refuse_scene(self, key: str, scene: str, heard: Heard) -> Rejected:
-        """Say what the check had against a scene."""
-        assert heard.check is not None  # concepts without a check are never left out
-        if is_other_medium(heard.check, self._config.concepts.media):
+        """Say what the check, or the model itself, had against a scene."""
+        if heard.check is not None and is_other_medium(heard.check, self._config.concepts.media):
             return Rejected(key=key, reason=Reason.NOT_A_PHOTO, scene=scene, detail=heard.check.medium)
-        named = ", ".join(concept.concept for concept in heard.concepts.concepts)
-        return Rejected(key=key, reason=Reason.UNCONFIRMED, scene=scene, detail=named)
+        concepts = heard.concepts.concepts
+        reasons = {_not_heard(concept, self._config.concepts.presence) for concept in concepts}
+        if None in reasons:
+            reason = Reason.UNCONFIRMED
+        else:
+            reason = Reason.NOT_VISIBLE if Reason.NOT_VISIBLE in reasons else Reason.NOT_SOUNDING
+        return Rejected(key=key, reason=reason, scene=scene, detail=", ".join(c.concept for c in concepts))
 
     def _draw_sources(
         self, key: str, split: str, scene: Scene, rankings: Mapping[Query, Ranking]
@@ -300,12 +318,12 @@ class PairStage:
         return self._settle(heard, sources, (self._config.seed, key, scene.name)), tuple(refused)
 
 
-def _not_asked_for(scene: Scene) -> Iterator[Refused]:
-    """The concepts that the check took out of a scene."""
+def _not_asked_for(scene: Scene, presence: Collection[str]) -> Iterator[Refused]:
+    """The concepts that the model's own words, or the check, took out of a scene."""
     assert scene.heard is not None
     for concept in scene.heard.concepts.concepts:
         if concept not in scene.concepts:
-            yield refuse(concept, Reason.UNCONFIRMED)
+            yield refuse(concept, _not_heard(concept, presence) or Reason.UNCONFIRMED)
 
 
 def _why_nothing(refused: Sequence[Refused]) -> Reason:

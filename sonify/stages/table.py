@@ -43,13 +43,16 @@ from sonify.stages.published import adopt_job, check_adoption, published_job
 from sonify.stores import Place
 from sonify.vlm.answers import PARSER_VERSION
 from sonify.vlm.backends import fetch_vlm, model_name
-from sonify.vlm.questions import CHECK_VERSION, PROMPT_VERSION
+from sonify.vlm.json_answers import JSON_PARSER_VERSION
+from sonify.vlm.questions import CHECK_VERSION, JSON_PROMPT_VERSION, PROMPT_VERSION
 
 Pick = Callable[..., dict[str, Any]]  # parts of the configuration by their keys
 
 # Fields of an extractor that its answers do not depend on.
 OPERATIONAL = {"url", "api_key_env", "concurrency", "timeout_sec", "max_wait_sec", "start_timeout_sec", "gpus"}
 OPERATIONAL |= {"environment", "token_limit"}
+# And those that are of the question about concepts alone: the check is always asked and answered in plain lines.
+FORM = ("answers", "language")
 
 # Fields of a tagger that act on what is drawn, and not on what is heard.
 ACTING = ("of_best", "floor")
@@ -71,6 +74,9 @@ ADDED_KEYS: Mapping[str, Any] = {
     "mix.snr_db": None,
     "mix.events": None,
     "audio.duplicates": "keep",
+    "concepts.extractors.answers": "text",
+    "concepts.extractors.language": None,
+    "concepts.presence": ["visible"],
 }
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -166,7 +172,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence", "mix.snr_db", "mix.events")
         | _drawing_settings(config)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
-        | pick("concepts.check", "audio.duplicates")
+        | pick("concepts.check", "concepts.presence", "audio.duplicates")
         | (pick("concepts.media") if config.concepts.check else {})
         | {"images.exclude": _content(config.images.exclude)}
         | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
@@ -340,7 +346,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         **_model_resources(extractor),
         units_answered=concepts.asked_for_concepts(extractor, config.concepts.max_concepts).units_answered,
         version=1,
-        settings=settings | _extractor_settings(extractor) | {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION},
+        settings=settings | _extractor_settings(extractor) | _form_settings(extractor),
         load=lambda: concepts.vlm_job(config, extractor),
     )
 
@@ -352,7 +358,7 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         part=extractor.name,
         version=1,
         listing="concepts",
-        settings=pick("seed") | _extractor_settings(checker) | {"check": CHECK_VERSION},
+        settings=pick("seed") | _extractor_settings(checker, *FORM) | {"check": CHECK_VERSION},
         load=lambda: checks.check_job(config, extractor),
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows_out,
@@ -361,11 +367,18 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
     )
 
 
-def _extractor_settings(extractor: Extractor) -> dict[str, Any]:
+def _extractor_settings(extractor: Extractor, *without: str) -> dict[str, Any]:
     """What an extractor's answers depend on: not where its server is, nor how hard it is driven."""
     local = {"cpus"} if isinstance(extractor, ServerVlm) else set()
-    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | local)
+    fields = extractor.model_dump(mode="json", exclude=OPERATIONAL | local | set(without))
     return {f"concepts.extractors.{key}": value for key, value in fields.items()}
+
+
+def _form_settings(extractor: VlmExtractor) -> dict[str, Any]:
+    """The question's words and who reads the answers, in the form that was asked for."""
+    if extractor.answers == "text":
+        return {"prompt": PROMPT_VERSION, "parser": PARSER_VERSION}
+    return {"json_prompt": JSON_PROMPT_VERSION, "json_parser": JSON_PARSER_VERSION}
 
 
 def _encoder_settings(config: Config, *without: str) -> dict[str, Any]:

@@ -67,6 +67,7 @@ _PROMINENCE = re.compile(
 # Where the token limit cut a description, it may end in such words, and what is left may say nothing.
 _DANGLING = words_of("a an the of with and or to from while as for into is are its their")
 _EMPTY_WORDS = _DANGLING | words_of("sound sounds noise noises audio soft loud gentle yes no true false")
+_FILLED_IN = re.compile(r"\{\w+\}")
 _ABOUT_A_NAME = DESCRIPTION_KEYS | PROMINENCE_KEYS | BOX_KEYS
 
 
@@ -79,7 +80,12 @@ class Parsed:
 
 
 def parse_concepts(
-    answer: str, max_concepts: int, image_size: tuple[int, int] | None = None, finished: bool = True
+    answer: str,
+    max_concepts: int,
+    image_size: tuple[int, int] | None = None,
+    finished: bool = True,
+    *,
+    english: bool = True,
 ) -> Parsed | Unusable:
     """Read an answer to `concepts_prompt`.
 
@@ -87,24 +93,25 @@ def parse_concepts(
         image_size: width and height in which the model gives the pixels of boxes. Without it a box gives an area only
             in shares of the image, for then 1000 may be pixels or thousandths.
         finished: False where the token limit cut the answer.
+        english: False where another language was asked for, in whatever letters.
     """
     turns = read_text(answer, finished)
     if isinstance(turns, Unusable):
         return turns
-    text = next((own for turn in turns if (own := _without_prompt(turn))), "")
+    text = next((own for turn in turns if (own := without_lines(turn, _PROMPT_LINES))), "")
     if not text:
         return Unusable(reason=Reason.BAD_ANSWER, detail="repeats the prompt")
     values = list(json_values(text))
-    form = _Form()
+    form = _Form(english=english)
     for value in values:
         form.read_json(value, "")
     for item in () if values else _items(text):
         form.read_line(item)
-    concepts, some_silent = _concepts(form.entries, max_concepts, image_size)
-    if concepts and is_foreign(tokenize(form.words)):
+    concepts, some_silent = _concepts(form.entries, max_concepts, image_size, english=english)
+    if concepts and english and is_foreign(tokenize(form.words)):
         return unusable(Reason.BAD_ANSWER, f"another language: {text}")
     if concepts:
-        return Parsed(caption=_clean_caption(form.caption), concepts=concepts)
+        return Parsed(caption=clean_caption(form.caption), concepts=concepts)
     if some_silent or any(map(_is_empty, values)) or any(map(says_nothing_sounds, _sayings(text))):
         return unusable(Reason.NO_CONCEPTS, text)
     return unusable(Reason.REFUSAL if says_sorry(text) else Reason.BAD_ANSWER, text)
@@ -134,7 +141,8 @@ class _Entry:
 class _Form:
     """What reading has found so far, in JSON or line after line: `name: description` in its disguises, and tables."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, english: bool) -> None:
+        self._english = english
         self.caption = ""
         self.entries: list[_Entry] = []
         self._section = ""  # the prominence that a heading gives to what stands below
@@ -164,7 +172,7 @@ class _Form:
     def _read_mapping(self, value: dict[str, object], section: str) -> None:
         """An object without a name: its keys are the names, or headings above more."""
         for raw, inner in value.items():
-            key = _key_of(raw)
+            key = key_of(raw)
             if isinstance(inner, str):
                 if key in REASONING_KEYS:
                     continue
@@ -172,7 +180,7 @@ class _Form:
                     self._caption(inner)
                 elif key not in _ABOUT_A_NAME:
                     self._add(_Entry(name=raw, description=inner, prominence=section))
-            elif isinstance(inner, dict) and not is_heading(raw) and any(_key_of(k) in _ABOUT_A_NAME for k in inner):
+            elif isinstance(inner, dict) and not is_heading(raw) and any(key_of(k) in _ABOUT_A_NAME for k in inner):
                 self._add(_entry_of(inner, name=raw, section=section) or _Entry(name=raw))
             else:
                 self.read_json(inner, PROMINENCES.get(key, section))
@@ -195,14 +203,14 @@ class _Form:
             self._read_heading(pair[0], listed=listed)
 
     def _read_pair(self, head: str, tail: str) -> None:
-        key = _key_of(head)
+        key = key_of(head)
         last = self._last()
         if key in CAPTION_KEYS or (key == "description" and last is None) or _SAYS_WHAT.match(head):
             self._caption(tail)
         elif key in DESCRIPTION_KEYS and last is not None:
             self._amend(replace(last, description=last.description or tail))
         elif key in PROMINENCE_KEYS and last is not None:
-            self._amend(replace(last, prominence=last.prominence or PROMINENCES.get(_key_of(tail), "")))
+            self._amend(replace(last, prominence=last.prominence or PROMINENCES.get(key_of(tail), "")))
         elif key in NAME_KEYS or key in PROMINENCES:
             # `Concept 1: dog - sound of a dog`, `Name: dog`, `Background: birds: sound of birds`
             name, description = _split_pair(tail, listed=True) or (tail, "")
@@ -211,15 +219,15 @@ class _Form:
             self._add(_Entry(name=head, description=tail))
 
     def _read_heading(self, head: str, *, listed: bool) -> None:
-        key = _key_of(head)
+        key = key_of(head)
         self._awaits_caption = key in CAPTION_KEYS
         if key in PROMINENCES:
             self._section = PROMINENCES[key]
-        elif not is_heading(head) and clean_name(head):
+        elif not is_heading(head) and clean_name(head, english=self._english):
             self._add(_Entry(name=head, listed=listed))
 
     def _read_plain(self, text: str, *, listed: bool) -> None:
-        key = _key_of(text)
+        key = key_of(text)
         last = self._last()
         if self._awaits_caption:
             self._caption(text)
@@ -228,13 +236,13 @@ class _Form:
             self._read_heading(text, listed=listed)
         elif last is not None and not last.description and _SOUND_FIRST.match(text):
             self._amend(replace(last, description=text))
-        elif listed and not is_heading(text) and clean_name(text):
+        elif listed and not is_heading(text) and clean_name(text, english=self._english):
             self._add(_Entry(name=text))
         elif not self.entries and not _COURTESY.match(text):
             self._caption(_SENTENCE.split(text, maxsplit=1)[0])
 
     def _read_row(self, cells: Sequence[str]) -> None:
-        keys = tuple(map(_key_of, cells))
+        keys = tuple(map(key_of, cells))
         if any(key in NAME_KEYS or key in DESCRIPTION_KEYS for key in keys):
             self._columns = keys
             return
@@ -288,14 +296,14 @@ def _items_of_line(line: str) -> Iterator[str]:
         yield from pieces if all(_COLON.search(piece) for piece in pieces) else [part]
 
 
-def _key_of(text: str) -> str:
+def key_of(text: str) -> str:
     """A heading or a key in one form: `**Concept 1**` and `concept` are one."""
     return " ".join(text.lower().replace("_", " ").strip(" *`\"'().:#0123456789").split())
 
 
 def _entry_of(said: Mapping[str, object], name: str = "", section: str = "") -> _Entry | None:
     """The entry that the keys and values of an object or of a table's row make, or None where nothing is the name."""
-    told = {_key_of(key): value for key, value in said.items()}
+    told = {key_of(key): value for key, value in said.items()}
     name = name or _text(told, NAME_KEYS)
     if not name:
         return None
@@ -304,7 +312,7 @@ def _entry_of(said: Mapping[str, object], name: str = "", section: str = "") -> 
     return _Entry(
         name=name,
         description="silent" if silent else _text(told, DESCRIPTION_KEYS),
-        prominence=PROMINENCES.get(_key_of(_text(told, PROMINENCE_KEYS)), section),
+        prominence=PROMINENCES.get(key_of(_text(told, PROMINENCE_KEYS)), section),
         box=tuple(n for n in box if isinstance(n, float)) if isinstance(box, list) else (),
     )
 
@@ -314,7 +322,7 @@ def _text(told: Mapping[str, object], keys: frozenset[str]) -> str:
 
 
 def _concepts(
-    entries: Sequence[_Entry], max_concepts: int, image_size: tuple[int, int] | None
+    entries: Sequence[_Entry], max_concepts: int, image_size: tuple[int, int] | None, *, english: bool
 ) -> tuple[tuple[Concept, ...], bool]:
     """The first entries that name a sounding thing, each once; bare names only where nothing was described.
 
@@ -326,7 +334,7 @@ def _concepts(
     for entry in entries:
         if not entry.description and (described or not entry.listed):
             continue
-        concept = _concept(entry, image_size)
+        concept = _concept(entry, image_size, english=english)
         if concept is None:
             continue
         if SILENT.search(entry.description) or UNSEEN.search(f"{entry.name}; {entry.description}"):
@@ -336,12 +344,12 @@ def _concepts(
     return tuple(kept), some_silent
 
 
-def _concept(entry: _Entry, image_size: tuple[int, int] | None) -> Concept | None:
-    raw_name, prominence_of_name = _split_prominence(" ".join(entry.name.split()))
-    raw_description, prominence = _split_prominence(" ".join(entry.description.split()))
-    name = clean_name(raw_name)
-    description = _clean_description(raw_description)
-    if not name or is_heading(name) or (description is None) or _is_example(name, description):
+def _concept(entry: _Entry, image_size: tuple[int, int] | None, *, english: bool) -> Concept | None:
+    raw_name, prominence_of_name = split_prominence(" ".join(entry.name.split()))
+    raw_description, prominence = split_prominence(" ".join(entry.description.split()))
+    name = clean_name(raw_name, english=english)
+    description = clean_description(raw_description, english=english)
+    if not name or is_heading(name) or (description is None) or is_example(name, description):
         return None
     return Concept(
         concept=name,
@@ -351,8 +359,11 @@ def _concept(entry: _Entry, image_size: tuple[int, int] | None) -> Concept | Non
     )
 
 
-def _clean_description(raw: str) -> str | None:
-    """One line of at most 200 characters; empty for none, None for one that says nothing or is no English."""
+def clean_description(raw: str, *, english: bool = True) -> str | None:
+    """One line of at most 200 characters; empty for none, None for one that says nothing or is no English.
+
+    Where another language was asked for it may be in any letters.
+    """
     text = " ".join(raw.replace("*", "").replace("`", "").split())
     if len(text) > MAX_DESCRIPTION_CHARS:
         text = text[:MAX_DESCRIPTION_CHARS].rpartition(" ")[0]
@@ -362,10 +373,13 @@ def _clean_description(raw: str) -> str | None:
     words = text.strip(" .,;:\"'“”").split()
     while words and words[-1].lower() in _DANGLING:
         words = words[:-1]
-    tokens = tokenize(" ".join(words))
+    said = " ".join(words)
+    if not english:
+        return None if raw.strip() and ("://" in text or not any(c.isalnum() for c in said)) else said
+    tokens = tokenize(said)
     if raw.strip() and (all(token in _EMPTY_WORDS for token in tokens) or not _mostly_latin(words) or "://" in text):
         return None
-    return " ".join(words)
+    return said
 
 
 def _mostly_latin(words: list[str]) -> bool:
@@ -373,7 +387,7 @@ def _mostly_latin(words: list[str]) -> bool:
     return 2 * sum(c < "\u0250" for c in letters) > len(letters)
 
 
-def _split_prominence(text: str) -> tuple[str, str]:
+def split_prominence(text: str) -> tuple[str, str]:
     """The text without the model's word of prominence at its end, and the word; several words are none."""
     match = _PROMINENCE.search(text[-100:])
     if match is None:
@@ -406,12 +420,14 @@ def _area(box: tuple[float, ...], image_size: tuple[int, int] | None) -> float:
     return (x2 - x1) * (y2 - y1) / (width * height)
 
 
-def _clean_caption(raw: str) -> str:
+def clean_caption(raw: str) -> str:
+    """One line of at most 400 characters."""
     text = " ".join(raw.replace("*", "").replace("`", "").split()).strip("\"'“” ")
     return text if len(text) <= MAX_CAPTION_CHARS else text[:MAX_CAPTION_CHARS].rpartition(" ")[0]
 
 
-def _is_example(name: str, description: str) -> bool:
+def is_example(name: str, description: str) -> bool:
+    """Whether a concept is the example of the question, said back."""
     return name == EXAMPLE_NAME and tokenize(description) == tokenize(EXAMPLE_DESCRIPTION)
 
 
@@ -420,14 +436,19 @@ def _spoken(text: str) -> str:
     return " ".join(token for token in tokenize(text) if not token.isdigit())
 
 
-_PROMPT_LINES = frozenset(map(_spoken, CONCEPTS_PROMPT.replace("{max_concepts}", "").split("\n")))
+def spoken_lines(prompt: str) -> frozenset[str]:
+    """The lines of a prompt as they are known again: words alone, without what is filled in."""
+    return frozenset(map(_spoken, _FILLED_IN.sub("", prompt).split("\n")))
 
 
-def _without_prompt(text: str) -> str:
+_PROMPT_LINES = spoken_lines(CONCEPTS_PROMPT)
+
+
+def without_lines(text: str, known: frozenset[str]) -> str:
     """The text without lines of the prompt, and without the prompt where it was said on one line."""
-    lines = [line for line in text.split("\n") if line.strip() and not _echoes(_spoken(line[:2000]))]
+    lines = [line for line in text.split("\n") if line.strip() and not _echoes(_spoken(line[:2000]), known)]
     return "\n".join(lines)
 
 
-def _echoes(spoken: str) -> bool:
-    return bool(spoken) and (spoken in _PROMPT_LINES or any(len(p) > 60 and p in spoken for p in _PROMPT_LINES))
+def _echoes(spoken: str, known: frozenset[str]) -> bool:
+    return bool(spoken) and (spoken in known or any(len(line) > 60 and line in spoken for line in known))

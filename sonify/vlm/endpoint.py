@@ -376,6 +376,7 @@ def encode_request(question: Question | SoundQuestion, service: Service) -> byte
         "temperature": service.temperature,
         service.token_limit: service.max_new_tokens,
         "stream": False,
+        **_form_of(question),
         **service.extra,
     }
     return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
@@ -390,3 +391,11 @@ def _encode_part(question: Question | SoundQuestion) -> dict[str, Any]:
     question.image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
     url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getbuffer()).decode("ascii")
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _form_of(question: Question | SoundQuestion) -> dict[str, Any]:
+    """What tells a server the form of the answer, where it has one."""
+    if isinstance(question, SoundQuestion) or question.schema is None:
+        return {}
+    schema = {"name": "heard", "strict": True, "schema": question.schema}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
 from sonify.captions.ontology import class_ids_by_name, load_ontology, match_sounds, most_specific
 from sonify.captions.words import tokenize
+from sonify.config.sections import LANGUAGES
 from sonify.keys import hash64
 from sonify.rows import Concept, Reason
 from sonify.vlm.vocabulary import name_key
@@ -33,6 +34,29 @@ CONCEPTS_PROMPT = (
     f"{EXAMPLE_NAME}: {EXAMPLE_DESCRIPTION} (foreground)\n"
     "Leave out what is silent and what is outside the image. If nothing sounds, write none instead of the names."
 )
+# The same for answers in JSON; of the schema too.
+JSON_PROMPT_VERSION = 1
+# Boxes are asked for in thousandths of the image, as Qwen3-VL (and Qwen2-VL, InternVL) give them; Qwen2.5-VL, which was
+# trained on pixels, may give those whatever it is told.
+JSON_PROMPT = (
+    "What can be heard in this image? Answer with one JSON object, without markdown. It has two keys.\n"
+    "caption: one sentence that describes the image\n"
+    "concepts: a list, first at most {max_concepts} things that are visible and present in the image and make a sound"
+    " right now, then at most {max_concepts} more that belong to the scene but cannot be seen, or are silent now\n"
+    "Each of the list is an object with these keys.\n"
+    "name: what it is, in one to three words\n"
+    "description: how it sounds here, as in: {example}\n"
+    "presence: visible if it can be seen, implied if something that is seen speaks for it, off_screen if it is outside"
+    " the image\n"
+    "sounding: true if it makes a sound right now, else false\n"
+    "prominence: foreground, background or ambience\n"
+    "box: [left, top, right, bottom] in thousandths of the image's width and height, or [] if it cannot be seen\n"
+    "confidence: how sure you are, from 0 to 1\n"
+    "Name nothing twice. If there is no such thing, the list is empty.\n"
+    "Write the caption, the names and the descriptions in {language}."
+)
+LANGUAGE_LINE = "Write the caption, the names and the descriptions in {language}; keep the words of the form."
+PRESENCES = ("visible", "implied", "off_screen")
 # Rises with every change of the question, of the foils, or of what an answer to it means.
 CHECK_VERSION = 1
 _QUESTION = (
@@ -61,10 +85,14 @@ UNRELATED_STEPS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """An RGB image, already of the size that the model is to see, and what is asked of it."""
+    """An RGB image, already of the size that the model is to see, and what is asked of it.
+
+    `schema` is the JSON schema of the answer, to which a server is to hold the model; None where it may say anything.
+    """
 
     image: Image.Image
     prompt: str
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +138,43 @@ class LoadedVlm(Protocol):
         ...
 
 
-def concepts_prompt(max_concepts: int) -> str:
-    """The question to ask of each image."""
-    return CONCEPTS_PROMPT.format(max_concepts=max_concepts)
+def concepts_prompt(max_concepts: int, answers: str = "text", language: str | None = None) -> str:
+    """The question to ask of each image, for answers in one of the forms and in a language (a code)."""
+    if answers != "text":
+        return JSON_PROMPT.format(
+            max_concepts=max_concepts, example=EXAMPLE_DESCRIPTION, language=LANGUAGES[language or "en"]
+        )
+    asked = CONCEPTS_PROMPT.format(max_concepts=max_concepts)
+    return f"{asked}\n{LANGUAGE_LINE.format(language=LANGUAGES[language])}" if language else asked
+
+
+def concepts_schema(max_concepts: int) -> dict[str, Any]:
+    """The JSON schema of an answer to the JSON question.
+
+    Of what schemas can say only what all of vLLM, SGLang, LMDeploy, llama.cpp and OpenAI's strict form take: no bounds
+    of numbers, every key required, no others. The order of the keys is that in which a model writes.
+    """
+    text = {"type": "string"}
+    told = {
+        "name": text,
+        "description": text,
+        "presence": {"type": "string", "enum": list(PRESENCES)},
+        "sounding": {"type": "boolean"},
+        "prominence": {"type": "string", "enum": ["foreground", "background", "ambience"]},
+        "box": {"type": "array", "items": {"type": "integer"}, "maxItems": 4},
+        "confidence": {"type": "number"},
+    }
+    concepts = {"type": "array", "items": _object_of(told), "maxItems": 2 * max_concepts}
+    return _object_of({"caption": text, "concepts": concepts})
+
+
+def _object_of(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def ordered_names(concepts: Sequence[str], foils: Sequence[str], key: str, seed: int) -> tuple[str, ...]:

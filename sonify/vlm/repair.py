@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def read_text(answer: str, finished: bool = True) -> list[str] | Unusable:
     if said is None:
         thought = unusable(Reason.BAD_ANSWER, answer).detail
         return Unusable(reason=Reason.BAD_ANSWER, detail=f"thinks to the end, see max_new_tokens: {thought}"[:80])
-    text = _plain(said[:MAX_ANSWER_CHARS])
+    text = plain(said[:MAX_ANSWER_CHARS])
     if not text.strip():
         return unusable(Reason.EMPTY_ANSWER, answer)
     if is_looping(text):
@@ -112,7 +113,7 @@ def read_text(answer: str, finished: bool = True) -> list[str] | Unusable:
 
 def unusable(reason: Reason, text: str) -> Unusable:
     """The reason with the beginning of what was said."""
-    return Unusable(reason=reason, detail=" ".join(_plain(text[:200]).split())[:80])
+    return Unusable(reason=reason, detail=" ".join(plain(text[:200]).split())[:80])
 
 
 def lines_of(text: str) -> list[str]:
@@ -121,7 +122,7 @@ def lines_of(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """NFKC, without control, format, private and unpaired surrogate characters; line ends are newlines."""
     text = unicodedata.normalize("NFKC", _few_marks(text))[:MAX_ANSWER_CHARS]
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
@@ -189,11 +190,14 @@ def _says_little(word_ids: np.ndarray) -> bool:
     return len(np.unique(runs, axis=0)) < MIN_DISTINCT * len(runs)
 
 
-def json_values(text: str) -> Iterator[object]:
+def json_values(text: str, *, whole: bool = False) -> Iterator[object]:
     """Yield the objects and lists that stand in a text.
 
     Models write JSON in prose, with single quotes, trailing commas and Python's words, and without an end where the
     token limit cut it: what was complete is kept. Reading ends at the first thing that cannot be read.
+
+    Args:
+        whole: leave out an object of a list that has no end, for what it lacks would be taken for not said.
     """
     position = 0
     while opening := _OPENING.search(text, position):
@@ -202,6 +206,8 @@ def json_values(text: str) -> Iterator[object]:
         while builder.root is None or builder.open:
             match = _TOKEN.match(text, position)
             if match is None or len(builder.open) > MAX_DEPTH:
+                if whole:
+                    builder.drop_unfinished()
                 yield builder.root
                 return
             position = match.end()
@@ -231,6 +237,13 @@ class _Builder:
             self._key.pop()
         elif mark == ",":
             self._key[-1] = None
+
+    def drop_unfinished(self) -> None:
+        """Take the outermost object that is open out of the list that it is in."""
+        for container, inner in pairwise(self.open):
+            if isinstance(container, list) and isinstance(inner, dict):
+                container.pop()
+                return
 
     def _put(self, value: object) -> None:
         container = self.open[-1] if self.open else None

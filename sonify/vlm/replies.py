@@ -75,6 +75,11 @@ ADVICE = (
         "lower image_size or max_new_tokens, or give the server a longer context",
     ),
     _advice(
+        "schema",
+        r"response_?format|json_?schema|json schema|structured.?output|guided.?(?:json|decoding)|\bgrammar\b|xgrammar",
+        "set answers: json, which asks in the same words and sends no response_format, nor set one in extra_body",
+    ),
+    _advice(
         "field",
         rf"{_NOT}[^.]{{0,60}}max_completion_tokens|max_completion_tokens[^.]{{0,40}}{_NOT}",
         "set token_limit: max_tokens",
@@ -246,7 +251,7 @@ def _read_error(status: int, said: str, reply: Reply, service: Service) -> NoAns
     if status in BUSY and not is_used_up:
         raise TryFailed(Cause.BUSY, words, parse_retry_after(reply.retry_after))
     # some servers call it their own error that they were started without the part that sees
-    if status in REFUSED or (status >= 500 and known and known.about in ("images", "system")):
+    if status in REFUSED or (status >= 500 and known and known.about in ("images", "system", "schema")):
         return NoAnswer(reason=Reason.NO_ANSWER, detail=words, status=status)
     if status >= 500:
         raise TryFailed(Cause.DOWN, words, parse_retry_after(reply.retry_after))

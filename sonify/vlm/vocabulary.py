@@ -119,6 +119,7 @@ _EMPHASIS = re.compile(r"[*`]++|(?<!\w)_++|_++(?!\w)")
 _PARENTHESES = re.compile(r"\([^()]*+\)|\[[^\[\]]*+\]")
 _LATIN = re.compile(r"[a-z\u00c0-\u024f0-9]++(?:(?: ?[&/'’-] ?|,? |\. )[a-z\u00c0-\u024f0-9]++)*+['’]?")
 _LETTER = re.compile(r"[A-Za-z]")
+_IN_ANY_LETTERS = re.compile(r"\w[\w\s&/'’.,\u0300-\u036f\u0900-\u0dff\u0e00-\u0eff-]*+")
 _NOT_IN_KEYS = words_of(
     "a an the some several many few two three four five six seven eight nine ten one multiple various"
 )
@@ -164,8 +165,11 @@ def strip_marks(line: str) -> tuple[str, bool]:
     return (text[inner.end() :].strip(), True) if inner is not None else (text, bulleted)
 
 
-def clean_name(raw: str) -> str:
-    """A name in lower case, without article, quotes, brackets and number; empty where it is none."""
+def clean_name(raw: str, *, english: bool = True) -> str:
+    """A name in lower case, without article, quotes, brackets and number; empty where it is none.
+
+    Where another language than English was asked for it may be in any letters.
+    """
     plain = _EMPHASIS.sub("", _PARENTHESES.sub(" ", raw[:200]))
     words = plain.strip(" \t.,;:!?\"'“”‘’*_-–—|").lower().split()
     while len(words) > 1 and words[0] in {"a", "an", "the", "some"}:
@@ -175,7 +179,8 @@ def clean_name(raw: str) -> str:
     while words and not any(c.isalnum() for c in words[0]):  # an emoji before it
         words = words[1:]
     name = " ".join(words)
-    if not _LATIN.fullmatch(name) or not _LETTER.search(name):
+    has_letters = _LETTER.search(name) if english else any(c.isalpha() for c in name)
+    if not (_LATIN if english else _IN_ANY_LETTERS).fullmatch(name) or not has_letters:
         return ""
     return name if len(words) <= MAX_NAME_WORDS and len(name) <= MAX_NAME_CHARS else ""
 
@@ -183,7 +188,7 @@ def clean_name(raw: str) -> str:
 def name_key(name: str) -> tuple[str, ...]:
     """The words that tell one name from another: no articles, numbers, accents and case."""
     tokens = tuple(t for t in tokenize(name) if t not in _NOT_IN_KEYS and not t.isdigit())
-    return tokens or tuple(tokenize(name))
+    return tokens or tuple(tokenize(name)) or tuple(name.lower().split())
 
 
 def same_name(one: str, other: str) -> bool:

@@ -231,14 +231,15 @@ def _run(arguments: argparse.Namespace) -> None:
 def _print_result(run_dir: Place, encoder: str) -> None:
     """Say what came of a run; of one so large that reading its tables takes minutes, where to ask."""
     from sonify.engine.plan import listed_units
-    from sonify.report.result import MOST_UNITS, describe_result, read_result
+    from sonify.report.result import MOST_UNITS, describe_refused, describe_result, read_result
 
     units = len(listed_units(run_dir, "concepts"))
     if units > MOST_UNITS:
         counts, names = spell("status", run_dir), spell("rejects", run_dir)
         log.info("done: %s units; `%s` counts rows and reasons, `%s` names what left", f"{units:,}", counts, names)
         return
-    for line in describe_result(read_result(run_dir), run_dir, by_text=encoder == "text"):
+    result = read_result(run_dir)
+    for line in (*describe_result(result, run_dir, by_text=encoder == "text"), *describe_refused(result)):
         log.info("%s", line)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sonify import layout
+from sonify.engine.record import config_of_run, read_record
 from sonify.errors import InputError
 from sonify.io.write import naming_place, replacing
 from sonify.keys import unescape_key
@@ -29,12 +30,21 @@ from sonify.report.pictures import (
     survey_run,
     write_media,
 )
-from sonify.rows import Clip, SourceClip
+from sonify.rows import Clip, Reason, Refused, SourceClip
+from sonify.stages.evidence import is_by_text, is_spoken, weaknesses
 from sonify.stores import Place, to_run_dir
 
 PAGE_SIZE = 12
 FREQUENT_CONCEPTS = 12
 PAGE = "index.html"
+# Why a concept is not heard, in words for people.
+WHY = {
+    Reason.NO_MATCH: "no recording is near enough",
+    Reason.NOT_CONFIRMED: "not heard in the recordings that are near",
+    Reason.SAME_SOURCE: "a sound that the scene has already",
+    Reason.NOT_VISIBLE: "not visible",
+    Reason.UNCONFIRMED: "the check did not confirm it",
+}
 ASSETS = (PAGE, "gallery.css", "gallery.js")
 
 
@@ -53,7 +63,7 @@ def build_gallery(run_dir: Place | str, rows: int = 2000, out: Path | None = Non
     target = out or run_dir / layout.GALLERY
     if not isinstance(target, Path):
         raise InputError(f"{run_dir}: a browser opens a gallery from a disk: name a folder with --out")
-    summary, pictures = survey_run(run_dir, rows)
+    summary, pictures = survey_run(run_dir, rows, _compares_by_text(run_dir))
     clips = clips_of(run_dir, pictures)
     with naming_place(target):
         foreign = target.exists() and any(target.iterdir()) and not (target / PAGE).is_file()
@@ -63,6 +73,10 @@ def build_gallery(run_dir: Place | str, rows: int = 2000, out: Path | None = Non
         media = write_media(run_dir, pictures, folder)
         _write_pages(folder, summary, list(zip(pictures, media, strict=True)), clips)
     return target
+
+
+def _compares_by_text(run_dir: Place) -> bool:
+    return read_record(run_dir) is not None and is_by_text(config_of_run(run_dir).retrieval)
 
 
 def _write_pages(
@@ -76,7 +90,9 @@ def _write_pages(
     index = _index(summary, [picture for picture, _ in shown], clips)
     (folder / "data" / "index.js").write_text(f"window.GALLERY = {_script_json(index)};\n", encoding="ascii")
     for page, first in enumerate(range(0, len(shown), PAGE_SIZE), start=1):
-        details = [_details(picture, media, clips) for picture, media in shown[first : first + PAGE_SIZE]]
+        details = [
+            _details(picture, media, clips, summary.by_text) for picture, media in shown[first : first + PAGE_SIZE]
+        ]
         script = f"GALLERY.pages[{page}] = {_script_json(details)};\n"
         (folder / "data" / f"page-{page:04d}.js").write_text(script, encoding="ascii")
 
@@ -94,6 +110,7 @@ def _index(summary: Summary, pictures: Sequence[Picture], clips: Mapping[str, Cl
         "scenes": summary.scenes,
         "clips": len(summary.clips),
         "limited_scenes": summary.limited_scenes,
+        **({"weak_sounds": summary.weak_sounds, "sounds": summary.cosines.total()} if summary.weak_sounds else {}),
         "histograms": [
             _histogram("Cosine of the clips", summary.cosines, COSINE_STEP, ""),
             _histogram("Gain of the clips", summary.gains_db, GAIN_STEP_DB, "dB"),
@@ -101,7 +118,7 @@ def _index(summary: Summary, pictures: Sequence[Picture], clips: Mapping[str, Cl
         ],
         "concepts": _frequent_concepts(pictures),
         "page_size": PAGE_SIZE,
-        "entries": [[p.key, p.split, _weakest_cosine(p), _search_text(p, clips)] for p in pictures],
+        "entries": [[p.key, p.split, _weakest_cosine(p), _search_text(p, clips, summary.by_text)] for p in pictures],
         "pages": {},
     }
 
@@ -123,18 +140,19 @@ def _weakest_cosine(picture: Picture) -> float:
     return round(min((s.cosine for scene in picture.scenes for s in scene.pair.sources), default=0.0), 4)
 
 
-def _search_text(picture: Picture, clips: Mapping[str, Clip]) -> str:
-    """Everything that the search looks at, each text once."""
+def _search_text(picture: Picture, clips: Mapping[str, Clip], by_text: bool) -> str:
+    """Everything that the search looks at, each text once: marks too, so that `weak match` finds what has one."""
     texts = [picture.key, unescape_key(picture.key)]
     for scene in picture.scenes:
         texts.append(scene.pair.caption)
         for source in scene.pair.sources:
             clip = clips[source.clip]
-            texts += [source.concept, source.description, clip.text, clip.licence]
+            texts += [source.concept, source.description, clip.text, clip.licence, *_marks(source, by_text)]
+        texts += [word for refused in scene.pair.refused for word in (refused.concept, _why(refused))]
     return "\n".join(dict.fromkeys(filter(None, texts)))
 
 
-def _details(picture: Picture, media: Media, clips: Mapping[str, Clip]) -> dict[str, Any]:
+def _details(picture: Picture, media: Media, clips: Mapping[str, Clip], by_text: bool) -> dict[str, Any]:
     scenes = zip(picture.scenes, media.sounds, strict=True)
     return {
         "key": picture.key,
@@ -144,25 +162,27 @@ def _details(picture: Picture, media: Media, clips: Mapping[str, Clip]) -> dict[
         "preview": media.preview,
         "width": media.width,
         "height": media.height,
-        "scenes": [_scene(scene, sound, clips) for scene, sound in scenes],
+        "scenes": [_scene(scene, sound, clips, by_text) for scene, sound in scenes],
     }
 
 
-def _scene(scene: ShownScene, sound: Sound, clips: Mapping[str, Clip]) -> dict[str, Any]:
+def _scene(scene: ShownScene, sound: Sound, clips: Mapping[str, Clip], by_text: bool) -> dict[str, Any]:
+    refused = [_refused(one, clips) for one in scene.pair.refused]
     return {
         "scene": scene.pair.scene,
         "caption": scene.pair.caption,
         "mix_gain_db": round(scene.render.mix_gain_db, 3),
         "peak_dbfs": round(scene.render.peak_dbfs, 3),
         **asdict(sound),
-        "sources": [_source(source, clips[source.clip]) for source in scene.pair.sources],
+        "sources": [_source(source, clips[source.clip], by_text) for source in scene.pair.sources],
+        **({"refused": refused} if refused else {}),
     }
 
 
-def _source(source: SourceClip, clip: Clip) -> dict[str, Any]:
+def _source(source: SourceClip, clip: Clip, by_text: bool) -> dict[str, Any]:
     return {
         "concept": source.concept,
-        "description": "" if source.description == f"This is a sound of {source.concept}" else source.description,
+        "description": _described(source.concept, source.description),
         "cosine": round(source.cosine, 4),
         "score": round(source.score, 4),
         "threshold": round(source.threshold, 4),
@@ -175,4 +195,44 @@ def _source(source: SourceClip, clip: Clip) -> dict[str, Any]:
         "loudness_lufs": round(clip.loudness_lufs, 3),
         "licence": clip.licence,
         "attribution": clip.attribution,
+        **_evidence(source, by_text),
     }
+
+
+def _described(concept: str, description: str) -> str:
+    return "" if description == f"This is a sound of {concept}" else description
+
+
+def _evidence(source: SourceClip, by_text: bool) -> dict[str, Any]:
+    """What speaks for a source, as far as anything was recorded of it."""
+    heard = {"heard_by": source.heard_by, "heard": source.heard, "support": source.support, "purity": source.purity}
+    marks = _marks(source, by_text)
+    return {
+        **({"limit": round(source.limit, 4)} if source.limit else {}),
+        **(heard | {"speech": source.speech} if source.heard_by else {}),
+        **({"marks": marks} if marks else {}),
+    }
+
+
+def _marks(source: SourceClip, by_text: bool) -> list[str]:
+    """What a listener should know before the rest."""
+    weak = [f"weak match: {words}" for words in weaknesses(source, by_text)]
+    return [*weak, *([f"speech {source.speech:.2f}"] if is_spoken(source.speech) else [])]
+
+
+def _refused(refused: Refused, clips: Mapping[str, Clip]) -> dict[str, Any]:
+    near = clips.get(refused.clip)
+    return {
+        "concept": refused.concept,
+        "description": _described(refused.concept, refused.description),
+        "why": _why(refused),
+        "near": (near.text or near.clip) if near else refused.clip,
+        "cosine": round(refused.cosine, 4),
+        "heard": refused.heard,
+    }
+
+
+def _why(refused: Refused) -> str:
+    if refused.reason == Reason.NOT_VISIBLE and refused.presence:
+        return refused.presence.replace("_", " ")
+    return WHY.get(refused.reason, refused.reason.replace("_", " "))

@@ -29,6 +29,7 @@ from sonify.media.audio import decode_flac
 from sonify.media.pixels import UnreadableImage, decode_rgb
 from sonify.pool import iter_clips
 from sonify.rows import Clip, Pair, Render
+from sonify.stages.evidence import weaknesses
 from sonify.stores import Place
 
 COSINE_STEP = 0.05
@@ -77,15 +78,17 @@ class Picture:
 
 @dataclass(slots=True, kw_only=True)
 class Summary:
-    """Figures of a whole run; `clips` are those that are heard.
+    """Figures of a whole run; `clips` are those that are heard, `by_text` says what compared them.
 
     The histograms count steps: bin 3 of `cosines` starts at 3 * COSINE_STEP.
     """
 
     run: str
+    by_text: bool = False
     images: int = 0
     scenes: int = 0
     limited_scenes: int = 0
+    weak_sounds: int = 0
     clips: set[str] = field(default_factory=set)
     concepts_in_scene: Counter[int] = field(default_factory=Counter)
     cosines: Counter[int] = field(default_factory=Counter)
@@ -100,13 +103,14 @@ class Summary:
             self.concepts_in_scene[len(scene.pair.sources)] += 1
             for source in scene.pair.sources:
                 self.clips.add(source.clip)
+                self.weak_sounds += bool(weaknesses(source, self.by_text))
                 self.cosines[math.floor(source.cosine / COSINE_STEP)] += 1
                 self.gains_db[math.floor(source.gain_db / GAIN_STEP_DB)] += 1
 
 
-def survey_run(run_dir: Place, num_pictures: int) -> tuple[Summary, list[Picture]]:
+def survey_run(run_dir: Place, num_pictures: int, by_text: bool) -> tuple[Summary, list[Picture]]:
     """Return the run's figures and the `num_pictures` images with the lowest hash, sorted by key."""
-    summary = Summary(run=run_dir.resolve().name)
+    summary = Summary(run=run_dir.resolve().name, by_text=by_text)
     chosen: list[tuple[int, str, Picture]] = []
     for unit in stems(run_dir / layout.RENDERS):
         pictures = _read_unit(run_dir, unit)
@@ -134,9 +138,11 @@ def _read_unit(run_dir: Place, unit: str) -> list[Picture]:
 
 
 def clips_of(run_dir: Place, pictures: Sequence[Picture]) -> dict[str, Clip]:
-    """Return the pool's clips that the pictures use, by id."""
-    wanted = {s.clip for picture in pictures for scene in picture.scenes for s in scene.pair.sources}
-    clips = {row.clip: row for row in iter_clips(run_dir) if row.clip in wanted}
+    """Return the pool's clips that the pictures use, by id, and the near misses that it has."""
+    pairs = [scene.pair for picture in pictures for scene in picture.scenes]
+    wanted = {source.clip for pair in pairs for source in pair.sources}
+    near = {refused.clip for pair in pairs for refused in pair.refused}  # in a rendering, of somebody else's pool
+    clips = {row.clip: row for row in iter_clips(run_dir) if row.clip in wanted or row.clip in near}
     if missing := wanted - clips.keys():
         raise WorkError(
             f"{run_dir / layout.CLIPS}: lacks {len(missing)} clips that pairs use, such as {min(missing)};"

@@ -194,9 +194,6 @@ def describe_result(result: Result, run_dir: Place, by_text: bool = True) -> Ite
         why = ", ".join(f"{n:,} {reason} ({stage})" for (stage, reason), n in result.without.items())
         yield f"{result.images - result.with_sound:,} have none: {why}; each by name: {spell('rejects', run_dir)}"
     found = result.evidence
-    if found.refused:
-        why = ", ".join(f"{n:,} {reason}" for reason, n in found.refused.items())
-        yield f"{sum(found.refused.values()):,} concepts of scenes with a sound are not heard: {why}"
     if (worst := result.weakest) is None:
         return
     limit = f" (its limit: {worst.limit:.2f})" if worst.limit else ""
@@ -209,6 +206,13 @@ def describe_result(result: Result, run_dir: Place, by_text: bool = True) -> Ite
         )
     elif not (by_text or found.limited):
         yield f"the weakest match of {found.sounds:,}, {weakest}"
+
+
+def describe_refused(result: Result) -> Iterator[str]:
+    """What else a run says at its end where scenes lack a sound that was named."""
+    if refused := result.evidence.refused:
+        why = ", ".join(f"{n:,} {reason}" for reason, n in refused.items())
+        yield f"named in images with a sound, and not heard: {sum(refused.values()):,} concepts, {why}"
 
 
 def write_rejects(rejects: Iterable[Reject], file: TextIO) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sonify.errors import WorkError
 from sonify.installed import spell
-from sonify.report.result import describe_result, iter_rejects, print_rejects, read_result, write_rejects
+from sonify.report.result import describe_refused, describe_result, iter_rejects, print_rejects, read_result, write_rejects
 from sonify.report.status import read_status
 from sonify.running import run
 from tests.builders import sine, small_config, small_input, sounds_in, write_photos, write_sound, write_sounds
@@ -56,6 +56,11 @@ def test_what_a_run_says_at_its_end(finished):
     assert first == f"2 of 7 images have a sound: {finished}/shards"
     assert second.startswith("5 have none: 1 no_caption (concepts/captions), 1 no_concepts (concepts/captions), ")
     assert second.endswith(f"each by name: {spell('rejects', finished)}")
+
+
+def test_a_run_says_what_its_scenes_lack(finished):
+    (line,) = describe_refused(read_result(finished))
+    assert line == "named in images with a sound, and not heard: 1 concepts, 1 no_match"
 
 
 def test_every_row_that_left_is_named(finished):

@@ -64,7 +64,7 @@ function definition(name, ...value) {
 /* Header */
 
 function showHeader() {
-  const { run, images, scenes, clips, limited_scenes: limited } = GALLERY;
+  const { run, images, scenes, clips, limited_scenes: limited, weak_sounds: weak, sounds } = GALLERY;
   document.title = `${run} · sonify gallery`;
   find("run").textContent = run;
   const all = images === INDEX.length;
@@ -74,6 +74,7 @@ function showHeader() {
     definition("scenes", scenes.toLocaleString("en")),
     definition("clips used", clips.toLocaleString("en")),
     definition("of scenes limited to the peak", decimal((100 * limited) / scenes, 1, { unit: "%" })),
+    ...(weak ? [definition("of sounds match weakly", make("a", { href: address({ q: "weak match" }), text: decimal((100 * weak) / sounds, 1, { unit: "%" }) }))] : []),
   );
   find("figures").append(...GALLERY.histograms.map(histogram));
   find("chips").append(...GALLERY.concepts.map((concept) => make("a", { href: address({ q: concept }), text: concept })));
@@ -235,7 +236,16 @@ function scene(one, title, caption) {
   return make("section", { class: "scene" },
     make("header", {}, make("h3", { text: one.scene }), make("p", { text: levels.join(" · ") })),
     ...own, player(one, title),
-    make("ul", { class: "sources" }, ...one.sources.map(source)));
+    make("ul", { class: "sources" }, ...one.sources.map(source)), ...unheard(one.refused || []));
+}
+
+// What was named in the image and is not heard, and why.
+function unheard(refused) {
+  if (!refused.length) return [];
+  const items = refused.map(({ concept, description, why, near, cosine, heard }) => make("li", { dir: "auto" },
+    make("b", { text: concept }), description ? ` ${description}` : "", make("span", { class: "why", text: why }),
+    near ? make("span", { class: "near" }, "nearest: ", make("q", { text: near }), ` ${decimal(cosine, 2)}`, heard ? `, in which was heard: ${heard}` : "") : ""));
+  return [make("div", { class: "unheard" }, make("h4", { text: "Named, not heard" }), make("ul", {}, ...items))];
 }
 
 function player({ scene, audio: file, spectrogram, duration_sec: duration, sample_rate_hz: rate }, title) {
@@ -268,6 +278,7 @@ function source(one) {
   const summary = make("summary", {},
     make("span", { class: "heard-as", dir: "auto" }, make("b", { text: one.concept }), one.description ? ` ${one.description}` : ""),
     make("span", { class: "match", title: "Cosine of concept and clip" }, meter, decimal(one.cosine, 2)),
+    ...(one.marks || []).map((text) => make("span", { class: "mark", text })),
     make("span", { class: "clip", dir: "auto" }, make("q", { text: one.text || one.clip }), [" ", one.corpus, one.licence].join(" · ")));
   const facts = make("dl", {},
     definition("Cosine", decimal(one.cosine, 3)),
@@ -277,8 +288,11 @@ function source(one) {
     definition("Clip loudness", decimal(one.loudness_lufs, 1, { unit: "LUFS" })),
     definition("Target", decimal(one.target_lufs, 1, { unit: "LUFS" })),
     definition("Gain", decimal(one.gain_db, 1, { signed: true, unit: "dB" })),
-    definition("Corpus", one.corpus));
+    definition("Corpus", one.corpus),
+    ...(one.limit ? [definition("Limit", decimal(one.limit, 3))] : []),
+    ...(one.heard_by ? [definition("Support", decimal(one.support, 2)), definition("Purity", decimal(one.purity, 2)), definition("Speech", decimal(one.speech, 2))] : []));
   const wide = make("dl", { class: "wide" },
+    ...(one.heard_by ? [definition(`Heard by ${one.heard_by}`, one.heard || "nothing that it can name")] : []),
     definition("Clip", make("code", { text: one.clip })),
     definition("Licence", ...linked(one.licence || "not stated")),
     definition("Attribution", ...linked(one.attribution || "not stated")));

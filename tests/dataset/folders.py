@@ -153,7 +153,6 @@ CAPTIONS = {
 
 
 # Draws whatever is nearest, so that in a small pool nearly every image is heard.
-WORDS = {"kind": "text", "matching": "words"}
 
 
 def own(root, **sections):

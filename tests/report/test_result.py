@@ -9,7 +9,14 @@ import pytest
 
 from sonify.errors import WorkError
 from sonify.installed import spell
-from sonify.report.result import describe_refused, describe_result, iter_rejects, print_rejects, read_result, write_rejects
+from sonify.report.result import (
+    describe_refused,
+    describe_result,
+    iter_rejects,
+    print_rejects,
+    read_result,
+    write_rejects,
+)
 from sonify.report.status import read_status
 from sonify.running import run
 from tests.builders import sine, small_config, small_input, sounds_in, write_photos, write_sound, write_sounds

@@ -90,8 +90,7 @@ def test_an_answer_that_is_cut_anywhere_keeps_the_concepts_that_are_whole():
         result = parse_json(ANSWER[:end], 5, finished=False)
         kept = result.concepts if isinstance(result, Parsed) else ()
         assert kept == whole.concepts[: sum(at <= end for at in ends)], ANSWER[:end]
-        assert kept or result == Unusable(reason=result.reason, detail=result.detail)
-        if not kept and end > ANSWER.index("concepts") + 12:
+        if isinstance(result, Unusable) and end > ANSWER.index("concepts") + 12:
             assert result.reason is Reason.BAD_ANSWER
             assert "max_new_tokens" in result.detail
 

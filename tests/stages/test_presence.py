@@ -245,7 +245,7 @@ def test_the_form_of_the_answers_is_in_no_digest_while_it_is_text(configure, ser
     assert {key for key in usual if digests(presence=["implied"])[key] != usual[key]} == {"pair"}
 
 
-def test_a_language_is_asked_for_and_read(configure, server):
+def test_a_language_is_asked_for_and_read(configure, server, tmp_path):
     def german(image, _prompt):
         sounds = "Geräusch von einem Hund, der bellt und das ist laut"
         return told_json("Ein Hund.", told("Hund", sounds)) if number_of(image) else told_json("Nichts.")
@@ -256,7 +256,7 @@ def test_a_language_is_asked_for_and_read(configure, server):
     with refused("answers in German, and retrieval.encoder text compares English words"):
         configure(extractor=said)
     config = small_config(
-        configure().run_dir.parent,
+        tmp_path,
         "run",
         concepts={"extractors": [vlm_at(server.url, answers="schema", **said)]},
         retrieval={"encoder": clap},
@@ -264,9 +264,7 @@ def test_a_language_is_asked_for_and_read(configure, server):
     run(config, stages=("concepts",))
     assert all(seen.prompt.endswith("in German.") for seen in server.seen)
     assert [row.concepts[0].concept for row in concepts_of(config)] == ["hund"] * (PHOTOS - 1)
-    english = small_config(
-        config.run_dir.parent, "other", concepts={"extractors": [vlm_at(server.url, answers="schema")]}
-    )
+    english = small_config(tmp_path, "other", concepts={"extractors": [vlm_at(server.url, answers="schema")]})
     with pytest.raises(Exception, match="concept"):
         run(english, stages=("concepts",))
 

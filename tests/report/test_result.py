@@ -2,6 +2,7 @@ import csv
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,10 +10,28 @@ import pytest
 
 from sonify.errors import WorkError
 from sonify.installed import spell
-from sonify.report.result import describe_refused, describe_result, iter_rejects, print_rejects, read_result, write_rejects
+from sonify.io.tables import read_rows
+from sonify.report.result import (
+    describe_refused,
+    describe_result,
+    iter_rejects,
+    print_rejects,
+    read_result,
+    write_rejects,
+)
 from sonify.report.status import read_status
+from sonify.rows import Pair
 from sonify.running import run
-from tests.builders import sine, small_config, small_input, sounds_in, write_photos, write_sound, write_sounds
+from tests.builders import (
+    sine,
+    small_config,
+    small_input,
+    sounds_in,
+    write_photos,
+    write_sound,
+    write_sounds,
+    write_table,
+)
 
 SOUNDS = {"a.wav": "dog barking", "b.wav": "rain"}
 CAPTIONS = {
@@ -132,6 +151,28 @@ def test_weak_matches_are_counted_and_the_weakest_is_named(tmp_path):
     assert (result.weakest.concept, result.weakest.image) == ("frog croaking", "a frog.jpg")
     assert result.weakest.cosine < 0.2
     assert "1 of 2 sounds match weakly" in list(describe_result(result, config.run_dir))[-1]
+
+
+def test_a_match_is_as_weak_as_it_is_above_its_own_limit(tmp_path):
+    write_photos(tmp_path / "photos", {"a dog.jpg": "a dog", "rain.jpg": "rain"})
+    write_sounds(tmp_path / "sounds", SOUNDS)
+    config = small_config(tmp_path)
+    run(config)
+    (unit,) = (config.run_dir / "pairs").iterdir()
+    first, second = read_rows(unit, Pair)
+    changed = [
+        replace(first, sources=(replace(first.sources[0], cosine=0.5, limit=0.1),)),
+        replace(second, sources=(replace(second.sources[0], cosine=0.7, limit=0.66),)),
+    ]
+    write_table(unit, Pair, changed)
+    result = read_result(config.run_dir)
+    assert result.weakest is not None
+    assert (result.weakest.image, result.weakest.limit, result.weak) == ("rain.jpg", 0.66, 1)
+    line = list(describe_result(result, config.run_dir))[-1]
+    assert line.startswith(
+        "1 of 2 sounds match weakly (1 within 0.05 of their limit); the weakest, cosine 0.70 (its li"
+    )
+    assert line.endswith("or lower retrieval.limit.risk")
 
 
 def test_a_name_with_control_characters_does_not_reach_the_terminal(tmp_path):

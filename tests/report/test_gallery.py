@@ -175,12 +175,14 @@ def with_evidence(tmp_path: Path) -> Path:
     weak = replace(
         source("dog", 0.52), limit=0.5, heard_by="yamnet", heard="Animal 0.90", support=0.0, purity=0.25, speech=0.75
     )
-    row = {"description": "", "presence": "", "cosine": 0.0, "heard": "", "clip": ""}
-    near = row | {"clip": clip_of("rain").clip, "cosine": 0.31, "heard": "Engine 0.80"}
+    row = Refused(
+        concept="goose", description="", presence="", reason=Reason.NOT_CONFIRMED, clip=clip_of("rain").clip,
+        cosine=0.31, heard="Engine 0.80",
+    )  # fmt: skip
     unheard = (
-        Refused(concept="goose", reason=Reason.NOT_CONFIRMED, **near),
-        Refused(concept=HOSTILE, reason=Reason.NOT_VISIBLE, **(row | {"presence": "off_screen"})),
-        Refused(concept="frog", reason=Reason.NO_MATCH, **(row | {"clip": "elsewhere#0"})),
+        row,
+        replace(row, concept=HOSTILE, reason=Reason.NOT_VISIBLE, presence="off_screen", clip="", heard=""),
+        replace(row, concept="frog", reason=Reason.NO_MATCH, clip="elsewhere#0", heard=""),
     )
     changed = replace(found, sources=(weak, source("rain", 0.9)), refused=unheard)
     write_table(run / "pairs/unit-0.parquet", Pair, [changed])

@@ -10,8 +10,9 @@ import pytest
 
 from sonify.errors import WorkError
 from sonify.installed import spell
-from sonify.io.tables import read_rows
-from sonify.report.result import (
+from sonify.io.tables import read_columns
+from sonify.stages.evidence import COLUMNS, LATER, count_evidence
+from sonify.report.result import weakest_in, Match, (
     describe_refused,
     describe_result,
     iter_rejects,
@@ -153,26 +154,19 @@ def test_weak_matches_are_counted_and_the_weakest_is_named(tmp_path):
     assert "1 of 2 sounds match weakly" in list(describe_result(result, config.run_dir))[-1]
 
 
-def test_a_match_is_as_weak_as_it_is_above_its_own_limit(tmp_path):
-    write_photos(tmp_path / "photos", {"a dog.jpg": "a dog", "rain.jpg": "rain"})
-    write_sounds(tmp_path / "sounds", SOUNDS)
-    config = small_config(tmp_path)
-    run(config)
-    (unit,) = (config.run_dir / "pairs").iterdir()
-    first, second = read_rows(unit, Pair)
-    changed = [
-        replace(first, sources=(replace(first.sources[0], cosine=0.5, limit=0.1),)),
-        replace(second, sources=(replace(second.sources[0], cosine=0.7, limit=0.66),)),
-    ]
-    write_table(unit, Pair, changed)
-    result = read_result(config.run_dir)
-    assert result.weakest is not None
-    assert (result.weakest.image, result.weakest.limit, result.weak) == ("rain.jpg", 0.66, 1)
-    line = list(describe_result(result, config.run_dir))[-1]
-    assert line.startswith(
-        "1 of 2 sounds match weakly (1 within 0.05 of their limit); the weakest, cosine 0.70 (its li"
+def test_a_match_is_as_weak_as_it_is_above_its_own_limit(tmp_path, finished):
+    sources = [source_row("dog", cosine=0.5, limit=0.1), source_row("rain", cosine=0.7, limit=0.66)]
+    pairs = [pair_row(f"{n}_2ejpg", sources=(source,)) for n, source in enumerate(sources)]
+    write_table(tmp_path / "pairs.parquet", Pair, pairs)
+    table = read_columns(tmp_path / "pairs.parquet", ["image", *COLUMNS], LATER)
+    weakest = weakest_in(table)
+    assert weakest == Match(cosine=0.7, limit=0.66, concept="rain", image="1.jpg")
+    result = replace(read_result(finished), evidence=count_evidence([table], by_text=True), weakest=weakest)
+    line = list(describe_result(result, finished))[-1]
+    assert line == (
+        "1 of 2 sounds match weakly (1 within 0.05 of their limit); the weakest, cosine 0.70 (its limit: 0.66), is for"
+        " 'rain' in 1.jpg: listen to them, or lower retrieval.limit.risk"
     )
-    assert line.endswith("or lower retrieval.limit.risk")
 
 
 def test_a_name_with_control_characters_does_not_reach_the_terminal(tmp_path):

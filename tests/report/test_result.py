@@ -11,23 +11,27 @@ import pytest
 from sonify.errors import WorkError
 from sonify.installed import spell
 from sonify.io.tables import read_columns
-from sonify.stages.evidence import COLUMNS, LATER, count_evidence
-from sonify.report.result import weakest_in, Match, (
+from sonify.report.result import (
+    Match,
     describe_refused,
     describe_result,
     iter_rejects,
     print_rejects,
     read_result,
+    weakest_in,
     write_rejects,
 )
 from sonify.report.status import read_status
 from sonify.rows import Pair
 from sonify.running import run
+from sonify.stages.evidence import COLUMNS, LATER, count_evidence
 from tests.builders import (
+    pair_row,
     sine,
     small_config,
     small_input,
     sounds_in,
+    source_row,
     write_photos,
     write_sound,
     write_sounds,

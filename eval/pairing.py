@@ -1,8 +1,7 @@
 """Whether what is drawn for a concept is what it names: a labelled table of concepts against the pool of a run.
 
-    python -m eval.pairing --table T --run RUN [--json | --csv] [key=value ...]
+    python -m eval.pairing --table T --run RUN [--json] [key=value ...]
     python -m eval.pairing --table T --run RUN --calibrate [--out FILE]
-    python -m eval.pairing --template --run RUN > T
 
 Each concept is asked of the whole pool, by the code that pairs; what would be drawn with which chance is weighed, and
 nothing is sampled. `retrieval.*` keys try other settings on the same pool. docs/evaluation.md says how a table is made.
@@ -34,9 +33,9 @@ from sonify.config.loader import apply_override, make_config
 from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError, did_you_mean
 from sonify.installed import spell_again
-from sonify.io.places import load_array, read_whole, size_of, stems
+from sonify.io.places import is_file, load_array, read_whole, size_of, stems
 from sonify.pool import clip_columns
-from sonify.retrieval.candidates import Missed, PoolClips, SplitPool
+from sonify.retrieval.candidates import Missed, PoolClips, SplitPool, recordings_of
 from sonify.retrieval.confirm import ClipTags
 from sonify.retrieval.encoders import JointEncoder, Part, load_encoder, query_of
 from sonify.retrieval.limits import (
@@ -50,7 +49,7 @@ from sonify.retrieval.limits import (
 from sonify.rows import Concept
 from sonify.sources.userfiles import read_user_table
 from sonify.stages.listen import tags_of_run
-from sonify.stages.pair import THREADS
+from sonify.stages.pair import THREADS, joined
 from sonify.stores import Place, to_folder, to_place, to_run_dir
 from sonify.terminal import Parser, argument_of, run_command
 
@@ -194,8 +193,9 @@ def read_whole_pool(config: Config, encoder: JointEncoder) -> Pool:
         raise InputError(f"{run_dir}: no clip is in its pool; make it with `{spell_again()}`")
     texts = np.array(table["text"].to_pylist(), dtype=object)
     tags = _tags(config)
-    kept = np.flatnonzero(tags.present) if tags is not None else np.arange(len(table))
-    recordings = table["recording"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    are_joined = joined(config.audio) and is_file(run_dir / layout.DUPLICATES)  # found before anything is paired
+    recordings, is_drawn = recordings_of(run_dir, table, are_joined)
+    kept = np.flatnonzero(is_drawn & tags.present if tags is not None else is_drawn)
     embeddings = encoder.join([_vectors(run_dir, part, texts) for part in encoder.parts])
     return Pool(
         clips=PoolClips(

@@ -125,7 +125,7 @@ def read_result(run_dir: Place) -> Result:
         without.update(fate for key, fate in fates.items() if key not in images)
         if pairs is not None:
             evidence.add(pairs)
-            weakest = _weaker(weakest, _weakest_in(pairs))
+            weakest = _weaker(weakest, weakest_in(pairs))
     return Result(
         with_sound=with_sound,
         without=dict(sorted(without.items(), key=lambda item: (-item[1], item[0]))),
@@ -166,8 +166,8 @@ def _fates_in(run_dir: Place, tables: Sequence[tuple[str, str]]) -> dict[str, tu
     return fates
 
 
-def _weakest_in(table: pa.Table) -> Match | None:
-    """The weakest match of a unit's scenes."""
+def weakest_in(table: pa.Table) -> Match | None:
+    """The weakest match of a table of pairs: that which is the least above its limit."""
     column = table["sources"].combine_chunks()
     cosines, limits = (numbers(column.values, name) for name in ("cosine", "limit"))
     if not len(cosines):

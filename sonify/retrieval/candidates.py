@@ -445,7 +445,7 @@ def read_pool(
     table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split"))
     spaces = [part.id for part in encoder.parts]
     embeddings = np.concatenate([encoder.join(vectors) for vectors in iter_vectors(run_dir, spaces)])
-    recordings, is_drawn = _recordings(run_dir, table, joined)
+    recordings, is_drawn = recordings_of(run_dir, table, joined)
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
     split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
@@ -465,7 +465,7 @@ def read_pool(
     }
 
 
-def _recordings(run_dir: Place, table: pa.Table, joined: bool) -> tuple[np.ndarray, np.ndarray]:
+def recordings_of(run_dir: Place, table: pa.Table, joined: bool) -> tuple[np.ndarray, np.ndarray]:
     """A number for the recording of each clip, one for all copies of it, and whether it may be drawn."""
     coded = table["recording"].combine_chunks().dictionary_encode()
     of_clip = coded.indices.to_numpy().astype(np.int64)

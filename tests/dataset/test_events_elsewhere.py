@@ -135,7 +135,7 @@ def test_ambience_in_the_place_of_lost_ambience_is_as_loud_as_that_was(placed, t
         ({"onsets_sec": [float("nan")]}, "a number that is none"),
         ({"onsets_sec": []}, "times that are none"),
         ({"active_sec": 0.0}, "times that are none"),
-        ({"active_sec": float("inf")}, "a number that is none"),
+        ({"active_sec": float("inf")}, "times that are none"),
         ({"active_start_sec": -1.0}, "times that are none"),
         ({"onsets_sec": [0.1] * 21}, "21 values in one row, at most 20 are read"),
         ({"onsets_sec": [0.1] * 10_000}, "values in one row group: too many"),

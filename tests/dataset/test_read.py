@@ -1,11 +1,13 @@
 """A folder that somebody else made."""
 
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import MISSING, fields, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,11 +15,14 @@ import pytest
 import yaml
 from upath import UPath
 
-from sonify.dataset.format import CHECKSUMS
+from sonify.dataset.card import CARD
+from sonify.dataset.format import CHECKSUMS, RECORD
 from sonify.dataset.read import read_clips, read_pairs
 from sonify.dataset.render_from import adopt_settings, open_published, published_folder
+from sonify.dataset.write import PublishOptions, publish
 from sonify.errors import InputError
 from sonify.prepare import freeze_published
+from sonify.rows import SourceClip
 from sonify.running import run
 from tests.dataset.folders import elsewhere, own, seal
 
@@ -57,6 +62,11 @@ def with_source(row, **values):
     return row
 
 
+def with_refused(row, **values):
+    named = {"concept": "goose", "description": "", "presence": "", "reason": "no_match", "clip": "", "cosine": 0.0}
+    return row | {"refused": [named | {"heard": ""} | values]}
+
+
 def test_a_changed_file_is_noticed(copy):
     path = sorted((copy / "published" / "data").iterdir())[0]
     path.write_bytes(path.read_bytes() + b"x")
@@ -87,6 +97,13 @@ def test_another_publication_in_the_same_place_is_noticed(copy):
         (lambda row: with_source(row, copy="evil"), "its copy is 'evil'"),
         (lambda row: with_source(row, clip="folder/none.flac#0"), "which clips/ does not have"),
         (lambda row: row | {"sources": row["sources"] * 2}, "one clip twice"),
+        (lambda row: with_source(row, limit=float("nan")), "a number that is none"),
+        (lambda row: with_source(row, speech=float("inf")), "a number that is none"),
+        (lambda row: with_refused(row, reason="evil"), "'evil' is not a valid Reason"),
+        (lambda row: with_refused(row, cosine=float("nan")), "a number that is none"),
+        (lambda row: with_refused(row, presence="\x1b[31m"), r"its presence is '\\x1b"),
+        (lambda row: with_refused(row, heard="x" * 70_000), "a text of 70000 bytes"),
+        (lambda row: row | {"refused": with_refused(row)["refused"] * 200}, "200 values in one row|too many"),
         (lambda row: row | {"width": -5, "height": 2**62}, "-5 x 4611686018427387904 pixels"),
         (lambda row: row | {"width": 60_000, "height": 60_000}, "60000 x 60000 pixels"),
         (lambda row: row | {"mix_sha256": "x"}, "mix_sha256 is none"),
@@ -97,6 +114,86 @@ def test_rows_that_nobody_publishes_are_refused(copy, change, message):
     rewrite_pairs(copy / "published", change)
     with pytest.raises(InputError, match=message):
         look_at(copy)
+
+
+def without(folder, sources=(), refused=True):
+    """Write the first file of pairs as it was before fields of sources, and what was refused, came."""
+    path = sorted((folder / "data").iterdir())[0]
+    pairs = pq.read_table(path)
+    place = pairs.schema.get_field_index("sources")
+    listed = pairs.schema.field("sources")
+    kept = [field for field in listed.type.value_type if field.name not in sources]
+    element = pa.field("element", pa.struct(kept), nullable=False)
+    rows = [
+        [{name: value for name, value in source.items() if name not in sources} for source in row]
+        for row in pairs["sources"].to_pylist()
+    ]
+    changed = pairs.set_column(place, listed.with_type(pa.list_(element)), pa.array(rows, pa.list_(element)))
+    pq.write_table(changed.drop_columns(["refused"]) if refused else changed, path)
+    seal(folder)
+
+
+LATER = tuple(field.name for field in fields(SourceClip) if field.default is not MISSING and field.name != "copy")
+
+
+def test_a_folder_of_before_is_read_with_what_nobody_recorded(copy):
+    before = look_at(copy)
+    without(copy / "published", LATER)
+    assert look_at(copy) == [tuple(forget(pair) for pair in image) for image in before]
+    counts = run(elsewhere(copy))
+    assert counts["render"].rows_out == 40
+
+
+def forget(pair):
+    if pair.split != "train":  # the first file is that of training images
+        return pair
+    fresh = {name: SourceClip.__dataclass_fields__[name].default for name in LATER}
+    return replace(pair, refused=(), sources=tuple(replace(source, **fresh) for source in pair.sources))
+
+
+@pytest.mark.parametrize("missing", ["clip", "gain_db", "cosine", "concept"])
+def test_a_column_that_always_was_may_not_be_missing(copy, missing):
+    without(copy / "published", (missing,), refused=False)
+    with pytest.raises(InputError, match="expected the columns"):
+        look_at(copy)
+
+
+def test_what_a_run_refused_goes_on_through_a_rendering(first, copy):
+    near = {"concept": "goose", "description": "a goose honks", "presence": "off_screen", "reason": "no_match"}
+    refused = near | {"clip": "folder/elsewhere.flac#0", "cosine": 0.2, "heard": "Vehicle horn 0.90"}
+    rewrite_pairs(
+        copy / "published", lambda row: with_source(row, heard_by="yamnet", support=0.5) | {"refused": [refused]}
+    )
+    run(elsewhere(copy))
+    publish(copy / "run", copy / "again")
+    files = [sorted((copy / name / "data").iterdir())[0] for name in ("published", "again")]
+    assert pq.read_table(files[0]).equals(pq.read_table(files[1]))
+    counted = json.loads((copy / "again" / RECORD).read_bytes())["statistics"]["evidence"]
+    scenes = pq.read_metadata(files[1]).num_rows
+    assert (counted["refused"], counted["near_misses"]) == ({"no_match": scenes}, scenes)
+    assert (counted["presence"], counted["asked"], counted["confirmed"]) == ({"off_screen": scenes}, scenes, scenes)
+    card = (copy / "again" / CARD).read_text()
+    assert f"| no\\_match | {scenes} |" in card
+    assert f"heard the concept in 100.0 % of the {scenes} sounds" in card
+    assert f"| off\\_screen | {scenes} |" in card
+
+
+def test_a_near_miss_that_is_excluded_is_not_named(copy):
+    named = {
+        "concept": "goose",
+        "description": "",
+        "presence": "",
+        "reason": "not_confirmed",
+        "cosine": 0.2,
+        "heard": "Car",
+    }
+    rewrite_pairs(copy / "published", lambda row: row | {"refused": [named | {"clip": "folder/gone.flac#0"}]})
+    run(elsewhere(copy))
+    (copy / "out.txt").write_text("folder/gone.flac#0\n")
+    publish(copy / "run", copy / "again", PublishOptions(exclude=copy / "out.txt"))
+    rows = pq.read_table(sorted((copy / "again" / "data").iterdir())[0])["refused"].to_pylist()
+    assert rows
+    assert {(one["clip"], one["cosine"], one["heard"]) for row in rows for one in row} == {("", 0.0, "")}
 
 
 def test_a_folder_with_such_a_row_is_refused_before_any_work(copy):

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from sonify.errors import InputError, WorkError
+from sonify.io.tables import read_rows
 from sonify.keys import escape_key, hash64
 from sonify.report.gallery import build_gallery
-from sonify.rows import Clip, Pair, Render, SourceClip
+from sonify.rows import Clip, Pair, Reason, Refused, Render, SourceClip
 from tests.builders import (
     clip_row,
     encoded,
@@ -165,6 +166,54 @@ def test_every_image_is_shown_with_its_scenes_sources_and_files(tmp_path: Path) 
         assert preview.size == (640, 480) == (picture["width"], picture["height"])
     with Image.open(gallery / scene["spectrogram"]) as spectrogram:
         assert spectrogram.size == (640, 96)
+
+
+def with_evidence(tmp_path: Path) -> Path:
+    """A run of one image with a sound that is weak and holds speech, a plain one, and what is not heard."""
+    run = make_run(tmp_path / "holiday", some_images(1), SCENES[:1])
+    (found,) = read_rows(run / "pairs/unit-0.parquet", Pair)
+    weak = replace(
+        source("dog", 0.52), limit=0.5, heard_by="yamnet", heard="Animal 0.90", support=0.0, purity=0.25, speech=0.75
+    )
+    row = Refused(
+        concept="goose", description="", presence="", reason=Reason.NOT_CONFIRMED, clip=clip_of("rain").clip,
+        cosine=0.31, heard="Engine 0.80",
+    )  # fmt: skip
+    unheard = (
+        row,
+        replace(row, concept=HOSTILE, reason=Reason.NOT_VISIBLE, presence="off_screen", clip="", heard=""),
+        replace(row, concept="frog", reason=Reason.NO_MATCH, clip="elsewhere#0", heard=""),
+    )
+    changed = replace(found, sources=(weak, source("rain", 0.9)), refused=unheard)
+    write_table(run / "pairs/unit-0.parquet", Pair, [changed])
+    return run
+
+
+def test_what_speaks_against_a_sound_is_shown_and_what_is_not_heard(tmp_path: Path) -> None:
+    gallery = build_gallery(with_evidence(tmp_path))
+    index = read_index(gallery)
+    assert (index["weak_sounds"], index["sounds"]) == (1, 2)
+    assert "weak match: not confirmed" in index["entries"][0][3]
+    scene = read_page(gallery, 1)[0]["scenes"][0]
+    weak, fine = scene["sources"]
+    assert (weak["limit"], weak["heard_by"], weak["heard"], weak["purity"]) == (0.5, "yamnet", "Animal 0.90", 0.25)
+    assert weak["marks"] == ["weak match: within 0.05 of its limit", "weak match: not confirmed", "speech 0.75"]
+    assert not {"marks", "limit", "heard_by"} & fine.keys()
+    assert [(one["why"], one["near"], one["heard"]) for one in scene["refused"]] == [
+        ("not heard in the recordings that are near", "recording of rain", "Engine 0.80"),
+        ("off screen", "", ""),
+        ("no recording is near enough", "elsewhere#0", ""),
+    ]
+
+
+def test_marks_are_seen_and_found(page: Page, tmp_path: Path) -> None:
+    show(page, build_gallery(with_evidence(tmp_path)), "#?q=weak+match")
+    assert page.locator(".mark").all_inner_texts()[-1] == "speech 0.75"
+    assert page.locator(".unheard li b").all_text_contents() == ["goose", HOSTILE, "frog"]
+    assert "in which was heard: Engine 0.80" in page.locator(".unheard").inner_text()
+    assert page.evaluate("window.owned") is None
+    page.get_by_text("50.0").click()
+    assert page.locator("article").count() == 1
 
 
 def test_a_sample_is_the_images_with_the_lowest_hash_whatever_the_units(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import csv
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,17 +10,33 @@ import pytest
 
 from sonify.errors import WorkError
 from sonify.installed import spell
+from sonify.io.tables import read_columns
 from sonify.report.result import (
+    Match,
     describe_refused,
     describe_result,
     iter_rejects,
     print_rejects,
     read_result,
+    weakest_in,
     write_rejects,
 )
 from sonify.report.status import read_status
+from sonify.rows import Pair
 from sonify.running import run
-from tests.builders import sine, small_config, small_input, sounds_in, write_photos, write_sound, write_sounds
+from sonify.stages.evidence import COLUMNS, LATER, count_evidence
+from tests.builders import (
+    pair_row,
+    sine,
+    small_config,
+    small_input,
+    sounds_in,
+    source_row,
+    write_photos,
+    write_sound,
+    write_sounds,
+    write_table,
+)
 
 SOUNDS = {"a.wav": "dog barking", "b.wav": "rain"}
 CAPTIONS = {
@@ -139,6 +156,21 @@ def test_weak_matches_are_counted_and_the_weakest_is_named(tmp_path):
     assert (result.weakest.concept, result.weakest.image) == ("frog croaking", "a frog.jpg")
     assert result.weakest.cosine < 0.2
     assert "1 of 2 sounds match weakly" in list(describe_result(result, config.run_dir))[-1]
+
+
+def test_a_match_is_as_weak_as_it_is_above_its_own_limit(tmp_path, finished):
+    sources = [source_row("dog", cosine=0.5, limit=0.1), source_row("rain", cosine=0.7, limit=0.66)]
+    pairs = [pair_row(f"{n}_2ejpg", sources=(source,)) for n, source in enumerate(sources)]
+    write_table(tmp_path / "pairs.parquet", Pair, pairs)
+    table = read_columns(tmp_path / "pairs.parquet", ["image", *COLUMNS], LATER)
+    weakest = weakest_in(table)
+    assert weakest == Match(cosine=0.7, limit=0.66, concept="rain", image="1.jpg")
+    result = replace(read_result(finished), evidence=count_evidence([table], by_text=True), weakest=weakest)
+    line = list(describe_result(result, finished))[-1]
+    assert line == (
+        "1 of 2 sounds match weakly (1 within 0.05 of their limit); the weakest, cosine 0.70 (its limit: 0.66), is for"
+        " 'rain' in 1.jpg: listen to them, or lower retrieval.limit.risk"
+    )
 
 
 def test_a_name_with_control_characters_does_not_reach_the_terminal(tmp_path):

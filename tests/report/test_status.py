@@ -1,10 +1,12 @@
+import io
 from collections import Counter
 
 import pytest
+from rich.console import Console
 
-from sonify.report.status import compare_usage, gini, measure_usage, run_usage
+from sonify.report.status import compare_usage, gini, measure_usage, print_status, read_status, run_usage
 from sonify.running import run
-from tests.builders import small_config, small_input
+from tests.builders import small_config, small_input, write_photos, write_sounds
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,22 @@ def test_usage_counts_clips_and_recordings_of_the_whole_pool():
     assert usage.recordings_used_share == round(2 / 3, 4)
     assert usage.most_used[0] == ("a", 2)
     assert usage.clips_gini == pytest.approx(gini([2, 1, 1], 4), abs=1e-4)
+
+
+def test_the_status_counts_what_speaks_for_the_sounds_and_what_was_refused(tmp_path):
+    write_photos(tmp_path / "photos", {"a.jpg": "a dog and a frog", "b.jpg": "a wall"})
+    write_sounds(tmp_path / "sounds", {"a.wav": "dog"})
+    config = small_config(tmp_path)
+    run(config, stages=["pool"])
+    assert read_status(config.run_dir).evidence is None
+    run(config)
+    found = read_status(config.run_dir)
+    assert found.evidence is not None
+    assert (found.evidence.sounds, found.evidence.limited, found.evidence.refused) == (1, 1, {"no_match": 1})
+    said = io.StringIO()
+    print_status(found, Console(file=said, width=160))
+    assert "sounds in scenes: 1, 0 match weakly\n" in said.getvalue()
+    assert "concepts named and not heard: 1 no_match; 1 with a near miss\n" in said.getvalue()
 
 
 def test_a_run_is_compared_with_what_other_settings_would_draw(tmp_path):

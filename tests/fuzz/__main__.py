@@ -17,7 +17,7 @@ import atheris
 
 MAX_BYTES = {"tars": 2**13, "answers": 2**15, "told": 2**15, "replies": 2**13, "sounds": 2**14, "images": 2**14}
 # atheris keeps what it saw compared, 8 KiB for each answer: with it gone the parser's memory stays as it is.
-EXECUTIONS_IN_PROCESS = {"tars": -1, "answers": 80_000, "told": 80_000, "replies": 80_000, "sounds": -1, "images": -1}
+EXECUTIONS_IN_PROCESS = {"tars": -1, "answers": 80_000, "told": 20_000, "replies": 80_000, "sounds": -1, "images": -1}
 MAX_MEMORY_MIB = 1024
 
 with atheris.instrument_imports(include=["sonify", "tarfile"]):  # pyright: ignore[reportAttributeAccessIssue]

@@ -278,7 +278,7 @@ TOLD = (
 )
 
 
-def told_json(caption: str, *concepts: Any) -> str:
+def told_json(caption: Any, *concepts: Any) -> str:
     """An answer in the form of the JSON question."""
     return json.dumps({"caption": caption, "concepts": concepts})
 

@@ -124,7 +124,10 @@ def test_a_folder_of_all_everyday_formats_adds_up_in_a_run(tmp_path, caplog, hei
     photos, sounds = everyday_photos(tmp_path / "photos"), everyday_sounds(tmp_path / "sounds")
     caplog.set_level(logging.INFO)
     config = small_config(
-        tmp_path, images={"kind": "folder", "path": photos, "validation": 0, "heif": heif}, audio=sounds_in(sounds)
+        tmp_path,
+        images={"kind": "folder", "path": photos, "validation": 0, "heif": heif},
+        audio=sounds_in(sounds),
+        retrieval={"limit": None},
     )
     done = run(config)
 

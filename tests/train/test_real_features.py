@@ -30,7 +30,7 @@ def sonified(tmp_path_factory: pytest.TempPathFactory) -> Config:
         run="run",
         images={"shard_size": 4, "validation": 0.3},
         audio={"validation": 0.3},
-        retrieval={"draws": 2},
+        retrieval={"draws": 2, "limit": None},
         features={"size": 64, "flip": True, "std": True, **networks},
     )
     run(config)

@@ -320,7 +320,7 @@ def check_any_left(plan: Plan, look: str) -> None:
     stage, rows = plan.stage, plan.rows
     check_any_concept(stage, rows, look)
     if rows.rows_in and not rows.rows_out and stage.name in NOTHING_LEFT:
-        limit = " (retrieval.min_cosine, perhaps)" if rows.rejected.get(Reason.NO_MATCH) else ""
+        limit = " (retrieval.limit or min_cosine, perhaps)" if rows.rejected.get(Reason.NO_MATCH) else ""
         raise WorkError(
             f"{stage.key}: {NOTHING_LEFT[stage.name]} ({_count_reasons(rows)}); {look}; mend the cause{limit} and"
             f" `{spell_redo(stage.name)}`"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sonify.config import load_config, make_config
+from sonify.config import load_config, make_config, with_keys_of_before
 from sonify.errors import InputError
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/sonify/*.yaml"))
@@ -204,3 +204,15 @@ def test_a_remote_place_keeps_its_address(minimal):
     config = make_config(raw, check_paths=False)
     assert str(config.images.path) == "s3://bucket/folder"
     assert config.model_dump(mode="json")["images"]["path"] == "s3://bucket/folder"
+
+
+def test_a_recorded_configuration_without_later_keys_is_read_as_what_it_did():
+    text = {"retrieval": {"encoder": {"kind": "text"}}}
+    filled = with_keys_of_before(text)
+    encoder = {"kind": "text", "matching": "words"}
+    assert filled == {"retrieval": {"encoder": encoder, "limit": None, "merge_names": False}}
+    assert text == {"retrieval": {"encoder": {"kind": "text"}}}
+    assert with_keys_of_before(filled | {"seed": 1}) == filled | {"seed": 1}
+    clap = with_keys_of_before({"retrieval": {"encoder": {"kind": "clap"}, "merge_names": True}})
+    assert clap == {"retrieval": {"encoder": {"kind": "clap"}, "limit": None, "merge_names": True}}
+    assert with_keys_of_before({"retrieval": 3}) == {"retrieval": 3}

@@ -50,6 +50,10 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     RobertaTokenizer,
     Wav2Vec2FeatureExtractor,
 )
@@ -135,6 +139,36 @@ def tiny_qwen_vl(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
     )
     torch.manual_seed(0)
     return _save(folder, Qwen2VLForConditionalGeneration(config), processor)
+
+
+def tiny_qwen3_vl(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
+    """Qwen3-VL; images are brought to at most 16 patches of 16 pixels, four of which make a token."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    tokenizer = _trained_tokenizer(sentences, [*specials, "<|image_pad|>", "<|video_pad|>"])
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+    area = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(patch_size=16, size=area),
+        tokenizer,
+        Qwen3VLVideoProcessor(patch_size=16, size=area),
+        chat_template=QWEN_TEMPLATE,
+    )
+    text = _text_shape(tokenizer) | {"head_dim": HIDDEN // 4}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}}
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": HIDDEN,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=_id(tokenizer, "<|image_pad|>"),
+        video_token_id=_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=_id(tokenizer, "<|vision_end|>"),
+    )
+    torch.manual_seed(0)
+    return _save(folder, Qwen3VLForConditionalGeneration(config), processor)
 
 
 def tiny_clap(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
@@ -239,6 +273,11 @@ def answering_llava(folder: Path, pairs: Pairs, specials: Sequence[str] = ()) ->
 def answering_qwen_vl(folder: Path, pairs: Pairs) -> Path:
     """As `answering_llava`, of the Qwen2-VL kind."""
     return _teach(tiny_qwen_vl(folder, [answer for _, answer in pairs]), pairs)
+
+
+def answering_qwen3_vl(folder: Path, pairs: Pairs) -> Path:
+    """As `answering_llava`, of the Qwen3-VL kind."""
+    return _teach(tiny_qwen3_vl(folder, [answer for _, answer in pairs]), pairs)
 
 
 def tiny_transformer(caption_channels: int = AST_WIDTH, seed: int = 0) -> PixArtTransformer2DModel:

@@ -1,6 +1,13 @@
 """The configuration; `Config` is a whole run's, the other names are its sections."""
 
-from sonify.config.loader import load_config, load_settings, make_config, make_settings
+from sonify.config.loader import (
+    KEYS_OF_BEFORE,
+    load_config,
+    load_settings,
+    make_config,
+    make_settings,
+    with_keys_of_before,
+)
 from sonify.config.problems import explain_option, explain_word
 from sonify.config.sections import (
     Audio,

@@ -4,6 +4,7 @@ What is wrong is an `InputError` of one line that names the key, what was expect
 are relative to the directory the command runs in. A configuration that comes along is named bare: `folder`.
 """
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,12 @@ Settings = TypeVar("Settings", bound=Section)
 
 # Keys whose value is one file and never a folder.
 LISTS = (".exclude", ".segments", ".labels", ".table", ".checkpoint")
+# What a run did that was made before these keys were there; their defaults do something else.
+KEYS_OF_BEFORE: Mapping[str, Any] = {
+    "retrieval.encoder.matching": "words",
+    "retrieval.limit": None,
+    "retrieval.merge_names": False,
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -61,6 +68,19 @@ def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool
         InputError: a key, a type or a path is wrong.
     """
     return make_settings(raw, Config, where, check_paths)
+
+
+def with_keys_of_before(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with what its run did by the keys that it lacks (`KEYS_OF_BEFORE`)."""
+    filled = copy.deepcopy(dict(recorded))
+    for key, value in KEYS_OF_BEFORE.items():
+        *above, name = key.split(".")
+        section: Any = filled
+        for part in above:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and (name != "matching" or section.get("kind") in ("text", "hybrid")):
+            section.setdefault(name, value)
+    return filled
 
 
 def make_settings(

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sonify.config import Config, Images, make_config
+from sonify.config import Config, Images, make_config, with_keys_of_before
 from sonify.config.sections import NAME
 from sonify.dataset.format import (
     CHECKSUMS,
@@ -37,8 +37,8 @@ ADOPTED = ("seed", "audio.clip_seconds", "audio.sample_rate", "audio.validation"
 ADOPTED += ("mix", "render", "retrieval")
 # Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size.
 FREE = frozenset({"render.image"})
-# Whoever draws again may do so by another encoder.
-FREE_IN_REPAIR = frozenset({"retrieval.encoder"})
+# Whoever draws again may do so by another encoder, which has a limit of its own.
+FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.limit"})
 # Two names for archives that are read alike.
 SAME_KIND = ({"webdataset", "sa1b"},)
 
@@ -170,6 +170,7 @@ def adopt_settings(config: Config) -> Config:
         return config
     folder = open_published(config.published.path)
     recorded = read_declaration(folder)
+    made_by = with_keys_of_before(recorded.config)
     where = f"{folder.place}/{RECORD}"
     _check_images(config.images, _find(recorded.config, "images.kind", where), where)
     repairs = config.published.missing == "repair"
@@ -180,7 +181,7 @@ def adopt_settings(config: Config) -> Config:
         own, set_here = raw, chosen
         for section in above:
             own, set_here = own[section], set_here.get(section, {})
-        own[name] = _adopt(key, own[name], set_here.get(name), _find(recorded.config, key, where), free)
+        own[name] = _adopt(key, own[name], set_here.get(name), _find(made_by, key, where), free)
     raw["published"] |= {"scenes": list(recorded.scenes), "digest": folder.digest}
     if repairs and "encoder" not in chosen.get("retrieval", {}):
         _check_encoder(_find(recorded.config, "retrieval.encoder", where), where)

@@ -1,6 +1,5 @@
 """RUN/run.json: under which configuration, libraries and models the run was made, and how long its stages took."""
 
-import copy
 import dataclasses
 import platform
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sonify import layout
-from sonify.config import Config, make_config
+from sonify.config import Config, make_config, with_keys_of_before
 from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
 from sonify.installed import spell, spell_again
@@ -44,12 +43,6 @@ PLACES = frozenset({"images.path", *(f"audio.sources.{key}" for key in ("path", 
 # Files that settings know by their content; who only looks at a run needs none of them.
 CONTENTS = frozenset({"images.exclude", "audio.exclude", "concepts.extractors.file", "retrieval.limit.calibration"})
 GONE = "gone"
-# What a run did that was made before these keys were there; their defaults do something else.
-KEYS_OF_BEFORE: Mapping[str, Any] = {
-    "retrieval.encoder.matching": "words",
-    "retrieval.limit": None,
-    "retrieval.merge_names": False,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,19 +99,6 @@ def config_of_run(run_dir: Place) -> Config:
     """The configuration that a run was last worked on with."""
     recorded = with_keys_of_before(require_record(run_dir).config)
     return make_config({**recorded, "run_dir": str(run_dir)}, str(run_dir), check_paths=False)
-
-
-def with_keys_of_before(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with what its run did without the keys that it lacks."""
-    filled = copy.deepcopy(dict(config))
-    for key, value in KEYS_OF_BEFORE.items():
-        *sections, name = key.split(".")
-        section = filled
-        for part in sections:
-            section = section.get(part, {})
-        if sections and section and not (name == "matching" and section.get("kind") not in ("text", "hybrid")):
-            section.setdefault(name, value)
-    return filled
 
 
 def write_record(run_dir: Place, record: RunRecord) -> None:

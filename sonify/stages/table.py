@@ -14,6 +14,7 @@ from typing import Any
 
 from sonify import layout
 from sonify.config import (
+    KEYS_OF_BEFORE,
     CaptionsExtractor,
     ClapEncoder,
     ClapModel,
@@ -31,7 +32,7 @@ from sonify.config import (
     VlmExtractor,
 )
 from sonify.engine.job import Stage
-from sonify.engine.record import GONE, KEYS_OF_BEFORE, PLACES, RunRecord, as_recorded, pruned, read_record
+from sonify.engine.record import GONE, PLACES, RunRecord, as_recorded, pruned, read_record
 from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
 from sonify.retrieval import encoders

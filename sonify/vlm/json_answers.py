@@ -77,56 +77,58 @@ def parse_json(answer: str, max_concepts: int, finished: bool = True, *, english
         english: False where another language was asked for.
     """
     said = answer_in(answer, finished)
-    values, whole = ([], True) if said is None else _values(said[:MAX_JSON_CHARS])
-    told = list(islice((one for value in values for one in _told_in(value)), MAX_TOLD))
+    if said is None:
+        return _read_text(answer, max_concepts, finished, english=english)
+    values, told = _values(said)
     if not told:
-        if said is None or not values:
-            return _read_text(answer, said, max_concepts, finished, english=english)
-        no_concepts = _without_concepts(said, values, whole=whole)
-        return no_concepts or _read_text(answer, said, max_concepts, finished, english=english)
+        own = without_lines(said, _PROMPT_LINES) if len(said) <= MAX_ANSWER_CHARS else said
+        if said.strip() and not own:
+            return Unusable(reason=Reason.BAD_ANSWER, detail="repeats the prompt")
+        values, told = _values(own)
+        if not told:
+            return _without_concepts(own, values) or _read_text(own, max_concepts, finished, english=english)
     concepts = _kept((_concept(one, english=english) for one in told), max_concepts)
     words = "; ".join(f"{concept.concept} {concept.description}" for concept in concepts)
-    if not concepts:
-        return unusable(Reason.BAD_ANSWER, said or "")
     if english and is_foreign(tokenize(words)):
         return unusable(Reason.BAD_ANSWER, f"another language: {words}")
-    if is_looping(words):
-        return unusable(Reason.LOOPING, words)
+    if not concepts:
+        return unusable(Reason.LOOPING if is_looping(said[:MAX_ANSWER_CHARS]) else Reason.BAD_ANSWER, said)
     return Parsed(caption=_caption(values), concepts=concepts)
 
 
-def _without_concepts(said: str, values: Sequence[object], *, whole: bool) -> Unusable | None:
+def _without_concepts(said: str, values: Sequence[object]) -> Unusable | None:
     """What JSON says in which nothing is named: an empty list, its beginning, the schema; None for anything else."""
     if [] in values or any(isinstance(value, dict) and _list_is_empty(value) for value in values):
-        if not whole:
+        if sum(map(said.count, "[{")) > sum(map(said.count, "]}")):
             return Unusable(reason=Reason.BAD_ANSWER, detail="ends before the first concept, see max_new_tokens")
         return unusable(Reason.REFUSAL if says_sorry(_caption(values)) else Reason.NO_CONCEPTS, said)
     return unusable(Reason.BAD_ANSWER, f"repeats the schema: {said}") if any(map(_is_schema, values)) else None
 
 
-def _read_text(answer: str, said: str | None, max_concepts: int, finished: bool, *, english: bool) -> Parsed | Unusable:
-    """Read what is not in the form as the answers that are asked for in plain lines are read."""
-    if said is not None and len(said) <= MAX_ANSWER_CHARS:
-        own = without_lines(said, _PROMPT_LINES)
-        if said.strip() and not own:
-            return Unusable(reason=Reason.BAD_ANSWER, detail="repeats the prompt")
-        answer = own
-    return parse_concepts(answer, max_concepts, None, finished, english=english)
+def _read_text(said: str, max_concepts: int, finished: bool, *, english: bool) -> Parsed | Unusable:
+    """Read what is not in the form as answers in plain lines are read."""
+    parsed = parse_concepts(said, max_concepts, None, finished, english=english)
+    if isinstance(parsed, Unusable):
+        return parsed
+    # JSON of another shape may hold, in its escapes, what plain text never does
+    concepts = tuple(replace(concept, description=_line(concept.description)) for concept in parsed.concepts)
+    return Parsed(caption=_line(parsed.caption), concepts=concepts)
 
 
-def _values(text: str) -> tuple[list[object], bool]:
-    """The objects and lists of a text, and whether the first is whole.
+def _values(said: str) -> tuple[list[object], list[dict[str, object]]]:
+    """The objects and lists of a text, and those objects in them that name a thing.
 
-    As JSON has it, else what can be told of JSON that is cut or badly written.
+    As JSON has them, else what can be told of JSON that is cut or badly written.
     """
+    text = said[:MAX_JSON_CHARS]
     try:
         value, end = _DECODER.raw_decode(text, max(text.find("{"), 0))
     except (ValueError, RecursionError):
-        values = list(json_values(text, whole=True))
-        return values, text.rstrip(" \n\t`.").endswith(("]", "}"))
-    if not isinstance(value, dict):
-        return list(json_values(text, whole=True)), True
-    return [value, *json_values(text[end:], whole=True)], True  # what goes on is a list's rest, or another answer
+        value, end = None, 0
+    # what goes on behind an object is a list's rest, or another answer
+    rest = json_values(text[end:] if isinstance(value, dict) else text, whole=True)
+    values = [value, *rest] if isinstance(value, dict) else list(rest)
+    return values, list(islice((told for value in values for told in _told_in(value)), MAX_TOLD))
 
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _name: None)  # NaN and infinity are nothing that is told
@@ -167,8 +169,11 @@ def _caption(values: Sequence[object]) -> str:
 def _text(told: Mapping[str, object], keys: frozenset[str]) -> str:
     """The first text under one of the keys: one line, without what no table can hold."""
     texts = (value for key, value in told.items() if key in keys and isinstance(value, str))
-    lines = (" ".join(plain(text[:MAX_TEXT_CHARS]).split()) for text in texts)
-    return next((line for line in lines if line), "")
+    return next((line for text in texts if (line := _line(text))), "")
+
+
+def _line(text: str) -> str:
+    return " ".join(plain(text[:MAX_TEXT_CHARS]).split())
 
 
 def _concept(told: Mapping[str, object], *, english: bool) -> Concept | None:
@@ -179,7 +184,7 @@ def _concept(told: Mapping[str, object], *, english: bool) -> Concept | None:
     sounding = _sounding(told) and not SILENT.search(raw_description)
     if description is None and not sounding:
         description = ""
-    if not name or is_heading(name) or description is None or is_example(name, description):
+    if not name or is_heading(name) or description is None or is_example(name, description) or is_looping(description):
         return None
     presence = _presence(told)
     if presence in ("", "visible") and UNSEEN.search(f"{raw_name}; {raw_description}"):

@@ -266,6 +266,7 @@ def _scalar(match: re.Match[str]) -> object:
     if match["single"] is not None:
         return _BACKSLASHED.sub(r"\1", match["single"])
     try:
-        return json.loads(match["double"], strict=False)
+        # half a surrogate pair, which an escape can say, is nothing that a table holds
+        return json.loads(match["double"], strict=False).encode("utf-8", "ignore").decode()
     except ValueError:  # an escape that JSON does not have
         return _BACKSLASHED.sub(r"\1", match["double"][1:-1])

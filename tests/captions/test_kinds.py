@@ -60,7 +60,7 @@ def test_kinds_that_share_their_sounds_or_their_mechanism_are_alike():
     assert 0 < fit("Dog", "Cat") < 0.2  # of eleven sounds they share one
     assert fit("Truck", "Engine") == pytest.approx(0.8)
     assert fit("Vehicle horn, car horn, honking", "Engine") == 0
-    assert fit("Ambulance (siren)", "Siren") > fit("Growling", "Dog")  # its name says which of its parents it is
+    assert fit("Ambulance (siren)", "Siren") > 0.8  # its name says which of its parents it is
 
 
 def test_likeness_is_a_share_and_relation_goes_both_ways():

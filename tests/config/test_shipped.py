@@ -38,7 +38,10 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("foldre", r"no such file, nor one that comes along \(demo, folder, laptop, sam\); did you mean folder\?"),
+        (
+            "foldre",
+            r"no such file, nor one that comes along \(demo, folder, laptop, qwen, sam\); did you mean folder\?",
+        ),
         ("mien.yaml", r"no such file, .*; did you mean mine.yaml\?"),
         ("nowhere/mine.yaml", "no such file"),
         (

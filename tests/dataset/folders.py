@@ -152,6 +152,9 @@ CAPTIONS = {
 }
 
 
+# Draws whatever is nearest, so that in a small pool nearly every image is heard.
+
+
 def own(root, **sections):
     """What a renderer's configuration names: images, sounds, the folder."""
     base = {

@@ -132,7 +132,7 @@ def test_ambience_in_the_place_of_lost_ambience_is_as_loud_as_that_was(placed, t
         ({"onsets_sec": [5.0]}, "begins after 5 seconds"),
         ({"onsets_sec": [1e300]}, "times that are none"),
         ({"onsets_sec": [-0.1]}, "times that are none"),
-        ({"onsets_sec": [float("nan")]}, "times that are none"),
+        ({"onsets_sec": [float("nan")]}, "a number that is none"),
         ({"onsets_sec": []}, "times that are none"),
         ({"active_sec": 0.0}, "times that are none"),
         ({"active_sec": float("inf")}, "times that are none"),

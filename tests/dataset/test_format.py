@@ -77,7 +77,7 @@ def test_the_columns_are_those_of_the_format():
     )
     assert " ".join(sources) == (
         "concept description clip cosine score threshold num_candidates target_lufs gain_db copy"
-        " limit heard_by heard support purity speech onsets_sec"
+        " limit heard_by heard support purity speech onsets_sec active_start_sec active_sec role snr_db"
     )
     assert " ".join(refused) == "concept description presence reason clip cosine heard"
 

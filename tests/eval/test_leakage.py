@@ -134,7 +134,7 @@ def test_the_lists_take_out_what_was_found(root: Path, tmp_path: Path) -> None:
     assert "# folder/dog_bark.flac" in (tmp_path / "report" / "recordings.txt").read_text().splitlines()
     for folder in ("photos", "sounds"):
         shutil.copytree(root / folder, tmp_path / "again" / folder)
-    config = small_config(tmp_path / "again")
+    config = small_config(tmp_path / "again", retrieval={"limit": None})
     lists = {"images": tmp_path / "report" / "images.txt", "audio": tmp_path / "report" / "recordings.txt"}
     parts = {name: getattr(config, name).model_copy(update={"exclude": path}) for name, path in lists.items()}
     running.run(config.model_copy(update=parts))

@@ -1,4 +1,4 @@
-"""Fuzz one target by coverage: python -m tests.fuzz {tars,answers,replies,sounds,images} --minutes 10
+"""Fuzz one target by coverage: python -m tests.fuzz {tars,answers,told,replies,sounds,images} --minutes 10
 
 Needs atheris (Linux, Python 3.11 to 3.13). An input that breaks a promise ends the run and lies in tests/fuzz/found,
 from where tests/fuzz/test_fuzz.py replays it from then on.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import atheris
 
-MAX_BYTES = {"tars": 2**13, "answers": 2**15, "replies": 2**13, "sounds": 2**14, "images": 2**14}
+MAX_BYTES = {"tars": 2**13, "answers": 2**15, "told": 2**15, "replies": 2**13, "sounds": 2**14, "images": 2**14}
 # atheris keeps what it saw compared, 8 KiB for each answer: with it gone the parser's memory stays as it is.
-EXECUTIONS_IN_PROCESS = {"tars": -1, "answers": 80_000, "replies": 80_000, "sounds": -1, "images": -1}
+EXECUTIONS_IN_PROCESS = {"tars": -1, "answers": 80_000, "told": 80_000, "replies": 80_000, "sounds": -1, "images": -1}
 MAX_MEMORY_MIB = 1024
 
 with atheris.instrument_imports(include=["sonify", "tarfile"]):  # pyright: ignore[reportAttributeAccessIssue]

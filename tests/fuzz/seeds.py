@@ -12,7 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sonify.io.tars import BLOCK
-from tests.builders import encoded, picture
+from sonify.vlm.questions import concepts_prompt, concepts_schema
+from tests.builders import TOLD, encoded, picture, told, told_json
 from tests.sources.everyday import SOUNDS, film, image_bytes
 
 FOUND = Path(__file__).parent / "found"
@@ -75,6 +76,23 @@ def _answers() -> Iterator[bytes]:
             yield case["answer"].encode("utf-8", "surrogatepass")
 
 
+def _told() -> Iterator[bytes]:
+    """Answers in the form and cut, badly written, in other shapes; and the prompt and the schema said back."""
+    answers = [told_json(*one) for one in TOLD]
+    yield from (answer.encode() for answer in answers)
+    yield from (answer[: len(answer) * share // 8].encode() for answer in answers for share in range(1, 8))
+    whole = json.loads(answers[0])
+    odd = {"confidence": "high", "box": ["1", None, 1e999, -5], "presence": 5, "sounding": "no", "name": "狗 \ud800"}
+    for said in (whole["concepts"], [whole, whole], {"visible": whole["concepts"]}, {"concepts": [told("dog") | odd]}):
+        yield json.dumps(said).encode()
+    yield f"```json\n{json.dumps(whole, indent=1)}\n```".encode()
+    yield repr(whole).encode()
+    yield concepts_prompt(5, "json").encode()
+    yield json.dumps(concepts_schema(5)).encode()
+    yield b'{"caption": NaN, "concepts": [{"name": "dog", "box": [[[[[[[[[[0]]]]]]]]]], "visible": false}]}'
+    yield b"caption: a dog\ndog: sound of a dog barking (foreground)"
+
+
 def _replies() -> Iterator[bytes]:
     part = {"type": "text", "text": "caption: a dog"}
     thought = {"type": "thinking", "thinking": [part]}
@@ -128,6 +146,7 @@ def _images() -> Iterator[bytes]:
 _SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "tars": _tars,
     "answers": _answers,
+    "told": _told,
     "replies": _replies,
     "sounds": _sounds,
     "images": _images,

@@ -22,7 +22,8 @@ from sonify.media.audio import (
 from sonify.media.pixels import MAX_PIXELS, UnreadableImage, decode_rgb, inspect_image
 from sonify.rows import Concept, Reason
 from sonify.vlm.answers import MAX_CAPTION_CHARS, MAX_DESCRIPTION_CHARS, parse_concepts
-from sonify.vlm.questions import Answer
+from sonify.vlm.json_answers import parse_json
+from sonify.vlm.questions import PRESENCES, Answer
 from sonify.vlm.repair import Unusable
 from sonify.vlm.replies import Reply, Service, read_reply
 from sonify.vlm.retrying import TryFailed
@@ -69,6 +70,28 @@ def answers(data: bytes) -> None:
     assert len({concept.concept for concept in result.concepts}) == len(result.concepts)
     for concept in result.concepts:
         _check_concept(concept)
+
+
+def told(data: bytes) -> None:
+    """Any bytes as an answer to the JSON question: concepts within their limits, or a reason in one short line."""
+    text = data.decode("utf-8", "surrogateescape")
+    with _little_time():
+        result = parse_json(text, 5, finished=len(data) % 2 == 0, english=len(data) % 3 > 0)
+    if isinstance(result, Unusable):
+        assert len(result.detail) <= 80
+        assert len(result.detail.splitlines()) <= 1
+        return
+    heard = [concept for concept in result.concepts if concept.presence in ("", "visible") and concept.sounding]
+    assert len(heard) <= 5
+    assert 1 <= len(result.concepts) <= len(heard) + 5
+    assert len(result.caption.splitlines()) <= 1
+    assert len({concept.concept for concept in result.concepts}) == len(result.concepts)
+    result.caption.encode()
+    for concept in result.concepts:
+        _check_concept(concept)
+        assert concept.presence in ("", *PRESENCES)
+        assert 0.0 <= concept.confidence <= 1.0
+        assert not concept.box or (len(concept.box) == 4 and 0 <= min(concept.box) <= max(concept.box) <= 1)
 
 
 def replies(data: bytes) -> None:
@@ -146,6 +169,7 @@ def _little_time() -> Iterator[None]:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "tars": tars,
     "answers": answers,
+    "told": told,
     "replies": replies,
     "sounds": sounds,
     "images": images,

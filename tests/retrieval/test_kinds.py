@@ -43,6 +43,10 @@ def best(concept, *clips):
         ("boat on a lake", "engine", "dog"),
         ("electric bell", "church bells", "dog"),
         ("field at dusk: crickets chirping", "crickets", "chirping birds"),
+        ("police siren", "siren", "car"),
+        ("creaking wood", "door wood creaks", "chopping wood"),
+        ("wine glass: shattering into pieces", "glass breaking", "dishes clattering"),
+        ("bath: a sudden gush of water", "pouring water", "rain"),
     ],
 )
 def test_what_it_is_and_does_finds_its_clip(concept, right, wrong):
@@ -60,6 +64,8 @@ def test_what_it_is_and_does_finds_its_clip(concept, right, wrong):
         ("champagne glass: clinking", ("glass breaking",)),  # of one material, and another sound
         ("ram: bleating at a tractor near the stream", ("engine", "stream flowing")),
         ("elephant: trumpeting", ("trumpet",)),
+        ("parrot: a creaking call", ("creak", "door creaks")),  # how it sounds, of something else
+        ("thing: " + "word " * 250 + "dog", ("dog",)),
         ("xyzzy", ("dog", "rain")),
         ("", ("dog", "")),
         ("Regen auf dem Dach", ("rain", "roof")),
@@ -74,6 +80,15 @@ def test_a_clip_of_the_class_above_fits_less_than_one_of_its_own():
     own, above, far = fits("dog barking", "dog barking", "dog", "animal")
     assert own == pytest.approx(1)
     assert own > above > far
+
+
+def test_a_clip_that_tells_thing_and_sound_apart_is_first_of_the_sound():
+    assert fits("creaking", "door wood creaks")[0] > fits("door", "door wood creaks")[0] > 0.5
+
+
+def test_a_word_of_the_kinds_own_name_says_no_more_of_it():
+    clips = ("alarm clock", "fire alarm", "siren", "car alarm")
+    assert np.allclose(fits("bedroom: alarm going off", *clips)[:2], fits("alarm", *clips)[:2], atol=0.01)
 
 
 def test_clips_of_no_known_kind_are_compared_by_words():

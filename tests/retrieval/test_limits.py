@@ -68,9 +68,10 @@ def test_the_limit_keeps_to_the_risk_on_concepts_that_it_never_saw():
 
 
 def test_the_figures_are_of_folds_that_the_map_was_not_fitted_on():
-    """Where similarity says nothing, a limit fitted and measured on the same concepts would seem to."""
-    fitted = calibrate(make_trials(60, signal=0.0), "mine", "t.csv", risks=(0.1,))
-    assert fitted.risks[0].kept < 0.3
+    """On the concepts that it was chosen by, a limit always keeps to its risk; on others it sometimes does not."""
+    tables = [make_trials(80, seed=seed, signal=2.0) for seed in range(12)]
+    found = [calibrate(trials, "mine", "t.csv", risks=(0.06,)).risks[0].wrong_answers for trials in tables]
+    assert max(found) > 0.06
 
 
 def test_nothing_is_let_through_that_is_likelier_wrong_than_right():

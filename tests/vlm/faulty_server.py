@@ -66,6 +66,24 @@ def answer_for(image: Shown, prompt: str) -> str:
     return ANSWERS[number % len(ANSWERS)].replace(".", f", picture {number}.", 1)
 
 
+def held_to(schema: dict, value: Any) -> Any:
+    """The value as a grammar made of the schema lets it be said: the schema's keys, in its order, and no others."""
+    match schema["type"]:
+        case "object":
+            told = value if isinstance(value, dict) else {}
+            return {key: held_to(inner, told.get(key)) for key, inner in schema["properties"].items()}
+        case "array":
+            items = value if isinstance(value, list) else []
+            return [held_to(schema["items"], item) for item in items[: schema.get("maxItems")]]
+        case "string":
+            allowed = schema.get("enum", [value if isinstance(value, str) else ""])
+            return value if value in allowed else allowed[0]
+        case "boolean":
+            return value is True
+        case kind:
+            return {"integer": int, "number": float}[kind](value or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One way to misbehave, for the requests that match: the first fault that does decides.
@@ -86,6 +104,7 @@ class Fault:
     every: int = 1
     delay_sec: float = 3600.0
     body: str = ""
+    share: float = 0.5
 
     def __post_init__(self) -> None:
         assert self.kind in FAULTS, self.kind
@@ -113,6 +132,7 @@ class FaultyServer:
     latency_sec: float = 0.0
     refuses: Callable[[dict], str] = lambda _body: ""  # in what words, of a request, with 400
     lists: Callable[[], web.Response] | None = None  # instead of its models
+    honours: bool = False  # whether its answers, which are JSON then, are held to the schema of a request
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
     answered: Counter[int] = field(default_factory=Counter)
@@ -157,7 +177,11 @@ class FaultyServer:
             return web.json_response({"error": f"no model {body['model']}"}, status=404)
         if words := self.refuses(body):
             return web.json_response({"error": {"message": words, "type": "invalid_request_error"}}, status=400)
-        good = _completion(self.answer(image, prompt), self.model, request)
+        answer = self.answer(image, prompt)
+        if self.honours and "response_format" in body:
+            schema = body["response_format"]["json_schema"]["schema"]
+            answer = json.dumps(held_to(schema, json.loads(answer)), ensure_ascii=False)
+        good = _completion(answer, self.model, request)
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         try:
@@ -236,6 +260,13 @@ async def _refusal(told: Told) -> web.Response:
 async def _length(told: Told) -> web.Response:
     told.good["choices"][0]["finish_reason"] = "length"
     return web.json_response(told.good)
+
+
+async def _cut(told: Told) -> web.Response:
+    """A share of the answer, which the token limit has ended."""
+    text = told.good["choices"][0]["message"]["content"]
+    told.good["choices"][0]["finish_reason"] = "length"
+    return web.json_response(told.say(text[: int(told.fault.share * len(text))]))
 
 
 async def _echo(told: Told) -> web.Response:
@@ -318,6 +349,7 @@ FAULTS: dict[str, Callable[[Told], Awaitable[web.StreamResponse]]] = {
     "no_fields": _no_fields,
     "refusal": _refusal,
     "length": _length,
+    "cut": _cut,
     "echo": _echo,
     "redirect": _redirect,
     "hang": _hang,

@@ -448,6 +448,21 @@ def test_a_server_that_refuses_a_field_stops_all_with_its_words_and_the_key_that
         assert ask(server, range(8), **mends) == expected(*range(8))
 
 
+def test_a_schema_is_sent_with_its_question_alone_and_extra_body_changes_it():
+    schema = {"type": "object", "properties": {}}
+    with serving() as server:
+        endpoint = connect_endpoint(config_for(server))
+        image = numbered_image(1)
+        endpoint([Question(image=image, prompt="a", schema=schema), Question(image=image, prompt="b")])
+        endpoint.close()
+        endpoint = connect_endpoint(config_for(server, extra_body={"response_format": {"type": "json_object"}}))
+        endpoint([Question(image=image, prompt="c", schema=schema)])
+        endpoint.close()
+    sent = {seen.prompt: seen.body.get("response_format") for seen in server.seen}
+    asked_for = {"type": "json_schema", "json_schema": {"name": "heard", "strict": True, "schema": schema}}
+    assert sent == {"a": asked_for, "b": None, "c": {"type": "json_object"}}
+
+
 def test_two_questions_are_enough_where_there_are_two():
     with serving(refuses=lambda _body: MAX_TOKENS) as server, pytest.raises(ConcernsAll):
         ask(server, range(2))

@@ -1,4 +1,4 @@
-"""The `transformers` backend, on real LLaVA and Qwen2-VL classes at tiny size."""
+"""The `transformers` backend, on real LLaVA, Qwen2-VL and Qwen3-VL classes at tiny size."""
 
 import shutil
 import warnings
@@ -19,23 +19,31 @@ from sonify.vlm.questions import Answer, NoAnswer, Question
 from sonify.vlm.repair import Unusable
 from tests.builders import refused
 from tests.processes import run_python
-from tests.tiny_networks import answering_llava, answering_qwen_vl, edit_json, tiny_llava, tiny_qwen_vl
+from tests.tiny_networks import (
+    answering_llava,
+    answering_qwen3_vl,
+    answering_qwen_vl,
+    edit_json,
+    tiny_llava,
+    tiny_qwen3_vl,
+    tiny_qwen_vl,
+)
 
 RED = "Caption: a dog on grass.\ndog: sound of a dog barking (foreground)"
 BLUE = "Caption: waves on a beach.\nwaves: waves breaking on the shore (background)"
 ROOT = Path(__file__).parents[2]
 PAIRS = [(Image.new("RGB", (64, 48), "red"), RED), (Image.new("RGB", (64, 48), "blue"), BLUE)]
-ANSWERING = {"llava": answering_llava, "qwen_vl": answering_qwen_vl}
+ANSWERING = {"llava": answering_llava, "qwen_vl": answering_qwen_vl, "qwen3_vl": answering_qwen3_vl}
 PROMPTS = ["What is it?", "Name all that could be heard here, one thing a line.", "Sounds?"]
 
 
-@pytest.fixture(scope="session", params=["llava", "qwen_vl"])
+@pytest.fixture(scope="session", params=list(ANSWERING))
 def answering(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learnt `PAIRS`."""
     return ANSWERING[request.param](tmp_path_factory.mktemp("answering") / request.param, PAIRS)
 
 
-@pytest.fixture(scope="session", params=[tiny_llava, tiny_qwen_vl])
+@pytest.fixture(scope="session", params=[tiny_llava, tiny_qwen_vl, tiny_qwen3_vl])
 def untaught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights, whose answers change with every pixel and letter."""
     return request.param(tmp_path_factory.mktemp("untaught") / "model")

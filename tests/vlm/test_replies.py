@@ -208,6 +208,25 @@ def test_an_account_without_credit_is_no_patience_matter():
     assert read(body, 429, retry_after="20") is Cause.BUSY
 
 
+# How servers refuse a schema; of llama.cpp, vLLM, SGLang and OpenAI as their sources and issues have it.
+NO_SCHEMAS = {
+    "OpenAI": "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model. (param"
+    " response_format)",
+    "OpenAI, the schema": "Invalid schema for response_format 'heard': In context=(), 'maxItems' is not permitted.",
+    "vLLM": "The provided JSON schema contains features not supported by xgrammar.",
+    "vLLM, old": "[{'type': 'literal_error', 'loc': ('body', 'response_format', 'type'),"
+    " 'msg': \"Input should be 'text' or 'json_object'\"}]",
+    "vLLM, the grammar": "Failed to transform json schema into a grammar: unsupported keyword",
+    "SGLang": "Grammar-based generation (json_schema, regex, ebnf, structural_tag) is not supported when the server is"
+    " launched with --grammar-backend none",
+    "llama.cpp": 'response_format type must be one of "text" or "json_object", but got: json_schema',
+    "llama.cpp, the grammar": "failed to parse grammar",
+    "DeepSeek": "This response_format type is unavailable now",
+    "Mistral": "[{'loc': ['body', 'response_format'], 'msg': 'Extra inputs are not permitted'}]",
+    "LMDeploy": "response_format is not supported by the pytorch backend",
+}
+
+
 @pytest.mark.parametrize(
     ("words", "mends"),
     [
@@ -237,6 +256,7 @@ def test_an_account_without_credit_is_no_patience_matter():
         ("messages.0.content: Input should be a valid string", "model to one that sees images"),
         ("API key not valid. Please pass a valid API key.", "api_key_env"),
         ("The model `x` does not exist or you do not have access to it.", "model to one that it serves"),
+        *((words, "answers: json") for words in NO_SCHEMAS.values()),
         ("Unrecognized request argument supplied: chat_template_kwargs", "extra_body"),
         ("Unknown parameter: 'reasoning_effort'.", "extra_body"),
         ("[{'loc': ['body', 'stream'], 'msg': 'Extra inputs are not permitted'}]", "extra_body"),
@@ -280,6 +300,7 @@ def test_a_part_of_no_known_type_is_not_spoken():
 def test_an_error_of_the_servers_that_says_it_sees_nothing_is_a_refusal():
     assert isinstance(read({"error": {"message": "image input is not supported"}}, 500), NoAnswer)
     assert read({"error": {"message": "temperature of the GPU"}}, 500) is Cause.DOWN
+    assert isinstance(read({"error": {"message": NO_SCHEMAS["vLLM"]}}, 502), NoAnswer)
 
 
 def test_the_key_is_hidden_wherever_it_is_said():

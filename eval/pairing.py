@@ -166,7 +166,7 @@ def _labelled(text: str, kind: str, accepted: str, tolerated: str) -> Labelled:
         expected = "`name: description`, of kind description" if kind == "description" else "a concept"
         raise ValueError(f"concept: expected {expected}, found {text[:80]!r}")
     classes, others = ({plain(name) for name in cell.split(";")} - {""} for cell in (accepted, tolerated))
-    return Labelled(text=text, kind=kind, accepted=frozenset(classes), tolerated=frozenset(others - classes))
+    return Labelled(text=text, kind=kind, accepted=frozenset(classes), tolerated=frozenset(others))
 
 
 def open_setting(run_dir: Place, overrides: Sequence[str]) -> Config:
@@ -342,7 +342,7 @@ def figures_of(outcomes: Sequence[Outcome], intervals: bool = True) -> dict[str,
     right = np.array([outcome.right for outcome in counted])
     drawn = right + np.array([outcome.wrong for outcome in counted])
     answerable = np.array([outcome.verdict == "answerable" for outcome in counted], dtype=float)
-    columns = np.stack([right, drawn, right * answerable, answerable, drawn * (1 - answerable), 1 - answerable], axis=1)
+    columns = np.stack([right, drawn, right, answerable, drawn * (1 - answerable), 1 - answerable], axis=1)
     columns = columns.reshape(-1, 6)
     found = _ratios(columns.sum(axis=0, keepdims=True))[0]
     figures = {name: _plain_number(value) for name, value in zip(FIGURES, found, strict=True)} | {"n": len(counted)}

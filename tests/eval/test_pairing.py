@@ -6,13 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.pairing import FIGURES, ask, classes_of, judge_run, main, read_labelled
-from sonify import running
+from eval.pairing import FIGURES, Asked, ask, classes_of, judge_run, main, read_labelled
+from sonify import layout, running
+from sonify.captions.ontology import class_ids_by_name
+from sonify.config import Config, Listener
 from sonify.errors import InputError
+from sonify.io.places import stems
+from sonify.pool import iter_clips
 from sonify.retrieval.candidates import Drawn, SplitPool
 from sonify.retrieval.encoders import query_of
 from sonify.retrieval.limits import read_calibrations
-from tests.builders import small_config, write_csv, write_photos, write_sounds
+from sonify.rows import HeardClip, Tag
+from sonify.stages.listen import listener_of
+from tests.builders import small_config, write_csv, write_photos, write_sounds, write_table
 
 COLUMNS = ("concept", "kind", "accepted", "tolerated", "judges")
 SOUNDS = {"a.wav": "dog", "b.wav": "rain", "c.wav": "Cat, Meow", "d.wav": "car_horn"}
@@ -94,28 +100,73 @@ def test_the_curve_ends_where_nothing_is_answered_and_meets_the_setting(run, tmp
     at_risk = {point["at"]: point for point in found["curve"] if point["over"] == "risk"}
     assert [at_risk[0.05][name] for name in FIGURES] == [found[name] for name in FIGURES]
     assert by_cosine[0]["wrong_answers"] == 1.0  # without a limit everything is answered
+    strict = judge_run(run, table(tmp_path), ["retrieval.min_cosine=0.99"])["curve"]
+    assert [point for point in strict if point["over"] == "cosine"] == by_cosine  # it is of what there is to draw
     kept = [point["kept"] for point in by_cosine]
     assert kept == sorted(kept, reverse=True)
 
 
-def test_the_chances_are_those_of_the_draw(tmp_path):
-    write_photos(tmp_path / "photos", {"a.jpg": "a dog"})
-    texts = {f"{n}.wav": text for n, text in enumerate(("dog", "dog barking", "dog howling", "dog, animal", "rain"))}
-    write_sounds(tmp_path / "sounds", texts)
-    config = small_config(tmp_path, retrieval={"limit": None, "margin": 0.1})
+TWO = ("dog barking", "dog howling")
+ONE_ROW = (("dog: a dog barks", "description", "dog howling", "", "2"),)
+
+
+def two_sounds(root: Path) -> Config:
+    """A run whose pool has two clips of each of two texts that a dog is near to, at different cosines, and others."""
+    write_photos(root / "photos", {"a.jpg": "a dog"})
+    write_sounds(root / "sounds", {f"{n}.wav": text for n, text in enumerate((*TWO, *TWO, "rain", "wind"))})
+    by_words = {"kind": "text", "matching": "words"}
+    config = small_config(root, retrieval={"limit": None, "margin": 0.0, "encoder": by_words})
     running.run(config, stages=["pool", "embeddings"])
-    asked = ask(
-        config.run_dir, table(tmp_path, (("dog: a dog barks", "description", "dog barking;dog howling", "", "2"),)), ()
-    )
-    (outcome,) = asked.judge(config.retrieval)
-    assert 0.1 < outcome.right < 0.9
-    split = SplitPool(asked.pool.clips, asked.encoder, config.retrieval, 1)
+    return config
+
+
+def share_of_draws(asked: Asked, text: str) -> float:
+    """How often a clip of that text is drawn for the first concept."""
+    retrieval = asked.config.retrieval
+    split = SplitPool(asked.pool.clips, asked.encoder, retrieval, 1)
     concept = asked.rows[0].concept
     query = query_of(concept, "description")
     ranking = split.rank([query])[query]
-    drawn = [split.draw(concept, ranking, set(), ("n", n)) for n in range(4000)]
-    right = [isinstance(one, Drawn) and asked.pool.texts[one.clip] in ("dog barking", "dog howling") for one in drawn]
-    assert np.mean(right) == pytest.approx(outcome.right, abs=0.03)
+    drawn = [split.draw(concept, ranking, set(), ("n", n)) for n in range(3000)]
+    return float(np.mean([isinstance(one, Drawn) and asked.pool.texts[one.clip] == text for one in drawn]))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("retrieval.draw=uniform",), ("retrieval.draw=softmax", "retrieval.temperature=0.4")],
+)
+def test_the_chances_are_those_of_the_draw(tmp_path, overrides):
+    config = two_sounds(tmp_path)
+    asked = ask(config.run_dir, table(tmp_path, ONE_ROW), overrides)
+    (outcome,) = asked.judge(asked.config.retrieval)
+    assert outcome.right == pytest.approx(share_of_draws(asked, "dog howling"), abs=0.035)
+    assert 0.1 < outcome.right < 0.9
+    if "retrieval.draw=softmax" in overrides:
+        assert abs(outcome.right - 0.5) > 0.1  # and not those of an even draw
+
+
+def test_what_was_heard_acts_on_the_chances(tmp_path):
+    config = two_sounds(tmp_path)
+    rows = list(iter_clips(config.run_dir))
+    dog, music = (Tag(name=name, class_id=class_ids_by_name()[name], score=0.9, mean=0.9) for name in ("Dog", "Music"))
+    barks, howls = ([row for row in rows if row.text == text] for text in TWO)
+    heard = {row.clip: (dog,) for row in rows if row.text in ("rain", "wind")}
+    heard |= {barks[0].clip: (dog,), howls[0].clip: (dog, music), howls[1].clip: (dog, music)}  # one broke the listener
+    told = [row for row in rows if row.clip in heard]
+    kept = [HeardClip(clip=row.clip, sha256=row.sha256, listener="x", tags=heard[row.clip]) for row in told]
+    confirm = {"kind": "endpoint", "model": "ear", "url": "http://127.0.0.1:9/v1"}
+    overrides = [f"retrieval.confirm={json.dumps(confirm)}", "retrieval.purity={weight: 2.0}"]
+    with pytest.raises(InputError, match=r"nobody that retrieval\.confirm names has listened to its pool"):
+        judge_run(config.run_dir, table(tmp_path, ONE_ROW), overrides)
+    (unit,) = stems(config.run_dir / layout.CLIPS)
+    listener = listener_of(config.run_dir, Listener.model_validate(confirm)).id
+    write_table(tmp_path / "run" / layout.tags(listener, unit), HeardClip, kept)
+    asked = ask(config.run_dir, table(tmp_path, ONE_ROW), overrides)
+    (outcome,) = asked.judge(asked.config.retrieval)
+    assert sorted(asked.pool.texts) == ["dog barking", "dog howling", "dog howling", "rain", "wind"]
+    assert outcome.right == pytest.approx(share_of_draws(asked, "dog howling"), abs=0.035)
+    (unweighed,) = asked.judge(asked.config.retrieval.model_copy(update={"purity": None}))
+    assert outcome.right < unweighed.right - 0.1
 
 
 def test_another_setting_is_tried_on_the_same_pool(run, tmp_path):

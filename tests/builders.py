@@ -266,7 +266,7 @@ def told(name: str, description: str = "", **fields: Any) -> dict[str, Any]:
     } | fields  # fmt: skip
 
 
-TOLD = (
+TOLD: tuple[tuple[Any, ...], ...] = (
     (
         "a dog on a beach",
         told("dog", "sound of a dog barking"),

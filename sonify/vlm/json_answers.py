@@ -7,7 +7,6 @@ that the token limit cut is left out whole, for what it lacks would be taken for
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -223,10 +222,9 @@ def _number(value: object) -> float | None:
     if _is_bool(value) or not isinstance(value, int | float):
         return None
     try:
-        number = float(value)
+        return float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
 
 
 def _share(value: object) -> float:

@@ -190,7 +190,7 @@ def test_a_server_that_ignores_the_schema_is_read_for_what_is_there(configure, s
     config = configure()
     run(config)
     heard = {number: [c.concept for c in row.concepts] for number, row in enumerate(concepts_of(config))}
-    assert heard == {n: [one["name"] for one in TOLD[n % len(TOLD)][1:]] for n in range(PHOTOS)}  # type: ignore[call-overload]
+    assert heard == {n: [one["name"] for one in TOLD[n % len(TOLD)][1:]] for n in range(PHOTOS)}
 
 
 def test_a_server_that_answers_in_plain_lines_is_read_as_such(configure, server):

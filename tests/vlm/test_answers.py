@@ -217,6 +217,12 @@ def test_nothing_backtracks_where_a_thing_repeats_but_does_not_loop(piece, most_
     assert cpu_sec(answer) < most_sec
 
 
+def test_half_a_surrogate_pair_that_an_escape_says_is_left_out():
+    result = parse_concepts('{"caption": "a \\ud800 dog", "dog": "sound of a dog \\udfff barking"}', 5)
+    dog = Concept(concept="dog", description="sound of a dog barking")
+    assert result == Parsed(caption="a dog", concepts=(dog,))
+
+
 def test_what_stands_before_a_loop_is_not_kept():
     answer = "caption: A dog.\ncat: sound of a cat purring\n" + "dog: sound of a dog barking\n" * 30
     result = parse_concepts(answer, 5)

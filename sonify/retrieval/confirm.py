@@ -1,8 +1,9 @@
 """Whether a clip is what its concept asks for, by what a listener heard in it.
 
 A clip is confirmed where the concept's class of the ontology, or a near relative of it, is among its tags: what is
-below the class, what is above it unless that is broad, and its siblings under a narrow parent. A concept that names no
-class cannot be contradicted by classes: its clips stay, unconfirmed. So does a clip in which nothing was heard at all.
+below the class, what is above it unless that is broad, its siblings under a narrow parent, and what is heard for it as
+retrieval has it (a bus as an engine). A concept that names no class cannot be contradicted by classes: its clips stay,
+unconfirmed. So does a clip in which nothing was heard at all.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sonify import layout
+from sonify.captions.kinds import ALIKE, likeness, load_kinds
+from sonify.captions.kinds import places as kind_places
 from sonify.captions.ontology import class_ids_by_name, load_ontology, match_sounds, most_specific
 from sonify.captions.words import tokenize
 from sonify.config import Confirm, Purity, Tagger
 from sonify.io.places import stems
 from sonify.io.tables import read_columns
+from sonify.retrieval.kinds import Query, kind_of
 from sonify.retrieval.text import STOP_WORDS
 from sonify.rows import Concept
 from sonify.stores import Place
@@ -222,7 +226,11 @@ def places() -> dict[str, int]:
 
 @cache
 def classes_of(concept: str, description: str) -> tuple[str, ...]:
-    """The classes that a concept names, by its name or, where that names none, by its description."""
+    """The classes that a concept is to be heard as: its kind, as retrieval reads it, or else all that it names."""
+    kind = kind_of(Query(name=concept, text=description, described=bool(description)))
+    if kind is not None:
+        found = load_kinds()[kind].distances
+        return (min(found.keys() & load_ontology().keys(), key=lambda class_id: (found[class_id], class_id)),)
     for text in (concept, description):
         if matches := most_specific(match_sounds(tokenize(text))):
             return tuple(dict.fromkeys(match.class_id for match in matches))
@@ -247,7 +255,8 @@ def relatives(class_id: str) -> frozenset[str]:
             found.add(ancestor)
         if steps == 1 and len(_below(ancestor)) <= BROADEST_PARENT:
             found |= _below(ancestor)
-    return frozenset(found)
+    alike = likeness()[kind_places()[class_id]]
+    return frozenset(found | {other for other in ontology if alike[kind_places()[other]] >= ALIKE})
 
 
 @cache

@@ -19,22 +19,21 @@ from typing import Any
 
 import numpy as np
 
+from eval.pairing import Judge, Pool, figures_of, meet, read_labelled
+from eval.pairing import classes_of as classes_of_text
 from sonify.config import Purity, Retrieval, Tagger
 from sonify.features.taggers import Label, load_tagger
 from sonify.media.clips import cut_recording
 from sonify.media.mixing import measure_loudness
-from sonify.retrieval.candidates import Missed, PoolClips, SplitPool
+from sonify.retrieval.candidates import PoolClips
 from sonify.retrieval.confirm import SPEECH_LIKELY, TAG_FLOOR, ClipTags, Ear, classes_of, places
-from sonify.retrieval.encoders import load_encoder, query_of
-from sonify.retrieval.limits import query_limit
+from sonify.retrieval.encoders import load_encoder
 from sonify.rows import Concept, Reason
 
 RATE_HZ = 16_000
 MIXED_DB = (0, -6, -12)
 FALSE_ALARMS = 0.05
-DRAWS = 20
 SWAPPED = 0.1
-LIMITS = (0.0, 0.2, 0.35)
 # ESC-50 has no class of speech; in these somebody uses the voice or the mouth.
 VOICES = ("breathing", "coughing", "crying_baby", "laughing", "sneezing", "snoring", "clapping")
 
@@ -234,82 +233,37 @@ def measure_planted(tags: ClipTags, kinds: np.ndarray, settings: Tagger) -> dict
 
 
 def measure_draws(data: Path, rows: Sequence[dict[str, str]], tags: ClipTags, settings: Tagger) -> dict[str, Any]:
-    """The draws of the text encoder over the table of concepts, by limit, with and without confirmation."""
-    texts, kinds = [row["text"] for row in rows], [row["class"] for row in rows]
+    """The figures of the table of concepts by the shipped setting, with and without confirmation.
+
+    The classes are what people gave the recordings, also where a tenth of them comes under the text of another.
+    """
+    texts = [row["text"] for row in rows]
+    classes = [classes_of_text(row["class"]) for row in rows]
     rng = np.random.default_rng(1)
     swapped = [str(rng.choice(texts)) if rng.random() < SWAPPED else text for text in texts]
-    table = read_table(data / "concepts_pool.csv", set(kinds))
+    table = data / "concepts_pool.csv"
+    labelled = read_labelled(table)
+    encoder = load_encoder(Retrieval().encoder)
     measured: dict[str, Any] = {}
-    for what, labels in (("as_told", texts), ("a_tenth_swapped", swapped)):
-        for limit in LIMITS:
-            for how, confirm, purity in (
-                ("off", None, None),
-                ("on", settings, None),
-                ("on_and_purity", settings, Purity()),
-            ):
-                retrieval = Retrieval(min_cosine=limit, confirm=confirm, purity=purity)
-                pool = pool_of(labels, tags if confirm else None, retrieval)
-                measured[f"{what}, limit {limit:g}, confirmation {how}"] = judge_draws(pool, table, kinds)
+    for what, told in (("as_told", texts), ("a_tenth_swapped", swapped)):
+        clips = PoolClips(
+            clips=[str(n) for n in range(len(told))],
+            recordings=np.arange(len(told)),
+            loudness_lufs=np.zeros(len(told)),
+            embeddings=encoder(told),
+            tags=tags,
+        )
+        pool = Pool(clips=clips, classes=classes, texts=told)
+        judge = Judge(labelled, meet(labelled, pool, table), pool, encoder)
+        for how, retrieval in (
+            ("off", Retrieval()),
+            ("on", Retrieval(confirm=settings)),
+            ("on_and_purity", Retrieval(confirm=settings, purity=Purity())),
+        ):
+            outcomes = judge(retrieval)
+            refused = sum(outcome.reason == Reason.NOT_CONFIRMED for outcome in outcomes)
+            measured[f"{what}, confirmation {how}"] = figures_of(outcomes) | {"not_confirmed": refused}
     return measured
-
-
-def read_table(path: Path, present: set[str]) -> list[tuple[str, set[str], set[str]]]:
-    """Concepts, with the classes that are right of them and those that are accepted too; disputed ones are left out."""
-    found: list[tuple[str, set[str], set[str]]] = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            accepted, tolerated = (
-                {n.replace(" ", "_") for n in row[c].split(";") if n} for c in ("accepted", "tolerated")
-            )
-            if accepted or not tolerated:
-                found.append((row["concept"], accepted & present, tolerated & present))
-    return found
-
-
-def pool_of(texts: Sequence[str], tags: ClipTags | None, retrieval: Retrieval) -> SplitPool:
-    """A pool of clips with these texts."""
-    encoder = load_encoder(retrieval.encoder)
-    clips = PoolClips(
-        clips=[str(n) for n in range(len(texts))],
-        recordings=np.arange(len(texts)),
-        loudness_lufs=np.zeros(len(texts)),
-        embeddings=encoder(texts),
-        tags=tags,
-    )
-    return SplitPool(clips, encoder, retrieval, 1, query_limit(retrieval.limit, encoder.identity))
-
-
-def judge_draws(
-    pool: SplitPool, table: Sequence[tuple[str, set[str], set[str]]], kinds: Sequence[str]
-) -> dict[str, Any]:
-    """Of all draws the share that is right; of concepts with an answer those that got a right one; of those without
-    one those that were answered; and how many were refused by the ear.
-    """
-    right: list[float] = []
-    kept: list[float] = []
-    answered: list[bool] = []
-    unconfirmed = 0
-    for name, accepted, tolerated in table:
-        concept = Concept(concept=name, description="")
-        query = query_of(concept, "description")
-        ranking = pool.rank([query])[query]
-        drawn = [pool.draw(concept, ranking, set(), (name, n)) for n in range(DRAWS)]
-        found = [kinds[one.clip] for one in drawn if not isinstance(one, Missed)]
-        unconfirmed += any(isinstance(one, Missed) and one.reason == Reason.NOT_CONFIRMED for one in drawn)
-        share = float(np.mean([kind in accepted | tolerated for kind in found])) if found else 0.0
-        if found:
-            right.append(share)
-        if accepted:
-            kept.append(share)
-        else:
-            answered.append(bool(found))
-    return {
-        "precision": round(float(np.mean(right)), 4),
-        "kept": round(float(np.mean(kept)), 4),
-        "wrong_answers": round(float(np.mean(answered)), 4),
-        "n": len(table),
-        "not_confirmed": unconfirmed,
-    }
 
 
 if __name__ == "__main__":

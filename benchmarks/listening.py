@@ -27,7 +27,8 @@ from sonify.media.clips import cut_recording
 from sonify.media.mixing import measure_loudness
 from sonify.retrieval.candidates import PoolClips
 from sonify.retrieval.confirm import SPEECH_LIKELY, TAG_FLOOR, ClipTags, Ear, classes_of, places
-from sonify.retrieval.encoders import load_encoder
+from sonify.retrieval.encoders import load_encoder, query_of
+from sonify.retrieval.kinds import Query
 from sonify.rows import Concept, Reason
 
 RATE_HZ = 16_000
@@ -111,14 +112,14 @@ def heard_in(scores: Any, labels: Sequence[Label]) -> ClipTags:
     )
 
 
-def concept_of(kind: str) -> Concept:
-    """A class of ESC-50 as a concept."""
-    return Concept(concept=kind.replace("_", " "), description="")
+def query_named(kind: str) -> Query:
+    """A class of ESC-50 as what is asked."""
+    return query_of(Concept(concept=kind.replace("_", " "), description=""), "description")
 
 
 def named_kinds(kinds: np.ndarray) -> list[str]:
     """The classes whose names are a class of the ontology: of the others nothing can be said."""
-    return [kind for kind in sorted(set(kinds.tolist())) if classes_of(concept_of(kind).concept, "")]
+    return [kind for kind in sorted(set(kinds.tolist())) if classes_of(query_named(kind))]
 
 
 def auc(above: np.ndarray, below: np.ndarray) -> float:
@@ -131,7 +132,7 @@ def auc(above: np.ndarray, below: np.ndarray) -> float:
 def measure_confirmation(tags: ClipTags, kinds: np.ndarray, settings: Tagger) -> dict[str, Any]:
     """A clip's own class against every other class that has a name."""
     ear, everything, named = Ear(tags, settings, None), np.arange(len(kinds)), named_kinds(kinds)
-    judged = [ear.judge(concept_of(kind), everything) for kind in named]
+    judged = [ear.judge(query_named(kind), everything) for kind in named]
     own = np.stack([kinds == kind for kind in named])
     support = np.stack([one.support for one in judged])
     confirmed = np.stack([one.confirmed for one in judged])
@@ -184,14 +185,14 @@ def purities(tags: ClipTags, kinds: np.ndarray, settings: Tagger) -> np.ndarray:
     ear, found = Ear(tags, settings, None), np.full(len(kinds), np.nan)
     for kind in named_kinds(kinds):
         clips = np.flatnonzero(kinds == kind)
-        found[clips] = ear.judge(concept_of(kind), clips).purity
+        found[clips] = ear.judge(query_named(kind), clips).purity
     return found
 
 
 def confirmed_as(tags: ClipTags, kinds: np.ndarray, settings: Tagger) -> np.ndarray:
     """Whether each clip is confirmed as its own class."""
     ear = Ear(tags, settings, None)
-    return np.array([ear.judge(concept_of(kind), np.array([n])).confirmed[0] for n, kind in enumerate(kinds)])
+    return np.array([ear.judge(query_named(kind), np.array([n])).confirmed[0] for n, kind in enumerate(kinds)])
 
 
 def entropies(tags: ClipTags) -> np.ndarray:
@@ -224,7 +225,7 @@ def measure_planted(tags: ClipTags, kinds: np.ndarray, settings: Tagger) -> dict
         str(rng.choice([n for n in named if n != kinds[c]])) if w else str(kinds[c])
         for c, w in zip(clips, wrong, strict=True)
     ]
-    kept = np.array([ear.judge(concept_of(t), np.array([c])).confirmed[0] for t, c in zip(told, clips, strict=True)])
+    kept = np.array([ear.judge(query_named(t), np.array([c])).confirmed[0] for t, c in zip(told, clips, strict=True)])
     return {
         "planted": int(wrong.sum()),
         "wrong_refused": round(float(1 - kept[wrong].mean()), 4),

@@ -379,7 +379,7 @@ def curve_of(judge: Judge, retrieval: Retrieval, encoder: str) -> Iterator[dict[
     """The figures at each risk that the encoder is calibrated for, and where a cosine alone is asked for."""
     place = retrieval.limit.calibration if retrieval.limit else None
     calibrated = read_calibrations(place).get(encoder)
-    for row in calibrated.risks if calibrated else ():
+    for row in calibrated.usable if calibrated else ():
         limit = Limit(risk=row.risk, calibration=place)
         yield _point("risk", row.risk, judge(retrieval.model_copy(update={"limit": limit})))
     free = judge(without_limit(retrieval))

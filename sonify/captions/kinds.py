@@ -253,7 +253,8 @@ def kinds_by_word() -> Mapping[str, frozenset[str]]:
 def load_roles() -> Mapping[str, str]:
     """Words for people and for places, which sound in no way of their own."""
     rows = [row for row in _read_csv("kinds.csv") if row["class"] in (PERSON, PLACE)]
-    return {form: row["class"] for row in reversed(rows) for word in row["words"].split("; ") for form in _both(word)}
+    named = ((row["class"], f"{row['names']}; {row['words']}".split("; ")) for row in reversed(rows))
+    return {form: role for role, words in named for word in words for form in _both(word)}
 
 
 def _both(noun: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from sonify.config import Retrieval
 from sonify.keys import uniform
 from sonify.pool import clip_columns, iter_vectors, read_duplicates
 from sonify.retrieval.confirm import ClipTags, Ear, Judged
-from sonify.retrieval.encoders import JointEncoder, bank_mean, bank_of, load_encoder
+from sonify.retrieval.encoders import JointEncoder, bank_mean, bank_of, load_encoder, query_of
 from sonify.retrieval.kinds import Query
 from sonify.retrieval.limits import QueryLimit, query_limit
 from sonify.rows import Concept, Reason
@@ -345,7 +345,7 @@ class SplitPool:
             clips: (K,) the top-k, best first.
             similarities: (K,) their similarities.
         """
-        confirmed = ear.judge(concept, clips).confirmed
+        confirmed = ear.judge(query_of(concept, self._retrieval.query), clips).confirmed
         best = int(clips[0])
         near = Missed(
             reason=Reason.NOT_CONFIRMED,
@@ -374,7 +374,7 @@ class SplitPool:
         if not len(free):
             return Missed(reason=Reason.SAME_SOURCE, clip=int(candidates.clips[0]), cosine=self._cosine(candidates, 0))
         weights = draw_weights(candidates.scores[free], self._retrieval)
-        judged = self._ear.judge(concept, candidates.clips) if self._ear else None
+        judged = self._ear.judge(query_of(concept, self._retrieval.query), candidates.clips) if self._ear else None
         if self._ear and judged:
             weights = weights * self._ear.weigh(judged)[free]
         chosen = int(free[draw_position(weights, uniform("draw", *key))])
@@ -411,7 +411,8 @@ class SplitPool:
         """(N,) the chance of each candidate to be drawn for a concept where the scene holds nothing yet."""
         weights = draw_weights(candidates.scores, self._retrieval)
         if self._ear:
-            weights = weights * self._ear.weigh(self._ear.judge(concept, candidates.clips))
+            query = query_of(concept, self._retrieval.query)
+            weights = weights * self._ear.weigh(self._ear.judge(query, candidates.clips))
         total = weights.sum()
         return weights / total if total > 0 else np.eye(1, len(weights))[0]  # as `draw_position`: the first
 

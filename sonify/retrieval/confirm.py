@@ -24,7 +24,6 @@ from sonify.io.places import stems
 from sonify.io.tables import read_columns
 from sonify.retrieval.kinds import Query, kind_of
 from sonify.retrieval.text import STOP_WORDS
-from sonify.rows import Concept
 from sonify.stores import Place
 
 # Below it no score is kept: a limit must lie at it or above.
@@ -160,16 +159,16 @@ class Ear:
         self._purest = purity.at_least if purity else 0.0
         self._weight = purity.weight if purity else 0.0
 
-    def judge(self, concept: Concept, clips: np.ndarray) -> Judged:
-        """Judge (K,) clips, by their positions in the split."""
-        classes = classes_of(concept.concept, concept.description)
+    def judge(self, query: Query, clips: np.ndarray) -> Judged:
+        """Judge (K,) clips, by their positions in the split, as what is asked of the pool."""
+        classes = classes_of(query)
         starts, tags = _gather(self._tags.starts, clips)
         kin, apart = _kin_of(classes)
         found, scores, means = self._tags.classes[tags], self._tags.scores[tags], self._tags.means[tags]
         rows = np.repeat(np.arange(len(clips)), np.diff(starts))
         is_kin = kin[found]  # -1 is the last entry, of what names no class: there words alone can tell
         unknown = np.flatnonzero(found < 0)
-        is_kin[unknown] = [self._shares_word(concept, int(word)) for word in self._tags.words[tags[unknown]]]
+        is_kin[unknown] = [self._shares_word(query.name, int(word)) for word in self._tags.words[tags[unknown]]]
         is_apart = apart[found] & ~is_kin
         support = _greatest(rows, np.where(is_kin, scores, 0.0), len(clips))
         best = _greatest(rows, np.where(_elsewhere()[found], 0.0, scores), len(clips))
@@ -184,9 +183,9 @@ class Ear:
         confirmed &= heard_nothing | (purity >= self._purest)
         return Judged(confirmed=confirmed, support=support, purity=purity, names_class=True)
 
-    def _shares_word(self, concept: Concept, word: int) -> bool:
-        """Whether a tag without a class shares a word with the concept's name."""
-        return bool(content_words(concept.concept) & content_words(self._tags.names[word]))
+    def _shares_word(self, name: str, word: int) -> bool:
+        """Whether a tag without a class shares a word with a concept's name."""
+        return bool(content_words(name) & content_words(self._tags.names[word]))
 
     def weigh(self, judged: Judged) -> np.ndarray:
         """(K,) factors of the draw."""
@@ -224,14 +223,14 @@ def places() -> dict[str, int]:
     return {class_id: place for place, class_id in enumerate(load_ontology())}
 
 
-@cache
-def classes_of(concept: str, description: str) -> tuple[str, ...]:
+@lru_cache(maxsize=100_000)
+def classes_of(query: Query) -> tuple[str, ...]:
     """The classes that a concept is to be heard as: its kind, as retrieval reads it, or else all that it names."""
-    kind = kind_of(Query(name=concept, text=description, described=bool(description)))
+    kind = kind_of(query)
     if kind is not None:
         found = load_kinds()[kind].distances
         return (min(found.keys() & load_ontology().keys(), key=lambda class_id: (found[class_id], class_id)),)
-    for text in (concept, description):
+    for text in (query.name, query.text) if query.described else (query.name,):
         if matches := most_specific(match_sounds(tokenize(text))):
             return tuple(dict.fromkeys(match.class_id for match in matches))
     return ()

@@ -81,7 +81,7 @@ class Query:
 
 
 class KindsEncoder:
-    """Clips' texts and queries to (N, 1024) float32 rows; the product of a query's and a clip's is within [0, 1]."""
+    """Clips' texts and queries to (N, 1024) float32 rows; the product says how well a clip fits, up to about 1."""
 
     dimension = DIMENSION
 
@@ -333,7 +333,7 @@ def _named_below(kind: str, mentions: Sequence[Mention], words: Sequence[str]) -
             return mention.kind
     order, own = places(), {word for name in names_of(kind) for word in name}
     for word in words:
-        if word in own:
+        if word in own or word in STOP_WORDS:
             continue
         near = [k for k in kinds_by_word().get(word, ()) if 1 <= load_kinds()[k].distances.get(kind, 0) <= 2]
         if near:
@@ -377,11 +377,18 @@ def _most_specific(kinds: Sequence[str]) -> list[str]:
 
 
 def _before_setting(name: Sequence[str]) -> Sequence[str]:
-    """A name without where it is: a visitor at the cabin is a visitor."""
+    """A name without where it is: a visitor at the cabin is a visitor, but knocking on a door is of the door."""
     for n, word in enumerate(name):
-        if n and word in (SETTING | CONTACT) - PARTICLES and not name[n - 1].endswith("ing"):
+        leads = n and word in (SETTING | CONTACT) - PARTICLES
+        if leads and (not name[n - 1].endswith("ing") or _names_thing(name[: n - 1])):
             return name[:n]
     return name
+
+
+def _names_thing(tokens: Sequence[str]) -> bool:
+    """Whether somebody or something is named that may act."""
+    named = any(not is_event(mention.kind) for mention in _mentions(tokens))
+    return named or any(load_roles().get(token) == PERSON for token in tokens)
 
 
 def _role(name: Sequence[str]) -> str | None:

@@ -1,7 +1,7 @@
 """How alike the best clip must be before a concept is answered: a limit for each query, chosen for a stated risk.
 
 A labelled table of concepts says of each whether the pool has an answer, and whether what is drawn is one. A monotone
-map takes how alike the best clip is, and how far that stands above the query's likeness to a fixed bank of texts, to
+map takes how alike the best clip is, and how far that stands above the query's likeness to a fixed bank of clips, to
 the chance that the draw is right; the least chance under which at most a stated share of the unanswerable concepts is
 answered makes a limit for each query. What ships was fitted on every concept; the figures beside it are cross-fitted.
 
@@ -79,6 +79,11 @@ class Calibration:
     similarity: float
     standing: float
     risks: tuple[RiskRow, ...]
+
+    @property
+    def usable(self) -> tuple[RiskRow, ...]:
+        """The risks under which anything is let through: a small table has none for a small risk."""
+        return tuple(row for row in self.risks if row.kept > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,18 +253,20 @@ def query_limit(limit: Limit | None, encoder: str) -> QueryLimit | None:
             " `python -m eval.pairing --calibrate` and name it in retrieval.limit.calibration, or set retrieval.limit"
             " to null"
         )
-    rows = [row for row in found.risks if row.risk <= limit.risk]
+    rows = [row for row in found.usable if row.risk <= limit.risk]
     if not rows:
-        listed = ", ".join(f"{row.risk:g}" for row in found.risks)
+        listed = ", ".join(f"{row.risk:g}" for row in found.usable) or "none"
         raise InputError(f"retrieval.limit.risk: {where} holds the risks {listed}, expected one of them or more")
     return QueryLimit(found, max(rows, key=lambda row: row.risk))
 
 
 def identify_limit(limit: Limit, encoder: str) -> str:
-    """A digest of what acts: the encoder's own calibration at that risk."""
+    """A digest of what acts: the encoder's own map and the least chance at that risk, and no figure of a table."""
     rule = query_limit(limit, encoder)
     assert rule is not None
-    return hashlib.sha256(json.dumps(asdict(rule), sort_keys=True).encode()).hexdigest()
+    fitted = rule.calibration
+    acting = [encoder, fitted.intercept, fitted.similarity, fitted.standing, rule.row.probability]
+    return hashlib.sha256(json.dumps(acting).encode()).hexdigest()
 
 
 def read_calibrations(place: Place | None) -> dict[str, Calibration]:

@@ -27,6 +27,7 @@ from sonify.io.places import load_array, on_this_machine
 from sonify.io.tables import TableWriter, read_rows, storable
 from sonify.io.write import Transaction
 from sonify.retrieval.confirm import SPEECH_LIKELY, TAG_FLOOR, ClipTags, classes_of, is_speech, read_tags
+from sonify.retrieval.encoders import query_of
 from sonify.rows import Clip, Concept, HeardClip, Reason, Rejected, Tag
 from sonify.stores import Place
 from sonify.vlm.backends import fetch_vlm, request_settings, window_of
@@ -192,7 +193,7 @@ class EndpointHearing:
 
 def _tags_of(concept: Concept) -> Iterator[Tag]:
     """A sound that a model names, once for each class that it is; a model that says it is sure of it."""
-    for class_id in classes_of(concept.concept, concept.description) or ("",):
+    for class_id in classes_of(query_of(concept, "description")) or ("",):
         yield Tag(name=storable(concept.concept), class_id=class_id, score=1.0, mean=1.0)
 
 

@@ -281,7 +281,10 @@ def _listen(config: Config) -> tuple[Stage, ...]:
             name="listen",
             version=1,
             listing="pool",
-            settings={"retrieval.confirm": _listener_settings(confirm, *ACTING)} | _speech_settings(config),
+            settings={"retrieval.confirm": _listener_settings(confirm, *ACTING)}
+            | _speech_settings(config)
+            # a tagger's labels are classes; of what a model says in words, kinds tell the class
+            | ({} if isinstance(confirm, Tagger) else {"kinds": KINDS_VERSION}),
             load=lambda: listen.listen_job(config),
             upstream=("pool",),
             rows_expected=lambda upstream: upstream[0].clips_out,
@@ -394,10 +397,12 @@ def _limit_settings(config: Config) -> dict[str, Any]:
     limit = config.retrieval.limit
     if limit is None:
         return {"retrieval.limit": None}
-    if limit.calibration is not None:
-        calibration = _content(limit.calibration)
+    if limit.calibration is not None and _content(limit.calibration) == GONE:
+        calibration = GONE
     elif isinstance(encoder := config.retrieval.encoder, TextEncoder):
         calibration = identify_limit(limit, encoders.load_encoder(encoder).identity)
+    elif limit.calibration is not None:
+        calibration = _content(limit.calibration)  # a CLAP's identity takes its weights, too much for a look at a run
     else:
         calibration = ""  # of another encoder none ships: who draws says so
     return {"retrieval.limit": {"risk": limit.risk, "calibration": calibration}}
@@ -407,7 +412,11 @@ def _drawing_settings(config: Config) -> dict[str, Any]:
     """What a draw depends on that is no plain key: the encoder, its limit, and who confirms."""
     confirm = config.retrieval.confirm
     heard = {"retrieval.confirm": _listener_settings(confirm)} if confirm is not None else {}
-    return _encoder_settings(config) | _limit_settings(config) | heard | _speech_settings(config)
+    encoder = _encoder_settings(config)
+    # kinds also say which names are one sound, and what confirms a concept, whoever compares
+    acts = (config.retrieval.merge_names or confirm is not None) and "kinds" not in encoder["retrieval.encoder"]
+    kinds = {"kinds": KINDS_VERSION} if acts else {}
+    return encoder | _limit_settings(config) | heard | kinds | _speech_settings(config)
 
 
 def _listener_settings(confirm: Confirm, *without: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sonify.captions.kinds import places
+from sonify.captions.kinds import load_kinds, places
 from sonify.retrieval.encoders import query_of
-from sonify.retrieval.kinds import DIMENSION, KindsEncoder, Query, are_one_sound
+from sonify.retrieval.kinds import DIMENSION, KindsEncoder, Query, are_one_sound, kind_of
 from sonify.rows import Concept
 
 
@@ -151,3 +151,21 @@ def test_any_text_gives_finite_rows(name, description, clip):
 def test_a_very_long_concept_is_read_from_its_beginning():
     assert best("dog: barking " + "and a cat meowing " * 120, "cat", "dog") == "dog"
     assert best("word " * 400, "dog", "rain") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "description", "expected"),
+    [
+        ("dog barking in the rain", "", "Bark"),
+        ("dog barking in the rain", "a dog barks loudly in heavy rain", "Bark"),
+        ("people talking in church", "", "Speech"),
+        ("cat sitting on piano", "", "Cat"),
+        ("knocking on a door", "", "Knock"),
+        ("typing on a keyboard", "", "Computer keyboard"),
+        ("music", "the sound of music playing on a stage", "Music"),
+        ("music", "loud music of a band", "Music"),
+    ],
+)
+def test_where_something_is_says_not_what_it_is(name, description, expected):
+    query = query_of(Concept(concept=name, description=description), "description")
+    assert load_kinds()[kind_of(query) or ""].name == expected

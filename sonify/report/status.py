@@ -6,7 +6,7 @@ concepts, by what other settings would have drawn, together with this project's 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -23,14 +23,14 @@ from sonify.io.places import stems
 from sonify.io.tables import read_rows, read_tables
 from sonify.pool import clip_columns
 from sonify.retrieval.candidates import SplitPool, read_pool
-from sonify.retrieval.encoders import load_encoder, query_of
-from sonify.retrieval.kinds import Query
+from sonify.retrieval.encoders import load_encoder, query_of, query_text
+from sonify.retrieval.limits import query_limit
 from sonify.rows import Concept, Pair, Reason, SourceClip
 from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
 from sonify.stages.evidence import COLUMNS, LATER, Evidence, count_evidence, describe_weak, is_by_text
 from sonify.stages.listen import tags_of_run
-from sonify.stages.pair import draw_source
+from sonify.stages.pair import THREADS, draw_source, joined
 from sonify.stores import Place, to_run_dir
 
 # Enough draws to tell shares to a percent or so, few enough for a command that answers in seconds.
@@ -153,17 +153,23 @@ def run_evidence(run_dir: Place, retrieval: Retrieval) -> Evidence:
     return count_evidence(tables, is_by_text(retrieval))
 
 
-def compare_usage(config: Config) -> dict[str, Usage]:
-    """Draw for the run's own concepts, up to 2,000 scenes of them, under each of `VARIANTS`."""
+def compare_usage(config: Config, variants: Mapping[str, Mapping[str, object]] = VARIANTS) -> dict[str, Usage]:
+    """Draw for a run's own concepts, up to 2,000 scenes of them, by its own rules with the changes of each variant.
+
+    Args:
+        config: of a run that is paired.
+        variants: keys of `retrieval` with other values, by the name of the variant.
+    """
     pairs = list(islice(pairs_of_run(config.run_dir), SCENES_COMPARED))
     recording_of = _recordings_of_clips(config.run_dir)
     encoder = load_encoder(config.retrieval.encoder)
-    parts = read_pool(config.run_dir, encoder, tags_of_run(config))
+    parts = read_pool(config.run_dir, encoder, tags_of_run(config), joined(config.audio))
     compared: dict[str, Usage] = {}
-    for name, changes in VARIANTS.items():
+    for name, changes in variants.items():
         retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})
+        limit = query_limit(retrieval.limit, encoder.identity)
         changed = config.model_copy(update={"retrieval": retrieval})
-        pools = {split: SplitPool(part, encoder, retrieval, threads=1) for split, part in parts.items()}
+        pools = {split: SplitPool(part, encoder, retrieval, THREADS, limit) for split, part in parts.items()}
         compared[name] = measure_usage(Counter(_draw_again(pairs, changed, pools)), recording_of)
     return compared
 
@@ -175,20 +181,24 @@ def pairs_of_run(run_dir: Place) -> Iterator[Pair]:
 
 
 def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool]) -> Iterator[str]:
-    queries = {split: {_query(s) for p in pairs if p.split == split for s in p.sources} for split in pools}
-    rankings = {split: pool.rank(queries[split]) for split, pool in pools.items()}
+    form = config.retrieval.query
+    asked = {split: [c for pair in pairs if pair.split == split for c in _concepts_of(pair)] for split in pools}
+    rankings = {split: pool.rank({query_of(c, form) for c in asked[split]}) for split, pool in pools.items()}
     for pair in pairs:
         used: set[int] = set()
-        for source in pair.sources:
-            concept = Concept(concept=source.concept, description=source.description)
-            ranking = rankings[pair.split][_query(source)]
+        for concept in _concepts_of(pair):
+            ranking = rankings[pair.split][query_of(concept, form)]
             drawn = draw_source(pools[pair.split], ranking, used, concept, config, (pair.image, pair.scene))
             if isinstance(drawn, SourceClip):
                 yield drawn.clip
 
 
-def _query(source: SourceClip) -> Query:
-    return query_of(Concept(concept=source.concept, description=source.description), "description")
+def _concepts_of(pair: Pair) -> Iterator[Concept]:
+    """What a pair was drawn for. A bare name stands there with the sentence around it, which nobody said of it."""
+    for source in pair.sources:
+        bare = Concept(concept=source.concept, description="")
+        told = source.description != query_text(bare, "description")
+        yield replace(bare, description=source.description) if told else bare
 
 
 def _recordings_of_clips(run_dir: Place) -> dict[str, str]:

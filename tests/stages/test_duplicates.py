@@ -8,7 +8,7 @@ import pytest
 from sonify import layout
 from sonify.keys import split_of
 from sonify.pool import Duplicate, DuplicateCounts, count_duplicates, read_duplicates
-from sonify.report.status import pairs_of_run
+from sonify.report.status import compare_usage, pairs_of_run, run_usage
 from sonify.report.verify import verify
 from sonify.rows import Clip
 from sonify.running import run
@@ -101,6 +101,10 @@ def test_what_training_has_a_copy_of_is_not_heard_in_validation(joined):
     assert heard["train"]
     assert heard["validation"]
     assert not heard["train"] & heard["validation"]
+
+
+def test_draws_are_compared_over_what_joining_left(joined):
+    assert compare_usage(joined, {"as it is": {}}) == {"as it is": run_usage(joined.run_dir)}
 
 
 def test_a_sound_is_in_a_scene_once_however_many_copies_there_are(tmp_path):

@@ -21,7 +21,7 @@ from sonify.engine.record import StageRecord, config_of_run, require_record
 from sonify.io.commits import Count
 from sonify.io.places import stems
 from sonify.io.tables import read_rows, read_tables
-from sonify.pool import clip_columns
+from sonify.pool import DuplicateCounts, clip_columns, count_duplicates
 from sonify.retrieval.candidates import SplitPool, read_pool
 from sonify.retrieval.encoders import load_encoder, query_of, query_text
 from sonify.retrieval.limits import query_limit
@@ -81,6 +81,7 @@ class Status:
     """A whole run. `foils` are counted for each extractor that is checked; `comparison` is filled where asked for.
 
     `evidence` is what speaks for the sounds of the pairs and what was refused; None where nothing is paired yet.
+    `duplicates` is what joining copies came to; None where they are kept, too.
     """
 
     run_dir: str
@@ -88,6 +89,7 @@ class Status:
     discard_words: Mapping[str, int]
     foils: Mapping[str, FoilShare]
     evidence: Evidence | None
+    duplicates: DuplicateCounts | None
     usage: Usage | None
     comparison: Mapping[str, Usage]
 
@@ -110,6 +112,7 @@ def read_status(run_dir: Place | str, compare: bool = False) -> Status:
         discard_words=_count_discards(run_dir),
         foils={extractor: count_foils(run_dir, extractor) for extractor in extractors},
         evidence=run_evidence(run_dir, config.retrieval) if usage else None,
+        duplicates=count_duplicates(run_dir) if joined(config.audio) else None,
         usage=usage,
         comparison=compare_usage(config) if compare and usage else {},
     )
@@ -257,7 +260,7 @@ def print_status(status: Status, console: Console) -> None:
     for extractor, foils in status.foils.items():
         line = f"{extractor}: {foils.confirmed:,} of {foils.asked:,} things that are not there were confirmed"
         console.print(line, highlight=False)
-    for line in _evidence_lines(status.evidence):
+    for line in (*_evidence_lines(status.evidence), *_duplicates_lines(status.duplicates)):
         console.print(line, markup=False, highlight=False)
     if status.usage:
         _print_usage({"this run": status.usage, **status.comparison}, console)
@@ -281,6 +284,18 @@ def _evidence_lines(found: Evidence | None) -> Iterator[str]:
         yield f"concepts named and not heard: {reasons}; {found.near_misses:,} with a near miss"
     if found.presence:
         yield "of these a model said: " + ", ".join(f"{n:,} {where}" for where, n in found.presence.items())
+
+
+def _duplicates_lines(found: DuplicateCounts | None) -> Iterator[str]:
+    if found is None:
+        return
+    if not found.recordings:
+        yield "copies: no recording of the pool is one of another"
+    else:
+        yield (
+            f"copies: {found.recordings:,} recordings of the pool are {found.groups:,}, at most {found.largest:,} of"
+            f" one; {found.left_out:,} of validation are not drawn, as training has them"
+        )
 
 
 def _print_usage(usages: Mapping[str, Usage], console: Console) -> None:

@@ -35,7 +35,8 @@ class Evidence:
         near_limit: those of them that are within `MARGIN` of it.
         low: those without a limit whose cosine is below `WEAK_COSINE`, by the text encoder.
         asked: those about which a listener was asked.
-        confirmed: those of them in which it heard the concept; in the others it heard nothing that tells.
+        confirmed: those of them in which it heard the concept. In the others it heard nothing that tells, or the
+            concept is of no class that it could be heard as.
         spoken: those in which it heard somebody speak.
         weak: those that are near their limit, low, or not confirmed.
         refused: concepts that were named and are not heard, by reason.

@@ -31,7 +31,7 @@ STAGE_FOLDERS = {
     "pool": (CLIPS, AUDIO),
     "embeddings": (),
     "listen": (),
-    "duplicates": (SOUND_HASHES,),
+    "duplicates": (SOUND_HASHES, DUPLICATES),
     "concepts": (CONCEPTS,),
     "checks": (CHECKS,),
     "copies": (COPIES,),

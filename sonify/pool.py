@@ -74,7 +74,7 @@ class DuplicateCounts:
 
 
 def count_duplicates(run_dir: Place) -> DuplicateCounts | None:
-    """What joining the copies in a pool came to; None where they are kept, or nothing is paired yet."""
+    """What joining the copies in a pool came to; None where none were looked for, or nothing is paired yet."""
     if not is_file(run_dir / layout.DUPLICATES):
         return None
     copies = read_duplicates(run_dir).values()

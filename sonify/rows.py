@@ -218,6 +218,11 @@ class Concept:
     confidence: float = 0.0
     box: tuple[float, ...] = ()
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the model says, or does not deny, that it is visible and sounds."""
+        return self.presence in ("", "visible") and self.sounding
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConcepts:

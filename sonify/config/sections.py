@@ -4,7 +4,7 @@
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -476,6 +476,7 @@ class Features(Section):
 
 Medium = Literal["photo", "drawing", "statue", "logo", "screen", "other"]
 Presence = Literal["visible", "implied", "off_screen"]
+PRESENCES: tuple[Presence, ...] = get_args(Presence)
 
 
 class Audio(Section):

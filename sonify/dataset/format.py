@@ -106,6 +106,9 @@ class Statistics:
     redistributable: int  # scenes
     left_out: Mapping[str, int]  # scenes by reason: "excluded", "licence"
     evidence: Mapping[str, Any] = field(default_factory=dict)  # counts of sources and refused concepts: `Evidence`
+    duplicates: Mapping[str, int] = field(
+        default_factory=dict
+    )  # where copies are joined: `DuplicateCounts` of the pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sonify.config import Config
-from sonify.config.sections import MOST_EVENTS, NAME, SNR_DB
+from sonify.config.sections import MOST_EVENTS, NAME, PRESENCES, SNR_DB
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,
@@ -39,7 +39,7 @@ from sonify.io.places import is_below, open_inside, read_ahead, read_inside, siz
 from sonify.io.tables import read_columns, rows_of, schema_of, schema_of_before
 from sonify.keys import key_order, keys_of, plain_key
 from sonify.media.likeness import fingerprint
-from sonify.media.mixing import SILENCE_DBFS
+from sonify.media.mixing import SILENCE_DBFS, TARGET_LUFS
 from sonify.media.pixels import MAX_PIXELS, MAX_SIDE_PX
 from sonify.rows import SourceClip
 from sonify.stores import BLOCK_BYTES, Place
@@ -58,13 +58,11 @@ MAX_TEXTS_BYTES = 64 << 20
 # What rows may say: within these bounds lies all that `sonify publish` can write.
 # A clip: the gate of BS.1770 below; above, a square wave at full scale stays under +4 LUFS.
 CLIP_LUFS = (-70.0, 10.0)
-# A source: `mix.lufs` is within -70 and 0, and prominence takes at most 40 dB off.
-TARGET_LUFS = (-110.0, 0.0)
+# A source: from any clip to any target.
 GAIN_DB = (TARGET_LUFS[0] - CLIP_LUFS[1], TARGET_LUFS[1] - CLIP_LUFS[0])
 PEAK_DBFS = (SILENCE_DBFS, 0.0)
 ROLES = ("", "foreground", "ambience")
 SCENE_SEC = (0.0, 60.0)  # `audio.clip_seconds` is at most that
-PRESENCES = ("", "visible", "implied", "off_screen")  # of `Refused.presence`
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -263,7 +261,7 @@ def _faults_of_refused(pair: PublishedPair) -> Iterator[str]:
     for refused in pair.refused:
         if not math.isfinite(refused.cosine):
             yield "a number that is none"
-        if refused.presence not in PRESENCES:
+        if refused.presence not in ("", *PRESENCES):
             yield f"its presence is {refused.presence[:100]!r}"
 
 

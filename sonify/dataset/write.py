@@ -57,10 +57,12 @@ from sonify.io.tables import read_columns, read_tables, write_rows
 from sonify.io.tars import iter_files, read_member
 from sonify.io.write import digest_open
 from sonify.keys import split_member
+from sonify.pool import count_duplicates
 from sonify.rows import Pair, Refused, Render
 from sonify.running import open_run
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stages.evidence import COLUMNS, LATER, count_evidence, is_by_text
+from sonify.stages.pair import joined
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
@@ -171,7 +173,8 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
     _write_table(folder / SHARDS, PublishedShard, sorted(shards, key=lambda shard: shard.path))
     tables = (table for _, table in read_tables(folder / DATA, COLUMNS, LATER))
     evidence = count_evidence(tables, is_by_text(config.retrieval))
-    statistics = replace(tally.statistics(), evidence=asdict(evidence))
+    copies = count_duplicates(config.run_dir) if joined(config.audio) else None
+    statistics = replace(tally.statistics(), evidence=asdict(evidence), duplicates=asdict(copies) if copies else {})
     record = make_record(config, require_record(config.run_dir), statistics)
     (folder / RECORD).write_bytes(record_json(record))
     _describe(folder, record, options.licence)

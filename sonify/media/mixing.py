@@ -18,6 +18,8 @@ from sonify.rows import Concept
 FULL_SCALE = 32768
 # Stands for silence, where a number is needed: below the -90.3 dBFS of one 16-bit step.
 SILENCE_DBFS = -120.0
+# What a source's target may be: `mix.lufs` is within -70 and 0, and `mix.prominence` takes at most 40 dB off.
+TARGET_LUFS = (-110.0, 0.0)
 # The smallest box is not inaudible.
 MIN_PROMINENCE_DB = -12.0
 

@@ -60,7 +60,7 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
     scenes = len(config.scenes)
     features = _feature_bytes(config.features, config.audio.clip_seconds, scenes) if config.features else 0
     # of the other stages, which a model does, one for each image; a check has at most as many
-    rows = {"pool": len(refs), "embeddings": clips, "duplicates": clips} | dict.fromkeys(
+    rows = {"pool": len(refs), "embeddings": clips, "duplicates": clips, "listen": clips} | dict.fromkeys(
         ("pair", "render", "features"), images * scenes
     )
     left = {plan.stage.key: max(rows.get(plan.stage.name, images) - plan.rows.rows_in, 0) for plan in plans}

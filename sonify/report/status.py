@@ -6,7 +6,7 @@ concepts, by what other settings would have drawn, together with this project's 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -21,16 +21,16 @@ from sonify.engine.record import StageRecord, config_of_run, require_record
 from sonify.io.commits import Count
 from sonify.io.places import stems
 from sonify.io.tables import read_rows, read_tables
-from sonify.pool import clip_columns
+from sonify.pool import DuplicateCounts, clip_columns, count_duplicates
 from sonify.retrieval.candidates import SplitPool, read_pool
-from sonify.retrieval.encoders import load_encoder, query_of
-from sonify.retrieval.kinds import Query
+from sonify.retrieval.encoders import load_encoder, query_of, query_text
+from sonify.retrieval.limits import query_limit
 from sonify.rows import Concept, Pair, Reason, SourceClip
 from sonify.running import plan_run
 from sonify.stages.checks import FoilShare, count_foils
 from sonify.stages.evidence import COLUMNS, LATER, Evidence, count_evidence, describe_weak, is_by_text
 from sonify.stages.listen import tags_of_run
-from sonify.stages.pair import draw_source
+from sonify.stages.pair import THREADS, draw_source, joined
 from sonify.stores import Place, to_run_dir
 
 # Enough draws to tell shares to a percent or so, few enough for a command that answers in seconds.
@@ -81,6 +81,7 @@ class Status:
     """A whole run. `foils` are counted for each extractor that is checked; `comparison` is filled where asked for.
 
     `evidence` is what speaks for the sounds of the pairs and what was refused; None where nothing is paired yet.
+    `duplicates` is what joining copies came to; None where they are kept, too.
     """
 
     run_dir: str
@@ -88,6 +89,7 @@ class Status:
     discard_words: Mapping[str, int]
     foils: Mapping[str, FoilShare]
     evidence: Evidence | None
+    duplicates: DuplicateCounts | None
     usage: Usage | None
     comparison: Mapping[str, Usage]
 
@@ -110,6 +112,7 @@ def read_status(run_dir: Place | str, compare: bool = False) -> Status:
         discard_words=_count_discards(run_dir),
         foils={extractor: count_foils(run_dir, extractor) for extractor in extractors},
         evidence=run_evidence(run_dir, config.retrieval) if usage else None,
+        duplicates=count_duplicates(run_dir) if joined(config.audio) else None,
         usage=usage,
         comparison=compare_usage(config) if compare and usage else {},
     )
@@ -153,17 +156,23 @@ def run_evidence(run_dir: Place, retrieval: Retrieval) -> Evidence:
     return count_evidence(tables, is_by_text(retrieval))
 
 
-def compare_usage(config: Config) -> dict[str, Usage]:
-    """Draw for the run's own concepts, up to 2,000 scenes of them, under each of `VARIANTS`."""
+def compare_usage(config: Config, variants: Mapping[str, Mapping[str, object]] = VARIANTS) -> dict[str, Usage]:
+    """Draw for a run's own concepts, up to 2,000 scenes of them, by its own rules with the changes of each variant.
+
+    Args:
+        config: of a run that is paired.
+        variants: keys of `retrieval` with other values, by the name of the variant.
+    """
     pairs = list(islice(pairs_of_run(config.run_dir), SCENES_COMPARED))
     recording_of = _recordings_of_clips(config.run_dir)
     encoder = load_encoder(config.retrieval.encoder)
-    parts = read_pool(config.run_dir, encoder, tags_of_run(config))
+    parts = read_pool(config.run_dir, encoder, tags_of_run(config), joined(config.audio))
     compared: dict[str, Usage] = {}
-    for name, changes in VARIANTS.items():
+    for name, changes in variants.items():
         retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})
+        limit = query_limit(retrieval.limit, encoder.identity)
         changed = config.model_copy(update={"retrieval": retrieval})
-        pools = {split: SplitPool(part, encoder, retrieval, threads=1) for split, part in parts.items()}
+        pools = {split: SplitPool(part, encoder, retrieval, THREADS, limit) for split, part in parts.items()}
         compared[name] = measure_usage(Counter(_draw_again(pairs, changed, pools)), recording_of)
     return compared
 
@@ -175,20 +184,24 @@ def pairs_of_run(run_dir: Place) -> Iterator[Pair]:
 
 
 def _draw_again(pairs: list[Pair], config: Config, pools: Mapping[str, SplitPool]) -> Iterator[str]:
-    queries = {split: {_query(s) for p in pairs if p.split == split for s in p.sources} for split in pools}
-    rankings = {split: pool.rank(queries[split]) for split, pool in pools.items()}
+    form = config.retrieval.query
+    asked = {split: [c for pair in pairs if pair.split == split for c in _concepts_of(pair)] for split in pools}
+    rankings = {split: pool.rank({query_of(c, form) for c in asked[split]}) for split, pool in pools.items()}
     for pair in pairs:
         used: set[int] = set()
-        for source in pair.sources:
-            concept = Concept(concept=source.concept, description=source.description)
-            ranking = rankings[pair.split][_query(source)]
+        for concept in _concepts_of(pair):
+            ranking = rankings[pair.split][query_of(concept, form)]
             drawn = draw_source(pools[pair.split], ranking, used, concept, config, (pair.image, pair.scene))
             if isinstance(drawn, SourceClip):
                 yield drawn.clip
 
 
-def _query(source: SourceClip) -> Query:
-    return query_of(Concept(concept=source.concept, description=source.description), "description")
+def _concepts_of(pair: Pair) -> Iterator[Concept]:
+    """What a pair was drawn for. A bare name stands there with the sentence around it, which nobody said of it."""
+    for source in pair.sources:
+        bare = Concept(concept=source.concept, description="")
+        told = source.description != query_text(bare, "description")
+        yield replace(bare, description=source.description) if told else bare
 
 
 def _recordings_of_clips(run_dir: Place) -> dict[str, str]:
@@ -247,7 +260,7 @@ def print_status(status: Status, console: Console) -> None:
     for extractor, foils in status.foils.items():
         line = f"{extractor}: {foils.confirmed:,} of {foils.asked:,} things that are not there were confirmed"
         console.print(line, highlight=False)
-    for line in _evidence_lines(status.evidence):
+    for line in (*_evidence_lines(status.evidence), *_duplicates_lines(status.duplicates)):
         console.print(line, markup=False, highlight=False)
     if status.usage:
         _print_usage({"this run": status.usage, **status.comparison}, console)
@@ -271,6 +284,18 @@ def _evidence_lines(found: Evidence | None) -> Iterator[str]:
         yield f"concepts named and not heard: {reasons}; {found.near_misses:,} with a near miss"
     if found.presence:
         yield "of these a model said: " + ", ".join(f"{n:,} {where}" for where, n in found.presence.items())
+
+
+def _duplicates_lines(found: DuplicateCounts | None) -> Iterator[str]:
+    if found is None:
+        return
+    if not found.recordings:
+        yield "copies: no recording of the pool is one of another"
+    else:
+        yield (
+            f"copies: {found.recordings:,} recordings of the pool are {found.groups:,}, at most {found.largest:,} of"
+            f" one; {found.left_out:,} of validation are not drawn, as training has them"
+        )
 
 
 def _print_usage(usages: Mapping[str, Usage], console: Console) -> None:

@@ -13,7 +13,7 @@ from sonify import layout
 from sonify.config import Concepts, Config, Extractor, VlmExtractor
 from sonify.engine.job import Job, TableSink
 from sonify.io.tables import read_rows, read_tables
-from sonify.rows import CheckedImage, Concept, ImageConcepts, Rejected, SourceImage
+from sonify.rows import CheckedImage, ImageConcepts, Rejected, SourceImage
 from sonify.sources.images import join_images, listed_images
 from sonify.stages.asking import Ask, Asked, Asker, Begun, Inquiry
 from sonify.stores import Place
@@ -80,11 +80,6 @@ def read_heard_images(config: Config, extractor: Extractor, unit: str) -> Iterat
             yield HeardImage(key=heard.image, image=image, heard=heard)
 
 
-def is_claimed(concept: Concept) -> bool:
-    """Whether the model says, or does not deny, that it is visible and sounding: else there is nothing to check."""
-    return concept.presence in ("", "visible") and concept.sounding
-
-
 class CheckStage:
     """Asks whether what was named is visible, real and sounding."""
 
@@ -108,8 +103,8 @@ class CheckStage:
         ]
 
     def _names(self, heard: ImageConcepts) -> tuple[str, ...]:
-        """What is asked for, in an order that gives the foils away to nobody."""
-        names = [concept.concept for concept in heard.concepts if is_claimed(concept)]
+        """What is asked for, in an order that gives the foils away to nobody; of what is denied nothing is to check."""
+        names = [concept.concept for concept in heard.concepts if concept.is_claimed]
         foils = foils_for(heard.concepts, heard.image, self._seed)
         return ordered_names(names, foils, heard.image, self._seed)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sonify.config import Retrieval
+from sonify.retrieval.confirm import SPEECH_LIKELY
 from sonify.rows import SourceClip
 
 # A cosine that its limit was set for is right as often as the risk says; one so little above it hardly was let through.
@@ -19,8 +20,6 @@ MARGIN = 0.05
 # Below this a recording is hardly what was asked for, by the text encoder: the bound under which the configurations
 # with it drop a concept. Of other encoders no such bound was measured. A source with a limit of its own needs none.
 WEAK_COSINE = 0.2
-# A listener that gives so much for speech heard somebody speak.
-SPOKEN = 0.5
 COUNTED = ("sounds", "limited", "near_limit", "low", "asked", "confirmed", "spoken", "weak", "near_misses")
 COLUMNS, LATER = ("sources",), ("refused",)  # of pairs, to count
 
@@ -35,7 +34,8 @@ class Evidence:
         near_limit: those of them that are within `MARGIN` of it.
         low: those without a limit whose cosine is below `WEAK_COSINE`, by the text encoder.
         asked: those about which a listener was asked.
-        confirmed: those of them in which it heard the concept; in the others it heard nothing that tells.
+        confirmed: those of them in which it heard the concept. In the others it heard nothing that tells, or the
+            concept is of no class that it could be heard as.
         spoken: those in which it heard somebody speak.
         weak: those that are near their limit, low, or not confirmed.
         refused: concepts that were named and are not heard, by reason.
@@ -86,7 +86,7 @@ def is_unconfirmed(asked: Any, support: Any) -> Any:
 
 def is_spoken(speech: Any) -> Any:
     """Whether somebody speaks in a clip, by what listened to it."""
-    return speech >= SPOKEN
+    return speech >= SPEECH_LIKELY
 
 
 def is_by_text(retrieval: Retrieval) -> bool:

@@ -21,13 +21,11 @@ from sonify.media.events import (
     find_active,
     measure_part,
 )
-from sonify.media.mixing import gain_to_target_db
+from sonify.media.mixing import TARGET_LUFS, gain_to_target_db
 from sonify.pool import ClipSamples
 from sonify.retrieval.candidates import SplitPool
 from sonify.rows import Concept, SourceClip
 
-# What a target may be, whatever the ratio: the range of `mix.lufs`, less what `mix.prominence` takes off at most.
-TARGET_LUFS = (-110.0, 0.0)
 # Of a large pool's clips, as many measured ones are remembered; one takes a millisecond.
 REMEMBERED = 100_000
 # Encoders delay by less, and noise that one of them lets through begins at any time.

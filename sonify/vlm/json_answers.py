@@ -258,19 +258,15 @@ def _kept(concepts: Iterator[Concept | None], max_concepts: int) -> tuple[Concep
         if concept is None:
             continue
         place = next((n for n, old in enumerate(kept) if same_name(old.concept, concept.concept)), None)
-        if place is None and room[_is_heard(concept)] > 0:
-            room[_is_heard(concept)] -= 1
+        if place is None and room[concept.is_claimed] > 0:
+            room[concept.is_claimed] -= 1
             kept.append(concept)
-        elif place is not None and _is_heard(concept) == _is_heard(kept[place]):
+        elif place is not None and concept.is_claimed == kept[place].is_claimed:
             kept[place] = _merged(kept[place], concept)
-        elif place is not None and _is_heard(concept) and room[True] > 0:
+        elif place is not None and concept.is_claimed and room[True] > 0:
             room[True], room[False] = room[True] - 1, room[False] + 1
             kept[place] = replace(concept, concept=kept[place].concept)
     return tuple(kept)
-
-
-def _is_heard(concept: Concept) -> bool:
-    return concept.presence in ("", "visible") and concept.sounding
 
 
 def _merged(old: Concept, new: Concept) -> Concept:

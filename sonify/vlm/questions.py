@@ -13,7 +13,7 @@ from PIL import Image
 
 from sonify.captions.ontology import class_ids_by_name, load_ontology, match_sounds, most_specific
 from sonify.captions.words import tokenize
-from sonify.config.sections import LANGUAGES
+from sonify.config.sections import LANGUAGES, PRESENCES
 from sonify.keys import hash64
 from sonify.rows import Concept, Reason
 from sonify.vlm.vocabulary import name_key
@@ -56,7 +56,6 @@ JSON_PROMPT = (
     "Write the caption, the names and the descriptions in {language}."
 )
 LANGUAGE_LINE = "Write the caption, the names and the descriptions in {language}; keep the words of the form."
-PRESENCES = ("visible", "implied", "off_screen")
 # Rises with every change of the question, of the foils, or of what an answer to it means.
 CHECK_VERSION = 1
 _QUESTION = (

@@ -158,6 +158,25 @@ def test_the_limits_are_those_of_what_was_used(tmp_path, sections, expected):
     assert "is not measured.\n\n## Render it" in text
 
 
+@pytest.mark.parametrize(
+    ("duplicates", "expected"),
+    [
+        ({}, ""),
+        ({"recordings": 0, "groups": 0, "largest": 0, "left_out": 0}, "No recording of the pool is a copy of another"),
+        (
+            {"recordings": 1012, "groups": 6, "largest": 3, "left_out": 4},
+            "1,012 recordings of the pool are copies of each other, found by how they sound: they are 6, and the most"
+            " frequent is there 3 times. In a scene copies count as one; 4 of validation were not drawn",
+        ),
+    ],
+)
+def test_copies_in_the_pool_are_told_where_they_were_joined(tmp_path, duplicates, expected):
+    of = record(statistics=statistics(duplicates=duplicates))
+    text = " ".join(write(small_folder(tmp_path), of).text.split())
+    assert ("of the pool" in text) == bool(expected)
+    assert expected in text
+
+
 def test_another_rendering_of_a_dataset_says_so_and_which_sounds_are_others(tmp_path):
     text = write(small_folder(tmp_path / "own"), record()).text
     assert "another rendering" not in text

@@ -175,6 +175,7 @@ def test_what_a_run_refused_goes_on_through_a_rendering(first, copy):
     card = (copy / "again" / CARD).read_text()
     assert f"| no\\_match | {scenes} |" in card
     assert f"heard the concept in 100.0 % of the {scenes} sounds" in card
+    assert "It took part in the choice" in card
     assert f"| off\\_screen | {scenes} |" in card
 
 

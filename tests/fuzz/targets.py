@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from sonify.config.sections import PRESENCES
 from sonify.errors import ConcernsAll
 from sonify.io.tars import BLOCK, MAX_NAME_BYTES, index_members, read_member
 from sonify.keys import KEY_PATTERN
@@ -23,7 +24,7 @@ from sonify.media.pixels import MAX_PIXELS, UnreadableImage, decode_rgb, inspect
 from sonify.rows import Concept, Reason
 from sonify.vlm.answers import MAX_CAPTION_CHARS, MAX_DESCRIPTION_CHARS, parse_concepts
 from sonify.vlm.json_answers import parse_json
-from sonify.vlm.questions import PRESENCES, Answer
+from sonify.vlm.questions import Answer
 from sonify.vlm.repair import Unusable
 from sonify.vlm.replies import Reply, Service, read_reply
 from sonify.vlm.retrying import TryFailed

@@ -30,6 +30,12 @@ def test_model_calls_disk_and_units_are_estimated_before_anything_runs(tmp_path)
     assert not config.run_dir.exists()
 
 
+def test_a_listener_is_asked_about_clips_and_not_about_images(tmp_path):
+    small_input(tmp_path, photos=24, recordings=16)
+    listener = {"kind": "endpoint", "model": "ear", "url": "http://127.0.0.1:9/v1"}
+    assert of(small_config(tmp_path, retrieval={"confirm": listener})).model_calls == {"listen": 16}
+
+
 def test_what_is_done_is_no_more_to_do_and_the_rest_has_a_rate(tmp_path):
     small_input(tmp_path)
     config = small_config(tmp_path)

@@ -1,14 +1,18 @@
 """Copies in a pool: found by their sound, one recording in a scene, and never in both splits."""
 
+import io
 import subprocess
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sonify import layout
+from sonify.dataset.write import publish
 from sonify.keys import split_of
 from sonify.pool import Duplicate, DuplicateCounts, count_duplicates, read_duplicates
-from sonify.report.status import pairs_of_run
+from sonify.report.status import compare_usage, pairs_of_run, print_status, read_status, run_usage
 from sonify.report.verify import verify
 from sonify.rows import Clip
 from sonify.running import run
@@ -78,6 +82,23 @@ def test_copies_are_counted_and_none_where_they_are_kept(joined, tmp_path):
     assert count_duplicates(tmp_path) is None
 
 
+def said_of(run_dir):
+    said = io.StringIO()
+    print_status(read_status(run_dir), Console(file=said, width=160))
+    return said.getvalue()
+
+
+def test_the_status_and_a_publication_say_what_joining_came_to(joined, tmp_path):
+    found = count_duplicates(joined.run_dir)
+    assert found is not None
+    assert read_status(joined.run_dir).duplicates == found
+    assert f"copies: 12 recordings of the pool are 6, at most 2 of one; {found.left_out} of v" in said_of(
+        joined.run_dir
+    )
+    published = publish(joined.run_dir, tmp_path / "out").record.statistics
+    assert published.duplicates == asdict(found)
+
+
 def test_what_training_has_a_copy_of_is_not_heard_in_validation(joined):
     clips = {clip.clip: clip for clip in stored(joined.run_dir / layout.CLIPS, Clip)}
     copies = read_duplicates(joined.run_dir)
@@ -101,6 +122,10 @@ def test_what_training_has_a_copy_of_is_not_heard_in_validation(joined):
     assert heard["train"]
     assert heard["validation"]
     assert not heard["train"] & heard["validation"]
+
+
+def test_draws_are_compared_over_what_joining_left(joined):
+    assert compare_usage(joined, {"as it is": {}}) == {"as it is": run_usage(joined.run_dir)}
 
 
 def test_a_sound_is_in_a_scene_once_however_many_copies_there_are(tmp_path):
@@ -133,6 +158,7 @@ def test_a_second_call_does_nothing_and_the_run_is_sound(joined):
 
 def test_a_run_that_kept_copies_joins_them_on_redoing_pair_without_another_pool(corpora):
     run(config_of(corpora, "changed", "keep"))
+    assert read_status(corpora / "changed").duplicates is None
     config = config_of(corpora, "changed", "join")
     with refused("audio.duplicates"):
         run(config)
@@ -140,6 +166,19 @@ def test_a_run_that_kept_copies_joins_them_on_redoing_pair_without_another_pool(
     run(config, redo="pair")
     assert pools == {path: path.stat().st_mtime_ns for path in (config.run_dir / "pool" / "audio").iterdir()}
     assert len(read_duplicates(config.run_dir)) == 12
+    back = config_of(corpora, "changed", "keep")
+    run(back, redo="pair")
+    assert read_status(back.run_dir).duplicates is None  # a table of before is there, and nothing was joined
+    assert "copies" not in said_of(back.run_dir)
+    assert publish(back.run_dir, corpora / "published").record.statistics.duplicates == {}
+
+
+def test_what_is_known_of_copies_goes_with_the_pool_that_it_is_of(corpora):
+    config = config_of(corpora, "withdrawn", "join")
+    run(config)
+    run(config, stages=["pool"], redo="pool")
+    assert read_status(config.run_dir).duplicates is None
+    assert not (config.run_dir / layout.DUPLICATES).exists()
 
 
 def test_a_validation_split_of_copies_alone_is_refused_in_one_line(tmp_path):
@@ -163,6 +202,7 @@ def test_a_recording_that_repeats_itself_is_no_copy(tmp_path):
     run(config)
     assert len(stored(config.run_dir / layout.CLIPS, Clip)) == 3
     assert read_duplicates(config.run_dir) == {}
+    assert "copies: no recording of the pool is one of another\n" in said_of(config.run_dir)
 
 
 def test_splits_are_checked_without_a_pool(tmp_path, joined):

@@ -197,6 +197,13 @@ def test_every_input_that_is_named_must_be_there(minimal, tmp_path):
     encoder = {"kind": "hybrid", "audio": {"kind": "laion_clap", "checkpoint": str(tmp_path / "none.pt")}}
     with pytest.raises(InputError, match=r"retrieval.encoder.audio.checkpoint: no such file"):
         make_config(minimal | {"retrieval": {"encoder": encoder}})
+    (tmp_path / "labels.csv").touch()
+    confirm = {"kind": "tagger", "model": str(tmp_path / "ear.tflite"), "labels": str(tmp_path / "labels.csv")}
+    with pytest.raises(InputError, match=r"retrieval.confirm.model: no such file .*ear.tflite"):
+        make_config(minimal | {"retrieval": {"confirm": confirm}})
+    (tmp_path / "ear.tflite").mkdir()
+    with pytest.raises(InputError, match=r"retrieval.confirm.model: no such file: .*ear.tflite"):
+        make_config(minimal | {"retrieval": {"confirm": confirm}})
 
 
 def test_a_remote_place_keeps_its_address(minimal):

@@ -178,6 +178,8 @@ def load_tflite(settings: Tagger) -> TfliteTagger:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - the extra `tagger`; prints when it is imported
 
     labels = _read_labels(settings)
+    if not Path(settings.model).is_file():
+        raise InputError(f"retrieval.confirm.model: no such file: {settings.model}")
     try:
         interpreter = Interpreter(model_path=settings.model, num_threads=settings.cpus)
         interpreter.allocate_tensors()

@@ -65,6 +65,14 @@ def test_every_shipped_config_loads_and_refuses_a_misspelt_key(path):
         ({"images": {"kind": "folder", "path": "tests", "shard-size": 5}}, "images.shard-size: no such key"),
         ({"run_dir": "tests/run", "images": {"kind": "folder", "path": "tests"}}, "lies inside images.path"),
         ({"retrieval": {"temperature": float("inf")}}, "retrieval.temperature"),
+        *(
+            (
+                {"retrieval": {"encoder": {"kind": kind}, "limit": {"risk": 0.05}}},
+                rf"no calibration ships for retrieval\.encoder {kind}, .*calibration names none: make one with"
+                r" `python -m eval\.pairing --calibrate`",
+            )
+            for kind in ("clap", "hybrid")
+        ),
         ({"retrieval": {"signed_sqrt": "off"}}, "retrieval.signed_sqrt"),
         ({"seed": True}, "seed"),
         ({"seed": "x" * 100_000}, "seed"),

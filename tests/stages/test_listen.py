@@ -10,6 +10,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSe
 
 from sonify import layout
 from sonify.config.sections import Listener
+from sonify.dataset.render_from import adopt_settings
 from sonify.dataset.write import publish
 from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError
@@ -356,6 +357,10 @@ def test_a_run_is_looked_at_without_the_files_of_its_tagger(root, test_data):
     assert all(stage.units_to_do == 0 for stage in read_status(root / "run").stages)
     assert not verify(root / "run").damage
     publish(root / "run", root / "published")
+    published = {"path": str(root / "published"), "missing": "repair"}
+    with refused(r"set retrieval\.confirm, with where 'yamnet\.tflite' lies, or null$"):
+        adopt_settings(small_config(root, published=published))
+    assert adopt_settings(small_config(root, published=published | {"missing": "skip"})).retrieval.confirm is None
     with refused(r"retrieval\.confirm\.labels: no such file"):
         config_of(root, ear)
 

@@ -41,6 +41,7 @@ from sonify.sources.mistakes import check_listed, explain_swap
 from sonify.sources.sounds import list_sounds, table_of
 from sonify.sources.tables import table_for
 from sonify.stages.moved import check_moved, moved_input
+from sonify.stages.pair import check_limit
 from sonify.stages.published import refs_of
 from sonify.stores import Place
 
@@ -58,6 +59,7 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
     Raises:
         InputError: the run was made under another configuration, or input or a model is not there.
     """
+    check_limit(config.retrieval)
     run_dir = config.run_dir
     recorded = read_record(run_dir)
     record = start_record(config, recorded)
@@ -147,6 +149,8 @@ def _fetch_models(run_dir: Place, stages: Sequence[Stage], chosen: Sequence[Stag
         are_known = record.models.keys() >= set(stage.models)  # not by these names where their folder was moved
         if are_known and set(to_do) <= set(stage.units_answered(run_dir, to_do)):
             continue
+        if not to_do and all(record.models.keys() & {name, name.partition("@")[0]} for name in stage.models):
+            continue  # done by a version that recorded pinned networks without their revision
         try:
             fetched = stage.fetch()
         except InputError as error:

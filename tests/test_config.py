@@ -65,6 +65,14 @@ def test_every_shipped_config_loads_and_refuses_a_misspelt_key(path):
         ({"images": {"kind": "folder", "path": "tests", "shard-size": 5}}, "images.shard-size: no such key"),
         ({"run_dir": "tests/run", "images": {"kind": "folder", "path": "tests"}}, "lies inside images.path"),
         ({"retrieval": {"temperature": float("inf")}}, "retrieval.temperature"),
+        *(
+            (
+                {"retrieval": {"encoder": {"kind": kind}, "limit": {"risk": 0.05}}},
+                rf"no calibration ships for retrieval\.encoder {kind}, .*calibration names none: make one with"
+                r" `python -m eval\.pairing --calibrate`",
+            )
+            for kind in ("clap", "hybrid")
+        ),
         ({"retrieval": {"signed_sqrt": "off"}}, "retrieval.signed_sqrt"),
         ({"seed": True}, "seed"),
         ({"seed": "x" * 100_000}, "seed"),
@@ -197,6 +205,13 @@ def test_every_input_that_is_named_must_be_there(minimal, tmp_path):
     encoder = {"kind": "hybrid", "audio": {"kind": "laion_clap", "checkpoint": str(tmp_path / "none.pt")}}
     with pytest.raises(InputError, match=r"retrieval.encoder.audio.checkpoint: no such file"):
         make_config(minimal | {"retrieval": {"encoder": encoder}})
+    (tmp_path / "labels.csv").touch()
+    confirm = {"kind": "tagger", "model": str(tmp_path / "ear.tflite"), "labels": str(tmp_path / "labels.csv")}
+    with pytest.raises(InputError, match=r"retrieval.confirm.model: no such file .*ear.tflite"):
+        make_config(minimal | {"retrieval": {"confirm": confirm}})
+    (tmp_path / "ear.tflite").mkdir()
+    with pytest.raises(InputError, match=r"retrieval.confirm.model: no such file: .*ear.tflite"):
+        make_config(minimal | {"retrieval": {"confirm": confirm}})
 
 
 def test_a_remote_place_keeps_its_address(minimal):

@@ -33,6 +33,7 @@ from sonify.io.tables import count_rows, read_columns, rows_of
 from sonify.io.tars import index_members
 from sonify.io.write import FileRecord, sha256_of
 from sonify.keys import split_member
+from sonify.models.fetch import named
 from sonify.rows import FeatureEntry
 from sonify.stores import Place
 from train.config import Data, TrainConfig
@@ -368,20 +369,25 @@ def _open_shard(run_dir: Path, split: str, commit_path: Path) -> Shard | None:
 def _describe_run(record: RunRecord, shard: Shard) -> Run:
     """What run.json says of the features, and what the run's first sample shows."""
     settings = record.config["features"]
+    identities: dict[str, str] = {}
     for name in ("vae", "ast"):
-        if settings[name] not in record.models:
+        model = settings[name]
+        # by a version before, a pinned one was recorded without its revision
+        spelt = next((one for one in (named(model, settings[f"{name}_revision"]), model) if one in record.models), None)
+        if spelt is None:
             raise InputError(
                 f"{shard.run_dir}: {layout.RUN} does not say which {name} {settings[name]} was; run"
                 f" `{spell('features', '--config', 'F')}`"
             )
+        identities[name] = record.models[spelt]
     sample = shard.read(shard.read_index(), 0)
     if not sample.scenes:
         raise sample.damage(f"has no audio features; {remedy(shard.run_dir)}")
     features = MeasuredFeatures(
         vae=settings["vae"],
-        vae_identity=record.models[settings["vae"]],
+        vae_identity=identities["vae"],
         ast=settings["ast"],
-        ast_identity=record.models[settings["ast"]],
+        ast_identity=identities["ast"],
         size=settings["size"],
         frequency=settings["frequency"],
         clip_seconds=record.config["audio"]["clip_seconds"],

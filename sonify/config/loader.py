@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from upath import UPath
 
 from sonify.config.problems import describe, explain_word, short
-from sonify.config.sections import Config, Section
+from sonify.config.sections import Config, Section, Tagger
 from sonify.config.shipped import find_config
 from sonify.config.text import BACKSLASH, read_text
 from sonify.errors import InputError, TransientError
@@ -26,7 +26,7 @@ from sonify.stores import Place, kind_of
 Settings = TypeVar("Settings", bound=Section)
 
 # Keys whose value is one file and never a folder.
-LISTS = (".exclude", ".segments", ".labels", ".table", ".checkpoint")
+LISTS = (".exclude", ".segments", ".labels", ".table", ".checkpoint", ".model")
 # What a run did that was made before these keys were there; their defaults do something else.
 KEYS_OF_BEFORE: Mapping[str, Any] = {
     "retrieval.encoder.matching": "words",
@@ -139,6 +139,8 @@ def _places(section: Section, prefix: str = "") -> Iterator[tuple[str, Place]]:
                 yield from _places(item, f"{key}.")
             elif isinstance(item, Path | UPath) and key != "run_dir":
                 yield key, item
+    if isinstance(section, Tagger) and section.is_tflite:
+        yield f"{prefix}model", Path(section.model)
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

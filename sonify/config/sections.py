@@ -377,13 +377,8 @@ class HybridEncoder(Section):
 
 
 def to_tagger(value: str) -> str:
-    """As `to_model`; a `.tflite` file is made absolute, too."""
-    if not value.endswith(".tflite"):
-        return to_model(value)
-    file = expand_user(value).absolute()
-    if not file.is_file():
-        raise ValueError(f"no such file: {file}")
-    return str(file)
+    """As `to_model`; a `.tflite` file is made absolute, too, and need not be here where a run is only looked at."""
+    return str(expand_user(value).absolute()) if value.endswith(".tflite") else to_model(value)
 
 
 class Tagger(Section):
@@ -532,7 +527,7 @@ class Concepts(Section):
 class Limit(Section):
     """How alike the best clip must be, for each query: at most `risk` of the concepts without an answer get one.
 
-    `calibration` is a file that `python -m eval.pairing --calibrate` wrote; null is what ships.
+    `calibration` is a file that `python -m eval.pairing --calibrate` wrote; null is what ships, for the text encoder.
     """
 
     risk: float = Field(default=0.05, gt=0, lt=1)
@@ -562,6 +557,15 @@ class Retrieval(Section):
     draws: int = Field(default=1, ge=1, le=100)
     confirm: Confirm | None = None  # null: nobody listens to the clips
     purity: Purity | None = None
+
+    @model_validator(mode="after")
+    def _limit_is_calibrated(self) -> "Retrieval":
+        if self.limit and self.limit.calibration is None and not isinstance(self.encoder, TextEncoder):
+            raise ValueError(
+                f"no calibration ships for retrieval.encoder {self.encoder.kind}, and retrieval.limit.calibration names"
+                " none: make one with `python -m eval.pairing --calibrate`, or set retrieval.limit to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _purity_is_heard(self) -> "Retrieval":

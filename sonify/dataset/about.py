@@ -13,7 +13,7 @@ from upath import UPath
 from sonify.config import Config, LaionClapEncoder, Section, Vlm
 from sonify.dataset.format import FORMAT, LOUDNESS_STEP_LU, PublishedClip, PublishedPair, PublishedRecord, Statistics
 from sonify.dataset.licences import obstacles
-from sonify.dataset.render_from import published_folder, read_declaration
+from sonify.dataset.render_from import DRAWING, published_folder, read_declaration
 from sonify.engine.record import RunRecord
 from sonify.vlm.questions import check_question, concepts_prompt
 
@@ -30,6 +30,9 @@ def make_record(config: Config, run: RunRecord, statistics: Statistics) -> Publi
         origin = read_declaration(published_folder(config))
         plain["concepts"] = origin.config["concepts"]
         plain["images"].pop("shard_size", None)  # units are those of the dataset
+        if config.published.missing != "repair":  # and clips drawn; who renders neither listens nor limits
+            drawn = origin.config["retrieval"]
+            plain["retrieval"] |= {name: drawn[name] for name in DRAWING if name in drawn}
         models, prompts = {**origin.models, **models}, dict(origin.prompts)
     return PublishedRecord(
         format=FORMAT,

@@ -37,8 +37,10 @@ ADOPTED = ("seed", "audio.clip_seconds", "audio.sample_rate", "audio.validation"
 ADOPTED += ("mix", "render", "retrieval")
 # Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size.
 FREE = frozenset({"render.image"})
-# Whoever draws again may do so by another encoder, which has a limit of its own.
-FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.limit"})
+# Whoever draws again may do so by another encoder, which has a limit of its own, and have another listen.
+FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.limit", "retrieval.confirm", "retrieval.purity"})
+# What only says which clips may be drawn. Files and servers that it needs are not published.
+DRAWING = ("limit", "confirm", "purity")
 # Two names for archives that are read alike.
 SAME_KIND = ({"webdataset", "sa1b"},)
 
@@ -176,6 +178,13 @@ def adopt_settings(config: Config) -> Config:
     repairs = config.published.missing == "repair"
     free = FREE | (FREE_IN_REPAIR if repairs else frozenset())
     raw, chosen = (config.model_dump(mode="json", exclude_unset=unset) for unset in (False, True))
+    retrieval, set_in_retrieval = _find(made_by, "retrieval", where), chosen.get("retrieval", {})
+    if not isinstance(retrieval, dict):
+        raise InputError(f"{where}: retrieval is no section: not the record of a published dataset")
+    if repairs:
+        _check_drawing(retrieval, set_in_retrieval, where)
+    else:
+        made_by["retrieval"] = _without_drawing(retrieval, set_in_retrieval)
     for key in ADOPTED:
         *above, name = key.split(".")
         own, set_here = raw, chosen
@@ -183,8 +192,6 @@ def adopt_settings(config: Config) -> Config:
             own, set_here = own[section], set_here.get(section, {})
         own[name] = _adopt(key, own[name], set_here.get(name), _find(made_by, key, where), free)
     raw["published"] |= {"scenes": list(recorded.scenes), "digest": folder.digest}
-    if repairs and "encoder" not in chosen.get("retrieval", {}):
-        _check_encoder(_find(recorded.config, "retrieval.encoder", where), where)
     return make_config(raw, where, check_paths=False)
 
 
@@ -230,14 +237,60 @@ def _differences(key: str, own: Any, set_here: Any, published: Any) -> Iterator[
         yield key, own, published
 
 
-def _check_encoder(published: Any, where: str) -> None:
+def _without_drawing(published: dict[str, Any], set_here: Mapping[str, Any]) -> dict[str, Any]:
+    """A published `retrieval` where nothing is drawn: nobody listens, and a limit needs its calibration.
+
+    Raises:
+        InputError: something is set here that would act on a draw.
+    """
+    idle = [name for name in DRAWING if name != "limit" or _lacks_calibration(published.get(name))]
+    if named := next((name for name in idle if set_here.get(name) is not None), None):
+        raise InputError(
+            f"retrieval.{named}: it acts on what is drawn, and a published dataset is drawn from only with"
+            " published.missing: repair: leave the key out"
+        )
+    return published | dict.fromkeys(idle)
+
+
+def _check_drawing(published: Mapping[str, Any], set_here: Mapping[str, Any], where: str) -> None:
+    """Whoever draws again must name what the record cannot hold; nothing else acts in its place, unsaid.
+
+    Raises:
+        InputError: something is to be named, or the record names a file.
+    """
+    if "encoder" not in set_here:
+        _check_model(_find({"retrieval": published}, "retrieval.encoder", where), "encoder", where)
+    lacking: list[str] = []
+    if "limit" not in set_here and _lacks_calibration(published.get("limit")):
+        lacking.append("retrieval.limit, with the calibration that clips were drawn under, or null")
+    if "confirm" not in set_here and isinstance(confirm := published.get("confirm"), Mapping):
+        model = str(confirm.get("model"))
+        if confirm.get("kind") == "endpoint":
+            lacking.append(f"retrieval.confirm, with the url of a server that has {model[:100]!r}, or null")
+        elif model.endswith(".tflite") or "/" not in model:  # of a file or a folder the name alone is published
+            lacking.append(f"retrieval.confirm, with where {model[:100]!r} lies, or null")
+        else:
+            _check_model(confirm, "confirm", where)
+    heard_by = set_here["confirm"] if "confirm" in set_here else published.get("confirm")
+    if heard_by is None and "purity" not in set_here and published.get("purity") is not None:
+        lacking.append("retrieval.purity, as null, since nobody listens")
+    if lacking:
+        raise InputError(
+            f"{where}: clips are drawn again, and the folder does not say by what: set {'; '.join(lacking)}"
+        )
+
+
+def _lacks_calibration(limit: Any) -> bool:
+    """Whether a published limit was read from a file: its key is left out, and null where what ships acted."""
+    return isinstance(limit, Mapping) and limit.get("calibration", "") is not None
+
+
+def _check_model(published: Any, key: str, where: str) -> None:
     """A stranger's record names no file that is opened here."""
     if isinstance(published, Mapping):
         for inner in published.values():
-            _check_encoder(inner, where)
+            _check_model(inner, key, where)
     elif isinstance(published, str) and (
         published.startswith(("/", ".", "~")) or "://" in published or published.endswith(".pt")
     ):
-        raise InputError(
-            f"{where}: retrieval.encoder names the file {published[:100]!r}: set retrieval.encoder yourself"
-        )
+        raise InputError(f"{where}: retrieval.{key} names the file {published[:100]!r}: set retrieval.{key} yourself")

@@ -41,7 +41,8 @@ MAX_TROUBLE_CHARS = 2000
 # a run whose input was moved is the same run; versions before this one recorded them among a stage's settings.
 PLACES = frozenset({"images.path", *(f"audio.sources.{key}" for key in ("path", "segments", "labels", "table"))})
 # Files that settings know by their content; who only looks at a run needs none of them.
-CONTENTS = frozenset({"images.exclude", "audio.exclude", "concepts.extractors.file", "retrieval.limit.calibration"})
+CONTENTS = frozenset({"images.exclude", "audio.exclude", "concepts.extractors.file"})
+CONTENTS |= {"retrieval.limit.calibration", "retrieval.confirm.labels"}
 GONE = "gone"
 
 

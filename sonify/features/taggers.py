@@ -25,7 +25,7 @@ from sonify.errors import InputError, WorkError, require
 from sonify.io.places import read_whole
 from sonify.io.write import sha256_of
 from sonify.media.mixing import FULL_SCALE
-from sonify.models.fetch import AUDIO_CLASSIFIER_FILES, FetchedModel, fetch_model
+from sonify.models.fetch import AUDIO_CLASSIFIER_FILES, FetchedModel, fetch_model, named
 
 SAMPLE_RATE_HZ = AST_SAMPLE_RATE_HZ
 # A tail shorter than this share of a window is not heard apart: most of its window would be silence.
@@ -67,7 +67,8 @@ def fetch_tagger(settings: Tagger) -> dict[str, str]:
         load_tflite(settings)
         return {settings.model: _identify_tflite(settings)}
     require("torch", "transformers", what="retrieval.confirm")
-    return {settings.model: fetch_model(settings.model, settings.revision, AUDIO_CLASSIFIER_FILES).identity}
+    fetched = fetch_model(settings.model, settings.revision, AUDIO_CLASSIFIER_FILES)
+    return {named(settings.model, settings.revision): fetched.identity}
 
 
 def load_tagger(settings: Tagger) -> LoadedTagger:
@@ -177,6 +178,8 @@ def load_tflite(settings: Tagger) -> TfliteTagger:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - the extra `tagger`; prints when it is imported
 
     labels = _read_labels(settings)
+    if not Path(settings.model).is_file():
+        raise InputError(f"retrieval.confirm.model: no such file: {settings.model}")
     try:
         interpreter = Interpreter(model_path=settings.model, num_threads=settings.cpus)
         interpreter.allocate_tensors()

@@ -235,7 +235,7 @@ def _find_or_download(model: str, revision: str | None, files: Files) -> Path:
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - httpx of either version
         at = f" --revision {revision}" if revision else ""
         raise wrong_here or InputError(
-            f"{_named(model, revision)}: not in the hub's cache, and not to be downloaded from here"
+            f"{named(model, revision)}: not in the hub's cache, and not to be downloaded from here"
             f" ({type(error).__name__}: {_first_line(error)}); run `hf download {model}{at}` where there is a network,"
             " and set HF_HOME to the folder that it fills"
         ) from error
@@ -245,18 +245,19 @@ def _reach(model: str, revision: str | None) -> None:
     """Ask the hub once for a model: the download of a pinned commit would try for half a minute to reach it."""
     from huggingface_hub import HfApi, errors  # noqa: PLC0415
 
-    named = _named(model, revision)
+    spelt = named(model, revision)
     try:
         HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_SEC)
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"{named}: the hub has {model}, but no revision {revision}") from error
+        raise InputError(f"{spelt}: the hub has {model}, but no revision {revision}") from error
     except errors.RepositoryNotFoundError as error:  # the hub says the same of what is private or gated
         raise InputError(
-            f"{named}: the hub has no such model, or wants a login: see its page, then `hf auth login` or HF_TOKEN"
+            f"{spelt}: the hub has no such model, or wants a login: see its page, then `hf auth login` or HF_TOKEN"
         ) from error
 
 
-def _named(model: str, revision: str | None) -> str:
+def named(model: str, revision: str | None) -> str:
+    """What a model is recorded under: as the configuration names it, so that two revisions of one are told apart."""
     return f"{model}@{revision}" if revision else model
 
 

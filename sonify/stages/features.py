@@ -21,7 +21,7 @@ from sonify.io.write import FileRecord
 from sonify.keys import split_member
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import decode_square
-from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
+from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model, named
 from sonify.pool import ClipTexts
 from sonify.stores import Place
 
@@ -60,7 +60,7 @@ def fetch_features(settings: Features) -> dict[str, str]:
         ("ast", settings.ast, settings.ast_revision, AST_FILES),
     ):
         try:
-            fetched[model] = fetch_model(model, revision, files).identity
+            fetched[named(model, revision)] = fetch_model(model, revision, files).identity
         except InputError as error:
             lacking.append(f"features.{key}: {error}")
     if lacking:

@@ -26,6 +26,7 @@ from sonify.io.commits import digest_of
 from sonify.io.places import load_array, on_this_machine
 from sonify.io.tables import TableWriter, read_rows, storable
 from sonify.io.write import Transaction
+from sonify.models.fetch import named
 from sonify.retrieval.confirm import SPEECH_LIKELY, TAG_FLOOR, ClipTags, classes_of, is_speech, read_tags
 from sonify.retrieval.encoders import query_of
 from sonify.rows import Clip, Concept, HeardClip, Reason, Rejected, Tag
@@ -99,13 +100,18 @@ class ListenerName:
 def listener_of(run_dir: Place, confirm: Confirm) -> ListenerName:
     """Who listens in a run: what run.json says the model is, or what lies here."""
     record = read_record(run_dir)
-    known = record.models.get(confirm.model, "") if record else ""
+    known = record.models.get(model_of(confirm), "") if record else ""
     if isinstance(confirm, Tagger):
-        identity = known or fetch_listener(confirm)[confirm.model]
+        identity = known or fetch_listener(confirm)[model_of(confirm)]
     else:
         identity = f"endpoint {confirm.model}"  # whose files are not here
     name = Path(confirm.model).name if Path(confirm.model).is_absolute() else confirm.model
     return ListenerName(id=f"{confirm.kind}-{sha256(identity.encode()).hexdigest()[:12]}", name=name, identity=identity)
+
+
+def model_of(confirm: Confirm) -> str:
+    """What run.json records a listener under."""
+    return named(confirm.model, confirm.revision if isinstance(confirm, Tagger) else None)
 
 
 def tags_of_run(config: Config) -> ClipTags | None:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from sonify import layout
 from sonify.captions.words import find_discard_words
-from sonify.config import Audio, Concepts, Config, Images
+from sonify.config import Audio, Concepts, Config, Images, Retrieval, TextEncoder
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import stems
@@ -23,8 +23,9 @@ from sonify.keys import key_order, plain_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
 from sonify.pool import clip_columns, read_duplicates
 from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
-from sonify.retrieval.encoders import query_of, query_text
+from sonify.retrieval.encoders import load_encoder, query_of, query_text
 from sonify.retrieval.kinds import Query, are_one_sound
+from sonify.retrieval.limits import query_limit, read_calibrations
 from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stages.duplicates import join_duplicates
@@ -153,6 +154,28 @@ def joined(audio: Audio) -> bool:
 def pool_of(config: Config) -> dict[str, SplitPool]:
     """The run's pool as it is drawn from, split by split."""
     return load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config), joined(config.audio))
+
+
+def check_limit(retrieval: Retrieval) -> None:
+    """Before anything is asked or heard for it, see that a calibration can be read and has a limit for the risk.
+
+    Whether it is of a CLAP shows only when that is loaded.
+
+    Raises:
+        InputError: it is none, is of another encoder, or knows no such risk.
+    """
+    limit = retrieval.limit
+    if limit is None or limit.calibration is None:
+        return
+    if isinstance(retrieval.encoder, TextEncoder):
+        query_limit(limit, load_encoder(retrieval.encoder).identity)
+        return
+    found = read_calibrations(limit.calibration).values()
+    if not any(row.risk <= limit.risk for calibration in found for row in calibration.risks):
+        raise InputError(
+            f"retrieval.limit: {limit.calibration} holds no calibration for a risk of at most {limit.risk:g}: make one"
+            " with `python -m eval.pairing --calibrate`, or raise retrieval.limit.risk"
+        )
 
 
 def check_pool(config: Config) -> None:

@@ -35,6 +35,7 @@ from sonify.engine.job import Stage
 from sonify.engine.record import GONE, PLACES, RunRecord, as_recorded, pruned, read_record
 from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
+from sonify.models.fetch import named
 from sonify.retrieval import encoders
 from sonify.retrieval.kinds import KINDS_VERSION
 from sonify.retrieval.limits import identify_limit
@@ -288,7 +289,7 @@ def _listen(config: Config) -> tuple[Stage, ...]:
             load=lambda: listen.listen_job(config),
             upstream=("pool",),
             rows_expected=lambda upstream: upstream[0].clips_out,
-            models=(confirm.model,),
+            models=(listen.model_of(confirm),),
             fetch=lambda: listen.fetch_listener(confirm),
             **_listener_resources(confirm),
         ),
@@ -319,7 +320,7 @@ def _features(config: Config, pick: Pick, settings: Features, render_digest: str
         load=lambda: features.features_job(config.run_dir, settings, config.scenes, render_digest),
         upstream=("render",),
         rows_expected=lambda upstream: upstream[0].rows_out,
-        models=(settings.vae, settings.ast),
+        models=(named(settings.vae, settings.vae_revision), named(settings.ast, settings.ast_revision)),
         fetch=lambda: features.fetch_features(settings),
         **_network_resources(settings),
     )

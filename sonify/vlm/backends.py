@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sonify.config import EndpointVlm, TransformersVlm, VlmExtractor
+from sonify.models.fetch import named
 from sonify.vlm.questions import LoadedVlm
 
 REQUEST_KEYS = frozenset({"temperature", "system", "extra_body", "template"})
@@ -50,7 +51,7 @@ def fetch_vlm(config: VlmExtractor) -> dict[str, str]:
 def model_name(config: VlmExtractor) -> str:
     """What an answer is recorded under: the model as the configuration names it."""
     revision = None if isinstance(config, EndpointVlm) else config.revision
-    return f"{config.model}@{revision}" if revision else config.model
+    return named(config.model, revision)
 
 
 def request_settings(config: VlmExtractor) -> dict[str, Any]:

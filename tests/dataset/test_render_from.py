@@ -1,13 +1,16 @@
 """What a renderer may say, and what the published folder decides."""
 
 import json
+from importlib.resources import files
 
 import pytest
 
+from sonify.config.sections import Limit, Listener, Purity, Tagger
 from sonify.dataset.render_from import adopt_settings
+from sonify.dataset.write import publish
 from sonify.errors import InputError
 from sonify.running import run
-from tests.builders import write_tar
+from tests.builders import refused, small_config, small_input, write_tar
 from tests.dataset.folders import elsewhere, mixes, seal, shard_hashes
 
 
@@ -75,6 +78,9 @@ def edit_record(folder, change):
         (lambda record: record.pop("config"), "not the record"),
         (lambda record: record["config"].pop("concepts"), "not the record"),
         (lambda record: record["config"].pop("mix"), "mix is missing"),
+        (lambda record: record["config"].pop("retrieval"), "retrieval is missing"),
+        (lambda record: record["config"].update(retrieval=[]), "retrieval is no section"),
+        (lambda record: record["config"]["retrieval"].update(limit=5), "retrieval.limit"),
         (lambda record: record["config"]["mix"].update(loud=True), r"mix\.loud: no such key"),
         (lambda record: record["config"].update(seed="x"), "seed"),
         (lambda record: record["config"]["mix"].update(lufs=[3.0, 4.0]), "lufs must be"),
@@ -98,3 +104,119 @@ def test_a_record_that_says_no_encoder_is_refused_where_clips_are_drawn_again(co
     edit_record(copy / "published", lambda record: record["config"]["retrieval"].pop("encoder"))
     with pytest.raises(InputError, match=r"retrieval\.encoder is missing"):
         adopt_settings(elsewhere(copy, "repair"))
+
+
+SERVED = {"kind": "endpoint", "model": "an/ear", "max_new_tokens": 64}
+AT = "http://127.0.0.1:9/v1"
+FROM_FILE = {"risk": 0.05}  # a limit whose calibration was a file
+PURITY = {"weight": 2.0, "at_least": 0.1}
+
+
+def edit_retrieval(copy, **sections):
+    edit_record(copy / "published", lambda record: record["config"]["retrieval"].update(sections))
+
+
+def test_a_dataset_that_was_heard_and_limited_by_what_is_not_here_gives_the_same_shards(first, copy):
+    edit_retrieval(copy, confirm=SERVED, purity=PURITY, limit=FROM_FILE)
+    config = adopt_settings(elsewhere(copy))
+    assert (config.retrieval.confirm, config.retrieval.purity, config.retrieval.limit) == (None, None, None)
+    assert adopt_settings(config) == config
+    run(elsewhere(copy))
+    assert shard_hashes(copy / "run") == shard_hashes(first / "run")
+    publish(copy / "run", copy / "again")
+    retrieval = json.loads((copy / "again" / "sonify.json").read_text())["config"]["retrieval"]
+    assert [retrieval[name] for name in ("confirm", "purity", "limit")] == [SERVED, PURITY, FROM_FILE]
+
+
+def test_a_limit_that_ships_stays_where_nothing_is_drawn(copy):
+    edit_retrieval(copy, limit={"risk": 0.02, "calibration": None})
+    limit = adopt_settings(elsewhere(copy)).retrieval.limit
+    assert limit is not None
+    assert limit.risk == 0.02
+    assert adopt_settings(elsewhere(copy, "repair")).retrieval.limit == limit
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"confirm": SERVED | {"url": AT}}, "confirm"),
+        ({"confirm": SERVED | {"url": AT}, "purity": PURITY}, "confirm"),
+        ({"limit": {"risk": 0.05}}, "limit"),
+    ],
+)
+def test_what_acts_on_a_draw_is_not_set_where_nothing_is_drawn(copy, sections, key):
+    edit_retrieval(copy, confirm=SERVED, purity=PURITY, limit=FROM_FILE)
+    with refused(rf"^retrieval\.{key}: it acts on what is drawn, .* leave the key out"):
+        adopt_settings(elsewhere(copy, retrieval=sections))
+
+
+@pytest.mark.parametrize(
+    ("published", "named", "said"),
+    [
+        ({"confirm": SERVED}, {}, r"set retrieval\.confirm, with the url of a server that has 'an/ear', or null$"),
+        (
+            {"confirm": SERVED | {"url": AT, "api_key_env": "HOME"}},
+            {},
+            r"set retrieval\.confirm, with the url of a server that has 'an/ear', or null$",
+        ),
+        (
+            {"confirm": {"kind": "tagger", "model": "yamnet.tflite"}},
+            {},
+            r"set retrieval\.confirm, with where 'yamnet\.tflite' lies, or null$",
+        ),
+        ({"confirm": {"kind": "tagger", "model": "ear"}}, {}, r"set retrieval\.confirm, with where 'ear' lies"),
+        ({"confirm": {"kind": "tagger", "model": "/etc/ear"}}, {}, r"retrieval\.confirm names the file '/etc/ear'"),
+        (
+            {"confirm": {"kind": "tagger", "model": "an/ear", "labels": "/etc/passwd"}},
+            {},
+            r"retrieval\.confirm names the file '/etc/passwd'",
+        ),
+        ({"limit": FROM_FILE}, {}, r"set retrieval\.limit, with the calibration that clips were drawn under, or null$"),
+        ({"limit": {"risk": 0.05, "calibration": "/etc/passwd"}}, {}, r"set retrieval\.limit, with the calibration"),
+        (
+            {"confirm": SERVED, "limit": FROM_FILE},
+            {},
+            r"set retrieval\.limit, with .* or null; retrieval\.confirm, with .* or null$",
+        ),
+        ({"confirm": SERVED, "purity": PURITY}, {"confirm": None}, r"set retrieval\.purity, as null, since nobody"),
+        (
+            {"limit": {"risk": 0.05, "calibration": None}},
+            {"encoder": {"kind": "hybrid"}},
+            "no calibration ships for retrieval.encoder hybrid",
+        ),
+    ],
+)
+def test_whoever_draws_again_names_what_the_folder_cannot_hold(copy, published, named, said):
+    edit_retrieval(copy, **published)
+    with refused(said):
+        adopt_settings(elsewhere(copy, "repair", retrieval=named))
+
+
+def test_who_listens_and_what_limits_is_the_renderers_where_it_draws_again(copy):
+    edit_retrieval(copy, confirm=SERVED, purity=PURITY, limit=FROM_FILE)
+    config = adopt_settings(elsewhere(copy, "repair", retrieval={"confirm": SERVED | {"url": AT}, "limit": None}))
+    assert isinstance(config.retrieval.confirm, Listener)
+    assert (config.retrieval.confirm.url, config.retrieval.limit) == (AT, None)
+    assert config.retrieval.purity == Purity(**PURITY)
+    assert adopt_settings(config) == config
+    silent = {"confirm": None, "purity": None, "limit": {"risk": 0.1}}
+    retrieval = adopt_settings(elsewhere(copy, "repair", retrieval=silent)).retrieval
+    assert (retrieval.confirm, retrieval.purity, retrieval.limit) == (None, None, Limit(risk=0.1))
+
+
+def test_a_tagger_of_the_hub_listens_again(copy):
+    edit_retrieval(copy, confirm={"kind": "tagger", "model": "an/ear", "revision": "main", "labels": None})
+    confirm = adopt_settings(elsewhere(copy, "repair")).retrieval.confirm
+    assert isinstance(confirm, Tagger)
+    assert (confirm.model, confirm.revision) == ("an/ear", "main")
+
+
+def test_a_limit_from_a_file_is_published_as_one(tmp_path):
+    small_input(tmp_path, photos=4, recordings=4)
+    (tmp_path / "limits.json").write_bytes(files("sonify.retrieval").joinpath("limits.json").read_bytes())
+    config = small_config(tmp_path, retrieval={"limit": {"calibration": str(tmp_path / "limits.json")}})
+    run(config)
+    publish(config.run_dir, tmp_path / "published")
+    with refused(r"set retrieval\.limit, with the calibration that clips were drawn under, or null$"):
+        adopt_settings(elsewhere(tmp_path, "repair"))
+    assert adopt_settings(elsewhere(tmp_path)).retrieval.limit is None

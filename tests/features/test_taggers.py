@@ -155,6 +155,11 @@ def test_a_file_that_is_cut_short_is_named(yamnet, tmp_path, size):
         load_tagger(with_(yamnet, model=str(tmp_path / "cut.tflite")))
 
 
+def test_a_file_that_is_not_there_is_named(yamnet):
+    with refused(r"retrieval\.confirm\.model: no such file: /nowhere/ear\.tflite$"):
+        load_tagger(with_(yamnet, model="/nowhere/ear.tflite"))
+
+
 def test_another_kind_of_tflite_is_named(yamnet, test_data):
     eye = next((test_data / "weights" / "mobilenet_v2").glob("*.tflite"))
     with refused(r"expected one input, a window of float32 samples at 16 kHz"):
@@ -174,7 +179,6 @@ def test_without_the_library_one_line_says_how_to_get_it(yamnet, monkeypatch):
         ({"revision": "main"}, "has no revision and runs on a CPU"),
         ({"device": "cuda"}, "has no revision and runs on a CPU"),
         ({"model": "a/b"}, "says its names itself: leave `labels` out"),
-        ({"model": "/nowhere/ear.tflite"}, "no such file"),
         ({"floor": 0.001}, "greater than or equal to 0.01"),
     ],
 )

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify import layout
-from sonify.engine.record import require_record
+from sonify.config.sections import Tagger
+from sonify.engine.record import require_record, write_record
 from sonify.errors import InputError, WorkError
 from sonify.features.vae import encode, load_vae
 from sonify.io.commits import commit_files, read_commit
@@ -22,11 +25,15 @@ from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip, FeatureEntry
 from sonify.running import run
+from sonify.stages.listen import fetch_listener, listener_of
+from sonify.stages.table import stages_of
 from tests.builders import hash_run, members_of, refused, run_shuffled, small_config, small_input, stored
-from tests.tiny_networks import edit_weights
+from tests.servers import COMMIT, MODEL, away_from_hub, put_into_cache
+from tests.tiny_networks import edit_weights, tiny_tagger
 from train.tiny import write_tiny_ast, write_tiny_vae
 
 CPU = torch.device("cpu")
+OTHER = "f" * 40  # another commit
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +281,44 @@ def test_without_the_section_or_the_shards_one_line_says_so(rendered, networks, 
 def test_what_ast_does_not_hear_is_refused(rendered, audio):
     with refused("features: AST hears 16000 Hz and at most 10.24 seconds"):
         small_config(rendered, audio=audio, features={"size": 64})
+
+
+def test_two_revisions_of_one_network_are_recorded_apart(rendered, networks, tmp_path, monkeypatch):
+    """The default tagger and the usual network of features are one model of the hub."""
+    away_from_hub(monkeypatch, tmp_path / "cache")
+    heard = put_into_cache(tmp_path / "cache", tiny_tagger(tmp_path / "tagger", ("Dog", "Cat")))
+    shutil.copytree(networks["ast"], heard.parent / OTHER)
+    (heard.parents[1] / "refs" / "pinned").write_text(OTHER)
+    tagger = Tagger(kind="tagger", model=MODEL, device="cpu")
+    config = small_config(
+        rendered,
+        run="apart",
+        retrieval={"confirm": tagger.model_dump(mode="json")},
+        features={"size": 64, "vae": networks["vae"], "ast": MODEL, "ast_revision": "pinned"},
+    )
+    stages = stages_of(config)
+    (listen,), (made,) = ([s for s in stages if s.name == name] for name in ("listen", "features"))
+    assert (dict(listen.fetch()), made.fetch()[f"{MODEL}@pinned"]) == ({MODEL: COMMIT}, OTHER)
+    assert all(tuple(stage.fetch()) == stage.models for stage in (listen, made))
+    assert fetch_listener(tagger.model_copy(update={"revision": "pinned"})) == {f"{MODEL}@pinned": OTHER}
+
+
+def test_a_tagger_is_known_by_its_revision(rendered, tmp_path):
+    """Its tags are found by what run.json says of that revision, and of no other."""
+    shutil.copytree(rendered / "rendered", tmp_path / "run")
+    record = require_record(tmp_path / "run")
+    write_record(tmp_path / "run", replace(record, models={MODEL: "one", f"{MODEL}@pinned": "other"}))
+    tagger = Tagger(kind="tagger", model=MODEL, revision="pinned")
+    assert listener_of(tmp_path / "run", tagger).identity == "other"
+
+
+def test_what_a_version_before_recorded_without_a_revision_needs_no_fetching(rendered, networks, tmp_path, monkeypatch):
+    away_from_hub(monkeypatch, tmp_path / "cache")
+    snapshot = put_into_cache(tmp_path / "cache", Path(networks["ast"]))
+    config, _ = extract(rendered, "before", vae=networks["vae"], ast=MODEL, ast_revision=COMMIT)
+    record = require_record(config.run_dir)
+    models = {name.partition("@")[0]: identity for name, identity in record.models.items()}
+    assert models.keys() != record.models.keys()
+    write_record(config.run_dir, replace(record, models=models))
+    shutil.rmtree(snapshot)
+    assert run(config, ("features",))["features"].rows_out == 40

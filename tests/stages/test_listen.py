@@ -10,9 +10,13 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSe
 
 from sonify import layout
 from sonify.config.sections import Listener
+from sonify.dataset.render_from import adopt_settings
+from sonify.dataset.write import publish
+from sonify.engine.record import config_of_run
 from sonify.errors import InputError, WorkError
 from sonify.io.tables import read_rows
 from sonify.prepare import RECORDINGS_IN_UNIT
+from sonify.report.status import read_status
 from sonify.report.verify import verify
 from sonify.rows import HeardClip, Pair, Reason
 from sonify.running import plan_run, run
@@ -339,6 +343,26 @@ def test_another_tagger_hears_anew_and_its_tags_lie_apart(root, folder, tmp_path
         run(config_of(root, other), stages=["pool", "listen"])
     run(config_of(root, other), stages=["pool", "listen"], redo="listen")
     assert len(list((root / "run" / layout.TAGS).iterdir())) == 2
+
+
+def test_a_run_is_looked_at_without_the_files_of_its_tagger(root, test_data):
+    weights = shutil.copytree(test_data / "weights" / "yamnet", root / "weights")
+    ear = {"kind": "tagger", "model": f"{weights}/yamnet.tflite", "labels": f"{weights}/yamnet_class_map.csv"}
+    config = config_of(root, ear)
+    run(config)
+    known = {plan.stage.key: plan.stage.digest for plan in plan_run(config)}
+    weights.rename(root / "elsewhere")
+    again = config_of_run(root / "run")
+    assert {plan.stage.key: plan.stage.digest for plan in plan_run(again)} == known
+    assert all(stage.units_to_do == 0 for stage in read_status(root / "run").stages)
+    assert not verify(root / "run").damage
+    publish(root / "run", root / "published")
+    published = {"path": str(root / "published"), "missing": "repair"}
+    with refused(r"set retrieval\.confirm, with where 'yamnet\.tflite' lies, or null$"):
+        adopt_settings(small_config(root, published=published))
+    assert adopt_settings(small_config(root, published=published | {"missing": "skip"})).retrieval.confirm is None
+    with refused(r"retrieval\.confirm\.labels: no such file"):
+        config_of(root, ear)
 
 
 def test_a_front_end_of_the_librarys_own_is_used_for_other_models(root, tmp_path):

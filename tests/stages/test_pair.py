@@ -1,4 +1,5 @@
 import csv
+from importlib.resources import files
 
 import pytest
 
@@ -10,6 +11,7 @@ from sonify.report.status import pairs_of_run
 from sonify.rows import Clip
 from sonify.running import run
 from tests.builders import (
+    refused,
     small_config,
     small_input,
     sounds_in,
@@ -142,11 +144,32 @@ def test_another_name_is_heard_where_the_first_has_nothing(tmp_path):
     assert refused.clip
 
 
-def test_a_limit_for_an_encoder_that_nobody_calibrated_stops_before_pairing(root):
+@pytest.mark.parametrize(
+    ("text", "risk", "said"),
+    [
+        ("{", 0.05, r"limit\.calibration: .*limits\.json: expected what `python -m eval\.pairing --calibrate` writes"),
+        ("[]", 0.05, r"limit\.calibration: .*limits\.json: expected what"),
+        ("SHIPPED", 0.005, r"limit: .*limits\.json holds no calibration for a risk of at most 0\.005"),
+        ('{"calibrations": []}', 0.05, r"limit: .*limits\.json holds no calibration for a risk"),
+    ],
+)
+def test_a_calibration_that_cannot_act_is_refused_before_anything_is_done(root, text, risk, said):
+    shipped = files("sonify.retrieval").joinpath("limits.json").read_text()
+    (root / "limits.json").write_text(shipped if text == "SHIPPED" else text)
+    limit = {"risk": risk, "calibration": str(root / "limits.json")}
+    config = small_config(root, retrieval={"encoder": {"kind": "clap"}, "limit": limit})
+    with refused(said):
+        run(config, stages=["pool"])
+    assert not (root / "run" / layout.COMMITS).exists()
+    assert not (root / "run" / layout.UNITS).exists()
+
+
+def test_a_limit_for_an_encoder_that_nobody_calibrated_stops_before_any_work(root):
     (root / "limits.json").write_text('{"calibrations": []}')
     config = small_config(root, retrieval={"limit": {"calibration": str(root / "limits.json")}})
     with pytest.raises(InputError, match=r"retrieval\.limit: .*limits\.json holds no calibration of .*--calibrate"):
-        pair(config)
+        run(config, stages=["pool"])
+    assert not (root / "run" / layout.UNITS).exists()
 
 
 @pytest.mark.parametrize("line", ["000_2ejpg", "000.jpg"])

@@ -181,6 +181,10 @@ def test_a_split_without_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "named"),
     [
+        (
+            {"features": {"ast_revision": "pinned"}, "models": {"an-ast": "a tagger's", "an-ast@pinned": "b"}},
+            r"another ast_identity \(b\)",
+        ),
         ({"features": {"vae": "taesd"}}, r"another vae_identity \(taesd-identity\) than .*first \(a-vae-identity\)"),
         ({"models": {"an-ast": "b"}}, r"another ast_identity \(b\) than .*first \(an-ast-identity\)"),
         ({"features": {"frequency": "all"}}, r"another frequency \(all\)"),
@@ -202,6 +206,13 @@ def test_another_name_of_the_same_network_is_alike(tmp_path: Path) -> None:
     moved = make_feature_run(tmp_path / "second", num_images=2, features={"vae": "moved"}, models={"moved": "same"})
 
     assert open_runs(first, moved).num_images == 4
+
+
+def test_a_pinned_network_that_was_recorded_without_its_revision_is_found(tmp_path: Path) -> None:
+    first = make_feature_run(tmp_path / "first", num_images=2)
+    before = make_feature_run(tmp_path / "second", num_images=2, features={"ast_revision": "pinned"})
+
+    assert open_runs(first, before).num_images == 4
 
 
 def test_units_without_features_are_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,7 +51,7 @@ docs: $(FULL)
 
 # Universal: one file for Python 3.11 to 3.13 on every platform; no index address is written into it.
 lock: $(FULL)
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample pyproject.toml -o requirements-demo.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample --extra cpu pyproject.toml -o requirements-demo.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample --extra dev pyproject.toml -o requirements.lock
 
 clean:

@@ -44,6 +44,7 @@ from sonify.config.sections import (
     RenderSettings,
     Retrieval,
     Sa1bImages,
+    Search,
     Section,
     ServerVlm,
     Sounds,

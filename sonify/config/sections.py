@@ -475,11 +475,19 @@ PRESENCES: tuple[Presence, ...] = get_args(Presence)
 
 
 class Audio(Section):
-    """The pool of recordings."""
+    """The pool of recordings, and how they become clips.
+
+    The last clip of a recording is padded with silence; one that would hold less than `min_tail_sec` is none (0: each is
+    one). `remove_dc` takes the mean off a recording. `downmix` says how channels become one: `mean`, or `mean_or_louder`,
+    which takes the louder channel where the mean loses more than 6 dB, as it does of channels in opposite phase.
+    """
 
     sources: tuple[Sounds, ...] = Field(min_length=1)
     clip_seconds: float = Field(default=5.0, ge=1.0, le=60.0)
     sample_rate: int = Field(default=16000, ge=8000, le=48000)
+    min_tail_sec: float = Field(default=1.0, ge=0, le=60)
+    remove_dc: bool = True
+    downmix: Literal["mean", "mean_or_louder"] = "mean_or_louder"
     exclude: InputPath | None = None
     # Clips in which somebody speaks: `drop` takes them out of the pool, `flag` has them counted.
     speech: Literal["keep", "flag", "drop"] = "keep"
@@ -506,6 +514,7 @@ class Concepts(Section):
     extractors: tuple[Extractor, ...] = Field(default=(CaptionsExtractor(kind="captions"),), min_length=1)
     discard_words: tuple[str, ...] = ("logo", "icon", "emblem", "symbol", "trademark", "sign")
     discard_match: Literal["word", "substring"] = "word"
+    discard_caption: Name | None = None  # the extractor whose caption is searched for them; null: everyone's
     max_concepts: int = Field(default=5, ge=1, le=100)
     presence: tuple[Presence, ...] = Field(default=("visible",), min_length=1)
     check: bool = False
@@ -517,6 +526,11 @@ class Concepts(Section):
         names = [extractor.name for extractor in self.extractors]
         if len(set(names)) < len(names):
             raise ValueError(f"two extractors are named {max(names, key=names.count)!r}: give each its own `name`")
+        if self.discard_caption is not None and self.discard_caption not in names:
+            raise ValueError(
+                f"discard_caption is {self.discard_caption!r}, and no extractor has that name: expected one of"
+                f" {', '.join(names)}, or null for all"
+            )
         if self.check and self.checker is None and any(isinstance(e, CaptionsExtractor) for e in self.extractors):
             raise ValueError("check is true, and a captions extractor has no model to ask: set `checker`")
         if self.checker is not None and not self.check:
@@ -540,12 +554,33 @@ def default_limit(validated: dict[str, Any]) -> Limit | None:
     return Limit() if isinstance(encoder, TextEncoder) and encoder.matching == "kinds" else None
 
 
+class Search(Section):
+    """Where the pool is searched, always exactly: on CPUs, or on a GPU in tiles of at most `memory_gib`.
+
+    Either way cosines are taken again in float32 and in one order, so that the draws are the same.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    memory_gib: float = Field(default=4.0, ge=0.25, le=1024)
+
+
 class Retrieval(Section):
-    """How a recording is found for a concept; the rules are in `sonify.retrieval.candidates`."""
+    """How a recording is found for a concept; the rules are in `sonify.retrieval.candidates`.
+
+    Of the `top_k` best clips as many are looked at as `top_k_share` of the pool are, and at least 8 (null: all of
+    them). `clips_per_recording` is how many of one recording may be among the candidates (null: any number), and
+    `repeat_recordings` whether one may be heard twice in a scene. `hears` is what CLAP embeds of a clip: that part of
+    the recording at its own rate, or the clip of the pool. `min_cosine: -1` takes the best clip however unlike it is.
+    """
 
     encoder: Encoder = TextEncoder(kind="text")
     query: Literal["description", "concept"] = "description"
+    hears: Literal["recording", "clip"] = "recording"
+    search: Search = Search()
     top_k: int = Field(default=100, ge=1)
+    top_k_share: Annotated[float, Field(gt=0, le=1)] | None = 0.02
+    clips_per_recording: Annotated[int, Field(ge=1)] | None = 3
+    repeat_recordings: bool = False
     signed_sqrt: bool = True
     margin: Share = 0.8
     min_cosine: float = Field(default=0.0, ge=-1, le=1)
@@ -620,11 +655,14 @@ class Mix(Section):
 
     `snr_db` is how far a scene's foreground is above its ambience, drawn uniformly between the two. `prominence` comes
     first: with both, it still says how a scene's foreground sources stand to each other, and its ambient ones.
+    `max_gain_db: null` lifts the quietest clip to its target; `peak_dbfs: null` lowers no mix, and samples beyond full
+    scale are cut off there. Loudness is that of the pool's clips: of 16 kHz mono, where white noise reads 5.5 LU lower
+    than at 48 kHz.
     """
 
     lufs: tuple[float, float] = (-32.0, -28.0)
-    peak_dbfs: float = Field(default=-1.0, ge=-60, le=0)
-    max_gain_db: float = Field(default=30.0, ge=0)
+    peak_dbfs: Annotated[float, Field(ge=-60, le=0)] | None = -1.0
+    max_gain_db: Annotated[float, Field(ge=0)] | None = 30.0
     prominence: Prominence | None = None
     snr_db: tuple[float, float] | None = None  # null: nothing is set against anything
     events: Events | None = None  # null: every clip is heard whole, from the start

@@ -24,6 +24,7 @@ LIBRARIES = (
     "sonify",
     "av",
     "faiss-cpu",
+    "faiss-gpu",
     "numpy",
     "pillow",
     "pyarrow",

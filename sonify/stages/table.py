@@ -79,6 +79,14 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.answers": "text",
     "concepts.extractors.language": None,
     "concepts.presence": ["visible"],
+    "concepts.discard_caption": None,
+    "audio.min_tail_sec": 1.0,
+    "audio.remove_dc": True,
+    "audio.downmix": "mean_or_louder",
+    "retrieval.hears": "recording",
+    "retrieval.top_k_share": 0.02,
+    "retrieval.clips_per_recording": 3,
+    "retrieval.repeat_recordings": False,
 }
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -171,9 +179,10 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         name="pair",
         version=3,
         listing="concepts",
-        settings=pick("seed", "retrieval", "mix.lufs", "mix.max_gain_db", "mix.prominence", "mix.snr_db", "mix.events")
-        | _drawing_settings(config)
+        settings=pick("seed", "mix.lufs", "mix.max_gain_db", "mix.prominence", "mix.snr_db", "mix.events")
+        | _drawing_settings(config, pick)
         | pick("render.scenes", "images.validation", "concepts.discard_words", "concepts.discard_match")
+        | pick("concepts.discard_caption")
         | pick("concepts.check", "concepts.presence", "audio.duplicates")
         | (pick("concepts.media") if config.concepts.check else {})
         | {"images.exclude": _content(config.images.exclude)}
@@ -187,7 +196,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         # several extractors overlap in images: only one alone says how many there are
         rows_expected=lambda upstream: upstream[0].rows_out * len(config.scenes) if len(upstream) == 1 else None,
     )
-    return (_embeddings(config), *beside, *extractors, *checkers, pair_stage)
+    return (_embeddings(config, pick), *beside, *extractors, *checkers, pair_stage)
 
 
 def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, ...]:
@@ -210,8 +219,8 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         load=lambda: copies.copies_job(config),
         upstream_whole=("pool",),
     )
-    drawn = pick("seed", "retrieval", "audio.duplicates") | _drawing_settings(config) | {"threads": pair.THREADS}
-    beside = (_embeddings(config), *_duplicates(config), *_listen(config)) if repairs else ()
+    drawn = pick("seed", "audio.duplicates") | _drawing_settings(config, pick) | {"threads": pair.THREADS}
+    beside = (_embeddings(config, pick), *_duplicates(config), *_listen(config)) if repairs else ()
     pair_stage = Stage(
         name="pair",
         version=3,
@@ -259,12 +268,14 @@ def _duplicates(config: Config) -> tuple[Stage, ...]:
     return (stage,)
 
 
-def _embeddings(config: Config) -> Stage:
+def _embeddings(config: Config, pick: Pick) -> Stage:
     return Stage(
         name="embeddings",
         version=1,
         listing="pool",
-        settings=_encoder_settings(config, "weight"),  # a hybrid's spaces are embedded apart
+        # a hybrid's spaces are embedded apart; a text encoder hears nothing
+        settings=_encoder_settings(config, "weight")
+        | ({} if isinstance(config.retrieval.encoder, TextEncoder) else pick("retrieval.hears")),
         load=lambda: embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder),
         **_encoder_resources(config.retrieval.encoder),
         upstream=("pool",),
@@ -409,15 +420,20 @@ def _limit_settings(config: Config) -> dict[str, Any]:
     return {"retrieval.limit": {"risk": limit.risk, "calibration": calibration}}
 
 
-def _drawing_settings(config: Config) -> dict[str, Any]:
-    """What a draw depends on that is no plain key: the encoder, its limit, and who confirms."""
+def _drawing_settings(config: Config, pick: Pick) -> dict[str, Any]:
+    """What a draw depends on: every rule, and the encoder, its limit and who confirms, by what acts.
+
+    Where the pool is searched is none of it: the draws are the same.
+    """
+    rules = pick("retrieval")
+    rules.pop("retrieval.search")
     confirm = config.retrieval.confirm
     heard = {"retrieval.confirm": _listener_settings(confirm)} if confirm is not None else {}
     encoder = _encoder_settings(config)
     # kinds also say which names are one sound, and what confirms a concept, whoever compares
     acts = (config.retrieval.merge_names or confirm is not None) and "kinds" not in encoder["retrieval.encoder"]
     kinds = {"kinds": KINDS_VERSION} if acts else {}
-    return encoder | _limit_settings(config) | heard | kinds | _speech_settings(config)
+    return rules | encoder | _limit_settings(config) | heard | kinds | _speech_settings(config)
 
 
 def _listener_settings(confirm: Confirm, *without: str) -> dict[str, Any]:

@@ -359,6 +359,30 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActedSplit:
+    """What the rules of the draw came to over the clips of one split.
+
+    `top_k` is how many of the best clips were looked at for a concept, after every cap; `clips_per_recording` of 0 is
+    any number.
+    """
+
+    split: str
+    clips: int
+    recordings: int
+    top_k: int
+    clips_per_recording: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActedRules:
+    """The rules of the draw as they acted; `kinds` is the version of the kinds by which names are compared."""
+
+    version: int
+    kinds: int
+    splits: tuple[ActedSplit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Render:
     """What rendering one scene did (the contract of `renders/`); `mix_sha256` is of the mixed 16-bit PCM."""
 

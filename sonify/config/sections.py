@@ -477,9 +477,10 @@ PRESENCES: tuple[Presence, ...] = get_args(Presence)
 class Audio(Section):
     """The pool of recordings, and how they become clips.
 
-    The last clip of a recording is padded with silence; one that would hold less than `min_tail_sec` is none (0: each is
-    one). `remove_dc` takes the mean off a recording. `downmix` says how channels become one: `mean`, or `mean_or_louder`,
-    which takes the louder channel where the mean loses more than 6 dB, as it does of channels in opposite phase.
+    The last clip of a recording is padded with silence; one that would hold less than `min_tail_sec` is none (0: each
+    is one). `remove_dc` takes the mean off a recording. `downmix` says how channels become one: `mean`, or
+    `mean_or_louder`, which takes the louder channel where the mean loses more than 6 dB, as it does of channels in
+    opposite phase.
     """
 
     sources: tuple[Sounds, ...] = Field(min_length=1)

@@ -72,6 +72,7 @@ class RunRecord:
     versions: Mapping[str, str]
     models: Mapping[str, str] = field(default_factory=dict)  # what each is: a commit, or a digest of its files
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
+    acted: Mapping[str, Any] = field(default_factory=dict)  # `ActedRules`; empty where nothing was drawn
 
 
 def read_record(run_dir: Place) -> RunRecord | None:

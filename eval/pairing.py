@@ -91,7 +91,8 @@ class Outcome:
     """What comes of a concept: the chances that what is drawn is right or wrong, and that nothing is.
 
     `best` is the class of the best clip, drawn or refused, `cosine` its own, and `limit` what it had to reach (0.0:
-    nothing); `reason` says why nothing is drawn.
+    nothing); `reason` says why nothing is drawn. `candidates` are the clips that may be drawn, and `uses` with what
+    chance each recording is, by its number in the pool.
     """
 
     concept: str
@@ -106,6 +107,8 @@ class Outcome:
     cosine: float
     limit: float
     heard: str
+    candidates: int
+    uses: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,11 +313,14 @@ class Judge:
         found = split.consider(row.concept, ranking, ("judge", row.text))
         clip, cosine = split.best_of(found)
         right = wrong = 0.0
+        uses: Counter[int] = Counter()
+        candidates = [] if isinstance(found, Missed) else found.clips.tolist()
         if not isinstance(found, Missed):
             wanted = row.accepted | row.tolerated
-            for candidate, chance in zip(found.clips.tolist(), split.chances(row.concept, found).tolist(), strict=True):
+            for candidate, chance in zip(candidates, split.chances(row.concept, found).tolist(), strict=True):
                 is_right = bool(self._pool.classes[candidate] & wanted)
                 right, wrong = right + chance * is_right, wrong + chance * (not is_right)
+                uses[int(self._pool.clips.recordings[candidate])] += chance  # pyright: ignore[reportArgumentType]
         return Outcome(
             concept=row.text,
             kind=row.kind,
@@ -328,6 +334,8 @@ class Judge:
             cosine=round(cosine, 6),
             limit=round(float(ranking.limit), 6),
             heard=found.heard if isinstance(found, Missed) else "",
+            candidates=len(candidates),
+            uses=uses,
         )
 
 
@@ -345,11 +353,30 @@ def figures_of(outcomes: Sequence[Outcome], intervals: bool = True) -> dict[str,
     columns = np.stack([right, drawn, right, answerable, drawn * (1 - answerable), 1 - answerable], axis=1)
     columns = columns.reshape(-1, 6)
     found = _ratios(columns.sum(axis=0, keepdims=True))[0]
-    figures = {name: _plain_number(value) for name, value in zip(FIGURES, found, strict=True)} | {"n": len(counted)}
+    figures: dict[str, Any] = {name: _plain_number(value) for name, value in zip(FIGURES, found, strict=True)}
+    figures |= {"candidates": _candidates_of(counted), "evenness": _evenness_of(counted), "n": len(counted)}
     if not intervals:
         return figures
     resampled = _ratios(np.stack(list(_resample(columns))))
     return {**figures, "intervals": {name: _interval(resampled[:, n]) for n, name in enumerate(FIGURES)}}
+
+
+def _candidates_of(outcomes: Sequence[Outcome]) -> float | None:
+    """How many clips may be drawn for a concept for which something is, in the mean."""
+    answered = [outcome.candidates for outcome in outcomes if outcome.candidates]
+    return round(sum(answered) / len(answered), 2) if answered else None
+
+
+def _evenness_of(outcomes: Sequence[Outcome]) -> float | None:
+    """As how many recordings that are drawn equally often the drawn ones are: the exponential of their entropy."""
+    uses: Counter[int] = Counter()
+    for outcome in outcomes:
+        uses.update(outcome.uses)  # pyright: ignore[reportArgumentType] - chances add up as counts do
+    chances = np.array([chance for chance in uses.values() if chance > 0])
+    if not len(chances):
+        return None
+    shares = chances / chances.sum()
+    return round(float(np.exp(-(shares * np.log(shares)).sum())), 2)
 
 
 def _ratios(sums: np.ndarray) -> np.ndarray:
@@ -395,7 +422,7 @@ def _point(over: str, at: float, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _drop(outcome: Outcome) -> Outcome:
-    return replace(outcome, right=0.0, wrong=0.0, dropped=1.0)
+    return replace(outcome, right=0.0, wrong=0.0, dropped=1.0, candidates=0, uses={})
 
 
 def judge_run(run_dir: Place, table: Place, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -418,7 +445,9 @@ def judge_run(run_dir: Place, table: Place, overrides: Sequence[str] = ()) -> di
         **figures_of(outcomes),
         "by_kind": {kind: figures_of([outcome for outcome in outcomes if outcome.kind == kind]) for kind in KINDS},
         "curve": list(curve_of(asked.judge, retrieval, asked.encoder.identity)),
-        "concepts": [asdict(outcome) for outcome in outcomes],
+        "concepts": [
+            {name: value for name, value in asdict(outcome).items() if name != "uses"} for outcome in outcomes
+        ],
         "setting": {
             "run": str(run_dir),
             "encoder": asked.encoder.identity,
@@ -490,9 +519,10 @@ def print_judged(found: Mapping[str, Any], console: Console) -> None:
         f"{pool['clips']:,} clips of {pool['recordings']:,} recordings; encoder {setting['encoder']}, {acting},"
         f" min_cosine {setting['retrieval']['min_cosine']:g}"
     )
-    rows = Table("", "n", "precision", "kept", "wrong answers", box=None)
+    rows = Table("", "n", "precision", "kept", "wrong answers", "candidates", "evenness", box=None)
     for name, figures in (("all", found), *found["by_kind"].items()):
-        rows.add_row(name, str(figures["n"]), *(_told(figures, figure) for figure in FIGURES))
+        told = (_told(figures, figure) for figure in FIGURES)
+        rows.add_row(name, str(figures["n"]), *told, *(_number(figures[one]) for one in ("candidates", "evenness")))
     console.print(rows)
     _print_faults(found["concepts"], console)
     points = Table("over", "at", "precision", "kept", "wrong answers", box=None)

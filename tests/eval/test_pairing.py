@@ -64,6 +64,16 @@ def test_every_figure_is_that_of_the_hand(run, tmp_path):
     assert all(row["right"] + row["wrong"] + row["dropped"] == 1 for row in of.values())
 
 
+def test_candidates_are_of_what_is_answered_and_evenness_of_what_is_drawn(run, tmp_path):
+    found = judge_run(run, table(tmp_path))
+    assert found["candidates"] == 1.0  # frog has none, and is not in the mean
+    assert found["evenness"] == pytest.approx(2**1.5, abs=0.01)  # of four draws two are a, one b, one c
+    every_clip = judge_run(run, table(tmp_path), ["retrieval.limit=null", "retrieval.min_cosine=-1"])
+    assert every_clip["candidates"] > 1
+    nothing = judge_run(run, table(tmp_path, (("frog", "name", "", "", "2"), ("toad", "name", "dog", "", "2"))))
+    assert (nothing["candidates"], nothing["evenness"], nothing["kept"]) == (None, None, 0.0)
+
+
 def test_the_output_has_the_keys_that_scripts_rely_on(run, tmp_path, capsys):
     assert main(["--table", str(table(tmp_path)), "--run", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -71,6 +81,8 @@ def test_the_output_has_the_keys_that_scripts_rely_on(run, tmp_path, capsys):
         "precision",
         "kept",
         "wrong_answers",
+        "candidates",
+        "evenness",
         "n",
         "intervals",
         "by_kind",
@@ -79,7 +91,7 @@ def test_the_output_has_the_keys_that_scripts_rely_on(run, tmp_path, capsys):
         "setting",
     ]
     assert list(found["by_kind"]) == ["name", "description"]
-    assert set(found["by_kind"]["name"]) == {*FIGURES, "n", "intervals"}
+    assert set(found["by_kind"]["name"]) == {*FIGURES, "candidates", "evenness", "n", "intervals"}
     assert found["setting"]["pool"] == {"clips": 4, "recordings": 4, "classes": 6}
     assert found["setting"]["retrieval"]["limit"] == {"risk": 0.05, "calibration": None}
     assert found == judge_run(run, table(tmp_path))  # the resamples are seeded

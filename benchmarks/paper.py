@@ -1,0 +1,116 @@
+"""What our rules are worth against the paper's: those of sam.yaml beside the defaults, each key alone and all together.
+
+    SONIFY_TEST_DATA=... python -m benchmarks.paper
+
+Two minutes. The text encoder stands for CLAP, whose weights are not at hand: what is compared are the rules. The first
+lines judge what would be drawn for a labelled table of concepts; the last two pair, mix and count the photographs under
+the defaults and under sam.yaml's `audio`, `retrieval`, `mix` and discard rules. One JSON line each.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.pairing import ask, figures_of
+from sonify import layout
+from sonify.config import Config
+from sonify.io.places import stems
+from sonify.io.tables import read_rows
+from sonify.pool import iter_clips
+from sonify.report.status import pairs_of_run
+from sonify.rows import Render
+from sonify.running import run
+from tests.builders import small_config, sounds_in
+
+SAM = Path(__file__).parents[1] / "configs" / "sonify" / "sam.yaml"
+# What of each section of sam.yaml is a rule, and no input, model or machine.
+RULES: Mapping[str, Sequence[str]] = {
+    "audio": ("min_tail_sec", "remove_dc", "downmix"),
+    "concepts": ("discard_match",),
+    "retrieval": (
+        "top_k",
+        "top_k_share",
+        "clips_per_recording",
+        "repeat_recordings",
+        "margin",
+        "min_cosine",
+        "limit",
+        "merge_names",
+        "draw",
+    ),
+    "mix": ("lufs", "max_gain_db", "peak_dbfs"),
+}
+FULL_SCALE_DBFS = -0.0003  # the largest 16-bit sample
+
+
+def paper_rules() -> dict[str, dict[str, Any]]:
+    """The rules of sam.yaml, section by section."""
+    shipped = yaml.safe_load(SAM.read_text())
+    return {section: {key: shipped[section][key] for key in keys} for section, keys in RULES.items()}
+
+
+def judged(run_dir: Path, table: Path) -> Iterator[dict[str, Any]]:
+    """What would be drawn for a labelled table: under the defaults, with one key of the paper's, with all of them."""
+    rules = {key: f"retrieval.{key}={json.dumps(value)}" for key, value in paper_rules()["retrieval"].items()}
+    # without a limit every concept is answered, and what the other keys do shows
+    free = [rules["limit"], rules["min_cosine"]]
+    settings: dict[str, list[str]] = {"defaults": [], "no limit, no least cosine": free}
+    settings |= {f"and {rule.removeprefix('retrieval.')}": [*free, rule] for rule in rules.values() if rule not in free}
+    settings |= {"paper": [*rules.values()], "paper, with our limit": [r for r in rules.values() if r not in free]}
+    for name, overrides in settings.items():
+        asked = ask(run_dir, table, overrides)
+        figures = figures_of(asked.judge(asked.config.retrieval), intervals=False)
+        yield {"name": "paper_rules", "setting": name, **figures}
+
+
+def counted(config: Config) -> dict[str, Any]:
+    """What came of a whole run."""
+    done = run(config)
+    pairs = list(pairs_of_run(config.run_dir))
+    sources = [source for pair in pairs for source in pair.sources]
+    recording_of = {clip.clip: clip.recording for clip in iter_clips(config.run_dir)}
+    units = stems(config.run_dir / layout.RENDERS)
+    renders = [row for unit in units for row in read_rows(config.run_dir / layout.renders(unit), Render)]
+    cap = config.mix.max_gain_db
+    return {
+        "clips": len(recording_of),
+        "images_paired": len({pair.image for pair in pairs}),
+        "sources": len(sources),
+        "refused": dict(Counter(str(one.reason) for pair in pairs for one in pair.refused)),
+        "rejected": dict(done["pair"].rejected),
+        "recordings_heard": len({recording_of[source.clip] for source in sources}),
+        "scenes_with_a_recording_twice": sum(
+            len({recording_of[source.clip] for source in pair.sources}) < len(pair.sources) for pair in pairs
+        ),
+        "gains_capped": sum(cap is not None and source.gain_db >= cap for source in sources),
+        "highest_gain_db": max(source.gain_db for source in sources),
+        "mixes_lowered": sum(row.mix_gain_db < 0 for row in renders),
+        "mixes_at_full_scale": sum(row.peak_dbfs >= FULL_SCALE_DBFS for row in renders),
+    }
+
+
+def main() -> None:
+    folder = os.environ.get("SONIFY_TEST_DATA")
+    if not folder:
+        sys.exit("SONIFY_TEST_DATA is not set: name the folder of real photographs and recordings")
+    data, rules = Path(folder), paper_rules()
+    images, sounds = {"path": str(data / "photos"), "shard_size": 64}, sounds_in(data / "sounds")
+    with tempfile.TemporaryDirectory() as root:
+        ours = small_config(Path(root), "ours", images=images, audio=sounds)
+        theirs = small_config(Path(root), "theirs", images=images, **rules | {"audio": sounds | rules["audio"]})
+        found = {"defaults": counted(ours), "paper": counted(theirs)}
+        for line in judged(Path(root, "ours"), data / "concepts_pool.csv"):
+            print(json.dumps(line))
+    for setting, counts in found.items():
+        print(json.dumps({"name": "paper_run", "setting": setting, **counts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -375,7 +375,10 @@ class ActedSplit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActedRules:
-    """The rules of the draw as they acted; `kinds` is the version of the kinds by which names are compared."""
+    """The rules of the draw as they acted on a run's pool.
+
+    `version` is that of the rules, `kinds` that of the kinds by which names are compared (0: none are).
+    """
 
     version: int
     kinds: int

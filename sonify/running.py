@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Protocol
 
 from sonify import layout
@@ -213,6 +214,8 @@ class _Work:
             remove(place)
         if plan.tasks:
             stage.check()
+            if stage.acted:
+                self._note(replace(self._record, acted=asdict(stage.acted())))
             plan = self._do_tasks(plan)
         check_faults(stage, plan.rows, self._max_fault_ratio, self._look)
         check_any_left(plan, self._look)

@@ -55,7 +55,8 @@ class Stage:
     `listing` names the frozen listing that its units follow. `upstream` are stages whose commit of the same unit it
     reads, `upstream_whole` those of which it reads every unit. `part` tells a stage's extractors apart. `check` raises
     `InputError` where the stage must not start; `rows_expected` says how many rows the upstream commits of a unit hold.
-    `as_before` are overrides under which keys that came later than the run do what the run did without them.
+    `acted` is asked before the stage works for what its rules come to, a dataclass that run.json keeps. `as_before` are
+    overrides under which keys that came later than the run do what the run did without them.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Stage:
     upstream: tuple[str, ...] = ()
     upstream_whole: tuple[str, ...] = ()
     check: Callable[[], None] = lambda: None
+    acted: Callable[[], Any] | None = None
     rows_expected: Callable[[Sequence[Done]], int | None] = lambda _upstream: None
     num_cpus: float = 1
     num_gpus: float = 0

@@ -72,7 +72,7 @@ class RunRecord:
     versions: Mapping[str, str]
     models: Mapping[str, str] = field(default_factory=dict)  # what each is: a commit, or a digest of its files
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
-    acted: Mapping[str, Any] = field(default_factory=dict)  # `ActedRules`; empty where nothing was drawn
+    acted: Mapping[str, Any] = field(default_factory=dict)  # `ActedRules` of the last draw; empty where none was
 
 
 def read_record(run_dir: Place) -> RunRecord | None:
@@ -127,6 +127,7 @@ def start_record(config: Config, before: RunRecord | None) -> RunRecord:
         versions=_installed_versions() | {"python": platform.python_version()},
         models=before.models if before else {},
         stages=before.stages if before else {},
+        acted=before.acted if before else {},
     )
 
 

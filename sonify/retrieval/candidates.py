@@ -3,12 +3,14 @@
 Clips with equal embeddings (collections describe hundreds of recordings by one label, which the text encoder cannot
 tell apart) are searched once, as a group; where a ranking ends inside a group, the seats left are drawn.
 
-Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval; `margin`, the recording limit and `querybank` are ours.
+Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval. `margin`, `top_k_share`, `clips_per_recording`,
+`repeat_recordings`, `limit` and `querybank` are ours, and each has a value that leaves the paper's rule alone.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cached_property
 
 import faiss
@@ -26,10 +28,9 @@ from sonify.retrieval.limits import QueryLimit, query_limit
 from sonify.rows import Concept, Reason
 from sonify.stores import Place
 
-# Three clips of one long recording are variety enough; a fourth would let it crowd out the others.
-CLIPS_PER_RECORDING = 3
-# A pool of a few clips a class needs a short list, or other classes fill it; 0.5M clips use `top_k` in full.
-POOL_SHARE = 50
+# Raise it where the same settings draw otherwise: it is the version of the stage that draws, and stands in run.json.
+RULES_VERSION = 3
+# However small a share of the pool is looked at, there is something to choose from.
 FEWEST = 8
 
 
@@ -116,9 +117,13 @@ class Candidates:
     threshold: float
 
 
-def list_length(top_k: int, pool_size: int) -> int:
-    """How many of the best clips are looked at."""
-    return min(pool_size, top_k, max(FEWEST, pool_size // POOL_SHARE))
+def list_length(retrieval: Retrieval, pool_size: int) -> int:
+    """How many of the best clips are looked at: a pool of a few clips a class needs a short list, or others fill it."""
+    length = min(pool_size, retrieval.top_k)
+    if retrieval.top_k_share is None:
+        return length
+    share = Decimal(str(retrieval.top_k_share))  # as it is written: 0.29 of 100 clips are 29, and 28 by floats
+    return min(length, max(FEWEST, int(share * pool_size)))
 
 
 def score_similarities(similarities: np.ndarray, signed_sqrt: bool) -> np.ndarray:
@@ -130,7 +135,7 @@ def score_similarities(similarities: np.ndarray, signed_sqrt: bool) -> np.ndarra
 def choose_candidates(
     clips: np.ndarray, similarities: np.ndarray, recordings: np.ndarray, retrieval: Retrieval
 ) -> Candidates:
-    """Keep what is at or above the mean score, within the margin of the best, at most three of one recording.
+    """Keep what is at or above the mean score, within the margin of the best, and not too much of one recording.
 
     Args:
         clips: (K,) the top-k, best first.
@@ -144,8 +149,9 @@ def choose_candidates(
     if retrieval.margin > 0:
         keep &= similarities >= retrieval.margin * similarities[0]
     keep[0] = True  # rounding can put a mean above equal scores, and a negative best below its own margin
-    if len(set(recordings.tolist())) < len(recordings):
-        keep &= _rank_within(recordings, keep) < CLIPS_PER_RECORDING
+    most = retrieval.clips_per_recording
+    if most is not None and len(set(recordings.tolist())) < len(recordings):
+        keep &= _rank_within(recordings, keep) < most
     return Candidates(
         clips=clips[keep],
         similarities=similarities[keep].astype(np.float64),
@@ -259,7 +265,7 @@ class SplitPool:
         confirm = retrieval.confirm
         self._ear = Ear(clips.tags, confirm, retrieval.purity) if clips.tags is not None and confirm else None
         self._index = ClipIndex(clips.embeddings, threads)
-        self._length = list_length(retrieval.top_k, len(clips.clips))
+        self._length = list_length(retrieval, len(clips.clips))
         # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
         centred = retrieval.hubness == "querybank"
         self._bank = bank_mean(encoder) if centred else np.zeros(encoder.dimension, dtype=np.float32)
@@ -321,7 +327,8 @@ class SplitPool:
         A limit (0.0: none) is for each of them, `min_cosine` for the best alone.
         """
         candidates = choose_candidates(clips, similarities, self.recordings[clips], self._retrieval)
-        if self._cosine(candidates, 0) < max(self._retrieval.min_cosine, limit or -1.0):
+        lowest = max(self._retrieval.min_cosine, limit or -1.0)
+        if lowest > -1 and self._cosine(candidates, 0) < lowest:  # rounding can leave a cosine below -1
             return None
         if not limit:
             return candidates
@@ -363,14 +370,16 @@ class SplitPool:
         Args:
             concept: what is to be heard.
             ranking: of its query.
-            used: recordings that the scene has already; the drawn one is added.
+            used: recordings that the scene has already, which are heard again by `repeat_recordings` alone; the drawn
+                one is added.
             key: what the draw is for; the same key draws the same.
         """
         candidates = self.consider(concept, ranking, key)
         if isinstance(candidates, Missed):
             return candidates
         recordings = self.recordings[candidates.clips]
-        free = np.flatnonzero(~np.isin(recordings, list(used))) if used else np.arange(len(recordings))
+        barred = [] if self._retrieval.repeat_recordings else list(used)
+        free = np.flatnonzero(~np.isin(recordings, barred)) if barred else np.arange(len(recordings))
         if not len(free):
             return Missed(reason=Reason.SAME_SOURCE, clip=int(candidates.clips[0]), cosine=self._cosine(candidates, 0))
         weights = draw_weights(candidates.scores[free], self._retrieval)

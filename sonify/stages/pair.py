@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sonify import layout
 from sonify.captions.words import find_discard_words
-from sonify.config import Audio, Concepts, Config, Images, Retrieval, TextEncoder
+from sonify.config import Audio, Concepts, Config, HybridEncoder, Images, Retrieval, TextEncoder
 from sonify.engine.job import Job
 from sonify.errors import InputError
 from sonify.io.places import stems
@@ -22,11 +23,30 @@ from sonify.io.tables import TableWriter, read_rows, read_tables
 from sonify.keys import key_order, plain_key, split_of, uniform
 from sonify.media.mixing import gain_to_target_db, prominence_db
 from sonify.pool import clip_columns, read_duplicates
-from sonify.retrieval.candidates import Missed, Ranking, SplitPool, load_pool
+from sonify.retrieval.candidates import (
+    RULES_VERSION,
+    Missed,
+    Ranking,
+    SplitPool,
+    list_length,
+    load_pool,
+    recordings_of,
+)
 from sonify.retrieval.encoders import load_encoder, query_of, query_text
-from sonify.retrieval.kinds import Query, are_one_sound
+from sonify.retrieval.kinds import KINDS_VERSION, Query, are_one_sound
 from sonify.retrieval.limits import query_limit, read_calibrations
-from sonify.rows import CheckedImage, Concept, ImageConcepts, Pair, Reason, Refused, Rejected, SourceClip
+from sonify.rows import (
+    ActedRules,
+    ActedSplit,
+    CheckedImage,
+    Concept,
+    ImageConcepts,
+    Pair,
+    Reason,
+    Refused,
+    Rejected,
+    SourceClip,
+)
 from sonify.sources.userfiles import exclusion_names, read_exclusions
 from sonify.stages.duplicates import join_duplicates
 from sonify.stages.listen import tags_of_run
@@ -156,6 +176,36 @@ def pool_of(config: Config) -> dict[str, SplitPool]:
     return load_pool(config.run_dir, config.retrieval, THREADS, tags_of_run(config), joined(config.audio))
 
 
+def compares_names(retrieval: Retrieval) -> bool:
+    """Whether kinds of sounds act: they match texts, say which names are one sound, or what confirms a concept."""
+    encoder = retrieval.encoder
+    matches = isinstance(encoder, TextEncoder | HybridEncoder) and encoder.matching == "kinds"
+    return matches or retrieval.merge_names or retrieval.confirm is not None
+
+
+def acted_rules(config: Config) -> ActedRules:
+    """What the rules of the draw come to over the run's pool, split by split."""
+    retrieval = config.retrieval
+    table = clip_columns(config.run_dir, ["recording", "split"])
+    recordings, is_drawn = recordings_of(config.run_dir, table, joined(config.audio))
+    if (tags := tags_of_run(config)) is not None:
+        is_drawn &= tags.present
+    split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
+    drawn = {split: recordings[(split_of_clip == split) & is_drawn] for split in layout.SPLITS}
+    splits = tuple(
+        ActedSplit(
+            split=split,
+            clips=len(of_clip),
+            recordings=len(np.unique(of_clip)),
+            top_k=list_length(retrieval, len(of_clip)),
+            clips_per_recording=retrieval.clips_per_recording or 0,
+        )
+        for split, of_clip in drawn.items()
+        if len(of_clip)
+    )
+    return ActedRules(version=RULES_VERSION, kinds=KINDS_VERSION if compares_names(retrieval) else 0, splits=splits)
+
+
 def check_limit(retrieval: Retrieval) -> None:
     """Before anything is asked or heard for it, see that a calibration can be read and has a limit for the risk.
 
@@ -244,11 +294,13 @@ class PairStage:
         ]
 
     def _refuse(self, row: ImageScenes) -> Rejected | None:
-        """Images that are excluded, or whose caption, in any extractor's words, holds a discard word."""
+        """Images that are excluded, or whose caption, in the words of who is asked, holds a discard word."""
         settings = self._config.concepts
-        for heard in (heard.concepts for heard in row.by_extractor.values()):
+        for name, heard in ((name, heard.concepts) for name, heard in row.by_extractor.items()):
             if self._excluded & exclusion_names(heard.image, heard.image_uri, heard.image_sha256):
                 return Rejected(key=row.key, reason=Reason.EXCLUDED)
+            if settings.discard_caption not in (None, name):
+                continue
             if words := find_discard_words(heard.caption, settings.discard_words, settings.discard_match):
                 return Rejected(key=row.key, reason=Reason.DISCARDED, detail=words[0])
         return None
@@ -318,7 +370,7 @@ class PairStage:
     def _draw_sources(
         self, key: str, split: str, scene: Scene, rankings: Mapping[Query, Ranking]
     ) -> tuple[tuple[SourceClip, ...], tuple[Refused, ...]]:
-        """One clip for each concept that has one, and why the others have none; no recording is heard twice."""
+        """One clip for each concept that has one, and why the others have none."""
         used: set[int] = set()
         sources: list[SourceClip] = []
         heard: list[Concept] = []
@@ -376,7 +428,8 @@ def draw_source(
     Args:
         pool: the split.
         ranking: of the concept's text.
-        used: recordings that the scene has already; the drawn one is added.
+        used: recordings that the scene has already, which only `repeat_recordings` lets be heard again; the drawn one
+            is added.
         concept: what is to be heard.
         config: `mix` and `seed`.
         purpose: image and scene, for the seed.

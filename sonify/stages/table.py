@@ -37,6 +37,7 @@ from sonify.io.commits import commit_files
 from sonify.io.write import sha256_of
 from sonify.models.fetch import named
 from sonify.retrieval import encoders
+from sonify.retrieval.candidates import RULES_VERSION
 from sonify.retrieval.kinds import KINDS_VERSION
 from sonify.retrieval.limits import identify_limit
 from sonify.sources.captions import identify_captions
@@ -177,7 +178,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
     beside = (*_duplicates(config), *_listen(config))
     pair_stage = Stage(
         name="pair",
-        version=3,
+        version=RULES_VERSION,
         listing="concepts",
         settings=pick("seed", "mix.lufs", "mix.max_gain_db", "mix.prominence", "mix.snr_db", "mix.events")
         | _drawing_settings(config, pick)
@@ -191,6 +192,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         load=lambda: pair.pair_job(config),
         **_encoder_resources(config.retrieval.encoder),
         check=lambda: pair.check_pool(config),
+        acted=lambda: pair.acted_rules(config),
         upstream=tuple(stage.key for stage in checkers or extractors),
         upstream_whole=("embeddings", *(stage.key for stage in beside)),
         # several extractors overlap in images: only one alone says how many there are
@@ -223,7 +225,7 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
     beside = (_embeddings(config, pick), *_duplicates(config), *_listen(config)) if repairs else ()
     pair_stage = Stage(
         name="pair",
-        version=3,
+        version=RULES_VERSION,
         listing="concepts",
         settings=of_folder
         | pick("published.missing", "mix.max_gain_db")
@@ -232,6 +234,7 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         load=lambda: adopt_job(config),
         **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
         check=lambda: check_adoption(config),
+        acted=(lambda: pair.acted_rules(config)) if repairs else None,
         upstream=(found.key,),
         upstream_whole=(compared.key, *(stage.key for stage in beside)),
         rows_expected=lambda upstream: upstream[0].rows_out,
@@ -430,8 +433,7 @@ def _drawing_settings(config: Config, pick: Pick) -> dict[str, Any]:
     confirm = config.retrieval.confirm
     heard = {"retrieval.confirm": _listener_settings(confirm)} if confirm is not None else {}
     encoder = _encoder_settings(config)
-    # kinds also say which names are one sound, and what confirms a concept, whoever compares
-    acts = (config.retrieval.merge_names or confirm is not None) and "kinds" not in encoder["retrieval.encoder"]
+    acts = pair.compares_names(config.retrieval) and "kinds" not in encoder["retrieval.encoder"]
     kinds = {"kinds": KINDS_VERSION} if acts else {}
     return rules | encoder | _limit_settings(config) | heard | kinds | _speech_settings(config)
 

@@ -33,7 +33,27 @@ def choose(similarities, retrieval=PAPER, recordings=None):
 
 @pytest.mark.parametrize(("pool", "length"), [(3, 3), (80, 8), (400, 8), (1000, 20), (500_000, 100)])
 def test_the_list_is_short_in_a_small_pool(pool, length):
-    assert list_length(100, pool) == length
+    assert list_length(Retrieval(), pool) == length
+
+
+def test_the_share_of_a_pool_is_taken_as_it_is_written():
+    """Neither grows faster than the pool, so they agree at every size if they do on both sides of each step."""
+    wide = Retrieval(top_k=10**6, top_k_share=0.02)
+    sizes = (size for step in range(50, 1_000_001, 50) for size in (step - 1, step))
+    assert all(list_length(wide, size) == min(size, max(8, size // 50)) for size in sizes)
+    assert list_length(Retrieval(top_k_share=0.29), 100) == 29
+    assert [list_length(Retrieval(top_k_share=1), size) for size in (5, 70, 1000)] == [5, 70, 100]
+
+
+@pytest.mark.parametrize(("pool", "length"), [(3, 3), (80, 80), (99, 99), (100, 100), (500_000, 100)])
+def test_without_a_share_all_of_the_top_k_are_looked_at(pool, length):
+    assert list_length(Retrieval(top_k_share=None), pool) == length
+
+
+@pytest.mark.parametrize(("most", "left"), [(None, 54), (3, 3), (20, 20), (100, 54)])
+def test_as_many_clips_of_a_recording_are_candidates_as_are_allowed(most, left):
+    chosen = choose([0.5] * 54, Retrieval(margin=0, clips_per_recording=most), recordings=[7] * 54)
+    assert len(chosen.clips) == left
 
 
 def test_signed_square_root_keeps_the_sign():

@@ -5,11 +5,15 @@ import pytest
 
 from sonify import layout
 from sonify.engine.job import StoredReject
+from sonify.engine.record import require_record
 from sonify.errors import InputError, WorkError
 from sonify.keys import split_of
 from sonify.report.status import pairs_of_run
+from sonify.retrieval.candidates import RULES_VERSION
+from sonify.retrieval.kinds import KINDS_VERSION
 from sonify.rows import Clip
 from sonify.running import run
+from sonify.stages import pair as pair_stage
 from tests.builders import (
     refused,
     small_config,
@@ -111,6 +115,44 @@ def test_a_missing_scene_is_filled_by_further_draws_where_any_scene_will_do(root
     assert counts.rows_out == counts.rows_in == 32
     assert {row.scene for row in pairs} == {"scene-0", "scene-1"}
     assert all(row.caption for row in pairs)
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "top_k", "most"),
+    [({}, 8, 3), ({"top_k_share": None, "clips_per_recording": None}, 16, 0), ({"top_k": 5}, 5, 3)],
+)
+def test_the_rules_that_acted_are_recorded_before_anything_is_drawn(root, monkeypatch, retrieval, top_k, most):
+    config = small_config(root, retrieval=retrieval)
+    run(config, stages=["pool", "embeddings", "concepts"])
+    assert require_record(config.run_dir).acted == {}
+    seen = []
+    monkeypatch.setattr(pair_stage, "pair_job", lambda config: seen.append(require_record(config.run_dir).acted))
+    with pytest.raises(WorkError):
+        run(config)
+    split = {"split": "train", "clips": 16, "recordings": 16, "top_k": top_k, "clips_per_recording": most}
+    assert seen[0] == {"version": RULES_VERSION, "kinds": KINDS_VERSION, "splits": [split]}
+    monkeypatch.undo()
+    run(config)
+    run(config)
+    assert require_record(config.run_dir).acted == seen[0]
+
+
+def test_what_acted_is_told_of_each_split_and_of_recordings_as_they_count(tmp_path):
+    small_input(tmp_path, photos=8, recordings=0)
+    write_sounds(tmp_path / "sounds", {f"{n:03d}.flac": "dog" for n in range(24)}, seconds=10.0)
+    words = {"encoder": {"kind": "text", "matching": "words"}, "limit": None, "merge_names": False}
+    images = {"kind": "folder", "path": f"{tmp_path}/photos", "validation": 0.5}
+    audio = sounds_in(tmp_path / "sounds", validation=0.25)
+    config = small_config(tmp_path, images=images, audio=audio, retrieval=words)
+    run(config, stages=PAIRED)
+    clips = clips_of(config).values()
+    acted = require_record(config.run_dir).acted
+    assert acted["kinds"] == 0
+    assert [(one["split"], one["clips"], one["recordings"]) for one in acted["splits"]] == [
+        (split, len(found := [clip for clip in clips if clip.split == split]), len({clip.recording for clip in found}))
+        for split in ("train", "validation")
+    ]
+    assert sum(one["recordings"] for one in acted["splits"]) == 24
 
 
 def test_a_concept_below_the_lowest_cosine_is_dropped(root):

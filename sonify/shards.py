@@ -34,6 +34,7 @@ from sonify.io.write import digest_open
 from sonify.keys import KEY_PATTERN, hash64, split_member
 from sonify.media.audio import UnreadableSound, decode_mono_flac
 from sonify.media.pixels import MAX_BYTES, UnreadableImage, decode_rgb, decode_square
+from sonify.rows import Reason
 from sonify.stores import Place, kind_of, to_place
 
 if TYPE_CHECKING:
@@ -443,6 +444,8 @@ class _Decoder:
         return ShardSample(key=stored.key, image=picture, scenes=sounds, metadata=metadata)
 
     def _picture(self, data: bytes) -> np.ndarray | bytes:
+        if not data.startswith(b"\xff\xd8\xff"):
+            raise UnreadableImage(Reason.UNREADABLE, f"{IMAGE} is not a JPEG")  # no other decoder is let near it
         if self.image == "bytes":
             return data
         return np.array(decode_rgb(data)) if self.image == "array" else decode_square(data, self.image)

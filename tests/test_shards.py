@@ -11,7 +11,6 @@ from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -27,12 +26,12 @@ from sonify.io.commits import canonical_json
 from sonify.io.write import sha256_of
 from sonify.media.audio import decode_flac, encode_flac
 from sonify.media.mixing import pcm_sha256
+from sonify.media.pixels import decode_square
 from sonify.rows import Render
 from sonify.running import run
 from sonify.shards import open_shards
 from tests.builders import (
     as_pcm,
-    encoded,
     members_of,
     picture,
     refused,
@@ -132,10 +131,12 @@ def test_a_split_has_its_own_samples(made):
 
 def test_images_come_as_bytes_or_as_squares(made):
     (plain,) = islice(open_shards(made, image="bytes"), 1)
+    assert isinstance(plain.image, bytes)
     assert plain.image == members_of(made / "shards/train")[f"{plain.key}.jpg"]
     stack = np.stack([sample.image for sample in open_shards(made, image=16)])
     assert stack.shape[1:] == (16, 16, 3)
     assert stack.dtype == np.uint8
+    assert np.array_equal(stack[0], decode_square(plain.image, 16))  # as the features see it
     stack[0] += 1  # whoever augments writes into it
 
 
@@ -445,11 +446,10 @@ def stereo() -> bytes:
     return encode_flac(np.zeros((800, 2), np.int16), 16_000)
 
 
-def png_bomb() -> bytes:
-    """A header of 30,000 x 30,000 pixels, and next to nothing behind it."""
-    data = bytearray(encoded(Image.new("L", (8, 8)), "PNG"))
-    data[16:24] = (30_000).to_bytes(4, "big") * 2
-    data[29:33] = crc32(data[12:29]).to_bytes(4, "big")
+def jpeg_that_claims(side_px: int) -> bytes:
+    data = bytearray(picture())
+    frame = data.index(b"\xff\xc0")  # SOF0: length, precision, height, width
+    data[frame + 5 : frame + 9] = side_px.to_bytes(2, "big") * 2
     return bytes(data)
 
 
@@ -464,9 +464,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "record of another": ({"json": b'{"key":"b","split":"train","scenes":[{"scene":"captions"}]}'}, "not this"),
     "record of a split": ({"json": b'{"key":"a","split":"validation","scenes":[{"scene":"captions"}]}'}, "split"),
     "record of scenes": ({"json": b'{"key":"a","split":"train","scenes":[{"scene":"llava"}]}'}, "not this"),
-    "image is none": ({"jpg": b"no image"}, "unreadable"),
+    "image is none": ({"jpg": b"no image"}, "jpg is not a JPEG"),
+    "image is another": ({"jpg": picture(image_format="PNG")}, "jpg is not a JPEG"),
     "image is cut": ({"jpg": picture()[:-400]}, "unreadable"),
-    "image is too large": ({"jpg": png_bomb()}, "too_large"),
+    "image is too large": ({"jpg": jpeg_that_claims(30_000)}, "too_large"),
     "sound is none": ({FLAC: b"no sound"}, "unreadable: not a FLAC"),
     "sound is cut": ({FLAC: encode_flac(as_pcm(tone(seconds=0.5)), 16_000)[:-300]}, "unreadable"),
     "sound is long": ({FLAC: flac_that_claims(2**36 - 1)}, "68719476735 frames"),

@@ -15,6 +15,7 @@ BENCHMARKS = (
     "resume",
     "whole_run",
     "loader",
+    "shards",
     "train_step",
 )
 

@@ -17,6 +17,7 @@ _PLACES = {
     "plan_run": "sonify.running",
     "read_status": "sonify.report.status",
     "build_gallery": "sonify.report.gallery",
+    "open_shards": "sonify.shards",
     "InputError": "sonify.errors",
     "WorkError": "sonify.errors",
 }

@@ -6,5 +6,6 @@ from sonify.report.gallery import build_gallery as build_gallery
 from sonify.report.status import read_status as read_status
 from sonify.running import plan_run as plan_run
 from sonify.running import run as run
+from sonify.shards import open_shards as open_shards
 
 __version__: str

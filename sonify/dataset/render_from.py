@@ -162,6 +162,8 @@ def _read_acted(found: Any, where: str) -> ActedRules | None:
     try:
         version, kinds = (_count(found[name]) for name in ("version", "kinds"))
         splits = tuple(_read_split(one) for one in found["splits"])
+        if len({one.split for one in splits}) < len(splits):
+            raise ValueError("a split twice")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: acted says no rules of a draw: not the record of a published dataset") from error
     return ActedRules(version=version, kinds=kinds, splits=splits)

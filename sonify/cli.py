@@ -149,6 +149,7 @@ def _add_publish(subparsers: Any) -> None:
     command.add_argument("--image-licence", metavar="TEXT", help="the licence of the images")
     command.add_argument("--licence", default="other", metavar="ID", help="of the metadata (default: %(default)s)")
     command.add_argument("--with-audio", action="store_true", help="also the rendered sounds, if all licences allow it")
+    command.add_argument("--with-images", action="store_true", help="also the images, if their licence allows it")
     command.add_argument("--push", metavar="REPO", help="upload to the Hugging Face hub; again: goes on")
     command.add_argument("--private", action="store_true", help="make the repository private")
     command.add_argument("--dry-run", action="store_true", help="with --push: list what would go")
@@ -384,6 +385,7 @@ def _publish(arguments: argparse.Namespace) -> None:
             only_licences=_words("--only-licences", arguments.only_licences),
             exclude=arguments.exclude,
             with_audio=arguments.with_audio,
+            with_images=arguments.with_images,
             licence=arguments.licence,
             **({"image_licence": arguments.image_licence} if arguments.image_licence else {}),
         )

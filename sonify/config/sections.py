@@ -110,8 +110,8 @@ class AudioSetSounds(Section):
 
     kind: Literal["audioset"]
     path: InputPath
-    segments: InputPath
-    labels: InputPath
+    segments: InputPath = Field(description="the list of segments, such as balanced_train_segments.csv")
+    labels: InputPath = Field(description="class_labels_indices.csv")
     name: Name = "audioset"
 
 
@@ -129,7 +129,7 @@ class BbcSounds(Section):
 
     kind: Literal["bbc"]
     path: InputPath
-    table: InputPath | None = None
+    table: InputPath | None = Field(default=None, description="BBCSoundEffects.csv")
     name: Name = "bbc"
 
 

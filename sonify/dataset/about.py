@@ -13,19 +13,19 @@ from upath import UPath
 from sonify.config import Config, LaionClapEncoder, Section, Vlm
 from sonify.dataset.format import FORMAT, LOUDNESS_STEP_LU, PublishedClip, PublishedPair, PublishedRecord, Statistics
 from sonify.dataset.licences import obstacles
-from sonify.dataset.render_from import DRAWING, published_folder, read_declaration
+from sonify.dataset.render_from import DRAWING, acted_json, published_folder, read_declaration
 from sonify.engine.record import RunRecord
 from sonify.vlm.questions import check_question, concepts_prompt
 
 # Where and how hard somebody works; nothing that is published depends on it.
-_PRIVATE = frozenset({"engine", "published", "url", "api_key_env", "environment", "command"})
+_PRIVATE = frozenset({"engine", "published", "url", "api_key_env", "environment", "command", "search"})
 # Models say things in very many ways; the record names those that matter.
 MOST_CONCEPTS = 1000
 
 
 def make_record(config: Config, run: RunRecord, statistics: Statistics) -> PublishedRecord:
     """Describe what is published, without the places and the secrets of the machine that it was made on."""
-    plain, models, prompts = _without_places(config), _models(run.models), _prompts(config)
+    plain, models, prompts, acted = _without_places(config), _models(run.models), _prompts(config), run.acted
     if config.published:  # concepts were found by whoever published first
         origin = read_declaration(published_folder(config))
         plain["concepts"] = origin.config["concepts"]
@@ -33,6 +33,7 @@ def make_record(config: Config, run: RunRecord, statistics: Statistics) -> Publi
         if config.published.missing != "repair":  # and clips drawn; who renders neither listens nor limits
             drawn = origin.config["retrieval"]
             plain["retrieval"] |= {name: drawn[name] for name in DRAWING if name in drawn}
+            acted = acted_json(origin.acted)
         models, prompts = {**origin.models, **models}, dict(origin.prompts)
     return PublishedRecord(
         format=FORMAT,
@@ -43,6 +44,7 @@ def make_record(config: Config, run: RunRecord, statistics: Statistics) -> Publi
         prompts=prompts,
         rendered_from=config.published.digest if config.published else "",
         statistics=statistics,
+        acted=acted,
     )
 
 

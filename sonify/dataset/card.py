@@ -28,7 +28,9 @@ from sonify.dataset.format import (
     CLIPS,
     COPY_KINDS,
     DATA,
+    IMAGES,
     LOUDNESS_STEP_LU,
+    PICTURE,
     SHARDS,
     PublishedClip,
     PublishedPair,
@@ -36,6 +38,8 @@ from sonify.dataset.format import (
     PublishedShard,
     Statistics,
 )
+from sonify.dataset.licences import SA1B_LICENCE
+from sonify.dataset.recipe import recipe
 from sonify.io.tables import schema_of
 from sonify.stages.evidence import MARGIN, WEAK_COSINE
 
@@ -43,6 +47,7 @@ CARD = "README.md"
 CONCEPTS_NAMED = 20
 _TEMPLATE = Path(__file__).with_name("card.md")
 _NAMES = {"sa1b": "Sonified SA-1B"}
+PAPER = "2501.05413"  # on arXiv
 # What of the configuration says how a sound came into a scene, as the README of sonify names it.
 _SHOWN = ("seed", "images", "audio", "concepts", "retrieval", "mix", "render")
 # The hub's steps: https://huggingface.co/docs/hub/datasets-cards
@@ -77,6 +82,9 @@ def write_card(out: Path, record: PublishedRecord, licence: str) -> None:
         _make_head(out, record, licence),
         template_path=str(_TEMPLATE),
         with_audio=(out / AUDIO).is_dir(),
+        with_images=(out / IMAGES).is_dir(),
+        paper=PAPER,
+        sa1b_licence=SA1B_LICENCE,
         plot=plot,
         number="{:,}".format,
         table=table,
@@ -113,13 +121,21 @@ def _facts(record: PublishedRecord) -> dict[str, Any]:
         ],
         "by_vlm": any(one["kind"] == "vlm" for one in extractors),
         "settings": json.dumps(settings, indent=1, ensure_ascii=False),
+        "acted_rows": _acted_rows(record.acted),
         "corpora": [(name, statistics.recordings.get(name, 0), clips) for name, clips in statistics.clips.items()],
         "concepts": list(statistics.concepts.items())[:CONCEPTS_NAMED],
         "evidence": statistics.evidence,
         "evidence_rows": _evidence_rows(statistics.evidence) if statistics.evidence else [],
         "left_out": [(reason, scenes) for reason, scenes in statistics.left_out.items() if scenes],
-        "sources": [one for one in config["audio"]["sources"] if one["name"] in statistics.clips],
+        "recipe": recipe(config, statistics.clips),
     }
+
+
+def _acted_rows(acted: Mapping[str, Any]) -> list[tuple[str | int, ...]]:
+    """What the rules of the draw came to, split by split."""
+    columns = ("split", "clips", "recordings", "top_k", "clips_per_recording")
+    rows = [tuple(split[name] for name in columns) for split in acted.get("splits", ())]
+    return [(*row[:-1], row[-1] or "any number") for row in rows]
 
 
 def _evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -156,6 +172,7 @@ def _tables_of(out: Path, record: PublishedRecord) -> list[_Table]:
         _Table("clips", {"train": f"{CLIPS}/*.parquet"}, _features(PublishedClip)),
         _Table("shards", {"train": SHARDS}, _features(PublishedShard)),
         _Table(AUDIO, _by_split(AUDIO), audio),
+        _Table(IMAGES, _by_split(IMAGES), [_text("image"), {"name": PICTURE, "dtype": "image"}]),
     )
     there = (replace(one, files={s: p for s, p in one.files.items() if any(out.glob(p))}) for one in listed)
     return [one for one in there if one.files]
@@ -178,8 +195,11 @@ def _feature(field: pa.Field) -> dict[str, Any]:
 
 
 def _audio_features(sample_rate_hz: int) -> list[dict[str, Any]]:
-    plain = [{"name": name, "dtype": "string"} for name in ("image", "scene")]
-    return [*plain, {"name": "audio", "dtype": {"audio": {"sampling_rate": sample_rate_hz}}}]
+    return [_text("image"), _text("scene"), {"name": AUDIO, "dtype": {"audio": {"sampling_rate": sample_rate_hz}}}]
+
+
+def _text(name: str) -> dict[str, Any]:
+    return {"name": name, "dtype": "string"}
 
 
 def _make_head(out: Path, record: PublishedRecord, licence: str) -> DatasetCardData:
@@ -197,7 +217,7 @@ def _make_head(out: Path, record: PublishedRecord, licence: str) -> DatasetCardD
         pretty_name=dataset_name(record),
         size_categories=next(size for above, size in SIZES.items() if scenes < above),
         task_categories=["any-to-any"],  # the hub has no task between image and sound
-        tags=["audio", "image", "image-to-audio", "audio-to-image", "soundscapes", "sonify"],
+        tags=["audio", "image", "image-to-audio", "audio-to-image", "soundscapes", "sonify", f"arxiv:{PAPER}"],
         configs=[_config(table) for table in tables],
         dataset_info=info,
     )

@@ -15,6 +15,8 @@ from sonify.dataset.format import (
     AUDIO,
     CLIPS,
     DATA,
+    IMAGES,
+    PICTURE,
     SHARDS,
     PublishedClip,
     PublishedPair,
@@ -33,7 +35,13 @@ _ABOUT = {
     "clips": "A row for each clip that is heard: where it comes from and under what licence. The format has no type for"
     " bytes: the column `fingerprint` is not listed.",
     "shards": "A row for each rendered archive, to compare a rendering with.",
-    "audio": "A row for each scene: its sound, as FLAC.",
+    AUDIO: "A row for each scene: its sound, as FLAC.",
+    IMAGES: "A row for each image, as JPEG.",
+}
+# Of each table of files its key, the column of files, and what they are.
+_FILES = {
+    AUDIO: (["image", "scene"], AUDIO, "sc:AudioObject"),
+    IMAGES: (["image"], PICTURE, "sc:ImageObject"),
 }
 
 
@@ -43,7 +51,7 @@ def write_croissant(out: Path, record: PublishedRecord, licence: str) -> None:
     When, where and as which version it is published is not known here, and not said; nor does any paper describe this
     dataset (`citeAs`): the one that is named describes the method.
     """
-    with_audio = (out / AUDIO).is_dir()
+    carried = [name for name in (AUDIO, IMAGES) if (out / name).is_dir()]
     described = {
         "@context": _context(),
         "@type": "sc:Dataset",
@@ -56,13 +64,13 @@ def write_croissant(out: Path, record: PublishedRecord, licence: str) -> None:
             _file_set("pairs", f"{DATA}/*.parquet"),
             _file_set("clips", f"{CLIPS}/*.parquet"),
             _file_object("shards", out, SHARDS),
-            *([_file_set("audio", f"{AUDIO}/*.parquet")] if with_audio else []),
+            *(_file_set(name, f"{name}/*.parquet") for name in carried),
         ],
         "recordSet": [
             _record_set("pairs", PublishedPair, {"fileSet": {"@id": "pairs-files"}}, ["image", "scene"]),
             _record_set("clips", PublishedClip, {"fileSet": {"@id": "clips-files"}}, ["clip"]),
             _record_set("shards", PublishedShard, {"fileObject": {"@id": "shards-files"}}, ["path"]),
-            *([_audio_records()] if with_audio else []),
+            *(_files(name, *_FILES[name]) for name in carried),
         ],
     }
     text = json.dumps(described, indent=2, ensure_ascii=False)
@@ -105,17 +113,13 @@ def _record_set(name: str, row_type: type, source: dict[str, Any], key: list[str
     return _records(name, key, fields)
 
 
-def _audio_records() -> dict[str, Any]:
-    source = {"fileSet": {"@id": "audio-files"}}
-    names = [_field("audio", pa.field(name, pa.string()), source) for name in ("image", "scene")]
-    return _records("audio", ["image", "scene"], [*names, _sound(source)])
-
-
-def _sound(source: dict[str, Any]) -> dict[str, Any]:
-    """The bytes of a file, inside a column of files."""
-    taken = source | {"extract": {"column": "audio"}, "transform": {"jsonPath": "bytes"}}
-    identity = {"@type": "cr:Field", "@id": "audio/audio", "name": "audio"}
-    return identity | {"dataType": "sc:AudioObject", "source": taken}
+def _files(name: str, key: list[str], column: str, data_type: str) -> dict[str, Any]:
+    """A table of files: the bytes of each lie inside a column."""
+    source = {"fileSet": {"@id": f"{name}-files"}}
+    taken = source | {"extract": {"column": column}, "transform": {"jsonPath": "bytes"}}
+    identity = {"@type": "cr:Field", "@id": f"{name}/{column}", "name": column}
+    texts = [_field(name, pa.field(text, pa.string()), source) for text in key]
+    return _records(name, key, [*texts, identity | {"dataType": data_type, "source": taken}])
 
 
 def _records(name: str, key: list[str], fields: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ DIR/shards/shards.parquet          PublishedShard
 DIR/sonify.json                    PublishedRecord
 DIR/checksums.sha256               of all other files, as `sha256sum` writes them
 DIR/audio/<split>-<unit>.parquet   image, scene and sound, only where it was asked for and every licence allows it
+DIR/images/<split>-<unit>.parquet  image and picture, likewise
 """
 
 import logging
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 DATA = "data"
 CLIPS = "clips"
 AUDIO = "audio"
+IMAGES = "images"
+PICTURE = "picture"  # the column of IMAGES beside `image`, which is a key in every table
 SHARDS = "shards/shards.parquet"
 RECORD = "sonify.json"
 CHECKSUMS = "checksums.sha256"
@@ -117,7 +120,8 @@ class PublishedRecord:
 
     `config` is the resolved configuration without places of the publisher's machine; `models` and `versions` are those
     of run.json; `prompts` are the words that models were asked, by extractor. `rendered_from` is the sha256 of the
-    checksums of the dataset that the run rendered again, and empty for a run of one's own.
+    checksums of the dataset that the run rendered again, and empty for a run of one's own. `acted` is what the rules of
+    the draw came to, as `ActedRules` has it, and empty where that was not recorded.
     """
 
     format: int
@@ -128,6 +132,7 @@ class PublishedRecord:
     prompts: Mapping[str, str]
     rendered_from: str
     statistics: Statistics
+    acted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def data_file(split: str, unit: str) -> str:

@@ -7,10 +7,11 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from sonify.config import Config, Images, make_config, with_keys_of_before
+from sonify import layout
+from sonify.config import Audio, Config, Images, Mix, Retrieval, make_config, with_keys_of_before
 from sonify.config.sections import NAME
 from sonify.dataset.format import (
     CHECKSUMS,
@@ -26,6 +27,7 @@ from sonify.dataset.format import (
 from sonify.errors import InputError
 from sonify.installed import spell
 from sonify.io.places import is_below, read_inside
+from sonify.rows import ActedRules, ActedSplit
 from sonify.stores import Place
 
 # Far above what a billion images need; a file that claims more is refused unread.
@@ -33,10 +35,14 @@ MAX_LIST_BYTES = 256 << 20
 MAX_RECORD_BYTES = 64 << 20
 MOST_SCENES = 1000
 # All that the bytes of a rendering depend on beside images and recordings; whole sections, and keys of others.
-ADOPTED = ("seed", "audio.clip_seconds", "audio.sample_rate", "audio.validation", "images.validation")
+CUT = ("clip_seconds", "sample_rate", "min_tail_sec", "remove_dc", "downmix")  # of a recording, into clips
+ADOPTED = ("seed", *(f"audio.{key}" for key in CUT), "audio.validation", "images.validation")
 ADOPTED += ("mix", "render", "retrieval")
-# Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size.
-FREE = frozenset({"render.image"})
+# Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size; and where it
+# searches, which changes no draw.
+FREE = frozenset({"render.image", "retrieval.search"})
+# What a renderer says nothing of: what is adopted, and which images and units there are, which the tables list.
+DECIDED = frozenset({*ADOPTED, "images.sample", "images.exclude", "images.shard_size"})
 # Whoever draws again may do so by another encoder, which has a limit of its own, and have another listen.
 FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.limit", "retrieval.confirm", "retrieval.purity"})
 # What only says which clips may be drawn. Files and servers that it needs are not published.
@@ -63,13 +69,15 @@ class PublishedFolder:
 class Declaration:
     """What `sonify.json` declares that counts for rendering: the scenes, and the configuration as plain values.
 
-    `models` and `prompts` tell by whom concepts were found; what is no text in them is left out.
+    `models` and `prompts` tell by whom concepts were found; what is no text in them is left out. `acted` are the rules
+    as they acted, and None in folders of before.
     """
 
     scenes: tuple[str, ...]
     config: Mapping[str, Any]
     models: Mapping[str, str]
     prompts: Mapping[str, str]
+    acted: ActedRules | None
 
 
 def open_published(place: Place) -> PublishedFolder:
@@ -139,7 +147,44 @@ def read_declaration(folder: PublishedFolder) -> Declaration:
     if not _are_scenes(scenes) or not isinstance(config, dict) or "concepts" not in config:
         raise InputError(f"{where}: not the record of a published dataset")
     models, prompts = (_texts(record.get(name)) for name in ("models", "prompts"))
-    return Declaration(scenes=tuple(scenes), config=config, models=models, prompts=prompts)
+    acted = _read_acted(record.get("acted"), where)
+    return Declaration(scenes=tuple(scenes), config=config, models=models, prompts=prompts, acted=acted)
+
+
+def _read_acted(found: Any, where: str) -> ActedRules | None:
+    """What the record says of the rules as they acted; whatever else stands there is left.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if found in (None, {}):
+        return None
+    try:
+        version, kinds = (_count(found[name]) for name in ("version", "kinds"))
+        splits = tuple(_read_split(one) for one in found["splits"])
+        if len({one.split for one in splits}) < len(splits):
+            raise ValueError("a split twice")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: acted says no rules of a draw: not the record of a published dataset") from error
+    return ActedRules(version=version, kinds=kinds, splits=splits)
+
+
+def _read_split(found: Any) -> ActedSplit:
+    if found["split"] not in layout.SPLITS:
+        raise ValueError("a split that is none")
+    counts = {one.name: _count(found[one.name]) for one in fields(ActedSplit) if one.name != "split"}
+    return ActedSplit(split=found["split"], **counts)
+
+
+def _count(found: Any) -> int:
+    if type(found) is not int or found < 0:  # JSON's true is an int here
+        raise ValueError("no count")
+    return found
+
+
+def acted_json(acted: ActedRules | None) -> dict[str, Any]:
+    """The rules as a record has them; empty where nobody recorded them."""
+    return asdict(acted) if acted else {}
 
 
 def _are_scenes(value: Any) -> bool:
@@ -172,7 +217,7 @@ def adopt_settings(config: Config) -> Config:
         return config
     folder = open_published(config.published.path)
     recorded = read_declaration(folder)
-    made_by = with_keys_of_before(recorded.config)
+    made_by = _with_later_keys(with_keys_of_before(recorded.config))
     where = f"{folder.place}/{RECORD}"
     _check_images(config.images, _find(recorded.config, "images.kind", where), where)
     repairs = config.published.missing == "repair"
@@ -193,6 +238,23 @@ def adopt_settings(config: Config) -> Config:
         own[name] = _adopt(key, own[name], set_here.get(name), _find(made_by, key, where), free)
     raw["published"] |= {"scenes": list(recorded.scenes), "digest": folder.digest}
     return make_config(raw, where, check_paths=False)
+
+
+def _with_later_keys(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with keys that came after it, at their defaults: what was done before there were any.
+
+    Where somebody else searched is not for a renderer.
+    """
+    added = {
+        "audio": {name: Audio.model_fields[name].default for name in CUT[2:]},
+        "mix": {name: field.default for name, field in Mix.model_fields.items()},
+        "retrieval": {name: field.default for name, field in Retrieval.model_fields.items()},
+    }
+    for name, defaults in added.items():
+        if isinstance(section := recorded.get(name), dict):
+            plain = {key: value for key, value in defaults.items() if isinstance(value, bool | int | float | str)}
+            recorded[name] = plain | {key: value for key, value in section.items() if key != "search"}
+    return recorded
 
 
 def _check_images(images: Images, kind: Any, where: str) -> None:

@@ -1,20 +1,16 @@
 """`sonify publish`: a finished run as a dataset of metadata, from which anyone who has the input renders it again."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sonify import layout
 from sonify.config import Config
 from sonify.dataset.about import Tally, make_record, record_json
+from sonify.dataset.carried import audio_table, carry, image_table, refuse_audio, refuse_images
 from sonify.dataset.committed import (
     CommittedUnit,
     Pool,
@@ -24,7 +20,6 @@ from sonify.dataset.committed import (
     rendered_images,
 )
 from sonify.dataset.format import (
-    AUDIO,
     CLIPS,
     DATA,
     RECORD,
@@ -50,13 +45,9 @@ from sonify.dataset.licences import (
 )
 from sonify.engine.plan import Plan
 from sonify.engine.record import config_of_run, require_record
-from sonify.errors import InputError, WorkError, require
-from sonify.installed import spell
-from sonify.io.places import are_apart, open_local, stems
-from sonify.io.tables import read_columns, read_tables, write_rows
-from sonify.io.tars import iter_files, read_member
-from sonify.io.write import digest_open
-from sonify.keys import split_member
+from sonify.errors import InputError, require
+from sonify.io.places import are_apart
+from sonify.io.tables import read_tables, write_rows
 from sonify.pool import count_duplicates
 from sonify.rows import Pair, Refused, Render
 from sonify.running import open_run
@@ -66,9 +57,6 @@ from sonify.stages.pair import joined
 from sonify.stores import Place
 
 log = logging.getLogger(__name__)
-
-# Some 10 MB of sound: what a reader of one row has to fetch.
-SOUNDS_IN_GROUP = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +68,7 @@ class PublishOptions:
         exclude: a list of images, recordings or clips that must not go out, as for `images.exclude` and
             `audio.exclude`.
         with_audio: whether the rendered sounds go out as well.
+        with_images: whether the rendered images do.
         image_licence: the licence of all images.
         licence: that of the metadata, for the card.
     """
@@ -87,6 +76,7 @@ class PublishOptions:
     only_licences: tuple[str, ...] = ()
     exclude: Place | None = None
     with_audio: bool = False
+    with_images: bool = False
     image_licence: str = UNKNOWN
     licence: str = "other"
 
@@ -157,6 +147,8 @@ def publish(run_dir: Place, out: Path, options: PublishOptions = PublishOptions(
 def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: PublishOptions) -> PublishedRecord:
     tally = Tally()
     rules = _rules(config, stages["pool"], options)
+    if options.with_images:
+        refuse_images(rules.image_licence, resized=config.render.image != "original")
     shards = _write_scenes(folder, config, stages, rules, tally)
     if unnamed := sorted(rules.excluded - rules.pool.named):
         log.warning(
@@ -166,8 +158,9 @@ def _write(folder: Path, config: Config, stages: Mapping[str, Plan], options: Pu
             unnamed[0],
         )
     if options.with_audio:
-        _refuse_audio(tally.obstacles, tally.scenes.total(), rules.image_licence)
-        _write_audio(folder, config.run_dir, shards, config.audio.sample_rate)
+        refuse_audio(tally.obstacles, tally.scenes.total(), rules.image_licence)
+    sounds = [audio_table(config.audio.sample_rate)] if options.with_audio else []
+    carry(folder, config.run_dir, shards, [*sounds, *([image_table()] if options.with_images else [])])
     log.info("%s scenes go out; describing the clips that are heard in them", f"{tally.scenes.total():,}")
     _write_clips(folder, rules.pool, config.audio.sample_rate, tally)
     _write_table(folder / SHARDS, PublishedShard, sorted(shards, key=lambda shard: shard.path))
@@ -302,58 +295,3 @@ def _write_table(path: Path, row_type: type, rows: Sequence[Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as file:
         write_rows(file, row_type, rows)
-
-
-def _refuse_audio(obstacles: Mapping[str, int], scenes: int, image_licence: str) -> None:
-    """Refuse to pass sounds on where a licence forbids it, and name what does, the most frequent first."""
-    if not obstacles:
-        return
-    named = ", ".join(f"{what} ({n:,})" for what, n in sorted(obstacles.items(), key=lambda item: (-item[1], item[0])))
-    raise InputError(
-        f"--with-audio: not all of the {scenes:,} scenes may be passed on: {named}; choose those that may by"
-        f" --only-licences (such as BY NC); the images' licence is {image_licence!r}, which --image-licence says"
-    )
-
-
-def _write_audio(folder: Path, run_dir: Place, shards: Sequence[PublishedShard], sample_rate_hz: int) -> None:
-    """Copy the sounds of the published scenes from the run's archives, row for row of `data/`."""
-    by_name = {f"{shard.split}-{shard.unit}": shard for shard in shards}
-    (folder / AUDIO).mkdir()
-    schema = _schema(sample_rate_hz)
-    for name in stems(folder / DATA):
-        scenes = read_columns(folder / DATA / f"{name}.parquet", ["image", "scene"]).to_pylist()
-        with (folder / AUDIO / f"{name}.parquet").open("wb") as file, pq.ParquetWriter(file, schema) as writer:
-            for group in _groups(_read_sounds(run_dir, by_name[name], scenes)):
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-
-
-def _read_sounds(run_dir: Place, shard: PublishedShard, scenes: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    place = run_dir / shard.path
-    with open_local(place) as file:
-        if digest_open(file) != shard.sha256:
-            raise WorkError(f"{place}: not what was committed; `{spell('verify', 'RUN', '--repair')}` withdraws it")
-        file.seek(0)
-        members = {split_member(member.name): member for member in iter_files(file)}
-        for row in scenes:
-            member = members[row["image"], f"{row['scene']}.flac"]
-            yield row | {"audio": {"bytes": read_member(file, member), "path": member.name}}
-
-
-def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    while group := list(islice(rows, SOUNDS_IN_GROUP)):
-        yield group
-
-
-def _schema(sample_rate_hz: int) -> pa.Schema:
-    """Fields, and what `datasets` reads of their kinds in the file itself."""
-    features = {
-        "image": {"dtype": "string", "_type": "Value"},
-        "scene": {"dtype": "string", "_type": "Value"},
-        "audio": {"sampling_rate": sample_rate_hz, "_type": "Audio"},
-    }
-    # `datasets` knows the column again only if every field may be null, as in its own files
-    audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.schema(
-        [("image", pa.string()), ("scene", pa.string()), ("audio", audio)],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )

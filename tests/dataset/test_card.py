@@ -132,7 +132,7 @@ def test_the_text_says_how_it_was_made_and_what_may_be_done(tmp_path):
     assert "| BY-SA with BY-NC-SA | 2 |" in text
     assert "Of 4 scenes, 1 could be passed on" in text
     assert "by reason: excluded: 7." in text
-    assert "- {kind: esc50, name: esc50, path: ...}" in text
+    assert "    - kind: esc50\n      name: esc50\n      path: ...  # The ESC-50 folder" in text
     for word in ("--missing repair", "## Takedowns", "plots/clip_use.png", "Neither images", "`complete` is false"):
         assert word in text
 

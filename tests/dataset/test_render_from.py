@@ -1,13 +1,16 @@
 """What a renderer may say, and what the published folder decides."""
 
 import json
+import shutil
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
 
 from sonify.config.sections import Limit, Listener, Purity, Tagger
-from sonify.dataset.render_from import adopt_settings
+from sonify.dataset.render_from import adopt_settings, open_published, read_declaration
 from sonify.dataset.write import publish
+from sonify.engine.record import require_record, write_record
 from sonify.errors import InputError
 from sonify.running import run
 from tests.builders import refused, small_config, small_input, write_tar
@@ -220,3 +223,131 @@ def test_a_limit_from_a_file_is_published_as_one(tmp_path):
     with refused(r"set retrieval\.limit, with the calibration that clips were drawn under, or null$"):
         adopt_settings(elsewhere(tmp_path, "repair"))
     assert adopt_settings(elsewhere(tmp_path)).retrieval.limit is None
+
+
+def sounds_of(copy, **settings):
+    return {"sources": [{"kind": "folder", "path": str(copy / "sounds")}], **settings}
+
+
+CUT = {"min_tail_sec": 0.0, "remove_dc": False, "downmix": "mean"}
+
+
+def test_recordings_are_cut_as_the_dataset_says(copy):
+    edit_record(copy / "published", lambda record: record["config"]["audio"].update(CUT))
+    config = adopt_settings(elsewhere(copy))
+    assert (config.audio.min_tail_sec, config.audio.remove_dc, config.audio.downmix) == (0.0, False, "mean")
+    assert adopt_settings(config) == config
+    with refused(r"^audio\.remove_dc: the published dataset was made with False, found True: leave the key out"):
+        adopt_settings(elsewhere(copy, audio=sounds_of(copy, remove_dc=True)))
+
+
+LATER = {
+    "audio": tuple(CUT),
+    "mix": ("events", "snr_db"),
+    "retrieval": ("hears", "top_k_share", "clips_per_recording", "repeat_recordings"),
+}
+
+
+def test_a_folder_from_before_there_were_keys_did_what_is_their_default(first, copy):
+    def forget(record):
+        for section, names in LATER.items():
+            for name in names:
+                record["config"][section].pop(name)
+
+    expected = adopt_settings(elsewhere(copy))
+    edit_record(copy / "published", forget)
+    config = adopt_settings(elsewhere(copy))
+    assert config.model_copy(update={"published": None}) == expected.model_copy(update={"published": None})
+    assert adopt_settings(config) == config
+    same = elsewhere(
+        copy, retrieval={"top_k_share": 0.02, "clips_per_recording": 3}, audio=sounds_of(copy, remove_dc=True)
+    )
+    assert adopt_settings(same) == config
+    run(elsewhere(copy))
+    assert shard_hashes(copy / "run") == shard_hashes(first / "run")
+
+
+def test_where_is_searched_is_the_renderers(copy):
+    published = json.loads((copy / "published" / "sonify.json").read_text())
+    assert "search" not in published["config"]["retrieval"]
+    edit_retrieval(copy, search={"device": "cuda", "memory_gib": 99.0})  # as a stranger may write it
+    assert adopt_settings(elsewhere(copy)).retrieval.search.device == "cpu"
+    here = adopt_settings(elsewhere(copy, "repair", retrieval={"search": {"device": "cuda"}}))
+    assert (here.retrieval.search.device, here.retrieval.search.memory_gib) == ("cuda", 4.0)
+    assert adopt_settings(here) == here
+
+
+TRAIN = {"split": "train", "clips": 54, "recordings": 18, "top_k": 8, "clips_per_recording": 3}
+ACTED = {"version": 2, "kinds": 3, "splits": [TRAIN, {**TRAIN, "split": "validation", "clips_per_recording": 0}]}
+
+
+def declaration_of(copy):
+    return read_declaration(open_published(copy / "published"))
+
+
+@pytest.mark.parametrize("said", [{}, {"acted": {}}, {"acted": None}])
+def test_folders_of_before_say_nothing_of_what_acted(copy, said):
+    def change(record):
+        record.pop("acted")
+        record.update(said)
+
+    edit_record(copy / "published", change)
+    assert declaration_of(copy).acted is None
+    adopt_settings(elsewhere(copy))
+
+
+@pytest.mark.parametrize(
+    "acted",
+    [
+        5,
+        [],
+        "train",
+        {"splits": []},
+        ACTED | {"version": True},
+        ACTED | {"version": -1},
+        ACTED | {"kinds": "3"},
+        ACTED | {"splits": None},
+        ACTED | {"splits": {"train": TRAIN}},
+        ACTED | {"splits": [5]},
+        ACTED | {"splits": [TRAIN | {"split": "test"}]},
+        ACTED | {"splits": [TRAIN | {"split": ["train"]}]},
+        ACTED | {"splits": [TRAIN | {"top_k": 8.0}]},
+        ACTED | {"splits": [TRAIN | {"clips": None}]},
+        ACTED | {"splits": [{name: TRAIN[name] for name in TRAIN if name != "recordings"}]},
+        ACTED | {"splits": [TRAIN, TRAIN]},
+    ],
+)
+def test_what_acted_is_counts_by_split_or_refused_in_one_line(copy, acted):
+    edit_record(copy / "published", lambda record: record.update(acted=acted))
+    with refused(r"sonify\.json: acted says no rules of a draw: not the record of a published dataset$"):
+        adopt_settings(elsewhere(copy))
+
+
+def acted_in(folder):
+    return json.loads((folder / "sonify.json").read_text())["acted"]
+
+
+def test_what_acted_goes_on_through_a_rendering_unless_clips_are_drawn_again(copy):
+    written = ACTED | {"later": 1, "splits": [split | {"later": 2} for split in ACTED["splits"]]}
+    edit_record(copy / "published", lambda record: record.update(acted=written))
+    found = declaration_of(copy).acted
+    assert found is not None
+    assert (found.version, found.splits[0].top_k, found.splits[1].clips_per_recording) == (2, 8, 0)
+    run(elsewhere(copy))
+    publish(copy / "run", copy / "again")
+    assert acted_in(copy / "again") == ACTED
+    repaired = elsewhere(copy, "repair", run_dir=str(copy / "repaired"))
+    run(repaired)
+    record = replace(require_record(repaired.run_dir), acted=ACTED | {"version": 7})
+    write_record(repaired.run_dir, record)
+    publish(repaired.run_dir, copy / "repaired again")
+    assert acted_in(copy / "repaired again") == ACTED | {"version": 7}
+
+
+def test_what_acted_on_a_run_is_published(first, copy):
+    shutil.copytree(first / "run", copy / "drawn")
+    write_record(copy / "drawn", replace(require_record(copy / "drawn"), acted=ACTED))
+    publish(copy / "drawn", copy / "out")
+    assert acted_in(copy / "out") == ACTED
+    table = "| train | 54 | 18 | 8 | 3 |\n| validation | 54 | 18 | 8 | any number |"
+    assert table in (copy / "out" / "README.md").read_text()

@@ -34,11 +34,13 @@ MAX_RECORD_BYTES = 64 << 20
 MOST_SCENES = 1000
 # All that the bytes of a rendering depend on beside images and recordings; whole sections, and keys of others.
 ADOPTED = ("seed", "audio.clip_seconds", "audio.sample_rate", "audio.validation", "images.validation")
-ADOPTED += ("mix", "render", "retrieval")
+ADOPTED += ("audio.min_tail_sec", "audio.remove_dc", "audio.downmix", "mix", "render", "retrieval")
 # Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size.
 FREE = frozenset({"render.image"})
 # Whoever draws again may do so by another encoder, which has a limit of its own, and have another listen.
 FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.limit", "retrieval.confirm", "retrieval.purity"})
+# Where a pool is searched is of the machine, and never adopted.
+OF_MACHINE = "retrieval.search"
 # What only says which clips may be drawn. Files and servers that it needs are not published.
 DRAWING = ("limit", "confirm", "purity")
 # Two names for archives that are read alike.
@@ -176,8 +178,9 @@ def adopt_settings(config: Config) -> Config:
     where = f"{folder.place}/{RECORD}"
     _check_images(config.images, _find(recorded.config, "images.kind", where), where)
     repairs = config.published.missing == "repair"
-    free = FREE | (FREE_IN_REPAIR if repairs else frozenset())
+    free = FREE | {OF_MACHINE} | (FREE_IN_REPAIR if repairs else frozenset())
     raw, chosen = (config.model_dump(mode="json", exclude_unset=unset) for unset in (False, True))
+    search = raw["retrieval"]["search"]
     retrieval, set_in_retrieval = _find(made_by, "retrieval", where), chosen.get("retrieval", {})
     if not isinstance(retrieval, dict):
         raise InputError(f"{where}: retrieval is no section: not the record of a published dataset")
@@ -191,6 +194,7 @@ def adopt_settings(config: Config) -> Config:
         for section in above:
             own, set_here = own[section], set_here.get(section, {})
         own[name] = _adopt(key, own[name], set_here.get(name), _find(made_by, key, where), free)
+    raw["retrieval"] = {**raw["retrieval"], "search": search}
     raw["published"] |= {"scenes": list(recorded.scenes), "digest": folder.digest}
     return make_config(raw, where, check_paths=False)
 
@@ -230,7 +234,11 @@ def _adopt(key: str, own: Any, set_here: Any, published: Any, free: Collection[s
 
 def _differences(key: str, own: Any, set_here: Any, published: Any) -> Iterator[tuple[str, Any, Any]]:
     """What is set here and differs, key by key."""
-    if isinstance(set_here, dict) and isinstance(published, Mapping) and key not in FREE | FREE_IN_REPAIR:
+    if (
+        isinstance(set_here, dict)
+        and isinstance(published, Mapping)
+        and key not in FREE | FREE_IN_REPAIR | {OF_MACHINE}
+    ):
         for name in sorted(set_here):
             yield from _differences(f"{key}.{name}", own[name], set_here[name], published.get(name))
     elif own != published:

@@ -197,6 +197,18 @@ def test_a_near_miss_that_is_excluded_is_not_named(copy):
     assert {(one["clip"], one["cosine"], one["heard"]) for row in rows for one in row} == {("", 0.0, "")}
 
 
+def test_a_clip_is_heard_twice_only_where_recordings_are_repeated(copy):
+    data = next(copy.glob("published/data/*.parquet"))
+    rewrite(data, lambda row: row | {"sources": row["sources"] * 2})
+    seal(copy / "published")
+    folder, config = open_published(copy / "published"), elsewhere(copy)
+    config = adopt_settings(config)
+    with pytest.raises(InputError, match="one clip twice.*repeat_recordings"):
+        verify_published(folder, config)
+    repeats = config.retrieval.model_copy(update={"repeat_recordings": True})
+    verify_published(folder, config.model_copy(update={"retrieval": repeats}))
+
+
 def test_a_folder_with_such_a_row_is_refused_before_any_work(copy):
     rewrite_pairs(copy / "published", lambda row: row | {"scene": "\x1b[31m"})
     with pytest.raises(InputError, match="expected the scenes 'captions-0, captions-1', found") as caught:

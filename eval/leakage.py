@@ -45,7 +45,7 @@ from sonify.io.tars import iter_files, read_member
 from sonify.io.write import write_whole
 from sonify.keys import split_member
 from sonify.media.audio import UnreadableSound
-from sonify.media.clips import cut_recording
+from sonify.media.clips import cut_recording, rules_of
 from sonify.media.headers import IMAGE_SUFFIXES
 from sonify.media.likeness import HASH_BITS, NearHashes, perceptual_hash
 from sonify.media.mixing import pcm_sha256
@@ -274,7 +274,7 @@ class EvaluationSounds:
         self.count = self.unreadable = 0
         self.by_name: dict[str, str] = {}
         self.by_sha256: dict[str, str] = {}
-        audio = _sounds(place, config.audio.clip_seconds, config.audio.sample_rate)
+        audio = _sounds(place, config.audio)
         for ref, clips in _clips(audio):
             self.count += 1
             self.unreadable += not clips
@@ -317,8 +317,8 @@ def _images(place: Place) -> Iterator[SourceImage | Rejected]:
             yield from read_images(images, refs, seed=0)
 
 
-def _sounds(place: Place, clip_seconds: float, sample_rate_hz: int) -> Audio:
-    """The recordings of a folder's files and tar archives; of its Parquet tables where it has neither."""
+def _sounds(place: Place, pool: Audio) -> Audio:
+    """The recordings of a folder's files and tar archives, or of its Parquet tables, to be cut as a pool was."""
     sources: list[FolderSounds | WebDatasetSounds | ParquetSounds] = []
     if list_files(place, SOUND_SUFFIXES).files:
         sources.append(FolderSounds(kind="folder", path=place, name=NAME))
@@ -328,7 +328,7 @@ def _sounds(place: Place, clip_seconds: float, sample_rate_hz: int) -> Audio:
         sources.append(ParquetSounds(kind="parquet", path=place, name=NAME))
     if not sources:
         raise InputError(f"{place}: expected evaluation sounds, found none, nor a .tar or .parquet file of them")
-    return Audio(sources=tuple(sources), clip_seconds=clip_seconds, sample_rate=sample_rate_hz)
+    return pool.model_copy(update={"sources": tuple(sources)})
 
 
 def _clips(audio: Audio) -> Iterator[tuple[SoundRef, tuple[str, ...]]]:
@@ -338,7 +338,8 @@ def _clips(audio: Audio) -> Iterator[tuple[SoundRef, tuple[str, ...]]]:
             if ref.refused:
                 yield ref, ()
                 continue
-            cuts = cut_recording(open_sound(audio.sources, ref.corpus, ref.file), audio.sample_rate, audio.clip_seconds)
+            sound = open_sound(audio.sources, ref.corpus, ref.file)
+            cuts = cut_recording(sound, audio.sample_rate, audio.clip_seconds, rules_of(audio))
             yield ref, tuple(pcm_sha256(cut.samples) for cut in cuts)
         except UnreadableSound:
             yield ref, ()

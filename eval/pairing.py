@@ -488,7 +488,7 @@ def ask(run_dir: Place, table: Place, overrides: Sequence[str]) -> Asked:
     """Read a table and a run's pool, and meet the two."""
     config = open_setting(run_dir, overrides)
     rows = read_labelled(table)
-    encoder = load_encoder(config.retrieval.encoder)
+    encoder = load_encoder(config.retrieval.encoder, config.retrieval.hears)
     pool = read_whole_pool(config, encoder)
     return Asked(config=config, rows=rows, verdicts=meet(rows, pool, table), pool=pool, encoder=encoder)
 

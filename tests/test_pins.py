@@ -4,6 +4,7 @@ A run made by an earlier version goes on only while its stages' digests stay. Wh
 row of `pins/settings.csv` gets the new digest, and beside it the key that moved it and the reason.
 `pins/run.json` has the bytes under today's defaults, `pins/before.json` those of the run of before, whose keys `BEFORE`
 names: its pairs lacked columns that came since, which a run under those keys writes with what says nothing.
+`pins/run-before-rules.tar.xz` is a run of the version in which the rules of `RULES` had no keys.
 The input is made here and lies in memory, under the same names on every machine: a stage's settings hold them.
 """
 
@@ -32,6 +33,19 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "sonify"
 INPUT = "memory://pinned"
 SUBJECTS = ("dog", "cat", "rain", "train")
 FOLDERS = ("pool", "pairs", "renders", "shards")
+RULES = (
+    ("audio.min_tail_sec", 0, "pool"),
+    ("audio.remove_dc", False, "pool"),
+    ("audio.downmix", "mean", "pool"),
+    ("concepts.discard_caption", "captions", "pair"),
+    ("retrieval.hears", "clip", "pair"),
+    ("retrieval.top_k_share", None, "pair"),
+    ("retrieval.clips_per_recording", None, "pair"),
+    ("retrieval.repeat_recordings", True, "pair"),
+    ("retrieval.min_cosine", -1, "pair"),
+    ("mix.max_gain_db", None, "pair"),
+    ("mix.peak_dbfs", None, "render"),
+)
 BEFORE = {"encoder": {"kind": "text", "matching": "words"}, "limit": None, "merge_names": False}
 
 
@@ -40,6 +54,43 @@ def test_the_settings_of_the_shipped_configurations_have_the_pinned_digests():
         pinned = {(row["config"], row["stage"]): row["digest"] for row in csv.DictReader(file)}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} <= {config for config, _ in pinned}
     assert settings_digests() == pinned
+
+
+@pytest.mark.parametrize("said", [{}, {"audio": {"min_tail_sec": 1.0}, "retrieval": {"top_k_share": 0.02}}])
+def test_a_run_of_rules_without_keys_resumes_and_nothing_is_made_again(tmp_path, said):
+    unpack("run-before-rules", tmp_path)
+    before = made_at(tmp_path / "run")
+    done = run(small_run(tmp_path / "run", **said))
+    assert done["render"].rows_out == 8
+    assert made_at(tmp_path / "run") == before
+    assert hashes(tmp_path / "run") == pinned("run")
+
+
+def test_a_run_of_rules_without_keys_draws_for_new_images_by_the_rules_that_it_had(tmp_path):
+    unpack("run-before-rules", tmp_path)
+    assert run(small_run(tmp_path / "run", images=9))["pair"].rows_out == 9
+    assert hashes(tmp_path / "run").items() >= pinned("run").items()
+    (split,) = require_record(tmp_path / "run").acted["splits"]
+    assert (split["clips"], split["top_k"], split["clips_per_recording"]) == (16, 8, 3)
+
+
+@pytest.mark.parametrize(("key", "value", "stage"), RULES)
+def test_a_run_of_rules_without_keys_is_not_gone_on_with_by_other_rules(tmp_path, key, value, stage):
+    unpack("run-before-rules", tmp_path)
+    section, name = key.split(".")
+    with pytest.raises(InputError, match=rf"{stage} was made under another configuration: {key} was ") as raised:
+        run(small_run(tmp_path / "run", **{section: {name: value}}))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("encoder", ["text", "clap"])
+def test_what_is_heard_makes_other_embeddings_only_where_something_hears(encoder):
+    def digest(**retrieval):
+        config = small_run("/nowhere", retrieval={"encoder": {"kind": encoder}, **retrieval})
+        return next(stage.digest for stage in stages_of(config) if stage.name == "embeddings")
+
+    assert digest(hears="recording") == digest()
+    assert (digest(hears="clip") != digest()) == (encoder == "clap")
 
 
 def test_a_small_run_has_the_pinned_bytes(tmp_path):
@@ -53,8 +104,7 @@ def test_the_keys_of_before_give_the_bytes_of_before(tmp_path):
 
 
 def test_a_run_of_before_says_which_keys_it_goes_on_with(tmp_path):
-    with tarfile.open(PINS / "run.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack("run", tmp_path)
     wanted = (
         r"embeddings was made under another configuration: .*; set retrieval\.encoder\.matching=words"
         r" retrieval\.limit=null retrieval\.merge_names=false to go on as before, "
@@ -68,8 +118,7 @@ def test_a_run_of_before_says_which_keys_it_goes_on_with(tmp_path):
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_run_of_an_earlier_version_resumes(tmp_path, place, recorded):
     """`pins/run.tar.xz` was made by the version before the settings were pinned; the input grew, and moved, since."""
-    with tarfile.open(PINS / "run.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack("run", tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "commits").rglob("*.json")}
     if not recorded:
         (tmp_path / "run" / "run.json").unlink()  # as `verify --repair` does with a damaged one
@@ -87,6 +136,17 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path, place, recorded):
     assert "path" not in str(stages["pool"].settings)  # what is made again is of today's settings
     assert stages["concepts/captions"].settings["images.path"] == f"{INPUT}/photos"
     assert hashes(tmp_path / "run").items() >= but_pairs(pinned("before")).items()
+
+
+def unpack(name, folder):
+    with tarfile.open(PINS / f"{name}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+
+
+def made_at(run_dir):
+    """When each file was written that a stage writes."""
+    files = {path for path in run_dir.rglob("*") if path.is_file()} - {run_dir / "lock", run_dir / "run.json"}
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def pinned(name):
@@ -116,8 +176,8 @@ def on_no_machine(path):
     return raw
 
 
-def small_run(run_dir, images=8, place=INPUT, retrieval=None):
-    """A run over images and recordings that are made here."""
+def small_run(run_dir, images=8, place=INPUT, retrieval=None, **sections):
+    """A run over images and recordings that are made here; `sections` add keys to some of it."""
     place = UPath(place)
     captions = [("file", "caption")]
     for n in range(images):
@@ -128,20 +188,19 @@ def small_run(run_dir, images=8, place=INPUT, retrieval=None):
         (place / "sounds" / f"{n}.flac").write_bytes(recording(n))
     texts = [f"{n}.flac,{SUBJECTS[n % 4]},CC0-1.0" for n in range(8)]
     (place / "sounds" / "metadata.csv").write_text("\n".join(["file,text,licence", *texts]))
-    return make_config(
-        {
-            "run_dir": str(run_dir),
-            "images": {"kind": "folder", "path": f"{place}/photos", "shard_size": 4, "validation": 0},
-            "audio": {
-                "sources": [{"kind": "folder", "path": f"{place}/sounds"}],
-                "clip_seconds": 1.0,
-                "sample_rate": 8000,
-                "validation": 0,
-            },
-            "retrieval": retrieval or {},
-            "engine": {"kind": "local"},
-        }
-    )
+    raw = {
+        "run_dir": str(run_dir),
+        "images": {"kind": "folder", "path": f"{place}/photos", "shard_size": 4, "validation": 0},
+        "audio": {
+            "sources": [{"kind": "folder", "path": f"{place}/sounds"}],
+            "clip_seconds": 1.0,
+            "sample_rate": 8000,
+            "validation": 0,
+        },
+        "retrieval": retrieval or {},
+        "engine": {"kind": "local"},
+    }
+    return make_config(raw | {name: raw.get(name, {}) | keys for name, keys in sections.items()})
 
 
 def photo(seed):

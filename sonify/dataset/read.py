@@ -85,7 +85,7 @@ def verify_published(folder: PublishedFolder, config: Config) -> None:
         if found != folder.files[name]:
             raise InputError(f"{folder.place}/{name}: another sha256 than {CHECKSUMS} says: get the folder again")
     clips = _verify_clips(folder, config)
-    _verify_pairs(folder, config.scenes, clips, config.audio.clip_seconds)
+    _verify_pairs(folder, config, clips)
     for _ in read_shards(folder):
         pass
 
@@ -106,8 +106,10 @@ def _verify_clips(folder: PublishedFolder, config: Config) -> frozenset[str]:
     return frozenset(names)
 
 
-def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Collection[str], scene_sec: float) -> None:
+def _verify_pairs(folder: PublishedFolder, config: Config, clips: Collection[str]) -> None:
     """Look at each scene: its clips are there and begin within it, and its image is in no other unit."""
+    scenes, scene_sec = config.scenes, config.audio.clip_seconds
+    repeats = config.retrieval.repeat_recordings
     hashes = array("q")  # 8 bytes an image; two of 10 million share one by chance three times in a million
     for unit, pairs in _images(folder, scenes):
         lost = next((s.clip for pair in pairs for s in pair.sources if s.clip not in clips), None)
@@ -115,6 +117,11 @@ def _verify_pairs(folder: PublishedFolder, scenes: tuple[str, ...], clips: Colle
             raise InputError(
                 f"{folder.place}/{DATA}: unit {unit}: image {pairs[0].image[:100]!r} is heard with the clip"
                 f" {lost[:100]!r}, which {CLIPS}/ does not have: get the folder again"
+            )
+        if not repeats and any(len({s.clip for s in pair.sources}) < len(pair.sources) for pair in pairs):
+            raise InputError(
+                f"{folder.place}/{DATA}: unit {unit}: image {pairs[0].image[:100]!r}: a scene with one clip twice, and"
+                " the dataset was made without retrieval.repeat_recordings: get the folder again"
             )
         late = next(
             (s.onsets_sec for pair in pairs for s in pair.sources if max(s.onsets_sec, default=0.0) >= scene_sec), None
@@ -238,8 +245,6 @@ def _faults_of_image(pairs: Sequence[PublishedPair], scenes: tuple[str, ...]) ->
 def _faults_of_scene(pair: PublishedPair) -> Iterator[str]:
     if not pair.sources:
         yield "a scene without sources"
-    if len({source.clip for source in pair.sources}) < len(pair.sources):
-        yield "a scene with one clip twice"
     if not _SHA256.fullmatch(pair.mix_sha256):
         yield "its mix_sha256 is none"
     for source in pair.sources:

@@ -236,7 +236,8 @@ def describe_difference(stage: Stage, before: StageRecord) -> str:
     if stage.version != before.version:
         return f"stage version {before.version} then, {stage.version} now"
     now, then = without_places(stage.settings), without_places(before.settings)
-    differing = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
+    # of null and a key that is left out, only the second is as it was before the key was there
+    differing = [key for key in sorted({*now, *then}) if (key in now, now.get(key)) != (key in then, then.get(key))]
     if "published.digest" in differing:
         return "one of the two renders a published dataset, or another one"
     if not differing:  # places of input cannot be compared where the number of sources differs
@@ -246,4 +247,5 @@ def describe_difference(stage: Stage, before: StageRecord) -> str:
         if now.get(key) and then.get(key):
             return f"{key} has another content now than then"
         return f"{key} was set then, and is not now" if then.get(key) else f"{key} was not set then, and is now"
-    return f"{key} was {then.get(key)!r} then, is {now.get(key)!r} now"
+    was, is_now = (repr(settings[key]) if key in settings else "not set" for settings in (then, now))
+    return f"{key} was {was} then, is {is_now} now"

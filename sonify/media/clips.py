@@ -1,4 +1,4 @@
-"""From a recording to the pool's clips: mono, without DC, at one rate, in equal 16-bit pieces."""
+"""From a recording to the pool's clips: mono, at one rate, in equal 16-bit pieces."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,12 +7,11 @@ from itertools import chain
 import numpy as np
 import soxr
 
+from sonify.config import Audio
 from sonify.media.audio import StoredSound, UnreadableSound, open_recording, read_blocks
 from sonify.media.mixing import FULL_SCALE
 from sonify.rows import Reason
 
-# A tail below this is dropped: too little to carry a sound, nearly all padding.
-MIN_TAIL_SEC = 1.0
 # The mean of two channels of which one is silent loses 6.02 dB, so the living one is taken there as well.
 MAX_DOWNMIX_LOSS_DB = 6.0
 # Recordings up to this many values (16 MiB; 47 s of stereo at 44.1 kHz) are decoded once, longer ones twice:
@@ -20,6 +19,20 @@ MAX_DOWNMIX_LOSS_DB = 6.0
 HELD_SAMPLES = 2**22
 # Integers of 32 bits written as floats still fit; beyond it the bytes are no samples, and soxr overflows.
 MAX_AMPLITUDE = 2.0**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutRules:
+    """What `audio` says of cutting beside rate and length; a shorter tail is nearly all padding, and dropped."""
+
+    min_tail_sec: float = 1.0
+    remove_dc: bool = True
+    downmix: str = "mean_or_louder"
+
+
+def rules_of(audio: Audio) -> CutRules:
+    """By which a pool is cut."""
+    return CutRules(min_tail_sec=audio.min_tail_sec, remove_dc=audio.remove_dc, downmix=audio.downmix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +47,7 @@ class CutClip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Survey:
-    """What the first pass found: the channel to keep (None: the mean of all) and the DC of that signal."""
+    """What the first pass found: the channel to keep (None: the mean of all) and what to take off that signal."""
 
     values: int
     channel: int | None
@@ -42,19 +55,19 @@ class _Survey:
 
 
 def cut_recording(
-    recording: StoredSound, sample_rate_hz: int, clip_seconds: float, min_tail_sec: float = MIN_TAIL_SEC
+    recording: StoredSound, sample_rate_hz: int, clip_seconds: float, rules: CutRules = CutRules()
 ) -> Iterator[CutClip]:
     """Yield the clips of a recording, in memory that does not grow with its length.
 
     Everything that refuses a recording is found before its first clip. At another rate, where rounding can leave a
-    tail just below the least, `min_tail_sec=0` gives every clip that the pool's rate gave.
+    tail just below the least, a `min_tail_sec` of 0 gives every clip that the pool's rate gave.
 
     Raises:
         UnreadableSound: not a file that is read, no samples (`too_short`), NaN or infinity (`bad_samples`).
     """
     held: list[np.ndarray] = []
     with open_recording(recording) as (header, blocks):
-        survey = _survey(_holding(blocks, held))
+        survey = _survey(_holding(blocks, held), rules)
     blocks = held if survey.values <= HELD_SAMPLES else read_blocks(recording)
     signal = _resampled(_mono(blocks, survey), header.sample_rate_hz, sample_rate_hz)
     clip_samples = round(clip_seconds * sample_rate_hz)
@@ -63,7 +76,7 @@ def cut_recording(
     if first is None:
         raise UnreadableSound(Reason.TOO_SHORT, f"no sample at {sample_rate_hz} Hz")
     for index, piece in enumerate(chain([first], pieces)):
-        if index > 0 and piece.size < min_tail_sec * sample_rate_hz:
+        if index > 0 and piece.size < rules.min_tail_sec * sample_rate_hz:
             return
         yield CutClip(
             index=index,
@@ -84,7 +97,7 @@ def _holding(blocks: Iterable[np.ndarray], held: list[np.ndarray]) -> Iterator[n
         yield block
 
 
-def _survey(blocks: Iterable[np.ndarray]) -> _Survey:
+def _survey(blocks: Iterable[np.ndarray], rules: CutRules) -> _Survey:
     frames = values = 0
     sums = squares = np.zeros(1)
     for block in blocks:
@@ -101,13 +114,14 @@ def _survey(blocks: Iterable[np.ndarray]) -> _Survey:
     means = sums / frames
     *powers, mean_power = squares / frames - means**2
     loudest = int(np.argmax(powers))
-    if mean_power < powers[loudest] * 10 ** (-MAX_DOWNMIX_LOSS_DB / 10):
-        return _Survey(values=values, channel=loudest, offset=float(means[loudest]))
-    return _Survey(values=values, channel=None, offset=float(means[-1]))
+    is_lost = mean_power < powers[loudest] * 10 ** (-MAX_DOWNMIX_LOSS_DB / 10)
+    channel = loudest if is_lost and rules.downmix == "mean_or_louder" else None
+    offset = float(means[-1 if channel is None else channel]) if rules.remove_dc else 0.0
+    return _Survey(values=values, channel=channel, offset=offset)
 
 
 def _mono(blocks: Iterable[np.ndarray], survey: _Survey) -> Iterator[np.ndarray]:
-    """Reduce (channels, frames) to (frames,) without DC.
+    """Reduce (channels, frames) to (frames,), without its DC where that is removed.
 
     The DC is the recording's, not each clip's: pieces of one recording stay continuous, and a swell that is
     longer than a clip keeps its shape.

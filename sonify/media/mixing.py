@@ -26,7 +26,7 @@ MIN_PROMINENCE_DB = -12.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixedSound:
-    """A mixed scene, (frames,) int16; `mix_gain_db` is what the ceiling took off the whole, or 0.0."""
+    """A mixed scene, (frames,) int16; `mix_gain_db` is what a ceiling took off the whole, or 0.0."""
 
     samples: np.ndarray
     mix_gain_db: float
@@ -59,8 +59,8 @@ def measure_peak(samples: np.ndarray) -> float:
     return round(20 * math.log10(peak / FULL_SCALE), 4) if peak else SILENCE_DBFS
 
 
-def gain_to_target_db(loudness_lufs: float, target_lufs: float, max_gain_db: float) -> float:
-    """Return the gain that brings a clip to the target, at most `max_gain_db`.
+def gain_to_target_db(loudness_lufs: float, target_lufs: float, max_gain_db: float | None) -> float:
+    """Return the gain that brings a clip to the target, at most `max_gain_db` (None: whatever it takes).
 
     Rounded to 4 decimals, so that what the tables record is exactly what is applied.
 
@@ -69,7 +69,8 @@ def gain_to_target_db(loudness_lufs: float, target_lufs: float, max_gain_db: flo
     """
     if not math.isfinite(loudness_lufs):
         raise ValueError(f"no gain brings a loudness of {loudness_lufs} LUFS to a target")
-    return round(min(target_lufs - loudness_lufs, max_gain_db), 4) + 0.0  # -0.0 becomes 0.0
+    gain_db = target_lufs - loudness_lufs
+    return round(gain_db if max_gain_db is None else min(gain_db, max_gain_db), 4) + 0.0  # -0.0 becomes 0.0
 
 
 def prominence_db(concept: Concept, prominence: Prominence | None) -> float:
@@ -86,29 +87,35 @@ def prominence_db(concept: Concept, prominence: Prominence | None) -> float:
     return prominence.background_db if concept.prominence == "background" else 0.0
 
 
-def mix_clips(clips: Sequence[np.ndarray], gains_db: Sequence[float], peak_dbfs: float) -> MixedSound:
+def mix_clips(clips: Sequence[np.ndarray], gains_db: Sequence[float], peak_dbfs: float | None) -> MixedSound:
     """Sum (frames,) int16 clips, each with its gain; a sum that passes the ceiling is lowered as a whole.
 
+    Without a ceiling no sum is lowered, and samples beyond full scale are cut off there.
     The arithmetic is elementwise in float32 and in the order given, so neither threads nor vector width
     change a sample. No dither: rounding to 16 bits adds noise at -101 dBFS, 69 dB below a mix at -32 LUFS.
 
     Raises:
         ValueError: the clips differ in length, or in number from the gains, or `peak_dbfs` is below one step.
     """
-    ceiling = min(math.floor(FULL_SCALE * 10 ** (peak_dbfs / 20)), FULL_SCALE - 1)
-    if ceiling < 1:
-        raise ValueError(f"a ceiling of {peak_dbfs} dBFS leaves no 16-bit sample")
     total = np.zeros(clips[0].shape, np.float32)
     for clip, gain_db in zip(clips, gains_db, strict=True):
         total += clip * np.float32(10 ** (gain_db / 20))
-    peak = float(np.abs(total).max())
-    mix_gain_db = 0.0
-    if np.rint(peak) > ceiling:
-        # Rounded down: the recorded gain is the applied one, and the ceiling holds.
-        mix_gain_db = math.floor(20 * math.log10(ceiling / peak) * 10_000) / 10_000
+    mix_gain_db = 0.0 if peak_dbfs is None else _limit_db(float(np.abs(total).max()), peak_dbfs)
+    if mix_gain_db:
         total *= np.float32(10 ** (mix_gain_db / 20))
-    samples = np.rint(total).astype(np.int16)
+    samples = np.rint(total).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
     return MixedSound(samples=samples, mix_gain_db=mix_gain_db, peak_dbfs=measure_peak(samples))
+
+
+def _limit_db(peak: float, peak_dbfs: float) -> float:
+    """What brings a peak, in 16-bit steps, below a ceiling; 0.0 where it is."""
+    ceiling = min(math.floor(FULL_SCALE * 10 ** (peak_dbfs / 20)), FULL_SCALE - 1)
+    if ceiling < 1:
+        raise ValueError(f"a ceiling of {peak_dbfs} dBFS leaves no 16-bit sample")
+    if np.rint(peak) <= ceiling:
+        return 0.0
+    # Rounded down: the recorded gain is the applied one, and the ceiling holds.
+    return math.floor(20 * math.log10(ceiling / peak) * 10_000) / 10_000
 
 
 def pcm_sha256(samples: np.ndarray) -> str:

@@ -442,7 +442,7 @@ def load_pool(
         tags: what was heard in the pool's clips.
         joined: whether recordings that are copies of each other are one.
     """
-    encoder = load_encoder(retrieval.encoder)
+    encoder = load_encoder(retrieval.encoder, retrieval.hears)
     limit = query_limit(retrieval.limit, encoder.identity)
     parts = read_pool(run_dir, encoder, tags, joined)
     return {split: SplitPool(part, encoder, retrieval, threads, limit) for split, part in parts.items()}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +17,7 @@ from sonify.errors import InputError, WorkError, require
 from sonify.installed import spell_redo
 from sonify.io.write import sha256_of
 from sonify.media.audio import UnreadableSound
-from sonify.media.clips import CutClip, cut_recording
+from sonify.media.clips import CutClip, cut_recording, rules_of
 from sonify.models.fetch import CLAP_FILES, TOKENIZER_FILES, FetchedModel, fetch_model
 from sonify.retrieval.kinds import KINDS_VERSION, KindsEncoder, Query
 from sonify.retrieval.text import WordsEncoder
@@ -86,8 +86,8 @@ class JointEncoder:
         return np.hstack([row * np.float32(math.sqrt(p.share)) for p, row in zip(self.parts, rows, strict=True)])
 
 
-def load_encoder(settings: Encoder) -> JointEncoder:
-    """Load the encoder that a configuration names.
+def load_encoder(settings: Encoder, hears: str = "recording") -> JointEncoder:
+    """Load the encoder that a configuration names; `hears` is the key of that name, which acts on a CLAP's clips.
 
     Raises:
         InputError: a library is not installed, or the model is not to be had or not a CLAP.
@@ -97,8 +97,8 @@ def load_encoder(settings: Encoder) -> JointEncoder:
         assert isinstance(settings, TextEncoder)
         return JointEncoder([_text_part(settings, 1.0)])
     if isinstance(settings, HybridEncoder):
-        return JointEncoder([_clap_part(clap, settings.weight), _text_part(settings, 1 - settings.weight)])
-    return JointEncoder([_clap_part(clap, 1.0)])
+        return JointEncoder([_clap_part(clap, settings.weight, hears), _text_part(settings, 1 - settings.weight)])
+    return JointEncoder([_clap_part(clap, 1.0, hears)])
 
 
 def clap_of(settings: Encoder) -> ClapSettings | None:
@@ -125,7 +125,7 @@ def _text_part(settings: TextEncoder | HybridEncoder, share: float) -> Part:
     return Part(id=name, model=name, share=share, encoder=KindsEncoder())
 
 
-def _clap_part(settings: ClapSettings, share: float) -> Part:
+def _clap_part(settings: ClapSettings, share: float, hears: str) -> Part:
     require("torch", "transformers")
     from sonify.retrieval.clap import load_clap  # noqa: PLC0415 - torch takes seconds to import
 
@@ -135,7 +135,10 @@ def _clap_part(settings: ClapSettings, share: float) -> Part:
     network = [settings.audio_model, settings.fusion] if isinstance(settings, LaionClapEncoder) else []
     identity = hashlib.sha256(json.dumps([sorted(identities.values()), network]).encode()).hexdigest()
     model = f"{identity} {clap.arithmetic}"
-    return Part(id=f"{settings.kind}-{identity[:12]}", model=model, share=share, encoder=clap, hears=clap)
+    name = f"{settings.kind}-{identity[:12]}"
+    # of the same model, but other vectors, and other limits: neither may be taken for the other
+    of_clip = "-clip" if hears == "clip" else ""
+    return Part(id=name + of_clip, model=model + of_clip, share=share, encoder=clap, hears=clap)
 
 
 def fetch_clap(settings: ClapSettings) -> FetchedModel:
@@ -169,6 +172,7 @@ class SegmentReader:
 
     def __init__(self, audio: Audio, sample_rate_hz: int) -> None:
         self._audio = audio
+        self._rules = replace(rules_of(audio), min_tail_sec=0.0)
         self._sample_rate_hz = sample_rate_hz
         self._recording = ("", "")
         self._pieces: Iterator[CutClip] = iter(())
@@ -196,7 +200,7 @@ class SegmentReader:
     def _samples(self, recording: tuple[str, str], index: int) -> np.ndarray:
         if recording != self._recording or index < self._next_index:
             sound = open_sound(self._audio.sources, *recording)
-            self._pieces = cut_recording(sound, self._sample_rate_hz, self._audio.clip_seconds, min_tail_sec=0)
+            self._pieces = cut_recording(sound, self._sample_rate_hz, self._audio.clip_seconds, self._rules)
             self._recording, self._next_index = recording, 0
         for piece in self._pieces:
             self._next_index = piece.index + 1

@@ -9,15 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import soxr
 
 from sonify import layout
-from sonify.config import Audio, Encoder
+from sonify.config import Audio, Retrieval
 from sonify.engine.job import Job
 from sonify.errors import WorkError
-from sonify.io.places import load_array
+from sonify.io.places import load_array, on_this_machine
 from sonify.io.tables import RowsFile, TableWriter, read_rows
 from sonify.io.write import Transaction
-from sonify.retrieval.encoders import JointEncoder, Part, SegmentReader, load_encoder
+from sonify.media.mixing import FULL_SCALE
+from sonify.retrieval.encoders import Part, SegmentReader, load_encoder
 from sonify.rows import Clip
 from sonify.stores import Place
 
@@ -38,10 +40,11 @@ class EmbeddingKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipToEmbed:
-    """A clip, and its embedding by sound where it is known from before."""
+    """A clip, its embedding by sound where it is known from before, and its samples where they are what is heard."""
 
     clip: Clip
     known: np.ndarray | None
+    samples: np.ndarray | None
 
     @property
     def key(self) -> str:
@@ -57,9 +60,9 @@ class Embedding:
     vectors: tuple[np.ndarray, ...]
 
 
-def embeddings_job(run_dir: Place, audio: Audio, encoder: Encoder) -> Job:
-    """The embedding stage: clips to vectors in the spaces of an encoder."""
-    stage = EmbeddingStage(run_dir, audio, load_encoder(encoder))
+def embeddings_job(run_dir: Place, audio: Audio, retrieval: Retrieval) -> Job:
+    """The embedding stage: clips to vectors in the spaces of `retrieval.encoder`."""
+    stage = EmbeddingStage(run_dir, audio, retrieval)
     return Job(
         read=stage.read,
         process=stage,
@@ -71,18 +74,23 @@ def embeddings_job(run_dir: Place, audio: Audio, encoder: Encoder) -> Job:
 class EmbeddingStage:
     """Embeds clips by their text, their sound or both."""
 
-    def __init__(self, run_dir: Place, audio: Audio, encoder: JointEncoder) -> None:
-        self.parts = encoder.parts
+    def __init__(self, run_dir: Place, audio: Audio, retrieval: Retrieval) -> None:
+        self.parts = load_encoder(retrieval.encoder, retrieval.hears).parts
         self._run_dir = run_dir
-        self._heard = next((part for part in encoder.parts if part.hears), None)
+        self._audio = audio
+        self._hears_clips = retrieval.hears == "clip"
+        self._heard = next((part for part in self.parts if part.hears), None)
         hears = self._heard.hears if self._heard else None
         self._segments = SegmentReader(audio, hears.sample_rate_hz) if hears else None
 
     def read(self, unit: str) -> Iterator[ClipToEmbed]:
         """The clips of a unit, with what is known of them."""
         known = read_known(self._run_dir, self._heard, unit) if self._heard else {}
-        for clip in read_rows(self._run_dir / layout.clips(unit), Clip):
-            yield ClipToEmbed(clip=clip, known=known.get((clip.clip, clip.sha256)))
+        heard = self._heard is not None and self._hears_clips
+        stored = load_array(on_this_machine(self._run_dir / layout.audio(unit))) if heard else None
+        for row, clip in enumerate(read_rows(self._run_dir / layout.clips(unit), Clip)):
+            samples = None if stored is None else stored[row]
+            yield ClipToEmbed(clip=clip, known=known.get((clip.clip, clip.sha256)), samples=samples)
 
     def __call__(self, rows: Sequence[ClipToEmbed]) -> list[Embedding]:
         columns = [self._embed(part, rows) for part in self.parts]
@@ -92,9 +100,19 @@ class EmbeddingStage:
     def _embed(self, part: Part, rows: Sequence[ClipToEmbed]) -> Sequence[np.ndarray]:
         if part.hears is None or self._segments is None:
             return list(part.encoder([row.clip.text for row in rows]))
-        unknown = [row.clip for row in rows if row.known is None]
-        fresh = part.hears.embed_segments(self._segments(unknown))
+        unknown = [row for row in rows if row.known is None]
+        recorded = self._segments([row.clip for row in unknown if row.samples is None])
+        fresh = part.hears.embed_segments(
+            next(recorded) if row.samples is None else self._heard_of(row.clip, row.samples, part.hears.sample_rate_hz)
+            for row in unknown
+        )
         return [next(fresh) if row.known is None else row.known for row in rows]
+
+    def _heard_of(self, clip: Clip, samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+        """A clip of the pool at another rate, as (n,) int16 samples without the padding."""
+        sound = samples[: round(clip.duration_sec * self._audio.sample_rate)].astype(np.float32)
+        resampled = soxr.resample(sound, self._audio.sample_rate, sample_rate_hz, quality="HQ")
+        return np.rint(np.clip(resampled, -FULL_SCALE, FULL_SCALE - 1)).astype(np.int16)
 
 
 def read_known(run_dir: Place, part: Part, unit: str) -> Mapping[tuple[str, str], np.ndarray]:

@@ -21,7 +21,7 @@ from sonify.io.tables import RowsFile, TableWriter, read_rows
 from sonify.io.write import Transaction, sha256_of
 from sonify.keys import split_of
 from sonify.media.audio import StoredSound, UnreadableSound
-from sonify.media.clips import CutClip, cut_recording
+from sonify.media.clips import CutClip, cut_recording, rules_of
 from sonify.media.mixing import measure_loudness, measure_peak, pcm_sha256
 from sonify.rows import Clip, Reason, Rejected, SoundRef
 from sonify.sources.sounds import open_sound
@@ -88,7 +88,7 @@ class PoolStage:
         return Recording(clips=clips, rejected=rejected)
 
     def _cuts(self, recording: StoredSound) -> Iterator[CutClip]:
-        return cut_recording(recording, self._audio.sample_rate, self._audio.clip_seconds)
+        return cut_recording(recording, self._audio.sample_rate, self._audio.clip_seconds, rules_of(self._audio))
 
     def _describe(self, ref: SoundRef, cut: CutClip) -> tuple[Clip, np.ndarray] | Rejected:
         key = f"{ref.key}#{cut.index}"

@@ -21,7 +21,7 @@ from sonify.installed import spell_redo
 from sonify.io.places import folders_in, load_array, stems
 from sonify.io.tables import read_columns, read_tables
 from sonify.media.audio import UnreadableSound
-from sonify.media.clips import cut_recording
+from sonify.media.clips import cut_recording, rules_of
 from sonify.rows import Reason, Rejected
 from sonify.sources.images import join_images, list_images, listed_images
 from sonify.sources.mistakes import spread
@@ -165,9 +165,8 @@ def _other_sounds(run_dir: Place, audio: Audio) -> Iterator[str]:
 
 def _is_heard(audio: Audio, file: str, index: int, stored: np.ndarray) -> bool:
     try:
-        cuts = cut_recording(
-            open_sound(audio.sources, audio.sources[0].name, file), audio.sample_rate, audio.clip_seconds
-        )
+        sound = open_sound(audio.sources, audio.sources[0].name, file)
+        cuts = cut_recording(sound, audio.sample_rate, audio.clip_seconds, rules_of(audio))
         samples = next((cut.samples for cut in cuts if cut.index == index), None)
     except UnreadableSound:
         return False

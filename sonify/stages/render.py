@@ -51,10 +51,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """What is written of a scene: `min_side` is the image's shorter side in pixels, None leaves images as they are."""
+    """What is written of a scene: `min_side` is the image's shorter side in pixels, None leaves images as they are.
+
+    `peak_dbfs` of None lowers no mix.
+    """
 
     min_side: int | None
-    peak_dbfs: float
+    peak_dbfs: float | None
     sample_rate_hz: int
 
 

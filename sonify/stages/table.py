@@ -81,13 +81,6 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.language": None,
     "concepts.presence": ["visible"],
     "concepts.discard_caption": None,
-    "audio.min_tail_sec": 1.0,
-    "audio.remove_dc": True,
-    "audio.downmix": "mean_or_louder",
-    "retrieval.hears": "recording",
-    "retrieval.top_k_share": 0.02,
-    "retrieval.clips_per_recording": 3,
-    "retrieval.repeat_recordings": False,
 }
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -279,7 +272,7 @@ def _embeddings(config: Config, pick: Pick) -> Stage:
         # a hybrid's spaces are embedded apart; a text encoder hears nothing
         settings=_encoder_settings(config, "weight")
         | ({} if isinstance(config.retrieval.encoder, TextEncoder) else pick("retrieval.hears")),
-        load=lambda: embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder),
+        load=lambda: embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval),
         **_encoder_resources(config.retrieval.encoder),
         upstream=("pool",),
         rows_expected=lambda upstream: upstream[0].clips_out,

@@ -197,6 +197,18 @@ def test_a_near_miss_that_is_excluded_is_not_named(copy):
     assert {(one["clip"], one["cosine"], one["heard"]) for row in rows for one in row} == {("", 0.0, "")}
 
 
+def test_a_clip_is_heard_twice_only_where_recordings_are_repeated(copy):
+    rewrite_pairs(copy / "published", lambda row: row | {"sources": row["sources"] * 2})
+    with pytest.raises(InputError, match=r"one clip twice, .* without retrieval\.repeat_recordings"):
+        look_at(copy)
+    record = json.loads((copy / "published" / RECORD).read_text())
+    record["config"]["retrieval"]["repeat_recordings"] = True
+    (copy / "published" / RECORD).write_text(json.dumps(record))
+    seal(copy / "published")
+    shutil.rmtree(copy / "run", ignore_errors=True)
+    assert any(len({s.clip for s in scene.sources}) < len(scene.sources) for image in look_at(copy) for scene in image)
+
+
 def test_a_folder_with_such_a_row_is_refused_before_any_work(copy):
     rewrite_pairs(copy / "published", lambda row: row | {"scene": "\x1b[31m"})
     with pytest.raises(InputError, match="expected the scenes 'captions-0, captions-1', found") as caught:

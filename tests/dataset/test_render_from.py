@@ -26,6 +26,7 @@ from tests.dataset.folders import elsewhere, mixes, seal, shard_hashes
         ({"render": {"scenes": "any"}}, "render.scenes"),
         ({"retrieval": {"encoder": {"kind": "hybrid"}}}, "retrieval.encoder"),
         ({"retrieval": {"top_k": 7}}, "retrieval.top_k"),
+        ({"retrieval": {"top_k_share": None}}, "retrieval.top_k_share"),
     ],
 )
 def test_a_key_that_says_something_else_than_the_folder_is_refused_by_name(copy, sections, key):
@@ -40,6 +41,40 @@ def test_the_folder_decides_what_is_not_set(copy):
     assert adopt_settings(config) == config
     same = elsewhere(copy, seed=3, mix={"lufs": [-30.0, -26.0]})
     assert adopt_settings(same) == config
+
+
+@pytest.mark.parametrize("changed", [{"remove_dc": False}, {"min_tail_sec": 0}, {"downmix": "mean"}])
+def test_recordings_are_cut_as_they_were_for_what_is_published(copy, changed):
+    (key,) = changed
+    sources = [{"kind": "folder", "path": str(copy / "sounds")}]
+    with pytest.raises(InputError, match=rf"^audio\.{key}: the published dataset was made with"):
+        adopt_settings(elsewhere(copy, audio={"sources": sources, **changed}))
+
+
+def test_a_folder_of_before_is_rendered_by_the_rules_of_then(copy):
+    later = ("min_tail_sec", "remove_dc", "downmix"), ("hears", "search", "top_k_share", "clips_per_recording")
+
+    def forget(record):
+        for section, keys in zip(("audio", "retrieval"), later, strict=True):
+            for key in keys:
+                del record["config"][section][key]
+
+    before = adopt_settings(elsewhere(copy))
+    edit_record(copy / "published", forget)
+    now = adopt_settings(elsewhere(copy, retrieval={"clips_per_recording": 3}))
+    assert (now.retrieval, now.audio) == (before.retrieval, before.audio)
+    with pytest.raises(InputError, match=r"retrieval\.top_k_share: the published dataset was made with 0\.02"):
+        adopt_settings(elsewhere(copy, retrieval={"top_k_share": None}))
+
+
+def test_where_a_pool_is_searched_is_the_renderers(copy):
+    def search_elsewhere(record):
+        record["config"]["retrieval"]["search"] = {"device": "cuda", "memory_gib": 64.0}
+
+    edit_record(copy / "published", search_elsewhere)
+    assert adopt_settings(elsewhere(copy)).retrieval.search.device == "cpu"
+    own = {"search": {"memory_gib": 2.0}}
+    assert adopt_settings(elsewhere(copy, "repair", retrieval=own)).retrieval.search.memory_gib == 2.0
 
 
 def test_the_size_of_images_is_the_renderers_and_the_encoder_where_it_draws_again(first, copy):

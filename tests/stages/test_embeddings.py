@@ -62,8 +62,8 @@ def make_pool(config):
 
 
 def embed(config):
-    do(config, "embeddings", embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder))
-    parts = load_encoder(config.retrieval.encoder).parts
+    do(config, "embeddings", embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval))
+    parts = load_encoder(config.retrieval.encoder, config.retrieval.hears).parts
     return [np.load(config.run_dir / layout.embeddings(part.id, UNIT)) for part in parts]
 
 
@@ -90,7 +90,7 @@ def test_each_clip_is_heard_at_48_khz_without_its_padding(tmp_path, folder, soun
 def test_a_recording_is_decoded_once_though_windows_cut_it(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
-    job = embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder)
+    job = embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval)
     whole = [row.vectors[0] for row in job.process(list(job.read(UNIT)))]  # pyright: ignore[reportAttributeAccessIssue]
     one_by_one = []
     for row in job.read(UNIT):
@@ -197,7 +197,7 @@ def test_a_recording_that_ends_earlier_is_named(tmp_path, folder, sounds):
 def test_a_disk_that_is_gone_leaves_the_unit_undone(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder))
     make_pool(config)
-    job = embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval.encoder)
+    job = embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval)
     shutil.rmtree(sounds)
     with pytest.raises(TransientError, match="mounted"):
         do(config, "embeddings", job)

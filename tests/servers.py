@@ -1,4 +1,4 @@
-"""Real servers on loopback: an S3-compatible store that can be told to fail, and a hub of models."""
+"""Real servers on loopback: an S3-compatible store that can be told to fail, a hub of models, and one of data."""
 
 import json
 import os
@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfFileSystem, constants
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from s3fs import S3FileSystem
 from upath import UPath
@@ -194,3 +195,60 @@ def put_into_cache(cache: Path, folder: Path) -> Path:
     (model / "refs").mkdir(parents=True)
     (model / "refs" / "main").write_text(COMMIT)
     return Path(shutil.copytree(folder, model / "snapshots" / COMMIT))
+
+
+class _DatasetRequest(BaseHTTPRequestHandler):
+    """What `hf://datasets/...` asks of a hub: what a repository is, lists of its files, and files or parts of them."""
+
+    folder: Path
+
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        if "/tree/" in path:
+            below = path.partition("/tree/main")[2].strip("/")
+            self._send(200, json.dumps([self._entry(file) for file in sorted((self.folder / below).rglob("*"))]))
+        elif "/resolve/main/" in path:
+            data = (self.folder / path.partition("/resolve/main/")[2]).read_bytes()
+            start, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
+            part = data[int(start) : int(last) + 1 if last else len(data)]
+            self._send(206 if "Range" in self.headers else 200, part)
+        elif path == "/api/datasets/me/set":
+            self._send(200, json.dumps({"id": "me/set", "sha": COMMIT}))
+        else:
+            self._send(404, "{}")
+
+    def _entry(self, file: Path) -> dict[str, Any]:
+        size = {"type": "file", "size": file.stat().st_size} if file.is_file() else {"type": "directory"}
+        return {"path": file.relative_to(self.folder).as_posix(), "oid": "0" * 40, **size}
+
+    def _send(self, status: int, body: str | bytes) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@contextmanager
+def running_dataset_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
+    """Start a hub that has the folder as `hf://datasets/me/set`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_DatasetRequest,), {"folder": folder}))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr("sonify.stores.WAITS_SEC", (0.01,))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    HfFileSystem.clear_instance_cache()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        HfFileSystem.clear_instance_cache()

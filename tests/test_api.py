@@ -60,3 +60,4 @@ def test_the_notebook_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     assert names["counts"]["pair"].rows_out == 24
     assert (tmp_path / "runs/mine/gallery/index.html").is_file()
     assert names["status"].stages[-1].units_to_do == 0
+    assert {sample.metadata["split"] for sample in names["samples"]} == {"train"}

@@ -47,6 +47,7 @@ TESTS = {
         f"{HERE}::test_pickles_beside_images_and_sounds_are_never_opened",
         f"{HERE}::test_an_array_of_objects_is_refused",
         "tests/train/test_shards.py::test_a_foreign_member_is_refused_and_not_opened",
+        "tests/test_shards.py::test_a_member_that_is_none_of_ours_is_named_and_not_opened",
         "tests/train/test_shards.py::test_an_array_that_is_none_is_refused_unopened",
     ),
     2: (
@@ -92,6 +93,7 @@ TESTS = {
     9: ("tests/media/test_audio.py::test_a_playlist_is_never_followed",),
     10: (
         f"{HERE}::test_urls_and_commands_in_data_are_not_followed",
+        "tests/test_shards.py::test_a_name_is_the_files_own",
         "tests/sources/test_images.py::test_paths_lead_to_files_beside_the_table_and_nowhere_else",
         "tests/sources/test_forms.py::test_a_path_is_relative_to_the_table_and_leads_nowhere_else",
         "tests/sources/test_forms.py::test_a_link_beside_the_table_leads_nowhere_else",

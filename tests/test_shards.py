@@ -45,7 +45,7 @@ from tests.builders import (
     write_tar,
 )
 from tests.processes import run_python
-from tests.servers import running_store
+from tests.servers import running_dataset_hub, running_store
 
 SCENES = {"captions-0", "captions-1"}
 
@@ -356,6 +356,19 @@ def test_shards_stream_from_a_store_into_workers(made, store):
     loader = DataLoader(shards, batch_size=None, num_workers=2)
     assert sorted(sample.key for sample in loader) == sorted(keys_in(made))
     assert keys(shards) == keys_in(made)
+
+
+def test_copies_stream_from_the_hub_into_workers(made, tmp_path, monkeypatch):
+    copy = copies_of(made, tmp_path / "copy")
+    list_as_published(copy, "shards/")
+    with running_dataset_hub(monkeypatch, copy):
+        shards = open_shards("hf://datasets/me/set", check="hash")
+        loader = DataLoader(shards, batch_size=None, num_workers=2)
+        assert sorted(sample.key for sample in loader) == sorted(keys_in(made))
+        with refused("no samples|there are none"):
+            open_shards("hf://datasets/me/set/shards/train")
+        with refused("there is no such folder"):
+            open_shards("hf://datasets/me/set/nowhere")
 
 
 # --- archives that nobody vouches for

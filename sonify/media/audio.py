@@ -292,7 +292,7 @@ def decode_mono_flac(data: bytes, max_sec: float = MAX_SCENE_SEC) -> tuple[np.nd
     if not data.startswith(b"fLaC"):  # else libsndfile would take it for whatever it looks like
         raise UnreadableSound(Reason.UNREADABLE, "not a FLAC")
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with soundfile.SoundFile(cast(BinaryIO, _Memory(data))) as sound:
             header = _header_of(sound)
             if header.container != "FLAC" or header.channels != 1:
                 raise UnreadableSound(Reason.UNSUPPORTED, f"{header.channels} channels in {header.container}")

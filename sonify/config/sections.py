@@ -109,7 +109,7 @@ class AudioSetSounds(Section):
     """
 
     kind: Literal["audioset"]
-    path: InputPath
+    path: InputPath = Field(description="a folder of sounds, or of tars of them, named by YouTube id")
     segments: InputPath = Field(description="the list of segments, such as balanced_train_segments.csv")
     labels: InputPath = Field(description="class_labels_indices.csv")
     name: Name = "audioset"

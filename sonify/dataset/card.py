@@ -288,7 +288,7 @@ def _concepts(concepts: Mapping[str, int], distinct: int) -> Figure:
     axes.set_yticks(range(len(shown)), [plain(name, 40) for name, _ in shown], parse_math=False)
     axes.invert_yaxis()
     axes.margins(y=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -308,7 +308,7 @@ def _bars(title: str, labels: tuple[str, str], counted: Mapping[int, int]) -> Fi
     figure, axes = _axes(title, *labels)
     axes.bar(list(counted), list(counted.values()), color=COLOUR)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -317,7 +317,7 @@ def _loudness(sources: Mapping[str, int]) -> Figure:
     figure, axes = _axes("Target loudness of a sound", "integrated loudness, LUFS", "sounds")
     lows = [float(low) for low in sources]
     axes.bar(lows, list(sources.values()), width=LOUDNESS_STEP_LU, align="edge", color=COLOUR, edgecolor="white")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 

@@ -49,7 +49,7 @@ def _keys(model: type[Section], recorded: Mapping[str, Any], section: str) -> It
         if _is_place(field.annotation):
             # the record leaves out what is a place; one that was not set stands there as null
             if field.is_required() or name not in recorded:
-                yield f"{name}: {PLACE}  # {field.description or _first_sentence(model)}"
+                yield f"{name}: {PLACE}  # {field.description or _in_short(model)}"
         elif field.is_required() or name == "name" or recorded.get(name, field.default) != field.default:
             yield f"{name}: {_scalar(recorded.get(name, field.default))}"
 
@@ -58,8 +58,10 @@ def _is_place(annotation: Any) -> bool:
     return annotation is Path or any(map(_is_place, get_args(annotation)))
 
 
-def _first_sentence(model: type[Section]) -> str:
-    return " ".join(inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0].split())
+def _in_short(model: type[Section]) -> str:
+    """What a kind of input is: the first part of the first sentence about its section."""
+    first = " ".join(inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0].split())
+    return first.partition(";")[0].rstrip(".")
 
 
 def _scalar(value: Any) -> str:

@@ -358,3 +358,62 @@ def test_memory_does_not_follow_the_clips(tmp_path):
     size_kib = (tmp_path / ATTRIBUTION).stat().st_size / 1024
     assert size_kib > 10_000
     assert int(done.stdout) < size_kib / 2
+
+
+SA1B = {"images": {"kind": "sa1b", "validation": 0.0}}
+
+
+def test_the_paper_is_linked_and_cited(tmp_path):
+    card = write(small_folder(tmp_path), record())
+    assert "arxiv:2501.05413" in card.data.to_dict()["tags"]
+    assert "[Seeing Sound](https://arxiv.org/abs/2501.05413)" in card.text
+    (entry,) = re.findall(r"^```bibtex\n(@misc\{\w+,\n(?:  \w+ += \{.*\},?\n)+\})\n```$", card.text, re.MULTILINE)
+    assert "{Petermann, Darius and Kalayeh, Mahdi M.}" in entry
+    assert "eprint        = {2501.05413}," in entry
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+def test_images_of_sa1b_are_to_be_got_where_they_are(tmp_path, with_images):
+    out = small_folder(tmp_path)
+    if with_images:
+        (out / "images").mkdir()
+    of = record()
+    text = " ".join(write(out, dataclasses.replace(of, config={**of.config, **SA1B})).text.split())
+    where = (
+        "[SA-1B](https://ai.meta.com/datasets/segment-anything/), whose licence is the SA-1B Dataset Research License."
+    )
+    assert where in text
+    assert ("They are not included and must be got there." in text) == (not with_images)
+    assert "SA-1B" not in write(small_folder(tmp_path / "own"), of).text
+
+
+@pytest.mark.parametrize(("rate_hz", "spelt"), [(16000, "16 kHz"), (22050, "22.05 kHz")])
+def test_loudness_is_said_to_be_that_of_the_clip_at_its_rate(tmp_path, rate_hz, spelt):
+    of = record()
+    config = {**of.config, "audio": {**of.config["audio"], "sample_rate": rate_hz}}
+    text = " ".join(write(small_folder(tmp_path), dataclasses.replace(of, config=config)).text.split())
+    assert f"clips of 5 s, brought to {spelt} and one channel" in text
+    assert f"All loudness here (LUFS) is BS.1770 of the {spelt} mono clip." in text
+    assert "white noise reads 5.5 LU lower at 16 kHz than at 48 kHz" in text
+
+
+def test_what_acted_stands_beside_the_settings_where_it_was_recorded(tmp_path):
+    assert "the most that may be looked at" not in write(small_folder(tmp_path / "before"), record()).text
+    split = {"split": "train", "clips": 54000, "recordings": 18, "top_k": 8, "clips_per_recording": 3}
+    acted = {"version": 4, "kinds": 6, "splits": [split, {**split, "split": "validation", "clips_per_recording": 0}]}
+    text = write(small_folder(tmp_path / "now"), record(acted=acted)).text
+    assert "(version\n4 of the rules of the draw, 6 of the kinds" in text
+    head = "| split | clips | recordings | best clips looked at | of one recording at most |"
+    rows = (
+        "| --- | --- | --- | --- | --- |",
+        "| train | 54,000 | 18 | 8 | 3 |",
+        "| validation | 54,000 | 18 | 8 | any number |",
+    )
+    assert "\n".join((head, *rows)) in text
+    assert text.index("All settings") < text.index(head) < text.index("## Figures")
+
+
+def test_what_was_rendered_is_read_as_the_card_says(tmp_path):
+    text = write(small_folder(tmp_path), record()).text
+    assert 'sonify.open_shards("runs/mine", "train")' in text
+    assert "run_dir: runs/mine\n" in text

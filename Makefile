@@ -1,16 +1,18 @@
 # Two commands set everything up by themselves: `make demo` (light) and `make test` (everything).
-# LIGHT has no development tools; FULL contains it, and once FULL is installed LIGHT is satisfied by it.
+# Two folders, as each set has a FAISS of its own (faiss-cpu, faiss-gpu) and one environment cannot hold both. The demo
+# runs in whichever is there, in the full one as it is.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-LIGHT  := $(VENV)/.installed-light
 FULL   := $(VENV)/.installed-full
+LIGHT  := .venv-light/.installed-light
+DEMO   := $(or $(wildcard $(FULL)),$(LIGHT))
 
 .PHONY: help setup demo test test-slow check format bench docs lock clean
 
 help:
 	@echo "make demo       the whole job on the embedded sample, into runs/demo"
-	@echo "make setup      build .venv with everything (make demo needs less and installs less)"
+	@echo "make setup      build .venv with everything (make demo needs less: it builds .venv-light)"
 	@echo "make check      formatting, lint, types"
 	@echo "make test       the tests; make test-slow runs the slow ones too"
 	@echo "make bench      side-by-side measurements, one JSON line each"
@@ -19,8 +21,8 @@ help:
 
 setup: $(FULL)
 
-demo: $(LIGHT)
-	$(BIN)/sonify demo
+demo: $(filter $(LIGHT),$(DEMO))
+	$(dir $(DEMO))bin/sonify demo
 
 # Two at a time, file by file as they are found: those of few and long tests would otherwise come last. With one thread
 # each: on two cores threads that wait for each other take more than twice the time.
@@ -55,19 +57,23 @@ lock: $(FULL)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache site
+	rm -rf $(VENV) .venv-light .pytest_cache .ruff_cache site
 
 # uv installs ten times faster than pip (measured: 7 s against 77 s for the light lock) and checks the same hashes.
-$(BIN)/uv:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+%/bin/uv:
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
 
-$(LIGHT): requirements-demo.lock pyproject.toml | $(BIN)/uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-demo.lock
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --editable .
-	touch $(LIGHT)
+# $(1): the environment. No other FAISS than the lock's may lie in it: an older checkout's .venv was light at first.
+define install
+	-$(1)/bin/uv pip uninstall --quiet --python $(1)/bin/python faiss-cpu faiss-gpu
+	$(1)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --require-hashes -r $<
+	$(1)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --no-deps --editable .
+	touch $@
+endef
+
+$(LIGHT): requirements-demo.lock pyproject.toml | .venv-light/bin/uv
+	$(call install,.venv-light)
 
 $(FULL): requirements.lock pyproject.toml | $(BIN)/uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --editable .
-	touch $(FULL) $(LIGHT)
+	$(call install,$(VENV))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 
-from sonify.installed import how_to_install
+from sonify.installed import faiss_trouble, how_to_install
 
 
 class InputError(Exception):
@@ -50,6 +50,12 @@ def require(*libraries: str, extra: str = "models", what: str = "") -> None:
 def missing(library: str, extra: str, what: str = "") -> InputError:
     """A library that is not installed: which one, and the command that brings it."""
     return InputError(f"{what and f'{what}: '}the library {library} is not installed: run {how_to_install(extra)}")
+
+
+def require_faiss() -> None:
+    """Refuse to go on where the module `faiss` is not there, or in pieces; whoever imports it asks first."""
+    if trouble := faiss_trouble():
+        raise InputError(trouble)
 
 
 def did_you_mean(found: str, known: Iterable[str], alike: float = 0.6) -> str:

@@ -5,6 +5,7 @@ Nothing of the toolkit is known here, so that everything else may ask.
 
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 # The folder that the packages lie in: of a checkout, or an environment's site-packages.
@@ -75,12 +77,48 @@ def how_to_install(extra: str) -> str:
     named, or the libraries themselves.
     """
     if is_checkout():
-        editable = f"{_pip()} -e {shlex.quote(f'{ROOT}[{extra}]')}"
-        ours = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
-        return f"`make setup` in {ROOT}, or `{editable}`" if ours else f"`{editable}`"
+        editable = f"{_pip('install')} -e {shlex.quote(f'{ROOT}[{extra}]')}"
+        full = ROOT / ".venv"
+        to_make = Path(sys.prefix).resolve() == full.resolve() and not (full / ".installed-full").exists()
+        return f"`make setup` in {ROOT}, or `{editable}`" if to_make else f"`{editable}`"
     origin = _origin(extra)
     wanted = [origin] if origin else sorted(set(_libraries(extra)))
-    return f"`{_pip()} {shlex.join(wanted)}`"
+    return f"`{_pip('install')} {shlex.join(wanted)}`"
+
+
+def faiss_trouble() -> str:
+    """Why the module `faiss` cannot be used here, and the commands that mend it; empty where it can.
+
+    Several wheels bring it, for CPUs and for GPUs, and installers let them lie in one folder: the last one overwrites
+    the others' files, and whichever is removed takes the shared ones with it.
+    """
+    spec = find_spec("faiss")
+    whole = Path(spec.origin).resolve().parents[1] if spec is not None and spec.origin is not None else None
+    wheels = {folder: names for folder, names in _faiss_wheels().items() if whole in (None, folder)}
+    if whole is not None and len(wheels.get(whole, ())) <= 1:
+        return ""
+    one = how_to_install("cpu")
+    if (sys.platform, platform.machine()) == ("linux", "x86_64"):
+        one += f" or, to search on an NVIDIA GPU, {how_to_install('gpu')}"
+    if not wheels:
+        return f"the library faiss is not installed: run {one}"
+    folder, names = next(iter(wheels.items()))
+    if len(names) > 1:
+        found = f"{' and '.join(names)} are both in {folder}, and each overwrites the other's module faiss"
+    else:
+        found = f"{names[0]} in {folder} has lost its faiss/__init__.py, as when another wheel of it was removed"
+    return f"{found}: run `{_pip('uninstall')} {shlex.join(names)}`, then install one again: {one}"
+
+
+def _faiss_wheels() -> dict[Path, list[str]]:
+    """The distributions that brought a module `faiss`, whatever they are called, by the folder that they lie in."""
+    found: dict[Path, list[str]] = {}
+    for folder in dict.fromkeys(Path(entry).resolve() for entry in sys.path):
+        for info in sorted(folder.glob("faiss*.dist-info")):
+            wheel = Distribution.at(info)
+            if "faiss/__init__.py" in (wheel.read_text("RECORD") or ""):
+                found.setdefault(folder, []).append(wheel.metadata["Name"])
+    return found
 
 
 def is_checkout() -> bool:
@@ -118,11 +156,11 @@ def _spell_path(program: Path) -> str:
     return shlex.quote(str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute))
 
 
-def _pip() -> str:
-    """The installer of this environment: its own pip, or uv, which needs none in it."""
+def _pip(verb: Literal["install", "uninstall"]) -> str:
+    """The installer of this environment: its own pip, or uv, which needs none in it and asks nothing back."""
     if find_spec("pip"):
-        return f"{_spell_path(Path(sys.executable))} -m pip install"
-    return f"uv pip install --python {shlex.quote(sys.executable)}"
+        return f"{_spell_path(Path(sys.executable))} -m pip {verb}{' --yes' if verb == 'uninstall' else ''}"
+    return f"uv pip {verb} --python {shlex.quote(sys.executable)}"
 
 
 def _distribution() -> Distribution | None:

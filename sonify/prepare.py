@@ -29,7 +29,7 @@ from sonify.engine.record import (
     with_stage,
     write_record,
 )
-from sonify.errors import InputError, NothingListed, WorkError, did_you_mean
+from sonify.errors import InputError, NothingListed, WorkError, did_you_mean, require_faiss
 from sonify.installed import spell, spell_redo
 from sonify.io.commits import DamagedRecord, commit_files, open_committed, parse_commit, read_commits
 from sonify.io.places import files_below, for_each, read_whole
@@ -59,6 +59,8 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
     Raises:
         InputError: the run was made under another configuration, or input or a model is not there.
     """
+    if any(stage.name == "pair" for stage in chosen):
+        require_faiss()
     check_limit(config.retrieval)
     run_dir = config.run_dir
     recorded = read_record(run_dir)

@@ -101,9 +101,16 @@ def test_no_configuration_is_known_outside_of_a_command(started):
     assert spell_redo("pair").endswith("sonify run --config F --redo pair")
 
 
-def test_a_checkout_is_installed_from_where_it_is(monkeypatch):
-    monkeypatch.setattr(sys, "prefix", str(ROOT / ".venv"))
-    assert how_to_install("train").startswith(f"`make setup` in {ROOT}, or `")
+def test_a_checkout_is_installed_from_where_it_is(monkeypatch, tmp_path):
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv").mkdir()
+    monkeypatch.setattr(installed, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    assert how_to_install("train").startswith(f"`make setup` in {tmp_path}, or `")
+    (tmp_path / ".venv/.installed-full").touch()  # make has nothing to do: what is missing was removed since
+    assert not how_to_install("train").startswith("`make")
+    monkeypatch.setattr(installed, "ROOT", ROOT)
     monkeypatch.setattr(sys, "prefix", "/somewhere/else")
     assert how_to_install("train").startswith("`")
     words = shlex.split(how_to_install("train").strip("`"))
@@ -120,6 +127,140 @@ def test_nobody_is_told_to_install_a_release_that_does_not_exist():
         assert 'install "sonify[' not in path.read_text(), path
 
 
+# --- one FAISS
+
+
+@pytest.fixture(scope="module")
+def faiss_wheels(tmp_path_factory) -> Path:
+    """Small wheels under the names of real ones, that lay the same module and a part of their own."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for name in ("faiss_cpu", "faiss_gpu_cu12", "faiss_haystack"):
+        info = f"{name}-1.0.dist-info"
+        module = "haystack" if name == "faiss_haystack" else "faiss"
+        files = {
+            f"{module}/__init__.py": f"NAME = {name!r}\n",
+            f"{module}/{name}.py": "",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        record = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
+        with ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+            for path, text in {**files, f"{info}/RECORD": record}.items():
+                archive.writestr(path, text)
+    return folder
+
+
+class Small:
+    """An environment with nothing in it but what is installed here; `sonify` is the checkout's."""
+
+    def __init__(self, folder: Path, wheels: Path, *seed: str) -> None:
+        self.python = folder / "my env/bin/python"
+        self._wheels = wheels
+        subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, *seed, folder / "my env"], check=True)
+
+    def add(self, *names: str) -> "Small":
+        for name in names:
+            wheel = self._wheels / f"{name}-1.0-py3-none-any.whl"
+            self.call(f"uv pip install --quiet --offline --no-deps --python '{self.python}' {wheel}")
+        return self
+
+    def call(self, command: str) -> str:
+        """A command, as a shell takes it."""
+        found = f"{UV.parent}:{os.environ['PATH']}"
+        environment = {"PATH": found, "PYTHONPATH": str(ROOT), "HOME": os.environ["HOME"]}
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.rstrip("\n")
+
+    def told(self) -> str:
+        """What a command of ours would say; nothing where all is well."""
+        code = "import sonify.errors as e\ntry: e.require_faiss()\nexcept e.InputError as error: print(error)"
+        return self.call(f"'{self.python}' -c '{code}'")
+
+    def steps(self) -> list[str]:
+        """The commands in it."""
+        return self.told().split("`")[1::2]
+
+
+@pytest.fixture
+def small(tmp_path, faiss_wheels):
+    return Small(tmp_path, faiss_wheels)
+
+
+@pytest.mark.parametrize("name", ["faiss_cpu", "faiss_gpu_cu12"])
+def test_one_faiss_of_any_name_will_do(small, name):
+    assert small.add("faiss_haystack", name).told() == ""
+
+
+def test_without_a_faiss_an_extra_is_named(small):
+    told = small.add("faiss_haystack").told()
+    assert told.startswith("the library faiss is not installed: run `uv pip install --python ")
+    assert len(told.splitlines()) == 1
+    assert shlex.split(small.steps()[0])[-2:] == ["-e", f"{ROOT}[cpu]"]
+    if (sys.platform, os.uname().machine) == ("linux", "x86_64"):
+        assert shlex.split(small.steps()[1])[-2:] == ["-e", f"{ROOT}[gpu]"]
+
+
+def test_two_are_removed_by_the_command_that_is_named(small):
+    told = small.add("faiss_cpu", "faiss_gpu_cu12").told()
+    assert told.startswith("faiss-cpu and faiss-gpu-cu12 are both in ")
+    assert len(told.splitlines()) == 1
+    remove, *install = small.steps()
+    assert shlex.split(remove)[:3] == ["uv", "pip", "uninstall"]
+    assert shlex.split(install[0])[-1] == f"{ROOT}[cpu]"
+    small.call(remove)
+    assert small.told().startswith("the library faiss is not installed")
+    assert small.add("faiss_cpu").told() == ""
+
+
+def test_what_is_left_when_one_of_two_is_removed_is_no_faiss(small):
+    small.add("faiss_cpu", "faiss_gpu_cu12")
+    small.call(f"uv pip uninstall --python '{small.python}' faiss-cpu")
+    assert small.call(f"'{small.python}' -c 'import faiss; print(faiss.__file__)'") == "None"  # Python takes the folder
+    assert small.told().startswith("faiss-gpu-cu12 in ")
+    assert "has lost its faiss/__init__.py" in small.told()
+    small.call(small.steps()[0])
+    assert small.add("faiss_gpu_cu12").told() == ""
+
+
+def test_the_environments_own_pip_is_named_where_it_has_one(tmp_path, faiss_wheels):
+    small = Small(tmp_path, faiss_wheels, "--seed").add("faiss_cpu", "faiss_gpu_cu12")
+    remove, *install = small.steps()
+    assert shlex.split(remove) == [str(small.python), "-m", "pip", "uninstall", "--yes", "faiss-cpu", "faiss-gpu-cu12"]
+    assert shlex.split(install[0])[:4] == [str(small.python), "-m", "pip", "install"]
+    small.call(remove)
+    assert small.told().startswith("the library faiss is not installed")
+
+
+def test_a_faiss_without_metadata_and_one_in_another_folder_count(small, tmp_path):
+    (tmp_path / "built/faiss").mkdir(parents=True)
+    (tmp_path / "built/faiss/__init__.py").touch()
+    small.add("faiss_cpu", "faiss_gpu_cu12")
+    site = next((tmp_path / "my env/lib").glob("*/site-packages"))
+    (site / "built.pth").write_text(f"import sys; sys.path.insert(0, {str(tmp_path / 'built')!r})\n")
+    assert small.told() == ""  # found first, and whole
+
+
+def test_the_demo_runs_in_whichever_environment_is_there(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-demo.lock"):
+        (tmp_path / name).write_text((ROOT / name).read_text() if name == "Makefile" else "")
+
+    def planned() -> list[str]:
+        done = subprocess.run(["make", "-n", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    light = planned()
+    assert any("-r requirements-demo.lock" in line for line in light)
+    assert light[-1] == ".venv-light/bin/sonify demo"
+    assert not any(".venv/" in line for line in light)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/.installed-full").touch()
+    os.utime(tmp_path / ".venv/.installed-full", (0, 0))  # older than the lock: what is there is taken as it is
+    assert planned() == [".venv/bin/sonify demo"]
+
+
 # --- a wheel
 
 
@@ -134,12 +275,15 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory) -> Path:
     """An environment with the wheel in it; libraries are those of the tests' own, and the checkout is not seen."""
-    folder = tmp_path_factory.mktemp("environment") / "env"
+    return make_environment(tmp_path_factory.mktemp("environment") / "env", wheel, Path(sysconfig.get_path("purelib")))
+
+
+def make_environment(folder: Path, wheel: Path, libraries: Path) -> Path:
     subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder], check=True)
     install = [UV, "pip", "install", "--quiet", "--offline", "--no-deps", "--python", folder / "bin/python", wheel]
     subprocess.run(install, check=True)
     site = next((folder / "lib").glob("*/site-packages"))
-    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")  # behind, and its .pth files do not count
+    (site / "libraries.pth").write_text(f"{libraries}\n")  # behind, and its .pth files do not count
     return folder
 
 
@@ -204,6 +348,25 @@ def test_a_wheel_says_how_its_own_extras_come(environment, wheel, tmp_path):
     assert any(word.startswith("torch<") for word in words)  # of `models`, which `train` asks for
     assert any(word.startswith("accelerate") for word in words)
     assert not any("sonify" in word for word in words if word != str(environment / "bin/python"))
+
+
+def test_a_wheel_without_a_faiss_says_so_before_any_work(wheel, tmp_path):
+    (tmp_path / "libraries").mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith("faiss"):
+            (tmp_path / "libraries" / path.name).symlink_to(path)
+    environment = make_environment(tmp_path / "env", wheel, tmp_path / "libraries")
+    small_input(tmp_path, photos=4, recordings=4)
+    shortcuts = ["--images", "photos", "--sounds", "sounds", "--out", "runs/x", "engine.kind=local"]
+    told = run_in(tmp_path, environment, ["run", *shortcuts])
+    assert told.returncode == 2, told.stderr
+    assert told.stderr.startswith("sonify: the library faiss is not installed: run `")
+    assert len(told.stderr.splitlines()) == 1
+    assert f"'{wheel}[cpu]'" in told.stderr
+    assert not (tmp_path / "runs/x/pool").exists()
+    for words in (["pool", *shortcuts], ["run", *shortcuts, "--dry-run"], ["status", "runs/x"], ["run", "--help"]):
+        done = run_in(tmp_path, environment, words)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

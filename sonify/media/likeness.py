@@ -13,9 +13,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-import faiss
 import numpy as np
 
+from sonify.errors import require_faiss
 from sonify.media.pixels import decode_rgb
 
 BANDS = 16
@@ -209,6 +209,9 @@ class NearHashes:
     """Finds for each hash the nearest of N, exactly, by counting bits."""
 
     def __init__(self, hashes: Sequence[np.ndarray]) -> None:
+        require_faiss()
+        import faiss  # noqa: PLC0415 - only who searches needs one of the extras that bring it
+
         self._index = faiss.IndexBinaryFlat(HASH_BITS)
         self._index.add(np.stack(hashes))
 

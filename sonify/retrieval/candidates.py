@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
 from sonify import layout
 from sonify.config import Retrieval
+from sonify.errors import require_faiss
 from sonify.keys import uniform
 from sonify.pool import clip_columns, iter_vectors, read_duplicates
 from sonify.retrieval.confirm import ClipTags, Ear, Judged
@@ -54,6 +54,9 @@ class ClipIndex:
 
     def __init__(self, embeddings: np.ndarray, threads: int) -> None:
         """Index (N, D) float32 embeddings."""
+        require_faiss()
+        import faiss  # noqa: PLC0415 - only who searches needs one of the extras that bring it
+
         self.num_clips, dimension = embeddings.shape
         self._threads = threads
         first, group_of_clip = _group_rows(embeddings)
@@ -67,6 +70,8 @@ class ClipIndex:
 
     def rank(self, queries: np.ndarray, length: int) -> list[Ranking]:
         """Rank groups so that at least `length` clips are covered, for (Q, D) float32 queries."""
+        import faiss  # noqa: PLC0415
+
         faiss.omp_set_num_threads(self._threads)
         similarities, groups = self._index.search(queries, min(length, self._index.ntotal))  # pyright: ignore[reportCallIssue]
         return [Ranking(s, g) for s, g in zip(similarities, groups, strict=True)]

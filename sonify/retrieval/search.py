@@ -21,8 +21,10 @@ from typing import Any
 import faiss
 import numpy as np
 
+from sonify import layout
 from sonify.config import Search
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
+from sonify.installed import spell_redo
 
 # Half the distance between two numbers of 24 significant bits (float32), of 8 (bfloat16) and of 11 (TF32, in which a
 # GPU may multiply if its driver is told to).
@@ -77,14 +79,14 @@ def rows_of(vectors: np.ndarray) -> Rows:
 def longest_row(vectors: np.ndarray) -> float:
     """A bound on the length of every row."""
     squares = (_longest_square(vectors[n : n + TILE_ROWS]) for n in range(0, len(vectors), TILE_ROWS))
-    return math.sqrt(max(squares, default=0.0)) * (1 + sum_error(vectors.shape[1] + 2))
+    return math.sqrt(np.max([0.0, *squares])) * (1 + sum_error(vectors.shape[1] + 2))
 
 
 def longest_residue(vectors: np.ndarray, halves: np.ndarray) -> float:
     """A bound on the length of what halving took off any row."""
     tiles = (slice(n, n + TILE_ROWS) for n in range(0, len(vectors), TILE_ROWS))
     squares = (_longest_square(vectors[tile] - widen(halves[tile])) for tile in tiles)  # exact: the numbers are near
-    return math.sqrt(max(squares)) * (1 + sum_error(vectors.shape[1] + 2)) + TINY
+    return math.sqrt(np.max([0.0, *squares])) * (1 + sum_error(vectors.shape[1] + 2)) + TINY
 
 
 def _longest_square(vectors: np.ndarray) -> float:
@@ -155,9 +157,15 @@ class RowSearch:
 
     Raises:
         InputError: a GPU is asked for that is not there.
+        WorkError: among the rows are numbers that are none.
     """
 
     def __init__(self, rows: Rows, threads: int, search: Search) -> None:
+        if not math.isfinite(rows.longest):
+            raise WorkError(
+                f"{layout.EMBEDDINGS}: damaged, an embedding holds NaN or infinity; `{spell_redo('embeddings')}` makes"
+                " them again"
+            )
         self._rows = rows
         self._threads = threads
         self._gpu = open_gpu(search) if search.device == "cuda" else None

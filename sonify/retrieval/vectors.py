@@ -110,10 +110,13 @@ def _write_groups(folder: Path, part: np.ndarray, blocks: Iterable[np.ndarray]) 
             file = file or RowsFile(cast(BinaryIO, opened), np.dtype("<f4"), block.shape[1])
             for row in distinct:
                 file.write(row)
-            longest = max(longest, longest_row(distinct))
+            longest = float(np.maximum(longest, longest_row(distinct)))
             start += len(block)
-        if file is None or start <= part[-1] or not np.isfinite(longest):
-            raise WorkError(f"{layout.EMBEDDINGS}: damaged; `{spell('verify', 'RUN', '--repair')}` withdraws it")
+        if file is None or start <= part[-1]:
+            raise WorkError(
+                f"{layout.EMBEDDINGS}: damaged, there are fewer than clips; `{spell('verify', 'RUN', '--repair')}`"
+                " withdraws them"
+            )
         file.close()
     np.save(folder / "groups.npy", groups.of_row())
     return {"longest": longest}

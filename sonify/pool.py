@@ -3,10 +3,12 @@
 Row for row, a unit's table of clips, its samples and its vectors are of the same clips.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,8 @@ import pyarrow.compute as pc
 
 from sonify import layout
 from sonify.errors import WorkError
-from sonify.io.places import is_file, load_array, on_this_machine, stems
+from sonify.io.commits import commit_files, read_commits
+from sonify.io.places import folders_in, is_file, load_array, on_this_machine, stems
 from sonify.io.tables import read_rows, read_tables, schema_of
 from sonify.rows import Clip
 from sonify.stores import Place
@@ -40,6 +43,26 @@ def iter_vectors(run_dir: Place, spaces: Sequence[str]) -> Iterator[list[np.ndar
     """Unit by unit, the (N, D) float32 embeddings of its clips in each of some spaces."""
     for unit in stems(run_dir / layout.CLIPS):
         yield [load_array(run_dir / layout.embeddings(space, unit)) for space in spaces]
+
+
+def vectors_made_of(run_dir: Place, spaces: Sequence[str]) -> str:
+    """A digest of the embeddings in some spaces, by the commits that vouch for them; empty where none does.
+
+    Whoever makes an embedding anew commits it anew. Where it lies on a disk, its size and time are in it as well.
+    """
+    folder = run_dir / layout.COMMITS / "embeddings"
+    commits = [place for digest in folders_in(folder) for place in commit_files(run_dir, "embeddings", digest)]
+    if not commits:
+        return ""
+    names = [layout.embeddings(space, unit) for unit in stems(run_dir / layout.CLIPS) for space in spaces]
+    digest = hashlib.sha256("\n".join(names).encode())
+    for place, data in read_commits(commits):
+        digest.update(f"\n{place.name} ".encode() + data)
+    for name in names:
+        if isinstance(path := run_dir / name, Path):
+            there = path.stat()
+            digest.update(f"\n{there.st_size} {there.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

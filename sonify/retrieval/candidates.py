@@ -7,7 +7,6 @@ Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval. `margin`, `top_
 `repeat_recordings`, `limit` and `querybank` are ours, and each has a value that leaves the paper's rule alone.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -17,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from sonify import layout
-from sonify.config import Retrieval
-from sonify.errors import require_faiss
+from sonify.config import Retrieval, Search
 from sonify.keys import uniform
-from sonify.pool import clip_columns, iter_vectors, read_duplicates
+from sonify.pool import clip_columns, iter_vectors, read_duplicates, vectors_made_of
 from sonify.retrieval.confirm import ClipTags, Ear, Judged
 from sonify.retrieval.encoders import JointEncoder, bank_mean, bank_of, load_encoder, query_of
 from sonify.retrieval.kinds import Query
 from sonify.retrieval.limits import QueryLimit, query_limit
+from sonify.retrieval.search import RowSearch, products
+from sonify.retrieval.vectors import Grouped, group_in_memory, share_grouped
 from sonify.rows import Concept, Reason
 from sonify.stores import Place
 
@@ -32,6 +32,8 @@ from sonify.stores import Place
 RULES_VERSION = 3
 # However small a share of the pool is looked at, there is something to choose from.
 FEWEST = 8
+# Clips that are compared with the bank at a time.
+HUBNESS_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +49,24 @@ class Ranking:
 
 
 class ClipIndex:
-    """Search over the embeddings of one split of the pool, on `threads` threads.
+    """Search over the embeddings of one split of the pool, on `threads` threads."""
 
-    Scores are the same only for the same batch and thread count (measured), so callers form batches inside a unit.
-    """
-
-    def __init__(self, embeddings: np.ndarray, threads: int) -> None:
-        """Index (N, D) float32 embeddings."""
-        require_faiss()
-        import faiss  # noqa: PLC0415 - only who searches needs one of the extras that bring it
-
-        self.num_clips, dimension = embeddings.shape
-        self._threads = threads
-        first, group_of_clip = _group_rows(embeddings)
+    def __init__(self, embeddings: np.ndarray | Grouped, threads: int, search: Search | None = None) -> None:
+        """Index (N, D) float32 embeddings; the search is on CPUs unless `search` names another device."""
+        grouped = embeddings if isinstance(embeddings, Grouped) else group_in_memory(embeddings)
+        group_of_clip = grouped.group_of_clip
+        self.num_clips, self._num_groups = len(group_of_clip), len(grouped.rows.vectors)
         # Neighbours in the pool come from one recording; this scatters them, so that a ring's seats do not go to it.
         scattered = np.arange(self.num_clips, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
         order = np.lexsort((scattered, group_of_clip))
         self._members = order
-        self._starts = np.searchsorted(group_of_clip[order], np.arange(len(first) + 1))
-        self._index = faiss.IndexFlatIP(dimension)
-        self._index.add(np.ascontiguousarray(embeddings[first]))  # pyright: ignore[reportCallIssue]
+        self._starts = np.searchsorted(group_of_clip[order], np.arange(self._num_groups + 1))
+        self._search = RowSearch(grouped.rows, threads, search or Search())
 
     def rank(self, queries: np.ndarray, length: int) -> list[Ranking]:
         """Rank groups so that at least `length` clips are covered, for (Q, D) float32 queries."""
-        import faiss  # noqa: PLC0415
-
-        faiss.omp_set_num_threads(self._threads)
-        similarities, groups = self._index.search(queries, min(length, self._index.ntotal))  # pyright: ignore[reportCallIssue]
-        return [Ranking(s, g) for s, g in zip(similarities, groups, strict=True)]
+        found = self._search(queries, length)
+        return [Ranking(s, g) for s, g in zip(found.scores, found.rows, strict=True)]
 
     def top_clips(self, ranking: Ranking, length: int, u: float) -> tuple[np.ndarray, np.ndarray]:
         """Return exactly `length` clips and their similarities, best first.
@@ -84,7 +76,7 @@ class ClipIndex:
             length: at most the number of clips.
             u: in [0, 1), turns the ring of the last group's members, of which only some find a seat.
         """
-        if self._index.ntotal == self.num_clips:
+        if self._num_groups == self.num_clips:
             return ranking.groups, ranking.similarities  # no clip equals another: groups are clips
         starts = self._starts[ranking.groups]
         sizes = self._starts[ranking.groups + 1] - starts
@@ -96,20 +88,6 @@ class ClipIndex:
         within[ring] = (within[ring] + int(u * sizes[last])) % sizes[last]
         clips = self._members[np.repeat(starts, seats) + within]
         return clips, np.repeat(ranking.similarities, seats)
-
-
-def _group_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each group of equal rows, and each row's group; groups are numbered by first appearance."""
-    seen: dict[bytes, int] = {}
-    first: list[int] = []
-    group = np.empty(len(embeddings), dtype=np.int64)
-    for n, row in enumerate(embeddings):
-        fingerprint = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
-        number = seen.setdefault(fingerprint, len(first))
-        if number == len(first):
-            first.append(n)
-        group[n] = number
-    return np.array(first, dtype=np.int64), group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +183,7 @@ class PoolClips:
     clips: Sequence[str]
     recordings: np.ndarray  # (N,) int64 codes
     loudness_lufs: np.ndarray  # (N,) float64
-    embeddings: np.ndarray  # (N, D) float32
+    embeddings: np.ndarray | Grouped  # (N, D) float32
     tags: ClipTags | None = None  # None: nobody listened
 
 
@@ -269,12 +247,12 @@ class SplitPool:
         self._limit = limit
         confirm = retrieval.confirm
         self._ear = Ear(clips.tags, confirm, retrieval.purity) if clips.tags is not None and confirm else None
-        self._index = ClipIndex(clips.embeddings, threads)
+        self._index = ClipIndex(clips.embeddings, threads, retrieval.search)
         self._length = list_length(retrieval, len(clips.clips))
         # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
         centred = retrieval.hubness == "querybank"
         self._bank = bank_mean(encoder) if centred else np.zeros(encoder.dimension, dtype=np.float32)
-        self._hubness = clips.embeddings @ self._bank if centred else np.zeros(len(clips.clips), dtype=np.float32)
+        self._hubness = _hubness(clips.embeddings, self._bank) if centred else np.zeros(len(clips.clips), np.float32)
 
     def rank(self, queries: Iterable[Query]) -> dict[Query, Ranking]:
         """Encode and search distinct queries, in one batch; an encoder that knows no names gets each text once."""
@@ -435,6 +413,14 @@ class SplitPool:
         return float(candidates.similarities[position] + self._hubness[candidates.clips[position]])
 
 
+def _hubness(embeddings: np.ndarray | Grouped, bank: np.ndarray) -> np.ndarray:
+    """(N,) how near each clip is to the mean of the bank."""
+    if isinstance(embeddings, Grouped):
+        return _hubness(embeddings.rows.vectors, bank)[embeddings.group_of_clip]
+    tiles = (embeddings[start : start + HUBNESS_ROWS] for start in range(0, len(embeddings), HUBNESS_ROWS))
+    return np.concatenate([products(tile, bank) for tile in tiles])
+
+
 def load_pool(
     run_dir: Place, retrieval: Retrieval, threads: int, tags: ClipTags | None = None, joined: bool = False
 ) -> dict[str, SplitPool]:
@@ -449,17 +435,23 @@ def load_pool(
     """
     encoder = load_encoder(retrieval.encoder, retrieval.hears)
     limit = query_limit(retrieval.limit, encoder.identity)
-    parts = read_pool(run_dir, encoder, tags, joined)
+    parts = read_pool(run_dir, encoder, tags, joined, shared=True)
     return {split: SplitPool(part, encoder, retrieval, threads, limit) for split, part in parts.items()}
 
 
 def read_pool(
-    run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = None, joined: bool = False
+    run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = None, joined: bool = False, shared: bool = False
 ) -> dict[str, PoolClips]:
-    """Read clips and embeddings of what may be drawn of the pool, split by split."""
+    """Read clips and embeddings of what may be drawn of the pool, split by split.
+
+    Args:
+        run_dir: the run.
+        encoder: whose embeddings are read.
+        tags: what was heard in the pool's clips.
+        joined: whether recordings that are copies of each other are one.
+        shared: whether all processes of this machine are to map the embeddings together, which writes a copy.
+    """
     table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split"))
-    spaces = [part.id for part in encoder.parts]
-    embeddings = np.concatenate([encoder.join(vectors) for vectors in iter_vectors(run_dir, spaces)])
     recordings, is_drawn = recordings_of(run_dir, table, joined)
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
@@ -467,16 +459,28 @@ def read_pool(
     if tags is not None:
         is_drawn &= tags.present
     parts = {split: np.flatnonzero((split_of_clip == split) & is_drawn) for split in layout.SPLITS}
+    parts = {split: part for split, part in parts.items() if len(part)}
+    spaces = [part.id for part in encoder.parts]
+
+    def vectors() -> Iterable[np.ndarray]:
+        return map(encoder.join, iter_vectors(run_dir, spaces))
+
+    found: dict[str, np.ndarray | Grouped] = {}
+    if shared and (made_of := vectors_made_of(run_dir, spaces)):
+        of_encoder = f"{made_of} {encoder.identity}"
+        found |= {split: share_grouped(run_dir, split, of_encoder, part, vectors) for split, part in parts.items()}
+    elif parts:
+        embeddings = np.concatenate(list(vectors()))
+        found |= {split: embeddings[part] for split, part in parts.items()}
     return {
         split: PoolClips(
             clips=clips[part].tolist(),
             recordings=recordings[part],
             loudness_lufs=loudness_lufs[part],
-            embeddings=embeddings[part],
+            embeddings=found[split],
             tags=tags.take(part) if tags is not None else None,
         )
         for split, part in parts.items()
-        if len(part)
     }
 
 

@@ -108,6 +108,7 @@ def test_a_hybrid_writes_both_parts_and_the_pool_joins_them(tmp_path, folder, so
     encoder = load_encoder(config.retrieval.encoder)
     assert np.array_equal(written, encoder.parts[1].encoder([clip.text for clip in clips]))
     pooled = read_pool(config.run_dir, encoder)["train"]
+    assert isinstance(pooled.embeddings, np.ndarray)
     assert np.allclose(pooled.embeddings, np.hstack([heard * 0.6**0.5, written * 0.4**0.5]), atol=1e-6)
 
 

@@ -1,7 +1,8 @@
 """Which clips may stand for a concept, and which one is drawn: exact search, and the paper's rule and ours.
 
 Clips with equal embeddings (collections describe hundreds of recordings by one label, which the text encoder cannot
-tell apart) are searched once, as a group; where a ranking ends inside a group, the seats left are drawn.
+tell apart) are searched once, as a group; where a ranking ends inside a group, or among groups of one similarity, the
+seats left are drawn.
 
 Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval. `margin`, `top_k_share`, `clips_per_recording`,
 `repeat_recordings`, `limit` and `querybank` are ours, and each has a value that leaves the paper's rule alone.
@@ -74,20 +75,22 @@ class ClipIndex:
         Args:
             ranking: from `rank`.
             length: at most the number of clips.
-            u: in [0, 1), turns the ring of the last group's members, of which only some find a seat.
+            u: in [0, 1), turns the ring of the last group's members, of which only some find a seat; groups that are as
+                similar, as kinds of one thing can be, sit in one ring.
         """
         if self._num_groups == self.num_clips:
             return ranking.groups, ranking.similarities  # no clip equals another: groups are clips
         starts = self._starts[ranking.groups]
         sizes = self._starts[ranking.groups + 1] - starts
-        before = np.cumsum(sizes) - sizes
-        seats = np.clip(length - before, 0, sizes)
-        within = np.arange(length) - np.repeat(before, seats)
-        last = int(np.flatnonzero(seats)[-1])
-        ring = slice(int(before[last]), length)
-        within[ring] = (within[ring] + int(u * sizes[last])) % sizes[last]
-        clips = self._members[np.repeat(starts, seats) + within]
-        return clips, np.repeat(ranking.similarities, seats)
+        ends = np.cumsum(sizes)
+        tied = np.flatnonzero(ranking.similarities == ranking.similarities[np.searchsorted(ends, length)])
+        first = int(ends[tied[0]] - sizes[tied[0]])
+        ring = int(ends[tied[-1]]) - first
+        seats = np.arange(length)
+        seats[first:] = first + (seats[first:] - first + int(u * ring)) % ring
+        groups = np.searchsorted(ends, seats, "right")
+        clips = self._members[starts[groups] + seats - (ends - sizes)[groups]]
+        return clips, ranking.similarities[groups]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

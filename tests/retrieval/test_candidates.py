@@ -139,6 +139,22 @@ def test_equal_clips_share_the_last_seats_evenly():
     assert seen[3:].max() <= 55
 
 
+def test_groups_that_are_as_similar_share_the_last_seats():
+    """As the clips of several kinds of one thing do, which is all that was asked for: none is left out by its place."""
+    kinds = np.eye(4, 16, dtype=np.float32)
+    pool = np.repeat(kinds, 5, axis=0)
+    index = ClipIndex(pool, threads=1)
+    (ranking,) = index.rank(np.array([[1.0, 0.5, 0.5, 0.5, *[0.0] * 12]], np.float32), 8)
+    seen = np.zeros(20, dtype=int)
+    for u in np.linspace(0, 1, 300, endpoint=False):
+        clips, similarities = index.top_clips(ranking, 8, u)
+        assert len(set(clips.tolist())) == 8
+        assert np.allclose(similarities, [1.0] * 5 + [0.5] * 3)
+        seen[clips] += 1
+    assert seen[:5].tolist() == [300] * 5
+    assert set(seen[5:]) == {60}
+
+
 @pytest.mark.parametrize("length", [1, 5, 9])
 def test_a_list_never_exceeds_the_pool(length):
     index = ClipIndex(unit_rows(9), threads=1)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soxr
 
 from sonify import layout
 from sonify.engine.job import Task, run_task
@@ -17,7 +18,14 @@ from sonify.rows import Clip, Rejected, SoundRef
 from sonify.stages import embeddings
 from sonify.stages.embeddings import EmbeddingKey
 from sonify.stages.make_pool import pool_job
-from tests.builders import small_config, sound_row, tone, write_sound, write_table
+from tests.builders import (
+    noise,
+    small_config,
+    sound_row,
+    tone,
+    write_sound,
+    write_table,
+)
 from tests.tiny_networks import tiny_clap
 
 UNIT = "000000"
@@ -40,9 +48,9 @@ def sounds(tmp_path):
     return root
 
 
-def config_of(tmp_path, encoder):
+def config_of(tmp_path, encoder, **retrieval):
     (tmp_path / "photos").mkdir(exist_ok=True)
-    return small_config(tmp_path, retrieval={"encoder": encoder})
+    return small_config(tmp_path, retrieval={"encoder": encoder, **retrieval})
 
 
 def clap(folder):
@@ -85,6 +93,50 @@ def test_each_clip_is_heard_at_48_khz_without_its_padding(tmp_path, folder, soun
     expected = list(hears.embed_segments(cuts[clip.clip.rpartition("/")[2]] for clip in clips))
     assert np.array_equal(rows, expected)
     assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+def test_the_clip_of_the_pool_is_heard_without_its_padding_where_that_is_asked_for(tmp_path, folder, sounds):
+    config = config_of(tmp_path, clap(folder), hears="clip")
+    clips = make_pool(config)
+    stored = np.load(config.run_dir / layout.audio(UNIT))
+    sounds.rename(tmp_path / "away")  # no recording is opened
+    (rows,) = embed(config)
+    cuts = [
+        soxr.resample(samples[: round(clip.duration_sec * 16_000)].astype(np.float32), 16_000, 48_000, quality="HQ")
+        for clip, samples in zip(clips, stored, strict=True)
+    ]
+    assert cuts[3].size == round(1.4 * 48_000)
+    hears = load_encoder(config.retrieval.encoder).parts[0].hears
+    assert hears is not None
+    expected = list(hears.embed_segments(np.rint(cut.clip(-32768, 32767)).astype(np.int16) for cut in cuts))
+    assert np.array_equal(rows, expected)
+
+
+@pytest.mark.parametrize("extra", [1, 2, 100])
+@pytest.mark.parametrize("hears", ["recording", "clip"])
+def test_a_tail_of_a_few_samples_is_heard(tmp_path, folder, hears, extra):
+    for rate in (16_000, 44_100, 48_000):
+        samples = np.append(tone(1, 5.0, rate), noise(2, extra * 3, level=0.9))
+        write_sound(tmp_path / "sounds" / f"{rate}.wav", samples, rate)
+    (tmp_path / "photos").mkdir()
+    retrieval = {"encoder": clap(folder), "hears": hears}
+    config = small_config(tmp_path, retrieval=retrieval, audio={"min_tail_sec": 0})
+    clips = make_pool(config)
+    (rows,) = embed(config)
+    assert len(rows) == len(clips) >= 3
+    assert np.isfinite(rows).all()
+
+
+def test_what_is_heard_of_clips_and_of_recordings_is_never_mixed_up(tmp_path, folder, sounds):
+    recording, clip = (config_of(tmp_path, clap(folder), hears=hears) for hears in ("recording", "clip"))
+    make_pool(recording)
+    (before,) = embed(recording)
+    (heard,) = embed(clip)
+    assert not np.allclose(before, heard, atol=1e-4)
+    assert np.array_equal(embed(recording)[0], before)
+    one, other = (load_encoder(config.retrieval.encoder, config.retrieval.hears) for config in (recording, clip))
+    assert one.identity != other.identity
+    assert one.parts[0].model != other.parts[0].model
 
 
 def test_a_recording_is_decoded_once_though_windows_cut_it(tmp_path, folder, sounds):

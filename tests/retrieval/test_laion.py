@@ -1,10 +1,10 @@
+import json
 import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
-import torchaudio
 from transformers import (
     ClapAudioConfig,
     ClapConfig,
@@ -26,6 +26,7 @@ from tests.builders import first_clips, refused, small_config, small_input
 from tests.processes import run_python
 from tests.tiny_networks import tiny_clap
 
+FUSION = {"unfused": False, "fusion": True}
 TEXTS = ["a dog barks", "rain", "wind in the trees " * 30, ""]
 
 
@@ -58,20 +59,29 @@ def save(network, path, **extra):
     return path
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["unfused", "fusion"])
-def original(request, roberta, tmp_path_factory):
-    """A real laion_clap checkpoint with seeded random weights, so large that clips differ, and its network."""
+@pytest.fixture(scope="module")
+def originals(roberta, tmp_path_factory):
+    """Real laion_clap checkpoints with seeded random weights, so large that clips differ, and their networks."""
+    folder = tmp_path_factory.mktemp("laion")
+    return [make_original(fusion, roberta, folder / f"{name}.pt") for name, fusion in FUSION.items()]
+
+
+def make_original(fusion, roberta, checkpoint):
     torch.manual_seed(0)
-    draft = settings_of("none.pt", roberta, fusion=request.param)
-    network = _build_network(draft, roberta).eval()
+    network = _build_network(settings_of("none.pt", roberta, fusion=fusion), roberta).eval()
     with torch.no_grad():
         for name, value in network.named_parameters():
             if value.dim() > 1 and "extractor" not in name:
                 value.mul_(3)
         network.audio_branch.bn0.running_mean.fill_(-30)
         network.audio_branch.bn0.running_var.fill_(400)
-    checkpoint = save(network, tmp_path_factory.mktemp("laion") / "random.pt")
-    return settings_of(checkpoint, roberta, fusion=request.param), network
+    return settings_of(save(network, checkpoint), roberta, fusion=fusion), network
+
+
+@pytest.fixture(params=[False, True], ids=list(FUSION))
+def original(request, originals):
+    """One of them."""
+    return originals[request.param]
 
 
 def to_transformers(network, fusion):
@@ -136,30 +146,52 @@ def test_both_libraries_agree_on_the_same_weights(original, roberta, test_data):
     assert cosines[0, 1:3].max() < 0.99  # the clips differ far more than the libraries
 
 
-def test_embeddings_are_the_librarys_own(original, roberta, test_data):
-    settings, network = original
+PUBLIC = """
+import json, sys
+texts, sys.argv[1:] = json.loads(sys.argv[1]), []  # which the library parses when it is imported
+import numpy as np
+from laion_clap import CLAP_Module
+sounds = np.load("sounds.npz")
+for name in ("unfused", "fusion"):
+    clap = CLAP_Module(enable_fusion=name == "fusion", device="cpu")  # with the folder `roberta-base` for the hub's
+    clap.load_ckpt(f"{name}.pt")
+    heard = clap.get_audio_embedding_from_data([sounds[key] for key in sounds.files])
+    np.savez(f"{name}.npz", heard=heard, read=clap.get_text_embedding(texts))
+"""
+
+
+@pytest.fixture(scope="module")
+def public(originals, roberta, test_data, tmp_path_factory):
+    """What the library's public functions make of the same weights: of exact sounds, then of ordinary ones.
+
+    They cut samples down to 16 bits: a quarter of a step more, and what was meant is heard; without, up to a step less.
+    """
+    folder = tmp_path_factory.mktemp("public")
+    shutil.copytree(roberta, folder / "roberta-base")
+    originals[0][1].text_branch.save_pretrained(folder / "roberta-base")
+    for name, (_, network) in zip(FUSION, originals, strict=True):
+        torch.save(network.state_dict(), folder / f"{name}.pt")  # with scores beside them `load_ckpt` refuses it
+    cuts = full_and_short(test_data)
+    exact = [(cut + np.sign(cut) / np.float32(4)) / np.float32(32767) for cut in cuts]
+    np.savez(folder / "sounds.npz", *exact, *(cut / np.float32(32768) for cut in cuts))
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "PATH": os.environ["PATH"], "HOME": str(folder)}
+    run_python(PUBLIC, json.dumps(TEXTS), cwd=folder, env=offline)
+    return [np.load(folder / f"{name}.npz") for name in FUSION]
+
+
+def full_and_short(test_data):
+    return segments(test_data)[2:]  # five seconds, and less
+
+
+def test_embeddings_are_those_of_the_librarys_public_functions(original, roberta, test_data, public):
+    settings, _ = original
     ours = Clap(load_laion_towers(settings, roberta, torch.device("cpu")), settings, torch.device("cpu"))
-    inputs = [laion_features(segment) for segment in segments(test_data)]
-    tokens = RobertaTokenizer.from_pretrained(roberta)(
-        TEXTS, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
-    )
-    with torch.inference_mode():
-        expected = network.get_audio_embedding(inputs).numpy()
-        expected_texts = network.get_text_embedding(dict(tokens)).numpy()
-    assert np.abs(np.stack(list(ours.embed_segments(segments(test_data)))) - expected).max() < 1e-4
-    assert np.abs(ours(TEXTS) - expected_texts).max() < 1e-4
-
-
-def laion_features(segment):
-    """What laion_clap 1.1.5 prepares of a short clip (`get_audio_features`, whose module parses the command line)."""
-    audio = torch.from_numpy(segment / 32768).float()
-    audio = audio.repeat(480_000 // len(audio))
-    audio = torch.nn.functional.pad(audio, (0, 480_000 - len(audio)))
-    mel = torchaudio.transforms.MelSpectrogram(
-        48_000, n_fft=1024, win_length=1024, hop_length=480, f_min=50, f_max=14_000, n_mels=64, power=2.0, norm=None
-    )(audio)
-    mel = torchaudio.transforms.AmplitudeToDB(top_db=None)(mel).T
-    return {"waveform": audio, "mel_fusion": torch.stack([mel] * 4), "longer": torch.tensor([False])}
+    theirs = public[settings.fusion]
+    heard = np.stack(list(ours.embed_segments(full_and_short(test_data))))
+    exact, cut = theirs["heard"].reshape(2, *heard.shape)
+    assert np.abs(ours(TEXTS) - theirs["read"]).max() < 1e-6  # 8e-8 measured
+    assert np.abs(heard - exact).max() < 2e-5  # 3e-6 measured
+    assert (heard * cut).sum(1).min() > 0.999  # 0.9996 measured, with these weights
 
 
 def test_the_front_end_is_the_extractors(test_data):

@@ -41,7 +41,7 @@ from sonify.sources.mistakes import check_listed, explain_swap
 from sonify.sources.sounds import list_sounds, table_of
 from sonify.sources.tables import table_for
 from sonify.stages.moved import check_moved, moved_input
-from sonify.stages.pair import check_limit
+from sonify.stages.pair import check_limit, check_search
 from sonify.stages.published import refs_of
 from sonify.stores import Place
 
@@ -62,6 +62,8 @@ def prepare(config: Config, stages: Sequence[Stage], chosen: Sequence[Stage], re
     if any(stage.name == "pair" for stage in chosen):
         require_faiss()
     check_limit(config.retrieval)
+    if any(stage.name == "pair" for stage in chosen):
+        check_search(config)
     run_dir = config.run_dir
     recorded = read_record(run_dir)
     record = start_record(config, recorded)

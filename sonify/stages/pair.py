@@ -35,6 +35,7 @@ from sonify.retrieval.candidates import (
 from sonify.retrieval.encoders import load_encoder, query_of, query_text
 from sonify.retrieval.kinds import KINDS_VERSION, Query, are_one_sound
 from sonify.retrieval.limits import query_limit, read_calibrations
+from sonify.retrieval.search import check_gpu
 from sonify.rows import (
     ActedRules,
     ActedSplit,
@@ -53,7 +54,7 @@ from sonify.stages.listen import tags_of_run
 from sonify.stages.scene import SceneRules
 from sonify.stores import Place
 
-# One of the stage's settings: search scores differ in the last bits between thread counts (measured).
+# One of the stage's settings: the search finds the same on any number, the limits' likeness to a bank does not.
 THREADS = 1
 
 
@@ -226,6 +227,18 @@ def check_limit(retrieval: Retrieval) -> None:
             f"retrieval.limit: {limit.calibration} holds no calibration for a risk of at most {limit.risk:g}: make one"
             " with `python -m eval.pairing --calibrate`, or raise retrieval.limit.risk"
         )
+
+
+def check_search(config: Config) -> None:
+    """Before any work, see that a GPU can search where that is asked for; on other machines, each worker sees itself.
+
+    Raises:
+        InputError: it cannot.
+    """
+    searches = config.published is None or config.published.missing == "repair"
+    is_here = config.engine.kind == "local" or config.engine.address is None
+    if config.retrieval.search.device == "cuda" and searches and is_here:
+        check_gpu()
 
 
 def check_pool(config: Config) -> None:

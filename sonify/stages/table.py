@@ -25,6 +25,7 @@ from sonify.config import (
     Extractor,
     Features,
     Published,
+    Retrieval,
     ServerVlm,
     Tagger,
     TextEncoder,
@@ -59,6 +60,10 @@ FORM = ("answers", "language")
 
 # Fields of a tagger that act on what is drawn, and not on what is heard.
 ACTING = ("of_best", "floor")
+
+# Of a GPU, what a worker of `pair` takes at most where it encodes texts and searches on CPUs: a text tower of half a GB
+# that rests while the CPU searches. On one CPU thread a text takes 39 to 105 ms, its search 2 (docs/measurements.md).
+TEXTS_GPUS = 0.25
 
 # Keys that came after runs were made, as the settings name them, each with the value under which a stage does what it
 # did before the key was there: while it has that value it stays out of the settings, and the digest of such a run is
@@ -183,7 +188,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
         | {"threads": pair.THREADS},
         load=lambda: pair.pair_job(config),
-        **_encoder_resources(config.retrieval.encoder),
+        **_pairing_resources(config.retrieval),
         check=lambda: pair.check_pool(config),
         acted=lambda: pair.acted_rules(config),
         upstream=tuple(stage.key for stage in checkers or extractors),
@@ -225,7 +230,7 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         | {"images.exclude": _content(config.images.exclude)}
         | (drawn if repairs else {}),
         load=lambda: adopt_job(config),
-        **(_encoder_resources(config.retrieval.encoder) if repairs else {}),
+        **(_pairing_resources(config.retrieval) if repairs else {}),
         check=lambda: check_adoption(config),
         acted=(lambda: pair.acted_rules(config)) if repairs else None,
         upstream=(found.key,),
@@ -454,6 +459,15 @@ def _encoder_resources(encoder: Encoder) -> dict[str, Any]:
         return {}
     models = (clap.model,) if isinstance(clap, ClapEncoder) else (str(clap.checkpoint), clap.roberta)
     return {"models": models, "fetch": lambda: encoders.fetch_encoder(encoder), **_network_resources(clap)}
+
+
+def _pairing_resources(retrieval: Retrieval) -> dict[str, Any]:
+    """What encodes the texts and searches for them: a GPU where it searches, a part of one where it only encodes."""
+    encoding = _encoder_resources(retrieval.encoder)
+    if retrieval.search.device == "cpu":
+        return encoding | {"num_gpus": min(encoding.get("num_gpus", 0.0), TEXTS_GPUS)}
+    clap = encoders.clap_of(retrieval.encoder)
+    return encoding | {"num_gpus": clap.gpus if clap else 1.0, "gpu_optional": False}
 
 
 def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:

@@ -68,8 +68,19 @@ def damage(entry, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["truncated", "flipped", "missing", "empty manifest", "no manifest", "[]", '{"files": 3}', '{"files": {"a": [1]}}']
-    + ['{"files": {"../../x": [1, 2]}, "numbers": {}}', '{"files": {}, "numbers": {"a": "b"}}', "[" * 9999],
+    [
+        "truncated",
+        "flipped",
+        "missing",
+        "empty manifest",
+        "no manifest",
+        "[]",
+        '{"files": 3}',
+        '{"files": {"a": [1]}}',
+        '{"files": {"../../x": [1, 2]}, "numbers": {}}',
+        '{"files": {}, "numbers": {"a": "b"}}',
+        "[" * 9999,
+    ],
 )
 def test_a_damaged_entry_is_made_again(tmp_path, how):
     share_arrays(tmp_path, "rows", "a1", write_rows)

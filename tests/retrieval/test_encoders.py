@@ -1,3 +1,6 @@
+from contextlib import nullcontext
+
+import faiss
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -11,9 +14,12 @@ from sonify.retrieval.encoders import (
 )
 from sonify.retrieval.kinds import Query
 from sonify.retrieval.text import WordsEncoder
+from sonify.stages.pair import check_search
 from sonify.stages.table import stages_of
 from tests.builders import refused, small_config, small_input
 from tests.tiny_networks import tiny_clap
+
+NODES = {"kind": "ray", "address": "ray://127.0.0.1:1"}
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +104,45 @@ def test_resources_are_claps_and_none_for_text(tmp_path):
         stages = stages_of(small_config(tmp_path, retrieval={"encoder": encoder}))
         return {(s.num_cpus, s.num_gpus, s.gpu_optional) for s in stages if s.name in ("embeddings", "pair")}
 
-    clap = {"kind": "clap", "cpus": 3, "gpus": 0.25}
+    clap = {"kind": "clap", "cpus": 3, "gpus": 0.125}
     for encoder in (clap, {"kind": "hybrid", "audio": clap}):
-        assert resources(encoder) == {(3, 0.25, True)}
+        assert resources(encoder) == {(3, 0.125, True)}
     assert resources(clap | {"device": "cpu"}) == {(3, 0, False)}
     assert resources({"kind": "text"}) == {(1, 0, False)}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "search", "asked"),
+    [
+        ({"kind": "clap"}, "cpu", (1, 0.25, True)),
+        ({"kind": "clap", "gpus": 0.1}, "cpu", (1, 0.1, True)),
+        ({"kind": "clap", "device": "cuda"}, "cpu", (1, 0.25, False)),
+        ({"kind": "clap", "device": "cpu"}, "cpu", (1, 0, False)),
+        ({"kind": "clap", "gpus": 0.5}, "cuda", (1, 0.5, False)),
+        ({"kind": "clap", "device": "cpu", "cpus": 4}, "cuda", (4, 1, False)),
+        ({"kind": "text"}, "cuda", (1, 1, False)),
+    ],
+)
+def test_pair_asks_for_a_gpu_where_it_searches_and_for_a_part_where_it_encodes(tmp_path, encoder, search, asked):
+    small_input(tmp_path)
+    retrieval = {"encoder": encoder, "search": {"device": search}}
+    stages = {stage.name: stage for stage in stages_of(small_config(tmp_path, retrieval=retrieval))}
+    pair = stages["pair"]
+    assert (pair.num_cpus, pair.num_gpus, pair.gpu_optional) == asked
+    on_cpus = stages_of(small_config(tmp_path, retrieval={"encoder": encoder}))
+    assert pair.digest == next(stage.digest for stage in on_cpus if stage.name == "pair")
+    assert stages["embeddings"].num_gpus == (0 if encoder.get("device") == "cpu" else encoder.get("gpus", 1)) * (
+        encoder["kind"] == "clap"
+    )
+
+
+@pytest.mark.skipif(hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0, reason="there is a GPU here")
+@pytest.mark.parametrize(("engine", "refuses"), [({"kind": "local"}, True), ({"kind": "ray"}, True), (NODES, False)])
+def test_a_gpu_that_is_to_search_is_looked_for_where_the_work_will_be(tmp_path, engine, refuses):
+    small_input(tmp_path)
+    config = small_config(tmp_path, retrieval={"search": {"device": "cuda"}}, engine=engine)
+    with refused("retrieval.search.device: cuda") if refuses else nullcontext():
+        check_search(config)
 
 
 def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path):

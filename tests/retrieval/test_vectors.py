@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -5,8 +7,13 @@ from sonify import layout
 from sonify.config import Search
 from sonify.errors import WorkError
 from sonify.io.places import files_below
+from sonify.io.write import remove
+from sonify.retrieval.candidates import read_pool
+from sonify.retrieval.encoders import load_encoder
 from sonify.retrieval.search import RowSearch
-from sonify.retrieval.vectors import group_in_memory, share_grouped
+from sonify.retrieval.vectors import Grouped, group_in_memory, share_grouped
+from sonify.running import run
+from tests.builders import small_config, small_input, sounds_in
 
 DIMENSION = 8
 
@@ -69,3 +76,50 @@ def test_embeddings_that_are_no_numbers_are_not_searched(tmp_path, bad):
     for rows in (shared.rows, group_in_memory(embeddings).rows):
         with pytest.raises(WorkError, match="holds NaN or infinity"):
             RowSearch(rows, 1, Search())
+
+
+def pooled(tmp_path):
+    small_input(tmp_path)
+    config = small_config(tmp_path, audio=sounds_in(tmp_path / "sounds", validation=0.3))
+    run(config, stages=["pool", "embeddings"])
+    return config, load_encoder(config.retrieval.encoder)
+
+
+def unfolded(clips):
+    """What each clip's vector is, shared or not."""
+    found = clips.embeddings
+    return found if isinstance(found, np.ndarray) else found.rows.vectors[found.group_of_clip]
+
+
+def test_a_pool_that_is_shared_is_the_same_pool(tmp_path):
+    config, encoder = pooled(tmp_path)
+    alone, shared = (read_pool(config.run_dir, encoder, shared=shared) for shared in (False, True))
+    assert alone.keys() == shared.keys() == {"train", "validation"}
+    for split, clips in alone.items():
+        found = shared[split].embeddings
+        assert isinstance(found, Grouped)
+        assert isinstance(found.rows.vectors, np.memmap)
+        assert (unfolded(clips) == unfolded(shared[split])).all()
+        assert clips.clips == shared[split].clips
+
+
+def test_embeddings_that_changed_are_shared_anew(tmp_path):
+    config, encoder = pooled(tmp_path)
+    before = read_pool(config.run_dir, encoder, shared=True)["train"]
+    place = config.run_dir / layout.embeddings(encoder.parts[0].id, "000000")
+    assert isinstance(place, Path)
+    np.save(place, -np.load(place))
+    after = read_pool(config.run_dir, encoder, shared=True)["train"]
+    assert (unfolded(after) == -unfolded(before)).all()
+
+
+def test_nothing_is_left_of_what_was_shared(tmp_path):
+    config, _ = pooled(tmp_path)
+    run(config)
+    assert not (config.run_dir / layout.TEMPORARY).exists()
+
+
+def test_what_nobody_committed_is_not_shared(tmp_path):
+    config, encoder = pooled(tmp_path)
+    remove(config.run_dir / layout.COMMITS / "embeddings")
+    assert isinstance(read_pool(config.run_dir, encoder, shared=True)["train"].embeddings, np.ndarray)

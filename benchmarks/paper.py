@@ -2,8 +2,8 @@
 
     SONIFY_TEST_DATA=... python -m benchmarks.paper
 
-Two minutes. The text encoder stands for CLAP, whose weights are not at hand: what is compared are the rules. The first
-lines judge what would be drawn for a labelled table of concepts; the last two pair, mix and count the photographs under
+Half a minute. The text encoder stands for CLAP, whose weights are not at hand: what is compared are the rules. The first
+lines judge what would be drawn for a labelled table of concepts; the others cut, pair, mix and count the photographs under
 the defaults and under sam.yaml's `audio`, `retrieval`, `mix` and discard rules. One JSON line each.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from eval.pairing import ask, figures_of
@@ -96,6 +97,19 @@ def counted(config: Config) -> dict[str, Any]:
     }
 
 
+def pools_beside(ours: Config, theirs: Config) -> dict[str, Any]:
+    """How the clips that both pools have differ."""
+    mine, other = ({clip.clip: clip for clip in iter_clips(config.run_dir)} for config in (ours, theirs))
+    both = sorted(mine.keys() & other.keys())
+    moved = [abs(mine[clip].loudness_lufs - other[clip].loudness_lufs) for clip in both]
+    return {
+        "only_ours": len(mine.keys() - other.keys()),
+        "only_paper": len(other.keys() - mine.keys()),
+        "other_samples": sum(mine[clip].sha256 != other[clip].sha256 for clip in both),
+        "loudness_moved_lu": [round(float(value), 4) for value in (np.median(moved), np.max(moved))],
+    }
+
+
 def main() -> None:
     folder = os.environ.get("SONIFY_TEST_DATA")
     if not folder:
@@ -106,8 +120,10 @@ def main() -> None:
         ours = small_config(Path(root), "ours", images=images, audio=sounds)
         theirs = small_config(Path(root), "theirs", images=images, **rules | {"audio": sounds | rules["audio"]})
         found = {"defaults": counted(ours), "paper": counted(theirs)}
+        pools = pools_beside(ours, theirs)
         for line in judged(Path(root, "ours"), data / "concepts_pool.csv"):
             print(json.dumps(line))
+    print(json.dumps({"name": "paper_pool", **pools}))
     for setting, counts in found.items():
         print(json.dumps({"name": "paper_run", "setting": setting, **counts}))
 

@@ -141,7 +141,7 @@ def pool_of(retrieval: Retrieval, cosines, recordings=None) -> SplitPool:
     aside[:, 0] = 0
     aside /= np.linalg.norm(aside, axis=1, keepdims=True)
     cosines = np.array(cosines, np.float32)[:, None]
-    embeddings = aside * np.sqrt(1 - cosines**2)
+    embeddings = aside * np.sqrt(np.maximum(1 - cosines**2, 0))
     embeddings[:, :1] = cosines
     clips = PoolClips(
         clips=[f"clip{n}" for n in range(len(cosines))],
@@ -196,7 +196,7 @@ def test_a_recording_is_heard_again_in_a_scene(sam):
     assert missed.reason == Reason.SAME_SOURCE
 
 
-@pytest.mark.parametrize("cosine", [0.001, -0.3, -1.0])
+@pytest.mark.parametrize("cosine", [0.001, -0.3, -1.0, -1.0000002])
 def test_the_best_clip_is_drawn_however_unlike_it_is(sam, cosine):
     drawn = draw(pool_of(sam.retrieval, [cosine]), set(), "a")
     assert isinstance(drawn, Drawn)

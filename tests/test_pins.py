@@ -14,6 +14,7 @@ import json
 import tarfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_the_settings_of_the_shipped_configurations_have_the_pinned_digests():
 def test_a_run_of_rules_without_keys_resumes_and_nothing_is_made_again(tmp_path, said):
     unpack("run-before-rules", tmp_path)
     before = made_at(tmp_path / "run")
-    done = run(small_run(tmp_path / "run", **said))
+    done = run(small_run(tmp_path / "run", added=said))
     assert done["render"].rows_out == 8
     assert made_at(tmp_path / "run") == before
     assert hashes(tmp_path / "run") == pinned("run")
@@ -79,7 +80,7 @@ def test_a_run_of_rules_without_keys_is_not_gone_on_with_by_other_rules(tmp_path
     unpack("run-before-rules", tmp_path)
     section, name = key.split(".")
     with pytest.raises(InputError, match=rf"{stage} was made under another configuration: {key} was ") as raised:
-        run(small_run(tmp_path / "run", **{section: {name: value}}))
+        run(small_run(tmp_path / "run", added={section: {name: value}}))
     assert "\n" not in str(raised.value)
 
 
@@ -176,8 +177,8 @@ def on_no_machine(path):
     return raw
 
 
-def small_run(run_dir, images=8, place=INPUT, retrieval=None, **sections):
-    """A run over images and recordings that are made here; `sections` add keys to some of it."""
+def small_run(run_dir, images=8, place=INPUT, retrieval=None, added=None):
+    """A run over images and recordings that are made here; `added` are keys of its sections."""
     place = UPath(place)
     captions = [("file", "caption")]
     for n in range(images):
@@ -188,7 +189,7 @@ def small_run(run_dir, images=8, place=INPUT, retrieval=None, **sections):
         (place / "sounds" / f"{n}.flac").write_bytes(recording(n))
     texts = [f"{n}.flac,{SUBJECTS[n % 4]},CC0-1.0" for n in range(8)]
     (place / "sounds" / "metadata.csv").write_text("\n".join(["file,text,licence", *texts]))
-    raw = {
+    raw: dict[str, Any] = {
         "run_dir": str(run_dir),
         "images": {"kind": "folder", "path": f"{place}/photos", "shard_size": 4, "validation": 0},
         "audio": {
@@ -200,7 +201,7 @@ def small_run(run_dir, images=8, place=INPUT, retrieval=None, **sections):
         "retrieval": retrieval or {},
         "engine": {"kind": "local"},
     }
-    return make_config(raw | {name: raw.get(name, {}) | keys for name, keys in sections.items()})
+    return make_config(raw | {name: {**raw.get(name, {}), **keys} for name, keys in (added or {}).items()})
 
 
 def photo(seed):

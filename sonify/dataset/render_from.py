@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sonify import layout
-from sonify.config import Audio, Config, Images, Mix, Retrieval, make_config, with_keys_of_before
+from sonify.config import Config, Images, Mix, Retrieval, make_config, with_keys_of_before
 from sonify.config.sections import NAME
 from sonify.dataset.format import (
     CHECKSUMS,
@@ -44,7 +44,8 @@ FREE = frozenset({"render.image", "retrieval.search"})
 # What a renderer says nothing of: what is adopted, and which images and units there are, which the tables list.
 DECIDED = frozenset({*ADOPTED, "images.sample", "images.exclude", "images.shard_size"})
 # Whoever draws again may do so by another encoder, which has a limit of its own, and have another listen.
-FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.limit", "retrieval.confirm", "retrieval.purity"})
+FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.hears", "retrieval.limit"})
+FREE_IN_REPAIR |= {"retrieval.confirm", "retrieval.purity"}
 # What only says which clips may be drawn. Files and servers that it needs are not published.
 DRAWING = ("limit", "confirm", "purity")
 # Two names for archives that are read alike.
@@ -246,7 +247,6 @@ def _with_later_keys(recorded: dict[str, Any]) -> dict[str, Any]:
     Where somebody else searched is not for a renderer.
     """
     added = {
-        "audio": {name: Audio.model_fields[name].default for name in CUT[2:]},
         "mix": {name: field.default for name, field in Mix.model_fields.items()},
         "retrieval": {name: field.default for name, field in Retrieval.model_fields.items()},
     }

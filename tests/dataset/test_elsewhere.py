@@ -11,6 +11,7 @@ import soundfile
 from sonify.dataset.committed import compare_with_published
 from sonify.dataset.render_from import adopt_settings
 from sonify.dataset.write import publish
+from sonify.engine.record import require_record
 from sonify.errors import InputError, WorkError
 from sonify.report.status import read_status
 from sonify.report.verify import verify
@@ -149,6 +150,7 @@ def test_repair_draws_another_clip_for_a_lost_one_and_says_so(first, copy):
     changed = {key for key, pair in published.items() if clip in [s.clip for s in pair.sources]}
     assert {key for key, value in mixes(copy / "run").items() if value != mixes(first / "run")[key]} == changed
     assert compare_with_published(adopt_settings(elsewhere(copy, "repair"))).scenes_different == len(changed)
+    assert [one["split"] for one in require_record(copy / "run").acted["splits"]] == ["train", "validation"]
 
 
 def test_repair_with_a_pool_that_shares_nothing_pairs_as_pairing_would(first, copy):

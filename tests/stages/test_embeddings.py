@@ -98,7 +98,7 @@ def test_each_clip_is_heard_at_48_khz_without_its_padding(tmp_path, folder, soun
 def test_the_clip_of_the_pool_is_heard_without_its_padding_where_that_is_asked_for(tmp_path, folder, sounds):
     config = config_of(tmp_path, clap(folder), hears="clip")
     clips = make_pool(config)
-    stored = np.load(config.run_dir / layout.audio(UNIT))
+    stored = np.load(tmp_path / "run" / layout.audio(UNIT))
     sounds.rename(tmp_path / "away")  # no recording is opened
     (rows,) = embed(config)
     cuts = [

@@ -150,10 +150,19 @@ def test_what_is_no_option_is_refused(made, options):
         open_shards(made, **options)
 
 
-@pytest.mark.parametrize("place", ["nowhere", "pipe:touch x", "http://127.0.0.1/x", "s3://", ""])
-def test_what_is_no_folder_is_refused(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("nowhere", "there is no such folder"),
+        ("pipe:touch x", "there is no such folder"),
+        ("http://127.0.0.1/x", "expected a path or one of s3://"),
+        ("s3://", "expected a bucket"),
+        ("", "expected a path or a URL"),
+    ],
+)
+def test_what_is_no_folder_is_refused(place, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with refused("expected"):
+    with refused(says):
         open_shards(place)
     assert list(tmp_path.iterdir()) == []
 
@@ -179,6 +188,15 @@ def test_the_order_is_that_of_the_seed_and_the_epoch(made):
     sent.set_epoch(0)
     assert keys(sent) == orders[(1, 0)]
     assert keys(again) == orders[(1, 1)]
+
+
+def test_archives_are_shuffled_by_seed_and_epoch_too(made):
+    orders: list[list[str]] = [keys_in(made)]
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        shards = open_shards(made, shuffle=1, seed=seed)  # a buffer of one changes nothing
+        shards.set_epoch(epoch)
+        orders.append(keys(shards))
+    assert len({tuple(order) for order in orders}) == 4
 
 
 def test_samples_are_mixed_across_archives(made):

@@ -301,6 +301,4 @@ def decode_mono_flac(data: bytes, max_sec: float = MAX_SCENE_SEC) -> tuple[np.nd
             samples = sound.read(dtype="float32")
     except soundfile.LibsndfileError as error:
         raise UnreadableSound(Reason.UNREADABLE, error.error_string) from error
-    if len(samples) != header.frames:
-        raise UnreadableSound(Reason.UNREADABLE, f"{len(samples)} of {header.frames} frames; the file was cut")
     return samples, header.sample_rate_hz

@@ -27,11 +27,19 @@ Settings = TypeVar("Settings", bound=Section)
 
 # Keys whose value is one file and never a folder.
 LISTS = (".exclude", ".segments", ".labels", ".table", ".checkpoint", ".model")
-# What a run did that was made before these keys were there; their defaults do something else.
+# What a run did that was made before these keys were there: the defaults of the first do something else, and of the
+# others whoever renders what was published then may not.
 KEYS_OF_BEFORE: Mapping[str, Any] = {
     "retrieval.encoder.matching": "words",
     "retrieval.limit": None,
     "retrieval.merge_names": False,
+    "audio.min_tail_sec": 1.0,
+    "audio.remove_dc": True,
+    "audio.downmix": "mean_or_louder",
+    "retrieval.hears": "recording",
+    "retrieval.top_k_share": 0.02,
+    "retrieval.clips_per_recording": 3,
+    "retrieval.repeat_recordings": False,
 }
 
 

@@ -40,7 +40,8 @@ ADOPTED += ("audio.min_tail_sec", "audio.remove_dc", "audio.downmix", "mix", "re
 # Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size.
 FREE = frozenset({"render.image"})
 # Whoever draws again may do so by another encoder, which has a limit of its own, and have another listen.
-FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.limit", "retrieval.confirm", "retrieval.purity"})
+FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.hears", "retrieval.limit"})
+FREE_IN_REPAIR |= {"retrieval.confirm", "retrieval.purity"}
 # Where a pool is searched is of the machine, and never adopted.
 OF_MACHINE = "retrieval.search"
 # What only says which clips may be drawn. Files and servers that it needs are not published.

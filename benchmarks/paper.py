@@ -2,9 +2,9 @@
 
     SONIFY_TEST_DATA=... python -m benchmarks.paper
 
-Half a minute. The text encoder stands for CLAP, whose weights are not at hand: what is compared are the rules. The first
-lines judge what would be drawn for a labelled table of concepts; the others cut, pair, mix and count the photographs under
-the defaults and under sam.yaml's `audio`, `retrieval`, `mix` and discard rules. One JSON line each.
+Half a minute. The text encoder stands for CLAP, whose weights are not at hand: what is compared are the rules. The
+first lines judge what would be drawn for a labelled table of concepts; the others cut, pair, mix and count the
+photographs under the defaults and under sam.yaml's `audio`, `retrieval`, `mix` and discard rules. One JSON line each.
 """
 
 import json

@@ -18,7 +18,7 @@ from sonify.engine.record import RunRecord
 from sonify.vlm.questions import check_question, concepts_prompt
 
 # Where and how hard somebody works; nothing that is published depends on it.
-_PRIVATE = frozenset({"engine", "published", "url", "api_key_env", "environment", "command", "search"})
+_PRIVATE = frozenset({"engine", "published", "url", "api_key_env", "environment", "command"})
 # Models say things in very many ways; the record names those that matter.
 MOST_CONCEPTS = 1000
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sonify import layout
-from sonify.config import Config, Images, Mix, Retrieval, make_config, with_keys_of_before
+from sonify.config import Config, Images, make_config, with_keys_of_before
 from sonify.config.sections import NAME
 from sonify.dataset.format import (
     CHECKSUMS,
@@ -35,21 +35,21 @@ MAX_LIST_BYTES = 256 << 20
 MAX_RECORD_BYTES = 64 << 20
 MOST_SCENES = 1000
 # All that the bytes of a rendering depend on beside images and recordings; whole sections, and keys of others.
-CUT = ("clip_seconds", "sample_rate", "min_tail_sec", "remove_dc", "downmix")  # of a recording, into clips
-ADOPTED = ("seed", *(f"audio.{key}" for key in CUT), "audio.validation", "images.validation")
-ADOPTED += ("mix", "render", "retrieval")
-# Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size; and where it
-# searches, which changes no draw.
-FREE = frozenset({"render.image", "retrieval.search"})
-# What a renderer says nothing of: what is adopted, and which images and units there are, which the tables list.
-DECIDED = frozenset({*ADOPTED, "images.sample", "images.exclude", "images.shard_size"})
+ADOPTED = ("seed", "audio.clip_seconds", "audio.sample_rate", "audio.validation", "images.validation")
+ADOPTED += ("audio.min_tail_sec", "audio.remove_dc", "audio.downmix", "mix", "render", "retrieval")
+# Of those, what a renderer may choose, each as a whole: the same sounds, with images of another size.
+FREE = frozenset({"render.image"})
 # Whoever draws again may do so by another encoder, which has a limit of its own, and have another listen.
 FREE_IN_REPAIR = frozenset({"retrieval.encoder", "retrieval.hears", "retrieval.limit"})
 FREE_IN_REPAIR |= {"retrieval.confirm", "retrieval.purity"}
+# Where a pool is searched is of the machine, and never adopted.
+OF_MACHINE = "retrieval.search"
 # What only says which clips may be drawn. Files and servers that it needs are not published.
 DRAWING = ("limit", "confirm", "purity")
 # Two names for archives that are read alike.
 SAME_KIND = ({"webdataset", "sa1b"},)
+# What a renderer says nothing of: what is adopted, and which images and units there are, which the tables list.
+DECIDED = frozenset({*ADOPTED, "images.sample", "images.exclude", "images.shard_size"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,12 +218,13 @@ def adopt_settings(config: Config) -> Config:
         return config
     folder = open_published(config.published.path)
     recorded = read_declaration(folder)
-    made_by = _with_later_keys(with_keys_of_before(recorded.config))
+    made_by = with_keys_of_before(recorded.config)
     where = f"{folder.place}/{RECORD}"
     _check_images(config.images, _find(recorded.config, "images.kind", where), where)
     repairs = config.published.missing == "repair"
-    free = FREE | (FREE_IN_REPAIR if repairs else frozenset())
+    free = FREE | {OF_MACHINE} | (FREE_IN_REPAIR if repairs else frozenset())
     raw, chosen = (config.model_dump(mode="json", exclude_unset=unset) for unset in (False, True))
+    search = raw["retrieval"]["search"]
     retrieval, set_in_retrieval = _find(made_by, "retrieval", where), chosen.get("retrieval", {})
     if not isinstance(retrieval, dict):
         raise InputError(f"{where}: retrieval is no section: not the record of a published dataset")
@@ -237,24 +238,9 @@ def adopt_settings(config: Config) -> Config:
         for section in above:
             own, set_here = own[section], set_here.get(section, {})
         own[name] = _adopt(key, own[name], set_here.get(name), _find(made_by, key, where), free)
+    raw["retrieval"] = {**raw["retrieval"], "search": search}
     raw["published"] |= {"scenes": list(recorded.scenes), "digest": folder.digest}
     return make_config(raw, where, check_paths=False)
-
-
-def _with_later_keys(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with keys that came after it, at their defaults: what was done before there were any.
-
-    Where somebody else searched is not for a renderer.
-    """
-    added = {
-        "mix": {name: field.default for name, field in Mix.model_fields.items()},
-        "retrieval": {name: field.default for name, field in Retrieval.model_fields.items()},
-    }
-    for name, defaults in added.items():
-        if isinstance(section := recorded.get(name), dict):
-            plain = {key: value for key, value in defaults.items() if isinstance(value, bool | int | float | str)}
-            recorded[name] = plain | {key: value for key, value in section.items() if key != "search"}
-    return recorded
 
 
 def _check_images(images: Images, kind: Any, where: str) -> None:
@@ -292,7 +278,11 @@ def _adopt(key: str, own: Any, set_here: Any, published: Any, free: Collection[s
 
 def _differences(key: str, own: Any, set_here: Any, published: Any) -> Iterator[tuple[str, Any, Any]]:
     """What is set here and differs, key by key."""
-    if isinstance(set_here, dict) and isinstance(published, Mapping) and key not in FREE | FREE_IN_REPAIR:
+    if (
+        isinstance(set_here, dict)
+        and isinstance(published, Mapping)
+        and key not in FREE | FREE_IN_REPAIR | {OF_MACHINE}
+    ):
         for name in sorted(set_here):
             yield from _differences(f"{key}.{name}", own[name], set_here[name], published.get(name))
     elif own != published:

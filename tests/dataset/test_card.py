@@ -402,7 +402,9 @@ def test_what_acted_stands_beside_the_settings_where_it_was_recorded(tmp_path):
     split = {"split": "train", "clips": 54000, "recordings": 18, "top_k": 8, "clips_per_recording": 3}
     acted = {"version": 4, "kinds": 6, "splits": [split, {**split, "split": "validation", "clips_per_recording": 0}]}
     text = write(small_folder(tmp_path / "now"), record(acted=acted)).text
-    assert "(version\n4 of the rules of the draw, 6 of the kinds" in text
+    assert "(version\n4 of the rules of the draw, 6 of the kinds by which names are compared):" in text
+    bare = write(small_folder(tmp_path / "bare"), record(acted=acted | {"kinds": 0})).text
+    assert "(version\n4 of the rules of the draw):" in bare
     head = "| split | clips | recordings | best clips looked at | of one recording at most |"
     rows = (
         "| --- | --- | --- | --- | --- |",

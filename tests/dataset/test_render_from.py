@@ -276,42 +276,6 @@ def test_recordings_are_cut_as_the_dataset_says(copy):
         adopt_settings(elsewhere(copy, audio=sounds_of(copy, remove_dc=True)))
 
 
-LATER = {
-    "audio": tuple(CUT),
-    "mix": ("events", "snr_db"),
-    "retrieval": ("hears", "top_k_share", "clips_per_recording", "repeat_recordings"),
-}
-
-
-def test_a_folder_from_before_there_were_keys_did_what_is_their_default(first, copy):
-    def forget(record):
-        for section, names in LATER.items():
-            for name in names:
-                record["config"][section].pop(name)
-
-    expected = adopt_settings(elsewhere(copy))
-    edit_record(copy / "published", forget)
-    config = adopt_settings(elsewhere(copy))
-    assert config.model_copy(update={"published": None}) == expected.model_copy(update={"published": None})
-    assert adopt_settings(config) == config
-    same = elsewhere(
-        copy, retrieval={"top_k_share": 0.02, "clips_per_recording": 3}, audio=sounds_of(copy, remove_dc=True)
-    )
-    assert adopt_settings(same) == config
-    run(elsewhere(copy))
-    assert shard_hashes(copy / "run") == shard_hashes(first / "run")
-
-
-def test_where_is_searched_is_the_renderers(copy):
-    published = json.loads((copy / "published" / "sonify.json").read_text())
-    assert "search" not in published["config"]["retrieval"]
-    edit_retrieval(copy, search={"device": "cuda", "memory_gib": 99.0})  # as a stranger may write it
-    assert adopt_settings(elsewhere(copy)).retrieval.search.device == "cpu"
-    here = adopt_settings(elsewhere(copy, "repair", retrieval={"search": {"device": "cuda"}}))
-    assert (here.retrieval.search.device, here.retrieval.search.memory_gib) == ("cuda", 4.0)
-    assert adopt_settings(here) == here
-
-
 TRAIN = {"split": "train", "clips": 54, "recordings": 18, "top_k": 8, "clips_per_recording": 3}
 ACTED = {"version": 2, "kinds": 3, "splits": [TRAIN, {**TRAIN, "split": "validation", "clips_per_recording": 0}]}
 

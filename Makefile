@@ -66,7 +66,7 @@ clean:
 
 # $(1): the environment. No other FAISS than the lock's may lie in it: an older checkout's .venv was light at first.
 define install
-	-$(1)/bin/uv pip uninstall --quiet --python $(1)/bin/python faiss-cpu faiss-gpu
+	$(1)/bin/uv pip uninstall --quiet --python $(1)/bin/python faiss-cpu faiss-gpu
 	$(1)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --require-hashes -r $<
 	$(1)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --no-deps --editable .
 	touch $@

@@ -86,7 +86,7 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
         (["run", "--config", "CONFIG", "/", "/"], "unknown argument '/': a folder; write --images DIR --sounds DIR"),
         (
             ["run", "--config", "nowhere.yaml"],
-            "no such file, nor one that comes along (demo, folder, laptop, qwen, sam)",
+            "no such file, nor one that comes along (demo, folder, laptop, qwen, sam, sam_laion)",
         ),
         (["run", "--config", "CONFIG", "mixx.lufs=[1,2]"], "mixx: no such key; did you mean mix?"),
         (["run", "--config", "CONFIG", "nonsense"], "unknown argument 'nonsense': expected key=value, such as seed=3"),
@@ -106,7 +106,7 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
         (["run", "--config", "CONFIG", "--sounds", ""], "--sounds: expected a folder, found nothing: is a variable"),
         (["run", "--config", "CONFIG", "--redo", "nothing"], "--redo nothing: expected one of pool"),
         (["run", "--config", "CONFIG", "--redo", "rendr"], "; did you mean render?"),
-        (["init", "latpop"], "init latpop: expected one of demo, folder, laptop, qwen, sam, "),
+        (["init", "latpop"], "init latpop: expected one of demo, folder, laptop, qwen, sam, sam_laion, "),
         (["eval", "loudnes"], "sonify eval: no such study: 'loudnes'; did you mean loudness?"),
         (["run", "--config", "CONFIG", "--redo", "pair", "--dry-run"], "--dry-run: says what is to do as things stand"),
         (["run", "--config", "CONFIG", "run_dir=s3://"], "run_dir: expected a bucket behind ://"),

@@ -1,9 +1,9 @@
 """CLAP in its original library: checkpoints (`.pt`) that transformers' converter has not seen.
 
-Of laion_clap 1.1.5 only the network is used. Importing the library itself would parse our command line, and both it
-and the network ask the hub for `roberta-base` by that name; here the tokenizer and the shape come from the
-configuration, and the checkpoint holds the weights. Front end: the network's own, or for fusion the log-mel
-spectrogram of transformers' CLAP, which is the same.
+Of laion_clap 1.1.5 only the network is used. Importing the library itself would parse our command line, its `load_ckpt`
+refuses the released checkpoints unless all of pickle is let in, and both it and the network ask the hub for
+`roberta-base` by that name; here the tokenizer and the shape come from the configuration, and the checkpoint holds the
+weights. Front end: the network's own, or for fusion the log-mel spectrogram of transformers' CLAP, which is the same.
 """
 
 import json

@@ -1,6 +1,8 @@
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sonify.config import load_config
 from sonify.config.shipped import find_config, list_shipped, shipped_names, write_config
@@ -40,7 +42,8 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch, name):
     [
         (
             "foldre",
-            r"no such file, nor one that comes along \(demo, folder, laptop, qwen, sam\); did you mean folder\?",
+            r"no such file, nor one that comes along \(demo, folder, laptop, qwen, sam, sam_laion\);"
+            r" did you mean folder\?",
         ),
         ("mien.yaml", r"no such file, .*; did you mean mine.yaml\?"),
         ("nowhere/mine.yaml", "no such file"),
@@ -80,6 +83,27 @@ def test_init_writes_a_file_once_and_says_what_comes_next(tmp_path, monkeypatch)
         write_config("latpop")
     with pytest.raises(InputError, match="init train/laptop: expected one of"):
         write_config("train/laptop")
+
+
+def test_the_papers_dataset_by_its_own_library_is_sam_but_for_the_encoder():
+    """Line for line, what is said of the keys too: who changes `sam.yaml` copies it."""
+    sam, laion = ((CONFIGS / "sonify" / f"{name}.yaml").read_text() for name in ("sam", "sam_laion"))
+    assert _but_encoder(laion).replace("/data/runs/sam_laion", "/data/runs/sam") == _but_encoder(sam)
+    theirs = yaml.safe_load(laion)["retrieval"]["encoder"]
+    assert theirs == {
+        "kind": "laion_clap",
+        "checkpoint": "/models/630k-audioset-best.pt",
+        "roberta": "roberta-base",
+        "roberta_revision": "e2da8e2f811d1448a5b465c236feacd80ffbac7b",
+        "gpus": yaml.safe_load(sam)["retrieval"]["encoder"]["gpus"],
+    }
+
+
+def _but_encoder(text: str) -> str:
+    """What stands below the opening comment, without the lines of the encoder's section."""
+    body = text[text.index("\nrun_dir:") :]
+    start = body.index("\n  encoder:\n") + len("\n  encoder:\n")
+    return body[:start] + re.sub(r"\A(?:    .*\n)+", "", body[start:])
 
 
 def test_the_list_has_a_line_for_each_and_says_what_it_is_for():

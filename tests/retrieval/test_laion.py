@@ -266,6 +266,7 @@ def test_loading_neither_parses_the_command_line_nor_asks_the_hub(original, tmp_
     settings, _ = original
     script = f"""
 import sys
+sys.modules["timm"] = None  # which laion_clap takes where it is
 from sonify.config import LaionClapEncoder
 from sonify.retrieval.encoders import load_encoder
 encoder = load_encoder(LaionClapEncoder(**{settings.model_dump(mode="json")!r}))

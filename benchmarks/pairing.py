@@ -2,26 +2,42 @@
 
     python -m benchmarks.pairing
 
-Prints two JSON lines: distinct concepts against `faiss.IndexFlatIP` called on the same batch (floor 1.0), and real,
-repeating concepts against one search a concept (floor 20). "theirs" only searches; "ours" also chooses and draws.
+Prints JSON lines: distinct concepts against `faiss.IndexFlatIP` called on the same batch (floor 1.0), and real,
+repeating concepts against one search a concept (floor 20), where "theirs" only searches and "ours" also chooses and
+draws; both with bfloat16 products where the CPU has units for them, the first also without; and the memory of four
+workers of a node that share the pool's vectors, against that of four that each hold them ("ours" and "theirs" are
+workers a GiB of proportional set size). `--pool N` takes a smaller pool.
 """
 
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 
 from benchmarks.measure import interleaved, report
+from sonify import layout
 from sonify.config import Config, make_config
-from sonify.retrieval.candidates import PoolClips, SplitPool
+from sonify.io.commits import Commit, Count, write_commit
+from sonify.io.tables import write_rows
+from sonify.retrieval.candidates import PoolClips, SplitPool, read_pool
 from sonify.retrieval.encoders import JointEncoder, Part
-from sonify.rows import Concept, ImageConcepts
+from sonify.retrieval.kinds import Query
+from sonify.retrieval.search import has_half_units
+from sonify.retrieval.vectors import group_in_memory
+from sonify.rows import Clip, Concept, ImageConcepts
 from sonify.stages.pair import Heard, ImageScenes, PairStage
 
 POOL, DIMENSION, THREADS = 500_000, 512, 2
 BATCH = 2048
 REPEATING_CONCEPTS, VOCABULARY = 512, 40
+WORKERS, UNIT_CLIPS = 4, 10_000
 
 
 class SeededEncoder:
@@ -80,25 +96,50 @@ def default_config() -> Config:
     )
 
 
-def main() -> None:
-    """Measure both."""
-    pool, queries = unit_vectors(POOL, seed=0), unit_vectors(BATCH, seed=1)
+def encoder_of(queries: np.ndarray) -> JointEncoder:
+    """An encoder with one space of seeded vectors."""
+    return JointEncoder([Part(id="seeded", model="seeded", share=1.0, encoder=SeededEncoder(queries))])
+
+
+def processor() -> str:
+    """The CPU family that the figures are of."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in names.items()}
+    return f"{fields['model name']} family {fields['cpu family']}" + (", avx512_bf16" if has_half_units() else "")
+
+
+def measure_speed(size: int) -> None:
+    """Measure distinct and repeating concepts."""
+    pool, queries = unit_vectors(size, seed=0), unit_vectors(BATCH, seed=1)
     config = default_config()
+    grouped = group_in_memory(pool)
     clips = PoolClips(
-        clips=[f"clip-{n}" for n in range(POOL)],
-        recordings=np.arange(POOL) // 2,
-        loudness_lufs=np.full(POOL, -25.0),
-        embeddings=pool,
+        clips=[f"clip-{n}" for n in range(size)],
+        recordings=np.arange(size) // 2,
+        loudness_lufs=np.full(size, -25.0),
+        embeddings=grouped,
     )
-    encoder = JointEncoder([Part(id="seeded", model="seeded", share=1.0, encoder=SeededEncoder(queries))])
-    stage = PairStage(config, {"train": SplitPool(clips, encoder, config.retrieval, THREADS)})
+    encoder = encoder_of(queries)
     index = faiss.IndexFlatIP(DIMENSION)
     index.add(pool)
-    faiss.omp_set_num_threads(THREADS)
-
+    extra = {"pool": size, "threads": THREADS, "cpu": processor()}
     distinct = images_of(range(BATCH))
-    ours, theirs = interleaved(lambda: stage(distinct), lambda: index.search(queries, 100))
-    report("pairing_distinct", BATCH / ours, BATCH / theirs, "concepts/s", pool=POOL, batch=BATCH, threads=THREADS)
+
+    def search_batch() -> None:
+        faiss.omp_set_num_threads(THREADS)
+        index.search(queries, 100)
+
+    whole = replace(clips, embeddings=replace(grouped, rows=replace(grouped.rows, halves=None)))
+    stages = {
+        halves: PairStage(config, {"train": SplitPool(held, encoder, config.retrieval, THREADS)})
+        for halves, held in ((True, clips), (False, whole))
+    }
+    for halves, stage in stages.items():
+        if halves and grouped.rows.halves is None:
+            continue
+        ours, theirs = interleaved(lambda stage=stage: stage(distinct), search_batch)
+        report("pairing_distinct", BATCH / ours, BATCH / theirs, "concepts/s", batch=BATCH, bfloat16=halves, **extra)
 
     repeating = [int(n) for n in np.random.default_rng(2).integers(0, VOCABULARY, REPEATING_CONCEPTS)]
     images = images_of(repeating)
@@ -107,16 +148,97 @@ def main() -> None:
         for concept in repeating:
             index.search(queries[concept : concept + 1], 100)
 
-    ours, theirs = interleaved(lambda: stage(images), search_each)
-    report(
-        "pairing_repeating",
-        REPEATING_CONCEPTS / ours,
-        REPEATING_CONCEPTS / theirs,
-        "concepts/s",
-        pool=POOL,
-        concepts=REPEATING_CONCEPTS,
-        distinct=VOCABULARY,
+    ours, theirs = interleaved(lambda: stages[True](images), search_each)
+    counts = {"concepts": REPEATING_CONCEPTS, "distinct": VOCABULARY}
+    report("pairing_repeating", REPEATING_CONCEPTS / ours, REPEATING_CONCEPTS / theirs, "concepts/s", **counts, **extra)
+
+
+def write_pool(run_dir: Path, size: int) -> None:
+    """A pool's clips and seeded embeddings as a run has them, with their commits."""
+    (run_dir / layout.CLIPS).mkdir(parents=True)
+    (run_dir / layout.EMBEDDINGS / "seeded").mkdir(parents=True)
+    for number, start in enumerate(range(0, size, UNIT_CLIPS)):
+        unit, names = f"{number:06d}", range(start, min(start + UNIT_CLIPS, size))
+        with (run_dir / layout.clips(unit)).open("wb") as file:
+            write_rows(file, Clip, [clip_of(n) for n in names])
+        np.save(run_dir / layout.embeddings("seeded", unit), unit_vectors(len(names), seed=number))
+        rows = Count(rows_in=len(names), rows_out=len(names), rejected={})
+        commit = Commit(stage="embeddings", unit=unit, digest="d", inputs={}, rows=rows, clips=None, files=())
+        write_commit(run_dir, commit)
+
+
+def clip_of(number: int) -> Clip:
+    """A clip of a recording of its own."""
+    return Clip(
+        clip=f"sounds/{number}.flac#0",
+        recording=f"sounds/{number}.flac",
+        corpus="sounds",
+        file=f"{number}.flac",
+        start_sec=0.0,
+        duration_sec=5.0,
+        loudness_lufs=-25.0,
+        peak_dbfs=-3.0,
+        text="",
+        licence="",
+        attribution="",
+        split="train",
+        sha256="",
     )
+
+
+def hold_pool(run_dir: Path, shared: bool) -> None:
+    """What a worker of `pair` does with its pool: read it, search for a batch; then wait to be measured."""
+    queries = unit_vectors(BATCH, seed=1)
+    encoder, retrieval = encoder_of(queries), default_config().retrieval
+    clips = read_pool(run_dir, encoder, shared=shared)["train"]
+    pool = SplitPool(clips, encoder, retrieval, 1)
+    del clips
+    pool.rank([Query(name="", text=f"This is a sound of {n}", described=False) for n in range(BATCH)])
+    print("ready", flush=True)
+    sys.stdin.read()
+
+
+def workers_gib(run_dir: Path, shared: bool) -> float:
+    """The proportional set sizes of four workers together, which count what they share once."""
+    command = [sys.executable, "-m", "benchmarks.pairing", "--hold", str(run_dir), json.dumps(shared)]
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(WORKERS)
+    ]
+    try:
+        sizes: list[int] = []
+        for worker in workers:
+            assert worker.stdout
+            if worker.stdout.readline() != "ready\n":
+                raise RuntimeError(f"a worker ended with {worker.wait()}")
+        for worker in workers:
+            lines = Path(f"/proc/{worker.pid}/smaps_rollup").read_text().splitlines()
+            sizes += [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
+    finally:
+        for worker in workers:
+            worker.communicate()
+    return sum(sizes) / 2**20
+
+
+def measure_memory(size: int) -> None:
+    """Measure four workers that share the pool's vectors, and four that do not."""
+    with tempfile.TemporaryDirectory(prefix="sonify-pairing-") as folder:
+        write_pool(Path(folder), size)
+        ours, theirs = (workers_gib(Path(folder), shared) for shared in (True, False))
+    gib = {"ours_gib": round(ours, 2), "theirs_gib": round(theirs, 2)}
+    report("pairing_memory", WORKERS / ours, WORKERS / theirs, "workers/GiB", pool=size, workers=WORKERS, **gib)
+
+
+def main() -> None:
+    """Measure all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pool", type=int, default=POOL)
+    parser.add_argument("--hold", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.hold:
+        hold_pool(Path(given.hold[0]), json.loads(given.hold[1]))
+        return
+    measure_speed(given.pool)
+    measure_memory(given.pool)
 
 
 if __name__ == "__main__":

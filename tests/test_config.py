@@ -222,12 +222,20 @@ def test_a_remote_place_keeps_its_address(minimal):
 
 
 def test_a_recorded_configuration_without_later_keys_is_read_as_what_it_did():
-    text = {"retrieval": {"encoder": {"kind": "text"}}}
+    text = {"audio": {}, "retrieval": {"encoder": {"kind": "text"}, "top_k_share": 0.5}}
     filled = with_keys_of_before(text)
-    encoder = {"kind": "text", "matching": "words"}
-    assert filled == {"retrieval": {"encoder": encoder, "limit": None, "merge_names": False}}
-    assert text == {"retrieval": {"encoder": {"kind": "text"}}}
+    assert filled["audio"] == {"min_tail_sec": 1.0, "remove_dc": True, "downmix": "mean_or_louder"}
+    assert filled["retrieval"] == {
+        "encoder": {"kind": "text", "matching": "words"},
+        "limit": None,
+        "merge_names": False,
+        "hears": "recording",
+        "top_k_share": 0.5,
+        "clips_per_recording": 3,
+        "repeat_recordings": False,
+    }
+    assert text == {"audio": {}, "retrieval": {"encoder": {"kind": "text"}, "top_k_share": 0.5}}
     assert with_keys_of_before(filled | {"seed": 1}) == filled | {"seed": 1}
-    clap = with_keys_of_before({"retrieval": {"encoder": {"kind": "clap"}, "merge_names": True}})
-    assert clap == {"retrieval": {"encoder": {"kind": "clap"}, "limit": None, "merge_names": True}}
+    clap = with_keys_of_before({"retrieval": {"encoder": {"kind": "clap"}, "merge_names": True}})["retrieval"]
+    assert (clap["encoder"], clap["limit"], clap["merge_names"]) == ({"kind": "clap"}, None, True)
     assert with_keys_of_before({"retrieval": 3}) == {"retrieval": 3}

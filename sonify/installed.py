@@ -94,7 +94,7 @@ def faiss_trouble() -> str:
     """
     spec = find_spec("faiss")
     whole = Path(spec.origin).resolve().parents[1] if spec is not None and spec.origin is not None else None
-    wheels = {folder: names for folder, names in _faiss_wheels().items() if whole in (None, folder)}
+    wheels = _faiss_wheels()
     if whole is not None and len(wheels.get(whole, ())) <= 1:
         return ""
     one = how_to_install("cpu")
@@ -102,7 +102,7 @@ def faiss_trouble() -> str:
         one += f" or, to search on an NVIDIA GPU, {how_to_install('gpu')}"
     if not wheels:
         return f"the library faiss is not installed: run {one}"
-    folder, names = next(iter(wheels.items()))
+    folder, names = next(iter(wheels.items())) if whole is None else (whole, wheels[whole])
     if len(names) > 1:
         found = f"{' and '.join(names)} are both in {folder}, and each overwrites the other's module faiss"
     else:

@@ -38,6 +38,7 @@ POOL, DIMENSION, THREADS = 500_000, 512, 2
 BATCH = 2048
 REPEATING_CONCEPTS, VOCABULARY = 512, 40
 WORKERS, UNIT_CLIPS = 4, 10_000
+HELD_BATCH = 64
 
 
 class SeededEncoder:
@@ -187,13 +188,13 @@ def clip_of(number: int) -> Clip:
 
 
 def hold_pool(run_dir: Path, shared: bool) -> None:
-    """What a worker of `pair` does with its pool: read it, search for a batch; then wait to be measured."""
-    queries = unit_vectors(BATCH, seed=1)
+    """What a worker of `pair` does with its pool: read it, search it all; then wait to be measured."""
+    queries = unit_vectors(HELD_BATCH, seed=1)
     encoder, retrieval = encoder_of(queries), default_config().retrieval
     clips = read_pool(run_dir, encoder, shared=shared)["train"]
     pool = SplitPool(clips, encoder, retrieval, 1)
     del clips
-    pool.rank([Query(name="", text=f"This is a sound of {n}", described=False) for n in range(BATCH)])
+    pool.rank([Query(name="", text=f"This is a sound of {n}", described=False) for n in range(HELD_BATCH)])
     print("ready", flush=True)
     sys.stdin.read()
 

@@ -657,7 +657,7 @@ class Mix(Section):
     `snr_db` is how far a scene's foreground is above its ambience, drawn uniformly between the two. `prominence` comes
     first: with both, it still says how a scene's foreground sources stand to each other, and its ambient ones.
     `max_gain_db: null` lifts the quietest clip to its target; `peak_dbfs: null` lowers no mix, and samples beyond full
-    scale are cut off there. Loudness is that of the pool's clips: of 16 kHz mono, where white noise reads 5.5 LU lower
+    scale are cut off there. Loudness is that of the pool's clips: of 16 kHz mono, where white noise reads 5.4 LU lower
     than at 48 kHz.
     """
 

@@ -193,6 +193,30 @@ def test_products_in_halves_change_nothing(kind, total, monkeypatch):
 
 
 @needs_half_units
+def test_nothing_that_halves_let_go_is_above_their_bound():
+    pytest.importorskip("torch")
+    rows, queries = rows_of(clustered(16_391, 64, spread=0.3)), random_rows(30, 64, seed=2)
+    assert rows.halves is not None
+    multiply, index = HalfProducts(rows.halves, 1), RowSearch(rows, 1, CPU)
+    bounds = index._halves(queries, np.full(30, 1.001), 20).bounds
+    asked = multiply._tensor(halve(queries))
+    numbers, found, _ = multiply._hits(asked, multiply._thresholds(asked, 20))
+    exact = queries.astype(np.float64) @ rows.vectors.T.astype(np.float64)
+    exact[numbers, found] = -np.inf
+    assert (exact.max(axis=1) <= bounds).all()
+    assert (bounds[np.isfinite(bounds)] < exact.max(axis=1)[np.isfinite(bounds)] + 0.05).all()
+
+
+@needs_half_units
+def test_the_last_rows_are_found_by_halves_too(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(search, "_is_worth_it", lambda *_: True)
+    monkeypatch.setattr(RowSearch, "_look", lambda *_: pytest.fail("halves settle this"))
+    vectors = random_rows(16_391, 128)
+    assert RowSearch(rows_of(vectors), 1, CPU)(vectors[-9:], 10).rows[:, 0].tolist() == list(range(16_382, 16_391))
+
+
+@needs_half_units
 def test_halves_settle_nearly_all_queries_of_a_plain_pool():
     pytest.importorskip("torch")
     rows, queries = rows_of(random_rows(40_000, 128)), random_rows(300, 128, seed=2)

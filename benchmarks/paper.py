@@ -31,22 +31,12 @@ from sonify.running import run
 from tests.builders import small_config, sounds_in
 
 SAM = Path(__file__).parents[1] / "configs" / "sonify" / "sam.yaml"
-# What of each section of sam.yaml is a rule, and no input, model or machine.
-RULES: Mapping[str, Sequence[str]] = {
-    "audio": ("min_tail_sec", "remove_dc", "downmix"),
-    "concepts": ("discard_match",),
-    "retrieval": (
-        "top_k",
-        "top_k_share",
-        "clips_per_recording",
-        "repeat_recordings",
-        "margin",
-        "min_cosine",
-        "limit",
-        "merge_names",
-        "draw",
-    ),
-    "mix": ("lufs", "max_gain_db", "peak_dbfs"),
+# What of each section of sam.yaml is an input or a model, or says nothing without one: all else is a rule.
+INPUTS: Mapping[str, Sequence[str]] = {
+    "audio": ("sources", "clip_seconds", "sample_rate", "validation"),
+    "concepts": ("extractors", "discard_caption"),
+    "retrieval": ("encoder", "hears"),
+    "mix": (),
 }
 FULL_SCALE_DBFS = -0.0003  # the largest 16-bit sample
 
@@ -54,7 +44,10 @@ FULL_SCALE_DBFS = -0.0003  # the largest 16-bit sample
 def paper_rules() -> dict[str, dict[str, Any]]:
     """The rules of sam.yaml, section by section."""
     shipped = yaml.safe_load(SAM.read_text())
-    return {section: {key: shipped[section][key] for key in keys} for section, keys in RULES.items()}
+    return {
+        section: {key: value for key, value in shipped[section].items() if key not in inputs}
+        for section, inputs in INPUTS.items()
+    }
 
 
 def judged(run_dir: Path, table: Path) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ from sonify.errors import InputError, WorkError, did_you_mean
 from sonify.installed import spell_again
 from sonify.io.places import is_file, load_array, read_whole, size_of, stems
 from sonify.pool import clip_columns
-from sonify.retrieval.candidates import Missed, PoolClips, SplitPool, recordings_of
+from sonify.retrieval.candidates import Missed, PoolClips, SplitPool, drawable
 from sonify.retrieval.confirm import ClipTags
 from sonify.retrieval.encoders import JointEncoder, Part, load_encoder, query_of
 from sonify.retrieval.limits import (
@@ -191,14 +191,14 @@ def read_whole_pool(config: Config, encoder: JointEncoder) -> Pool:
         InputError: there is none, or nobody embedded it for the encoder, or listened to it.
     """
     run_dir = config.run_dir
-    table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "text"))
+    table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split", "text"))
     if not len(table):
         raise InputError(f"{run_dir}: no clip is in its pool; make it with `{spell_again()}`")
     texts = np.array(table["text"].to_pylist(), dtype=object)
     tags = _tags(config)
     are_joined = joined(config.audio) and is_file(run_dir / layout.DUPLICATES)  # found before anything is paired
-    recordings, is_drawn = recordings_of(run_dir, table, are_joined)
-    kept = np.flatnonzero(is_drawn & tags.present if tags is not None else is_drawn)
+    recordings, parts = drawable(run_dir, table, tags, joined=are_joined)
+    kept = np.sort(np.concatenate([np.empty(0, np.int64), *parts.values()]))
     embeddings = encoder.join([_vectors(run_dir, part, texts) for part in encoder.parts])
     return Pool(
         clips=PoolClips(

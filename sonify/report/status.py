@@ -166,7 +166,7 @@ def compare_usage(config: Config, variants: Mapping[str, Mapping[str, object]] =
     pairs = list(islice(pairs_of_run(config.run_dir), SCENES_COMPARED))
     recording_of = _recordings_of_clips(config.run_dir)
     encoder = load_encoder(config.retrieval.encoder, config.retrieval.hears)
-    parts = read_pool(config.run_dir, encoder, tags_of_run(config), joined(config.audio))
+    parts = read_pool(config.run_dir, encoder, tags_of_run(config), joined=joined(config.audio))
     compared: dict[str, Usage] = {}
     for name, changes in variants.items():
         retrieval = Retrieval.model_validate({**config.retrieval.model_dump(), **changes})

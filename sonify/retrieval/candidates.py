@@ -438,12 +438,12 @@ def load_pool(
     """
     encoder = load_encoder(retrieval.encoder, retrieval.hears)
     limit = query_limit(retrieval.limit, encoder.identity)
-    parts = read_pool(run_dir, encoder, tags, joined, shared=True)
+    parts = read_pool(run_dir, encoder, tags, joined=joined, shared=True)
     return {split: SplitPool(part, encoder, retrieval, threads, limit) for split, part in parts.items()}
 
 
 def read_pool(
-    run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = None, joined: bool = False, shared: bool = False
+    run_dir: Place, encoder: JointEncoder, tags: ClipTags | None = None, *, joined: bool = False, shared: bool = False
 ) -> dict[str, PoolClips]:
     """Read clips and embeddings of what may be drawn of the pool, split by split.
 
@@ -455,14 +455,9 @@ def read_pool(
         shared: whether all processes of this machine are to map the embeddings together, which writes a copy.
     """
     table = clip_columns(run_dir, ("clip", "recording", "loudness_lufs", "split"))
-    recordings, is_drawn = recordings_of(run_dir, table, joined)
+    recordings, parts = drawable(run_dir, table, tags, joined=joined)
     clips = np.array(table["clip"].to_pylist(), dtype=object)
     loudness_lufs = table["loudness_lufs"].to_numpy()
-    split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
-    if tags is not None:
-        is_drawn &= tags.present
-    parts = {split: np.flatnonzero((split_of_clip == split) & is_drawn) for split in layout.SPLITS}
-    parts = {split: part for split, part in parts.items() if len(part)}
     spaces = [part.id for part in encoder.parts]
 
     def vectors() -> Iterable[np.ndarray]:
@@ -487,7 +482,30 @@ def read_pool(
     }
 
 
-def recordings_of(run_dir: Place, table: pa.Table, joined: bool) -> tuple[np.ndarray, np.ndarray]:
+def drawable(
+    run_dir: Place, table: pa.Table, tags: ClipTags | None, *, joined: bool
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What may be drawn of the pool.
+
+    Args:
+        run_dir: the run.
+        table: `recording` and `split` of every clip.
+        tags: what was heard in the clips.
+        joined: whether recordings that are copies of each other are one.
+
+    Returns:
+        A number for the recording of each clip, and, for each split of which there is something, the positions of its
+        clips.
+    """
+    recordings, is_drawn = _recordings_of(run_dir, table, joined)
+    if tags is not None:
+        is_drawn &= tags.present
+    split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
+    parts = {split: np.flatnonzero((split_of_clip == split) & is_drawn) for split in layout.SPLITS}
+    return recordings, {split: part for split, part in parts.items() if len(part)}
+
+
+def _recordings_of(run_dir: Place, table: pa.Table, joined: bool) -> tuple[np.ndarray, np.ndarray]:
     """A number for the recording of each clip, one for all copies of it, and whether it may be drawn."""
     coded = table["recording"].combine_chunks().dictionary_encode()
     of_clip = coded.indices.to_numpy().astype(np.int64)

@@ -28,9 +28,9 @@ from sonify.retrieval.candidates import (
     Missed,
     Ranking,
     SplitPool,
+    drawable,
     list_length,
     load_pool,
-    recordings_of,
 )
 from sonify.retrieval.encoders import load_encoder, query_of, query_text
 from sonify.retrieval.kinds import KINDS_VERSION, Query, are_one_sound
@@ -188,21 +188,16 @@ def acted_rules(config: Config) -> ActedRules:
     """What the rules of the draw come to over the run's pool, split by split."""
     retrieval = config.retrieval
     table = clip_columns(config.run_dir, ["recording", "split"])
-    recordings, is_drawn = recordings_of(config.run_dir, table, joined(config.audio))
-    if (tags := tags_of_run(config)) is not None:
-        is_drawn &= tags.present
-    split_of_clip = np.array(table["split"].to_pylist(), dtype=object)
-    drawn = {split: recordings[(split_of_clip == split) & is_drawn] for split in layout.SPLITS}
+    recordings, parts = drawable(config.run_dir, table, tags_of_run(config), joined=joined(config.audio))
     splits = tuple(
         ActedSplit(
             split=split,
-            clips=len(of_clip),
-            recordings=len(np.unique(of_clip)),
-            top_k=list_length(retrieval, len(of_clip)),
+            clips=len(part),
+            recordings=len(np.unique(recordings[part])),
+            top_k=list_length(retrieval, len(part)),
             clips_per_recording=retrieval.clips_per_recording or 0,
         )
-        for split, of_clip in drawn.items()
-        if len(of_clip)
+        for split, part in parts.items()
     )
     return ActedRules(version=RULES_VERSION, kinds=KINDS_VERSION if compares_names(retrieval) else 0, splits=splits)
 

@@ -135,7 +135,10 @@ def _spelt(value: Any) -> str:
 
 
 def _later(settings: Mapping[str, Any]) -> list[str]:
-    """The keys in settings that came later and are not at their old value."""
+    """The keys of `retrieval` in settings that came later and are not at their old value.
+
+    Of other sections no default is another than what was done before, so that whoever has one of theirs has set it.
+    """
     found: list[str] = []
 
     def note(key: str, value: Any) -> bool:

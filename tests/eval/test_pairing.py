@@ -326,7 +326,9 @@ def test_most_of_what_is_drawn_for_real_concepts_is_right(real_run, test_data):
     assert found["wrong_answers"] < 0.08
     by_words = ["retrieval.encoder.matching=words", "retrieval.limit=null", "retrieval.min_cosine=0.35"]
     words = judge_run(real_run.run_dir, test_data / "concepts_pool.csv", by_words)
-    assert [words[name] for name in FIGURES] == pytest.approx([0.789, 0.577, 0.118], abs=0.001)
+    assert [words[name] for name in FIGURES] == pytest.approx(
+        [0.789, 0.577, 0.118], abs=0.01
+    )  # as before, but for seats among equals
 
 
 def test_limits_that_were_calibrated_act_in_a_run(real_run, test_data, tmp_path, capsys):

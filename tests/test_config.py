@@ -74,6 +74,14 @@ def test_every_shipped_config_loads_and_refuses_a_misspelt_key(path):
             for kind in ("clap", "hybrid")
         ),
         ({"retrieval": {"signed_sqrt": "off"}}, "retrieval.signed_sqrt"),
+        # and nothing of the limit, whose default follows from what is set beside it
+        ({"retrieval": {"top_k_share": 2}}, "^config: retrieval.top_k_share: [^;]*found 2$"),
+        ({"retrieval": {"search": {"device": "gpu"}}}, "device: expected .*; did you mean cuda\\?"),
+        ({"audio": {"sources": [{"kind": "folder", "path": "tests"}], "min_tail_sec": 6}}, "min_tail_sec is 6, and no"),
+        (
+            {"mixx": {}, "retrieval": {"top_k": "x", "hears": "all"}, "render": {"image": 1}, "seed": "x"},
+            "; and 2 more$",
+        ),
         ({"seed": True}, "seed"),
         ({"seed": "x" * 100_000}, "seed"),
     ],

@@ -36,12 +36,14 @@ def describe(errors: Sequence[Mapping[str, Any]], kind: type[Section], lines: Ma
     for key, sections, error in found:
         # a list none of whose items is right is also called too short
         inside = any(len(loc) > len(error["loc"]) and loc[: len(error["loc"])] == error["loc"] for loc in places)
-        if error["type"] == "too_short" and inside:
+        # and a default that follows from another key says that this key is wrong, which is told already
+        if (error["type"] == "too_short" and inside) or error["type"] == "default_factory_not_called":
             continue
         line = f" (line {lines[key]})" if key in lines and error["type"] != "missing" else ""
         by_key.setdefault(f"{key}{line}", []).append(_say(key, error, sections, kind))
     said = [f"{key and f'{key}: '}{_together(list(dict.fromkeys(texts)))}" for key, texts in by_key.items()]
-    return "; ".join(said[:MOST_SHOWN])
+    more = len(said) - MOST_SHOWN
+    return "; ".join([*said[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 def keys_of(kind: type[Section]) -> list[str]:
@@ -194,7 +196,9 @@ def _say_expected(key: str, error: Mapping[str, Any], around: Sequence[type[Sect
     expected = f"expected one of {words}" if what == "union_tag_invalid" else f"expected {words}"
     hint = _as_yaml_reads(key, value, what)
     if words:
-        hint = hint or did_you_mean(str(value), _quoted(words))
+        # as other libraries call it, which in letters is nearer to cpu
+        meant = "cuda" if str(value).lower() == "gpu" else str(value)
+        hint = hint or did_you_mean(meant, _quoted(words))
     else:
         few = what == "too_short" and f"expected at least {context['min_length']}"
         expected = few or _expected(what) or _lower(error["msg"])

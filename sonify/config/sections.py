@@ -497,6 +497,15 @@ class Audio(Section):
     duplicates: Literal["keep", "join"] = "keep"
 
     @model_validator(mode="after")
+    def _whole_clips_stay(self) -> "Audio":
+        if self.min_tail_sec > self.clip_seconds:
+            raise ValueError(
+                f"min_tail_sec is {self.min_tail_sec:g}, and no clip is longer than clip_seconds, which is"
+                f" {self.clip_seconds:g}: set it to at most that"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> "Audio":
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):

@@ -15,6 +15,7 @@ from sonify.dataset.format import FORMAT, LOUDNESS_STEP_LU, PublishedClip, Publi
 from sonify.dataset.licences import obstacles
 from sonify.dataset.render_from import DRAWING, acted_json, published_folder, read_declaration
 from sonify.engine.record import RunRecord
+from sonify.media.mixing import is_cut_off
 from sonify.vlm.questions import check_question, concepts_prompt
 
 # Where and how hard somebody works; nothing that is published depends on it.
@@ -110,6 +111,8 @@ class Tally:
     contradictions: Counter[str] = field(default_factory=Counter)
     obstacles: Counter[str] = field(default_factory=Counter)  # scenes by what forbids to pass them on
     redistributable: int = 0
+    lowered: int = 0
+    cut_off: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add_image(self, pairs: Iterable[PublishedPair]) -> None:
@@ -122,6 +125,8 @@ class Tally:
             self.contradictions.update(pair.contradictions)
             self.obstacles.update(obstacles(pair.conditions))
             self.redistributable += pair.redistributable
+            self.lowered += pair.mix_gain_db < 0
+            self.cut_off += is_cut_off(pair.mix_gain_db, pair.peak_dbfs)
             for source in pair.sources:
                 self.concepts[source.concept] += 1
                 self.copies[source.copy] += 1
@@ -152,6 +157,8 @@ class Tally:
             conditions=_most_first(self.conditions),
             contradictions=_most_first(self.contradictions),
             redistributable=self.redistributable,
+            lowered=self.lowered,
+            cut_off=self.cut_off,
             left_out=_by_name(self.left_out),
         )
 

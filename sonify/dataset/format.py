@@ -112,6 +112,8 @@ class Statistics:
     duplicates: Mapping[str, int] = field(
         default_factory=dict
     )  # where copies are joined: `DuplicateCounts` of the pool
+    lowered: int = 0  # scenes that were lowered as a whole, so as to keep the ceiling
+    cut_off: int = 0  # scenes that reach full scale without that, where samples beyond it are cut off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """RUN/run.json: under which configuration, libraries and models the run was made, and how long its stages took."""
 
 import dataclasses
+import json
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -231,6 +232,11 @@ def same_input(stage: Stage, before: StageRecord) -> bool:
     return of_input(stage.settings) == of_input(before.settings)
 
 
+def _spelt(value: Any) -> str:
+    """A value as it is written in a configuration."""
+    return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def describe_difference(stage: Stage, before: StageRecord) -> str:
     """Name the first setting that differs."""
     if stage.version != before.version:
@@ -247,5 +253,5 @@ def describe_difference(stage: Stage, before: StageRecord) -> str:
         if now.get(key) and then.get(key):
             return f"{key} has another content now than then"
         return f"{key} was set then, and is not now" if then.get(key) else f"{key} was not set then, and is now"
-    was, is_now = (repr(settings[key]) if key in settings else "not set" for settings in (then, now))
+    was, is_now = (_spelt(settings[key]) if key in settings else "not set" for settings in (then, now))
     return f"{key} was {was} then, is {is_now} now"

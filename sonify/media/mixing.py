@@ -18,6 +18,8 @@ from sonify.rows import Concept
 FULL_SCALE = 32768
 # Stands for silence, where a number is needed: below the -90.3 dBFS of one 16-bit step.
 SILENCE_DBFS = -120.0
+# Of the largest sample, as `measure_peak` rounds it.
+LOUDEST_DBFS = round(20 * math.log10((FULL_SCALE - 1) / FULL_SCALE), 4)
 # What a source's target may be: `mix.lufs` is within -70 and 0, and `mix.prominence` takes at most 40 dB off.
 TARGET_LUFS = (-110.0, 0.0)
 # The smallest box is not inaudible.
@@ -116,6 +118,11 @@ def _limit_db(peak: float, peak_dbfs: float) -> float:
         return 0.0
     # Rounded down: the recorded gain is the applied one, and the ceiling holds.
     return math.floor(20 * math.log10(ceiling / peak) * 10_000) / 10_000
+
+
+def is_cut_off(mix_gain_db: float, peak_dbfs: float) -> bool:
+    """Whether a mix that nothing lowered reaches full scale, beyond which its samples are cut off."""
+    return mix_gain_db == 0 and peak_dbfs >= LOUDEST_DBFS
 
 
 def pcm_sha256(samples: np.ndarray) -> str:

@@ -91,11 +91,10 @@ def _units_of_images(config: Config, units: int) -> dict[str, int]:
 def _count_images(images: Images, units: Sequence[Sequence[ImageRef]]) -> int:
     if images.kind == "folder":
         return sum(len(unit) for unit in units)
-    if images.sample is not None:
-        return images.sample
     looked_at = units[:: max(1, len(units) // ARCHIVES_SEEN)][:ARCHIVES_SEEN]
     counts = [sum(1 for ref in unit for _ in images_in(images, ref)) for unit in looked_at]
-    return round(mean(counts) * len(units))
+    there = round(mean(counts) * len(units))
+    return there if images.sample is None else min(images.sample, there)
 
 
 def _bytes_of_image(images: Images, seed: int, units: Sequence[Sequence[ImageRef]]) -> float:

@@ -110,6 +110,7 @@ def _index(summary: Summary, pictures: Sequence[Picture], clips: Mapping[str, Cl
         "scenes": summary.scenes,
         "clips": len(summary.clips),
         "limited_scenes": summary.limited_scenes,
+        **({"cut_scenes": summary.cut_scenes} if summary.cut_scenes else {}),
         **({"weak_sounds": summary.weak_sounds, "sounds": summary.cosines.total()} if summary.weak_sounds else {}),
         "histograms": [
             _histogram("Cosine of the clips", summary.cosines, COSINE_STEP, ""),

@@ -26,6 +26,7 @@ from sonify.io.tables import read_rows
 from sonify.io.tars import Member, index_tar, read_member
 from sonify.keys import hash64, member_name, split_member
 from sonify.media.audio import decode_flac
+from sonify.media.mixing import is_cut_off
 from sonify.media.pixels import UnreadableImage, decode_rgb
 from sonify.pool import iter_clips
 from sonify.rows import Clip, Pair, Render
@@ -88,6 +89,7 @@ class Summary:
     images: int = 0
     scenes: int = 0
     limited_scenes: int = 0
+    cut_scenes: int = 0
     weak_sounds: int = 0
     clips: set[str] = field(default_factory=set)
     concepts_in_scene: Counter[int] = field(default_factory=Counter)
@@ -99,6 +101,7 @@ class Summary:
         self.images += 1
         self.scenes += len(picture.scenes)
         self.limited_scenes += sum(scene.render.mix_gain_db < 0 for scene in picture.scenes)
+        self.cut_scenes += sum(is_cut_off(scene.render.mix_gain_db, scene.render.peak_dbfs) for scene in picture.scenes)
         for scene in picture.scenes:
             self.concepts_in_scene[len(scene.pair.sources)] += 1
             for source in scene.pair.sources:

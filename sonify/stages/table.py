@@ -135,14 +135,11 @@ def _spelt(value: Any) -> str:
 
 
 def _later(settings: Mapping[str, Any]) -> list[str]:
-    """The keys of `retrieval` in settings that came later and are not at their old value.
-
-    Of other sections no default is another than what was done before, so that whoever has one of theirs has set it.
-    """
+    """The keys in settings that came later and are not at their old value, but those of a list's items."""
     found: list[str] = []
 
     def note(key: str, value: Any) -> bool:
-        if key.startswith("retrieval.") and key in ADDED_KEYS and value != ADDED_KEYS[key]:
+        if key in ADDED_KEYS and not key.startswith("concepts.extractors.") and value != ADDED_KEYS[key]:
             found.append(key)
         return False
 

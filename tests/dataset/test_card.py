@@ -177,6 +177,22 @@ def test_copies_in_the_pool_are_told_where_they_were_joined(tmp_path, duplicates
     assert expected in text
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        (
+            {"lowered": 1204},
+            "clips of a scene are summed. 1,204 scenes were lowered as a whole so as to keep the ceiling",
+        ),
+        ({"cut_off": 7}, "clips of a scene are summed. 7 scenes reach full scale, and samples beyond it were cut off."),
+        ({}, "clips of a scene are summed. All loudness here"),
+    ],
+)
+def test_mixes_that_are_no_plain_sum_are_told(tmp_path, counts, expected):
+    text = " ".join(write(small_folder(tmp_path), record(statistics=statistics(**counts))).text.split())
+    assert expected in text
+
+
 def test_another_rendering_of_a_dataset_says_so_and_which_sounds_are_others(tmp_path):
     text = write(small_folder(tmp_path / "own"), record()).text
     assert "another rendering" not in text

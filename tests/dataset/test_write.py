@@ -193,6 +193,15 @@ def test_the_statistics_are_counts_of_what_is_there(published):
     assert found["contradictions"] == Counter(c for row in pairs for c in row.contradictions)
     assert found["redistributable"] == 0
     assert found["left_out"] == {}
+    assert (found["lowered"], found["cut_off"]) == (sum(row.mix_gain_db < 0 for row in pairs), 0)
+
+
+def test_mixes_that_were_lowered_or_cut_off_are_counted():
+    tally = Tally()
+    peaks = ((0.0, -0.0003), (0.0, 0.0), (0.0, -0.0004), (-2.5, -0.0003), (-0.1, -1.0))
+    tally.add_image([replace(pair(n), mix_gain_db=gain, peak_dbfs=peak) for n, (gain, peak) in enumerate(peaks)])
+    found = tally.statistics()
+    assert (found.lowered, found.cut_off) == (2, 2)
 
 
 def test_sounds_are_counted_by_what_stands_for_the_published_clip():

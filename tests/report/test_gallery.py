@@ -133,6 +133,7 @@ def test_every_image_is_shown_with_its_scenes_sources_and_files(tmp_path: Path) 
     index = read_index(gallery)
     assert (index["run"], index["images"], index["scenes"], index["clips"]) == ("holiday", 14, 28, 3)
     assert index["limited_scenes"] == 28
+    assert "cut_scenes" not in index
     assert [entry[0] for entry in index["entries"]] == [image.key for image in some_images(14)]
     shown = read_page(gallery, 1) + read_page(gallery, 2)
     assert len(shown) == 14

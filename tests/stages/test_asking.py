@@ -343,7 +343,7 @@ def test_how_a_limit_is_spelt_is_in_no_digest_and_what_answers_depend_on_is(conf
     assert len({usual, *others}) == 5
     run(configure(extractors=[vlm_at(server.url, token_limit="max_completion_tokens")]))
     assert questions(server) == asked
-    with pytest.raises(InputError, match=r"extra_body was not set then, is \{'seed': 1\} now"):
+    with pytest.raises(InputError, match=r'extra_body was not set then, is \{"seed": 1\} now'):
         run(configure(extractors=[vlm_at(server.url, extra_body={"seed": 1})]))
     run(configure(extractors=[vlm_at(server.url, extra_body={"seed": 1})]), redo="concepts")
     assert questions(server) == 2 * asked

@@ -64,7 +64,7 @@ function definition(name, ...value) {
 /* Header */
 
 function showHeader() {
-  const { run, images, scenes, clips, limited_scenes: limited, weak_sounds: weak, sounds } = GALLERY;
+  const { run, images, scenes, clips, limited_scenes: limited, cut_scenes: cut, weak_sounds: weak, sounds } = GALLERY;
   document.title = `${run} · sonify gallery`;
   find("run").textContent = run;
   const all = images === INDEX.length;
@@ -74,6 +74,7 @@ function showHeader() {
     definition("scenes", scenes.toLocaleString("en")),
     definition("clips used", clips.toLocaleString("en")),
     definition("of scenes limited to the peak", decimal((100 * limited) / scenes, 1, { unit: "%" })),
+    ...(cut ? [definition("of scenes cut off at full scale", decimal((100 * cut) / scenes, 1, { unit: "%" }))] : []),
     ...(weak ? [definition("of sounds match weakly", make("a", { href: address({ q: "weak match" }), text: decimal((100 * weak) / sounds, 1, { unit: "%" }) }))] : []),
   );
   find("figures").append(...GALLERY.histograms.map(histogram));

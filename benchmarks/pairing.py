@@ -28,8 +28,8 @@ from sonify.io.commits import Commit, Count, write_commit
 from sonify.io.tables import write_rows
 from sonify.retrieval.candidates import PoolClips, SplitPool, read_pool
 from sonify.retrieval.encoders import JointEncoder, Part
+from sonify.retrieval.halves import has_half_units
 from sonify.retrieval.kinds import Query
-from sonify.retrieval.search import has_half_units
 from sonify.retrieval.vectors import group_in_memory
 from sonify.rows import Clip, Concept, ImageConcepts
 from sonify.stages.pair import Heard, ImageScenes, PairStage

@@ -110,6 +110,12 @@ def faiss_trouble() -> str:
     return f"{found}: run `{_pip('uninstall')} {shlex.join(names)}`, then install one again: {one}"
 
 
+def how_to_swap_faiss() -> str:
+    """The commands that put the wheel of `faiss` for GPUs in the place of the one that is here."""
+    names = sorted({name for wheels in _faiss_wheels().values() for name in wheels}) or ["faiss-cpu"]
+    return f"run `{_pip('uninstall')} {shlex.join(names)}`, then install the one for GPUs: {how_to_install('gpu')}"
+
+
 def _faiss_wheels() -> dict[Path, list[str]]:
     """The distributions that brought a module `faiss`, whatever they are called, by the folder that they lie in."""
     found: dict[Path, list[str]] = {}

@@ -8,6 +8,7 @@ Source: "Seeing Sound" (arXiv 2501.05413), section on retrieval. `margin`, `top_
 `repeat_recordings`, `limit` and `querybank` are ours, and each has a value that leaves the paper's rule alone.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -24,7 +25,7 @@ from sonify.retrieval.confirm import ClipTags, Ear, Judged
 from sonify.retrieval.encoders import JointEncoder, bank_mean, bank_of, load_encoder, query_of
 from sonify.retrieval.kinds import Query
 from sonify.retrieval.limits import QueryLimit, query_limit
-from sonify.retrieval.search import RowSearch, products
+from sonify.retrieval.search import RowSearch, numbers_of, products
 from sonify.retrieval.vectors import Grouped, group_in_memory, share_grouped
 from sonify.rows import Concept, Reason
 from sonify.stores import Place
@@ -41,11 +42,13 @@ HUBNESS_ROWS = 4096
 class Ranking:
     """The best groups for one query, best first: (G,) similarities and group numbers.
 
-    `limit` is the similarity that a clip must reach (0.0: there is none).
+    `tied` has the bits of the other groups that are as similar as the last of them (`Best`), and `limit` is the
+    similarity that a clip must reach (0.0: there is none).
     """
 
     similarities: np.ndarray
     groups: np.ndarray
+    tied: np.ndarray
     limit: float = 0.0
 
 
@@ -56,18 +59,18 @@ class ClipIndex:
         """Index (N, D) float32 embeddings; the search is on CPUs unless `search` names another device."""
         grouped = embeddings if isinstance(embeddings, Grouped) else group_in_memory(embeddings)
         group_of_clip = grouped.group_of_clip
-        self.num_clips, self._num_groups = len(group_of_clip), len(grouped.rows.vectors)
+        self.num_clips = len(group_of_clip)
         # Neighbours in the pool come from one recording; this scatters them, so that a ring's seats do not go to it.
         scattered = np.arange(self.num_clips, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
         order = np.lexsort((scattered, group_of_clip))
         self._members = order
-        self._starts = np.searchsorted(group_of_clip[order], np.arange(self._num_groups + 1))
+        self._sizes = np.bincount(group_of_clip, minlength=len(grouped.rows.vectors))
+        self._starts = np.cumsum(self._sizes) - self._sizes
         self._search = RowSearch(grouped.rows, threads, search or Search())
 
-    def rank(self, queries: np.ndarray, length: int) -> list[Ranking]:
-        """Rank groups so that at least `length` clips are covered, for (Q, D) float32 queries."""
-        found = self._search(queries, length)
-        return [Ranking(s, g) for s, g in zip(found.scores, found.rows, strict=True)]
+    def rank(self, queries: np.ndarray, length: int, most: float = math.inf) -> list[Ranking]:
+        """Rank groups so that at least `length` clips are covered, for (Q, D) float32 queries; none is above `most`."""
+        return [Ranking(best.scores, best.numbers, best.tied) for best in self._search(queries, length, most)]
 
     def top_clips(self, ranking: Ranking, length: int, u: float) -> tuple[np.ndarray, np.ndarray]:
         """Return exactly `length` clips and their similarities, best first.
@@ -75,22 +78,25 @@ class ClipIndex:
         Args:
             ranking: from `rank`.
             length: at most the number of clips.
-            u: in [0, 1), turns the ring of the last group's members, of which only some find a seat; groups that are as
-                similar, as kinds of one thing can be, sit in one ring.
+            u: in [0, 1), turns the ring of all clips that are as similar as the last, of which only some find a seat;
+                groups that are as similar, as kinds of one thing can be, sit in one ring.
         """
-        if self._num_groups == self.num_clips:
-            return ranking.groups, ranking.similarities  # no clip equals another: groups are clips
-        starts = self._starts[ranking.groups]
-        sizes = self._starts[ranking.groups + 1] - starts
+        groups, similarities = ranking.groups, ranking.similarities
+        last = similarities[np.searchsorted(np.cumsum(self._sizes[groups]), length)]
+        if len(ranking.tied) and last == similarities[-1]:
+            others = numbers_of(ranking.tied)
+            groups = np.concatenate([groups, others])
+            similarities = np.concatenate([similarities, np.full(len(others), last)])
+        sizes = self._sizes[groups]
         ends = np.cumsum(sizes)
-        tied = np.flatnonzero(ranking.similarities == ranking.similarities[np.searchsorted(ends, length)])
+        tied = np.flatnonzero(similarities == last)
         first = int(ends[tied[0]] - sizes[tied[0]])
         ring = int(ends[tied[-1]]) - first
         seats = np.arange(length)
         seats[first:] = first + (seats[first:] - first + int(u * ring)) % ring
-        groups = np.searchsorted(ends, seats, "right")
-        clips = self._members[starts[groups] + seats - (ends - sizes)[groups]]
-        return clips, ranking.similarities[groups]
+        seated = np.searchsorted(ends, seats, "right")
+        clips = self._members[self._starts[groups[seated]] + seats - (ends - sizes)[seated]]
+        return clips, similarities[seated]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,9 +271,8 @@ class SplitPool:
         distinct = sorted(set(asked.values()))
         rows = self._encoder.ask(distinct)
         centred = np.ascontiguousarray(rows - self._bank, dtype=np.float32)
-        ranked = self._index.rank(centred, self._length)
-        if self._encoder.by_name:  # a clip that is of several kinds may fit in several ways
-            ranked = [replace(one, similarities=np.minimum(one.similarities, np.float32(1))) for one in ranked]
+        most = 1.0 if self._encoder.by_name else math.inf  # a clip that is of several kinds may fit in several ways
+        ranked = self._index.rank(centred, self._length, most)
         if self._limit:
             limits = [self._limit(*spread) for spread in self._spread(rows)]
             ranked = [replace(one, limit=limit) for one, limit in zip(ranked, limits, strict=True)]

@@ -14,7 +14,7 @@ from sonify.installed import spell
 from sonify.io.places import machine_folder
 from sonify.io.shared import share_arrays
 from sonify.io.tables import RowsFile
-from sonify.retrieval.search import (
+from sonify.retrieval.halves import (
     TILE_ROWS,
     Rows,
     halve,
@@ -26,7 +26,7 @@ from sonify.retrieval.search import (
 from sonify.stores import Place
 
 # Of the files that are shared: raise it when what stands in them changes.
-FORM = 1
+FORM = 2
 # Unit by unit, the embeddings of all clips of a pool; each call reads them again.
 Vectors = Callable[[], Iterable[np.ndarray]]
 

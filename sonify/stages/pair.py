@@ -35,7 +35,7 @@ from sonify.retrieval.candidates import (
 from sonify.retrieval.encoders import load_encoder, query_of, query_text
 from sonify.retrieval.kinds import KINDS_VERSION, Query, are_one_sound
 from sonify.retrieval.limits import query_limit, read_calibrations
-from sonify.retrieval.search import check_gpu
+from sonify.retrieval.search import check_gpu, check_gpu_list
 from sonify.rows import (
     ActedRules,
     ActedSplit,
@@ -225,14 +225,17 @@ def check_limit(retrieval: Retrieval) -> None:
 
 
 def check_search(config: Config) -> None:
-    """Before any work, see that a GPU can search where that is asked for; on other machines, each worker sees itself.
+    """Before any work, see that a GPU can search where that is asked for; on other machines each worker looks for it.
 
     Raises:
         InputError: it cannot.
     """
     searches = config.published is None or config.published.missing == "repair"
     is_here = config.engine.kind == "local" or config.engine.address is None
-    if config.retrieval.search.device == "cuda" and searches and is_here:
+    if config.retrieval.search.device == "cpu" or not searches:
+        return
+    check_gpu_list(config.retrieval.top_k)
+    if is_here:
         check_gpu()
 
 

@@ -3,7 +3,7 @@
 RUN = "run.json"
 LOCK = "lock"
 TEMPORARY = "tmp"
-SEARCHED = "tmp/searched"  # the pool's vectors as a machine's workers share them; gone when the command ends
+SEARCHED = "tmp/searched"  # the pool's vectors as a machine's workers share them; on a disk gone when the command ends
 COMMITS = "commits"
 UNITS = "units"
 CLIPS = "pool/clips"

@@ -7,17 +7,18 @@ made again.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sonify.io.commits import DamagedRecord, open_record, seal_record
 from sonify.io.write import naming_full_disk
 
 MANIFEST = "manifest.json"
@@ -50,16 +51,26 @@ def share_arrays(folder: Path, kind: str, digest: str, make: Maker) -> SharedArr
     entry = folder / f"{kind}-{digest}"
     with naming_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{kind}.lock").open("w") as lock:
-            _take(lock.fileno(), fcntl.LOCK_SH)
+        with _opened(folder / f"{kind}.lock") as lock:
+            _take(lock, fcntl.LOCK_SH)
             if found := _open_entry(entry):
                 return found
-            alone = _take(lock.fileno(), fcntl.LOCK_EX)
+            alone = _take(lock, fcntl.LOCK_EX)
             if found := _open_entry(entry):
                 return found  # made while this process waited
             if alone:
                 _clear(folder, kind)
             return _make_entry(entry, make)
+
+
+@contextmanager
+def _opened(lock: Path) -> Iterator[int]:
+    """A file to lock; nothing is written to it, nor to what a link in its place leads to."""
+    file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def _take(lock: int, operation: int) -> bool:
@@ -74,7 +85,14 @@ def _take(lock: int, operation: int) -> bool:
 def _clear(folder: Path, kind: str) -> None:
     """Remove what is stale, damaged, or was left by a killed process; who has it mapped keeps it until it ends."""
     for left in folder.glob(f"{kind}-*"):
+        _remove(left)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir() and not left.is_symlink():
         shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _make_entry(entry: Path, make: Maker) -> SharedArrays:
@@ -82,16 +100,17 @@ def _make_entry(entry: Path, make: Maker) -> SharedArrays:
     try:
         part.mkdir()
         numbers = dict(make(part))
+        exact = {key: float(value).hex() for key, value in numbers.items()}  # JSON has no infinity
         files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(part.glob("*.npy"))}
-        (part / MANIFEST).write_text(json.dumps({"files": files, "numbers": numbers}))
+        (part / MANIFEST).write_bytes(seal_record({"files": files, "numbers": exact}))
         try:
             part.rename(entry)
         except OSError:
-            if not entry.is_dir():
+            if not os.path.lexists(entry):
                 raise
             if (found := _open_entry(entry)) is not None:
                 return found  # somebody else was first
-            shutil.rmtree(entry)
+            _remove(entry)
             part.rename(entry)
         made = _open_entry(entry)
         assert made is not None, entry
@@ -103,16 +122,16 @@ def _make_entry(entry: Path, make: Maker) -> SharedArrays:
 def _open_entry(entry: Path) -> SharedArrays | None:
     """The entry, or None where there is none or it is damaged."""
     try:
-        manifest = json.loads((entry / MANIFEST).read_bytes())
+        manifest = open_record((entry / MANIFEST).read_bytes())
         files, numbers = manifest["files"], manifest["numbers"]
         for name, (size, checksum) in files.items():
-            path = entry / os.path.basename(name)
+            path = entry / name
             if path.stat().st_size != size or _checksum(path) != checksum:
                 return None
         # copy-on-write, so that libraries which ask for memory of their own take it; nobody writes
-        arrays = {name.removesuffix(".npy"): np.load(entry / os.path.basename(name), mmap_mode="c") for name in files}
-        return SharedArrays(arrays=arrays, numbers={key: float(value) for key, value in numbers.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError):
+        arrays = {name.removesuffix(".npy"): np.load(entry / name, mmap_mode="c") for name in files}
+        return SharedArrays(arrays=arrays, numbers={key: float.fromhex(value) for key, value in numbers.items()})
+    except (OSError, ValueError, DamagedRecord):
         return None
 
 

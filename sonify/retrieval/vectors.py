@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -118,7 +119,9 @@ def _write_groups(folder: Path, part: np.ndarray, blocks: Iterable[np.ndarray]) 
                 " withdraws them"
             )
         file.close()
-    np.save(folder / "groups.npy", groups.of_row())
+    numbers = BytesIO()  # on a full disk numpy's own writing fails without saying why
+    np.save(numbers, groups.of_row())
+    (folder / "groups.npy").write_bytes(numbers.getbuffer())
     return {"longest": longest}
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.image_decode import make_photo
 from benchmarks.measure import interleaved, report
-from sonify.config.sections import EndpointVlm
+from sonify.config.models import EndpointVlm
 from sonify.media.pixels import decode_for_model
 from sonify.vlm import backends
 from sonify.vlm.endpoint import connect_endpoint, encode_request

@@ -31,7 +31,7 @@ from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
 from eval.figures import COLOURS, Interval, mean_interval, plot_intervals
 from eval.study import StudyParser, at_least, check_out, read_heard, run_study, write_study
-from sonify.config.sections import AST_SECONDS
+from sonify.config.models import AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.ast import AstFeatures, load_ast
 from sonify.media.clips import CutClip

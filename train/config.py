@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from sonify.config.sections import InputPath, Model, Section, Share
+from sonify.config.inputs import InputPath, Model, Section, Share
 from sonify.io.write import write_whole
 
 CONFIG = "config.yaml"  # in a training run and in a release, resolved

@@ -21,7 +21,7 @@ from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from transformers import ASTFeatureExtractor, ASTModel
 
-from sonify.config.sections import AST_SAMPLE_RATE_HZ, AST_SECONDS
+from sonify.config.models import AST_SAMPLE_RATE_HZ, AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.ast import HOP, AstFeatures
 from sonify.features.vae import decode, load_vae, scaling_factor

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sonify.config import Mix
-from sonify.config.sections import AST_SAMPLE_RATE_HZ
+from sonify.config.models import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording

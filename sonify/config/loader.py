@@ -16,8 +16,10 @@ import yaml
 from pydantic import ValidationError
 from upath import UPath
 
+from sonify.config.inputs import Section
+from sonify.config.models import Tagger
 from sonify.config.problems import describe, explain_word, short
-from sonify.config.sections import Config, Section, Tagger
+from sonify.config.sections import Config
 from sonify.config.shipped import find_config
 from sonify.config.text import BACKSLASH, read_text
 from sonify.errors import InputError, TransientError

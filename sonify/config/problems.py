@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from upath import UPath
 
-from sonify.config.sections import Section
+from sonify.config.inputs import Section
 from sonify.errors import did_you_mean
 
 # Keys whose value is not shown.

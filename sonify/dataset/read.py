@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sonify.config import Config
-from sonify.config.sections import MOST_EVENTS, NAME, PRESENCES, SNR_DB
+from sonify.config.inputs import NAME
+from sonify.config.sections import MOST_EVENTS, PRESENCES, SNR_DB
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,

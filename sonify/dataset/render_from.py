@@ -12,7 +12,7 @@ from typing import Any
 
 from sonify import layout
 from sonify.config import Config, Images, make_config, with_keys_of_before
-from sonify.config.sections import NAME
+from sonify.config.inputs import NAME
 from sonify.dataset.format import (
     CHECKSUMS,
     CLIPS,

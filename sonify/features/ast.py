@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import ASTFeatureExtractor, ASTModel
 
-from sonify.config.sections import AST_SAMPLE_RATE_HZ
+from sonify.config.models import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.models.fetch import FetchedModel
 from sonify.models.loading import load_network, load_part

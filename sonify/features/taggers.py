@@ -20,7 +20,7 @@ import numpy as np
 from sonify.captions.ontology import load_ontology, match_sounds, most_specific
 from sonify.captions.words import tokenize
 from sonify.config import Tagger
-from sonify.config.sections import AST_SAMPLE_RATE_HZ
+from sonify.config.models import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError, WorkError, require
 from sonify.io.places import read_whole
 from sonify.io.write import sha256_of

@@ -14,7 +14,7 @@ from transformers import ClapFeatureExtractor, RobertaTokenizer
 from transformers import ClapModel as ClapNetwork
 
 from sonify.config import ClapEncoder, ClapModel, LaionClapEncoder
-from sonify.config.sections import CLAP_SECONDS
+from sonify.config.models import CLAP_SECONDS
 from sonify.errors import InputError, WorkError
 from sonify.media.mixing import FULL_SCALE
 from sonify.models.fetch import FetchedModel

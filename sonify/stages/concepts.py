@@ -8,7 +8,7 @@ from typing import Any
 from sonify import layout
 from sonify.captions.ontology import find_sounds
 from sonify.config import CaptionsExtractor, Config, VlmExtractor
-from sonify.config.sections import ENGLISH
+from sonify.config.models import ENGLISH
 from sonify.engine.job import Job, TableSink
 from sonify.media.pixels import UnreadableImage, inspect_image, seen_side, shrunk_size
 from sonify.rows import ImageConcepts, Reason, Rejected, SourceImage

@@ -11,7 +11,7 @@ import numpy as np
 
 from sonify import layout
 from sonify.config import Features
-from sonify.config.sections import AST_SAMPLE_RATE_HZ
+from sonify.config.models import AST_SAMPLE_RATE_HZ
 from sonify.engine.job import Job
 from sonify.errors import InputError, require
 from sonify.features.samples import FeatureSample, FeatureSink, make_sample, sources_of

@@ -19,7 +19,7 @@ from typing import Any
 
 import aiohttp
 
-from sonify.config.sections import EndpointVlm, RemoteVlm
+from sonify.config.models import EndpointVlm, RemoteVlm
 from sonify.errors import ConcernsAll, InputError
 from sonify.rows import Reason
 from sonify.vlm.questions import Answer, NoAnswer, Question, SoundQuestion

@@ -13,7 +13,8 @@ from PIL import Image
 
 from sonify.captions.ontology import class_ids_by_name, load_ontology, match_sounds, most_specific
 from sonify.captions.words import tokenize
-from sonify.config.sections import LANGUAGES, PRESENCES
+from sonify.config.models import LANGUAGES
+from sonify.config.sections import PRESENCES
 from sonify.keys import hash64
 from sonify.rows import Concept, Reason
 from sonify.vlm.vocabulary import name_key

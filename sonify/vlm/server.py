@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonify.config.sections import ServerVlm
+from sonify.config.models import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.io.machine import fits_sockets
 from sonify.vlm import engine_guard

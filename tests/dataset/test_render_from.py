@@ -7,7 +7,8 @@ from importlib.resources import files
 
 import pytest
 
-from sonify.config.sections import Limit, Listener, Purity, Tagger
+from sonify.config.models import Listener, Purity, Tagger
+from sonify.config.sections import Limit
 from sonify.dataset.render_from import adopt_settings, open_published, read_declaration
 from sonify.dataset.write import publish
 from sonify.engine.record import require_record, write_record

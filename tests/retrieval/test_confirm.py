@@ -4,7 +4,7 @@ import pytest
 from sonify import layout
 from sonify.captions.ontology import class_ids_by_name, load_ontology
 from sonify.config import Purity, Retrieval, Tagger
-from sonify.config.sections import Listener
+from sonify.config.models import Listener
 from sonify.retrieval.candidates import Missed, PoolClips, SplitPool
 from sonify.retrieval.confirm import ClipTags, Ear, is_speech, places, read_tags, relatives
 from sonify.retrieval.encoders import JointEncoder, Part, query_of

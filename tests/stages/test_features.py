@@ -13,7 +13,7 @@ import torch
 from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify import layout
-from sonify.config.sections import Tagger
+from sonify.config.models import Tagger
 from sonify.engine.record import require_record, write_record
 from sonify.errors import InputError, WorkError
 from sonify.features.vae import encode, load_vae

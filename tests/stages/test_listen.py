@@ -9,7 +9,7 @@ import pytest
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
 from sonify import layout
-from sonify.config.sections import Listener
+from sonify.config.models import Listener
 from sonify.dataset.render_from import adopt_settings
 from sonify.dataset.write import publish
 from sonify.engine.record import config_of_run

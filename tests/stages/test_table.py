@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from sonify.config.sections import Images, Section, Sounds
+from sonify.config.inputs import Images, Section, Sounds
 from sonify.engine.record import PLACES
 from sonify.running import run
 from sonify.stages import table

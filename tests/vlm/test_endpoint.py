@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from aiohttp import web
 
-from sonify.config.sections import EndpointVlm
+from sonify.config.models import EndpointVlm
 from sonify.errors import ConcernsAll, InputError, TransientError
 from sonify.rows import Reason
 from sonify.vlm.endpoint import check_endpoint, connect_endpoint

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from sonify.config import TransformersVlm
-from sonify.config.sections import TEMPLATE_TOLD
+from sonify.config.models import TEMPLATE_TOLD
 from sonify.errors import InputError
 from sonify.rows import Reason
 from sonify.vlm.answers import Parsed, parse_concepts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from sonify.config.sections import ServerVlm
+from sonify.config.models import ServerVlm
 from sonify.errors import InputError, TransientError, WorkError
 from sonify.vlm import server as server_module
 from sonify.vlm.questions import Answer, Question
@@ -91,7 +91,7 @@ def test_an_engine_is_started_asked_and_ended_with_its_children(tmp_path):
 def test_an_engine_dies_with_a_killed_worker(tmp_path, stubborn):
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from sonify.config.sections import ServerVlm; from sonify.vlm import server\n"
+        "from sonify.config.models import ServerVlm; from sonify.vlm import server\n"
         "server.GRACE_SEC = 1.0\n"  # as `short_grace`
         "kept = server.start_server(ServerVlm.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
         "print('ready', flush=True); time.sleep(600)"

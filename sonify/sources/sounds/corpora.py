@@ -4,7 +4,7 @@ Each has a table that names its recordings, of which everybody may have only som
 `missing`, and counted.
 
 A new corpus is a function here that lists it, a line in `LISTERS` (`sounds/__init__.py`), a section with its `kind`
-in the union `Sounds` (`config/sections.py`, handed on by `config/__init__.py`), tests in
+in the union `Sounds` (`config/inputs.py`, handed on by `config/__init__.py`), tests in
 `tests/sources/test_corpora.py`, and a line in `docs/data.md` and `docs/keys.md`; where its recordings are no files, a
 way to open one (`opening.py`), and where its licences are written in words of its own, a line in `dataset/licences.py`.
 """

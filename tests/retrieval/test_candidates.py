@@ -155,6 +155,37 @@ def test_groups_that_are_as_similar_share_the_last_seats():
     assert set(seen[5:]) == {60}
 
 
+@pytest.mark.parametrize(("similarity", "most"), [(0.5, np.inf), (1.25, 1.0), (0.0, np.inf)])
+@pytest.mark.parametrize("better", [0, 3])
+def test_every_clip_of_one_similarity_gets_a_last_seat_equally_often(similarity, most, better):
+    """Though each differs from the others, and far more of them tie than are asked for."""
+    tied = similarity * np.eye(1, 64) + np.eye(64)[10:40]
+    best = (similarity + 0.25 * np.arange(1, better + 1)[:, None]) * np.eye(1, 64) + np.eye(64)[50 : 50 + better]
+    index = ClipIndex(np.concatenate([tied, best]).astype(np.float32), threads=1)
+    (ranking,) = index.rank(np.eye(1, 64, dtype=np.float32), 8, most)
+    seen = np.zeros(30 + better, dtype=int)
+    for u in np.linspace(0, 1, 990, endpoint=False):
+        clips, similarities = index.top_clips(ranking, 8, u)
+        assert len(set(clips.tolist())) == 8
+        assert np.all(np.diff(similarities) <= 0)
+        seen[clips] += 1
+    if most == 1:  # those that would be better are as good
+        assert set(seen.tolist()) == {990 * 8 // (30 + better)}
+    else:
+        assert set(seen[:30].tolist()) == {990 * (8 - better) // 30}
+        assert set(seen[30:].tolist()) <= {990}
+
+
+def test_ties_of_groups_that_no_seat_reaches_take_none():
+    kinds = np.eye(4, 16, dtype=np.float32)
+    index = ClipIndex(np.concatenate([np.repeat(kinds[:1], 20, axis=0), kinds[1:]]), threads=1)
+    (ranking,) = index.rank(np.eye(1, 16, dtype=np.float32), 2)
+    for u in np.linspace(0, 1, 100, endpoint=False):
+        clips, similarities = index.top_clips(ranking, 2, u)
+        assert (clips < 20).all()
+        assert similarities.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("length", [1, 5, 9])
 def test_a_list_never_exceeds_the_pool(length):
     index = ClipIndex(unit_rows(9), threads=1)

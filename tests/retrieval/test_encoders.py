@@ -13,6 +13,7 @@ from sonify.retrieval.encoders import (
     load_encoder,
 )
 from sonify.retrieval.kinds import Query
+from sonify.retrieval.search import most_on_gpu
 from sonify.retrieval.text import WordsEncoder
 from sonify.stages.pair import check_search
 from sonify.stages.table import stages_of
@@ -143,6 +144,20 @@ def test_a_gpu_that_is_to_search_is_looked_for_where_the_work_will_be(tmp_path, 
     config = small_config(tmp_path, retrieval={"search": {"device": "cuda"}}, engine=engine)
     with refused("retrieval.search.device: cuda") if refuses else nullcontext():
         check_search(config)
+
+
+@pytest.mark.parametrize("engine", [{"kind": "local"}, NODES])
+def test_more_than_a_gpu_can_look_at_is_refused_before_any_work(tmp_path, engine, monkeypatch):
+    monkeypatch.setattr("sonify.stages.pair.check_gpu", lambda: None)
+    small_input(tmp_path)
+    for top_k, device, refuses in (
+        (most_on_gpu() + 1, "cuda", True),
+        (most_on_gpu(), "cuda", False),
+        (5000, "cpu", False),
+    ):
+        retrieval = {"search": {"device": device}, "top_k": top_k}
+        with refused(f"retrieval.top_k: {top_k} is more than the {most_on_gpu()}") if refuses else nullcontext():
+            check_search(small_config(tmp_path, retrieval=retrieval, engine=engine))
 
 
 def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path):

@@ -41,7 +41,7 @@ def test_shared_groups_are_those_in_memory(tmp_path, part):
 
 def test_a_large_pool_shares_its_halves_too(tmp_path, monkeypatch):
     monkeypatch.setattr("sonify.retrieval.vectors.use_halves", lambda _: True)
-    monkeypatch.setattr("sonify.retrieval.search.use_halves", lambda _: True)
+    monkeypatch.setattr("sonify.retrieval.halves.use_halves", lambda _: True)
     embeddings = vectors_with_copies(100, 30)
     shared = share_grouped(tmp_path, "train", "d", np.arange(100), blocks_of(embeddings)).rows
     alone = group_in_memory(embeddings).rows

@@ -21,7 +21,7 @@ import yaml
 
 from eval.pairing import ask, figures_of
 from sonify import layout
-from sonify.config import Config
+from sonify.config import Config, Retrieval
 from sonify.io.places import stems
 from sonify.io.tables import read_rows
 from sonify.pool import iter_clips
@@ -52,7 +52,9 @@ def paper_rules() -> dict[str, dict[str, Any]]:
 
 def judged(run_dir: Path, table: Path) -> Iterator[dict[str, Any]]:
     """What would be drawn for a labelled table: under the defaults, with one key of the paper's, with all of them."""
-    rules = {key: f"retrieval.{key}={json.dumps(value)}" for key, value in paper_rules()["retrieval"].items()}
+    ours = Retrieval().model_dump(mode="json")
+    differing = {key: value for key, value in paper_rules()["retrieval"].items() if value != ours[key]}
+    rules = {key: f"retrieval.{key}={json.dumps(value)}" for key, value in differing.items()}
     # without a limit every concept is answered, and what the other keys do shows
     free = [rules["limit"], rules["min_cosine"]]
     settings: dict[str, list[str]] = {"defaults": [], "no limit, no least cosine": free}

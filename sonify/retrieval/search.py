@@ -177,7 +177,7 @@ class RowSearch:
             look = self._pass_by_halves(asked)
             if look is not None:
                 found, left = self._take(asked, look)
-            self._too_dense = len(left) > max(MOST_TWICE * len(found), FEW_TWICE) or look is None
+            self._too_dense = len(left) > max(MOST_TWICE * len(found), FEW_TWICE)
         if len(left):
             again = asked.take(left)
             best, unsettled = self._take(again, self._pass_by_float32(again))

@@ -100,6 +100,30 @@ def test_products_of_halves_are_within_their_bound(scale, of_queries):
         assert nearest > Fraction(9, 10)
 
 
+def errors_of_halves(row, query):
+    """The bound for a row and a query that are their own halves."""
+    assert (widen(halve(row)) == row).all()
+    assert (widen(halve(query)) == query).all()
+    rows = Rows(vectors=row[None], longest=longest_row(row[None]), halves=halve(row[None]), residue=0.0)
+    return float(half_errors(rows, lengths_of(query[None]), np.zeros(1))[0])
+
+
+@pytest.mark.parametrize("dimension", [2, 64, 2048])
+def test_what_a_sum_of_halves_loses_is_within_their_bound(dimension):
+    row, query = (np.array([1.0, *[small] * (dimension - 1)], np.float32) for small in (2.0**-12, 2.0**-13))
+    total = np.float32(0)
+    for term in row * query:
+        total += term
+    lost = (dimension - 1) * 2.0**-25
+    assert float(row.astype(np.float64) @ query.astype(np.float64)) - float(total) == lost
+    assert lost <= errors_of_halves(row, query) < 10 * lost
+
+
+def test_products_of_halves_that_are_taken_for_zero_are_within_their_bound():
+    row, query = np.full(64, 2.0**-64, np.float32), np.full(64, 2.0**-63, np.float32)
+    assert errors_of_halves(row, query) >= 64 * 2.0**-127
+
+
 def test_halves_are_the_nearest_bfloat16_numbers():
     assert widen(halve(np.array([1.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-7, 0.0], np.float32))).tolist() == [
         1.0,

@@ -226,6 +226,28 @@ def test_a_rescored_product_is_within_its_slack():
         assert asked.slack[0] < 2e-6 * np.linalg.norm(vectors, axis=1).max() * np.linalg.norm(query)
 
 
+@pytest.mark.parametrize(("of_row", "of_query"), [(2.0**-127, 2.0**100), (2.0**100, 2.0**-127), (2.0**-64, 2.0**-63)])
+def test_what_a_device_takes_for_zero_is_within_the_error(of_row, of_query):
+    rows, queries = np.full((1, 64), of_row, np.float32), np.full((1, 64), of_query, np.float32)
+    index = RowSearch(plain(rows), 1, CPU)
+    assert 64 * of_row * of_query <= index._error(lengths_of(queries), sum_error(64))[0]
+
+
+def test_the_look_at_every_row_allows_for_its_own_error_and_that_of_rescoring(monkeypatch):
+    vectors, queries = near_tied(500, 512), random_rows(3, 512, seed=5)
+    reached = []
+    looked = RowSearch._reaching
+    monkeypatch.setattr(RowSearch, "_reaching", lambda *given: reached.append(given[2]) or looked(*given))
+    index = RowSearch(plain(vectors), 1, CPU)
+    index(queries, 5)
+    (least,) = reached
+    last = by_force(vectors, queries, 5)[0][:, -1]
+    assert len(least) == 3
+    assert (least <= last - sum_error(512) * np.linalg.norm(vectors, axis=1).min() - sum_error(10)).all()
+    # the best so far may be of fewer rows than all, and their last then a little below
+    assert (least >= last - 3e-6 - 2 * sum_error(512)).all()
+
+
 def lying(share):
     """A search that finds the best row's product too small, by (almost) all that it may be off, and no other."""
 

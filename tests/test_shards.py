@@ -8,11 +8,16 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -22,14 +27,16 @@ from sonify import layout
 from sonify.dataset.format import PublishedShard
 from sonify.engine.record import require_record
 from sonify.errors import InputError, WorkError
-from sonify.io.commits import canonical_json
-from sonify.io.write import sha256_of
-from sonify.media.audio import decode_flac, encode_flac
+from sonify.io.commits import canonical_json, seal_record
+from sonify.io.write import digest_open, sha256_of
+from sonify.media.audio import decode_flac, decode_mono_flac, encode_flac
 from sonify.media.mixing import pcm_sha256
 from sonify.media.pixels import decode_square
+from sonify.report.verify import verify as verify_run
 from sonify.rows import Render
 from sonify.running import run
-from sonify.shards import open_shards
+from sonify.shards import MAX_SOUND_BYTES, open_shards
+from sonify.stores import to_place
 from tests.builders import (
     as_pcm,
     members_of,
@@ -142,12 +149,27 @@ def test_images_come_as_bytes_or_as_squares(made):
 
 @pytest.mark.parametrize(
     "options",
-    [{"split": "vali"}, {"check": "none"}, {"image": 0}, {"image": True}, {"shuffle": -1}, {"node": (2, 2)}],
+    [
+        *({"split": split} for split in ("vali", None)),
+        *({"image": size} for size in (0, True)),
+        *({"shuffle": samples} for samples in (-1, 1.5, True)),
+        *({"node": node} for node in ((2, 2), (0,), 5, ("0", "1"), (0, 1, 2), (True, 2))),
+        {"check": "none"},
+        {"seed": None},
+    ],
     ids=str,
 )
 def test_what_is_no_option_is_refused(made, options):
     with refused(next(iter(options))):
         open_shards(made, **options)
+
+
+@pytest.mark.parametrize("epoch", [2**63, -1, 1.5, "1", None])
+def test_what_is_no_epoch_is_refused(made, epoch):
+    shards = open_shards(made)
+    with refused("set_epoch"):
+        shards.set_epoch(epoch)
+    shards.set_epoch(2**63 - 1)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +231,7 @@ def test_samples_are_mixed_across_archives(made):
 READ = """
 import json
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader
 import sonify
 
@@ -216,8 +239,9 @@ def take(samples):
     worker = torch.utils.data.get_worker_info().id
     return [(sample.key, worker) for sample in samples]
 
-def read(run_dir, method):
+def read(run_dir, meeting, rank, method):
     shards = sonify.open_shards(run_dir, shuffle=8, seed=3)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
     loader = DataLoader(shards, batch_size=2, num_workers=2, collate_fn=take, persistent_workers=method == "fork",
                         multiprocessing_context=method)
     epochs = []
@@ -230,11 +254,10 @@ def read(run_dir, method):
 
 def test_two_nodes_of_two_workers_see_each_sample_once(made, tmp_path):
     (tmp_path / "reading.py").write_text(READ)
-    told = []
-    for rank, method in enumerate(("fork", "spawn")):
-        env = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"}
-        code = "import sys; sys.path.insert(0, sys.argv[1]); import reading; reading.read(*sys.argv[2:])"
-        told.append(json.loads(run_python(code, tmp_path, made, method, env=env).stdout))
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import reading; reading.read(*sys.argv[2:])"
+    arguments = [(tmp_path, made, tmp_path / "meeting", rank, method) for rank, method in enumerate(("fork", "spawn"))]
+    with ThreadPoolExecutor(2) as pool:  # they meet once the shards are open
+        told = [json.loads(done.stdout) for done in pool.map(lambda given: run_python(code, *given), arguments)]
     everything = sorted(keys_in(made))
     read = [(key, rank, worker) for rank, epochs in enumerate(told) for key, worker in epochs[0]]
     assert sorted(key for key, _, _ in read) == everything
@@ -247,6 +270,44 @@ def test_two_nodes_of_two_workers_see_each_sample_once(made, tmp_path):
         named.append(keys(shards))
     assert sorted(named[0]) == sorted(key for key, _ in told[0][0])  # the same share, read by one worker
     assert sorted(named[0] + named[1]) == everything
+
+
+def test_variables_name_the_node(made, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares: list[list[str]] = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(keys(open_shards(made)))
+    assert all(shares)
+    assert sorted(shares[0] + shares[1]) == sorted(keys_in(made))
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert keys(open_shards(made)) == keys_in(made)
+
+
+def test_variables_of_others_do_not_name_a_worker(made, monkeypatch):
+    monkeypatch.setenv("WORKER", "1")
+    monkeypatch.setenv("NUM_WORKERS", "2")
+    assert keys(open_shards(made)) == keys_in(made)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"),
+    [
+        *((rank, "2") for rank in ("5", "2", "-1", "x", "1" * 5000, None)),
+        *(("0", world) for world in ("0", "-1", "x", "", None)),
+        *[("", ""), (None, ""), ("3", None)],
+    ],
+)
+def test_variables_that_name_no_node_are_refused(made, monkeypatch, rank, world):
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    with refused("RANK .*WORLD_SIZE .*node="):
+        open_shards(made)
+    assert keys(open_shards(made, node=(0, 1))) == keys_in(made)
 
 
 def test_more_workers_than_archives_are_an_error_that_says_how_many(made):
@@ -309,7 +370,7 @@ def test_a_damaged_commit_is_an_error(folder):
 @pytest.mark.parametrize("change", [lambda tar: tar.unlink(), lambda tar: os.truncate(tar, 1024)], ids=["gone", "cut"])
 def test_sizes_are_compared_at_opening(folder, change):
     change(first_tar(folder))
-    with refused("expected .* bytes, it is", WorkError):
+    with refused("expected .* bytes, it is .*; `[^`]*verify [^`]*--repair` withdraws it$", WorkError):
         open_shards(folder)
 
 
@@ -320,6 +381,67 @@ def test_a_changed_byte_is_found_before_the_first_sample(folder):
     tar.write_bytes(data)
     with refused("another sha256", WorkError):
         next(iter(open_shards(folder, check="hash")))
+
+
+def test_an_archive_that_is_changed_between_two_passes_is_found(folder, monkeypatch):
+    hashed: list[str] = []
+    monkeypatch.setattr("sonify.shards.digest_open", lambda file: hashed.append(file.name) or digest_open(file))
+    shards = open_shards(folder, check="hash")
+    assert keys(shards) == keys(shards) == keys_in(folder)
+    assert sorted(map(Path, hashed)) == sorted((folder / "shards/train").glob("*.tar"))  # each once
+    tar = first_tar(folder)
+    before = tar.stat()
+    data = bytearray(tar.read_bytes())
+    data[data.index(b"JFIF") + 12] ^= 1  # density: the picture is the same
+    tar.write_bytes(data)
+    os.utime(tar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with refused("another sha256", WorkError):
+        next(iter(shards))
+
+
+def reseal(record: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a record as somebody does who can also seal it."""
+    found = json.loads(record.read_bytes())
+    found.pop("record_sha256")
+    change(found)
+    record.write_bytes(seal_record(found))
+
+
+@pytest.mark.parametrize("digest", [None, 5, "", "a" * 5000, "../../../x", "..", "a\0b", "A", "*"])
+def test_a_digest_that_is_none_is_an_error(folder, digest):
+    reseal(folder / "run.json", lambda run: run["stages"]["render"].update(digest=digest))
+    with refused("run.json: damaged .*render.*verify .*--repair", WorkError):
+        open_shards(folder)
+    assert [damage.path for damage in verify_run(folder, repair=True).damage] == ["run.json"]
+    assert not (folder / "run.json").exists()
+
+
+@pytest.mark.parametrize("stages", [None, [], {"render": None}])
+def test_stages_that_are_none_are_an_error(folder, stages):
+    reseal(folder / "run.json", lambda run: run.update(stages=stages))
+    with refused("its stages are none", WorkError):
+        open_shards(folder)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["run.json", "commits/render/*/000000.json"])
+def test_a_record_that_is_no_file_is_an_error(folder, make, name):
+    (record,) = folder.glob(name)
+    record.unlink()
+    make(record)
+    with refused(f"{record}: expected a file of the run", WorkError):
+        open_shards(folder)
+
+
+@pytest.mark.parametrize("path", ["shards/train/000001.tar", "../../etc/passwd", "shards/train/../train/000000.tar"])
+def test_a_commit_that_names_the_file_of_another_is_an_error(folder, path):
+    def name_another(commit: dict[str, Any]) -> None:
+        next(file for file in commit["files"] if file["path"].startswith("shards/"))["path"] = path
+
+    (commit,) = folder.glob("commits/render/*/000000.json")
+    reseal(commit, name_another)
+    with refused(f"000000.json: names '{path}'.*verify .*--repair", WorkError):
+        open_shards(folder)
 
 
 def copies_of(made: Path, folder: Path, prefix: str = "shards/") -> Path:
@@ -333,8 +455,13 @@ def test_copies_of_shards_open_without_their_run(made, tmp_path, prefix):
     assert keys(open_shards(tmp_path / "copy")) == keys_in(made)
     with refused("needs the sha256"):
         open_shards(tmp_path / "copy", check="hash")
-    with refused("expected a run, or archives as shards/train"):
+    with refused(f"holds archives itself: open {tmp_path}/copy with split='train'"):
         open_shards(tmp_path / "copy" / prefix / "train")
+    (tmp_path / "copy" / prefix / "train").rename(tmp_path / "mine")
+    with refused("holds archives itself: put them into a folder train/"):
+        open_shards(tmp_path / "mine")
+    with refused("expected a run, or archives as shards/train"):
+        open_shards(tmp_path)
 
 
 def list_as_published(folder: Path, prefix: str) -> list[PublishedShard]:
@@ -363,7 +490,22 @@ def test_copies_are_checked_by_the_list_of_a_publication(made, tmp_path, prefix,
         open_shards(copy)
     (copy / prefix / "train/more.tar").unlink()
     os.truncate(tars[1], 512)
-    with refused("expected .* bytes, it is 512", WorkError):
+    with refused("expected .* bytes, it is 512 bytes long; get it again$", WorkError):
+        open_shards(copy)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_a_list_that_is_no_file_is_no_lack_of_one(made, tmp_path, make):
+    make(copies_of(made, tmp_path / "copy") / "shards/shards.parquet")
+    with refused("shards.parquet: "):
+        open_shards(tmp_path / "copy")
+
+
+def test_a_list_whose_values_may_lack_is_refused_for_that(made, tmp_path):
+    copy = copies_of(made, tmp_path / "copy")
+    rows = [asdict(row) for row in list_as_published(copy, "shards/")]
+    pq.write_table(pa.Table.from_pylist(rows), copy / "shards/shards.parquet")
+    with refused(r"expected the columns path \(string not null\), .*found path \(string\), "):
         open_shards(copy)
 
 
@@ -374,6 +516,12 @@ def test_shards_stream_from_a_store_into_workers(made, store):
     loader = DataLoader(shards, batch_size=None, num_workers=2)
     assert sorted(sample.key for sample in loader) == sorted(keys_in(made))
     assert keys(shards) == keys_in(made)
+    name = "shards/train/000000.tar"
+    place = to_place(f"s3://bucket/run/{name}")
+    assert not isinstance(place, Path)
+    place.fs.pipe_file(place.path, files[name][:-1] + b"x")
+    with refused("another sha256", WorkError):
+        next(iter(shards))
 
 
 def test_copies_stream_from_the_hub_into_workers(made, tmp_path, monkeypatch):
@@ -383,7 +531,7 @@ def test_copies_stream_from_the_hub_into_workers(made, tmp_path, monkeypatch):
         shards = open_shards("hf://datasets/me/set", check="hash")
         loader = DataLoader(shards, batch_size=None, num_workers=2)
         assert sorted(sample.key for sample in loader) == sorted(keys_in(made))
-        with refused("no samples|there are none"):
+        with refused("open hf://datasets/me/set with split='train'"):
             open_shards("hf://datasets/me/set/shards/train")
         with refused("there is no such folder"):
             open_shards("hf://datasets/me/set/nowhere")
@@ -504,6 +652,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "sound is long": ({FLAC: flac_that_claims(2**36 - 1)}, "68719476735 frames"),
     "sound ends early": ({FLAC: flac_that_claims(9_000)}, "unreadable"),
     "sound is stereo": ({FLAC: stereo()}, "2 channels"),
+    "sound has bytes behind it": (
+        {FLAC: encode_flac(as_pcm(tone(seconds=0.5)), 16_000) + bytes(40_000)},
+        "8000 frames",
+    ),
+    "sound has a rate of none": ({FLAC: encode_flac(as_pcm(tone(seconds=0.5)), 96_000)}, "frames of 96000 Hz"),
     "sound is another": ({FLAC: b"RIFF" + bytes(100)}, "not a FLAC"),
 }
 
@@ -556,14 +709,59 @@ def test_links_pipes_and_empty_archives_are_errors(tmp_path):
         open_shards(tmp_path)
 
 
-def test_a_large_member_is_refused_unread(tmp_path):
-    tar = tmp_path / "shards/train/000000.tar"
-    write_shard(tmp_path, sample_members("a"))
-    header = tarfile.TarInfo("b.json")
-    header.size = 1 << 40
+def write_holes(folder: Path, sizes: dict[str, int]) -> None:
+    """An archive of a whole sample, and one whose members claim sizes and hold nothing on the disk."""
+    tar = write_shard(folder, sample_members("a"))
+    end = boundaries(tar)[-1]
     with tar.open("r+b") as file:
-        file.seek(boundaries(tar)[-1])
-        file.write(header.tobuf())
-        file.truncate(file.tell() + header.size + 1024)  # a hole
-    with refused("'b.json' is no member of a sample", WorkError):
+        for ending, size in sizes.items():
+            header = tarfile.TarInfo(f"b.{ending}")
+            header.size = size
+            file.seek(end)
+            file.write(header.tobuf())
+            end = file.tell() - -size // 512 * 512
+        file.truncate(end + 1024)
+
+
+MANY = {f"s{n}.flac": 5 << 20 for n in range(52)}
+LARGE: dict[str, tuple[dict[str, int], str]] = {
+    "a record": ({"json": 1 << 40}, "json has 1099511627776 bytes"),
+    "a record of one scene": ({"s.flac": 9, "json": 1_200_000}, "json has 1200000 bytes"),
+    "a record of many scenes": (dict.fromkeys(MANY, 9) | {"json": 5_000_000}, "json has 5000000 bytes"),
+    "an image": ({"jpg": 1 << 30}, "jpg has 1073741824 bytes"),
+    "a sound": ({"s.flac": 6_000_000}, "s.flac has 6000000 bytes"),
+    "sounds together": (MANY, "272629760 bytes of sound"),
+    "scenes": ({f"s{n}.flac": 9 for n in range(1001)}, "1001 scenes"),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_what_is_larger_than_rendering_makes_it_is_refused_unread(tmp_path, case):
+    sizes, says = LARGE[case]
+    write_holes(tmp_path, sizes)
+    with refused(f"sample b: {says}.*it was not opened", WorkError):
         next(iter(open_shards(tmp_path)))
+
+
+def test_sounds_that_are_small_and_decode_to_much_are_refused(tmp_path, monkeypatch):
+    silence = encode_flac(np.zeros(4_000, np.int16), 16_000)
+    record = {"key": "a", "split": "train", "scenes": [{"scene": "s0"}, {"scene": "s1"}]}
+    more = {"captions__flac": None, "s0__flac": silence, "s1__flac": silence, "json": canonical_json(record).encode()}
+    write_shard(tmp_path, sample_members("a", **more))
+    assert keys(open_shards(tmp_path)) == ["a"]
+    for most, is_read in ((16_000, True), (15_998, False)):  # the bytes of two scenes as PCM
+        monkeypatch.setattr("sonify.shards.MAX_SOUNDS_BYTES", most)
+        assert 2 * len(silence) < most
+        with nullcontext() if is_read else refused("4000 frames", WorkError):
+            assert keys(open_shards(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize(("frames", "rate"), [(1, 8_000), (100, 16_000), (160_000, 16_000), (60 * 48_000, 48_000)])
+def test_no_sound_that_rendering_can_make_is_too_large(frames, rate):
+    noise = np.random.default_rng(0).integers(-32768, 32768, frames).astype(np.int16)
+    data = encode_flac(noise, rate)
+    assert len(data) > 2 * frames  # nothing is larger
+    assert len(data) <= MAX_SOUND_BYTES
+    samples, found = decode_mono_flac(data)
+    assert found == rate
+    assert np.array_equal((samples * 32768).astype(np.int16), noise)

@@ -366,7 +366,9 @@ def _most_values(path: str) -> int:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)[:1000]
+    """Names and types; whether a value may be lacking is told as pyarrow tells it of what is inside a list."""
+    types = ((field.name, f"{field.type}{'' if field.nullable else ' not null'}") for field in schema)
+    return ", ".join(f"{name} ({of})" for name, of in types)[:1000]
 
 
 def _texts_of(file: pq.ParquetFile) -> list[str]:

@@ -15,8 +15,8 @@ from sonify.config import Config, make_config, with_keys_of_before
 from sonify.engine.job import Stage
 from sonify.errors import InputError, WorkError
 from sonify.installed import spell, spell_again
-from sonify.io.commits import DamagedRecord, digest_of, open_record, seal_record
-from sonify.io.places import read_whole
+from sonify.io.commits import DamagedRecord, digest_of, is_digest, open_record, seal_record
+from sonify.io.places import read_own
 from sonify.io.write import write_atomically
 from sonify.sources.captions import TEXTS, identify_texts_before
 from sonify.stores import Place
@@ -80,7 +80,7 @@ def read_record(run_dir: Place) -> RunRecord | None:
     """Read RUN/run.json; None where there is none yet."""
     path = run_dir / layout.RUN
     try:
-        raw = open_record(read_whole(path))
+        raw = open_run_record(read_own(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
@@ -89,6 +89,22 @@ def read_record(run_dir: Place) -> RunRecord | None:
         raise WorkError(f"{path}: damaged ({error}); `{spell('verify', run_dir, '--repair')}` withdraws it") from error
     stages = {key: StageRecord(**stage) for key, stage in raw.pop("stages").items()}
     return RunRecord(**raw, stages=stages)
+
+
+def open_run_record(data: bytes) -> dict[str, Any]:
+    """Read the sealed record of a run, whose digests are names of folders.
+
+    Raises:
+        DamagedRecord: it is not what was written.
+    """
+    raw = open_record(data)
+    stages = raw.get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        raise DamagedRecord("its stages are none")
+    wrong = next((key for key, stage in stages.items() if not is_digest(stage.get("digest"))), None)
+    if wrong is not None:
+        raise DamagedRecord(f"the digest of its stage {wrong[:100]!r} is none")
+    return raw
 
 
 def require_record(run_dir: Place) -> RunRecord:

@@ -7,6 +7,7 @@ a flipped byte anywhere in it is found.
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from sonify.installed import spell, spell_again
 from sonify.io.places import open_local, read_each, read_whole, size_of, stems
 from sonify.io.write import FileRecord, create_if_absent, digest_open, remove, sha256_of, write_atomically
 from sonify.stores import Place
+
+_DIGEST = re.compile(r"[0-9a-f]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,11 @@ def canonical_json(value: Any) -> str:
 def digest_of(value: Any) -> str:
     """The sha256 of a value's canonical JSON, in hexadecimal."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def is_digest(value: object) -> bool:
+    """Whether a value that somebody recorded may be what `digest_of` gives, or the beginning of it."""
+    return isinstance(value, str) and bool(_DIGEST.fullmatch(value))
 
 
 def seal_record(record: Mapping[str, Any]) -> bytes:

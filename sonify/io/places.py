@@ -328,9 +328,22 @@ def read_whole(place: Place) -> bytes:
     return place.read_bytes() if isinstance(place, Path) else read_remote_whole(place)
 
 
+def read_own(place: Place) -> bytes:
+    """All bytes of a run's own file; no pipe is waited for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TransientError: the store cannot be reached.
+        WorkError: it is a folder, or no regular file.
+    """
+    if isinstance(place, Path) and not stat.S_ISREG(place.stat().st_mode):
+        raise WorkError(f"{place}: expected a file of the run, found a folder, a pipe or a device; take it away")
+    return read_whole(place)
+
+
 def read_each(places: Sequence[Place]) -> Iterator[bytes]:
-    """All bytes of many small files, in order; those of a store are asked for many at once."""
-    return for_each(places[0], read_whole, places) if places else iter(())
+    """All bytes of many small files, in order; those of a store are asked for many at once. Raises as `read_own`."""
+    return for_each(places[0], read_own, places) if places else iter(())
 
 
 def for_each(

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sonify import layout
-from sonify.errors import InputError
+from sonify.engine.record import open_run_record
+from sonify.errors import InputError, WorkError
 from sonify.io.commits import (
     Commit,
     DamagedRecord,
     damage_of,
-    open_record,
     parse_commit,
     read_commit,
     read_commits,
     withdraw,
 )
-from sonify.io.places import files_below, folders_in, read_ahead, read_whole, size_of
+from sonify.io.places import files_below, folders_in, read_ahead, read_own, size_of
 from sonify.io.tables import count_rows
 from sonify.io.tars import index_tar
 from sonify.io.write import remove, sha256_of
@@ -94,8 +94,8 @@ def _check_record(run_dir: Place, place: Place, data: bytes) -> tuple[Commit | N
 def _check_run_record(run_dir: Place) -> Iterator[Damage]:
     path = run_dir / layout.RUN
     try:
-        open_record(read_whole(path))
-    except (OSError, DamagedRecord) as error:
+        open_run_record(read_own(path))
+    except (OSError, WorkError, DamagedRecord) as error:
         yield Damage(path=layout.RUN, what=str(error), record="")
 
 

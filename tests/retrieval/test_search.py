@@ -411,7 +411,10 @@ def test_what_a_gpu_finds_in_tiles_is_rescored_alike(kind, monkeypatch):
     assert_same(index(queries, 10), by_force(vectors, queries, 10))
 
 
-@pytest.mark.skipif(hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0, reason="there is a GPU here")
+HAS_GPU = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_one_line():
     with pytest.raises(InputError, match=r"retrieval\.search\.device: cuda .*") as raised:
         RowSearch(plain(random_rows(9, 4)), 1, Search(device="cuda"))
@@ -434,6 +437,7 @@ def test_what_a_gpu_can_look_at_is_what_the_guide_says():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_finds_what_a_cpu_finds(kind):
     vectors, queries = KINDS[kind](50_000, 512), random_rows(500, 512, seed=5)

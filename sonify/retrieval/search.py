@@ -43,14 +43,14 @@ QUERIES_TWICE = 64
 # Columns are added up in place down to these; then what is left lies so that the processor adds many rows at a time.
 LANES = 16
 
-# What follows decides how long a search takes and never what it finds.
+# What follows decides how long a search takes and never what it finds, and was chosen, not measured.
 # A float32 pass finds an eighth more rows than are asked for and at least sixteen more, so that the last of the best
 # stands clear of the bound unless the pool is dense there.
 WIDER_PART, WIDER_LEAST = 8, 16
 # Where a list is longer than a 32nd of the pool, more rows pass a threshold than it saves.
 MOST_OF_POOL = 32
 # Where halves leave a larger share of a batch (or of few queries more than eight) to be looked at twice, the pool is
-# too dense for them: the first look costs about a third of the second.
+# too dense for them, and the rest of it is spared the first look.
 MOST_TWICE, FEW_TWICE = 0.15, 8
 
 

@@ -27,8 +27,8 @@ UNDERFLOW = 2.0**-126
 # Rows that are multiplied at a time; the scores of a tile stay near the processor.
 TILE_ROWS = 8192
 
-# What follows decides how long a search takes and never what it finds: no test of what is found can fail for it. The numbers
-# were chosen, not measured.
+# What follows decides how long a search takes and never what it finds: no test of what is found can fail for it. The
+# numbers were chosen, not measured.
 # Below so many rows bfloat16 gains nothing that could be noticed, and is not worth the import of torch.
 FEWEST_FOR_HALVES = 16_384
 # A sample of an eighth of the rows costs an eighth of a pass, and a large pool's a smaller share of it.

@@ -3,12 +3,14 @@
 import re
 import shlex
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
@@ -26,9 +28,12 @@ def commands_in(path: Path) -> list[list[str]]:
     """The commands of ours that a file holds, in comments too, with the defaults of a shell's variables."""
     text = re.sub(r"^\s*# ?", "", path.read_text(), flags=re.M)
     text = re.sub(r"\\\n\s*", "", text)
-    text = re.sub(r"(python -m sonify .*)\n\s*(engine\..*)", r"\1 \2", text)  # YAML's folded lines
-    text = text.replace('"${config}"', "${CONFIG:-configs/train/pixart_xl_512.yaml}")
-    text = re.sub(r"\$\{CONFIG:-([^}]*)\}", r"\1", text).replace('"$@"', "")
+    text = re.sub(r"(python -m sonify .*)\n\s*(\w+\.\w+.*)", r"\1 \2", text)  # YAML's folded lines
+    text = text.replace('"$@"\' -- ', "").replace('"$@"', "").replace('"${SLURM_NTASKS}"', "8").replace("$PWD", "/here")
+    text = re.sub(r"\s(&|\|\| .*)$", "", text, flags=re.M)
+    text = text.replace(
+        '"${config}"', f"configs/{'train/pixart_xl_512' if 'train' in path.name else 'sonify/sam'}.yaml"
+    )
     return [shlex.split(found) for found in re.findall(r"-m ((?:sonify|train\.pixart) .*)", text)]
 
 
@@ -70,13 +75,13 @@ def test_the_files_hold_commands_and_open_with_what_they_are_for():
     assert len(COMMANDS) >= 6
     for path in JOBS:
         first = path.read_text().splitlines()[path.suffix == ".sh"]
-        assert first.startswith("# "), path
+        assert first.startswith("# ") or path.suffix == ".lock", path
     for path in JOBS:
-        assert path.suffix == ".md" or "# Needs: " in path.read_text(), path
+        assert path.suffix in (".md", ".in", ".lock") or "# Needs: " in path.read_text(), path
 
 
 def test_rays_launcher_takes_the_cluster_file():
-    config = yaml.safe_load((ROOT / "jobs/ray-cluster.yaml").read_text())
+    config = yaml.safe_load((ROOT / "jobs/ray-up.yaml").read_text())
     validate_config(prepare_config(config))
     with pytest.raises(Exception, match="Additional properties are not allowed"):
         validate_config(prepare_config(config | {"idle_timeout_minuets": 1}))
@@ -88,20 +93,40 @@ def test_ray_takes_the_runtime_environment():
     assert not {"pip", "uv", "conda"} & set(raw)
 
 
-def test_the_rayjob_names_this_ray_asks_for_tokens_and_holds_no_secret():
-    job = yaml.safe_load((ROOT / "jobs/rayjob.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    cluster = job["spec"]["rayClusterSpec"]
+@pytest.mark.parametrize("name", ["rayjob", "raycluster"])
+def test_kuberays_files_name_this_ray_ask_for_tokens_and_hold_no_secret(name):
+    spec = yaml.safe_load((ROOT / f"jobs/{name}.yaml").read_text())["spec"]
+    cluster = spec.get("rayClusterSpec", spec)
     assert cluster["rayVersion"] == ray.__version__
     assert cluster["authOptions"] == {"mode": "token"}
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     containers = [group["template"]["spec"]["containers"][0] for group in groups]
-    secrets = [entry for container in containers for entry in container["env"] if entry["name"] != "HF_HOME"]
-    assert len(secrets) == 9
-    assert all(entry["valueFrom"]["secretKeyRef"]["name"] == "sonify-secrets" for entry in secrets)
+    assert all(entry["name"] == "HF_HOME" for container in containers for entry in container["env"])
+    assert all(container["envFrom"][0]["secretRef"]["name"] == "sonify-secrets" for container in containers)
     assert [container["resources"]["limits"].get("nvidia.com/gpu") for container in containers] == [None, "1", None]
-    workers = sum(group["maxReplicas"] for group in cluster["workerGroupSpecs"])
-    assert workers > 0
+    assert [container["image"] for container in containers] == [
+        f"REGISTRY/sonify:{kind}" for kind in ("cpu", "gpu", "cpu")
+    ]
+
+
+def test_a_job_takes_the_code_and_the_configurations_and_nothing_else(tmp_path):
+    """As `ray job submit --working-dir .` packs a checkout in which somebody has worked."""
+    kept = ["configs/sonify/sam.yaml", "eval/study.py", "mine.yaml", "sonify/captions/kinds.csv", "train/pixart.py"]
+    left = [
+        ".venv/bin/python",
+        "photos/a.jpg",
+        "runs/mine/run.json",
+        "sonify/__pycache__/cli.pyc",
+        "sounds/a.opus",
+        "a.wav",
+    ]
+    for name in kept + left:
+        (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkout" / name).write_text("x")
+    excludes = yaml.safe_load((ROOT / "jobs/runtime-env.yaml").read_text())["excludes"]
+    create_package(str(tmp_path / "checkout"), tmp_path / "job.zip", include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(tmp_path / "job.zip") as package:
+        assert sorted(name for name in package.namelist() if not name.endswith("/")) == sorted(kept)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

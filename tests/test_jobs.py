@@ -105,7 +105,7 @@ def test_kuberays_files_name_this_ray_ask_for_tokens_and_hold_no_secret(name):
     assert all(container["envFrom"][0]["secretRef"]["name"] == "sonify-secrets" for container in containers)
     assert [container["resources"]["limits"].get("nvidia.com/gpu") for container in containers] == [None, "1", None]
     assert [container["image"] for container in containers] == [
-        f"REGISTRY/sonify:{kind}" for kind in ("cpu", "gpu", "cpu")
+        f"REGISTRY/sonify:{kind}" for kind in ("gpu", "gpu", "cpu")
     ]
 
 

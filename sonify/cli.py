@@ -152,6 +152,7 @@ def _add_doctor(subparsers: Any) -> None:
     )
     _add_config(command)
     command.add_argument("--jobs", type=argument_of(to_folder), metavar="DIR", help="files for clusters, such as jobs/")
+    command.add_argument("--fetch", action="store_true", help="download first what is not here of the models")
     command.add_argument("--json", action="store_true", help="one document, at the end")
     command.add_argument("--record", type=argument_of(to_folder), metavar="FILE", help="keep that document too")
     command.set_defaults(name="doctor")
@@ -437,7 +438,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     config = _config_of(arguments) if given or arguments.jobs is None else None
     started = time.monotonic()
     findings: list[Finding] = []
-    for finding in examine(config, [*_shortcuts(arguments), *arguments.overrides], arguments.jobs):
+    overrides = [*_shortcuts(arguments), *arguments.overrides]
+    for finding in examine(config, overrides, arguments.jobs, fetch=arguments.fetch):
         findings.append(finding)
         if not arguments.json:
             _print_finding(finding)

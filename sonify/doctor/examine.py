@@ -9,28 +9,26 @@ Each examination yields findings as they come and goes on after a fault. What a 
 probed and left as it was: nothing of a run is made, and no other Ray is touched.
 """
 
-import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sonify import __version__
 from sonify.config import Config, Section, load_settings, wrong_paths
 from sonify.config.shipped import family_of, find_config
 from sonify.config.text import read_text
 from sonify.doctor.findings import Finding, Outcome, as_rows
+from sonify.doctor.machine import examine_fit
 from sonify.errors import InputError, TransientError, WorkError, missing
 from sonify.installed import PACKAGES, pin_packages
 from sonify.io.machine import usable_cpus
-
-log = logging.getLogger(__name__)
-Subject = TypeVar("Subject")
 
 # What is recorded beside the findings: a later recording may differ because one of these does.
 LIBRARIES = ("ray", "torch", "transformers", "diffusers", "accelerate", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow")
@@ -39,7 +37,11 @@ OF_TRAINING, OF_RUNS = frozenset({"data", "max_steps"}), frozenset({"images", "a
 
 
 def examine(
-    config: str | Path | None = None, overrides: Sequence[str] = (), jobs: Path | None = None
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    jobs: Path | None = None,
+    *,
+    fetch: bool = False,
 ) -> Iterator[Finding]:
     """Examine a configuration, a folder of job files, or both.
 
@@ -47,6 +49,7 @@ def examine(
         config: of a run or of a training: a file, or the name of one that comes along.
         overrides: each `key=value`, as behind `sonify run`.
         jobs: a folder of files for clusters, such as jobs/.
+        fetch: download first what is not here of the models.
 
     Raises:
         InputError: the configuration cannot be read, or there is no such folder; what the configuration names and is
@@ -58,17 +61,36 @@ def examine(
         raise InputError(f"doctor: {overrides[0]} overrides a configuration, and there is none: give --config F")
     if jobs is not None and not jobs.is_dir():
         raise InputError(f"--jobs {jobs}: no such folder")
-    if config is not None:
-        is_training = _is_training(config)
-        settings = _load_training(config, overrides) if is_training else _load_run(config, overrides)
+    yield from _timed(_examine_all(config, overrides, jobs, fetch))
+
+
+def _examine_all(
+    config: str | Path | None, overrides: Sequence[str], jobs: Path | None, fetch: bool
+) -> Iterator[Finding]:
+    if config is not None and _is_training(config):
+        settings = _load_training(config, overrides)
         yield from _examine_paths(settings)
-        if is_training:
-            yield from _going_on("training", "train.doctor", "examine_training", settings)
-        else:
-            yield from _going_on("machine", "sonify.doctor.machine", "examine_machine", settings)
-            yield from _going_on("models", "sonify.doctor.models", "examine_models", settings)
+        yield from _going_on("training", "train.doctor", "examine_training", settings)
+    elif config is not None:
+        settings = _load_run(config, overrides)
+        yield from _examine_paths(settings)
+        yield from _going_on("machine", "sonify.doctor.machine", "examine_machine", settings)
+        models: list[Finding] = []
+        for finding in _going_on("models", "sonify.doctor.models", "examine_models", settings, fetch=fetch):
+            models.append(finding)
+            yield finding
+        yield from examine_fit(settings, models)
     if jobs is not None:
         yield from _going_on("jobs", "sonify.doctor.jobs", "examine_jobs", jobs)
+
+
+def _timed(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Give each finding that has none the time that passed before it."""
+    started = time.monotonic()
+    for finding in findings:
+        took = round(time.monotonic() - started, 3)
+        yield finding if finding.seconds is not None else replace(finding, seconds=took)
+        started = time.monotonic()
 
 
 def _is_training(name: str | Path) -> bool:
@@ -99,12 +121,12 @@ def _examine_paths(config: Section) -> Iterator[Finding]:
         yield Finding(about="input", outcome=Outcome.OK, found="every place that the configuration names is there")
 
 
-def _going_on(about: str, module: str, function: str, subject: object) -> Iterator[Finding]:
+def _going_on(about: str, module: str, function: str, subject: object, **options: Any) -> Iterator[Finding]:
     """The findings of one examination; what ends it is a finding, and the next one is tried."""
     started = time.monotonic()
     try:
         examination: Callable[[Any], Iterable[Finding]] = getattr(import_module(module), function)
-        yield from examination(subject)
+        yield from examination(subject, **options)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if error.name == module:

@@ -219,7 +219,7 @@ def hearing_clap(folder: Path, sounds: Sequence[np.ndarray], texts: Sequence[str
 
 @torch.no_grad()
 def _teach_layer(layer: torch.nn.Linear, run: Callable[[], object], wanted: torch.Tensor, every: int = 1) -> None:
-    """Solve a layer so that what comes to it in a run leaves as is wanted; of batches of `every` rows the first counts."""
+    """Solve a layer so that what comes to it in a run leaves it as is wanted; of `every` rows the first counts."""
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][::every].clone()))
     run()

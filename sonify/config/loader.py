@@ -58,8 +58,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return load_settings(find_config(path, "sonify"), overrides, Config)
 
 
-def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) -> Settings:
-    """Do what `load_config` does for a file and any kind of configuration."""
+def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings], check_paths: bool = True) -> Settings:
+    """Do what `load_config` does for a file and any kind of configuration; `check_paths` as in `make_config`."""
     text = read_text(path)
     lines = dict(text.lines)
     for override, following in zip_longest(overrides, overrides[1:], fillvalue=""):
@@ -68,7 +68,7 @@ def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) ->
         apply_override(text.values, override)
         key = override.partition("=")[0]
         lines = {known: line for known, line in lines.items() if not f"{known}.".startswith(f"{key}.")}
-    return make_settings(text.values, kind, f"config {path}", lines=lines)
+    return make_settings(text.values, kind, f"config {path}", check_paths, lines)
 
 
 def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool = True) -> Config:

@@ -5,7 +5,7 @@ price comes along, and what is not known is said so, with what would make it kno
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -213,7 +213,7 @@ def tell_costs(costs: Sequence[StageCost], images: int, prices: Prices) -> Itera
     yield f"{'of it left to do':20}{'':{width}} |{_tell_cost(left, prices)}"
     for reason in dict.fromkeys(cost.unknown for cost in unknown):
         yield f"{NOT_KNOWN}: {', '.join(cost.stage for cost in unknown if cost.unknown == reason)}: {reason}"
-    yield from _tell_lacking(job, prices)
+    yield from tell_lacking(job, prices)
     yield "measured (loading, once for each worker, is in no figure):"
     for cost in costs:
         yield f"{cost.stage:20}{_tell_measured(cost)}"
@@ -253,11 +253,10 @@ def _count(number: float, noun: str) -> str:
     return f"{said} {noun}{'s' * (number != 1)}"
 
 
-def _tell_lacking(job: Cost, prices: Prices) -> Iterator[str]:
-    """What the user would have to say for more."""
-    lacking: Mapping[str, float | None] = {"gpu_hour": prices.gpu_hour, "cpu_hour": prices.cpu_hour}
-    drawn: Mapping[str, float | None] = {"gpu_watts": prices.gpu_watts, "cpu_watts": prices.cpu_watts}
-    for what, value, keys in (("money", job.money, lacking), ("kWh", job.kwh, drawn)):
-        if value is None or not any(each is not None for each in keys.values()):
-            wanted = ",".join(f"{key}=..." for key, each in keys.items() if each is None)
-            yield f"{what}: {NOT_KNOWN}: say --prices {wanted}"
+def tell_lacking(cost: Cost, prices: Prices) -> Iterator[str]:
+    """Which prices the user would have to say for what some hours come to."""
+    hours = {"gpu": cost.gpu_hours, "cpu": cost.cpu_hours}
+    used = [device for device in hours if hours[device]] or list(hours)
+    for what, of in (("money", "hour"), ("kWh", "watts")):
+        if wanted := [key for device in used if getattr(prices, key := f"{device}_{of}") is None]:
+            yield f"{what}: {NOT_KNOWN}: say --prices {','.join(f'{key}=...' for key in wanted)}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -25,6 +25,9 @@ from sonify.errors import InputError, WorkError, did_you_mean, require
 from sonify.installed import pin_packages, spell
 from sonify.stores import Place, to_folder, to_place, to_run_dir
 from sonify.terminal import Parser, argument_of, run_command, run_module
+
+if TYPE_CHECKING:
+    from sonify.report.cost import Prices
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +126,13 @@ def build_parser() -> Parser:
 def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
     command = _add(subparsers, name, text, _run, explain=explain_option(Config))
     _add_config(command)
-    command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
+    command.add_argument("--dry-run", action="store_true", help="print the config, the plan and its cost, and stop")
+    command.add_argument(
+        "--probe", action="store_true", help="do one unit of each stage not measured yet, and say what all would cost"
+    )
+    command.add_argument(
+        "--prices", metavar="P", help="gpu_hour=2.1,cpu_hour=0.04,gpu_watts=700,cpu_watts=8,currency=EUR, or a file"
+    )
     command.set_defaults(name=name, redo=None, concepts_from=None, published=None, missing=None)
     if name == "run":
         command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
@@ -232,16 +241,22 @@ def _run(arguments: argparse.Namespace) -> None:
         )
 
     from sonify.dataset.render_from import adopt_settings
+    from sonify.report.cost import Prices, read_prices
     from sonify.running import run
     from sonify.stages.table import COMMAND_STAGES, RENDERING
 
     stages = COMMAND_STAGES.get(arguments.name)
     if config.published and arguments.name == "render":
         stages = RENDERING
+    _check_looking(arguments)
+    prices = Prices() if arguments.prices is None else read_prices(arguments.prices)
     if arguments.dry_run:
-        if arguments.redo is not None or arguments.concepts_from is not None:
-            raise InputError("--dry-run: says what is to do as things stand; leave --redo and --concepts-from out")
-        _print_plan(adopt_settings(config))
+        print(yaml.safe_dump(adopt_settings(config).model_dump(mode="json"), sort_keys=False))
+        _print_plan(adopt_settings(config), prices)
+        return
+    if arguments.probe:
+        run(config, stages, probe=True)
+        _print_plan(adopt_settings(config), prices)
         return
     run(config, stages, arguments.redo, arguments.concepts_from)
     if config.published:
@@ -249,6 +264,20 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.name in ("run", "render"):
         _print_result(config.run_dir, config.retrieval.encoder.kind)
         log.info("look at it and listen: %s", spell("gallery", config.run_dir))
+
+
+def _check_looking(arguments: argparse.Namespace) -> None:
+    """Refuse what does not go together where a run is only looked at, or begun to be."""
+    if arguments.dry_run and arguments.probe:
+        raise InputError("--dry-run: does nothing, and --probe does one unit of each stage: leave one of the two out")
+    if arguments.prices is not None and not (arguments.dry_run or arguments.probe):
+        raise InputError("--prices: goes with --dry-run or --probe, which say what it costs")
+    if arguments.redo is None and arguments.concepts_from is None:
+        return
+    if arguments.dry_run:
+        raise InputError("--dry-run: says what is to do as things stand; leave --redo and --concepts-from out")
+    if arguments.probe:
+        raise InputError("--probe: goes on as things stand; leave --redo and --concepts-from out")
 
 
 def _print_result(run_dir: Place, encoder: str) -> None:
@@ -315,16 +344,15 @@ def _print_comparison(config: Config) -> None:
     )
 
 
-def _print_plan(config: Config) -> None:
+def _print_plan(config: Config, prices: "Prices") -> None:
     from sonify.engine.progress import spell_duration
+    from sonify.report.cost import cost_stages, tell_costs
     from sonify.report.estimate import estimate
     from sonify.running import plan_run
 
-    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
-    print(resolved)
     plans = plan_run(config)
     expected = estimate(config, plans)
-    print(f"\n# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
+    print(f"# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
     for key, count in expected.model_calls.items():
         print(f"# {key}: some {count:,} model calls")
     disk = f"pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}"
@@ -337,6 +365,8 @@ def _print_plan(config: Config) -> None:
         if seconds is not None and units > done:
             time_left = f", some {spell_duration(seconds)} at this run's rate"
         print(f"# {key}: {units:,} units, {done:,} done, {units - done:,} to do{time_left}")
+    for line in tell_costs(cost_stages(config, plans, expected, prices), expected.images, prices):
+        print(f"# {line}".rstrip())
 
 
 def _gigabytes(size_bytes: int) -> str:

@@ -76,6 +76,22 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_probe_says_what_the_run_would_cost_and_a_dry_run_says_it_again(config_file, tmp_path, capsys):
+    command = ["run", "--config", str(config_file), "--prices", "cpu_hour=0.04,cpu_watts=8,currency=EUR"]
+    assert main([*command, "--probe"]) == 0
+    probed = capsys.readouterr().out.splitlines()
+    assert "# render: 2 units, 1 done, 1 to do, some 0 s at this run's rate" in probed
+    heads = next(line.split() for line in probed if "CPU h" in line)
+    assert heads == ["#", "GPU", "h", "CPU", "h", "kWh", "EUR", "|", "GPU", "h", "CPU", "h", "kWh", "EUR"]
+    cells = next(line.split() for line in probed if line.startswith("# render  "))
+    assert cells[2] == "0"
+    assert float(cells[5]) == pytest.approx(float(cells[3]) * 0.04, rel=0.01)  # money is hours times the price
+    assert main([*command, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert yaml.safe_load(out)["seed"] == 0  # what follows the configuration are comments
+    assert out.splitlines()[-len(probed) :] == probed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -109,6 +125,11 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
         (["init", "latpop"], "init latpop: expected one of demo, folder, laptop, qwen, sam, sam_laion, "),
         (["eval", "loudnes"], "sonify eval: no such study: 'loudnes'; did you mean loudness?"),
         (["run", "--config", "CONFIG", "--redo", "pair", "--dry-run"], "--dry-run: says what is to do as things stand"),
+        (["run", "--config", "CONFIG", "--redo", "pair", "--probe"], "--probe: goes on as things stand; leave --redo"),
+        (["run", "--config", "CONFIG", "--dry-run", "--probe"], "--dry-run: does nothing, and --probe does one unit"),
+        (["run", "--config", "CONFIG", "--prices", "gpu_hour=2"], "--prices: goes with --dry-run or --probe"),
+        (["run", "--config", "CONFIG", "--dry-run", "--prices", "gpu_hour"], "--prices: expected gpu_hour=..., "),
+        (["pool", "--config", "CONFIG", "--probe", "--prices", "cpu_hour=-1"], "--prices: cpu_hour: input should be"),
         (["run", "--config", "CONFIG", "run_dir=s3://"], "run_dir: expected a bucket behind ://"),
         (["status", "nowhere"], "not a run"),
         (["verify", "nowhere"], "not a run"),

@@ -26,13 +26,15 @@ from torch import nn
 
 from sonify.config import explain_option, load_settings
 from sonify.config.shipped import find_config
-from sonify.errors import WorkError
+from sonify.errors import InputError, WorkError
 from sonify.features.vae import scaling_factor
 from sonify.io.write import naming_full_disk
+from sonify.report.cost import Prices, read_prices
 from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
 from train.checkpoints import check_run_dir, restore_training, save_training
 from train.config import Optimizer, TrainConfig, write_config
+from train.cost import print_plan
 from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
 from train.ema import Ema
 from train.frozen import load_networks, make_pipeline
@@ -55,13 +57,23 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.pixart") -> int:
         explain=explain_option(TrainConfig),
     )
     parser.add_argument("--config", required=True, metavar="F", help="YAML file, or the name of one that comes along")
+    parser.add_argument("--dry-run", action="store_true", help="print the config, the plan and its cost, and stop")
+    parser.add_argument(
+        "--prices", metavar="P", help="gpu_hour=2.1,gpu_watts=700,device_tflops=312,mfu=0.45, or a file"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return run_command(prog, lambda: _launch(arguments, prog, argv))
 
 
 def _launch(arguments: argparse.Namespace, prog: str, argv: Sequence[str]) -> int:
-    config = load_settings(find_config(arguments.config, "train"), arguments.overrides, TrainConfig)
+    file = find_config(arguments.config, "train")
+    config = load_settings(file, arguments.overrides, TrainConfig, check_paths=not arguments.dry_run)
+    if arguments.prices is not None and not arguments.dry_run:
+        raise InputError("--prices: goes with --dry-run, which says what the training costs")
+    if arguments.dry_run:
+        print_plan(config, Prices() if arguments.prices is None else read_prices(arguments.prices))
+        return 0
     processes = check_devices(config.devices)
     if processes > 1 and not is_launched():
         return launch_processes(processes, "train.pixart", argv, prog)

@@ -260,7 +260,7 @@ def open_feature_data(data: Data) -> FeatureData:
     runs: list[Run] = []
     shards: list[Shard] = []
     for place in dict.fromkeys(_resolved(place) for place in data.runs):
-        record, found = _open_run(place, data.split)
+        record, found = _open_run(_on_disk(place), data.split)
         if found:
             runs.append(_describe_run(record, found[0]))
             shards += found
@@ -272,6 +272,22 @@ def open_feature_data(data: Data) -> FeatureData:
     for run in runs[1:]:
         _check_alike(runs[0], run)
     return FeatureData(runs, shards, data.window_shards)
+
+
+def peek_features(data: Data) -> MeasuredFeatures:
+    """What the first sample of the first run shows, and no other is looked at.
+
+    Raises:
+        InputError: the run is not there, or has no features.
+        WorkError: a commit, an archive or an index is damaged or missing.
+    """
+    run_dir = _on_disk(data.runs[0])
+    record, commits = _feature_commits(run_dir)
+    shards = (_open_shard(run_dir, data.split, commit) for commit in commits)
+    shard = next((shard for shard in shards if shard is not None), None)
+    if shard is None:
+        raise InputError(f"{run_dir}: has no samples of split {data.split!r}")
+    return _describe_run(record, shard).features
 
 
 def check_matches(data: FeatureData, config: TrainConfig, vae_identity: str, ast_identity: str | None) -> None:
@@ -323,17 +339,26 @@ def _check_alike(first: Run, other: Run) -> None:
             )
 
 
-def _open_run(run_dir: Place, split: str) -> tuple[RunRecord, list[Shard]]:
-    if not isinstance(run_dir, Path):
-        raise InputError(f"data.runs: {run_dir}: features are read from a disk of this machine; copy the run to one")
+def _on_disk(place: Place) -> Path:
+    if not isinstance(place, Path):
+        raise InputError(f"data.runs: {place}: features are read from a disk of this machine; copy the run to one")
+    return place
+
+
+def _feature_commits(run_dir: Path) -> tuple[RunRecord, list[Place]]:
     record = require_record(run_dir)
     stage = record.stages.get(STAGE)
-    commits = list(commit_files(run_dir, STAGE, stage.digest)) if stage else []
+    commits = commit_files(run_dir, STAGE, stage.digest) if stage else []
     if not commits or not record.config.get("features"):
         raise InputError(
             f"{run_dir}: has no features; add a section `features` to its configuration, and run"
             f" `{spell('features', '--config', 'F')}`"
         )
+    return record, commits
+
+
+def _open_run(run_dir: Path, split: str) -> tuple[RunRecord, list[Shard]]:
+    record, commits = _feature_commits(run_dir)
     rendered = record.stages.get("render")
     num_rendered = sum(1 for _ in commit_files(run_dir, "render", rendered.digest)) if rendered else 0
     if len(commits) < num_rendered:
@@ -348,7 +373,7 @@ def _resolved(place: Place) -> Place:
     return place.resolve() if isinstance(place, Path) else place
 
 
-def _open_shard(run_dir: Path, split: str, commit_path: Path) -> Shard | None:
+def _open_shard(run_dir: Path, split: str, commit_path: Place) -> Shard | None:
     """A unit's archive of the split, or None where it has no images of it."""
     try:
         commit = read_commit(commit_path).commit

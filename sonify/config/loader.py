@@ -60,7 +60,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings], check_paths: bool = True) -> Settings:
-    """Do what `load_config` does for a file and any kind of configuration."""
+    """Do what `load_config` does for a file and any kind of configuration; `check_paths` as in `make_config`."""
     text = read_text(path)
     lines = dict(text.lines)
     for override, following in zip_longest(overrides, overrides[1:], fillvalue=""):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from posixpath import basename
 from typing import Any
@@ -26,6 +27,10 @@ from sonify.doctor.jobs.text import Kind, Node, Source, Words, split_commands
 from sonify.errors import InputError
 from sonify.installed import pin_packages
 
+MAX_EXPANSIONS = 6
+MAX_WORD = 10_000
+# What is not known is kept out of the way while the rest is filled in.
+_KEEP, _GIVE_BACK = str.maketrans("${}", "\0\1\2"), str.maketrans("\0\1\2", "${}")
 SHELLS = ("bash", "sh", "/bin/bash", "/bin/sh")
 _BEFORE_A_PROGRAM = ("--", "exec", "srun", "nohup")
 
@@ -69,7 +74,9 @@ class Loaded:
 def ours_in(words: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
     """The module and the arguments of a command of ours, whatever starts it."""
     end = next((n for n, word in enumerate(words) if word and set(word) <= set("<>&|")), len(words))
-    words = words[:end]
+    words = unwrap(words[:end])
+    if words and words[0] in ("set", "for", "echo", "printf"):
+        return None
     for n, word in enumerate(words):
         following = words[n + 1] if n + 1 < len(words) else ""
         before = words[n - 1] if n else "--"
@@ -78,6 +85,18 @@ def ours_in(words: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
         if basename(word) == "sonify" and before in _BEFORE_A_PROGRAM and following and not following.startswith("="):
             return _through_doors("sonify", words[n + 1 :])
     return None
+
+
+def unwrap(words: Sequence[str]) -> Sequence[str]:
+    """A command of ours within `bash -c '...' NAME ARGUMENTS`, with its arguments; anything else as it is."""
+    for n, word in enumerate(words[:-2]):
+        if word in SHELLS and re.fullmatch(r"-\w*c", words[n + 1]):
+            arguments = words[n + 4 :]
+            for inner in split_commands(words[n + 2], 1):
+                given = [part for each in inner.words for part in (arguments if each in ("$@", "$*") else [each])]
+                if "-m" in given or "sonify" in map(basename, given):
+                    return given
+    return words
 
 
 def _through_doors(module: str, words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -115,38 +134,59 @@ def _filled(words: Sequence[str], source: Source) -> tuple[str, ...]:
 
 
 def expand(word: str, variables: Mapping[str, str], depth: int = 0) -> str:
-    """A word with the variables that are known, and the defaults of those that are not."""
+    """A word with the variables that are known, and the defaults of those that are not: `${A:-${B}/c}`, too."""
+    if depth > MAX_EXPANSIONS or len(word) > MAX_WORD:
+        return word
 
     def value(found: re.Match[str]) -> str:
-        name, default = found.group(1) or found.group(3) or found.group(4), found.group(2)
+        name = found.group(1) or found.group(4) or found.group(5)
+        operator, rest = found.group(2), found.group(3)
         known = variables.get(name)
-        if known is None or (not known and default):
-            return found.group(0) if default is None else default
-        return expand(known, variables, depth + 1) if depth < 5 else known
+        if known is None or (not known and operator == ":-"):
+            return rest if operator in (":-", "-") else found.group(0).translate(_KEEP)
+        without = {key: text for key, text in variables.items() if key != name}
+        return expand(known, without, depth + 1)
 
-    return re.sub(r"\$\{(\w+)(?::?-([^}]*))?\}|\$\((\w+)\)|\$(\w+)", value, word)
+    # those within others first
+    for _ in range(MAX_EXPANSIONS):
+        filled = re.sub(r"\$\{(\w+)(?:(:?[-?+=])([^{}]*))?\}|\$\((\w+)\)|\$(\w+)", value, word)
+        if filled == word or len(filled) > MAX_WORD:
+            break
+        word = filled
+    return word.translate(_GIVE_BACK)
 
 
 def _of_script(script: SlurmScript, sources: Sequence[Source]) -> Iterator[Command]:
     """The commands in a Slurm script, for each way to submit it that the set tells."""
     variables = variables_set(script.source)
+    prepended = _prepended(script.source)
     uses = list(_submissions(script, sources)) or [(script.source, None)]
     for words in script.source.commands:
         if words.comment:
             continue
         for source, use in uses:
-            given = dict(variables) | (dict(use.set) if use else {})
-            arguments = _arguments_of(use, script) if use else []
-            filled = [part for word in words.words for part in (arguments if word in ("$@", "$*") else [word])]
-            found = ours_in([expand(word, given) for word in filled])
-            if found is None:
-                continue
             asked = _option_of(use.words if use else (), "--nodes", "-N") or script.value("nodes", "1")
-            at = (source, use.line) if use else (source, words.line)
-            yield Command(
-                source=at[0], line=at[1], module=found[0], words=found[1], script=script,
-                num_nodes=int(asked.split("-")[0]) if asked.split("-")[0].isdigit() else 1,
-            )  # fmt: skip
+            nodes = int(asked.split("-")[0]) if asked.split("-")[0].isdigit() else 1
+            given = script.variables(nodes) | dict(variables) | (dict(use.set) if use else {})
+            arguments = [*prepended, *(_arguments_of(use, script) if use else [])]
+            # those of an inner shell stay, which gets them behind its own command
+            own = [part for word in words.words for part in (arguments if word in ("$@", "$*") else [word])]
+            found = ours_in([word if "$@" in word else expand(word, given) for word in own])
+            if found is not None:
+                filled = tuple(expand(word, given) for word in found[1])
+                at = (source, use.line) if use else (source, words.line)
+                yield Command(
+                    source=at[0], line=at[1], module=found[0], words=filled, script=script, num_nodes=nodes
+                )
+
+
+def _prepended(source: Source) -> list[str]:
+    """What a script puts before its arguments: `set -- WORD "$@"`."""
+    found: list[str] = []
+    for command in source.commands:
+        if not command.comment and command.words[:2] == ("set", "--") and command.words[-1] == "$@":
+            found = [*command.words[2:-1], *found]
+    return found
 
 
 def _submissions(script: SlurmScript, sources: Sequence[Source]) -> Iterator[tuple[Source, Words]]:
@@ -165,7 +205,7 @@ def _arguments_of(use: Words, script: SlurmScript) -> list[str]:
 
 
 def _option_of(words: Sequence[str], *names: str) -> str:
-    for word, following in zip(words, (*words[1:], ""), strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         if word in names:
             return following
         if word.partition("=")[0] in names and "=" in word:

@@ -60,8 +60,8 @@ class JobSet:
     @property
     def building(self) -> Building:
         """What the Dockerfiles build with."""
-        scripts = {source.path.name: source.text for source in self.sources if source.kind is Kind.SHELL}
-        return Building(self.stages, scripts)
+        texts = {source.path.name: source.text for source in self.sources}
+        return Building(self.stages, texts)
 
     def beside(self, name: str) -> Path | None:
         """A file of the checkout that the folder lies in, else of the one that this package lies in."""

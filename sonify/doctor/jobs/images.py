@@ -146,7 +146,7 @@ def misnamed_builds(sources: Sequence[Source], stages: Sequence[Stage]) -> Itera
 def _build_commands(sources: Sequence[Source]) -> Iterator[tuple[Source, int, list[str]]]:
     """Every `docker build`, once for each value that a loop around it gives its variable."""
     for source in sources:
-        variables = _assigned(source)
+        variables: dict[str, str] = _assigned(source)
         loops = {name: values.split() for name, values in re.findall(r"\bfor (\w+) in ([^;\n$]+)", source.text)}
         for command in source.commands:
             words = command.words
@@ -154,7 +154,7 @@ def _build_commands(sources: Sequence[Source]) -> Iterator[tuple[Source, int, li
                 continue
             looped = next((name for name in loops if re.search(rf"\$\{{?{name}\b", " ".join(words))), None)
             for value in loops[looped] if looped else [""]:
-                known = variables | command.set | ({looped: value} if looped else {})
+                known = variables | dict(command.set) | ({looped: value} if looped else {})
                 yield source, command.line, [_fill(word, known) for word in words]
 
 
@@ -236,10 +236,10 @@ def _absolute(place: str, stage: Stage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Building:
-    """What a stage may take from: the other stages, and the scripts of the set by their names."""
+    """What a stage may take from: the other stages, and the files of the set by their names."""
 
     stages: Sequence[Stage]
-    scripts: Mapping[str, str]
+    files: Mapping[str, str]
 
 
 def has_program(stage: Stage, program: str, building: Building) -> bool:
@@ -257,7 +257,7 @@ def _places_of(stage: Stage, program: str, building: Building) -> set[str]:
     for step in stage.steps:
         if step.name == "RUN":
             text = _fill(step.rest, _variables(stage))
-            found |= _installed_by(text, program) | _linked_by(text, program) | _made_by(text, program, building)
+            found |= _installed_by(text, program) | _linked_by(text, program) | made_by(text, program, building)
         elif step.name in ("COPY", "ADD"):
             found |= _copied_by(step.rest, program, stage, building)
     return found
@@ -287,16 +287,31 @@ def _linked_by(text: str, program: str) -> set[str]:
     return {place for place in found if basename(place) == program}
 
 
-def _made_by(text: str, program: str, building: Building) -> set[str]:
+def made_by(text: str, program: str, building: Building) -> set[str]:
     """What a script of the set puts into PREFIX/bin: `bash jobs/engines.sh PREFIX vllm`, or all that it names."""
     found: set[str] = set()
-    for script, rest in re.findall(r"(?:^|[\s;&])(\S+\.sh)((?:[ \t]+[^\s;&|]+)*)", text):
-        body = building.scripts.get(basename(script), "")
-        names = [word for word in rest.split() if "/" not in word and not word.startswith("-")]
+    for script, rest in re.findall(r"(?:^|[\s;&`])(\S+\.sh)((?:[ \t]+[^\s;&|`)]+)*)", text):
+        body = building.files.get(basename(script), "")
+        prefix, *names = rest.split() or [""]
         wanted = program in names if names else re.search(rf"[\s-]{re.escape(program)}\b", body)
-        if wanted and re.search(r"/bin/(?:\$\{?\w+|" + re.escape(program) + ")", body):
-            found |= {join(word, "bin", program) for word in rest.split() if word.startswith("/")}
+        if prefix and wanted and re.search(r"/bin/(?:\$\{?\w+|" + re.escape(program) + ")", body):
+            found.add(join(prefix, "bin", program))
     return found
+
+
+def libraries_of(stage: Stage, building: Building) -> str | None:
+    """The locks that the environment of an image's first `python` was installed from; None where none is named."""
+    home = dirname(variable_of(stage, "PATH").partition(":")[0])
+    origins = [stage]
+    for step in stage.steps:
+        words = step.rest.split()
+        origin = next((word.partition("=")[2] for word in words if word.startswith("--from=")), "")
+        if step.name == "COPY" and origin and home.startswith(_absolute(words[-1], stage)):
+            origins += [each for each in building.stages if each.name == origin.lower()]
+    steps = [step.rest for each in origins for step in each.steps if step.name == "RUN"]
+    named = [basename(name) for text in steps for name in re.findall(r"(?:-r|--requirement)[ =](\S+)", text)]
+    texts = [building.files[name] for name in named if name in building.files]
+    return "\n".join(texts) if texts else None
 
 
 def _copied_by(text: str, program: str, stage: Stage, building: Building) -> set[str]:
@@ -312,7 +327,7 @@ def _copied_by(text: str, program: str, stage: Stage, building: Building) -> set
             {to} if basename(to) == program else set()
         )
     found: set[str] = set()
-    remaining = Building([each for each in building.stages if each is not other], building.scripts)
+    remaining = Building([each for each in building.stages if each is not other], building.files)
     for place in _places_of(other, program, remaining):
         for origin in origins:
             if place == origin:

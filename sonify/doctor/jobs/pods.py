@@ -244,6 +244,7 @@ class NodeType:
     image: Node
     options: tuple[Node, ...]
     pulls: bool
+    setup: tuple[Node, ...]  # commands that prepare it
 
 
 def is_cluster_file(node: Node) -> bool:
@@ -275,7 +276,19 @@ def read_node_types(source: Source) -> Iterator[NodeType]:
                 image=next((image for image in images if image.given), Node(None, node.line)),
                 options=tuple(each for part in options for each in part.each()),
                 pulls=pull.value is not False,
+                setup=_setup_of(cluster, node, side),
             )
+
+
+def _setup_of(cluster: Node, node: Node, side: str) -> tuple[Node, ...]:
+    """The commands of setup that act on a type of node: its own take the place of those for all workers."""
+    own = node.at("worker_setup_commands") if side == "worker" else Node(None, node.line)
+    parts = (
+        cluster.at("initialization_commands"),
+        cluster.at("setup_commands"),
+        own if own.given else cluster.at(f"{side}_setup_commands"),
+    )
+    return tuple(each for part in parts for each in part.each())
 
 
 def mounted_by(options: Sequence[Node]) -> tuple[str, ...]:

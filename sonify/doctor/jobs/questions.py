@@ -23,6 +23,7 @@ RAY_WAIT_SEC = 30
 SYMMETRIC_WAIT = "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"
 # One file of each kind that must stay at home when a job's working folder is sent to a cluster or into an image.
 STAY = ("photos/a.jpg", "sounds/a.wav", "runs/mine/run.json", ".venv/bin/python", ".venv-light/bin/python")
+GO = ("sonify/cli.py", "train/pixart.py", "configs/sonify/sam.yaml")
 # The driver that a release of CUDA needs. Source: NVIDIA, CUDA Toolkit release notes, table of minimum drivers.
 DRIVERS = {"12": "525", "13": "580"}
 _SECRET_NAME = r"[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY(?:_ID)?)"
@@ -84,6 +85,7 @@ def _volumes(jobs: JobSet) -> Iterator[Finding]:
 def _secrets(jobs: JobSet) -> Iterator[Finding]:
     known = {(secret.name, key) for secret in jobs.secrets for key in secret.keys}
     names = {secret.name for secret in jobs.secrets}
+    yield from _keys_agree(jobs)
     used: dict[str, tuple[str, str]] = {}
     for pod in jobs.pods:
         for part in pod.containers:
@@ -105,6 +107,18 @@ def _secrets(jobs: JobSet) -> Iterator[Finding]:
                         pod.source, variable.line,
                         f"{variable.name} is {pair[1]} of {pair[0]} here and {first[1]} of {first[0]} elsewhere",
                     )  # fmt: skip
+
+
+def _keys_agree(jobs: JobSet) -> Iterator[Finding]:
+    """A secret that is made in several places has the same keys in each, or some of them."""
+    for name in dict.fromkeys(secret.name for secret in jobs.secrets):
+        told = sorted((each for each in jobs.secrets if each.name == name), key=lambda each: -len(each.keys))
+        for secret in told[1:]:
+            for key in (each for each in secret.keys if each not in told[0].keys):
+                yield find(
+                    secret.source, secret.line,
+                    f"the secret {name} has a key {key} here, and none of that name in {told[0].source.name}",
+                )  # fmt: skip
 
 
 def _literals(jobs: JobSet) -> Iterator[Finding]:
@@ -243,10 +257,11 @@ def _variables(jobs: JobSet) -> Iterator[Finding]:
 
 
 def _files(jobs: JobSet) -> Iterator[Finding]:
-    """The files of the set that a command or a page names are there."""
+    """The files of the set that a command or a page names are there, in an image's copy of the checkout, too."""
     here = {source.path.relative_to(jobs.folder).as_posix() for source in jobs.sources}
     folder = basename(jobs.folder.absolute().as_posix())
-    pattern = re.compile(rf"(?<![\w/.-])(?:{re.escape(folder)}|jobs)/([\w./-]*\w)")
+    within = "|".join(re.escape(step.rest) for stage in jobs.stages for step in stage.own if step.name == "WORKDIR")
+    pattern = re.compile(rf"(?:(?<![\w/.-])|(?:{within or '//'})/)(?:{re.escape(folder)}|jobs)/([\w./-]*\w)")
     for source in jobs.sources:
         if source.kind is Kind.OTHER:
             continue
@@ -297,29 +312,41 @@ def _excludes(jobs: JobSet) -> Iterator[Finding]:
         for node in source.documents:
             if is_runtime_env(node):
                 excludes = [each.text() for each in node.at("excludes").each()]
-                yield from _staying(source, node.at("excludes").line, excludes, "the upload")
+                yield from _sent(source, node.at("excludes").line, excludes, "the upload")
     ignored = jobs.beside(".dockerignore")
+    lines = ignored.read_text(errors="replace").splitlines() if ignored else []
     for stage in jobs.stages:
         for step in stage.own:
-            if step.name == "COPY" and re.match(r"(?:--chown=\S+ )?\. ", step.rest):
-                lines = ignored.read_text(errors="replace").splitlines() if ignored else []
-                yield from _staying(stage.source, step.line, lines, "the image (.dockerignore)")
+            words = [word for word in step.rest.split() if not word.startswith("--")]
+            if step.name != "COPY" or "--from=" in step.rest:
+                continue
+            if words[:1] == ["."]:
+                yield from _sent(stage.source, step.line, lines, "the image (.dockerignore)")
+            for name in words[:-1]:
+                if name != "." and is_left_out(name, lines):
+                    yield find(stage.source, step.line, f"{name} is left out by .dockerignore")
 
 
-def _staying(source: Source, line: int, patterns: Sequence[str], what: str) -> Iterator[Finding]:
-    if going := [path for path in STAY if not any(is_excluded(path, pattern) for pattern in patterns)]:
+def _sent(source: Source, line: int, patterns: Sequence[str], what: str) -> Iterator[Finding]:
+    if going := [path for path in STAY if not is_left_out(path, patterns)]:
         yield find(source, line, f"{what} takes along {', '.join(going)}", "exclude photos, sounds, runs, environments")
+    if lacking := [path for path in GO if is_left_out(path, patterns)]:
+        yield find(source, line, f"{what} leaves out {', '.join(lacking)}", "leave the code in")
 
 
-def is_excluded(path: str, pattern: str) -> bool:
-    """Whether a pattern as `.gitignore` has them leaves a file out."""
-    pattern = pattern.strip().removeprefix("**/")
-    anchored = pattern.startswith("/") or "/" in pattern.rstrip("/")
+def is_left_out(path: str, patterns: Sequence[str]) -> bool:
+    """Whether patterns as `.gitignore` has them leave a file out; of those that fit, the last one counts."""
+    fitting = [pattern for pattern in patterns if _fits(path, pattern.strip().removeprefix("!"))]
+    return bool(fitting) and not fitting[-1].strip().startswith("!")
+
+
+def _fits(path: str, pattern: str) -> bool:
+    pattern = pattern.removeprefix("**/")
     wanted = pattern.strip("/")
-    if not wanted or pattern.startswith(("#", "!")):
+    if not wanted or pattern.startswith("#"):
         return False
     parts = path.split("/")
-    if anchored:
+    if "/" in pattern.rstrip("/"):
         return any(fnmatch("/".join(parts[:n]), wanted) for n in range(1, len(parts) + 1))
     folders = parts[:-1] if pattern.endswith("/") else parts
     return any(fnmatch(part, wanted) for part in folders)

@@ -1,17 +1,21 @@
 """The questions about our own commands: does what a configuration asks for exist where the command runs?"""
 
+import re
 from collections.abc import Iterator, Sequence
-from posixpath import basename
+from posixpath import basename, dirname
 from typing import Any
 
-from sonify.config import Config, Section, ServerVlm
+from sonify.config import Config, ServerVlm
 from sonify.doctor.findings import Finding, Outcome
 from sonify.doctor.jobs.commands import Command, Loaded, Place, load, sections_of
 from sonify.doctor.jobs.folder import JobSet, find, is_named
-from sonify.doctor.jobs.images import folders_of, has_program
+from sonify.doctor.jobs.images import folders_of, has_program, libraries_of, made_by
 from sonify.doctor.jobs.pods import NodeType, Pod, is_below, mounted_by
 from sonify.doctor.jobs.scripts import variables_set
 from sonify.errors import InputError
+
+# What the driver of a run needs beside Ray: it looks for every model before it asks for workers.
+DRIVER_LIBRARIES = ("huggingface-hub",)
 
 
 def load_all(jobs: JobSet) -> tuple[list[Loaded], list[Finding]]:
@@ -36,6 +40,7 @@ def ask_of_runs(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
     for run in loaded:
         yield from _places(jobs, run)
         yield from _engines(jobs, run)
+        yield from _libraries(jobs, run)
         yield from _keys(jobs, run)
         yield from _gpus(run)
         yield from _batch(run)
@@ -43,37 +48,48 @@ def ask_of_runs(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
 
 
 def _places(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
+    """Input, `run_dir` and models that are folders lie where all that use them see them."""
+    lacking: dict[str, list[str]] = {}
     for place in run.places:
-        path = place.path
-        if "://" in path or "$" in path:
+        if "://" in place.path or "$" in place.path:
             continue
-        command = run.command
-        if not path.startswith("/"):
+        if not place.path.startswith("/"):
             # Slurm starts in the checkout, which all nodes see; a job of Ray's in a copy that is gone afterwards
-            if command.by_ray or command.pods or command.nodes:
-                yield _at(run, f"{place.key} is {path}, which each node takes for another place", "an absolute path")
-            continue
-        for where in _unprovided(jobs, command, place):
-            yield _at(
-                run,
-                f"{place.key} is {path}, which {where}",
-                "mount it, fetch it there, name another place, or say under `Needs:` who provides it",
-            )
+            if run.command.by_ray or run.command.pods or run.command.nodes:
+                lacking.setdefault("each node takes for another place", []).append(f"{place.key} is {place.path}")
+        elif where := _lacks(jobs, run, place):
+            lacking.setdefault(where, []).append(f"{place.key} is {place.path}")
+    for where, named in lacking.items():
+        yield _at(
+            run,
+            f"{', '.join(named)}, which {where}",
+            "mount it, fetch it there, name another place, or say under `Needs:` who provides it",
+        )
 
 
-def _unprovided(jobs: JobSet, command: Command, place: Place) -> Iterator[str]:
-    """Where a place is not provided; each an end of a sentence."""
-    told = _is_told(jobs, command, place.path)
-    if command.pods:
-        lacking = [pod.name for pod in command.pods if not _pod_has(jobs, pod, place)]
-        if lacking:
-            yield f"lies below no mount of {', '.join(dict.fromkeys(lacking))}"
-    elif command.nodes:
-        lacking = [node.name for node in command.nodes if not _node_has(jobs, node, place)]
-        if lacking and not told:
-            yield f"is brought into no container of {', '.join(lacking)}"
-    elif not told:
-        yield "nothing here provides"
+def _lacks(jobs: JobSet, run: Loaded, place: Place) -> str:
+    """Where a place is not provided, as the end of a sentence; empty where it is."""
+    command = run.command
+    pods = [pod for pod in command.pods if pod.role != "submitter" and (pod.gpus or not _is_for_gpus(pod, place))]
+    nodes = [node for node in command.nodes if node.is_head or node.gpus or not place.is_model]
+    if pods:
+        names = [pod.name for pod in pods if not _pod_has(jobs, pod, place)]
+        return f"lies below no mount of {', '.join(dict.fromkeys(names))}" if names else ""
+    if nodes:
+        names = [node.name for node in nodes if not _node_has(jobs, node, place)]
+        return f"is brought into no container of {', '.join(names)}" if names else ""
+    return "" if _is_shared(run, place) or _is_told(jobs, command, place.path) else "nothing here provides"
+
+
+def _is_for_gpus(pod: Pod, place: Place) -> bool:
+    """Whether a place is a model that no worker in a pod looks at; the driver looks at each."""
+    return place.is_model and pod.role == "worker"
+
+
+def _is_shared(run: Loaded, place: Place) -> bool:
+    """Whether a place is on the disk that the run is written to, which all nodes see."""
+    run_dir = next((each.path for each in run.places if each.key == "run_dir"), "")
+    return place.path.split("/")[:2] == run_dir.split("/")[:2]
 
 
 def _is_told(jobs: JobSet, command: Command, path: str) -> bool:
@@ -97,7 +113,8 @@ def _pod_has(jobs: JobSet, pod: Pod, place: Place) -> bool:
 def _node_has(jobs: JobSet, node: NodeType, place: Place) -> bool:
     stage = jobs.stage_of(node.image.text())
     inside = folders_of(stage) if stage is not None and place.key != "run_dir" else []
-    return any(is_below(place.path, folder) for folder in (*mounted_by(node.options), *inside))
+    fetched = [word for step in node.setup for word in re.findall(r"(?<!\S)(/\S+)", step.text()) if ".sh" not in word]
+    return any(is_below(place.path, folder) for folder in (*mounted_by(node.options), *inside, *fetched))
 
 
 def _engines(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
@@ -109,7 +126,7 @@ def _engines(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
             continue
         program = extractor.command if isinstance(extractor.command, str) else extractor.command[0]
         key = f"concepts.extractors.{n}.command"
-        for image, who in _images_for(jobs, run.command, extractor.gpus):
+        for image, who in _hosts(run.command, extractor.gpus):
             stage = jobs.stage_of(image)
             if stage is not None and not has_program(stage, program, jobs.building):
                 yield _at(
@@ -117,26 +134,48 @@ def _engines(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
                     f"{key} is {program}, which is not on PATH in the image of {who} ({image})",
                     "install the engine in that image, in an environment of its own",
                 )
-        if not run.command.pods and not run.command.nodes and not _engine_told(jobs, run.command, program):
+        if not run.command.pods and not run.command.nodes and not _has_engine(jobs, run.command, program):
             yield _at(run, f"{key} is {program}, which nothing here puts on PATH", "say under `Needs:` where it is")
 
 
-def _images_for(jobs: JobSet, command: Command, gpus: float) -> Iterator[tuple[str, str]]:
-    """The images of the workers that have GPUs enough for an engine."""
+def _hosts(command: Command, gpus: float, *, driver: bool = False) -> Iterator[tuple[str, str]]:
+    """The images of the workers that have so many GPUs, or of where the driver runs."""
     for pod in command.pods:
-        if pod.role != "head" and pod.gpus >= gpus:
+        is_host = pod.role in ("head", "alone") if driver else pod.role in ("worker", "alone") and pod.gpus >= gpus
+        if is_host:
             yield from ((container.image.text(), pod.name) for container in pod.containers if container.image.given)
     for node in command.nodes:
-        if not node.is_head and node.gpus >= gpus:
+        if node.is_head if driver else not node.is_head and node.gpus >= gpus:
             yield node.image.text(), node.name
 
 
-def _engine_told(jobs: JobSet, command: Command, program: str) -> bool:
-    script = command.script
-    set_here = " ".join(variables_set(script.source).values()) if script else ""
-    told = jobs.told(command.source) + (jobs.told(script.source) if script else "")
-    name = basename(program)
-    return is_named(name, told) or f"/{name}" in set_here
+def _has_engine(jobs: JobSet, command: Command, program: str) -> bool:
+    """Whether an engine is on PATH on nodes of which there is no image: in a script's PATH, where it is told to be."""
+    told = jobs.told(command.source)
+    if command.script is None:  # nodes of any cluster: of an image of the set
+        images = (has_program(image.stage, program, jobs.building) for image in jobs.images)
+        return any(images) or is_named(basename(program), told)
+    told += jobs.told(command.script.source)
+    made = made_by(told, program, jobs.building)
+    path = variables_set(command.script.source).get("PATH", "").split(":")
+    return any(entry.endswith(f"/{dirname(place)}") or entry == dirname(place) for place in made for entry in path)
+
+
+def _libraries(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
+    """The environment of an image holds what the configuration needs there."""
+    stores = ["s3fs"] if any(place.path.startswith("s3://") for place in run.places) else []
+    if isinstance(run.config, Config):
+        looked_at = ["torch", *DRIVER_LIBRARIES] if run.config.features else list(DRIVER_LIBRARIES)
+        uses = [(looked_at + stores, True, 0.0), (["torch", "transformers", *stores], False, 1.0), (stores, False, 0.0)]
+    else:
+        uses = [(["torch", "accelerate", "diffusers", *stores], True, 0.0)]
+    for libraries, driver, gpus in uses:
+        for image, who in _hosts(run.command, gpus, driver=driver):
+            stage = jobs.stage_of(image)
+            locked = libraries_of(stage, jobs.building) if stage is not None else None
+            for library in libraries if locked is not None else ():
+                if not re.search(rf"^{library}==", locked or "", re.MULTILINE):
+                    yield _at(run, f"needs the library {library} on {who}, and the image {image} has it not")
 
 
 def _keys(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
@@ -228,7 +267,7 @@ def _at(run: Loaded, found: str, todo: str = "") -> Finding:
     return find(run.command.source, run.command.line, found, todo)
 
 
-def loader_bytes(config: Section | Any) -> int:
+def loader_bytes(config: Any) -> int:
     """What the loader processes of a training may hold in shared memory at once, on one node.
 
     Each has two batches under way, of a sample's latents and their deviation (float32) and of AST's mean rows.

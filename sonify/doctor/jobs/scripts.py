@@ -80,6 +80,18 @@ class SlurmScript:
         first = self.directives[0].line if self.directives else 1
         return next((each.line for each in reversed(self.directives) if each.name == name), first)
 
+    def variables(self, num_nodes: int) -> dict[str, str]:
+        """What Slurm sets in a job of so many nodes."""
+        tasks = self.value("ntasks-per-node", "1")
+        return {
+            "SLURM_JOB_NUM_NODES": str(num_nodes),
+            "SLURM_NNODES": str(num_nodes),
+            "SLURM_NTASKS_PER_NODE": tasks,
+            "SLURM_NTASKS": str(num_nodes * int(tasks)) if tasks.isdigit() else tasks,
+            "SLURM_CPUS_PER_TASK": self.value("cpus-per-task", "1"),
+            "SLURM_GPUS_ON_NODE": str(self.gpus_per_node),
+        }
+
     @property
     def gpus_per_node(self) -> int:
         """GPUs of each node, by `--gpus-per-node` or `--gres`."""

@@ -16,7 +16,8 @@ import yaml
 MAX_BYTES = 1 << 20
 MAX_VALUES = 50_000  # of one file, aliases written out
 _CONTROL = {";", "&&", "||", "|", "&", "(", ")", ";;", "|&", "\n"}
-_KEYWORDS = {"if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "sudo"}
+# What may stand before a command.
+_SKIPPED = frozenset("if then elif else while until do ! { time exec command sudo export env".split())
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
 
 
@@ -43,10 +44,12 @@ class Node:
         return self.value is not None
 
     def at(self, *path: str) -> "Node":
-        """What lies below these keys."""
+        """What lies below these keys; those of a list are its positions."""
         node = self
         for key in path:
             below = node.value.get(key) if isinstance(node.value, Mapping) else None
+            if isinstance(node.value, tuple) and key.isascii() and key.isdigit() and int(key) < len(node.value):
+                below = node.value[int(key)]
             node = Node(None, node.line) if below is None else below
         return node
 
@@ -261,12 +264,13 @@ def split_commands(text: str, first_line: int, *, comment: bool = False) -> Iter
             heredoc = opened.group(1)
         for words in _split(whole):
             variables: dict[str, str] = {}
-            while words and (words[0] in _KEYWORDS or _ASSIGNMENT.fullmatch(words[0]) or words[0] in ("export", "env")):
-                if found := _ASSIGNMENT.fullmatch(words[0]):
+            start = 0
+            while start < len(words) and (words[start] in _SKIPPED or _ASSIGNMENT.fullmatch(words[start])):
+                if found := _ASSIGNMENT.fullmatch(words[start]):
                     variables[found.group(1)] = found.group(2)
-                words = words[1:]
-            if words or variables:
-                yield Words(line, tuple(words), variables, comment)
+                start += 1
+            if words[start:] or variables:
+                yield Words(line, tuple(words[start:]), variables, comment)
 
 
 def _logical_lines(text: str, *, quotes: bool) -> Iterator[tuple[str, int]]:

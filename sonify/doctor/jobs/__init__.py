@@ -2,7 +2,8 @@
 
 What reads: `text` (YAML with lines, comments, shell), `images` (Dockerfiles), `pods` (Kubernetes, KubeRay, Ray's
 launcher), `scripts` (Slurm), `commands` (our own, with their configuration); `folder` makes one set of them. What
-asks: `formats` (what each format refuses), `questions` (pods, nodes, scripts), `runs` (our commands).
+asks: `formats` (what each format refuses), `runs` (our commands), `supplies` (what is used and provided), `hosts`
+(where and how the work is started).
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 from sonify.doctor.findings import Finding, Outcome
 from sonify.doctor.jobs.folder import JobSet, read_folder
 from sonify.doctor.jobs.formats import ask_formats
-from sonify.doctor.jobs.questions import ask_of_set
+from sonify.doctor.jobs.hosts import ask_of_hosts
 from sonify.doctor.jobs.runs import ask_of_runs, load_all
+from sonify.doctor.jobs.supplies import ask_for_supplies
 from sonify.doctor.jobs.text import Kind, Source
 
 MAX_SHOWN = 200  # findings of one folder; nobody reads more
@@ -24,7 +26,7 @@ def examine_jobs(folder: Path) -> Iterator[Finding]:
         yield Finding(about=str(folder), outcome=Outcome.FAULT, found="no such folder", todo="--jobs DIR, such as jobs")
         return
     jobs, unread = read_folder(folder)
-    seen: set[Finding | tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     troubled: set[str] = set()
     for finding in (*unread, *_ask(jobs)):
         # a container's mistake that three pods share by an alias is one mistake
@@ -46,7 +48,8 @@ def _ask(jobs: JobSet) -> Iterator[Finding]:
     loaded, wrong = load_all(jobs)
     yield from wrong
     yield from ask_of_runs(jobs, loaded)
-    yield from ask_of_set(jobs, loaded)
+    yield from ask_for_supplies(jobs)
+    yield from ask_of_hosts(jobs, loaded)
 
 
 def _describe(jobs: JobSet, source: Source) -> str:

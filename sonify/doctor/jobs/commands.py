@@ -175,9 +175,7 @@ def _of_script(script: SlurmScript, sources: Sequence[Source]) -> Iterator[Comma
             if found is not None:
                 filled = tuple(expand(word, given) for word in found[1])
                 at = (source, use.line) if use else (source, words.line)
-                yield Command(
-                    source=at[0], line=at[1], module=found[0], words=filled, script=script, num_nodes=nodes
-                )
+                yield Command(source=at[0], line=at[1], module=found[0], words=filled, script=script, num_nodes=nodes)
 
 
 def _prepended(source: Source) -> list[str]:
@@ -267,9 +265,7 @@ def load(command: Command, folder: Path) -> Loaded | None:
     for override in overrides:
         apply_override(text.values, override)
     loaded = make_settings(text.values, kind, f"config {config}", check_paths=False, lines=text.lines)
-    places = tuple(
-        Place(place.key, _as_written(text.values, place), place.is_model) for place in places_of(loaded, "")
-    )
+    places = tuple(Place(place.key, _as_written(text.values, place), place.is_model) for place in places_of(loaded, ""))
     return Loaded(command, loaded, places)
 
 
@@ -370,6 +366,8 @@ def sections_of(section: Section, prefix: str = "") -> Iterator[tuple[str, Secti
 def is_runtime_env(node: Node) -> bool:
     """Whether a document is a runtime environment of Ray's jobs."""
     known = {"excludes", "env_vars", "working_dir", "py_modules", "pip", "uv", "conda", "container", "image_uri"}
-    return bool(node.items()) and {key for key, _ in node.items()} <= known | {"config", "nsight", "py_executable"} and (
-        not is_cluster_file(node)
+    return (
+        bool(node.items())
+        and {key for key, _ in node.items()} <= known | {"config", "nsight", "py_executable"}
+        and (not is_cluster_file(node))
     )

@@ -68,6 +68,13 @@ class JobSet:
         places = (self.folder.absolute().parent / name, ROOT / name)
         return next((place for place in places if place.is_file()), None)
 
+    def locked(self, library: str) -> str:
+        """The version of a library in the checkout's lock; empty where there is none."""
+        lock = self.beside("requirements.lock")
+        text = lock.read_text(errors="replace") if lock else ""
+        found = re.search(rf"^{re.escape(library)}==(\S+)", text, re.MULTILINE)
+        return found.group(1) if found else ""
+
 
 def is_named(word: str, text: str) -> bool:
     """Whether a text has a name as a whole word, in capitals or not."""

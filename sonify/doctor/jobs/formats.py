@@ -1,6 +1,7 @@
 """What each format itself would refuse: Kubernetes' and Ray's schemas, sbatch's options, bash, and two linters.
 
-Linters and Kubernetes' schemas are for developers; where they are not installed, that is said. Nothing in a file is run.
+Linters and Kubernetes' schemas are for developers; where they are not installed, that is said. Nothing of a file is
+run.
 """
 
 import json
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -176,19 +178,25 @@ def _kubernetes(source: Source) -> Iterator[Finding]:
 
 
 def _validate(source: Source, node: Node, plain: Any) -> Iterator[Finding]:
+    known, path, message = _refused_by_kubernetes(json.dumps(plain, default=str, sort_keys=True))
+    if not known:
+        yield find(source, node.line, "a kind that is not looked into", outcome=Outcome.NOTE)
+    elif message:
+        yield find(source, node.at(*path).line, f"Kubernetes refuses it: {message}")
+
+
+@lru_cache(maxsize=256)
+def _refused_by_kubernetes(text: str) -> tuple[bool, tuple[str, ...], str]:
+    """Whether the object's kind is known, and where and why it is refused; its schemas take a while to read."""
     import kubernetes_validate  # noqa: PLC0415 - for developers; asked for above
 
     try:
-        kubernetes_validate.validate(plain, KUBERNETES, strict=True)
+        kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
-        at = node.at(*_strings(error.absolute_path))
-        yield find(source, at.line, f"Kubernetes refuses it: {error.message[:200]}")
+        return True, tuple(str(part) for part in error.absolute_path), error.message[:200]
     except kubernetes_validate.SchemaNotFoundError:
-        yield find(source, node.line, "a kind that is not looked into", outcome=Outcome.NOTE)
-
-
-def _strings(path: Any) -> list[str]:
-    return [str(part) for part in path]
+        return False, (), ""
+    return True, (), ""
 
 
 def _ray_words(jobs: JobSet) -> Iterator[Finding]:
@@ -223,7 +231,7 @@ def _bash(jobs: JobSet) -> Iterator[Finding]:
         if bash is None:
             yield find(source, 1, "bash is not here to read it", outcome=Outcome.NOT_TRIED)
             continue
-        said = _ask([bash, "--noprofile", "--norc", "-n"], source.text)
+        said = _ask((bash, "--noprofile", "--norc", "-n"), source.text)
         for line in said.splitlines():
             number = line.partition("line ")[2].partition(":")[0]
             yield find(source, int(number) if number.isdigit() else 1, f"bash: {line.partition(': ')[2]}")
@@ -233,8 +241,8 @@ def _bash(jobs: JobSet) -> Iterator[Finding]:
 
 def _linters(jobs: JobSet) -> Iterator[Finding]:
     for kind, name, options in (
-        (Kind.DOCKERFILE, "hadolint", ["--no-color", "--format", "json", "-"]),
-        (Kind.SHELL, "shellcheck", ["--norc", "--format", "json", "-"]),
+        (Kind.DOCKERFILE, "hadolint", ("--no-color", "--format", "json", "-")),
+        (Kind.SHELL, "shellcheck", ("--norc", "--format", "json", "-")),
     ):
         sources = [each for each in jobs.sources if each.kind is kind]
         program = _program(name)
@@ -242,7 +250,7 @@ def _linters(jobs: JobSet) -> Iterator[Finding]:
             yield find(sources[0], 1, f"{name} is not installed", outcome=Outcome.NOT_TRIED)
             continue
         for source in sources if program else ():
-            for found in _rows(_ask([str(program), *options], source.text)):
+            for found in _rows(_ask((str(program), *options), source.text)):
                 serious = found.get("level") == "error"
                 what = f"{name} {found.get('code')}: {found.get('message')}"
                 outcome = Outcome.FAULT if serious else Outcome.NOTE
@@ -263,7 +271,8 @@ def _rows(text: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _ask(command: list[str], text: str) -> str:
+@lru_cache(maxsize=256)
+def _ask(command: tuple[str, ...], text: str) -> str:
     """What a program says of a text that it reads from its standard input."""
     try:
         done = subprocess.run(  # noqa: S603 - a linter or `bash -n`: it reads, and runs nothing of what it reads

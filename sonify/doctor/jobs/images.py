@@ -4,16 +4,17 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from posixpath import basename, dirname, join, normpath
 
 from sonify.doctor.jobs.text import Source, Unreadable
 
 BUILDERS = ("docker", "podman", "buildah", "nerdctl")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-INSTRUCTIONS = frozenset(
-    "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL MAINTAINER ONBUILD RUN SHELL STOPSIGNAL USER VOLUME"
-    " WORKDIR".split()
-)
+INSTRUCTIONS = (
+    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD",
+    "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def _option(words: Sequence[str], name: str) -> str:
 
 
 def _options(words: Sequence[str], *names: str) -> list[str]:
-    found = [after for word, after in zip(words, words[1:], strict=False) if word in names]
+    found = [after for word, after in pairwise(words) if word in names]
     return found + [word.partition("=")[2] for word in words if word.partition("=")[0] in names and "=" in word]
 
 
@@ -335,4 +336,3 @@ def _copied_by(text: str, program: str, stage: Stage, building: Building) -> set
             elif place.startswith(f"{origin.rstrip('/')}/"):
                 found.add(to + place[len(origin.rstrip("/")) :])
     return found
-

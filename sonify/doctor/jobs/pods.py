@@ -301,4 +301,4 @@ def mounted_by(options: Sequence[Node]) -> tuple[str, ...]:
 def variables_of(options: Sequence[Node]) -> dict[str, str]:
     """The variables that Docker's options set; one that is taken from the node has no value."""
     said = " ".join(option.text() for option in options)
-    return {name: value for name, value in re.findall(r"(?:-e|--env)[ =]([A-Za-z_]\w*)=?(\S*)", said)}
+    return dict(re.findall(r"(?:-e|--env)[ =]([A-Za-z_]\w*)=?(\S*)", said))

@@ -17,7 +17,9 @@ MAX_BYTES = 1 << 20
 MAX_VALUES = 50_000  # of one file, aliases written out
 _CONTROL = {";", "&&", "||", "|", "&", "(", ")", ";;", "|&", "\n"}
 # What may stand before a command.
-_SKIPPED = frozenset("if then elif else while until do ! { time exec command sudo export env".split())
+_SKIPPED = (
+    "if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "sudo", "export", "env",
+)  # fmt: skip
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
 
 
@@ -192,6 +194,8 @@ def read_source(path: Path, name: str) -> Source:
     """
     text = _read(path)
     kind = kind_of(path)
+    if kind is Kind.OTHER:
+        return Source(name=name, path=path, kind=kind, text=text)
     documents = read_documents(text) if kind is Kind.YAML else ()
     prose, examples = _read_page(text) if kind is Kind.MARKDOWN else _read_comments(text)
     body = tuple(split_commands(_without_comments(text), 1)) if kind is Kind.SHELL else ()

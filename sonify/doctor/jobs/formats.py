@@ -5,9 +5,11 @@ run.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
@@ -166,6 +168,10 @@ def _kubernetes(source: Source) -> Iterator[Finding]:
         yield find(source, 1, "Kubernetes' schemas are not installed: kubernetes-validate", outcome=Outcome.NOT_TRIED)
         return
     for node in objects:
+        names = (node.at("apiVersion").value, node.at("kind").value)
+        if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", name) for name in names):
+            yield find(source, node.line, "apiVersion and kind name nothing of Kubernetes")
+            continue
         if not node.at("apiVersion").text().startswith("ray.io/"):
             yield from _validate(source, node, node.plain())
             continue
@@ -204,7 +210,9 @@ def _ray_words(jobs: JobSet) -> Iterator[Finding]:
     used = [(source, words) for source in jobs.sources for words in source.commands if "ray" in words.words[:-1]]
     if not used:
         return
-    from ray.scripts.scripts import cli  # noqa: PLC0415 - takes seconds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, of what it imports
+        from ray.scripts.scripts import cli  # noqa: PLC0415 - takes seconds
 
     for source, command in used:
         words = command.words[command.words.index("ray") + 1 :]

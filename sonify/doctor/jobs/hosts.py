@@ -76,10 +76,12 @@ def _amounts(jobs: JobSet) -> Iterator[Finding]:
                 if wanted is None:
                     yield find(pod.source, asked.line, f"{pod.name}: {what} is {asked.text()!r}, no amount")
                 elif most is not None and (wanted > most or (what == GPU and wanted != most)):
+                    at_most = limit.text() if limit else ""
                     yield find(
-                        pod.source, asked.line,
-                        f"{pod.name}: asks for {asked.text()} of {what}, and {limit.text() if limit else ''} is its limit",
-                    )  # fmt: skip
+                        pod.source,
+                        asked.line,
+                        f"{pod.name}: asks for {asked.text()} of {what}, and {at_most} is its limit",
+                    )
             if GPU in part.requests and GPU not in part.limits:
                 yield find(pod.source, part.requests[GPU].line, f"{pod.name}: a GPU is a limit, too")
             memory = part.amount("memory")

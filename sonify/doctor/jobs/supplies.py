@@ -107,7 +107,7 @@ def _keys_agree(jobs: JobSet) -> Iterator[Finding]:
 
 def _literals(jobs: JobSet) -> Iterator[Finding]:
     """No secret stands in a file: neither one of a known form nor a value for a name that says so."""
-    for source in jobs.sources:
+    for source in (each for each in jobs.sources if each.kind is not Kind.OTHER or _KNOWN_FORM.search(each.text)):
         for number, line in enumerate(source.text.splitlines(), 1):
             name = _named_secret(line[:2000])
             if name or _KNOWN_FORM.search(line[:2000]):
@@ -197,21 +197,25 @@ def _sent(source: Source, line: int, patterns: Sequence[str], what: str) -> Iter
 
 
 def is_left_out(path: str, patterns: Sequence[str]) -> bool:
-    """Whether patterns as `.gitignore` has them leave a file out; of those that fit, the last one counts."""
-    fitting = [pattern for pattern in patterns if _fits(path, pattern.strip().removeprefix("!"))]
-    return bool(fitting) and not fitting[-1].strip().startswith("!")
+    """Whether patterns as `.gitignore` has them leave a file out: of those that fit it, or a folder above, the last."""
+    parts = path.split("/")
+    for n in range(1, len(parts) + 1):
+        fitting = [each for each in patterns if _fits(parts[:n], each.strip().removeprefix("!"), n < len(parts))]
+        if fitting and not fitting[-1].strip().startswith("!"):
+            return True
+    return False
 
 
-def _fits(path: str, pattern: str) -> bool:
+def _fits(parts: Sequence[str], pattern: str, is_folder: bool) -> bool:
+    """Whether a pattern fits a place, or a folder above it."""
     pattern = pattern.removeprefix("**/")
     wanted = pattern.strip("/")
     if not wanted or pattern.startswith("#"):
         return False
-    parts = path.split("/")
+    among = parts if is_folder or not pattern.endswith("/") else parts[:-1]
     if "/" in pattern.rstrip("/"):
-        return any(fnmatch("/".join(parts[:n]), wanted) for n in range(1, len(parts) + 1))
-    folders = parts[:-1] if pattern.endswith("/") else parts
-    return any(fnmatch(part, wanted) for part in folders)
+        return any(fnmatch("/".join(among[:n]), wanted) for n in range(1, len(among) + 1))
+    return any(fnmatch(part, wanted) for part in among)
 
 
 def _drivers(jobs: JobSet) -> Iterator[Finding]:

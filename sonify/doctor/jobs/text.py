@@ -100,6 +100,8 @@ def _to_node(node: yaml.Node, loader: yaml.SafeLoader, known: dict[int, Node | N
             raise Unreadable(line, "a value that holds itself")
         return done
     known[id(node)] = None
+    if isinstance(node, yaml.CollectionNode) and node.tag.removeprefix("tag:yaml.org,2002:") not in ("map", "seq"):
+        raise Unreadable(line, f"not plain YAML: {node.tag[:80]}")
     if isinstance(node, yaml.MappingNode):
         value: Any = _to_mapping(node, loader, known)
         size = 1 + sum(below.size for below in value.values())

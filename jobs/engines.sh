@@ -5,7 +5,7 @@
 #   bash jobs/engines.sh /shared/engines                  # both, or behind the folder the names of those wanted
 #
 # Needs: uv, on PATH or in .venv (`make setup`), and a Python 3.11; on Slurm, a PREFIX that all nodes see.
-# Takes: 10.4 GB and 70 s for vLLM, 7.8 GB and 50 s for LMDeploy, both measured with uv's cache empty.
+# Takes: 9.4 GB and 120 s for vLLM, 7.7 GB and 36 s for LMDeploy (two cores, compiling included).
 set -euo pipefail
 prefix="$(realpath -m "${1:?say where: bash jobs/engines.sh PREFIX}")"
 shift

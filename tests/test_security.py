@@ -57,6 +57,7 @@ TESTS = {
     ),
     3: (
         "tests/test_models.py::test_a_download_takes_what_is_needed_and_no_code_or_pickle",
+        "tests/train/test_released.py::test_no_code_of_a_release_is_run_by_us",
         "tests/test_models.py::test_a_processor_that_wants_its_own_code_is_refused",
     ),
     4: (

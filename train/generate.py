@@ -45,7 +45,8 @@ from train.manifest import (
     write_image,
     write_manifest,
 )
-from train.pipeline import MAX_SEED, AudioPixArtPipeline, load_pipeline, read_settings
+from train.pipeline import MAX_SEED, AudioPixArtPipeline
+from train.released import load_pipeline, read_settings
 from train.windows import TARGET_LUFS, Window, make_windows, read_sound
 
 log = logging.getLogger(__name__)

@@ -3,10 +3,9 @@
 B  images, S  samples at 16 kHz, T D  times and width of the condition, C H W  channels, height and width
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,24 +15,17 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.utils import logging as diffusers_logging
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from transformers import ASTFeatureExtractor, ASTModel
 
-from sonify.config.models import AST_SAMPLE_RATE_HZ, AST_SECONDS
-from sonify.errors import InputError
-from sonify.features.ast import HOP, AstFeatures
-from sonify.features.vae import decode, load_vae, scaling_factor
-from sonify.models.fetch import VAE_FILES, FetchedModel, fetch_model
-from sonify.models.loading import cannot_load, check_whole, load_network, place_network
-
 MAX_SEED = 2**63 - 1
-# What a sampler has to agree on with the schedule that the model was trained on; its order or spacing may differ.
-SCHEDULE = (
-    *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr"),
-    *("prediction_type", "variance_type", "algorithm_type", "use_flow_sigmas"),
-)
+AST_SAMPLE_RATE_HZ = 16_000
+LEADING_TOKENS = 2  # of an AST, for the class and for distillation
+FRAME, HOP, FFT = 400, 160, 512  # 25 ms every 10 ms at 16 kHz
+PREEMPHASIS = 0.97
+LOWEST_HZ = 20.0
+BAND_GROUPS = 8  # in which the mel bands are summed, as for the training shards: other groups round otherwise
 
 
 def make_scheduler() -> DPMSolverMultistepScheduler:
@@ -134,8 +126,8 @@ class AudioPixArtPipeline(DiffusionPipeline):
         images: list[torch.Tensor | np.ndarray] = []
         for part_BTD, part_seeds in zip(_parts(audio_BTD, batch_size), _parts(seeds, batch_size), strict=True):
             latents_BCHW = self._sample(part_BTD, null_TD, part_seeds, guidance_scale, num_inference_steps)
-            latents_BCHW = latents_BCHW / scaling_factor(self.vae)
-            images.append(latents_BCHW if output_type == "latent" else decode(self.vae, latents_BCHW))
+            latents_BCHW = latents_BCHW / self.vae.config["scaling_factor"]
+            images.append(latents_BCHW if output_type == "latent" else self._decode(latents_BCHW))
         self.maybe_free_model_hooks()
         return AudioPixArtOutput(images=_joined(images, output_type))
 
@@ -154,8 +146,8 @@ class AudioPixArtPipeline(DiffusionPipeline):
         if audio_BS.shape[1] > longest:
             found_sec, longest_sec = audio_BS.shape[1] / AST_SAMPLE_RATE_HZ, longest / AST_SAMPLE_RATE_HZ
             raise ValueError(f"a sound of {found_sec:g} s: this AST hears {longest_sec:g} s at most; cut it into clips")
-        listen = AstFeatures(self.audio_encoder, self.feature_extractor, self.config["frequency"])
-        return _as_trained(listen(audio_BS))
+        hidden_BTD = hear(self.audio_encoder, self.feature_extractor, audio_BS, self.config["frequency"])
+        return _as_trained(hidden_BTD)
 
     def encode_null(self, num_times: int) -> torch.Tensor:
         """The null condition (T, D) beside a condition of `num_times` vectors; silence is repeated to that length.
@@ -207,6 +199,12 @@ class AudioPixArtPipeline(DiffusionPipeline):
             latents_BCHW = self.scheduler.step(epsilon, timestep, latents_BCHW, return_dict=False)[0]
         return latents_BCHW
 
+    def _decode(self, latents_BCHW: torch.Tensor) -> np.ndarray:
+        """Unscaled latents as (B, H, W, 3) uint8."""
+        latents: Any = latents_BCHW.to(self._execution_device, self.vae.dtype)  # annotated as an older torch's type
+        pixels_BCHW = ((cast(Any, self.vae.decode(latents)).sample.float() + 1) * 127.5).round().clamp(0, 255)
+        return pixels_BCHW.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
     def _noise(self, seed: int) -> torch.Tensor:
         config = self.transformer.config
         shape = (config["in_channels"], config["sample_size"], config["sample_size"])
@@ -230,141 +228,64 @@ def _joined(images: list, output_type: str):
     return pixels_BHWC if output_type == "np" else [Image.fromarray(pixels_HWC) for pixels_HWC in pixels_BHWC]
 
 
-def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> AudioPixArtPipeline:
-    """Load a released pipeline; `dtype` is the transformer's, the networks beside it are small and stay float32.
+def hear(
+    ast: ASTModel, extractor: ASTFeatureExtractor, audio_BS: np.ndarray | torch.Tensor, frequency: str
+) -> torch.Tensor:
+    """What an AST makes of sounds, (B, T, D) float32 on its device, to the bit as `sonify.features.ast` has it.
 
-    Raises:
-        InputError: the folder holds another kind of model, or is damaged, or its parts do not belong together, or it
-            does not fit on the GPU.
+    Kept are the columns whose patches lie within the sound: 49 for five seconds. A column is the mean over frequency;
+    with `all` there are as many vectors as tokens, all columns of the lowest frequency first.
     """
-    read_settings(folder)
-    parts: dict[str, Any] = {
-        "transformer": _load_transformer(_part(folder, "transformer"), device, dtype),
-        "vae": load_vae(fetch_model(str(folder / "vae"), None, VAE_FILES), device, torch.float32),
-    }
-    if (folder / "audio_encoder").is_dir():
-        parts["audio_encoder"] = load_network(ASTModel, _part(folder, "audio_encoder"), device, torch.float32)
-    diffusers_logging.disable_progress_bar()
-    try:
-        pipeline = AudioPixArtPipeline.from_pretrained(folder, local_files_only=True, **parts)
-    except Exception as error:  # of a damaged folder the library raises whatever its code meets
-        raise cannot_load(FetchedModel(model=str(folder), path=folder, identity=""), error) from error
-    _check_parts(folder, pipeline, make_scheduler())
-    return pipeline
+    config: Any = ast.config
+    num_frames = min((audio_BS.shape[1] - FRAME) // HOP + 1, extractor.max_length)
+    num_columns = (num_frames - config.patch_size) // config.time_stride + 1
+    if num_columns < 1:
+        raise ValueError(f"a sound of {audio_BS.shape[1]} samples is too short for AST")
+    sounds_BS = torch.as_tensor(audio_BS, dtype=torch.float32).to(ast.device)
+    log_mel_BFM = torch.stack([log_mel(extractor, sound_S, num_frames) for sound_S in sounds_BS])
+    hidden_BLD = ast(log_mel_BFM.to(ast.dtype)).last_hidden_state[:, LEADING_TOKENS:].float()
+    num_rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+    hidden_BRTD = hidden_BLD.unflatten(1, (num_rows, -1))[:, :, :num_columns]
+    return hidden_BRTD.flatten(1, 2) if frequency == "all" else hidden_BRTD.mean(1)
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings and components of a released pipeline, without loading it.
+def log_mel(extractor: ASTFeatureExtractor, sound_S: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """A sound's log-mel spectrogram (max_length, M), padded and normalised as the extractor does it.
 
-    Raises:
-        InputError: the folder holds another kind of model, or none, or a setting is none that a release has.
+    The steps and their order are torchaudio's, with which AST was trained: without torchaudio the extractor itself
+    computes in float64, and its bands that are 70 dB below their neighbours then differ by up to 0.0014.
+
+    Source: Kaldi's fbank, as `torchaudio.compliance.kaldi.fbank` has it.
     """
-    path = folder / AudioPixArtPipeline.config_name
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{folder}: not a released pipeline: no {path.name} in it; `python -m train.release` makes one"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON; release the pipeline again") from error
-    kind = found.get("_class_name") if isinstance(found, dict) else None
-    if kind != AudioPixArtPipeline.__name__:
-        raise InputError(f"{folder}: expected a pipeline of kind {AudioPixArtPipeline.__name__}, found {kind}")
-    _check_settings(path, found)
-    return found
+    frames_FW = sound_S.unfold(0, FRAME, HOP)[:num_frames]
+    centred_FW = frames_FW - frames_FW.mean(-1, keepdim=True)
+    # the window's first weight is zero, so the first sample of a frame is never needed
+    window = torch.hann_window(FRAME, periodic=False)[1:].to(sound_S.device)
+    windowed_FW = (centred_FW[:, 1:] - centred_FW[:, :-1] * PREEMPHASIS) * window
+    spectrum = torch.fft.rfft(torch.nn.functional.pad(windowed_FW, (1, FFT - FRAME)))
+    power = spectrum.real.square() + spectrum.imag.square()
+    filters = mel_filters(extractor.num_mel_bins, extractor.sampling_rate).to(sound_S.device)
+    mels_FM = power.new_empty(len(power), filters.shape[1])
+    for bands in torch.arange(filters.shape[1], device=filters.device).tensor_split(BAND_GROUPS):
+        if len(bands):
+            columns = slice(int(bands[0]), int(bands[-1]) + 1)
+            bins = filters[:, columns].any(1).nonzero()
+            rows = slice(int(bins[0]), int(bins[-1]) + 1) if len(bins) else slice(0, 1)
+            mels_FM[:, columns] = power[:, rows] @ filters[rows, columns]
+    log_FM = mels_FM.clamp(min=torch.finfo(torch.float32).eps).log()
+    scale = 1 / (2 * extractor.std) if extractor.do_normalize else 1.0
+    shift = -extractor.mean * scale if extractor.do_normalize else 0.0
+    padded_FM = power.new_full((extractor.max_length, filters.shape[1]), shift)
+    padded_FM[:num_frames] = torch.add(padded_FM.new_tensor(shift), log_FM, alpha=scale)
+    return padded_FM
 
 
-def _part(folder: Path, name: str) -> FetchedModel:
-    return FetchedModel(model=f"{folder}/{name}", path=folder / name, identity="")
-
-
-def _load_transformer(fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> PixArtTransformer2DModel:
-    try:
-        transformer, report = cast(Any, PixArtTransformer2DModel).from_pretrained(
-            fetched.path,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            ignore_mismatched_sizes=True,  # to name them here, as the missing ones
-            output_loading_info=True,
-        )
-    except Exception as error:  # as above
-        raise cannot_load(fetched, error) from error
-    check_whole(transformer, report, fetched)
-    if unknown := sorted(report["unexpected_keys"]):
-        raise InputError(f"{fetched.path}: {len(unknown)} tensors have no place in the model, such as {unknown[0]}")
-    return place_network(transformer, device, fetched)
-
-
-def _check_settings(path: Path, found: Mapping[str, Any]) -> None:
-    """Check what `model_index.json` says."""
-    seconds: Any = found.get("clip_seconds")
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    checks = (
-        ("clip_seconds", f"1 to {AST_SECONDS}", is_number and 1 <= seconds <= AST_SECONDS),
-        ("audio_encoder", "the kind of a component", _is_component(found.get("audio_encoder"))),
-        ("frequency", "mean or all", found.get("frequency") in ("mean", "all")),
-        ("null_condition", "zeros or silence", found.get("null_condition") in ("zeros", "silence")),
-    )
-    for key, expected, holds in checks:
-        if not holds:
-            raise InputError(
-                f"{path}: expected a setting {key}, {expected}, found {found.get(key)!r}; release the pipeline again"
-            )
-
-
-def _is_component(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2
-
-
-def _check_parts(folder: Path, pipeline: DiffusionPipeline, sampler: DPMSolverMultistepScheduler) -> None:
-    """Check the parts of a loaded pipeline against `sampler` and each other."""
-    parts: dict[str, Any] = pipeline.components
-    checks = [*_of_scheduler(parts["scheduler"], sampler), *_of_shapes(parts), *_of_ast(parts)]
-    for part, what, expected, found in checks:
-        if found != expected:
-            raise InputError(f"{folder / part}: expected {what} {expected}, found {found}; release the pipeline again")
-    for part in ("transformer", "vae", "audio_encoder"):
-        _check_finite(folder / part, parts[part])
-
-
-# The part, what of it, what is expected, what is found.
-Expectation = tuple[str, str, object, object]
-
-
-def _of_scheduler(scheduler: Any, sampler: DPMSolverMultistepScheduler) -> list[Expectation]:
-    kinds = type(sampler).__name__, type(scheduler).__name__
-    if kinds[0] != kinds[1]:
-        return [("scheduler", "the class", *kinds)]
-    return [("scheduler", key, sampler.config[key], scheduler.config[key]) for key in SCHEDULE]
-
-
-def _of_shapes(parts: Mapping[str, Any]) -> list[Expectation]:
-    transformer, vae = parts["transformer"].config, parts["vae"].config
-    return [
-        ("transformer", "in_channels", vae["latent_channels"], transformer["in_channels"]),
-        ("transformer", "out_channels", 2 * vae["latent_channels"], transformer["out_channels"]),
-    ]
-
-
-def _of_ast(parts: Mapping[str, Any]) -> list[Expectation]:
-    ast, extractor = parts["audio_encoder"], parts["feature_extractor"]
-    if ast is None or extractor is None:
-        kinds = [None if part is None else type(part).__name__ for part in (ast, extractor)]
-        return [("feature_extractor", "with an audio encoder, and only with one,", [None, None], kinds)]
-    return [
-        ("feature_extractor", "sampling_rate", AST_SAMPLE_RATE_HZ, extractor.sampling_rate),
-        ("feature_extractor", "num_mel_bins", ast.config.num_mel_bins, extractor.num_mel_bins),
-        ("feature_extractor", "max_length", ast.config.max_length, extractor.max_length),
-        ("audio_encoder", "hidden_size", parts["transformer"].config["caption_channels"], ast.config.hidden_size),
-    ]
-
-
-def _check_finite(folder: Path, network: Any) -> None:
-    for name, tensor in network.state_dict().items() if network is not None else ():
-        if not tensor.isfinite().all():
-            raise InputError(
-                f"{folder}: expected finite weights, found NaN or infinity in {name}; take another release"
-            )
+def mel_filters(num_bands: int, sample_rate_hz: int) -> torch.Tensor:
+    """The (bins, bands) float32 weights, without the bin of half the sample rate, which has none."""
+    lowest, highest = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (LOWEST_HZ, sample_rate_hz / 2))
+    step = (highest - lowest) / (num_bands + 1)
+    band = torch.arange(num_bands)
+    left, centre, right = (lowest + (band + n) * step for n in (0.0, 1.0, 2.0))
+    hertz = sample_rate_hz / FFT * torch.arange(FFT // 2).unsqueeze(1)
+    mel = 1127.0 * (1.0 + hertz / 700.0).log()
+    return torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)).clamp(min=0)

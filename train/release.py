@@ -4,6 +4,7 @@ python -m train.release --run TRAINRUN [--step N] --out DIR
 
 model_index.json transformer/ vae/ scheduler/ audio_encoder/ feature_extractor/   the pipeline, safetensors only
 README.md        the model card
+pipeline.py      the pipeline's code, for who has not this package
 recordings.txt   the recordings that it was trained on, one a line
 config.yaml      the configuration, resolved
 """
@@ -34,6 +35,7 @@ from train.config import CONFIG, TrainConfig, write_config
 from train.frozen import load_networks, make_pipeline
 from train.metrics import read_metrics
 from train.pipeline import AudioPixArtPipeline
+from train.released import PIPELINE_CODE, pipeline_source
 from train.shards import FeatureData, open_feature_data
 
 NOT_KNOWN = "not known"
@@ -112,6 +114,7 @@ def save_release(
     )
     with replacing(out) as folder, naming_system_errors():
         pipeline.save_pretrained(folder, safe_serialization=True)
+        (folder / PIPELINE_CODE).write_bytes(pipeline_source())
         write_config(config, folder)
         (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
         card = make_card(config, trained_on, metrics[-1] if metrics else {})

@@ -20,7 +20,7 @@ from tests.builders import RATE_HZ
 from tests.tiny_networks import edit_json, write_tiny_pixart
 from train.generate import main
 from train.manifest import read_manifest
-from train.pipeline import load_pipeline
+from train.released import load_pipeline
 from train.windows import make_windows, read_sound
 
 FAST = ["--steps", "2", "--device", "cpu"]

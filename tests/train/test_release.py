@@ -19,8 +19,8 @@ from train.checkpoints import Facts, TrainingState, save_checkpoint
 from train.config import TrainConfig
 from train.frozen import load_networks, make_pipeline
 from train.model import init_transformer
-from train.pipeline import load_pipeline
 from train.release import count_licences, main, save_release
+from train.released import PIPELINE_CODE, load_pipeline, pipeline_source
 from train.shards import open_feature_data
 
 CPU = torch.device("cpu")
@@ -76,7 +76,8 @@ def test_a_checkpoint_becomes_a_pipeline_with_the_averaged_weights(
     assert pipeline.config["clip_seconds"] == 5.0
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     suffixes = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".safetensors", ".md", ".txt", ".yaml"}
+    assert suffixes == {".json", ".safetensors", ".md", ".txt", ".yaml", ".py"}
+    assert (tmp_path / "model" / PIPELINE_CODE).read_bytes() == pipeline_source()
 
 
 def test_the_card_tells_what_was_counted(root: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Uploads a folder that is sealed by its checksums to the Hugging Face hub; the same command goes on where it broke off.
+"""Uploads a folder, sealed by its checksums, to the Hugging Face hub; the same command goes on where it broke off.
 
 A published data set is one, a released model another: what they share is here, what tells them apart is a `Kind`.
 """
@@ -12,8 +12,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, errors, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from sonify.dataset.card import plain
-from sonify.dataset.format import CHECKSUMS, RECORD, files_of, read_checksums
+from sonify.dataset.format import CHECKSUMS, RECORD, files_of, plain, read_checksums
 from sonify.errors import InputError, TransientError
 from sonify.installed import spell
 from sonify.io.write import FileRecord, sha256_of
@@ -59,14 +58,19 @@ def push(
         InputError: the folder is none of its kind or is damaged, or the hub refuses the token or the repository.
         TransientError: the hub is not to be reached, or broke off.
     """
-    try:
-        validate_repo_id(repo if "/" in repo else "")
-    except HFValidationError as error:
-        raise InputError(f"--push {repo}: expected a repository such as {kind.example}") from error
+    check_repository(repo, kind)
     planned = plan_push(out, kind)
     if not dry_run:
         _upload(out, repo, private, kind)
     return planned
+
+
+def check_repository(repo: str, kind: Kind) -> None:
+    """Refuse what is no repository's name."""
+    try:
+        validate_repo_id(repo if "/" in repo else "")
+    except HFValidationError as error:
+        raise InputError(f"--push {repo}: expected a repository such as {kind.example}") from error
 
 
 def tell_pushed(sent: tuple[FileRecord, ...], repo: str, dry_run: bool) -> Iterator[str]:

@@ -94,7 +94,7 @@ def test_a_large_file_that_arrived_before_the_line_broke_is_not_sent_again(out, 
     hub = plain_hub
     hub.large = (".parquet",)
     hub.closes_after = 1
-    with pytest.raises(TransientError, match="the hub is not to be reached .*; the same command goes on") as broken:
+    with pytest.raises(TransientError, match=r"the hub is not to be reached .*; the same command goes on") as broken:
         push(out, REPO)
     assert "\n" not in str(broken.value)
     assert (hub.files, len(hub.stored)) == ({}, 1)
@@ -119,7 +119,7 @@ def test_a_large_file_that_is_refused_is_one_line(out, plain_hub: Hub):
 def test_a_storage_that_refuses_is_one_line(out, hub: Hub):
     hub.large = (".parquet",)
     hub.refuse = {"/xet-write-token/": 403}
-    with pytest.raises(TransientError, match="the hub is not to be reached .*403 Forbidden") as refused:
+    with pytest.raises(TransientError, match=r"the hub is not to be reached .*403 Forbidden") as refused:
         push(out, REPO)
     assert "\n" not in str(refused.value)
     assert hub.files == {}

@@ -422,7 +422,7 @@ def _gallery(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     require("huggingface_hub", "matplotlib", extra="publish")
     from sonify.dataset.licences import UNKNOWN, describe_unknown
-    from sonify.dataset.push import push
+    from sonify.dataset.push import push, tell_pushed
     from sonify.dataset.write import PublishOptions, publish
 
     if arguments.run_dir is None and not arguments.push:
@@ -446,10 +446,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         print(made.summary())
     if arguments.push:
         sent = push(arguments.out, arguments.push, arguments.dry_run, arguments.private)
-        for file in sent if arguments.dry_run else ():
-            print(f"{file.sha256}  {file.size_bytes:>12,}  {file.path}")
-        size = _gigabytes(sum(file.size_bytes for file in sent))
-        print(f"{len(sent):,} files, {size}, {'would go' if arguments.dry_run else 'are'} in {arguments.push}")
+        print(*tell_pushed(sent, arguments.push, arguments.dry_run), sep="\n")
 
 
 def _words(option: str, text: str | None) -> tuple[str, ...]:

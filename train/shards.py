@@ -323,9 +323,10 @@ def held_out_scenes(data: FeatureData, count: int) -> list[tuple[str, str, np.nd
 
 def _check_network(run_dir: Path, name: str, made_by: tuple[str, str], configured: tuple[str, str]) -> None:
     if made_by[1] != configured[1]:
+        key = f"{name}_revision" if made_by[0] == configured[0] else name  # another commit of the same
         raise InputError(
             f"{run_dir}: its features were made by {name} {made_by[0]} ({made_by[1]}), and the configuration's {name}"
-            f" is {configured[0]} ({configured[1]}): set `{name}` to what they were made by, or make them again"
+            f" is {configured[0]} ({configured[1]}): set `{key}` to what they were made by, or make them again"
         )
 
 

@@ -126,7 +126,8 @@ def test_a_dockerfile_may_be_anything(tmp_path, text):
     [
         "#SBATCH\n", "#SBATCH --gpus-per-node=\n#SBATCH -N\n", "cat <<EOF\n$X\n", "'", '"$(', "${A:-${B:-${C:-$A}}}\n",
         "sbatch a.sh --nodes\n#SBATCH --nodes=x\npython -m sonify run $@\n", "python -m train.pixart --config\n",
-        "bash -c 'python -m sonify run --config \"$@\"' -- a\n", "python -m sonify\nsonify --help\npython -m sonify help\n",
+        "bash -c 'python -m sonify run --config \"$@\"' -- a\n",
+        "python -m sonify\nsonify --help\npython -m sonify help\n",
     ],
 )  # fmt: skip
 def test_a_script_may_be_anything(tmp_path, text):

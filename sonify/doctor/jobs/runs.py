@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from posixpath import basename, dirname
 from typing import Any
 
 from sonify.config import Config, ServerVlm
+from sonify.config.text import Text
 from sonify.doctor.findings import Finding, Outcome
 from sonify.doctor.jobs.commands import Command, Loaded, Place, load, sections_of
 from sonify.doctor.jobs.folder import JobSet, find, is_named
@@ -22,9 +24,10 @@ def load_all(jobs: JobSet) -> tuple[list[Loaded], list[Finding]]:
     """The configurations of all commands, and what is wrong with the words of those that have none."""
     loaded: list[Loaded] = []
     findings: list[Finding] = []
+    texts: dict[Path, Text] = {}
     for command in jobs.commands:
         try:
-            found = load(command, jobs.folder)
+            found = load(command, jobs.folder, texts)
         except InputError as error:
             away = "is not installed" in str(error)
             outcome = Outcome.NOT_TRIED if away else Outcome.FAULT

@@ -197,7 +197,7 @@ FAULTS = (
           "features.cpus is 64, and no node has more than 16", "entrypoint:"),
     Fault("a-ray-that-ends-anothers", "slurm-sonify.sh", "#SBATCH --exclusive\n", "",
           "symmetric-run ends every Ray of the user on its nodes", "#SBATCH --job-name"),
-    Fault("an-open-ray-on-slurm", "slurm-sonify.sh", "export RAY_AUTH_MODE=token\n", "", "whoever reaches this Ray runs",
+    Fault("an-open-ray-on-slurm", "slurm-sonify.sh", "export RAY_AUTH_MODE=token\n", "", "whoever reaches this Ray",
           "#!/bin/bash"),
     Fault("fewer-processes-than-gpus", "slurm-train.sh", "status=0\n",
           "torchrun --nproc-per-node=4 -m train.pixart --config a\n", "4 processes a node, and 8 GPUs are asked for",

@@ -11,7 +11,7 @@ set -euo pipefail
 folder="$(realpath -m "${1:?say where: bash jobs/fetch-models.sh FOLDER}")"
 shift
 export HF_HOME="${folder}"
-weights=(--include "*.json" "*.txt" "*.model" "*.jinja" "*.safetensors")
+weights=(--include "*.json" --include "*.txt" --include "*.model" --include "*.jinja" --include "*.safetensors")
 
 [ "$#" -gt 0 ] || set -- sonify train
 for part in "$@"; do
@@ -19,7 +19,7 @@ for part in "$@"; do
     sonify)
       hf download llava-hf/llava-1.5-7b-hf --revision b234b804b114d9e37bb655e11cbbb5f5e971b7a9 "${weights[@]}"
       hf download THUDM/cogvlm-chat-hf --revision e29dc3ba206d524bf8efbfc60d80fc4556ab0e3c \
-        --include "*.json" "*.safetensors" --local-dir "${folder}/cogvlm-chat-hf"
+        --include "*.json" --include "*.safetensors" --local-dir "${folder}/cogvlm-chat-hf"
       hf download lmsys/vicuna-7b-v1.5 --revision 3321f76e3f527bd14065daf69dad9344000a201d \
         special_tokens_map.json tokenizer.model tokenizer_config.json --local-dir "${folder}/cogvlm-chat-hf"
       hf download laion/clap-htsat-unfused --revision 8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a "${weights[@]}"

@@ -6,7 +6,7 @@
 #     images.path=$PWD/runs/demo/sample/photos audio.sources.0.path=$PWD/runs/demo/sample/sounds
 #
 # Needs: .venv-light or .venv (`make demo`, `make setup`); absolute paths, for a job runs in a copy of this checkout.
-# Takes: 15 s more than the command alone (two cores).
+# Takes: 25 s for the demo, which takes 20 without it (two cores).
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 PATH="${PWD}/.venv/bin:${PWD}/.venv-light/bin:${PATH}"

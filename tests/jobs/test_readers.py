@@ -189,7 +189,8 @@ def test_slurms_own_options_and_variables_are_known(tmp_path):
 
 
 def test_a_scripts_variables_are_told_by_who_sets_them(tmp_path):
-    text = 'A=1\nexport B=2 C\nread -r D E\nfor f in x; do echo "$f $A ${G:-1} ${H} \\$I"; done\n# $J\necho "${K:?say it}"\n'
+    lines = ["A=1", "export B=2 C", "read -r D E", 'for f in x; do echo "$f $A ${G:-1} ${H} \\$I"; done', "# $J"]
+    text = "\n".join([*lines, 'echo "${K:?say it}"\n'])
     source = source_of(tmp_path, "a.sh", text)
     assert {*"ABDEf"} <= variables_set(source).keys()
     assert [(name, line) for name, line, optional in variables_used(source) if not optional] == [

@@ -4,6 +4,7 @@ Their parser lies above this package, and the training configuration beside it: 
 is examined, from beside this package, as the command line loads what it opens (`DOORS` in sonify/cli.py).
 """
 
+import copy
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from upath import UPath
 from sonify.config import Config, Section, make_settings
 from sonify.config.loader import apply_override
 from sonify.config.shipped import find_config
-from sonify.config.text import read_text
+from sonify.config.text import Text, read_text
 from sonify.doctor.jobs.pods import NodeType, Pod, is_cluster_file, objects_of
 from sonify.doctor.jobs.scripts import SlurmScript, variables_set
 from sonify.doctor.jobs.text import Kind, Node, Source, Words, split_commands
@@ -243,8 +244,10 @@ def container_commands(pod: Pod) -> Iterator[tuple[int, tuple[str, ...]]]:
             yield line, tuple(expand(text, variables) for text in texts)
 
 
-def load(command: Command, folder: Path) -> Loaded | None:
+def load(command: Command, folder: Path, texts: dict[Path, Text]) -> Loaded | None:
     """The configuration that a command gets; None for one that has none, of which only the words are parsed.
+
+    `texts` are the files that were read before.
 
     Raises:
         InputError: a word, a key, or a value is wrong.
@@ -261,11 +264,12 @@ def load(command: Command, folder: Path) -> Loaded | None:
     if config is None:
         return None
     path = _find(config, "sonify" if kind is Config else "train", folder)
-    text = read_text(path)
+    text = texts[path] if path in texts else texts.setdefault(path, read_text(path))
+    values = copy.deepcopy(text.values)
     for override in overrides:
-        apply_override(text.values, override)
-    loaded = make_settings(text.values, kind, f"config {config}", check_paths=False, lines=text.lines)
-    places = tuple(Place(place.key, _as_written(text.values, place), place.is_model) for place in places_of(loaded, ""))
+        apply_override(values, override)
+    loaded = make_settings(values, kind, f"config {config}", check_paths=False, lines=text.lines)
+    places = tuple(Place(place.key, _as_written(values, place), place.is_model) for place in places_of(loaded, ""))
     return Loaded(command, loaded, places)
 
 
@@ -334,7 +338,7 @@ def places_of(section: Section, prefix: str) -> Iterator[Place]:
             if isinstance(item, Section):
                 yield from places_of(item, f"{key}.")
             elif isinstance(item, Path | UPath):
-                yield Place(key, str(item), is_model=name in ("checkpoint", "labels"))
+                yield Place(key, str(item), is_model=name == "checkpoint")
             elif isinstance(item, str) and name in ("model", "vae", "ast", "roberta") and item.startswith(("/", "$")):
                 yield Place(key, item, is_model=True)
 

@@ -242,7 +242,8 @@ def _bash(jobs: JobSet) -> Iterator[Finding]:
         said = _ask((bash, "--noprofile", "--norc", "-n"), source.text)
         for line in said.splitlines():
             number = line.partition("line ")[2].partition(":")[0]
-            yield find(source, int(number) if number.isdigit() else 1, f"bash: {line.partition(': ')[2]}")
+            at = min(int(number), len(source.text.splitlines())) if number.isdigit() else 1  # its end is behind it
+            yield find(source, at, f"bash: {line.partition(': ')[2]}")
         if "set -euo pipefail" not in source.text:
             yield find(source, 1, "goes on behind a command that failed", "set -euo pipefail", Outcome.NOTE)
 

@@ -50,8 +50,8 @@ from train.tiny import write_tiny_ast, write_tiny_vae
 SAYS = "Caption: a car in the rain.\ncar: a car passing by (foreground)\nrain: rain falling (ambience)"
 CLASSES = ("Bark", "Rain", "Siren", "Church bell", "Bird", "Helicopter")
 WALLS = (
-    "The wall is blue.", "Above it hangs a lamp.", "It looks rather old.", "Nobody is to be seen.", "Snow covers a roof.",
-    "My favourite part is the door.", "There may be a garden.", "What a lovely place!",
+    "The wall is blue.", "Above it hangs a lamp.", "It looks rather old.", "Nobody is to be seen.",
+    "Snow covers a roof.", "My favourite part is the door.", "There may be a garden.", "What a lovely place!",
 )  # fmt: skip
 ENGINE = (sys.executable, str(Path(__file__).parents[1] / "vlm" / "faulty_server.py"), "--port", "{port}")
 DEMO = Path(__file__).parents[2] / "sonify" / "demo" / "sounds"

@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
@@ -15,9 +16,11 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from sonify import __version__, layout
 from sonify.config import Config, explain_option, explain_word, load_config
+from sonify.doctor.findings import Finding, Outcome, count_faults, tell
 from sonify.errors import InputError, WorkError, did_you_mean, require
 from sonify.installed import pin_packages, spell
 from sonify.stores import Place, to_folder, to_place, to_run_dir
@@ -37,6 +40,8 @@ STAGES = {
 RUN: Any = {"metavar": "RUN", "help": "the folder of a run, such as runs/demo"}
 # Keys that have an option of their own.
 SHORTCUTS = {"images": "images.path", "sounds": "audio.sources.0.path", "out": "run_dir"}
+# Of a finding on a terminal.
+COLOURS = {Outcome.OK: "green", Outcome.NOTE: "yellow", Outcome.FAULT: "bold red", Outcome.NOT_TRIED: "dim"}
 
 # Commands of the packages above, which are loaded from beside this one when they are called and not before: the module,
 # the extra that brings its libraries, what it does.
@@ -64,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_command(parser, plain[0])
     arguments, rest = parser.parse_known_args([*said_more, *plain])
 
-    def work() -> None:
+    def work() -> int | None:
         arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
-        arguments.command(arguments)
+        return arguments.command(arguments)
 
     return run_command("sonify", work, verbose=arguments.verbose)
 
@@ -105,6 +110,7 @@ def build_parser() -> Parser:
     gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
     gallery.add_argument("--out", type=argument_of(to_folder), help="the page's folder (default: RUN/gallery)")
     _add_publish(subparsers)
+    _add_doctor(subparsers)
     for name, (_, _, text) in DOORS.items():
         subparsers.add_parser(name, help=text, add_help=False)
     demo = _add(subparsers, "demo", "the whole job on the embedded sample", _demo)
@@ -116,12 +122,7 @@ def build_parser() -> Parser:
 
 def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
     command = _add(subparsers, name, text, _run, explain=explain_option(Config))
-    command.add_argument(
-        "--config", metavar="F", help="YAML file, or the name of one that comes along; key=value after it overrides it"
-    )
-    command.add_argument("--images", metavar="DIR", help="images.path; without --config: of the configuration folder")
-    command.add_argument("--sounds", metavar="DIR", help="audio.sources.0.path, of one collection")
-    command.add_argument("--out", metavar="RUN", help="run_dir: everything is written there, and the same resumes it")
+    _add_config(command)
     command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
     command.set_defaults(name=name, redo=None, concepts_from=None, published=None, missing=None)
     if name == "run":
@@ -134,6 +135,27 @@ def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
             "--from", type=argument_of(to_place), dest="published", metavar="DIR", help="a published dataset"
         )
         command.add_argument("--missing", choices=("stop", "skip", "repair"), help="what of its clips is not here")
+
+
+def _add_config(command: Parser) -> None:
+    command.add_argument(
+        "--config", metavar="F", help="YAML file, or the name of one that comes along; key=value after it overrides it"
+    )
+    command.add_argument("--images", metavar="DIR", help="images.path; without --config: of the configuration folder")
+    command.add_argument("--sounds", metavar="DIR", help="audio.sources.0.path, of one collection")
+    command.add_argument("--out", metavar="RUN", help="run_dir: everything is written there, and the same resumes it")
+
+
+def _add_doctor(subparsers: Any) -> None:
+    command = _add(
+        subparsers, "doctor", "try what a run needs before it is paid for", _doctor, explain=explain_option(Config)
+    )
+    _add_config(command)
+    command.add_argument("--jobs", type=argument_of(to_folder), metavar="DIR", help="files for clusters, such as jobs/")
+    command.add_argument("--fetch", action="store_true", help="download first what is not here of the models")
+    command.add_argument("--json", action="store_true", help="one document, at the end")
+    command.add_argument("--record", type=argument_of(to_folder), metavar="FILE", help="keep that document too")
+    command.set_defaults(name="doctor")
 
 
 def _add_publish(subparsers: Any) -> None:
@@ -156,7 +178,7 @@ def _add_publish(subparsers: Any) -> None:
 
 
 def _add(
-    subparsers: Any, name: str, text: str, function: Callable[[argparse.Namespace], None], **settings: Any
+    subparsers: Any, name: str, text: str, function: Callable[[argparse.Namespace], int | None], **settings: Any
 ) -> Parser:
     command = subparsers.add_parser(name, help=text, description=text, **settings)
     command.set_defaults(command=function)
@@ -406,6 +428,40 @@ def _words(option: str, text: str | None) -> tuple[str, ...]:
     if text is not None and not words:
         raise InputError(f"{option}: expected names between commas, found {text!r}")
     return words
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sonify.doctor.examine import examine, make_document, summarise
+    from sonify.io.write import write_whole
+
+    given = any(getattr(arguments, name) is not None for name in ("config", *SHORTCUTS))
+    config = _config_of(arguments) if given or arguments.jobs is None else None
+    started = time.monotonic()
+    findings: list[Finding] = []
+    overrides = [*_shortcuts(arguments), *arguments.overrides]
+    for finding in examine(config, overrides, arguments.jobs, fetch=arguments.fetch):
+        findings.append(finding)
+        if not arguments.json:
+            _print_finding(finding)
+    seconds = time.monotonic() - started
+    document = make_document(findings, seconds)
+    if arguments.json:
+        _print_json(document)
+    else:
+        print(summarise(findings, seconds))
+    if arguments.record is not None:
+        write_whole(arguments.record, f"{json.dumps(document, indent=2, sort_keys=True)}\n".encode())
+    return 3 if count_faults(findings) else 0
+
+
+def _print_finding(finding: Finding) -> None:
+    """Its lines, at once: the next examination may take minutes."""
+    lines = Text("\n".join(tell([finding])))
+    if sys.stdout.isatty():
+        lines.stylize(COLOURS[finding.outcome], 0, len(finding.outcome))
+        Console(soft_wrap=True).print(lines)
+    else:
+        print(lines, flush=True)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

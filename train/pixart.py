@@ -33,11 +33,11 @@ from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
 from train.checkpoints import check_run_dir, restore_training, save_training
 from train.config import Optimizer, TrainConfig, write_config
-from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
+from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
 from train.ema import Ema
 from train.frozen import load_networks, make_pipeline
 from train.launch import check_devices, is_launched, launch_processes, start_accelerator
-from train.loader import accumulation_steps, make_loader, naming_lost_loaders
+from train.loader import Batch, accumulation_steps, make_loader, naming_lost_loaders
 from train.metrics import Recorder, StepTally
 from train.model import drop_condition, init_transformer, predict, set_execution
 from train.pictures import Pictures
@@ -131,14 +131,8 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
             for micro_step in range(1, accumulation + 1):
                 with recorder.waiting_for_data():
                     batch = next(batches).to(accelerator.device)
-                noisy_BCHW = add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
-                audio_BTD = drop_condition(batch.audio_BTD, batch.dropped_B, null_TD)
                 with nullcontext() if micro_step == accumulation else accelerator.no_sync(model):
-                    output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
-                    losses = diffusion_loss(
-                        output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B
-                    )
-                    accelerator.backward(losses.total_B.mean() / accumulation)
+                    losses = add_gradients(accelerator, model, batch, null_TD, accumulation)
                 tally.add(losses, batch.timesteps_B, batch.keys)
             gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
             assert gradient_norm is not None  # the library's type allows for other engines
@@ -167,6 +161,18 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
     if pictures:
         pictures.release(config.max_steps, transformer, ema)
     accelerator.wait_for_everyone()
+
+
+def add_gradients(
+    accelerator: Accelerator, model: nn.Module, batch: Batch, null_TD: torch.Tensor, accumulation: int
+) -> Losses:
+    """Add a micro-batch's share of a step of so many to the gradients."""
+    noisy_BCHW = add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
+    audio_BTD = drop_condition(batch.audio_BTD, batch.dropped_B, null_TD)
+    output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
+    losses = diffusion_loss(output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B)
+    accelerator.backward(losses.total_B.mean() / accumulation)
+    return losses
 
 
 def make_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:

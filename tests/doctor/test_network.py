@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sonify.config import load_config
+from sonify.config import ClapEncoder, load_config
 from sonify.doctor.examine import installed_versions
 from sonify.doctor.findings import count_faults, tell
 from sonify.doctor.models import examine_models
@@ -30,8 +30,10 @@ def test_published_models_say_what_was_recorded(tmp_path):
         (tmp_path / name).mkdir()
     inputs = [f"images.path={tmp_path / 'photos'}", f"audio.sources.0.path={tmp_path / 'sounds'}"]
     config = load_config("laptop", [*inputs, f"run_dir={tmp_path / 'run'}"])
+    encoder = config.retrieval.encoder
+    assert isinstance(encoder, ClapEncoder)
     try:
-        ask_hub(config.retrieval.encoder.model, config.retrieval.encoder.revision, CLAP_FILES)
+        ask_hub(encoder.model, encoder.revision, CLAP_FILES)
     except HubAway as error:
         pytest.skip(f"the hub is not reached: {error.reason}")
 

@@ -147,3 +147,11 @@ def test_a_recording_that_is_not_there_is_refused(tmp_path):
 def test_versions_are_words(tmp_path):
     with refused("expected a recording"):
         read_recording(write(tmp_path / "doctor.json", as_rows(BEFORE.findings), versions={"torch": 2}))
+
+
+def test_numbers_without_end_are_compared_like_others(tmp_path):
+    long = tmp_path / "long.json"
+    text = write(tmp_path / "doctor.json", as_rows(BEFORE.findings)).read_text()
+    long.write_text(text.replace("[0.2, 0.6]", f"[0.2, {'9' * 400}]"))
+    [difference] = compare(BEFORE, read_recording(long))
+    assert difference.what == "cosines"

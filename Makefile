@@ -17,7 +17,7 @@ help:
 	@echo "make test       the tests; make test-slow runs the slow ones too"
 	@echo "make bench      side-by-side measurements, one JSON line each"
 	@echo "make docs       the documentation as pages to read from disk, into site"
-	@echo "make lock       resolve the two lock files again"
+	@echo "make lock       resolve the lock files again"
 
 setup: $(FULL)
 
@@ -51,10 +51,19 @@ docs: $(FULL)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "the documentation is at site/index.html"
 
-# Universal: one file for Python 3.11 to 3.13 on every platform; no index address is written into it.
+# Universal: one file for Python 3.11 to 3.13 on every platform; no index address is written into it. The images of
+# jobs/ hold parts of requirements.lock at the same versions, and two serving engines with pins of their own.
+RESOLVE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
+NODES   := $(RESOLVE) --constraint requirements.lock --extra remote
+FULLER  := $(foreach extra,models laion train eval publish heif tagger gpu,--extra $(extra))
+
 lock: $(FULL)
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample --extra cpu pyproject.toml -o requirements-demo.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra sample --extra dev pyproject.toml -o requirements.lock
+	$(RESOLVE) --extra sample --extra cpu pyproject.toml -o requirements-demo.lock
+	$(RESOLVE) --extra sample --extra dev pyproject.toml -o requirements.lock
+	$(NODES) --extra cpu pyproject.toml jobs/nodes.in -o jobs/cpu.lock
+	$(NODES) $(FULLER) pyproject.toml jobs/nodes.in -o jobs/gpu.lock
+	$(RESOLVE) --python-version 3.11 jobs/vllm.in -o jobs/vllm.lock
+	$(RESOLVE) --python-version 3.11 jobs/lmdeploy.in -o jobs/lmdeploy.lock
 
 clean:
 	rm -rf $(VENV) .venv-light .pytest_cache .ruff_cache site

@@ -26,6 +26,7 @@ from sonify.config.shipped import family_of, find_config
 from sonify.config.text import read_text
 from sonify.doctor.findings import Finding, Outcome, as_rows
 from sonify.doctor.gpus import examine_devices
+from sonify.doctor.jobs import examine_jobs
 from sonify.doctor.machine import examine_fit, examine_machine
 from sonify.doctor.models import examine_models
 from sonify.errors import InputError, TransientError, WorkError, missing
@@ -84,7 +85,7 @@ def _examine_all(
             yield finding
         yield from examine_fit(settings, models)
     if jobs is not None:
-        yield from _going_on("jobs", lambda: import_module("sonify.doctor.jobs").examine_jobs(jobs))
+        yield from _going_on("jobs", lambda: examine_jobs(jobs))
 
 
 def _timed(findings: Iterable[Finding]) -> Iterator[Finding]:

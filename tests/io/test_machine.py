@@ -197,7 +197,7 @@ def test_processes_can_talk_whatever_the_length_of_the_folder(short, length):
 PROPRIETARY = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  gcc 12\n"
 )
-OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (root@host)\nGCC version:  13.3.0\n"
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\nGCC version:  13.3.0\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -14,7 +15,7 @@ from sonify.errors import InputError, TransientError, WorkError
 
 
 def in_process(about: str) -> Finding:
-    print("a library prints")
+    sys.stdout.write("a library prints\n")
     return Finding(about=about, outcome=Outcome.OK, found="done", facts={"pid": os.getpid()})
 
 

@@ -2,11 +2,12 @@
 
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
-from ray._private.runtime_env.packaging import _get_excludes
+from ray._private.runtime_env.packaging import _get_excludes, create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
@@ -31,6 +32,19 @@ def test_ray_takes_the_runtime_environment_and_leaves_out_what_we_say():
     raw = yaml.safe_load((ROOT / "jobs/runtime-env.yaml").read_text())
     assert RuntimeEnv(**raw, working_dir=".")
     assert not {"pip", "uv", "conda"} & set(raw)
+
+
+def test_a_job_takes_the_code_and_the_configurations_and_nothing_else(tmp_path):
+    """As `ray job submit --working-dir .` packs a checkout in which somebody has worked."""
+    kept = ["configs/sonify/sam.yaml", "eval/study.py", "mine.yaml", "sonify/captions/kinds.csv", "train/pixart.py"]
+    left = [".venv/bin/python", "photos/a.jpg", "runs/mine/run.json", "sonify/__pycache__/cli.pyc", "sounds/a.opus"]
+    for name in [*kept, *left, "a.wav"]:
+        (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkout" / name).write_text("x")
+    excludes = yaml.safe_load((ROOT / "jobs/runtime-env.yaml").read_text())["excludes"]
+    create_package(str(tmp_path / "checkout"), tmp_path / "job.zip", include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(tmp_path / "job.zip") as package:
+        assert sorted(name for name in package.namelist() if not name.endswith("/")) == sorted(kept)
 
 
 @pytest.mark.parametrize(

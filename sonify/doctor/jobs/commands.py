@@ -338,7 +338,7 @@ def places_of(section: Section, prefix: str) -> Iterator[Place]:
             if isinstance(item, Section):
                 yield from places_of(item, f"{key}.")
             elif isinstance(item, Path | UPath):
-                yield Place(key, str(item), is_model=name in ("checkpoint", "labels"))
+                yield Place(key, str(item), is_model=name == "checkpoint")
             elif isinstance(item, str) and name in ("model", "vae", "ast", "roberta") and item.startswith(("/", "$")):
                 yield Place(key, item, is_model=True)
 

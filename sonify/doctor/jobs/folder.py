@@ -77,8 +77,8 @@ class JobSet:
 
 
 def is_named(word: str, text: str) -> bool:
-    """Whether a text has a name as a whole word, in capitals or not."""
-    return re.search(rf"(?<![\w./-]){re.escape(word)}(?![\w-])", text, re.IGNORECASE) is not None
+    """Whether a text has a name as a whole word, in capitals or not; a folder of a path in it is none."""
+    return re.search(rf"(?<![\w./-]){re.escape(word)}/?(?![\w/-]|\.\w)", text, re.IGNORECASE) is not None
 
 
 def find(source: Source, line: int, found: str, todo: str = "", outcome: Outcome = Outcome.FAULT) -> Finding:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from posixpath import basename, dirname
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from sonify.config import Config, ServerVlm
 from sonify.config.text import Text
 from sonify.doctor.findings import Finding, Outcome
-from sonify.doctor.jobs.commands import Command, Loaded, Place, load, sections_of
+from sonify.doctor.jobs.commands import Command, Loaded, Place, container_commands, load, sections_of
 from sonify.doctor.jobs.folder import JobSet, find, is_named
 from sonify.doctor.jobs.images import folders_of, has_program, libraries_of, made_by
 from sonify.doctor.jobs.pods import NodeType, Pod, is_below, mounted_by
 from sonify.doctor.jobs.scripts import variables_set
+from sonify.doctor.jobs.text import Kind, Source, split_commands
 from sonify.errors import InputError
 
 # What the driver of a run needs beside Ray: it looks for every model before it asks for workers.
@@ -40,6 +42,7 @@ def load_all(jobs: JobSet) -> tuple[list[Loaded], list[Finding]]:
 
 def ask_of_runs(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
     """Every question about every command that has a configuration."""
+    yield from _fetched(jobs, loaded)
     for run in loaded:
         yield from _places(jobs, run)
         yield from _engines(jobs, run)
@@ -179,6 +182,62 @@ def _libraries(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
             for library in libraries if locked is not None else ():
                 if not re.search(rf"^{library}==", locked or "", re.MULTILINE):
                     yield _at(run, f"needs the library {library} on {who}, and the image {image} has it not")
+
+
+def _fetched(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
+    """Models that are folders are fetched by something of the set, and those of the hub as they are asked for."""
+    fetches = list(_fetches(jobs))
+    scripts = {source.path.name for source, _, words in fetches if source.kind is Kind.SHELL}
+    folders = [
+        word for words in _all_words(jobs, scripts) if _is_fetch(words, scripts) for word in words if word[:1] == "/"
+    ]
+    kept = {basename(_after(words, "--local-dir")) for _, _, words in fetches} - {""}
+    for run in loaded:
+        for place in (each for each in run.places if each.is_model and each.path.startswith("/") and kept):
+            is_there = any(is_below(place.path, folder) for folder in folders) and basename(place.path) in kept
+            if not is_there and not _is_told(jobs, run.command, place.path):
+                yield _at(
+                    run, f"{place.key} is {place.path}, which nothing here fetches", f"fetched are {sorted(kept)}"
+                )
+        for key, model, revision in _hub_models(run):
+            for source, line, words in fetches:
+                got = _after(words, "--revision")
+                if model in words and got and revision and got != revision:
+                    yield find(source, line, f"fetches {model} at {got[:12]}, and {key} asks for {revision[:12]}")
+
+
+def _fetches(jobs: JobSet) -> Iterator[tuple[Source, int, tuple[str, ...]]]:
+    for source in jobs.sources:
+        for command in source.commands:
+            if "download" in command.words[1:3] and basename(command.words[0]) in ("hf", "huggingface-cli"):
+                yield source, command.line, command.words
+
+
+def _all_words(jobs: JobSet, scripts: set[str]) -> Iterator[tuple[str, ...]]:
+    """The commands of scripts and examples, of containers, and of nodes' setup; not how a script itself is called."""
+    sources = (source for source in jobs.sources if source.path.name not in scripts)
+    yield from (command.words for source in sources for command in source.commands)
+    yield from (words for pod in jobs.pods for _, words in container_commands(pod))
+    for step in (each for node in jobs.nodes for each in node.setup):
+        yield from (command.words for command in split_commands(step.text(), step.line))
+
+
+def _is_fetch(words: Sequence[str], scripts: set[str]) -> bool:
+    return any(basename(word) in scripts for word in words) or "download" in words[1:3]
+
+
+def _after(words: Sequence[str], option: str) -> str:
+    return next((following for word, following in pairwise(words) if word == option), "")
+
+
+def _hub_models(run: Loaded) -> Iterator[tuple[str, str, str]]:
+    """The models of a configuration with their revisions, by key."""
+    for prefix, section in sections_of(run.config):
+        for name in ("model", "vae", "ast", "roberta"):
+            revision = getattr(section, "revision" if name == "model" else f"{name}_revision", None)
+            model = getattr(section, name, None)
+            if isinstance(model, str) and isinstance(revision, str):
+                yield f"{prefix}.{name}".lstrip("."), model, revision
 
 
 def _keys(jobs: JobSet, run: Loaded) -> Iterator[Finding]:

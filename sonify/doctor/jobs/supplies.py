@@ -164,8 +164,10 @@ def _files(jobs: JobSet) -> Iterator[Finding]:
             continue
         for number, line in enumerate(source.text.splitlines(), 1):
             for name in pattern.findall(line):
-                missing = name not in here and not (jobs.folder / name).exists()
-                if missing and "*" not in name:
+                if name not in here and not (jobs.folder / name).exists():
+                    yield find(source, number, f"{name} is not in this set")
+            for name in re.findall(r"`([\w-]+\.(?:yaml|yml|sh|lock))`", line if source.kind is Kind.MARKDOWN else ""):
+                if name not in {basename(each) for each in here}:
                     yield find(source, number, f"{name} is not in this set")
 
 

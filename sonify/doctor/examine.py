@@ -70,7 +70,7 @@ def _examine_all(
     if config is not None and _is_training(config):
         settings = _load_training(config, overrides)
         yield from _examine_paths(settings)
-        yield from _going_on("training", "train.doctor", "examine_training", settings)
+        yield from _going_on("training", "train.doctor", "examine_training", settings, fetch=fetch)
     elif config is not None:
         settings = _load_run(config, overrides)
         yield from _examine_paths(settings)

@@ -25,7 +25,6 @@ from sonify.config import Config, Section, load_settings, wrong_paths
 from sonify.config.shipped import family_of, find_config
 from sonify.config.text import read_text
 from sonify.doctor.findings import Finding, Outcome, as_rows
-from sonify.doctor.gpus import examine_devices
 from sonify.doctor.jobs import examine_jobs
 from sonify.doctor.machine import examine_fit, examine_machine
 from sonify.doctor.models import examine_models
@@ -73,8 +72,7 @@ def _examine_all(
     if config is not None and _is_training(config):
         training = _load_training(config, overrides)
         yield from _examine_paths(training)
-        yield from _going_on("gpu", lambda: examine_devices(getattr(training, "devices", None)))
-        yield from _going_on("training", lambda: import_module("train.doctor").examine_training(training), "train")
+        yield from _going_on("training", lambda: _examine_training(training, fetch), "train")
     elif config is not None:
         settings = _load_run(config, overrides)
         yield from _examine_paths(settings)
@@ -86,6 +84,10 @@ def _examine_all(
         yield from examine_fit(settings, models)
     if jobs is not None:
         yield from _going_on("jobs", lambda: examine_jobs(jobs))
+
+
+def _examine_training(config: Section, fetch: bool) -> Iterator[Finding]:
+    return import_module("train.doctor").examine_training(config, fetch=fetch)
 
 
 def _timed(findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -133,12 +133,6 @@ def examine_gpus(config: Config, elsewhere: bool = False) -> Iterator[Finding]:
     yield _examine_faiss(config, elsewhere)
 
 
-def examine_devices(devices: int | None) -> Iterator[Finding]:
-    """Examine this machine's GPUs for a training on so many of them, or on all there are."""
-    ask = Ask(key="devices", name="training", cpus=1, gpus=devices or 1, needs_gpu=devices is not None)
-    yield judge_gpus(look_for_gpus(with_torch=True), [ask])
-
-
 def look_for_gpus(*, with_torch: bool) -> Gpus:
     """Ask the driver, the environment and, where it is needed, torch, whose import takes seconds."""
     listed, header = _ask_smi(f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits"), _ask_smi()

@@ -1,24 +1,27 @@
 """Whether a training configuration will train here: devices, networks, data, memory, disk, the loader's rate, a step.
 
-Nothing is written to `run_dir`, and nothing is fetched.
+Nothing is left in `run_dir`, and nothing is fetched unless that is asked for.
 """
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.gpus import look_for_gpus
+from sonify.doctor.machine import examine_run_dir, nearest
+from sonify.doctor.models import look_for
 from sonify.errors import InputError, WorkError
 from sonify.features.vae import scaling_factor
-from sonify.io.machine import usable_cpus
-from sonify.models.fetch import AST_FILES, VAE_FILES, FetchedModel, Files, fetch_model, named
+from sonify.io.machine import usable_cpus, why_no_cuda
+from sonify.models.fetch import AST_FILES, VAE_FILES, Files
 from train.checkpoints import FOLDER, RELEASE, check_run_dir
 from train.config import Checkpoint, Scratch, TrainConfig
 from train.frozen import Networks, load_networks, make_pipeline
@@ -39,16 +42,22 @@ STEPS = 3  # on a GPU: the first compiles, the fastest counts
 NEARLY_FULL = 0.95  # of a device's memory: the estimate is not better than that
 FAR = 0.1  # of the peak: an estimate that is further from it is told as wrong
 
-Here = dict[str, FetchedModel | None]
+# The identities of those of `vae`, `ast` and `model` that are here; None for what needs no files.
+Here = dict[str, str | None]
 
 
-def examine_training(config: TrainConfig) -> Iterator[Finding]:
-    """Try everything that a training needs; each finding comes when it is known."""
+def examine_training(config: TrainConfig, *, fetch: bool = False) -> Iterator[Finding]:
+    """Try everything that a training needs; each finding comes when it is known.
+
+    Args:
+        config: of the training.
+        fetch: download first what is not here of the networks.
+    """
     yield _examine_run_dir(config)
     processes = yield from _examine_devices(config)
     asked = processes or config.devices or 1
     yield _examine_batch(config, asked)
-    here = yield from _examine_models(config)
+    here = yield from _examine_models(config, fetch)
     networks = yield from _load_networks(config, here)
     data = yield from _examine_data(config, here)
     condition_tokens = data.audio_shape[0] if data else AST_VECTORS
@@ -73,38 +82,36 @@ def _examine_run_dir(config: TrainConfig) -> Finding:
         check_run_dir(config)
     except InputError as error:
         return _fault("run_dir", error)
-    above = _nearest(config.run_dir)
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        return _fault("run_dir", f"{config.run_dir} cannot be written: {above} belongs to another, or is no folder")
+    finding = examine_run_dir(config.run_dir)
     steps = sorted(path.name for path in (config.run_dir / FOLDER).glob("step-*"))
-    begun = f"is there; training goes on from its newest checkpoint, {steps[-1]}" if steps else "is free"
-    return Finding(about="run_dir", outcome=Outcome.OK, found=f"{config.run_dir} {begun}")
-
-
-def _nearest(path: Path) -> Path:
-    """A folder that is there: the path's own, or the next above it."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    begun = f"; training goes on from its newest checkpoint, {steps[-1]}" if steps else ""
+    return replace(finding, found=finding.found + begun)
 
 
 def _examine_devices(config: TrainConfig) -> Generator[Finding, None, int | None]:
-    """How many processes will train; None where the devices that are asked for are not here."""
-    facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}
+    """How many processes will train; None where the devices that are asked for, or are to be seen, cannot be used."""
+    seen = look_for_gpus(with_torch=True)
+    facts: dict[str, Any] = asdict(seen)
+    if seen.traces and not seen.torch_gpus:
+        why = why_no_cuda(seen.torch_cuda or None, seen.driver)
+        todo = "have a driver that fits on the machine and in the container, or a torch that is built for its CUDA"
+        yield _fault("devices", f"{seen.traces}, and torch {seen.torch} finds none: {why}", todo, facts)
+        return None
     try:
         processes = check_devices(config.devices)
     except InputError as error:
         yield _fault("devices", error, facts=facts)
         return None
-    if not torch.cuda.is_available():
-        cpus = usable_cpus()
-        found = f"no GPU: it trains on {cpus} CPUs"
-        yield Finding(about="devices", outcome=Outcome.NOTE, found=found, facts=facts | {"cpus": cpus})
+    if not seen.torch_gpus:
+        yield Finding(
+            about="devices", outcome=Outcome.NOTE, found=f"no GPU: it trains on {usable_cpus()} CPUs", facts=facts
+        )
         return processes
-    names = [torch.cuda.get_device_properties(n).name for n in range(processes)]
-    found = f"{processes} x {names[0]} by CUDA {torch.version.cuda}" if len({*names}) == 1 else ", ".join(names)
-    facts |= {"names": names}
+    names = {torch.cuda.get_device_name(n) for n in range(processes)}
+    found = f"{processes} x {' and '.join(sorted(names))}, driver {seen.driver}, CUDA {seen.torch_cuda}"
     if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        todo = "set `precision: fp32`, or take GPUs that have bfloat16 (NVIDIA's from Ampere on)"
-        yield _fault("devices", f"{found}, which has no bfloat16", todo, facts)
+        todo = "set precision=fp32, or take GPUs that have bfloat16 (NVIDIA's from Ampere on)"
+        yield _fault("devices", f"{found}: it has no bfloat16", todo, facts)
     else:
         yield Finding(about="devices", outcome=Outcome.OK, found=found, facts=facts)
     return processes
@@ -124,8 +131,8 @@ def _examine_batch(config: TrainConfig, processes: int) -> Finding:
 # --- networks and data
 
 
-def _examine_models(config: TrainConfig) -> Generator[Finding, None, Here]:
-    """Those of `vae`, `ast` and `model` that are here; None is what needs no files."""
+def _examine_models(config: TrainConfig, fetch: bool) -> Generator[Finding, None, Here]:
+    """Look for `vae`, `ast` and `model`."""
     asked: list[tuple[str, str, str | None, Files]] = [("vae", config.vae, config.vae_revision, VAE_FILES)]
     here: Here = {}
     if config.ast is None:
@@ -141,34 +148,13 @@ def _examine_models(config: TrainConfig) -> Generator[Finding, None, Here]:
         here["model"] = None
     for about, model, revision, files in asked:
         try:
-            found = find_model(model, revision, files)
-        except InputError as error:
-            yield _fault(about, error)
-            continue
-        if found is None:
-            todo = f"training fetches it first; `hf download {model}` fetches it now"
-            found_text = f"{named(model, revision)} is not here, and will be fetched"
-            yield Finding(about=about, outcome=Outcome.NOTE, found=found_text, todo=todo)
-        else:
-            here[about] = found
-            facts = {"model": model, "identity": found.identity}
-            found_text = f"{named(model, revision)} is here ({found.identity[:19]})"
-            yield Finding(about=about, outcome=Outcome.OK, found=found_text, facts=facts)
+            finding = look_for(about, model, revision, files, fetch)
+        except InputError as error:  # a name that is none, or no library to fetch it with
+            finding = _fault(about, error)
+        if finding.outcome is Outcome.OK:
+            here[about] = finding.facts["identity"]
+        yield finding
     return here
-
-
-def find_model(model: str, revision: str | None, files: Files) -> FetchedModel | None:
-    """A model without a network."""
-    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415
-
-    if not Path(model).expanduser().is_dir():
-        try:
-            snapshot_download(model, revision=revision, allow_patterns=list(files.patterns), local_files_only=True)
-        except errors.LocalEntryNotFoundError:
-            return None
-        except errors.HFValidationError:
-            pass  # told by what follows
-    return fetch_model(model, revision, files)
 
 
 def _load_networks(config: TrainConfig, here: Here) -> Generator[Finding, None, Networks | None]:
@@ -207,7 +193,7 @@ def _examine_data(config: TrainConfig, here: Here) -> Generator[Finding, None, F
         yield _not_tried("features", "whose they are is seen when vae and ast are here")
     else:
         try:
-            check_matches(data, config, vae.identity, ast.identity if ast else None)
+            check_matches(data, config, vae, ast)
         except InputError as error:
             yield _fault("features", error)
             return None
@@ -271,7 +257,7 @@ def _examine_disk(config: TrainConfig, networks: Networks | None) -> Finding:
     release = 4 * count_parameters(config.model) + (frozen if networks else FROZEN_BYTES)
     written = [path for name in (FOLDER, RELEASE) for path in (config.run_dir / name).rglob("*") if path.is_file()]
     needed = max(0, one * (kept + 1) + release - sum(path.stat().st_size for path in written))
-    above = _nearest(config.run_dir)
+    above = nearest(config.run_dir)
     free = shutil.disk_usage(above).free
     found = (
         f"{needed / GB:.1f} GB to write: {kept} checkpoints of {one / GB:.1f} GB, one more while it is written, and a"

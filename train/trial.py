@@ -131,3 +131,8 @@ def reset_peak(device: torch.device) -> None:
 def peak_bytes(device: torch.device) -> int | None:
     """The most that torch had allocated since then; None on a CPU, whose allocator does not count."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """The memory that a GPU has; None on a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

@@ -31,6 +31,7 @@ LOOK_SECONDS = 90.0
 END_SECONDS = 15.0
 MOST_NODES = 8
 
+ROW = "doctor: "  # before each row; libraries may print lines of their own
 # `-P`: the working folder, where `sonify.py` may lie, is not on its path.
 PROCESS = "import sys; sys.path.insert(0, sys.argv[1]); from sonify.doctor.cluster import answer; answer(sys.argv[2])"
 
@@ -99,7 +100,7 @@ def _ask(question: str, seconds: float) -> tuple[list[dict[str, Any]], str]:
             process.wait(END_SECONDS)
         process.kill()
         raise
-    rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    rows = [json.loads(line.removeprefix(ROW)) for line in said.splitlines() if line.startswith(ROW)]
     if not error and process.returncode:
         last = " | ".join(errors.split("\n")[-4:]).strip(" |")[-300:]
         error = f"the process that tried Ray ended with {process.returncode}: {last or '(nothing said)'}"
@@ -128,6 +129,10 @@ def _findings_of(row: Mapping[str, Any]) -> Iterator[Finding]:
     elif "unseen" in row:
         about = f"ray, {row['node']}"
         yield Finding(about=about, outcome=Outcome.NOT_TRIED, found=row["unseen"])
+    elif "broken" in row:
+        todo = "have the same packages on all nodes, or submit the run as a job with its working folder"
+        about, found = f"ray, {row['node']}", f"a worker does not start, or finds no sonify: {row['broken']}"
+        yield Finding(about=about, outcome=Outcome.FAULT, found=found, todo=todo)
     else:
         look = row["look"]
         about = f"ray, {look['node']}"
@@ -183,7 +188,7 @@ def answer(question: str) -> None:
 
 
 def _say(row: Mapping[str, Any]) -> None:
-    sys.stdout.write(f"{json.dumps(row)}\n")
+    sys.stdout.write(f"{ROW}{json.dumps(row)}\n")
     sys.stdout.flush()
 
 
@@ -231,7 +236,7 @@ def _look_around(
         except GetTimeoutError:
             yield {"unseen": f"no worker has a place, or answers, in {LOOK_SECONDS - 10:g} s", "node": name}
         except RayError as error:
-            yield {"unseen": " ".join(str(error).split())[:300], "node": name}
+            yield {"broken": " ".join(str(error).split())[-300:], "node": name}
         else:
             yield {"look": asdict(found), "seconds": round(time.monotonic() - started, 3)}
 

@@ -25,7 +25,9 @@ from sonify.config import Config, Section, load_settings, wrong_paths
 from sonify.config.shipped import family_of, find_config
 from sonify.config.text import read_text
 from sonify.doctor.findings import Finding, Outcome, as_rows
-from sonify.doctor.machine import examine_fit
+from sonify.doctor.jobs import examine_jobs
+from sonify.doctor.machine import examine_fit, examine_machine
+from sonify.doctor.models import examine_models
 from sonify.errors import InputError, TransientError, WorkError, missing
 from sonify.installed import PACKAGES, pin_packages
 from sonify.io.machine import usable_cpus
@@ -68,20 +70,24 @@ def _examine_all(
     config: str | Path | None, overrides: Sequence[str], jobs: Path | None, fetch: bool
 ) -> Iterator[Finding]:
     if config is not None and _is_training(config):
-        settings = _load_training(config, overrides)
-        yield from _examine_paths(settings)
-        yield from _going_on("training", "train.doctor", "examine_training", settings)
+        training = _load_training(config, overrides)
+        yield from _examine_paths(training)
+        yield from _going_on("training", lambda: _examine_training(training, fetch), "train")
     elif config is not None:
         settings = _load_run(config, overrides)
         yield from _examine_paths(settings)
-        yield from _going_on("machine", "sonify.doctor.machine", "examine_machine", settings)
+        yield from _going_on("machine", lambda: examine_machine(settings))
         models: list[Finding] = []
-        for finding in _going_on("models", "sonify.doctor.models", "examine_models", settings, fetch=fetch):
+        for finding in _going_on("models", lambda: examine_models(settings, fetch=fetch)):
             models.append(finding)
             yield finding
         yield from examine_fit(settings, models)
     if jobs is not None:
-        yield from _going_on("jobs", "sonify.doctor.jobs", "examine_jobs", jobs)
+        yield from _going_on("jobs", lambda: examine_jobs(jobs))
+
+
+def _examine_training(config: Section, fetch: bool) -> Iterator[Finding]:
+    return import_module("train.doctor").examine_training(config, fetch=fetch)
 
 
 def _timed(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -121,20 +127,15 @@ def _examine_paths(config: Section) -> Iterator[Finding]:
         yield Finding(about="input", outcome=Outcome.OK, found="every place that the configuration names is there")
 
 
-def _going_on(about: str, module: str, function: str, subject: object, **options: Any) -> Iterator[Finding]:
+def _going_on(about: str, examination: Callable[[], Iterable[Finding]], extra: str = "models") -> Iterator[Finding]:
     """The findings of one examination; what ends it is a finding, and the next one is tried."""
     started = time.monotonic()
     try:
-        examination: Callable[[Any], Iterable[Finding]] = getattr(import_module(module), function)
-        yield from examination(subject, **options)
+        yield from examination()
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if error.name == module:
-            yield Finding(about=about, outcome=Outcome.NOT_TRIED, found=f"{module} is not there")
-            return
         if library in PACKAGES or not library or find_spec(library) is not None:
             raise
-        extra = "train" if module.startswith("train.") else "models"
         yield Finding(about=about, outcome=Outcome.FAULT, found=str(missing(library, extra)))
     except (InputError, TransientError, WorkError) as error:
         took = time.monotonic() - started
@@ -144,8 +145,9 @@ def _going_on(about: str, module: str, function: str, subject: object, **options
 def summarise(findings: Sequence[Finding], seconds: float) -> str:
     """How many findings there are of each kind, in one line."""
     counts = {outcome: sum(finding.outcome is outcome for finding in findings) for outcome in Outcome}
-    words = {Outcome.OK: "ok", Outcome.NOTE: "notes", Outcome.FAULT: "faults", Outcome.NOT_TRIED: "not tried"}
-    return f"{', '.join(f'{counts[outcome]} {word}' for outcome, word in words.items())}; {seconds:.1f} s"
+    several = {Outcome.NOTE: "notes", Outcome.FAULT: "faults"}
+    words = (f"{n} {outcome if n == 1 else several.get(outcome, outcome)}" for outcome, n in counts.items())
+    return f"{', '.join(words)}; {seconds:.1f} s"
 
 
 def make_document(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def judge_gpus(seen: Gpus, asks: Sequence[Ask], *, elsewhere: bool = False) -> F
         return finding(
             Outcome.FAULT,
             f"{beyond.name} asks for {beyond.gpus:g}, and there are {count}",
-            f"lower {beyond.key}.gpus, or take a machine with more",
+            f"lower what {beyond.key} asks for, or take a machine with more",
         )
     of_torch = f"; torch {seen.torch} finds {seen.torch_gpus} by CUDA {seen.torch_cuda}" if in_torch else ""
     return finding(Outcome.OK, f"{seen.traces}; {driver}{of_torch}")
@@ -250,18 +250,18 @@ def _judge_none(finding: Any, asking: Sequence[Ask], elsewhere: bool) -> Finding
         return finding(
             Outcome.FAULT,
             f"none on this machine, and {names} cannot do without",
-            "run it where there are some, or name their cluster: engine.address=HOST:6379",
+            "start it where there are some; a run can name their cluster instead: engine.address=HOST:6379",
         )
     return finding(Outcome.NOTE, f"none on this machine: {names} will run on CPUs")
 
 
 def _how_to_mend(seen: Gpus) -> str:
     if not seen.torch_cuda:
-        return "install a torch that is built for CUDA, or set `device: cpu`"
+        return "install a torch that is built for CUDA; `device: cpu` of a run does without"
     oldest = OLDEST_DRIVERS.get(int(seen.torch_cuda.partition(".")[0]))
     of_cuda = f", or install a torch that is built for CUDA {seen.driver_cuda} at most" if seen.driver_cuda else ""
     needed = f" {oldest} or newer" if oldest else ""
-    return f"have driver{needed} on the machine and in the container{of_cuda}, or set `device: cpu`"
+    return f"have driver{needed} on the machine and in the container{of_cuda}; `device: cpu` of a run does without"
 
 
 def judge_memory(found: Sequence[Gpu], asks: Sequence[Ask], needed: Mapping[str, int]) -> Iterator[Finding]:

@@ -113,7 +113,7 @@ def _of_vlm(vlm: VlmExtractor, fetch: bool, trial: Trial, about: str, arguments:
         look = partial(_look_at_server, vlm.name, vlm.url, partial(fetch_vlm, vlm))
     else:
         files = VLM_FILES if isinstance(vlm, TransformersVlm) else SERVER_FILES
-        look = partial(_look_for, vlm.name, vlm.model, vlm.revision, files, fetch)
+        look = partial(look_for, vlm.name, vlm.model, vlm.revision, files, fetch)
     return Part(name=vlm.name, looks=(look,), trial=trial, about=about, arguments=arguments)
 
 
@@ -131,10 +131,10 @@ def _of_retrieval(config: Config, fetch: bool) -> Iterator[Part]:
 
 def _looks_at_clap(clap: ClapSettings, fetch: bool) -> tuple[Look, ...]:
     if isinstance(clap, ClapEncoder):
-        return (partial(_look_for, "clap", clap.model, clap.revision, CLAP_FILES, fetch),)
+        return (partial(look_for, "clap", clap.model, clap.revision, CLAP_FILES, fetch),)
     return (
         partial(_look_at_file, "clap", clap.checkpoint, "retrieval.encoder.checkpoint"),
-        partial(_look_for, "roberta", clap.roberta, clap.roberta_revision, TOKENIZER_FILES, fetch),
+        partial(look_for, "roberta", clap.roberta, clap.roberta_revision, TOKENIZER_FILES, fetch),
     )
 
 
@@ -143,20 +143,20 @@ def _looks_at_listener(name: str, confirm: Confirm, fetch: bool) -> tuple[Look, 
         return (partial(_look_at_server, name, confirm.url, partial(fetch_listener, confirm)),)
     if confirm.is_tflite:
         return (partial(_look_at_file, name, Path(confirm.model), "retrieval.confirm.model"),)
-    return (partial(_look_for, name, confirm.model, confirm.revision, AUDIO_CLASSIFIER_FILES, fetch),)
+    return (partial(look_for, name, confirm.model, confirm.revision, AUDIO_CLASSIFIER_FILES, fetch),)
 
 
 def _of_features(features: Features, config: Config, fetch: bool, picture: Picture) -> Iterator[Part]:
-    vae = partial(_look_for, "vae", features.vae, features.vae_revision, VAE_FILES, fetch)
+    vae = partial(look_for, "vae", features.vae, features.vae_revision, VAE_FILES, fetch)
     yield Part(name="vae", looks=(vae,), trial=try_vae, about="vae, one image", arguments=(features, picture))
-    ast = partial(_look_for, "ast", features.ast, features.ast_revision, AST_FILES, fetch)
+    ast = partial(look_for, "ast", features.ast, features.ast_revision, AST_FILES, fetch)
     yield Part(name="ast", looks=(ast,), trial=try_ast, about="ast, one sound", arguments=(features, config.audio))
 
 
 # --- is it here?
 
 
-def _look_for(about: str, model: str, revision: str | None, files: Files, fetch: bool) -> Finding:
+def look_for(about: str, model: str, revision: str | None, files: Files, fetch: bool) -> Finding:
     """Whether a folder or a hub's model is here and whole, and else what it would take to bring it."""
     try:
         found = (fetch_model if fetch else find_model)(model, revision, files)

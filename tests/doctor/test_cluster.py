@@ -116,6 +116,14 @@ time.sleep(600)
 """
 
 
+def test_workers_that_find_another_package_are_a_fault(cluster, tmp_path, monkeypatch):
+    other = "from sonify.doctor import cluster; cluster.look_here = lambda *_: __import__('sonify.nothing'); answer("
+    monkeypatch.setattr(doctor, "PROCESS", doctor.PROCESS.replace("answer(", other))
+    findings = list(examine_ray(config(tmp_path, address=cluster.address), [], []))
+    assert lines(findings) == [("ray", Outcome.OK), (f"ray, node {LOOPBACK}", Outcome.FAULT)]
+    assert "No module named 'sonify.nothing'" in findings[1].found
+
+
 def test_a_ray_is_started_and_ended_and_has_room_for_what_is_asked(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = rays()
@@ -174,7 +182,7 @@ def test_one_that_hears_no_signal_is_killed_and_what_it_said_first_counts(tmp_pa
     facts = {"start_seconds": 16.5, "address": "", "resources": "2 CPUs", "nodes": 1}
     said = json.dumps({"started": facts})
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('noise');"
-    deaf += f" print({said!r}, flush=True); time.sleep(600)"
+    deaf += f" print('{{'); print({doctor.ROW + said!r}, flush=True); time.sleep(600)"
     monkeypatch.setattr(doctor, "PROCESS", deaf)
     monkeypatch.setattr(doctor, "START_SECONDS", 3.0)
     monkeypatch.setattr(doctor, "END_SECONDS", 1.0)

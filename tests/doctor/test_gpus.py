@@ -107,7 +107,7 @@ def test_a_gpu_that_cannot_be_used_is_mended_by_a_driver_or_another_torch():
     old = Gpus(**{**HERE, "driver": "550.54.15", "driver_cuda": "12.4"})
     assert judge_gpus(old, [VLM]).todo == (
         "have driver 580 or newer on the machine and in the container, or install a torch that is built for CUDA 12.4"
-        " at most, or set `device: cpu`"
+        " at most; `device: cpu` of a run does without"
     )
 
 

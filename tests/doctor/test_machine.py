@@ -82,7 +82,7 @@ def store(monkeypatch):
 def objects(store) -> list[str]:
     root = UPath("s3://bucket")
     root.fs.invalidate_cache()
-    return root.fs.find("bucket")
+    return sorted(root.fs.find("bucket"))
 
 
 def test_a_store_that_refuses_the_second_creation_is_ok_and_left_as_it_was(store):

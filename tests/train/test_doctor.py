@@ -10,6 +10,7 @@ from sonify.config.loader import load_settings
 from sonify.config.shipped import find_config
 from sonify.doctor.findings import Finding, Outcome
 from tests.feature_runs import make_feature_run
+from tests.servers import MODEL, away_from_hub, running_hub
 from tests.train.runs import WIDTH, training_config, training_input
 from train import doctor
 from train.config import TrainConfig
@@ -32,7 +33,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "LOADER_SECONDS", 0.2)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    away_from_hub(monkeypatch, tmp_path / "cache")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def examined(config: TrainConfig) -> dict[str, Finding]:
@@ -105,18 +107,38 @@ def test_a_damaged_sample_is_a_fault_of_the_loader(tmp_path):
     assert told(findings.values(), Outcome.NOT_TRIED).keys() == {"a step"}
 
 
-def test_networks_that_are_not_here_are_told_and_not_fetched(root):
-    findings = examined(training_config(root, vae="somebody/a-vae", vae_revision="0" * 40))
+def test_networks_that_are_not_here_are_told_and_fetched_only_when_asked(root, tmp_path, monkeypatch):
+    config = training_config(root, vae=MODEL)
+    with running_hub(monkeypatch, tmp_path / "cache", root / "vae") as hub:
+        findings = examined(config)
+        assert not any("/resolve/" in path for path in hub.asked)
+        fetched = {finding.about: finding for finding in examine_training(config, fetch=True)}
     assert told(findings.values(), Outcome.FAULT) == {}
-    assert "will be fetched" in told(findings.values(), Outcome.NOTE)["vae"]
+    assert f"{MODEL} is not here" in told(findings.values(), Outcome.NOTE)["vae"]
     assert told(findings.values(), Outcome.NOT_TRIED).keys() == {"networks", "features", "loader", "a step"}
     assert findings["data"].outcome is Outcome.OK
+    # its commit is another identity than the folder's that the features were made with
+    assert fetched["networks"].outcome is Outcome.OK
+    assert told(fetched.values(), Outcome.FAULT).keys() == {"features"}
+
+
+def test_networks_that_are_neither_here_nor_to_be_had_are_a_fault(root):
+    findings = examined(training_config(root, vae=MODEL))
+    assert "the hub was not reached" in told(findings.values(), Outcome.FAULT)["vae"]
+    assert told(findings.values(), Outcome.NOT_TRIED).keys() == {"networks", "features", "loader", "a step"}
 
 
 def test_a_step_has_random_weights_where_the_checkpoint_is_not_here(root):
     findings = examined(training_config(root, model={"init": {"kind": "checkpoint"}}))
-    assert "PixArt-alpha/PixArt-XL-2-512x512 is not here" in told(findings.values(), Outcome.NOTE)["model"]
+    assert "PixArt-alpha/PixArt-XL-2-512x512 is not here" in told(findings.values(), Outcome.FAULT)["model"]
     assert "4 images of random weights on cpu" in findings["a step"].found
+
+
+def test_a_gpu_that_was_reserved_and_is_not_found_is_a_fault_and_no_cpu_stands_in_for_it(root, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    findings = examined(training_config(root))
+    assert "reserved by CUDA_VISIBLE_DEVICES=0, and torch" in told(findings.values(), Outcome.FAULT)["devices"]
+    assert told(findings.values(), Outcome.NOT_TRIED).keys() == {"a step"}
 
 
 def test_a_step_has_the_checkpoints_weights_where_it_is_here(root, tmp_path):

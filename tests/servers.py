@@ -139,7 +139,7 @@ class _HubRequest(BaseHTTPRequestHandler):
             for file in sorted(self.server.folder.rglob("*"))
             if file.is_file()
         ]
-        if path == f"/api/models/{MODEL}/revision/main":
+        if path in (f"/api/models/{MODEL}/revision/main", f"/api/models/{MODEL}/revision/{COMMIT}"):
             self._send(200, json.dumps({"id": MODEL, "sha": COMMIT}).encode())
         elif path == f"/api/models/{MODEL}/tree/{COMMIT}":
             self._send(200, json.dumps(files).encode())

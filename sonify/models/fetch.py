@@ -235,7 +235,7 @@ def _find_or_download(model: str, revision: str | None, files: Files) -> Path:
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - httpx of either version
         at = f" --revision {revision}" if revision else ""
         raise wrong_here or InputError(
-            f"{named(model, revision)}: not in the hub's cache, and not to be downloaded from here"
+            f"{named(model, revision)}: no folder here, not in the hub's cache, and not to be downloaded from here"
             f" ({type(error).__name__}: {_first_line(error)}); run `hf download {model}{at}` where there is a network,"
             " and set HF_HOME to the folder that it fills"
         ) from error

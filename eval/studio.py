@@ -128,7 +128,7 @@ class Studio:
         """One picture for each seed."""
         seeds = self.painting.seeds
         made = self._pipeline(
-            audio_features_BTD=np.stack([features_TD] * len(seeds)),
+            audio_features=np.stack([features_TD] * len(seeds)),
             seeds=seeds,
             guidance_scale=self.painting.guidance,
             num_inference_steps=self.painting.steps,

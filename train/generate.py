@@ -21,10 +21,11 @@ import csv
 import hashlib
 import logging
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -46,9 +47,9 @@ from train.manifest import (
     write_image,
     write_manifest,
 )
-from train.pipeline import MAX_SEED, AudioPixArtPipeline
+from train.pipeline import LEVELS, MAX_SEED, AudioPixArtPipeline, Level
 from train.released import find_release, load_pipeline, read_settings
-from train.windows import TARGET_LUFS, Window, make_windows, read_sound
+from train.windows import Window, make_windows, read_sound
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,10 @@ class SceneSounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for; `in_folder` tells a folder with a manifest from a single file."""
+    """What is asked for; `in_folder` tells a folder with a manifest from a single file.
+
+    Where `target_lufs` and `level` are None, they are what the model was trained on.
+    """
 
     model: str
     scenes: tuple[SceneSounds, ...]
@@ -91,7 +95,8 @@ class Request:
     in_folder: bool
     guidance: float = 4.5
     steps: int = 20
-    target_lufs: float = TARGET_LUFS
+    target_lufs: float | None = None
+    level: Level | None = None
     separate: bool = False
 
 
@@ -136,7 +141,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, default=4.5, help="scale of it, 1 is none (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="of the sampler for each image (default: %(default)s)")
     parser.add_argument(
-        "--lufs", type=float, default=TARGET_LUFS, help="loudness of each sound before its gain (default: %(default)s)"
+        "--level",
+        choices=LEVELS,
+        help="what is brought to --lufs: each window alone, or each recording as a whole, by one gain, so that quiet"
+        " stretches of it stay quiet (default: what the model was trained on)",
+    )
+    parser.add_argument(
+        "--lufs", type=float, help="loudness of each sound before its gain (default: what the model was trained on)"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is a GPU where there is one"
@@ -166,6 +177,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         guidance=arguments.guidance,
         steps=arguments.steps,
         target_lufs=arguments.lufs,
+        level=arguments.level,
         separate=arguments.separate,
     )
 
@@ -177,7 +189,7 @@ def _check_ranges(arguments: argparse.Namespace) -> None:
         ("--seed", f"0 to {MAX_SEED - seeds + 1}", arguments.seed, 0 <= arguments.seed <= MAX_SEED - seeds + 1),
         ("--guidance", f"1 to {MAX_GUIDANCE}", arguments.guidance, 1 <= arguments.guidance <= MAX_GUIDANCE),
         ("--steps", "1 to 1000", arguments.steps, 1 <= arguments.steps <= 1000),
-        ("--lufs", "between -70 and 0", arguments.lufs, -70 < arguments.lufs <= 0),
+        ("--lufs", "between -70 and 0", arguments.lufs, arguments.lufs is None or -70 < arguments.lufs <= 0),
         ("--batch-size", "at least 1", arguments.batch_size, arguments.batch_size is None or arguments.batch_size >= 1),
         ("--gains-db", "-60 to 60", arguments.gains_db, all(-60 <= gain <= 60 for gain in arguments.gains_db or ())),
     )
@@ -224,6 +236,7 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
     settings = read_settings(released.path)
     if settings["audio_encoder"][0] is None:
         raise InputError(f"{released.model}: a model without an AST, whose condition is not made from sounds here")
+    request = _as_trained(request, settings)
     folder = _check_out(request)
     dtype = choose_dtype("auto", device)
     planned = _plan(request, released, settings["clip_seconds"], str(dtype).removeprefix("torch."))
@@ -244,6 +257,13 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
         if removed := remove_others(folder, rows):
             log.info("%s images of an earlier request removed", f"{removed:,}")
     return [folder / row.image for row in rows]
+
+
+def _as_trained(request: Request, settings: Mapping[str, Any]) -> Request:
+    """A request that leaves nothing to the model, of which these are the settings."""
+    middle_lufs = sum(settings["loudness_lufs"]) / 2
+    target_lufs = middle_lufs if request.target_lufs is None else request.target_lufs
+    return replace(request, target_lufs=target_lufs, level=request.level or settings["level"])
 
 
 def _check_out(request: Request) -> Path:
@@ -271,6 +291,8 @@ def _plan(request: Request, released: FetchedModel, clip_seconds: float, precisi
         raise InputError(f"expected at most {MAX_IMAGES:,} images, found {wanted:,}; take fewer seeds or sounds")
     model_sha256 = _hash_model(released.path) if request.in_folder else ""
     planned: list[list[GeneratedImage]] = []
+    assert request.target_lufs is not None
+    assert request.level is not None
     for number, (scene, starts_sec) in enumerate(zip(request.scenes, starts, strict=True)):
         settings = GenerationSettings(
             guidance=request.guidance,
@@ -280,6 +302,7 @@ def _plan(request: Request, released: FetchedModel, clip_seconds: float, precisi
             gains_db=scene.gains_db,
             separate=request.separate,
             clip_seconds=clip_seconds,
+            level=request.level,
         )
         sound_sha256 = tuple(sha256_of(sound) for sound in scene.sounds)
         rows = [
@@ -318,7 +341,9 @@ def _find_starts(request: Request, clip_seconds: float) -> list[list[float]]:
 
 def _windows(request: Request, scene: SceneSounds, clip_seconds: float) -> list[Window]:
     sounds = [read_sound(sound, clip_seconds) for sound in scene.sounds]
-    return make_windows(sounds, scene.gains_db, request.target_lufs, request.separate)
+    assert request.target_lufs is not None
+    assert request.level is not None
+    return make_windows(sounds, scene.gains_db, request.target_lufs, request.separate, request.level)
 
 
 def _name(request: Request, scene: int, window: int, seed: int, *, alone: bool) -> str:
@@ -374,7 +399,7 @@ def _make(
     batch: Sequence[tuple[GeneratedImage, torch.Tensor]],
 ) -> None:
     images = pipeline(
-        audio_features_BTD=torch.stack([audio_TD for _, audio_TD in batch]),
+        audio_features=torch.stack([audio_TD for _, audio_TD in batch]),
         seeds=[row.seed for row, _ in batch],
         guidance_scale=request.guidance,
         num_inference_steps=request.steps,

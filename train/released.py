@@ -21,7 +21,7 @@ from sonify.features.vae import load_vae
 from sonify.models.fetch import VAE_FILES, FetchedModel, Files, check_weights, fetch_model, named
 from sonify.models.loading import cannot_load, check_whole, load_network, load_part, place_network
 from train import pipeline as released_code
-from train.pipeline import AST_SAMPLE_RATE_HZ, AudioPixArtPipeline, make_scheduler
+from train.pipeline import AST_SAMPLE_RATE_HZ, LEVELS, AudioPixArtPipeline, make_scheduler
 
 # The name under which diffusers looks for a pipeline's code.
 PIPELINE_CODE = "pipeline.py"
@@ -32,7 +32,9 @@ SCHEDULE = (
 )
 
 # What `model_index.json` says beside the parts.
-SETTINGS = ("frequency", "clip_seconds", "null_condition")
+SETTINGS = ("frequency", "clip_seconds", "null_condition", "level", "loudness_lufs")
+# What releases were trained on that were made before it stood in them.
+BEFORE = {"level": "window", "loudness_lufs": [-32.0, -28.0]}
 # The settings of each part; those that are networks have weights beside them.
 PARTS = {
     "transformer": "config.json",
@@ -125,8 +127,9 @@ def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Aud
     if _is_there(settings, "feature_extractor"):
         parts["feature_extractor"] = load_part(ASTFeatureExtractor, _part(folder, "feature_extractor"))
     _check_parts(folder, parts)
-    stated = {key: settings[key] for key in SETTINGS if key in settings}
-    return AudioPixArtPipeline(**parts, **stated)
+    pipeline = AudioPixArtPipeline(**parts, **{key: settings[key] for key in SETTINGS})
+    pipeline.set_progress_bar_config(disable=True)  # our commands have progress of their own
+    return pipeline
 
 
 def _is_there(settings: Mapping[str, Any], part: str) -> bool:
@@ -151,8 +154,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     kind = found.get("_class_name") if isinstance(found, dict) else None
     if kind != AudioPixArtPipeline.__name__:
         raise InputError(f"{folder}: expected a pipeline of kind {AudioPixArtPipeline.__name__}, found {kind}")
-    _check_settings(path, found)
-    return found
+    settings = BEFORE | found
+    _check_settings(path, settings)
+    return settings
 
 
 def _part(folder: Path, name: str) -> FetchedModel:
@@ -195,18 +199,29 @@ def _load_scheduler(fetched: FetchedModel) -> DPMSolverMultistepScheduler:
 def _check_settings(path: Path, found: Mapping[str, Any]) -> None:
     """Check what `model_index.json` says."""
     seconds: Any = found.get("clip_seconds")
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     checks = (
-        ("clip_seconds", f"1 to {AST_SECONDS}", is_number and 1 <= seconds <= AST_SECONDS),
+        ("clip_seconds", f"1 to {AST_SECONDS}", _is_number(seconds) and 1 <= seconds <= AST_SECONDS),
         ("audio_encoder", "the kind of a component", _is_component(found.get("audio_encoder"))),
         ("frequency", "mean or all", found.get("frequency") in ("mean", "all")),
         ("null_condition", "zeros or silence", found.get("null_condition") in ("zeros", "silence")),
+        ("level", " or ".join(LEVELS), found["level"] in LEVELS),
+        ("loudness_lufs", "[low, high] between -70 and 0", _is_range(found["loudness_lufs"])),
     )
     for key, expected, holds in checks:
         if not holds:
             raise InputError(
                 f"{path}: expected a setting {key}, {expected}, found {found.get(key)!r}; release the pipeline again"
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_range(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and -70 < value[0] <= value[1] <= 0
+    )
 
 
 def _is_component(entry: object) -> bool:

@@ -180,17 +180,19 @@ class MeasuredFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run that is read; each of its samples has the same members."""
+    """A run that is read; each of its samples has the same members. Its clips were brought to a loudness in `lufs`."""
 
     run_dir: Path
     features: MeasuredFeatures
     members: frozenset[str]
+    lufs: tuple[float, float]
 
 
 class FeatureData:
     """The samples of one split of one or more runs; `shards` are in the order of runs, then of units.
 
-    `features` are the same in all runs. `digest` changes with whatever decides which image comes when, beside the seed.
+    `features` are the same in all runs; `lufs` spans the loudness that their clips were brought to. `digest` changes
+    with whatever decides which image comes when, beside the seed.
     """
 
     def __init__(self, runs: Sequence[Run], shards: Sequence[Shard], window_shards: int) -> None:
@@ -201,6 +203,7 @@ class FeatureData:
         self.audio_shape = self.features.audio_shape
         self.frequency = self.features.frequency
         self.clip_seconds = self.features.clip_seconds
+        self.lufs = (min(run.lufs[0] for run in runs), max(run.lufs[1] for run in runs))
         self.num_images = sum(shard.num_samples for shard in shards)
         files = [[shard.archive.path, shard.archive.sha256] for shard in shards]
         self.digest = digest_of({"shards": files, "window_shards": window_shards})
@@ -395,4 +398,5 @@ def _describe_run(record: RunRecord, shard: Shard) -> Run:
         latent_shape=sample.shape_of("latent.npy"),
         audio_shape=sample.shape_of(f"{sample.scenes[0]}.audio.npy"),
     )
-    return Run(run_dir=shard.run_dir, features=features, members=frozenset(sample.members))
+    low, high = record.config["mix"]["lufs"]
+    return Run(run_dir=shard.run_dir, features=features, members=frozenset(sample.members), lufs=(low, high))

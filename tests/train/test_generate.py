@@ -58,8 +58,10 @@ def test_one_sound_gives_one_file(model: Path, sounds: Path, tmp_path: Path, cap
     assert [path.name for path in out.parent.iterdir()] == ["out.png"]
     (window,) = make_windows([read_sound(sounds / "a.wav", 2.0)], [0.0], -30.0, separate=False)
     pipeline = load_pipeline(model, torch.device("cpu"), torch.float32)
-    expected = pipeline(window.parts_NS, seeds=[7], num_inference_steps=2, output_type="np").images[0]
-    assert np.array_equal(pixels(out), expected)
+    (expected,) = pipeline(audio_BS=window.parts_NS, seeds=[7], num_inference_steps=2).images
+    assert np.array_equal(pixels(out), np.asarray(expected))
+    (heard,) = pipeline(str(sounds / "a.wav"), seeds=[7], num_inference_steps=2).images
+    assert np.array_equal(pixels(out), np.asarray(heard))
 
 
 def test_a_long_sound_gives_one_image_a_window(
@@ -111,8 +113,8 @@ def test_separate_sounds_are_joined_in_time(model: Path, sounds: Path, tmp_path:
         pipeline.encode_audio(make_windows([read_sound(sounds / name, 2.0)], [0.0], -30.0, separate=False)[0].parts_NS)
         for name in ("a.wav", "b.wav")
     ]
-    joined = pipeline(audio_features_BTD=torch.cat(parts, dim=1), seeds=[0], num_inference_steps=2, output_type="np")
-    assert np.abs(pixels(out).astype(int) - joined.images[0]).max() <= 1
+    (joined,) = pipeline(audio_features=torch.cat(parts, dim=1), seeds=[0], num_inference_steps=2).images
+    assert np.abs(pixels(out).astype(int) - np.asarray(joined)).max() <= 1
 
 
 def write_list(folder: Path, sounds: Path, names: list[str]) -> Path:

@@ -18,7 +18,8 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 import train.pipeline
-from tests.builders import refused, sine
+from sonify.config import Mix
+from tests.builders import RATE_HZ, refused, sine, write_sound
 from tests.processes import run_python
 from tests.tiny_networks import edit_json, edit_weights, tiny_transformer, write_tiny_pixart
 from train.released import PIPELINE_CODE, load_pipeline, pipeline_source
@@ -35,7 +36,7 @@ from diffusers import DiffusionPipeline
 folder, sound, out = sys.argv[1:]
 pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 assert type(pipeline).__module__.startswith("diffusers_modules"), type(pipeline)
-made = pipeline(np.load(sound), seeds=[3], num_inference_steps=3)
+made = pipeline(sound, seeds=[3], num_inference_steps=3)
 np.save(out, np.asarray(made.images[0]))
 """
 
@@ -48,11 +49,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_loaded_has_the_settings_that_were_saved(tmp_path: Path) -> None:
-    write_tiny_pixart(tmp_path, null_condition="silence", clip_seconds=2.5)
+    write_tiny_pixart(
+        tmp_path, null_condition="silence", clip_seconds=2.5, level="recording", loudness_lufs=(-24.0, -20.0)
+    )
 
     config = load_pipeline(tmp_path, CPU, torch.float32).config
 
     assert (config["frequency"], config["clip_seconds"], config["null_condition"]) == ("mean", 2.5, "silence")
+    assert (config["level"], config["loudness_lufs"]) == ("recording", [-24.0, -20.0])
+
+
+def test_a_release_of_before_was_trained_on_windows_at_the_default_loudness(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "model")
+    (tmp_path / "model" / PIPELINE_CODE).unlink()
+    edit_json(
+        tmp_path / "model" / "model_index.json", lambda index: [index.pop(key) for key in ("level", "loudness_lufs")]
+    )
+
+    config = load_pipeline(tmp_path / "model", CPU, torch.float32).config
+
+    assert (config["level"], config["loudness_lufs"]) == ("window", [*Mix().lufs])
 
 
 def test_the_code_of_a_release_needs_nothing_of_ours() -> None:
@@ -86,15 +102,14 @@ def bare_python(folder: Path) -> Path:
 
 
 def test_diffusers_alone_makes_the_same_image(whole: Path, tmp_path: Path) -> None:
-    sound_BS = sine(300, level=0.1).astype(np.float32)[None]
-    np.save(tmp_path / "sound.npy", sound_BS)
+    sound = write_sound(tmp_path / "dog.wav", sine(300, level=0.1), RATE_HZ)
     pipeline = load_pipeline(whole, CPU, torch.float32)
-    here = np.asarray(pipeline(sound_BS, seeds=[3], num_inference_steps=3).images[0])
+    here = np.asarray(pipeline(sound, seeds=[3], num_inference_steps=3).images[0])
     settings = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
     settings["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
     python = bare_python(tmp_path / "venv")
-    paths = (whole, tmp_path / "sound.npy", tmp_path / "out.npy")
+    paths = (whole, sound, tmp_path / "out.npy")
     run_python(AS_DIFFUSERS_DOES, *paths, python=python, env=settings, cwd=tmp_path)
 
     assert np.array_equal(np.load(tmp_path / "out.npy"), here)
@@ -184,6 +199,11 @@ VAE, AST = "vae/diffusion_pytorch_model.safetensors", "audio_encoder/model.safet
         (set_index(clip_seconds=0.5), "expected a setting clip_seconds"),
         (set_index(clip_seconds=10.25), "expected a setting clip_seconds"),
         (set_index(clip_seconds=float("nan")), "expected a setting clip_seconds"),
+        (set_index(level="clip"), "expected a setting level, window or recording, found 'clip'"),
+        (set_index(loudness_lufs=[-28.0, -32.0]), "expected a setting loudness_lufs, [low, high] between -70 and 0"),
+        (set_index(loudness_lufs=[-32.0, float("nan")]), "expected a setting loudness_lufs"),
+        (set_index(loudness_lufs="loud"), "expected a setting loudness_lufs"),
+        (set_index(loudness_lufs=[True, 0]), "expected a setting loudness_lufs"),
         (set_index(feature_extractor=[None, None]), "with an audio encoder, and only with one"),
         (set_front_end(sampling_rate=8000), "expected sampling_rate 16000, found 8000"),
         (set_front_end(num_mel_bins=64), "expected num_mel_bins 128, found 64"),

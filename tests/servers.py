@@ -139,16 +139,18 @@ class _HubRequest(BaseHTTPRequestHandler):
             for file in sorted(self.server.folder.rglob("*"))
             if file.is_file()
         ]
+        siblings = [{"rfilename": file["path"]} for file in files]
+        described = json.dumps({"id": MODEL, "sha": COMMIT, "siblings": siblings}).encode()
         if path in (f"/api/models/{MODEL}/revision/main", f"/api/models/{MODEL}/revision/{COMMIT}"):
-            self._send(200, json.dumps({"id": MODEL, "sha": COMMIT}).encode())
+            self._send(200, described)
         elif path == f"/api/models/{MODEL}/tree/{COMMIT}":
             self._send(200, json.dumps(files).encode())
         elif path == f"/api/models/{MODEL}":
-            self._send(200, json.dumps({"id": MODEL, "sha": COMMIT}).encode())
+            self._send(200, described)
         elif path.startswith(f"/api/models/{MODEL}/revision/"):
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        elif path.startswith(f"/{MODEL}/resolve/{COMMIT}/"):
-            self._send(200, (self.server.folder / path.rpartition(f"{COMMIT}/")[2]).read_bytes())
+        elif path.startswith((f"/{MODEL}/resolve/{COMMIT}/", f"/{MODEL}/resolve/main/")):
+            self._send(200, (self.server.folder / path.split("/", 5)[5]).read_bytes())
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

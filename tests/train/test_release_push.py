@@ -1,23 +1,31 @@
 """Weights go to a hub on loopback, and come from one: whole, resumed, refused in one line, and never as code."""
 
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 import train.generate
+from sonify.config.loader import make_settings
 from sonify.dataset.format import CHECKSUMS, seal
 from tests.builders import RATE_HZ, sine
 from tests.dataset.hub import Hub, logged_in, plainly
+from tests.processes import run_python
 from tests.servers import COMMIT, MODEL, ModelHub, running_hub
 from tests.tiny_networks import write_tiny_pixart
+from tests.train.runs import plain_config
+from train.card import Terms, TrainedOn, make_card
+from train.config import TrainConfig
 from train.manifest import read_manifest
 from train.release import main
-from train.released import PIPELINE_CODE, find_release, pipeline_source
+from train.released import PIPELINE_CODE, find_release, load_pipeline, pipeline_source
 
 REPO = "me/set"
 CHOSEN = "---\nlicense: cc-by-4.0\n---\n"
@@ -300,6 +308,35 @@ def test_what_was_fetched_is_pinned_and_needs_no_network(spelt: str, models: Mod
     assert find_release(spelt) == fetched
     assert find_release(fetched.model) == fetched
     assert models.asked == []
+
+
+BARE = """
+import sys
+sys.modules["sonify"] = sys.modules["train"] = None  # whoever imports them now fails
+"""
+
+
+def test_the_lines_of_the_card_work_where_this_package_is_not_installed(
+    out: Path, models: ModelHub, sound: Path, tmp_path: Path
+) -> None:
+    """As they stand in it, from the hub, with a cache of their own."""
+    sound.rename(tmp_path / "dog.wav")
+    config = make_settings(plain_config(tmp_path), TrainConfig, check_paths=False)
+    seen = TrainedOn(step=1, num_images=1, recordings=(), licences={}, lufs=(), networks={})
+    terms = Terms(licence="mit", repo=MODEL)
+    card = make_card(config, seen, {}, terms=terms, code_sha256="", files_bytes=0)
+    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    lines = lines.replace('pipeline("dog.wav")', 'pipeline("dog.wav", seeds=[3])')
+    home = {"HF_ENDPOINT": f"http://127.0.0.1:{models.server_port}", "HF_HOME": str(tmp_path / "home")}
+    saved = "images[0].save('dog.png'); print(type(pipeline).__module__)"
+
+    done = run_python(f"{BARE}{lines}{saved}", cwd=tmp_path, env={**os.environ, **home})
+
+    assert done.stdout.startswith("diffusers_modules.local.")
+    ours = load_pipeline(out, torch.device("cpu"), torch.float32)
+    (expected,) = ours(str(tmp_path / "dog.wav"), seeds=[3]).images
+    assert Image.open(tmp_path / "dog.png").tobytes() == expected.tobytes()
+    assert any(path.endswith("/pipeline.py") for path in models.asked)
 
 
 def test_a_folder_of_that_name_wins(

@@ -17,7 +17,6 @@ from sonify.features.samples import encode_npy
 from sonify.io.commits import Commit, Count, write_commit
 from sonify.keys import MAX_PART_CHARS, escape_key
 from tests.feature_runs import MadeSample, make_feature_run, random_samples
-from tests.tiny_networks import edit_json
 from train.config import Data, TrainConfig
 from train.shards import FeatureData, check_matches, held_out_scenes, open_feature_data
 
@@ -128,12 +127,11 @@ def test_several_runs_are_read_one_after_the_other(tmp_path: Path) -> None:
 
 
 def test_the_loudness_of_runs_spans_that_of_each(tmp_path: Path) -> None:
-    for name, lufs in (("first", [-32.0, -28.0]), ("second", [-40.0, -30.0])):
-        make_feature_run(tmp_path / name, num_images=2)
-        edit_json(tmp_path / name / "run.json", lambda record, lufs=lufs: record["config"]["mix"].update(lufs=lufs))
+    first = make_feature_run(tmp_path / "first", num_images=2, lufs=(-32.0, -28.0))
+    second = make_feature_run(tmp_path / "second", num_images=2, lufs=(-40.0, -30.0))
 
-    assert open_runs(tmp_path / "first").lufs == (-32.0, -28.0)
-    assert open_runs(tmp_path / "first", tmp_path / "second").lufs == (-40.0, -28.0)
+    assert open_runs(first).lufs == (-32.0, -28.0)
+    assert open_runs(first, second).lufs == (-40.0, -28.0)
 
 
 def test_what_is_held_does_not_grow_with_what_is_read(tmp_path: Path) -> None:

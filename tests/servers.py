@@ -140,9 +140,9 @@ class _HubRequest(BaseHTTPRequestHandler):
             for file in sorted(self.server.folder.rglob("*"))
             if file.is_file()
         ]
-        about = {"id": MODEL, "sha": COMMIT, "gated": self.server.gated}
-        if "blobs" in self.path:  # as only who asks for the files' sizes gets them
-            about["siblings"] = [{"rfilename": file["path"], "size": file["size"]} for file in files]
+        sized = "blobs" in self.path  # as only who asks for the files' sizes gets them
+        siblings = [{"rfilename": file["path"], **({"size": file["size"]} if sized else {})} for file in files]
+        about = {"id": MODEL, "sha": COMMIT, "gated": self.server.gated, "siblings": siblings}
         if path == f"/api/models/{MODEL}/auth-check" and self.server.gated:
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif path in (f"/api/models/{MODEL}/revision/{name}" for name in ("main", COMMIT)):
@@ -153,8 +153,8 @@ class _HubRequest(BaseHTTPRequestHandler):
             self._send(200, json.dumps(about).encode())
         elif path.startswith(f"/api/models/{MODEL}/revision/"):
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        elif path.startswith(f"/{MODEL}/resolve/{COMMIT}/"):
-            self._send(200, (self.server.folder / path.rpartition(f"{COMMIT}/")[2]).read_bytes())
+        elif path.startswith((f"/{MODEL}/resolve/{COMMIT}/", f"/{MODEL}/resolve/main/")):
+            self._send(200, (self.server.folder / path.split("/", 5)[5]).read_bytes())
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

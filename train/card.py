@@ -10,7 +10,6 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from sonify.dataset.format import PAPER, escape, plain
 from sonify.dataset.licences import HUB_LICENCES, disagreements
-from sonify.engine.record import require_record
 from sonify.errors import InputError, did_you_mean
 from sonify.pool import clip_columns
 from train.checkpoints import RECORDINGS
@@ -76,7 +75,6 @@ def describe_data(config: TrainConfig, data: FeatureData, step: int) -> TrainedO
         WorkError: a table of a pool is damaged.
     """
     recordings = data.recordings()
-    mixes = [require_record(run).config.get("mix", {}) for run in data.runs]
     networks = {config.vae: data.features.vae_identity}
     if config.ast is not None:
         networks[config.ast] = data.features.ast_identity
@@ -85,7 +83,7 @@ def describe_data(config: TrainConfig, data: FeatureData, step: int) -> TrainedO
         num_images=data.num_images,
         recordings=recordings,
         licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
-        lufs=sorted({(mix["lufs"][0], mix["lufs"][1]) for mix in mixes if mix.get("lufs")}),
+        lufs=sorted({run.lufs for run in data.runs.values()}),
         networks=networks,
     )
 
@@ -219,11 +217,10 @@ Where sonify is installed, it runs its own code and no file of this repository:
 
 
 def _usage(config: TrainConfig, name: str, code_sha256: str) -> str:
-    made = "pipeline(audio_BS, seeds=[0])" if config.ast else "pipeline(audio_features_BTD=features_BTD, seeds=[0])"
     heard = (
-        'float32 at 16 kHz, as long as `pipeline.config["clip_seconds"]`'
+        'images = pipeline("dog.wav").images  # one for each window of `pipeline.config["clip_seconds"]`'
         if config.ast
-        else "the condition is not AST's: bring your own"
+        else "images = pipeline(audio_features=features_BTD).images  # the condition is not AST's: bring your own"
     )
     return f"""## Use
 
@@ -233,7 +230,7 @@ def _usage(config: TrainConfig, name: str, code_sha256: str) -> str:
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("{name}", custom_pipeline="{name}", trust_remote_code=True)
-image = {made}.images[0]  # {heard}
+{heard}
 ```
 
 `trust_remote_code=True` runs `pipeline.py` of this repository on your machine, with your rights: read it first. Its
@@ -245,7 +242,7 @@ To keep to what you have read, name its commit as `revision` and as `custom_revi
 
 def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
     runs = ", ".join(f"`{Path(str(run)).name}`" for run in config.data.runs)
-    lufs = ", ".join(f"{low:g} to {high:g} LUFS" for low, high in trained_on.lufs) or NOT_KNOWN
+    lufs = ", ".join(f"{low:g} to {high:g} LUFS" for low, high in trained_on.lufs)
     return f"""## Data
 
 | what | how many |
@@ -258,7 +255,8 @@ def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
 | loudness of each source (`mix.lufs`) | {lufs} |
 
 Every clip of a recording was brought to a loudness of that range by itself, and then mixed: how loud it was within its
-recording, the model has not seen.
+recording, the model has not seen. The pipeline does so too (`level="window"`); with `level="recording"` a recording's
+quiet stretches stay quiet.
 """
 
 

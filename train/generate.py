@@ -8,7 +8,7 @@ Several sounds of `--audio` are mixed, or heard one after the other with `--sepa
 clips gives one image a window, out-000.png, out-001.png and so on; a silent window gives none. A list (a text file with
 a path a line, or a CSV with a column `sound`; paths are relative to it) or a number of seeds gives a folder with images
 and `manifest.jsonl`; the same command goes on where it was interrupted, and another one removes the images that are not
-its own. The images' paths are printed.
+its own. The images' paths are printed. A model is a folder or a hub id, whose commit then stands in the manifest.
 """
 
 from sonify.terminal import run_module
@@ -33,6 +33,7 @@ from rich.progress import track
 
 from sonify.errors import InputError
 from sonify.io.write import sha256_of, write_whole
+from sonify.models.fetch import FetchedModel
 from sonify.models.loading import choose_device, choose_dtype
 from sonify.terminal import Parser, run_command
 from train.manifest import (
@@ -47,7 +48,7 @@ from train.manifest import (
     write_manifest,
 )
 from train.pipeline import LEVELS, MAX_SEED, AudioPixArtPipeline, Level
-from train.released import load_pipeline, read_settings
+from train.released import find_release, load_pipeline, read_settings
 from train.windows import Window, make_windows, read_sound
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ examples:
   {command} --model DIR --audio dog.wav --out dog.png
   {command} --model DIR --audio sea.wav dog.wav --gains-db 0 -6 --out both.png
   {command} --model DIR --list sounds.csv --seeds 4 --out FOLDER
+  {command} --model you/name --audio dog.wav --out dog.png
 """
 
 
@@ -86,7 +88,7 @@ class Request:
     Where `target_lufs` and `level` are None, they are what the model was trained on.
     """
 
-    model: Path
+    model: str
     scenes: tuple[SceneSounds, ...]
     seeds: range
     out: Path
@@ -120,7 +122,12 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         epilog=EPILOG.format(command=prog if " " in prog else f"python -m {prog}"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a released pipeline")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR|ID",
+        help="a released pipeline: its folder, or a hub id (you/name@COMMIT)",
+    )
     sounds = parser.add_mutually_exclusive_group(required=True)
     sounds.add_argument("--audio", type=Path, nargs="+", help="recordings that are heard together")
     sounds.add_argument("--list", type=Path, help="text file with a path a line, or CSV with a column `sound`")
@@ -162,7 +169,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
             raise InputError(f"--gains-db: expected {len(arguments.audio)}, one for each sound, found {len(gains_db)}")
         scenes = (SceneSounds(sounds=tuple(path.absolute() for path in arguments.audio), gains_db=tuple(gains_db)),)
     return Request(
-        model=arguments.model.absolute(),
+        model=arguments.model,
         scenes=scenes,
         seeds=range(arguments.seed, arguments.seed + (1 if arguments.seeds is None else arguments.seeds)),
         out=arguments.out,
@@ -225,13 +232,14 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
         InputError: a sound, the model or the place for the images cannot be used.
         DiskFull: no room is left.
     """
-    settings = read_settings(request.model)
+    released = find_release(request.model)
+    settings = read_settings(released.path)
     if settings["audio_encoder"][0] is None:
-        raise InputError(f"{request.model}: a model without an AST, whose condition is not made from sounds here")
+        raise InputError(f"{released.model}: a model without an AST, whose condition is not made from sounds here")
     request = _as_trained(request, settings)
     folder = _check_out(request)
     dtype = choose_dtype("auto", device)
-    planned = _plan(request, settings["clip_seconds"], str(dtype).removeprefix("torch."))
+    planned = _plan(request, released, settings["clip_seconds"], str(dtype).removeprefix("torch."))
     rows = [row for scene_rows in planned for row in scene_rows]
     missing = {row.image for row in rows if not (request.in_folder and is_made(folder, row))}
     if request.in_folder:
@@ -241,7 +249,7 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
     if missing:
         if request.in_folder:
             (folder / MANIFEST).unlink(missing_ok=True)  # it does not tell what the folder will hold
-        pipeline = load_pipeline(request.model, device, dtype)
+        pipeline = load_pipeline(released.path, device, dtype)
         for batch in _batches(_conditions(pipeline, request, planned, missing), batch_size):
             _make(pipeline, request, folder, batch)
     if request.in_folder:
@@ -276,12 +284,12 @@ def _check_out(request: Request) -> Path:
     return folder
 
 
-def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[GeneratedImage]]:
+def _plan(request: Request, released: FetchedModel, clip_seconds: float, precision: str) -> list[list[GeneratedImage]]:
     """The lines of all images, scene by scene."""
     starts = _find_starts(request, clip_seconds)
     if (wanted := sum(map(len, starts)) * len(request.seeds)) > MAX_IMAGES:
         raise InputError(f"expected at most {MAX_IMAGES:,} images, found {wanted:,}; take fewer seeds or sounds")
-    model_sha256 = _hash_model(request.model) if request.in_folder else ""
+    model_sha256 = _hash_model(released.path) if request.in_folder else ""
     planned: list[list[GeneratedImage]] = []
     assert request.target_lufs is not None
     assert request.level is not None
@@ -305,7 +313,7 @@ def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[Ge
                 sound_sha256=sound_sha256,
                 start_sec=start_sec,
                 seed=seed,
-                model=str(request.model),
+                model=released.model,
                 model_sha256=model_sha256,
                 settings=settings,
             )

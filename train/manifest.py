@@ -48,6 +48,8 @@ class GenerationSettings:
 class GeneratedImage:
     """One line. `image` is relative to the manifest; sounds are absolute; `model_sha256` is of the model's files.
 
+    `model` is its absolute folder, or a hub id with the commit that was found (`you/name@COMMIT`).
+
     `sound_sha256` is of the bytes of `sound` and then of those in `mixed_with`.
     The image shows what is heard in `clip_seconds` from `start_sec` on.
     """

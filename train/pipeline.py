@@ -643,9 +643,9 @@ def measure_loudness(samples_S: np.ndarray) -> float:
     Source: ITU-R BS.1770-5, Annex 1; the filters are of the standard's analogue prototype, as pyloudnorm's `DeMan`.
     """
     block, hop = round(BLOCK_SEC * AST_SAMPLE_RATE_HZ), round(BLOCK_SEC * AST_SAMPLE_RATE_HZ / BLOCKS_A_BLOCK)
-    num_blocks = round((len(samples_S) - block) / hop) + 1
-    if num_blocks < 1:
+    if len(samples_S) < block:
         return -math.inf
+    num_blocks = round((len(samples_S) - block) / hop) + 1
     weighting = k_weighting()
     size = 1 << (len(samples_S) + len(weighting) - 1).bit_length()
     spectrum = np.fft.rfft(samples_S, size) * np.fft.rfft(weighting, size)

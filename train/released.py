@@ -18,7 +18,7 @@ from transformers import ASTFeatureExtractor, ASTModel
 from sonify.config.models import AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.vae import load_vae
-from sonify.models.fetch import VAE_FILES, FetchedModel, fetch_model
+from sonify.models.fetch import VAE_FILES, FetchedModel, Files, check_weights, fetch_model, named
 from sonify.models.loading import cannot_load, check_whole, load_network, load_part, place_network
 from train import pipeline as released_code
 from train.pipeline import AST_SAMPLE_RATE_HZ, LEVELS, AudioPixArtPipeline, make_scheduler
@@ -35,6 +35,68 @@ SCHEDULE = (
 SETTINGS = ("frequency", "clip_seconds", "null_condition", "level", "loudness_lufs")
 # What releases were trained on that were made before it stood in them.
 BEFORE = {"level": "window", "loudness_lufs": [-32.0, -28.0]}
+# The settings of each part; those that are networks have weights beside them.
+PARTS = {
+    "transformer": "config.json",
+    "vae": "config.json",
+    "scheduler": "scheduler_config.json",
+    "audio_encoder": "config.json",
+    "feature_extractor": "preprocessor_config.json",
+}
+NETWORKS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "audio_encoder": "model"}
+
+
+def find_release(model: str) -> FetchedModel:
+    """A released model: a folder, or a hub id with or without its revision, such as `you/name@v1`, fetched if need be.
+
+    What is both is the folder. Of the hub a release's data is fetched and none of its code, and what it is called is
+    pinned to the commit that was found.
+
+    Raises:
+        InputError: it is neither here nor to be had, or is something else than a release.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return FetchedModel(model=str(folder.absolute()), path=folder.absolute(), identity="")
+    name, at, revision = model.partition("@")
+    if at and (Path(name).expanduser().is_dir() or not revision):
+        what = "names no revision" if not revision else f"{name} is a folder, which has no revisions"
+        raise InputError(f"{model}: {what}; expected a folder, or a hub id such as you/name or you/name@COMMIT")
+    # what it is comes first: another pipeline's weights would be gigabytes
+    index = fetch_model(name, revision or None, INDEX_FILES)
+    fetched = fetch_model(name, index.identity, RELEASE_FILES)
+    return FetchedModel(model=named(name, fetched.identity), path=fetched.path, identity=fetched.identity)
+
+
+def check_index(folder: Path) -> None:
+    """Refuse what is no release, by its `model_index.json`."""
+    read_settings(folder)
+
+
+def check_whole_release(folder: Path) -> None:
+    """Refuse a release of which a part is missing or cut short."""
+    settings = read_settings(folder)
+    optional = ("audio_encoder", "feature_extractor")
+    for part, name in PARTS.items():
+        if part in optional and not _is_there(settings, part):
+            continue
+        if not (folder / part / name).is_file():
+            raise InputError(f"{folder / part}: expected {name} in it, found none; fetch the model again")
+        if part in NETWORKS:
+            check_weights(folder / part)
+
+
+INDEX_FILES = Files(patterns=(AudioPixArtPipeline.config_name,), checks=(check_index,))
+RELEASE_FILES = Files(
+    patterns=(
+        AudioPixArtPipeline.config_name,
+        *(f"{part}/{name}" for part, name in PARTS.items()),
+        *(f"{part}/{weights}*.safetensors" for part, weights in NETWORKS.items()),
+        *(f"{part}/{weights}.safetensors.index.json" for part, weights in NETWORKS.items()),
+    ),
+    checks=(check_whole_release,),
+    ignored=(),
+)
 
 
 def pipeline_source() -> bytes:

@@ -189,7 +189,9 @@ class HubAway(InputError):
     """A model is not here, and the hub cannot be asked for it; `reason` is what became of the question."""
 
     def __init__(self, spelt: str, reason: str, todo: str) -> None:
-        super().__init__(f"{spelt}: not in the hub's cache, and not to be downloaded from here ({reason}); {todo}")
+        super().__init__(
+            f"{spelt}: no folder here, not in the hub's cache, and not to be downloaded from here ({reason}); {todo}"
+        )
         self.reason = reason
 
 

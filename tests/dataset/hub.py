@@ -4,11 +4,16 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
+from huggingface_hub import constants
 
 TOKEN = "hf_loopback"
 
@@ -118,6 +123,26 @@ def oid(data: bytes) -> str:
 def sha256(data: bytes) -> str:
     """What a large file is named by."""
     return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def logged_in(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Hub]:
+    """A hub that we are logged in at; the library reads HF_ENDPOINT and HF_HOME when it is imported."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        yield hub
+
+
+@contextmanager
+def plainly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Large files go by git's protocol, as where hf-xet is not installed; xet's is not to be had on loopback."""
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(time, "sleep", lambda _: None)  # between the library's five further tries: 23 seconds
+        yield
 
 
 @contextmanager

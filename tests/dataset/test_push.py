@@ -1,5 +1,4 @@
 import hashlib
-import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from sonify.dataset.format import CHECKSUMS, RECORD
 from sonify.dataset.push import plan_push, push
 from sonify.errors import InputError, TransientError
 from tests.dataset.folders import record, seal, small_folder
-from tests.dataset.hub import TOKEN, Hub, serving, sha256
+from tests.dataset.hub import TOKEN, Hub, logged_in, plainly, sha256
 
 REPO = "me/set"
 
@@ -26,12 +25,7 @@ def out(tmp_path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub that we are logged in at; the library reads HF_ENDPOINT and HF_HOME when it is imported."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    with logged_in(monkeypatch, tmp_path) as hub:
         yield hub
 
 
@@ -83,11 +77,9 @@ def test_an_upload_that_broke_off_goes_on(out, hub: Hub):
 
 
 @pytest.fixture
-def plain_hub(hub: Hub, monkeypatch) -> Hub:
-    """Large files go by git's protocol, as where hf-xet is not installed; xet's is not to be had on loopback."""
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the library's five further tries: 23 seconds
-    return hub
+def plain_hub(hub: Hub, monkeypatch):
+    with plainly(monkeypatch):
+        yield hub
 
 
 def test_a_large_file_that_arrived_before_the_line_broke_is_not_sent_again(out, plain_hub: Hub):

@@ -1,4 +1,4 @@
-"""An image is its seed's and its sound's alone; samplers, callbacks, outputs and offloading are as diffusers has them."""
+"""An image is its seed's and its sound's alone; samplers, callbacks, outputs, offloading are as diffusers has them."""
 
 import os
 from pathlib import Path

@@ -66,6 +66,7 @@ def test_a_checkpoint_becomes_a_pipeline_with_the_averaged_weights(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert pipeline.audio_encoder is not None
     assert pipeline.config["clip_seconds"] == 5.0
+    assert (pipeline.config["level"], pipeline.config["loudness_lufs"]) == ("window", [-32.0, -28.0])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     suffixes = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors", ".md", ".txt", ".yaml", ".py", ".sha256"}

@@ -126,6 +126,14 @@ def test_several_runs_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert data.digest != open_runs(second, first).digest != open_runs(second, first, window_shards=1).digest
 
 
+def test_the_loudness_of_runs_spans_that_of_each(tmp_path: Path) -> None:
+    first = make_feature_run(tmp_path / "first", num_images=2, lufs=(-32.0, -28.0))
+    second = make_feature_run(tmp_path / "second", num_images=2, lufs=(-40.0, -30.0))
+
+    assert open_runs(first).lufs == (-32.0, -28.0)
+    assert open_runs(first, second).lufs == (-40.0, -28.0)
+
+
 def test_what_is_held_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
     run = make_feature_run(tmp_path / "run", num_images=9, units=3)
     data = open_runs(run, window_shards=1)

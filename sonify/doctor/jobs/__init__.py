@@ -1,0 +1,63 @@
+"""Whether a folder of jobs would run: that each thing its files use is provided by something in the same folder.
+
+What reads: `text` (YAML with lines, comments, shell), `images` (Dockerfiles), `pods` (Kubernetes, KubeRay, Ray's
+launcher), `scripts` (Slurm), `commands` (our own, with their configuration); `folder` makes one set of them. What
+asks: `formats` (what each format refuses), `runs` (our commands), `supplies` (what is used and provided), `hosts`
+(where and how the work is started).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.jobs.folder import JobSet, read_folder
+from sonify.doctor.jobs.formats import ask_formats
+from sonify.doctor.jobs.hosts import ask_of_hosts
+from sonify.doctor.jobs.runs import ask_of_runs, load_all
+from sonify.doctor.jobs.supplies import ask_for_supplies
+from sonify.doctor.jobs.text import Kind, Source
+
+MAX_SHOWN = 200  # findings of one folder; nobody reads more
+
+
+def examine_jobs(folder: Path) -> Iterator[Finding]:
+    """Look into every file of a folder; one `ok` for each in which nothing is wrong. No command of a file is run."""
+    if not folder.is_dir():
+        yield Finding(about=str(folder), outcome=Outcome.FAULT, found="no such folder", todo="--jobs DIR, such as jobs")
+        return
+    jobs, unread = read_folder(folder)
+    seen: set[tuple[str, str]] = set()
+    troubled: set[str] = set()
+    for finding in (*unread, *_ask(jobs)):
+        # a container's mistake that three pods share by an alias is one mistake
+        if (finding.about, finding.found) in seen or len(seen) >= MAX_SHOWN:
+            continue
+        seen.add((finding.about, finding.found))
+        if finding.outcome is Outcome.FAULT:
+            troubled.add(finding.about.rpartition(":")[0])
+        yield finding
+    for source in jobs.sources:
+        if source.name not in troubled and source.kind is not Kind.OTHER:
+            yield Finding(about=source.name, outcome=Outcome.OK, found=_describe(jobs, source))
+    if not jobs.sources and not unread:
+        yield Finding(about=str(folder), outcome=Outcome.FAULT, found="holds no file", todo="--jobs DIR, such as jobs")
+
+
+def _ask(jobs: JobSet) -> Iterator[Finding]:
+    yield from ask_formats(jobs)
+    loaded, wrong = load_all(jobs)
+    yield from wrong
+    yield from ask_of_runs(jobs, loaded)
+    yield from ask_for_supplies(jobs)
+    yield from ask_of_hosts(jobs, loaded)
+
+
+def _describe(jobs: JobSet, source: Source) -> str:
+    """What was looked at in a file."""
+    counts = {
+        "commands of sonify": sum(each.source is source for each in jobs.commands),
+        "pods": sum(each.source is source for each in jobs.pods),
+        "types of nodes": sum(each.source is source for each in jobs.nodes),
+        "stages": sum(each.source is source for each in jobs.stages),
+    }
+    return ", ".join([source.kind.value, *(f"{count} {what}" for what, count in counts.items() if count)])

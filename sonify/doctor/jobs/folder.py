@@ -1,0 +1,155 @@
+"""A folder of jobs as one set: what its files provide each other, and what they tell people to bring."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.jobs.commands import Command, find_commands
+from sonify.doctor.jobs.images import Building, Image, Stage, read_builds, read_stages, short_name
+from sonify.doctor.jobs.pods import Claim, NodeType, Pod, objects_of, read_claims, read_node_types, read_pods
+from sonify.doctor.jobs.scripts import SlurmScript, read_slurm
+from sonify.doctor.jobs.text import Kind, Source, Unreadable, kind_of, read_source
+from sonify.installed import ROOT
+
+MAX_FILES = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """A secret that the set makes, or says how to make, with the names of its keys."""
+
+    name: str
+    keys: tuple[str, ...]
+    source: Source
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSet:
+    """All that was read in a folder."""
+
+    folder: Path
+    sources: tuple[Source, ...]
+    stages: tuple[Stage, ...]
+    images: tuple[Image, ...]
+    pods: tuple[Pod, ...]
+    claims: tuple[Claim, ...]
+    secrets: tuple[Secret, ...]
+    nodes: tuple[NodeType, ...]
+    slurm: tuple[SlurmScript, ...]
+    commands: tuple[Command, ...]
+
+    def told(self, source: Source) -> str:
+        """What people who use a file are told: in its comments, and on the set's pages."""
+        pages = (each.prose for each in self.sources if each.kind is Kind.MARKDOWN and each is not source)
+        return "\n".join((source.prose, *pages))
+
+    def tells(self, source: Source, word: str) -> bool:
+        """Whether people are told of a name as a whole word."""
+        return bool(word) and is_named(word, self.told(source))
+
+    def stage_of(self, image: str) -> Stage | None:
+        """The stage of a Dockerfile that an image is built of; None where the set does not build it."""
+        name, tag = short_name(image)
+        return next(
+            (made.stage for made in self.images if made.name == name and (made.tag == tag or "$" in made.tag)), None
+        )
+
+    @property
+    def building(self) -> Building:
+        """What the Dockerfiles build with."""
+        texts = {source.path.name: source.text for source in self.sources}
+        return Building(self.stages, texts)
+
+    def beside(self, name: str) -> Path | None:
+        """A file of the checkout that the folder lies in, else of the one that this package lies in."""
+        places = (self.folder.absolute().parent / name, ROOT / name)
+        return next((place for place in places if place.is_file()), None)
+
+    def locked(self, library: str) -> str:
+        """The version of a library in the checkout's lock; empty where there is none."""
+        lock = self.beside("requirements.lock")
+        text = lock.read_text(errors="replace") if lock else ""
+        found = re.search(rf"^{re.escape(library)}==(\S+)", text, re.MULTILINE)
+        return found.group(1) if found else ""
+
+
+def is_named(word: str, text: str) -> bool:
+    """Whether a text has a name as a whole word, in capitals or not; a folder of a path in it is none."""
+    return re.search(rf"(?<![\w./-]){re.escape(word)}/?(?![\w/-]|\.\w)", text, re.IGNORECASE) is not None
+
+
+def find(source: Source, line: int, found: str, todo: str = "", outcome: Outcome = Outcome.FAULT) -> Finding:
+    """What was found at a line of a file; a fault, if nothing else is said."""
+    return Finding(about=f"{source.name}:{line}", outcome=outcome, found=_short(found), todo=_short(todo))
+
+
+def _short(text: str) -> str:
+    """One line that a terminal can show: files of strangers may hold anything."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= 400 else f"{line[:397]}..."
+
+
+def read_folder(folder: Path) -> tuple[JobSet, list[Finding]]:
+    """Read every file of a folder; those that cannot be read are findings, and are no part of the set."""
+    sources: list[Source] = []
+    stages: list[Stage] = []
+    findings: list[Finding] = []
+    for path in _files_of(folder):
+        name = f"{folder}/{path.relative_to(folder)}"
+        try:
+            source = read_source(path, _short(name))
+            stages += read_stages(source) if source.kind is Kind.DOCKERFILE else ()
+        except Unreadable as error:
+            outcome = Outcome.NOTE if kind_of(path) is Kind.OTHER else Outcome.FAULT
+            findings.append(
+                Finding(about=f"{_short(name)}:{error.line}", outcome=outcome, found=_short(f"not read: {error.what}"))
+            )
+            continue
+        sources.append(source)
+    return _to_set(folder, sources, stages), findings
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files of a folder, and those hidden below it not; links to elsewhere are not followed."""
+    found: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+        if not hidden and not path.is_dir():
+            found.append(path)
+        if len(found) == MAX_FILES:
+            break
+    return found
+
+
+def _to_set(folder: Path, sources: Sequence[Source], stages: Sequence[Stage]) -> JobSet:
+    pods = [pod for source in sources for pod in read_pods(source)]
+    nodes = [node for source in sources for node in read_node_types(source)]
+    slurm = [script for source in sources if (script := read_slurm(source)) is not None]
+    return JobSet(
+        folder=folder,
+        sources=tuple(sources),
+        stages=tuple(stages),
+        images=read_builds(sources, stages),
+        pods=tuple(pods),
+        claims=tuple(claim for source in sources for claim in read_claims(source)),
+        secrets=tuple(secret for source in sources for secret in _read_secrets(source)),
+        nodes=tuple(nodes),
+        slurm=tuple(slurm),
+        commands=tuple(find_commands(sources, pods, nodes, slurm)),
+    )
+
+
+def _read_secrets(source: Source) -> Iterator[Secret]:
+    for node in objects_of(source):
+        if node.at("kind").text() == "Secret":
+            keys = [key for part in ("data", "stringData") for key, _ in node.at(part).items()]
+            name = node.at("metadata", "name").text()
+            yield Secret(name=name, keys=tuple(keys), source=source, line=node.line)
+    for command in source.commands:
+        words = command.words
+        if words[:4] in (("kubectl", "create", "secret", "generic"),) and len(words) > 4:
+            told = re.findall(r"--from-(?:literal|file)[ =]([A-Za-z_][\w.-]*)=", " ".join(words))
+            yield Secret(name=words[4], keys=tuple(told), source=source, line=command.line)

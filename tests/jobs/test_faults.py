@@ -60,7 +60,7 @@ FAULTS = (
           "symmetric-run gives up after 30 s", "ray symmetric-run"),
     # Images.
     Fault("an-image-that-nobody-builds", "rayjob.yaml", "image: REGISTRY/sonify:gpu", "image: REGISTRY/sonify:latest",
-          "gpu: nothing here builds the image REGISTRY/sonify:latest", "sonify:latest"),
+          "head: nothing here builds the image REGISTRY/sonify:latest", "sonify:latest"),
     Fault("no-image-for-cpu-nodes", "ray-up.yaml", "worker_image: REGISTRY/sonify:cpu",
           "worker_image: REGISTRY/sonify-cpu", "cpu: nothing here builds the image REGISTRY/sonify-cpu", "sonify-cpu"),
     Fault("a-stage-that-is-not-there", "build.sh", "for target in cpu gpu;", "for target in cpu cuda;",
@@ -68,7 +68,7 @@ FAULTS = (
     Fault("nodes-without-the-image", "ray-up.yaml", "pull_before_run: true", "pull_before_run: false",
           "gpu: a new node lacks the image", "  gpu:  "),
     Fault("no-torch-where-it-is-needed", "rayjob.yaml", "image: REGISTRY/sonify:gpu", "image: REGISTRY/sonify:cpu",
-          "needs the library torch on gpu", "entrypoint:"),
+          "needs the library torch on head", "entrypoint:"),
     # Storage.
     Fault("a-volume-that-is-not-declared", "rayjob.yaml", "{name: data, mountPath: /data}",
           "{name: datas, mountPath: /data}", "no volume 'datas' is declared", "datas"),

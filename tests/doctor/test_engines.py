@@ -42,7 +42,7 @@ def test_an_engine_that_is_not_on_path_is_a_fault_but_where_workers_are_elsewher
 
 
 def test_a_broken_engine_is_a_fault_and_somebodys_own_command_a_note(folder):
-    script(folder, "vllm", "echo Traceback; echo 'ImportError: libcudart.so.12: cannot open' >&2; exit 1")
+    script(folder, "vllm", "echo vllm 0.11.2; echo 'ImportError: libcudart.so.12: cannot open' >&2; exit 1")
     finding = examine_program(asked("vllm"))
     assert finding.outcome is Outcome.FAULT
     assert finding.found.endswith("ends with exit status 1: ImportError: libcudart.so.12: cannot open")

@@ -181,7 +181,7 @@ def test_what_nvidias_program_says_is_asked_for_and_found(tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     seen = look_for_gpus(with_torch=False)
     assert (len(seen.found), seen.driver, seen.driver_cuda, seen.torch) == (2, "580.82.07", "13.0", "")
-    program.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    program.write_text(f'#!/bin/sh\nprintf "{H200}"; echo NVIDIA-SMI has failed; exit 9\n')
     assert look_for_gpus(with_torch=False).found == ()
 
 

@@ -141,12 +141,20 @@ def _what_is_paid(plan: TrainingPlan, speed: float | None, prices: Prices) -> Co
 
 
 def _tell_cost(found: TrainingCost, prices: Prices) -> str:
-    days = f"days {NOT_KNOWN}" if found.days is None else f"{tell_amount(found.days)} days"
     cost = found.cost
-    said = [days, f"{tell_amount(cost.gpu_hours)} GPU h" if cost.gpu_hours else f"{tell_amount(cost.cpu_hours)} CPU h"]
+    said = [
+        _tell_days(found.days),
+        f"{tell_amount(cost.gpu_hours)} GPU h" if cost.gpu_hours else f"{tell_amount(cost.cpu_hours)} CPU h",
+    ]
     said += [f"{tell_amount(cost.kwh)} kWh"] * prices.name_energy
     said += [f"{tell_amount(cost.money)} {prices.currency}"] * prices.name_money
     return ", ".join(said)
+
+
+def _tell_days(days: float | None) -> str:
+    if days is None:
+        return f"days {NOT_KNOWN}"
+    return f"{tell_amount(days)} days" if days >= 1 else f"{tell_amount(24 * days)} hours"
 
 
 def tell_flops(number: float) -> str:

@@ -320,3 +320,23 @@ def test_in_this_process_a_stage_holds_a_gpu_only_where_there_is_one(root, monke
         assert executor.held_by(stage) == Resources(4, gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert executor.held_by(replace(stage, gpu_optional=False)) == Resources(4, 0.5)
+
+
+def test_nothing_is_left_to_pay_of_a_run_that_lost_images_on_its_way(root):
+    (root / "photos" / "bad.jpg").write_bytes(b"no picture")
+    config = small_config(root)
+    run(config)
+    assert [cost.left.cpu_hours for cost in costs_of(config).values() if cost.left] == [0] * 5
+
+
+def test_a_unit_without_a_sound_ends_no_probe(root):
+    """The units behind it may have some: a run would go on, too."""
+    table = root / "photos" / "captions.csv"
+    head, *rows = table.read_text().splitlines()
+    silent = [row if n >= 8 else f"{row.partition(',')[0]},a plain wall" for n, row in enumerate(rows)]
+    table.write_text("\n".join([head, *silent, ""]))
+    config = small_config(root)
+    run(config, probe=True)
+    assert costs_of(config)["pair"].unknown.startswith("what was measured held no row; `")
+    run(config)
+    assert not any(cost.unknown for cost in costs_of(config).values())

@@ -133,7 +133,7 @@ class AudioPixArtPipeline(DiffusionPipeline):
         clip_seconds: float = 5.0,
         null_condition: str = "zeros",
         level: str = "window",
-        loudness_lufs: Sequence[float] = (-32.0, -28.0),
+        loudness_lufs: list | tuple = (-32.0, -28.0),
     ) -> None:
         super().__init__()
         self.register_modules(

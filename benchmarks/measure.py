@@ -4,6 +4,9 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from sonify.retrieval.halves import has_half_units
 
 
 def interleaved(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 5) -> tuple[float, float]:
@@ -27,3 +30,11 @@ def report(name: str, ours: float, theirs: float, unit: str, **extra: object) ->
         "ratio": round(ours / theirs, 3),
     }
     print(json.dumps({**line, "unit": unit, **extra}))
+
+
+def processor() -> str:
+    """The CPU family that the figures are of."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in names.items()}
+    return f"{fields['model name']} family {fields['cpu family']}" + (", avx512_bf16" if has_half_units() else "")

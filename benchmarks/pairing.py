@@ -21,14 +21,13 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from benchmarks.measure import interleaved, report
+from benchmarks.measure import interleaved, processor, report
 from sonify import layout
 from sonify.config import Config, make_config
 from sonify.io.commits import Commit, Count, write_commit
 from sonify.io.tables import write_rows
 from sonify.retrieval.candidates import PoolClips, SplitPool, read_pool
 from sonify.retrieval.encoders import JointEncoder, Part
-from sonify.retrieval.halves import has_half_units
 from sonify.retrieval.kinds import Query
 from sonify.retrieval.vectors import group_in_memory
 from sonify.rows import Clip, Concept, ImageConcepts
@@ -100,14 +99,6 @@ def default_config() -> Config:
 def encoder_of(queries: np.ndarray) -> JointEncoder:
     """An encoder with one space of seeded vectors."""
     return JointEncoder([Part(id="seeded", model="seeded", share=1.0, encoder=SeededEncoder(queries))])
-
-
-def processor() -> str:
-    """The CPU family that the figures are of."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in names.items()}
-    return f"{fields['model name']} family {fields['cpu family']}" + (", avx512_bf16" if has_half_units() else "")
 
 
 def measure_speed(size: int) -> None:

@@ -27,7 +27,8 @@ from sonify.models.fetch import (
     fetch_model,
 )
 from sonify.models.loading import choose_device, choose_dtype, load_network, load_part
-from train.pipeline import MAX_SEED, AudioPixArtPipeline, load_pipeline, read_settings
+from train.pipeline import MAX_SEED, AudioPixArtPipeline
+from train.released import load_pipeline, read_settings
 
 CLIP = "openai/clip-vit-base-patch32"
 CLIP_FILES = Files(
@@ -127,7 +128,7 @@ class Studio:
         """One picture for each seed."""
         seeds = self.painting.seeds
         made = self._pipeline(
-            audio_features_BTD=np.stack([features_TD] * len(seeds)),
+            audio_features=np.stack([features_TD] * len(seeds)),
             seeds=seeds,
             guidance_scale=self.painting.guidance,
             num_inference_steps=self.painting.steps,

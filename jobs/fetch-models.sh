@@ -17,7 +17,7 @@ weights=(--include "*.json" --include "*.txt" --include "*.model" --include "*.j
 for part in "$@"; do
   case "${part}" in
     sonify)
-      hf download llava-hf/llava-1.5-7b-hf --revision b234b804b114d9e37bb655e11cbbb5f5e971b7a9 "${weights[@]}"
+      hf download llava-hf/llava-1.5-7b-hf --revision b234b804b114d9e37bb655e11cbbb5f5e971b7a9
       hf download THUDM/cogvlm-chat-hf --revision e29dc3ba206d524bf8efbfc60d80fc4556ab0e3c \
         --include "*.json" --include "*.safetensors" --local-dir "${folder}/cogvlm-chat-hf"
       hf download lmsys/vicuna-7b-v1.5 --revision 3321f76e3f527bd14065daf69dad9344000a201d \

@@ -7,21 +7,27 @@ import argparse
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from sonify import __version__, layout
 from sonify.config import Config, explain_option, explain_word, load_config
+from sonify.doctor.findings import Finding, Outcome, count_faults, tell
 from sonify.errors import InputError, WorkError, did_you_mean, require
 from sonify.installed import pin_packages, spell
 from sonify.stores import Place, to_folder, to_place, to_run_dir
 from sonify.terminal import Parser, argument_of, run_command, run_module
+
+if TYPE_CHECKING:
+    from sonify.report.cost import Prices
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +43,8 @@ STAGES = {
 RUN: Any = {"metavar": "RUN", "help": "the folder of a run, such as runs/demo"}
 # Keys that have an option of their own.
 SHORTCUTS = {"images": "images.path", "sounds": "audio.sources.0.path", "out": "run_dir"}
+# Of a finding on a terminal.
+COLOURS = {Outcome.OK: "green", Outcome.NOTE: "yellow", Outcome.FAULT: "bold red", Outcome.NOT_TRIED: "dim"}
 
 # Commands of the packages above, which are loaded from beside this one when they are called and not before: the module,
 # the extra that brings its libraries, what it does.
@@ -64,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_command(parser, plain[0])
     arguments, rest = parser.parse_known_args([*said_more, *plain])
 
-    def work() -> None:
+    def work() -> int | None:
         arguments.overrides = _check_overrides(rest, hasattr(arguments, "config"))
-        arguments.command(arguments)
+        return arguments.command(arguments)
 
     return run_command("sonify", work, verbose=arguments.verbose)
 
@@ -105,6 +113,7 @@ def build_parser() -> Parser:
     gallery.add_argument("--rows", type=int, default=2000, help="images shown at most (default: %(default)s)")
     gallery.add_argument("--out", type=argument_of(to_folder), help="the page's folder (default: RUN/gallery)")
     _add_publish(subparsers)
+    _add_doctor(subparsers)
     for name, (_, _, text) in DOORS.items():
         subparsers.add_parser(name, help=text, add_help=False)
     demo = _add(subparsers, "demo", "the whole job on the embedded sample", _demo)
@@ -116,13 +125,14 @@ def build_parser() -> Parser:
 
 def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
     command = _add(subparsers, name, text, _run, explain=explain_option(Config))
+    _add_config(command)
+    command.add_argument("--dry-run", action="store_true", help="print the config, the plan and its cost, and stop")
     command.add_argument(
-        "--config", metavar="F", help="YAML file, or the name of one that comes along; key=value after it overrides it"
+        "--probe", action="store_true", help="do one unit of each stage not measured yet, and say what all would cost"
     )
-    command.add_argument("--images", metavar="DIR", help="images.path; without --config: of the configuration folder")
-    command.add_argument("--sounds", metavar="DIR", help="audio.sources.0.path, of one collection")
-    command.add_argument("--out", metavar="RUN", help="run_dir: everything is written there, and the same resumes it")
-    command.add_argument("--dry-run", action="store_true", help="print the config and the plan, and stop")
+    command.add_argument(
+        "--prices", metavar="P", help="gpu_hour=2.1,cpu_hour=0.04,gpu_watts=700,cpu_watts=8,currency=EUR, or a file"
+    )
     command.set_defaults(name=name, redo=None, concepts_from=None, published=None, missing=None)
     if name == "run":
         command.add_argument("--redo", metavar="STAGE", help="replace a stage and what depends on it")
@@ -134,6 +144,27 @@ def _add_stage_command(subparsers: Any, name: str, text: str) -> None:
             "--from", type=argument_of(to_place), dest="published", metavar="DIR", help="a published dataset"
         )
         command.add_argument("--missing", choices=("stop", "skip", "repair"), help="what of its clips is not here")
+
+
+def _add_config(command: Parser) -> None:
+    command.add_argument(
+        "--config", metavar="F", help="YAML file, or the name of one that comes along; key=value after it overrides it"
+    )
+    command.add_argument("--images", metavar="DIR", help="images.path; without --config: of the configuration folder")
+    command.add_argument("--sounds", metavar="DIR", help="audio.sources.0.path, of one collection")
+    command.add_argument("--out", metavar="RUN", help="run_dir: everything is written there, and the same resumes it")
+
+
+def _add_doctor(subparsers: Any) -> None:
+    command = _add(
+        subparsers, "doctor", "try what a run needs before it is paid for", _doctor, explain=explain_option(Config)
+    )
+    _add_config(command)
+    command.add_argument("--jobs", type=argument_of(to_folder), metavar="DIR", help="files for clusters, such as jobs/")
+    command.add_argument("--fetch", action="store_true", help="download first what is not here of the models")
+    command.add_argument("--json", action="store_true", help="one document, at the end")
+    command.add_argument("--record", type=argument_of(to_folder), metavar="FILE", help="keep that document too")
+    command.set_defaults(name="doctor")
 
 
 def _add_publish(subparsers: Any) -> None:
@@ -156,7 +187,7 @@ def _add_publish(subparsers: Any) -> None:
 
 
 def _add(
-    subparsers: Any, name: str, text: str, function: Callable[[argparse.Namespace], None], **settings: Any
+    subparsers: Any, name: str, text: str, function: Callable[[argparse.Namespace], int | None], **settings: Any
 ) -> Parser:
     command = subparsers.add_parser(name, help=text, description=text, **settings)
     command.set_defaults(command=function)
@@ -210,16 +241,22 @@ def _run(arguments: argparse.Namespace) -> None:
         )
 
     from sonify.dataset.render_from import adopt_settings
+    from sonify.report.cost import Prices, read_prices
     from sonify.running import run
     from sonify.stages.table import COMMAND_STAGES, RENDERING
 
     stages = COMMAND_STAGES.get(arguments.name)
     if config.published and arguments.name == "render":
         stages = RENDERING
+    _check_looking(arguments)
+    prices = Prices() if arguments.prices is None else read_prices(arguments.prices)
     if arguments.dry_run:
-        if arguments.redo is not None or arguments.concepts_from is not None:
-            raise InputError("--dry-run: says what is to do as things stand; leave --redo and --concepts-from out")
-        _print_plan(adopt_settings(config))
+        print(yaml.safe_dump(adopt_settings(config).model_dump(mode="json"), sort_keys=False))
+        _print_plan(adopt_settings(config), prices)
+        return
+    if arguments.probe:
+        run(config, stages, probe=True)
+        _print_plan(adopt_settings(config), prices)
         return
     run(config, stages, arguments.redo, arguments.concepts_from)
     if config.published:
@@ -227,6 +264,20 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.name in ("run", "render"):
         _print_result(config.run_dir, config.retrieval.encoder.kind)
         log.info("look at it and listen: %s", spell("gallery", config.run_dir))
+
+
+def _check_looking(arguments: argparse.Namespace) -> None:
+    """Refuse what does not go together where a run is only looked at, or begun to be."""
+    if arguments.dry_run and arguments.probe:
+        raise InputError("--dry-run: does nothing, and --probe does one unit of each stage: leave one of the two out")
+    if arguments.prices is not None and not (arguments.dry_run or arguments.probe):
+        raise InputError("--prices: goes with --dry-run or --probe, which say what it costs")
+    if arguments.redo is None and arguments.concepts_from is None:
+        return
+    if arguments.dry_run:
+        raise InputError("--dry-run: says what is to do as things stand; leave --redo and --concepts-from out")
+    if arguments.probe:
+        raise InputError("--probe: goes on as things stand; leave --redo and --concepts-from out")
 
 
 def _print_result(run_dir: Place, encoder: str) -> None:
@@ -293,16 +344,15 @@ def _print_comparison(config: Config) -> None:
     )
 
 
-def _print_plan(config: Config) -> None:
+def _print_plan(config: Config, prices: "Prices") -> None:
     from sonify.engine.progress import spell_duration
+    from sonify.report.cost import cost_stages, tell_costs
     from sonify.report.estimate import estimate
     from sonify.running import plan_run
 
-    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
-    print(resolved)
     plans = plan_run(config)
     expected = estimate(config, plans)
-    print(f"\n# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
+    print(f"# input: {expected.recordings:,} recordings, some {expected.clips:,} clips, {expected.images:,} images")
     for key, count in expected.model_calls.items():
         print(f"# {key}: some {count:,} model calls")
     disk = f"pool {_gigabytes(expected.pool_bytes)}, shards {_gigabytes(expected.shard_bytes)}"
@@ -315,6 +365,8 @@ def _print_plan(config: Config) -> None:
         if seconds is not None and units > done:
             time_left = f", some {spell_duration(seconds)} at this run's rate"
         print(f"# {key}: {units:,} units, {done:,} done, {units - done:,} to do{time_left}")
+    for line in tell_costs(cost_stages(config, plans, expected, prices), expected.images, prices):
+        print(f"# {line}".rstrip())
 
 
 def _gigabytes(size_bytes: int) -> str:
@@ -370,7 +422,7 @@ def _gallery(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     require("huggingface_hub", "matplotlib", extra="publish")
     from sonify.dataset.licences import UNKNOWN, describe_unknown
-    from sonify.dataset.push import push
+    from sonify.dataset.push import push, tell_pushed
     from sonify.dataset.write import PublishOptions, publish
 
     if arguments.run_dir is None and not arguments.push:
@@ -394,10 +446,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         print(made.summary())
     if arguments.push:
         sent = push(arguments.out, arguments.push, arguments.dry_run, arguments.private)
-        for file in sent if arguments.dry_run else ():
-            print(f"{file.sha256}  {file.size_bytes:>12,}  {file.path}")
-        size = _gigabytes(sum(file.size_bytes for file in sent))
-        print(f"{len(sent):,} files, {size}, {'would go' if arguments.dry_run else 'are'} in {arguments.push}")
+        print(*tell_pushed(sent, arguments.push, arguments.dry_run), sep="\n")
 
 
 def _words(option: str, text: str | None) -> tuple[str, ...]:
@@ -406,6 +455,40 @@ def _words(option: str, text: str | None) -> tuple[str, ...]:
     if text is not None and not words:
         raise InputError(f"{option}: expected names between commas, found {text!r}")
     return words
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sonify.doctor.examine import examine, make_document, summarise
+    from sonify.io.write import write_whole
+
+    given = any(getattr(arguments, name) is not None for name in ("config", *SHORTCUTS))
+    config = _config_of(arguments) if given or arguments.jobs is None else None
+    started = time.monotonic()
+    findings: list[Finding] = []
+    overrides = [*_shortcuts(arguments), *arguments.overrides]
+    for finding in examine(config, overrides, arguments.jobs, fetch=arguments.fetch):
+        findings.append(finding)
+        if not arguments.json:
+            _print_finding(finding)
+    seconds = time.monotonic() - started
+    document = make_document(findings, seconds)
+    if arguments.json:
+        _print_json(document)
+    else:
+        print(summarise(findings, seconds))
+    if arguments.record is not None:
+        write_whole(arguments.record, f"{json.dumps(document, indent=2, sort_keys=True)}\n".encode())
+    return 3 if count_faults(findings) else 0
+
+
+def _print_finding(finding: Finding) -> None:
+    """Its lines, at once: the next examination may take minutes."""
+    lines = Text("\n".join(tell([finding])))
+    if sys.stdout.isatty():
+        lines.stylize(COLOURS[finding.outcome], 0, len(finding.outcome))
+        Console(soft_wrap=True).print(lines)
+    else:
+        print(lines, flush=True)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sonify", "train", "eval")
 # What `--redo` can be added to, in the form of `sonify run`.
 STAGE_COMMANDS = ("run", "pool", "concepts", "pair", "render", "features")
+# Options of these that are of one call only, and have a value.
+WITH_VALUE = ("--redo", "--prices")
 
 
 def shipped_configs() -> Path:
@@ -59,9 +61,9 @@ def spell_again(*more: str) -> str:
         return spell("run", "--config", "F", *more)
     kept, skip = [], False
     for word in words[1:]:
-        if not skip and word not in ("--redo", "--dry-run") and not word.startswith("--redo="):
+        if not skip and word not in (*WITH_VALUE, "--dry-run", "--probe") and word.partition("=")[0] not in WITH_VALUE:
             kept.append(word)
-        skip = word == "--redo"
+        skip = not skip and word in WITH_VALUE
     return spell("run", *kept, *more)
 
 

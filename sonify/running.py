@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Protocol
@@ -11,7 +11,7 @@ from typing import Protocol
 from sonify import layout
 from sonify.config import Config
 from sonify.dataset.render_from import adopt_settings
-from sonify.engine.job import Stage, Task
+from sonify.engine.job import Resources, Stage, Task
 from sonify.engine.lease import hold
 from sonify.engine.plan import Plan, check_settings, plan_stage
 from sonify.engine.progress import Display, StageProgress, open_display
@@ -21,6 +21,7 @@ from sonify.engine.record import (
     with_stage,
     with_time,
     with_trouble,
+    with_unit,
     write_record,
 )
 from sonify.engine.worker import LocalExecutor, Outcome
@@ -47,6 +48,10 @@ class Executor(Protocol):
         """Yield outcomes as tasks end."""
         ...
 
+    def held_by(self, stage: Stage) -> Resources:
+        """What a worker of a stage takes, once it is at work."""
+        ...
+
     def close(self) -> None:
         """Stop what was started."""
         ...
@@ -57,6 +62,8 @@ def run(
     stages: Collection[str] | None = None,
     redo: str | None = None,
     concepts_from: Place | None = None,
+    *,
+    probe: bool = False,
 ) -> dict[str, Count]:
     """Do what is to do of a run; what is done is skipped, so the same call resumes.
 
@@ -65,6 +72,8 @@ def run(
         stages: names of stages to do, all where None. Stages upstream of them must be done.
         redo: a stage to replace, with all that depends on it.
         concepts_from: another run over the same images, whose concepts this one takes over.
+        probe: do one unit of each stage whose rate is not known yet, and all of what another of the stages reads whole
+            (the pool, for pairing and rendering). It is work of the run like any other, which goes on from there.
 
     Returns:
         Rows in, out and rejected of each stage that was looked at.
@@ -91,7 +100,7 @@ def run(
         if concepts_from is not None:
             take_answers(config, table, concepts_from)
         record = prepare(config, table, chosen, redo)
-        work = _Work(config, record, executor, display)
+        work = _Work(config, record, executor, display, probe)
         return work.do(table, chosen)
 
 
@@ -149,7 +158,10 @@ def _start_executor(config: Config, stages: Sequence[Stage]) -> Executor:
 class _Work:
     """One call of `run`: the plans so far, the record, and what was given up."""
 
-    def __init__(self, config: Config, record: RunRecord, executor: Callable[[], Executor], display: Display) -> None:
+    def __init__(
+        self, config: Config, record: RunRecord, executor: Callable[[], Executor], display: Display, probe: bool
+    ) -> None:
+        self._probe = probe
         self._run_dir = config.run_dir
         self._max_fault_ratio = config.engine.max_fault_ratio
         self._record = record
@@ -168,9 +180,11 @@ class _Work:
             plan = plan_stage(self._run_dir, stage, plans)
             if plan.stale:
                 raise InputError(f"{self._run_dir}: {plan.stale}")
-            if stage.key in keys:
+            if stage.key in keys and self._probe:
+                plan = self._do_stage(plan, self._choose(plan, plans, chosen))
+            elif stage.key in keys:
                 self._check_upstream(plan)
-                plan = self._do_stage(plan)
+                plan = self._do_stage(plan, plan.tasks)
             plans[stage.key] = plan
             if stage.key == keys[-1]:
                 break
@@ -196,29 +210,49 @@ class _Work:
             self._given_up.append(f"{stage.key} {plan.waiting[0]}")
             log.error("%s: %d units wait for %s", stage.key, len(plan.waiting), before)
 
-    def _do_stage(self, plan: Plan) -> Plan:
-        """Do what is to do of a stage, and return its plan as it is then."""
+    def _choose(self, plan: Plan, plans: Mapping[str, Plan], chosen: Sequence[Stage]) -> tuple[Task, ...]:
+        """What a probe does of a stage: all where another reads it whole, one unit where its rate is not known.
+
+        That is one which most of the stages before it have done: what follows can be done for it as well.
+        """
+        stage = plan.stage
+        if readers := [other.key for other in chosen if stage.key in other.upstream_whole]:
+            if len(plan.tasks) > 1:
+                log.info("%s: all of it, which %s read whole", stage.key, " and ".join(readers))
+            return plan.tasks
+        known = self._record.stages.get(stage.key)
+        if known and known.measured and known.measured.rows:
+            return ()
+        if not plan.tasks:
+            log.info("%s: not probed: no unit of it can be done now", stage.key)
+            return ()
+        beside = [other.done for other in plans.values() if other.stage.listing == stage.listing]
+        return (max(plan.tasks, key=lambda task: sum(task.unit in done for done in beside)),)
+
+    def _do_stage(self, plan: Plan, tasks: Sequence[Task]) -> Plan:
+        """Do some of what is to do of a stage, and return its plan as it is then."""
         stage = plan.stage
         self._note(with_stage(self._record, stage))
         try:
-            plan = self._do_and_check(plan)
+            plan = self._do_and_check(plan, tasks)
         except (InputError, TransientError, WorkError) as error:
             self._note(with_trouble(self._record, stage, str(error)))
             raise
         self._note(with_trouble(self._record, stage, self._reasons.get(stage.key, "")))
         return plan
 
-    def _do_and_check(self, plan: Plan) -> Plan:
+    def _do_and_check(self, plan: Plan, tasks: Sequence[Task]) -> Plan:
         stage = plan.stage
         for place in plan.broken:  # a store takes no second commit of a unit
             remove(place)
-        if plan.tasks:
+        if tasks:
             stage.check()
             if stage.acted:
                 self._note(replace(self._record, acted=asdict(stage.acted())))
-            plan = self._do_tasks(plan)
+            plan = self._do_tasks(plan, tasks)
         check_faults(stage, plan.rows, self._max_fault_ratio, self._look)
-        check_any_left(plan, self._look)
+        if not self._probe or plan.complete:  # one unit may well hold nothing
+            check_any_left(plan, self._look)
         if stage.name == "concepts" and (missing := plan.rows.rejected.get(Reason.NO_CAPTION)):
             log.warning("%s: %s image(s) without a caption: %s", stage.key, f"{missing:,}", hint_no_captions())
         if stage.name == "checks":
@@ -226,27 +260,32 @@ class _Work:
             log.info("%s: %d of %d things that are not there were confirmed", stage.key, foils.confirmed, foils.asked)
         return plan
 
-    def _do_tasks(self, plan: Plan) -> Plan:
+    def _do_tasks(self, plan: Plan, tasks: Sequence[Task]) -> Plan:
         done: dict[str, Done] = {}
+        recalled = frozenset(plan.stage.units_answered(self._run_dir, [task.unit for task in tasks]))
+        record = self._record
         tally, clips = plan.rows, plan.clips
         progress = StageProgress(plan.stage.key, len(plan.done), len(plan.done) + len(plan.tasks) + len(plan.waiting))
         self._display.start(progress)
         started = time.monotonic()
         try:
-            for outcome in self._executor()(plan.stage, plan.tasks):
+            executor = self._executor()
+            for outcome in executor(plan.stage, tasks):
                 if outcome.commit is None:
                     self._give_up(plan.stage, outcome)
                     continue
                 self._in_a_row = 0
                 commit = outcome.commit
                 done[commit.unit] = done_of(commit, hashlib.sha256(record_of(commit)).hexdigest())
+                if commit.unit not in recalled:  # of those a model is asked nothing
+                    record = with_unit(record, plan.stage, executor.held_by(plan.stage), outcome)
                 tally, clips = total([tally, commit.rows]), add_clips(clips, commit.clips)
                 progress.add(commit.rows)
                 self._display.update(progress)
                 check_faults(plan.stage, tally, self._max_fault_ratio, self._look)
         finally:
             rows = tally.rows_in - plan.rows.rows_in
-            self._note(with_time(self._record, plan.stage, time.monotonic() - started, rows))
+            self._note(with_time(record, plan.stage, time.monotonic() - started, rows))
         self._display.finish(progress)
         return plan.after(done, tally, clips)
 

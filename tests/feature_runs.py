@@ -82,6 +82,7 @@ def make_feature_run(
     flip: bool = False,
     features: Mapping[str, Any] | None = None,
     models: Mapping[str, str] | None = None,
+    lufs: tuple[float, float] = (-32.0, -28.0),
 ) -> Path:
     """Write run.json, and in `units` committed units the given samples, or random ones where None.
 
@@ -99,6 +100,7 @@ def make_feature_run(
         flip: whether there are latents of mirrored images.
         features: keys of `config["features"]` beside the defaults (`vae`: "a-vae", `ast`: "an-ast").
         models: identities by model; "<name>-identity" for those of `features` that are not named.
+        lufs: `mix.lufs`.
 
     Returns:
         The run.
@@ -110,7 +112,7 @@ def make_feature_run(
         samples += random_samples(num_validation, split="validation", **shapes)
     side = max(64, 8 * samples[0].latent_CHW.shape[-1]) if samples else 64
     asked = {"vae": VAE, "ast": AST, "size": side, "flip": flip, "std": std} | dict(features or {})
-    stage = _record(run_dir, asked, models or {})
+    stage = _record(run_dir, asked, models or {}, lufs)
     parts = {f"{n:06d}": [samples[i] for i in block] for n, block in enumerate(_blocks(len(samples), units))}
     job = Job(
         read=lambda unit: iter(sorted(parts[unit], key=lambda sample: sample.key)),
@@ -129,13 +131,14 @@ def _blocks(count: int, units: int) -> Iterator[range]:
         yield range(n * count // units, (n + 1) * count // units)
 
 
-def _record(run_dir: Path, features: Mapping[str, Any], models: Mapping[str, str]) -> Stage:
+def _record(run_dir: Path, features: Mapping[str, Any], models: Mapping[str, str], lufs: tuple[float, float]) -> Stage:
     """Write run.json, as a run that has come to its features has it."""
     raw = {
         "run_dir": str(run_dir),
         "images": {"kind": "folder", "path": "photos"},
         "audio": {"sources": [{"kind": "folder", "path": "sounds"}]},
         "features": dict(features),
+        "mix": {"lufs": lufs},
     }
     config = make_config(raw, check_paths=False)
     assert config.features is not None

@@ -21,9 +21,11 @@ def peak_kib() -> int:
     return int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
 
 
-def run_python(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *arguments: object, python: str | Path = sys.executable, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run some code in a process of its own, which must end well."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [str(python), "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stderr
     return done

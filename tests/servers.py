@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import pytest
@@ -112,7 +112,7 @@ MODEL, COMMIT = "some-people/tiny-model", "0123456789abcdef0123456789abcdef01234
 class ModelHub(ThreadingHTTPServer):
     """What `snapshot_download` asks of a hub, for one model at one commit; it remembers what was asked for.
 
-    Where it is `away`, a connection ends without an answer.
+    Where it is `away`, a connection ends without an answer; where it is `gated`, it says so and lets nobody in.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -120,6 +120,7 @@ class ModelHub(ThreadingHTTPServer):
         self.folder = folder
         self.asked: list[str] = []
         self.away = False
+        self.gated: Literal[False, "manual"] = False  # nobody is let in then
 
 
 class _HubRequest(BaseHTTPRequestHandler):
@@ -139,16 +140,21 @@ class _HubRequest(BaseHTTPRequestHandler):
             for file in sorted(self.server.folder.rglob("*"))
             if file.is_file()
         ]
-        if path == f"/api/models/{MODEL}/revision/main":
-            self._send(200, json.dumps({"id": MODEL, "sha": COMMIT}).encode())
+        sized = "blobs" in self.path  # as only who asks for the files' sizes gets them
+        siblings = [{"rfilename": file["path"], **({"size": file["size"]} if sized else {})} for file in files]
+        about = {"id": MODEL, "sha": COMMIT, "gated": self.server.gated, "siblings": siblings}
+        if path == f"/api/models/{MODEL}/auth-check" and self.server.gated:
+            self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        elif path in (f"/api/models/{MODEL}/revision/{name}" for name in ("main", COMMIT)):
+            self._send(200, json.dumps(about).encode())
         elif path == f"/api/models/{MODEL}/tree/{COMMIT}":
             self._send(200, json.dumps(files).encode())
         elif path == f"/api/models/{MODEL}":
-            self._send(200, json.dumps({"id": MODEL, "sha": COMMIT}).encode())
+            self._send(200, json.dumps(about).encode())
         elif path.startswith(f"/api/models/{MODEL}/revision/"):
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        elif path.startswith(f"/{MODEL}/resolve/{COMMIT}/"):
-            self._send(200, (self.server.folder / path.rpartition(f"{COMMIT}/")[2]).read_bytes())
+        elif path.startswith((f"/{MODEL}/resolve/{COMMIT}/", f"/{MODEL}/resolve/main/")):
+            self._send(200, (self.server.folder / path.split("/", 5)[5]).read_bytes())
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

@@ -1,8 +1,11 @@
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -76,6 +79,22 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_probe_says_what_the_run_would_cost_and_a_dry_run_says_it_again(config_file, tmp_path, capsys):
+    command = ["run", "--config", str(config_file), "--prices", "cpu_hour=0.04,cpu_watts=8,currency=EUR"]
+    assert main([*command, "--probe"]) == 0
+    probed = capsys.readouterr().out.splitlines()
+    assert "# render: 2 units, 1 done, 1 to do, some 0 s at this run's rate" in probed
+    heads = next(line.split() for line in probed if "CPU h" in line)
+    assert heads == ["#", "GPU", "h", "CPU", "h", "kWh", "EUR", "|", "GPU", "h", "CPU", "h", "kWh", "EUR"]
+    cells = next(line.split() for line in probed if line.startswith("# render  "))
+    assert cells[2] == "0"
+    assert float(cells[5]) == pytest.approx(float(cells[3]) * 0.04, rel=0.01)  # money is hours times the price
+    assert main([*command, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert yaml.safe_load(out)["seed"] == 0  # what follows the configuration are comments
+    assert out.splitlines()[-len(probed) :] == probed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -109,6 +128,11 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(config_file, tmp_pa
         (["init", "latpop"], "init latpop: expected one of demo, folder, laptop, qwen, sam, sam_laion, "),
         (["eval", "loudnes"], "sonify eval: no such study: 'loudnes'; did you mean loudness?"),
         (["run", "--config", "CONFIG", "--redo", "pair", "--dry-run"], "--dry-run: says what is to do as things stand"),
+        (["run", "--config", "CONFIG", "--redo", "pair", "--probe"], "--probe: goes on as things stand; leave --redo"),
+        (["run", "--config", "CONFIG", "--dry-run", "--probe"], "--dry-run: does nothing, and --probe does one unit"),
+        (["run", "--config", "CONFIG", "--prices", "gpu_hour=2"], "--prices: goes with --dry-run or --probe"),
+        (["run", "--config", "CONFIG", "--dry-run", "--prices", "gpu_hour"], "--prices: expected gpu_hour=..., "),
+        (["pool", "--config", "CONFIG", "--probe", "--prices", "cpu_hour=-1"], "--prices: cpu_hour: input should be"),
         (["run", "--config", "CONFIG", "run_dir=s3://"], "run_dir: expected a bucket behind ://"),
         (["status", "nowhere"], "not a run"),
         (["verify", "nowhere"], "not a run"),
@@ -264,3 +288,66 @@ def test_an_interrupted_run_ends_with_130_and_resumes(config_file, tmp_path, kil
     assert "Traceback" not in error
     assert main(["run", "--config", str(config_file)]) == 0
     assert verify(tmp_path / "run").damage == ()
+
+
+def test_doctor_says_what_it_finds_and_ends_with_0_or_3(config_file, tmp_path, capsys):
+    record = tmp_path / "deep" / "record.json"
+    assert main(["doctor", "--config", str(config_file), "--record", str(record)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("ok         input: every place that the configuration names is there")
+    assert re.fullmatch(r"\d+ ok, \d+ notes?, 0 faults, \d+ not tried; [\d.]+ s", out.splitlines()[-1])
+    assert "\x1b" not in out
+    assert json.loads(record.read_text())["findings"][0]["about"] == "input"
+    assert [path.name for path in record.parent.iterdir()] == ["record.json"]
+    assert main(["doctor", "--config", str(config_file), "images.path=nowhere", "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["findings"][0]["outcome"] == "fault"
+    assert document.keys() == {"findings", "versions", "machine", "seconds"}
+    assert not (tmp_path / "run").exists()
+
+
+def test_doctor_takes_the_words_of_the_run_that_it_is_for(tmp_path, capsys):
+    small_input(tmp_path, photos=4)
+    words = ["--images", str(tmp_path / "photos"), "--sounds", str(tmp_path / "sounds"), "--out", str(tmp_path / "run")]
+    assert main(["doctor", *words, "engine.kind=local"]) == 0
+    assert "4 images, 16 recordings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "doctor: expected --config F"),
+        (["--config", "nowhere"], "config nowhere: no such file"),
+        (["--jobs", "nowhere"], "--jobs nowhere: no such folder"),
+        (["--jobs", "tests", "seed=1"], "seed=1 overrides a configuration, and there is none"),
+        (["--config", "folder", "--json", "images=[1]"], "images"),
+    ],
+)
+def test_doctor_refuses_what_it_cannot_read(words, message, capsys):
+    assert main(["doctor", *words]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_doctor_speaks_in_colours_on_a_terminal_only(config_file):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "sonify", "doctor", "--config", str(config_file), "images.path=nowhere"]
+    environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(Path(sonify.__file__).parents[1])}
+    environment.pop("NO_COLOR", None)
+    with subprocess.Popen(command, stdout=theirs, env=environment) as doctor:
+        os.close(theirs)
+        said = b""
+        while block := read_terminal(ours):
+            said += block
+    os.close(ours)
+    assert doctor.returncode == 3
+    assert re.search(rb"\x1b\[[\d;]*31mfault", said)
+    assert b"images.path: no such file or folder" in said
+
+
+def read_terminal(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # nobody writes there any more
+        return b""

@@ -86,6 +86,8 @@ def test_elsewhere_the_environments_script_is_named(started, monkeypatch, tmp_pa
         (["run", "--redo", "render", "--config", "my.yaml"], "run --config my.yaml --redo pair"),
         (["run", "--redo=render", "--config=my.yaml", "mix.lufs=[-3,-2]"],
          "run --config=my.yaml 'mix.lufs=[-3,-2]' --redo pair"),
+        (["run", "--prices", "cpu_hour=1", "--probe", "--config", "my.yaml", "--prices=p.yaml"],
+         "run --config my.yaml --redo pair"),
         (["render", "--from", "pub", "--config", "my.yaml"], "run --config F --redo pair"),
         (["status", "runs/mine"], "run --config F --redo pair"),
         ([], "run --config F --redo pair"),

@@ -17,7 +17,7 @@ from transformers import (
 
 from sonify.errors import InputError
 from sonify.models.fetch import CLAP_FILES, TOKENIZER_FILES, VLM_FILES, Files, fetch_model
-from sonify.models.loading import load_network, load_part
+from sonify.models.loading import choose_device, load_network, load_part
 from tests.builders import refused
 from tests.servers import COMMIT, MODEL, ModelHub, away_from_hub, put_into_cache, running_hub
 from tests.tiny_networks import edit_json, edit_weights, tiny_clap, tiny_llava
@@ -345,3 +345,25 @@ def test_a_folder_that_changes_is_another_model(llava: Path, change: Callable[[P
     change(llava)
 
     assert fetch_model(str(llava), None, VLM_FILES).identity != before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("given", ["0", "GPU-8f1b"])
+def test_a_worker_that_was_given_a_gpu_does_not_take_the_cpu_beside_it(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    with pytest.raises(InputError, match=f"given GPU {given} .* finds no GPU: this torch is built for .*`device: cpu`"):
+        choose_device("auto")
+    assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("given", [None, "", "-1", "NoDevFiles"])
+def test_a_worker_without_one_takes_the_cpu(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="cuda was asked for, and torch finds no GPU here"):
+        choose_device("cuda")

@@ -57,6 +57,8 @@ TESTS = {
     ),
     3: (
         "tests/test_models.py::test_a_download_takes_what_is_needed_and_no_code_or_pickle",
+        "tests/train/test_released.py::test_no_code_of_a_release_is_run_by_us",
+        "tests/train/test_release_push.py::test_no_code_of_a_release_is_fetched",
         "tests/test_models.py::test_a_processor_that_wants_its_own_code_is_refused",
     ),
     4: (
@@ -147,6 +149,7 @@ TESTS = {
     21: (
         "tests/dataset/test_write.py::test_no_place_of_the_machine_is_in_it",
         "tests/dataset/test_about.py::test_it_holds_no_place_no_address_and_no_secret",
+        "tests/train/test_release.py::test_no_place_of_the_machine_is_in_it",
         "tests/dataset/test_push.py::test_a_wrong_token_is_refused_and_not_repeated",
     ),
     22: (f"{HERE}::test_a_ray_of_ours_listens_on_loopback_only_and_logs_no_key",),

@@ -58,9 +58,12 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
+from sonify.config import ClapEncoder
 from sonify.features.ast import AstLogMel, load_ast
 from sonify.features.vae import load_vae
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
+from sonify.retrieval.clap import load_clap
+from sonify.retrieval.encoders import fetch_clap
 from train.pipeline import AudioPixArtPipeline, make_scheduler
 from train.tiny import AST_WIDTH, write_tiny_ast, write_tiny_vae
 
@@ -198,6 +201,32 @@ def tiny_clap(folder: Path, sentences: Sequence[str] = SENTENCES) -> Path:
     torch.manual_seed(0)
     model = ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=32))
     return _save(folder, model, ClapProcessor(front_end, tokenizer))
+
+
+def hearing_clap(folder: Path, sounds: Sequence[np.ndarray], texts: Sequence[str]) -> Path:
+    """A tiny CLAP that was taught which text belongs to which sound, and nothing else.
+
+    Sounds are (S,) int16 at 48 kHz; what is taught is the last layer of both towers, exactly.
+    """
+    settings = ClapEncoder(kind="clap", model=str(tiny_clap(folder, texts)), device="cpu")
+    clap = load_clap(settings, fetch_clap(settings))
+    network = clap._towers._network  # pyright: ignore[reportAttributeAccessIssue]
+    wanted = torch.eye(len(texts), network.config.projection_dim)
+    _teach_layer(network.audio_projection.linear2, lambda: list(clap.embed_segments(sounds)), wanted)
+    _teach_layer(network.text_projection.linear2, lambda: [clap([text]) for text in texts], wanted, every=clap._texts)
+    return _save(folder, network, ClapProcessor.from_pretrained(folder))
+
+
+@torch.no_grad()
+def _teach_layer(layer: torch.nn.Linear, run: Callable[[], object], wanted: torch.Tensor, every: int = 1) -> None:
+    """Solve a layer so that what comes to it in a run leaves it as is wanted; of `every` rows the first counts."""
+    seen: list[torch.Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][::every].clone()))
+    run()
+    hook.remove()
+    known = torch.cat([torch.cat(seen), torch.ones(len(wanted), 1)], 1)
+    solved = torch.linalg.lstsq(known, wanted, driver="gelsd").solution
+    layer.load_state_dict({"weight": solved[:-1].T, "bias": solved[-1]})
 
 
 def tiny_tagger(folder: Path, labels: Sequence[str], sounds: Sequence[np.ndarray] = (), **settings: Any) -> Path:

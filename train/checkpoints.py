@@ -129,6 +129,11 @@ class Averaged:
     weights: Tensors
 
 
+def newest_step(run_dir: Path) -> int:
+    """The step of the newest checkpoint by its name, whole or not; 0 where there is none."""
+    return max((int(folder.name[5:]) for folder in _folders(run_dir)), default=0)
+
+
 def load_averaged(run_dir: Path, step: int | None) -> Averaged:
     """Read the averaged weights of one checkpoint, the newest where `step` is None."""
     folders = _folders(run_dir)

@@ -63,4 +63,6 @@ def make_pipeline(
         frequency=data.frequency,
         clip_seconds=data.clip_seconds,
         null_condition=config.model.null_condition,
+        level="window",  # as each clip was, for the features
+        loudness_lufs=data.lufs,
     )

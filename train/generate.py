@@ -8,7 +8,7 @@ Several sounds of `--audio` are mixed, or heard one after the other with `--sepa
 clips gives one image a window, out-000.png, out-001.png and so on; a silent window gives none. A list (a text file with
 a path a line, or a CSV with a column `sound`; paths are relative to it) or a number of seeds gives a folder with images
 and `manifest.jsonl`; the same command goes on where it was interrupted, and another one removes the images that are not
-its own. The images' paths are printed.
+its own. The images' paths are printed. A model is a folder or a hub id, whose commit then stands in the manifest.
 """
 
 from sonify.terminal import run_module
@@ -21,10 +21,11 @@ import csv
 import hashlib
 import logging
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -32,6 +33,7 @@ from rich.progress import track
 
 from sonify.errors import InputError
 from sonify.io.write import sha256_of, write_whole
+from sonify.models.fetch import FetchedModel
 from sonify.models.loading import choose_device, choose_dtype
 from sonify.terminal import Parser, run_command
 from train.manifest import (
@@ -45,8 +47,9 @@ from train.manifest import (
     write_image,
     write_manifest,
 )
-from train.pipeline import MAX_SEED, AudioPixArtPipeline, load_pipeline, read_settings
-from train.windows import TARGET_LUFS, Window, make_windows, read_sound
+from train.pipeline import LEVELS, MAX_SEED, AudioPixArtPipeline, Level
+from train.released import find_release, load_pipeline, read_settings
+from train.windows import Window, make_windows, read_sound
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ examples:
   {command} --model DIR --audio dog.wav --out dog.png
   {command} --model DIR --audio sea.wav dog.wav --gains-db 0 -6 --out both.png
   {command} --model DIR --list sounds.csv --seeds 4 --out FOLDER
+  {command} --model you/name --audio dog.wav --out dog.png
 """
 
 
@@ -79,16 +83,20 @@ class SceneSounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for; `in_folder` tells a folder with a manifest from a single file."""
+    """What is asked for; `in_folder` tells a folder with a manifest from a single file.
 
-    model: Path
+    Where `target_lufs` and `level` are None, they are what the model was trained on.
+    """
+
+    model: str
     scenes: tuple[SceneSounds, ...]
     seeds: range
     out: Path
     in_folder: bool
     guidance: float = 4.5
     steps: int = 20
-    target_lufs: float = TARGET_LUFS
+    target_lufs: float | None = None
+    level: Level | None = None
     separate: bool = False
 
 
@@ -114,7 +122,12 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         epilog=EPILOG.format(command=prog if " " in prog else f"python -m {prog}"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a released pipeline")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR|ID",
+        help="a released pipeline: its folder, or a hub id (you/name@COMMIT)",
+    )
     sounds = parser.add_mutually_exclusive_group(required=True)
     sounds.add_argument("--audio", type=Path, nargs="+", help="recordings that are heard together")
     sounds.add_argument("--list", type=Path, help="text file with a path a line, or CSV with a column `sound`")
@@ -128,7 +141,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, default=4.5, help="scale of it, 1 is none (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="of the sampler for each image (default: %(default)s)")
     parser.add_argument(
-        "--lufs", type=float, default=TARGET_LUFS, help="loudness of each sound before its gain (default: %(default)s)"
+        "--level",
+        choices=LEVELS,
+        help="what is brought to --lufs: each window alone, or each recording as a whole, by one gain, so that quiet"
+        " stretches of it stay quiet (default: what the model was trained on)",
+    )
+    parser.add_argument(
+        "--lufs", type=float, help="loudness of each sound before its gain (default: what the model was trained on)"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is a GPU where there is one"
@@ -150,7 +169,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
             raise InputError(f"--gains-db: expected {len(arguments.audio)}, one for each sound, found {len(gains_db)}")
         scenes = (SceneSounds(sounds=tuple(path.absolute() for path in arguments.audio), gains_db=tuple(gains_db)),)
     return Request(
-        model=arguments.model.absolute(),
+        model=arguments.model,
         scenes=scenes,
         seeds=range(arguments.seed, arguments.seed + (1 if arguments.seeds is None else arguments.seeds)),
         out=arguments.out,
@@ -158,6 +177,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         guidance=arguments.guidance,
         steps=arguments.steps,
         target_lufs=arguments.lufs,
+        level=arguments.level,
         separate=arguments.separate,
     )
 
@@ -169,7 +189,7 @@ def _check_ranges(arguments: argparse.Namespace) -> None:
         ("--seed", f"0 to {MAX_SEED - seeds + 1}", arguments.seed, 0 <= arguments.seed <= MAX_SEED - seeds + 1),
         ("--guidance", f"1 to {MAX_GUIDANCE}", arguments.guidance, 1 <= arguments.guidance <= MAX_GUIDANCE),
         ("--steps", "1 to 1000", arguments.steps, 1 <= arguments.steps <= 1000),
-        ("--lufs", "between -70 and 0", arguments.lufs, -70 < arguments.lufs <= 0),
+        ("--lufs", "between -70 and 0", arguments.lufs, arguments.lufs is None or -70 < arguments.lufs <= 0),
         ("--batch-size", "at least 1", arguments.batch_size, arguments.batch_size is None or arguments.batch_size >= 1),
         ("--gains-db", "-60 to 60", arguments.gains_db, all(-60 <= gain <= 60 for gain in arguments.gains_db or ())),
     )
@@ -212,12 +232,14 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
         InputError: a sound, the model or the place for the images cannot be used.
         DiskFull: no room is left.
     """
-    settings = read_settings(request.model)
+    released = find_release(request.model)
+    settings = read_settings(released.path)
     if settings["audio_encoder"][0] is None:
-        raise InputError(f"{request.model}: a model without an AST, whose condition is not made from sounds here")
+        raise InputError(f"{released.model}: a model without an AST, whose condition is not made from sounds here")
+    request = _as_trained(request, settings)
     folder = _check_out(request)
     dtype = choose_dtype("auto", device)
-    planned = _plan(request, settings["clip_seconds"], str(dtype).removeprefix("torch."))
+    planned = _plan(request, released, settings["clip_seconds"], str(dtype).removeprefix("torch."))
     rows = [row for scene_rows in planned for row in scene_rows]
     missing = {row.image for row in rows if not (request.in_folder and is_made(folder, row))}
     if request.in_folder:
@@ -227,7 +249,7 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
     if missing:
         if request.in_folder:
             (folder / MANIFEST).unlink(missing_ok=True)  # it does not tell what the folder will hold
-        pipeline = load_pipeline(request.model, device, dtype)
+        pipeline = load_pipeline(released.path, device, dtype)
         for batch in _batches(_conditions(pipeline, request, planned, missing), batch_size):
             _make(pipeline, request, folder, batch)
     if request.in_folder:
@@ -235,6 +257,13 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
         if removed := remove_others(folder, rows):
             log.info("%s images of an earlier request removed", f"{removed:,}")
     return [folder / row.image for row in rows]
+
+
+def _as_trained(request: Request, settings: Mapping[str, Any]) -> Request:
+    """A request that leaves nothing to the model, of which these are the settings."""
+    middle_lufs = sum(settings["loudness_lufs"]) / 2
+    target_lufs = middle_lufs if request.target_lufs is None else request.target_lufs
+    return replace(request, target_lufs=target_lufs, level=request.level or settings["level"])
 
 
 def _check_out(request: Request) -> Path:
@@ -255,13 +284,15 @@ def _check_out(request: Request) -> Path:
     return folder
 
 
-def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[GeneratedImage]]:
+def _plan(request: Request, released: FetchedModel, clip_seconds: float, precision: str) -> list[list[GeneratedImage]]:
     """The lines of all images, scene by scene."""
     starts = _find_starts(request, clip_seconds)
     if (wanted := sum(map(len, starts)) * len(request.seeds)) > MAX_IMAGES:
         raise InputError(f"expected at most {MAX_IMAGES:,} images, found {wanted:,}; take fewer seeds or sounds")
-    model_sha256 = _hash_model(request.model) if request.in_folder else ""
+    model_sha256 = _hash_model(released.path) if request.in_folder else ""
     planned: list[list[GeneratedImage]] = []
+    assert request.target_lufs is not None
+    assert request.level is not None
     for number, (scene, starts_sec) in enumerate(zip(request.scenes, starts, strict=True)):
         settings = GenerationSettings(
             guidance=request.guidance,
@@ -271,6 +302,7 @@ def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[Ge
             gains_db=scene.gains_db,
             separate=request.separate,
             clip_seconds=clip_seconds,
+            level=request.level,
         )
         sound_sha256 = tuple(sha256_of(sound) for sound in scene.sounds)
         rows = [
@@ -281,7 +313,7 @@ def _plan(request: Request, clip_seconds: float, precision: str) -> list[list[Ge
                 sound_sha256=sound_sha256,
                 start_sec=start_sec,
                 seed=seed,
-                model=str(request.model),
+                model=released.model,
                 model_sha256=model_sha256,
                 settings=settings,
             )
@@ -309,7 +341,9 @@ def _find_starts(request: Request, clip_seconds: float) -> list[list[float]]:
 
 def _windows(request: Request, scene: SceneSounds, clip_seconds: float) -> list[Window]:
     sounds = [read_sound(sound, clip_seconds) for sound in scene.sounds]
-    return make_windows(sounds, scene.gains_db, request.target_lufs, request.separate)
+    assert request.target_lufs is not None
+    assert request.level is not None
+    return make_windows(sounds, scene.gains_db, request.target_lufs, request.separate, request.level)
 
 
 def _name(request: Request, scene: int, window: int, seed: int, *, alone: bool) -> str:
@@ -365,7 +399,7 @@ def _make(
     batch: Sequence[tuple[GeneratedImage, torch.Tensor]],
 ) -> None:
     images = pipeline(
-        audio_features_BTD=torch.stack([audio_TD for _, audio_TD in batch]),
+        audio_features=torch.stack([audio_TD for _, audio_TD in batch]),
         seeds=[row.seed for row, _ in batch],
         guidance_scale=request.guidance,
         num_inference_steps=request.steps,

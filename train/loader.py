@@ -11,7 +11,7 @@ that is resumed needs nothing but its step.
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 
@@ -49,6 +49,10 @@ class Batch:
         """The batch on a device; from pinned memory the copy is not waited for."""
         return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def first(self, count: int) -> "Batch":
+        """The first images of it."""
+        return replace(self._with_each(lambda tensor: tensor[:count]), keys=self.keys[:count])
+
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory; torch's loader looks for this method."""
         return self._with_each(Tensor.pin_memory)
@@ -77,7 +81,7 @@ def accumulation_steps(batch: BatchSizes, world: int) -> int:
 
 def make_loader(
     data: FeatureData, config: TrainConfig, scaling_factor: float, start_step: int, rank: int, world: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The micro-batches of one process, from those of step `start_step` (the first is 0) on to `max_steps`.
 
     Reading begins with the first `next`, in `data.workers` processes.
@@ -106,7 +110,7 @@ def make_loader(
     return _iterate(loader)
 
 
-def _iterate(loader: DataLoader) -> Iterator[Batch]:
+def _iterate(loader: DataLoader) -> Generator[Batch, None, None]:
     try:
         for batch in loader:
             if isinstance(batch, WorkError):

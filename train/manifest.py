@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
@@ -26,7 +27,10 @@ LINE_DIGEST = "manifest_line_sha256"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSettings:
-    """How images were made; `gains_db` are of `sound` and then of those in `mixed_with`."""
+    """How images were made; `gains_db` are of `sound` and then of those in `mixed_with`.
+
+    `level` says what was brought to the target; a line from before there was a choice has none, and means `window`.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -37,11 +41,14 @@ class GenerationSettings:
     gains_db: tuple[float, ...]
     separate: bool
     clip_seconds: float
+    level: str = "window"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedImage:
     """One line. `image` is relative to the manifest; sounds are absolute; `model_sha256` is of the model's files.
+
+    `model` is its absolute folder, or a hub id with the commit that was found (`you/name@COMMIT`).
 
     `sound_sha256` is of the bytes of `sound` and then of those in `mixed_with`.
     The image shows what is heard in `clip_seconds` from `start_sec` on.
@@ -90,23 +97,31 @@ def _read_line(path: Path, number: int, line: str) -> GeneratedImage:
         raise InputError(f"{path}, line {number}: {key}: {first['msg']}; expected a line of `train.generate`") from None
 
 
+def _line_of(row: GeneratedImage) -> dict[str, Any]:
+    """What stands in the manifest: for `window` as it was when there was no other, so that older folders go on."""
+    line = asdict(row)
+    if row.settings.level == "window":
+        del line["settings"]["level"]
+    return line
+
+
 def write_manifest(folder: Path, rows: Sequence[GeneratedImage]) -> Path:
     """Make the manifest visible, whole."""
     path = folder / MANIFEST
-    write_whole(path, "".join(f"{canonical_json(asdict(row))}\n" for row in rows).encode())
+    write_whole(path, "".join(f"{canonical_json(_line_of(row))}\n" for row in rows).encode())
     return path
 
 
 def write_image(folder: Path, row: GeneratedImage, image: Image.Image) -> None:
     """Write the image of a line, whole, with the line's digest in it."""
     text = PngInfo()
-    text.add_text(LINE_DIGEST, digest_of(asdict(row)))
+    text.add_text(LINE_DIGEST, digest_of(_line_of(row)))
     write_whole(folder / row.image, encode_png(image, text))
 
 
 def is_made(folder: Path, row: GeneratedImage) -> bool:
     """Whether the image of exactly this line is there."""
-    return _line_digest(folder / row.image) == digest_of(asdict(row))
+    return _line_digest(folder / row.image) == digest_of(_line_of(row))
 
 
 def remove_others(folder: Path, rows: Sequence[GeneratedImage]) -> int:

@@ -236,16 +236,17 @@ def matmul_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 def _fastest_sec(product: Callable[[], Tensor], device: torch.device) -> float:
     product()  # the first loads the library
-    _wait(device)
+    wait_for(device)
     fastest, end = float("inf"), time.perf_counter() + PEAK_SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
         product()
-        _wait(device)
+        wait_for(device)
         fastest = min(fastest, time.perf_counter() - start)
     return fastest
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Let a device finish what it was given: a GPU works while the program goes on."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -171,23 +171,25 @@ def _fetch(init: Checkpoint) -> FetchedModel:
     """Find the transformer's own folder, which in a pipeline is a part."""
     folder = Path(init.model).expanduser()
     if folder.is_dir():
-        return fetch_model(str(_part(folder)), init.revision, TRANSFORMER_FILES)
+        return fetch_model(str(transformer_part(folder)), init.revision, TRANSFORMER_FILES)
     fetched = fetch_model(init.model, init.revision, TRANSFORMER_FILES)
-    return FetchedModel(model=fetched.model, path=_part(fetched.path), identity=fetched.identity)
+    return FetchedModel(model=fetched.model, path=transformer_part(fetched.path), identity=fetched.identity)
 
 
-def _part(folder: Path) -> Path:
+def transformer_part(folder: Path) -> Path:
+    """The transformer's own folder, which in a pipeline's is a part."""
     return folder / PART if (folder / PART).is_dir() else folder
 
 
 def _check_transformer(folder: Path) -> None:
-    found = diffusers_class(_part(folder))
+    part = transformer_part(folder)
+    found = diffusers_class(part)
     if found not in CLASSES:
         raise InputError(
-            f"{_part(folder)}: expected a PixArtTransformer2DModel, such as PixArt-alpha/PixArt-XL-2-512x512 has,"
-            f" found '{found}'"
+            f"{part}: expected a PixArtTransformer2DModel, such as PixArt-alpha/PixArt-XL-2-512x512 has, found"
+            f" '{found}'"
         )
-    check_weights(_part(folder))
+    check_weights(part)
 
 
 TRANSFORMER_FILES = Files(

@@ -53,7 +53,7 @@ class Pictures:
             pipeline.set_progress_bar_config(disable=True)
             images = [
                 pipeline(
-                    audio_features_BTD=audio_TD[None],
+                    audio_features=audio_TD[None],
                     seeds=[n],
                     guidance_scale=self._config.samples.guidance,
                     num_inference_steps=self._config.samples.steps,

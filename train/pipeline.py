@@ -1,39 +1,68 @@
 """The released model: a sound, or features of one, becomes an image.
 
-B  images, S  samples at 16 kHz, T D  times and width of the condition, C H W  channels, height and width
+This one file is all that a release needs beside numpy, torch, diffusers, transformers and Pillow: it lies in each as
+`pipeline.py`, byte for byte, and diffusers loads it from there:
+
+    pipeline = DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)
+    image = pipeline("dog.wav").images[0]
+
+B  images, S  samples, N  channels of a recording, W  windows of it, F M  frames and mel bands
+T D  times and width of the condition, C H W  channels, height and width of an image or of latents
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import functools
+import importlib
+import importlib.util
+import inspect
+import math
+import os
+import wave
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.utils import logging as diffusers_logging
 from diffusers.utils.outputs import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import ASTFeatureExtractor, ASTModel
 
-from sonify.config.models import AST_SAMPLE_RATE_HZ, AST_SECONDS
-from sonify.errors import InputError
-from sonify.features.ast import HOP, AstFeatures
-from sonify.features.vae import decode, load_vae, scaling_factor
-from sonify.models.fetch import VAE_FILES, FetchedModel, fetch_model
-from sonify.models.loading import cannot_load, check_whole, load_network, place_network
-
 MAX_SEED = 2**63 - 1
-# What a sampler has to agree on with the schedule that the model was trained on; its order or spacing may differ.
-SCHEDULE = (
-    *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr"),
-    *("prediction_type", "variance_type", "algorithm_type", "use_flow_sigmas"),
-)
+Level = Literal["window", "recording"]
+LEVELS = ("window", "recording")
+OUTPUTS = ("pil", "np", "pt", "latent")
+# One recording, or several: files, arrays, or what `datasets` has for one.
+Recording = str | os.PathLike | np.ndarray | torch.Tensor | dict
+Generators = torch.Generator | list[torch.Generator]
+
+AST_SAMPLE_RATE_HZ = 16_000
+LEADING_TOKENS = 2  # of an AST, for the class and for distillation
+FRAME, HOP, FFT = 400, 160, 512  # 25 ms every 10 ms at 16 kHz
+PREEMPHASIS = 0.97
+LOWEST_HZ = 20.0
+BAND_GROUPS = 8  # in which the mel bands are summed, as for the training shards: other groups round otherwise
+
+# How the clips of training are cut and levelled.
+FULL_SCALE = 32768
+MIN_TAIL_SEC = 1.0
+MAX_DOWNMIX_LOSS_DB = 6.0
+MAX_GAIN_DB = 30.0
+PEAK_DBFS = -1.0
+BLOCK_SEC, BLOCKS_A_BLOCK = 0.4, 4  # BS.1770 measures blocks of 0.4 s, one every 0.1 s
+ABSOLUTE_GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
+OFFSET_LU = -0.691
+RATES_HZ = (1_000, 192_000)
+MAX_CHANNELS = 64
+# A windowed sinc of 64 zero crossings on each side: torchaudio's `kaiser_best`, fitted there to resampy's.
+ZERO_CROSSINGS, ROLLOFF, KAISER_BETA = 64, 0.9475937167399596, 14.769656459379492
 
 
 def make_scheduler() -> DPMSolverMultistepScheduler:
@@ -52,24 +81,44 @@ def make_scheduler() -> DPMSolverMultistepScheduler:
 
 @dataclass
 class AudioPixArtOutput(BaseOutput):
-    """`images` are PIL images, (B, H, W, C) uint8 pixels, or (B, C, H, W) latents, as was asked for."""
+    """`images` are PIL images, (B, H, W, C) float32 or (B, C, H, W) float32 in [0, 1], or latents, as was asked for.
+
+    `seeds` would make each again, where no generator or latents were given. `windows` names, for images of recordings,
+    the recording of each and the second at which its window begins.
+    """
 
     images: Any
+    seeds: list[int] | None = None
+    windows: list[tuple[int, float]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sampling:
+    """What a sampler is told, for all images alike; `interval` is of noise levels."""
+
+    guidance_scale: float
+    interval: tuple[float, float] | None
+    steps: int
+    eta: float
+    callback: Callable[..., dict[str, Any]] | None
+    callback_inputs: Sequence[str]
 
 
 class AudioPixArtPipeline(DiffusionPipeline):
     """An audio-conditioned PixArt-alpha with its VAE, its sampler and, where the condition is AST's, the AST.
 
-    `frequency` says what became of AST's rows of one time, `clip_seconds` how long a sound the model was trained on,
-    `null_condition` what guidance leads away from; all three are saved with the pipeline.
+    Saved with it is what it was trained on: `frequency` says what became of AST's rows of one time, `clip_seconds` how
+    long a clip is, `null_condition` what guidance leads away from, `level` what was brought to one loudness (each
+    clip alone: `window`), and `loudness_lufs` between which two that loudness was drawn.
     """
 
     model_cpu_offload_seq = "audio_encoder->transformer->vae"
     _optional_components = ["audio_encoder", "feature_extractor"]  # noqa: RUF012 - the library's name and type
+    _callback_tensor_inputs = ["latents", "audio_features", "negative_audio_features"]  # noqa: RUF012 - as above
 
     transformer: PixArtTransformer2DModel
     vae: AutoencoderKL | AutoencoderTiny
-    scheduler: DPMSolverMultistepScheduler
+    scheduler: Any  # that of `make_scheduler`, or another of diffusers' over the same schedule
     audio_encoder: ASTModel | None
     feature_extractor: ASTFeatureExtractor | None
 
@@ -83,6 +132,8 @@ class AudioPixArtPipeline(DiffusionPipeline):
         frequency: str = "mean",
         clip_seconds: float = 5.0,
         null_condition: str = "zeros",
+        level: str = "window",
+        loudness_lufs: Sequence[float] = (-32.0, -28.0),
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -93,51 +144,152 @@ class AudioPixArtPipeline(DiffusionPipeline):
             feature_extractor=feature_extractor,
         )
         self.register_to_config(frequency=frequency, clip_seconds=clip_seconds, null_condition=null_condition)
+        self.register_to_config(level=level, loudness_lufs=list(loudness_lufs))
 
     @torch.no_grad()
     def __call__(  # noqa: PLR0913 - what the library's pipelines take
         self,
-        audio_BS: np.ndarray | torch.Tensor | None = None,
-        audio_features_BTD: np.ndarray | torch.Tensor | None = None,
+        audio: Recording | Sequence[Recording] | None = None,
         *,
-        seeds: Sequence[int],
-        guidance_scale: float = 4.5,
+        sampling_rate: int | None = None,
+        level: Level | None = None,
+        target_lufs: float | None = None,
+        audio_features: np.ndarray | torch.Tensor | None = None,
+        negative_audio_features: np.ndarray | torch.Tensor | None = None,
+        audio_BS: np.ndarray | torch.Tensor | None = None,
+        num_images_per_prompt: int = 1,
         num_inference_steps: int = 20,
+        guidance_scale: float = 4.5,
+        guidance_interval: tuple[float, float] | None = None,
+        eta: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        generator: Generators | None = None,
+        latents: torch.Tensor | None = None,
         batch_size: int = 1,
-        output_type: Literal["pil", "np", "latent"] = "pil",
-    ) -> AudioPixArtOutput:
-        """Make one image for each sound, from noise that is its seed's alone.
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
+        """Make images of sounds: of each recording one for each window of `clip_seconds`.
 
         Args:
-            audio_BS: float32 at 16 kHz, full scale at 1.0; or else
-            audio_features_BTD: the condition itself, with which no AST is needed.
-            seeds: one for each image, from 0 on.
-            guidance_scale: how far to lead away from the null condition; 1 is no guidance, at half the cost.
+            audio: a file, or samples as an array, or a list of such; at any rate, of any number of channels. Or else
+            audio_features: the condition itself (B, T, D), with which no AST is needed. Or else
+            audio_BS: clips at 16 kHz as the model is to hear them, neither cut nor levelled.
+            sampling_rate: of samples, in Hz; a file says its own.
+            level: what is brought to the loudness of training, each `window` alone or the `recording` as a whole, with
+                one gain, so that its quiet stretches stay quiet. What the model was trained on, if None.
+            target_lufs: that loudness; the middle of what the model was trained on, if None.
+            negative_audio_features: (T, D), or one for each condition, what guidance leads away from; the null
+                condition that the model was trained with, if None.
+            num_images_per_prompt: images of each window or condition; they follow each other.
             num_inference_steps: of the sampler.
+            guidance_scale: how far to lead away from the null condition; 1 is no guidance, at half the cost.
+            guidance_interval: the noise levels, sigma from low to high, at which there is guidance; all, if None.
+                Sigma is that of EDM: 0.02 before the last of 1,000 steps, 157 at the first.
+            eta: of DDIM.
+            seeds: one for each image, from 0 on; an image of a seed is the same beside whatever it is made. Drawn from
+                torch's own generator, if there are neither these nor `generator` nor `latents`.
+            generator: of the noise, one, or one for each image.
+            latents: the noise itself (B, C, H, W), of variance 1.
             batch_size: images that go through the model at once. With 1 an image is the same to the bit whatever is
-                made beside it, with more it may differ by rounding.
-            output_type: PIL images, (B, H, W, C) uint8, or the latents, unscaled.
+                made beside it, with more it may differ by rounding. A callback is called for each batch by itself.
+            output_type: PIL images; `np` or `pt`, in [0, 1]; or `latent`, as the sampler leaves them.
+            return_dict: an `AudioPixArtOutput`; or else a tuple with the images.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors); the tensors that it returns are used.
+            callback_on_step_end_tensor_inputs: which it is given, of `_callback_tensor_inputs`.
 
         Raises:
-            ValueError: the arguments contradict each other, or there is a sound and no AST.
+            ValueError: the arguments contradict each other, a sound cannot be read or is silent, or there is no AST.
         """
-        if (audio_BS is None) == (audio_features_BTD is None):
-            raise ValueError("expected either audio_BS or audio_features_BTD")
-        if guidance_scale < 1 or num_inference_steps < 1 or batch_size < 1:
-            raise ValueError("guidance_scale, num_inference_steps and batch_size are at least 1")
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        sampling = _Sampling(
+            guidance_scale=guidance_scale,
+            interval=guidance_interval,
+            steps=num_inference_steps,
+            eta=eta,
+            callback=callback_on_step_end,
+            callback_inputs=callback_on_step_end_tensor_inputs,
+        )
+        self._check_call(sampling, min(batch_size, num_images_per_prompt), output_type)
+        if sum(given is not None for given in (audio, audio_features, audio_BS)) != 1:
+            raise ValueError("expected audio, or audio_features, or audio_BS, and only one of them")
+        windows = None
+        if audio is not None:
+            audio_BS, windows = self.cut(audio, sampling_rate, level, target_lufs)
+        elif not (sampling_rate is level is target_lufs is None):
+            raise ValueError("sampling_rate, level and target_lufs are for `audio`: the model hears the rest as it is")
         if audio_BS is not None:
             audio_BTD = torch.cat([self.encode_audio(part_BS) for part_BS in _parts(audio_BS, batch_size)])
         else:
-            audio_BTD = _as_trained(torch.as_tensor(audio_features_BTD))
-        self._check(audio_BTD, seeds)
-        null_TD = self.encode_null(audio_BTD.shape[1]) if guidance_scale > 1 else None
-        images: list[torch.Tensor | np.ndarray] = []
-        for part_BTD, part_seeds in zip(_parts(audio_BTD, batch_size), _parts(seeds, batch_size), strict=True):
-            latents_BCHW = self._sample(part_BTD, null_TD, part_seeds, guidance_scale, num_inference_steps)
-            latents_BCHW = latents_BCHW / scaling_factor(self.vae)
-            images.append(latents_BCHW if output_type == "latent" else decode(self.vae, latents_BCHW))
+            audio_BTD = _as_trained(torch.as_tensor(audio_features))
+        audio_BTD = self._check_condition(audio_BTD).repeat_interleave(num_images_per_prompt, dim=0)
+        null_BTD = self._null(audio_BTD, negative_audio_features) if guidance_scale > 1 else None
+        if seeds is None and generator is None and latents is None:
+            seeds = torch.randint(MAX_SEED, (len(audio_BTD),)).tolist()
+        noise_BCHW, generator = self._noise(len(audio_BTD), seeds, generator, latents)
+
+        made: list[torch.Tensor] = []
+        self._guidance_scale, self._interrupt = guidance_scale, False
+        starts = range(0, len(audio_BTD), batch_size)
+        bar: Any = self.progress_bar  # annotated as what decorates a method
+        with bar(total=len(starts) * num_inference_steps) as progress:
+            for part in (slice(start, start + batch_size) for start in starts):
+                null_part_BTD = None if null_BTD is None else null_BTD[part]
+                of_part = generator[part] if isinstance(generator, list) else generator
+                made.append(self._sample(sampling, noise_BCHW[part], audio_BTD[part], null_part_BTD, of_part, progress))
+        # the VAE comes last: with offloading, the transformer would leave the device for each batch
+        parts = made if output_type == "latent" else [self._decode(latents_BCHW, output_type) for latents_BCHW in made]
         self.maybe_free_model_hooks()
-        return AudioPixArtOutput(images=_joined(images, output_type))
+        images = _joined(parts)
+        if not return_dict:
+            return (images,)
+        if windows is not None:
+            windows = [window for window in windows for _ in range(num_images_per_prompt)]
+        return AudioPixArtOutput(images=images, seeds=None if seeds is None else [*seeds], windows=windows)
+
+    def cut(
+        self,
+        audio: Recording | Sequence[Recording],
+        sampling_rate: int | None = None,
+        level: Level | None = None,
+        target_lufs: float | None = None,
+    ) -> tuple[np.ndarray, list[tuple[int, float]]]:
+        """Clips (W, S) float32 at 16 kHz as the model hears them; of each, its recording and the second it begins at.
+
+        As in `__call__`. A tail under one second, and a window in which nothing is heard, makes no clip.
+
+        Raises:
+            ValueError: a sound cannot be read or is silent, or its rate is not known.
+        """
+        recordings: Any = audio if isinstance(audio, list | tuple) else [audio]
+        if not recordings:
+            raise ValueError("expected a recording, found an empty list")
+        if sampling_rate is not None and all(isinstance(one, str | os.PathLike | dict) for one in recordings):
+            raise ValueError("sampling_rate is of samples: a file says its own")
+        level = level or self.config["level"]
+        if level not in LEVELS:
+            raise ValueError(f"expected a level, {' or '.join(LEVELS)}, found {level!r}")
+        middle_lufs: float = sum(self.config["loudness_lufs"]) / 2
+        target_lufs = middle_lufs if target_lufs is None else target_lufs
+        clips: list[np.ndarray] = []
+        begun: list[tuple[int, float]] = []
+        for number, recording in enumerate(recordings):
+            name = str(recording) if isinstance(recording, str | os.PathLike) else f"recording {number}"
+            try:
+                signal_S = read_recording(recording, sampling_rate)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            windows = cut_windows(signal_S, round(self.config["clip_seconds"] * AST_SAMPLE_RATE_HZ))
+            gains_db = gains_to_target_db(windows, level, target_lufs)
+            heard = [(place, gain_db) for place, gain_db in enumerate(gains_db) if gain_db is not None]
+            if not heard:
+                raise ValueError(f"{name}: silent: no part of it has a measurable loudness")
+            clips += apply_gains([windows[place] for place, _ in heard], [gain_db for _, gain_db in heard], level)
+            begun += [(number, place * len(windows[0]) / AST_SAMPLE_RATE_HZ) for place, _ in heard]
+        return np.stack(clips), begun
 
     @torch.no_grad()
     def encode_audio(self, audio_BS: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -147,15 +299,15 @@ class AudioPixArtPipeline(DiffusionPipeline):
             ValueError: the pipeline has no AST, or the sounds are not mono or longer than it hears.
         """
         if self.audio_encoder is None or self.feature_extractor is None:
-            raise ValueError("this pipeline has no AST: its condition is passed as audio_features_BTD")
+            raise ValueError("this pipeline has no AST: its condition is passed as audio_features")
         if audio_BS.ndim != 2:
             raise ValueError(f"expected (B, S), mono sounds of one length, found {tuple(audio_BS.shape)}")
         longest = self.feature_extractor.max_length * HOP
         if audio_BS.shape[1] > longest:
             found_sec, longest_sec = audio_BS.shape[1] / AST_SAMPLE_RATE_HZ, longest / AST_SAMPLE_RATE_HZ
             raise ValueError(f"a sound of {found_sec:g} s: this AST hears {longest_sec:g} s at most; cut it into clips")
-        listen = AstFeatures(self.audio_encoder, self.feature_extractor, self.config["frequency"])
-        return _as_trained(listen(audio_BS))
+        sounds_BS = torch.as_tensor(audio_BS, dtype=torch.float32).to(self._execution_device)
+        return _as_trained(hear(self.audio_encoder, self.feature_extractor, sounds_BS, self.config["frequency"]))
 
     def encode_null(self, num_times: int) -> torch.Tensor:
         """The null condition (T, D) beside a condition of `num_times` vectors; silence is repeated to that length.
@@ -171,47 +323,133 @@ class AudioPixArtPipeline(DiffusionPipeline):
             raise ValueError(f"a condition of {num_times} vectors is no multiple of the {len(silence_TD)} of a clip")
         return silence_TD.repeat(num_times // len(silence_TD), 1)
 
-    def _check(self, audio_BTD: torch.Tensor, seeds: Sequence[int]) -> None:
+    @property
+    def guidance_scale(self) -> float:
+        """Of the call that is under way."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Of the call that is under way."""
+        return self._num_timesteps
+
+    def _check_call(self, sampling: _Sampling, counts: int, output_type: str) -> None:
+        if sampling.guidance_scale < 1 or sampling.steps < 1 or counts < 1:
+            raise ValueError("guidance_scale, num_inference_steps, num_images_per_prompt and batch_size are at least 1")
+        if output_type not in OUTPUTS:
+            raise ValueError(f"expected an output_type, one of {', '.join(OUTPUTS)}, found {output_type!r}")
+        if sampling.interval is not None and not 0 <= sampling.interval[0] <= sampling.interval[1]:
+            raise ValueError(f"expected guidance_interval as (low, high) of sigma, found {sampling.interval}")
+        if foreign := {*sampling.callback_inputs} - {*self._callback_tensor_inputs}:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs: expected of {self._callback_tensor_inputs}, found {[*foreign]}"
+            )
+
+    def _check_condition(self, audio_BTD: torch.Tensor) -> torch.Tensor:
         width = self.transformer.config["caption_channels"]
-        if audio_BTD.ndim != 3 or audio_BTD.shape[-1] != width:
+        if audio_BTD.ndim != 3 or audio_BTD.shape[-1] != width or not len(audio_BTD):
             raise ValueError(f"expected a condition of shape (B, T, {width}), found {tuple(audio_BTD.shape)}")
-        if len(seeds) != len(audio_BTD) or not len(seeds):
-            raise ValueError(f"expected a seed for each image, found {len(seeds)} for {len(audio_BTD)}")
-        if not all(0 <= seed <= MAX_SEED for seed in seeds):
-            raise ValueError(f"expected seeds from 0 to {MAX_SEED}, found {list(seeds)}")
+        return audio_BTD
+
+    def _null(self, audio_BTD: torch.Tensor, given: np.ndarray | torch.Tensor | None) -> torch.Tensor:
+        """What guidance leads away from, beside each image's condition."""
+        null_BTD = self.encode_null(audio_BTD.shape[1]) if given is None else _as_trained(torch.as_tensor(given))
+        null_BTD = null_BTD[None] if null_BTD.ndim == 2 else null_BTD
+        times = len(audio_BTD) // max(1, len(null_BTD))
+        if null_BTD.shape[1:] != audio_BTD.shape[1:] or times * len(null_BTD) != len(audio_BTD):
+            raise ValueError(
+                f"expected negative_audio_features of shape {tuple(audio_BTD.shape[1:])}, or as many of them as there"
+                f" are conditions, found {tuple(null_BTD.shape)}"
+            )
+        return null_BTD.repeat_interleave(times, dim=0)
+
+    def _noise(
+        self,
+        num_images: int,
+        seeds: Sequence[int] | None,
+        generator: Generators | None,
+        latents: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Generators | None]:
+        """Noise of variance 1 for each image, and what noise of the sampler's own comes from."""
+        config = self.transformer.config
+        shape = (num_images, config["in_channels"], config["sample_size"], config["sample_size"])
+        if seeds is not None:
+            if generator is not None or latents is not None:
+                raise ValueError("expected seeds, or generator and latents, and not both")
+            if len(seeds) != num_images:
+                raise ValueError(f"expected a seed for each image, found {len(seeds)} for {num_images}")
+            if not all(0 <= seed <= MAX_SEED for seed in seeds):
+                raise ValueError(f"expected seeds from 0 to {MAX_SEED}, found {list(seeds)}")
+            # on the CPU, whose numbers are the same everywhere; one for an image, so that no other has a part in it
+            generator = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        if isinstance(generator, list) and len(generator) != num_images:
+            raise ValueError(f"expected a generator, or one for each image, found {len(generator)} for {num_images}")
+        if latents is None:
+            device = self._execution_device
+            return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32), generator
+        if latents.shape != shape:
+            raise ValueError(f"expected latents of shape {shape}, found {tuple(latents.shape)}")
+        return latents.to(self._execution_device, torch.float32), generator
 
     def _sample(
         self,
+        sampling: _Sampling,
+        noise_BCHW: torch.Tensor,
         audio_BTD: torch.Tensor,
-        null_TD: torch.Tensor | None,
-        seeds: Sequence[int],
-        guidance_scale: float,
-        num_inference_steps: int,
+        null_BTD: torch.Tensor | None,
+        generator: Generators | None,
+        progress: Any,
     ) -> torch.Tensor:
-        """Latents as the model sees them, float32; without a null condition there is no second pass."""
-        device, dtype = self._execution_device, self.transformer.dtype
-        if null_TD is not None:
-            audio_BTD = torch.cat([null_TD.expand_as(audio_BTD).to(audio_BTD), audio_BTD])
-        condition = audio_BTD.to(device, dtype)
-        latents_BCHW = torch.stack([self._noise(seed) for seed in seeds]).to(device)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        for timestep in self.scheduler.timesteps:
-            given = latents_BCHW if null_TD is None else torch.cat([latents_BCHW, latents_BCHW])
-            output = self.transformer(
-                given.to(dtype), encoder_hidden_states=condition, timestep=timestep.expand(len(given))
+        """Latents as the model sees them, float32; where nothing is guided there is no second pass."""
+        device, dtype, scheduler = self._execution_device, self.transformer.dtype, self.scheduler
+        scheduler.set_timesteps(sampling.steps, device=device)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        self._num_timesteps = len(scheduler.timesteps)
+        told = inspect.signature(scheduler.step).parameters
+        extra = {name: value for name, value in (("eta", sampling.eta), ("generator", generator)) if name in told}
+        state: dict[str, Any] = {
+            "latents": noise_BCHW * scheduler.init_noise_sigma,
+            "audio_features": audio_BTD.to(device, dtype),
+            "negative_audio_features": None if null_BTD is None else null_BTD.to(device, dtype),
+        }
+        for step, timestep in enumerate(scheduler.timesteps):
+            if self._interrupt:
+                continue
+            latents_BCHW, condition_BTD = state["latents"], state["audio_features"]
+            is_guided = null_BTD is not None and _is_within(scheduler, timestep, sampling.interval)
+            if is_guided:
+                latents_BCHW = torch.cat([latents_BCHW, latents_BCHW])
+                condition_BTD = torch.cat([state["negative_audio_features"], condition_BTD])
+            given_BCHW = scheduler.scale_model_input(latents_BCHW, timestep)
+            output_BCHW = self.transformer(
+                given_BCHW.to(dtype), encoder_hidden_states=condition_BTD, timestep=timestep.expand(len(given_BCHW))
             ).sample.float()
-            epsilon = output.chunk(2, dim=1)[0]  # the other half is the variance, which this sampler does not use
-            if null_TD is not None:
+            # the other half of a model that has one is the variance, which these samplers do not use
+            epsilon = output_BCHW[:, : self.transformer.config["in_channels"]]
+            if is_guided:
                 null, conditioned = epsilon.chunk(2)
-                epsilon = null + guidance_scale * (conditioned - null)
-            latents_BCHW = self.scheduler.step(epsilon, timestep, latents_BCHW, return_dict=False)[0]
-        return latents_BCHW
+                epsilon = null + sampling.guidance_scale * (conditioned - null)
+            state["latents"] = scheduler.step(epsilon, timestep, state["latents"], **extra, return_dict=False)[0]
+            if sampling.callback is not None:
+                returned = sampling.callback(
+                    self, step, timestep, {key: state[key] for key in sampling.callback_inputs}
+                )
+                state |= {key: returned[key] for key in state.keys() & returned.keys()}
+            if step == len(scheduler.timesteps) - 1 or (step + 1) % scheduler.order == 0:
+                progress.update()
+        return state["latents"]
 
-    def _noise(self, seed: int) -> torch.Tensor:
-        config = self.transformer.config
-        shape = (config["in_channels"], config["sample_size"], config["sample_size"])
-        # on the CPU, whose numbers are the same everywhere; one generator an image, so that no other has a part in it
-        return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+    def _decode(self, latents_BCHW: torch.Tensor, output_type: str) -> Any:
+        # `vae.device` is not where it computes, once it is offloaded
+        latents: Any = (latents_BCHW / self.vae.config["scaling_factor"]).to(self._execution_device, self.vae.dtype)
+        decoded: Any = self.vae.decode(latents)
+        images_BCHW = decoded.sample.float()
+        if output_type == "pil":
+            pixels_BCHW = ((images_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            return [Image.fromarray(pixels_HWC) for pixels_HWC in pixels_BCHW.permute(0, 2, 3, 1).cpu().numpy()]
+        shares_BCHW = (images_BCHW / 2 + 0.5).clamp(0, 1)
+        return shares_BCHW if output_type == "pt" else shares_BCHW.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _as_trained(audio_BTD: torch.Tensor) -> torch.Tensor:
@@ -219,152 +457,278 @@ def _as_trained(audio_BTD: torch.Tensor) -> torch.Tensor:
     return audio_BTD.to("cpu", torch.float16).float()
 
 
-def _parts(rows, size: int) -> list:
+def _is_within(scheduler: Any, timestep: torch.Tensor, interval: tuple[float, float] | None) -> bool:
+    """Whether the noise level of a timestep, which may lie between two of training's, is in an interval of sigma."""
+    if interval is None:
+        return True
+    kept = scheduler.alphas_cumprod.double().cpu().numpy()
+    log_sigmas = np.log((1 - kept) / kept) / 2
+    sigma = math.exp(np.interp(float(timestep), np.arange(len(kept)), log_sigmas))
+    return interval[0] <= sigma <= interval[1]
+
+
+def _parts(rows: Any, size: int) -> list:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _joined(images: list, output_type: str):
-    if output_type == "latent":
-        return torch.cat(images)
-    pixels_BHWC = np.concatenate(images)
-    return pixels_BHWC if output_type == "np" else [Image.fromarray(pixels_HWC) for pixels_HWC in pixels_BHWC]
+def _joined(parts: list) -> Any:
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(parts)
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [image for part in parts for image in part]
 
 
-def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> AudioPixArtPipeline:
-    """Load a released pipeline; `dtype` is the transformer's, the networks beside it are small and stay float32.
-
-    Raises:
-        InputError: the folder holds another kind of model, or is damaged, or its parts do not belong together, or it
-            does not fit on the GPU.
-    """
-    read_settings(folder)
-    parts: dict[str, Any] = {
-        "transformer": _load_transformer(_part(folder, "transformer"), device, dtype),
-        "vae": load_vae(fetch_model(str(folder / "vae"), None, VAE_FILES), device, torch.float32),
-    }
-    if (folder / "audio_encoder").is_dir():
-        parts["audio_encoder"] = load_network(ASTModel, _part(folder, "audio_encoder"), device, torch.float32)
-    diffusers_logging.disable_progress_bar()
-    try:
-        pipeline = AudioPixArtPipeline.from_pretrained(folder, local_files_only=True, **parts)
-    except Exception as error:  # of a damaged folder the library raises whatever its code meets
-        raise cannot_load(FetchedModel(model=str(folder), path=folder, identity=""), error) from error
-    _check_parts(folder, pipeline, make_scheduler())
-    return pipeline
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings and components of a released pipeline, without loading it.
+def read_recording(recording: Recording, sampling_rate_hz: int | None) -> np.ndarray:
+    """A recording as (S,) float64 at 16 kHz: mono, without DC.
 
     Raises:
-        InputError: the folder holds another kind of model, or none, or a setting is none that a release has.
+        ValueError: it cannot be read, its rate is not known, or it holds no samples.
     """
-    path = folder / AudioPixArtPipeline.config_name
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{folder}: not a released pipeline: no {path.name} in it; `python -m train.release` makes one"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON; release the pipeline again") from error
-    kind = found.get("_class_name") if isinstance(found, dict) else None
-    if kind != AudioPixArtPipeline.__name__:
-        raise InputError(f"{folder}: expected a pipeline of kind {AudioPixArtPipeline.__name__}, found {kind}")
-    _check_settings(path, found)
-    return found
-
-
-def _part(folder: Path, name: str) -> FetchedModel:
-    return FetchedModel(model=f"{folder}/{name}", path=folder / name, identity="")
-
-
-def _load_transformer(fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> PixArtTransformer2DModel:
-    try:
-        transformer, report = cast(Any, PixArtTransformer2DModel).from_pretrained(
-            fetched.path,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            ignore_mismatched_sizes=True,  # to name them here, as the missing ones
-            output_loading_info=True,
+    if isinstance(recording, dict):
+        recording, sampling_rate_hz = recording["array"], recording["sampling_rate"]
+    elif isinstance(recording, str | os.PathLike):
+        recording, sampling_rate_hz = read_file(Path(recording))
+    elif isinstance(recording, torch.Tensor):
+        recording = recording.detach().cpu()
+        recording = (recording.float() if recording.is_floating_point() else recording).numpy()
+    if sampling_rate_hz is None:
+        raise ValueError(
+            "samples without their rate: pass sampling_rate=44100, or whatever it is; clips that are ready for the"
+            " model, at 16 kHz, go in as audio_BS"
         )
-    except Exception as error:  # as above
-        raise cannot_load(fetched, error) from error
-    check_whole(transformer, report, fetched)
-    if unknown := sorted(report["unexpected_keys"]):
-        raise InputError(f"{fetched.path}: {len(unknown)} tensors have no place in the model, such as {unknown[0]}")
-    return place_network(transformer, device, fetched)
+    if not RATES_HZ[0] <= sampling_rate_hz <= RATES_HZ[1]:
+        raise ValueError(f"expected a sampling_rate of {RATES_HZ[0]} to {RATES_HZ[1]} Hz, found {sampling_rate_hz}")
+    return resample(to_mono(np.asarray(recording)), round(sampling_rate_hz))
 
 
-def _check_settings(path: Path, found: Mapping[str, Any]) -> None:
-    """Check what `model_index.json` says."""
-    seconds: Any = found.get("clip_seconds")
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    checks = (
-        ("clip_seconds", f"1 to {AST_SECONDS}", is_number and 1 <= seconds <= AST_SECONDS),
-        ("audio_encoder", "the kind of a component", _is_component(found.get("audio_encoder"))),
-        ("frequency", "mean or all", found.get("frequency") in ("mean", "all")),
-        ("null_condition", "zeros or silence", found.get("null_condition") in ("zeros", "silence")),
-    )
-    for key, expected, holds in checks:
-        if not holds:
-            raise InputError(
-                f"{path}: expected a setting {key}, {expected}, found {found.get(key)!r}; release the pipeline again"
-            )
+def read_file(path: Path) -> tuple[np.ndarray, int]:
+    """A file's samples (S, N) and its rate in Hz: whatever soundfile reads, without it WAV of whole numbers.
+
+    Raises:
+        ValueError: neither can read it.
+    """
+    try:
+        # not by an import statement: diffusers would tell who loads this file that it needs the library
+        if importlib.util.find_spec("soundfile") is not None:
+            return importlib.import_module("soundfile").read(path, dtype="float32", always_2d=True)
+        with wave.open(str(path)) as file:
+            width, num_channels, rate_hz = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            data = np.frombuffer(file.readframes(file.getnframes()), np.uint8)
+        if width > 4:
+            raise wave.Error(f"samples of {width} bytes")
+    except (OSError, EOFError, RuntimeError, wave.Error) as error:  # soundfile's own is a RuntimeError
+        raise ValueError(
+            f"cannot be read as a sound ({error}): install soundfile, or pass the samples and their sampling_rate"
+        ) from error
+    whole = data[: len(data) // (width * num_channels) * width * num_channels].reshape(-1, width)
+    if width == 1:
+        whole = whole ^ 0x80  # bytes alone are stored without a sign
+    # from the top of 32 bits downwards, whatever their number
+    samples = np.zeros((len(whole), 4), np.uint8)
+    samples[:, 4 - width :] = whole
+    return samples.view("<i4").reshape(-1, num_channels) / 2.0**31, rate_hz
 
 
-def _is_component(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2
+def to_mono(samples: np.ndarray) -> np.ndarray:
+    """Samples (S,), (S, N) or (N, S), whole numbers or within 1, as (S,) float64 without DC.
+
+    The mean of the channels; where it loses more than 6 dB, of one channel alone or of two that cancel each other, the
+    loudest of them.
+
+    Raises:
+        ValueError: no samples, or not finite, or another shape.
+    """
+    if samples.ndim == 1:
+        samples = samples[None]
+    if samples.ndim != 2 or not samples.size or min(samples.shape) > MAX_CHANNELS:
+        raise ValueError(
+            "expected samples of one recording, with its channels before or behind them, found an array of shape"
+            f" {samples.shape}; several recordings are a list"
+        )
+    signal_NS = samples if samples.shape[0] <= samples.shape[1] else samples.T
+    full_scale = 1.0
+    if np.issubdtype(signal_NS.dtype, np.signedinteger):
+        full_scale = 2.0 ** (8 * signal_NS.dtype.itemsize - 1)
+    elif not np.issubdtype(signal_NS.dtype, np.floating):
+        raise ValueError(f"expected samples as floats or signed integers, found {signal_NS.dtype}")
+    signal_NS = signal_NS.astype(np.float64) / full_scale
+    if not np.isfinite(signal_NS).all():
+        raise ValueError("holds samples that are not finite")
+    mono_S = signal_NS.mean(axis=0)
+    loudest_S = max(signal_NS, key=np.var)
+    if mono_S.var() < loudest_S.var() * 10 ** (-MAX_DOWNMIX_LOSS_DB / 10):
+        mono_S = loudest_S
+    return mono_S - mono_S.mean()
 
 
-def _check_parts(folder: Path, pipeline: DiffusionPipeline, sampler: DPMSolverMultistepScheduler) -> None:
-    """Check the parts of a loaded pipeline against `sampler` and each other."""
-    parts: dict[str, Any] = pipeline.components
-    checks = [*_of_scheduler(parts["scheduler"], sampler), *_of_shapes(parts), *_of_ast(parts)]
-    for part, what, expected, found in checks:
-        if found != expected:
-            raise InputError(f"{folder / part}: expected {what} {expected}, found {found}; release the pipeline again")
-    for part in ("transformer", "vae", "audio_encoder"):
-        _check_finite(folder / part, parts[part])
+def resample(signal_S: np.ndarray, rate_hz: int) -> np.ndarray:
+    """A signal at 16 kHz, float64: a windowed sinc, one set of weights for each place between two samples."""
+    common = math.gcd(rate_hz, AST_SAMPLE_RATE_HZ)
+    num_phases, stride = AST_SAMPLE_RATE_HZ // common, rate_hz // common
+    if num_phases == stride:
+        return signal_S
+    cutoff = min(1.0, AST_SAMPLE_RATE_HZ / rate_hz) * ROLLOFF  # of half the signal's rate
+    reach = ZERO_CROSSINGS / cutoff
+    half = math.ceil(reach)
+    taps = np.arange(-half, half + 1)
+    num_samples = -(-len(signal_S) * num_phases // stride)
+    num_rounds = -(-num_samples // num_phases)
+    padded_S = np.pad(signal_S, (half, half + num_rounds * stride + 1))
+    out_S = np.empty((num_rounds, num_phases))
+    for phase in range(num_phases):
+        first, rest = divmod(phase * stride, num_phases)
+        offsets = taps - rest / num_phases
+        window = np.i0(KAISER_BETA * np.sqrt(np.clip(1 - (offsets / reach) ** 2, 0, None))) / np.i0(KAISER_BETA)
+        weights = np.where(np.abs(offsets) < reach, cutoff * np.sinc(cutoff * offsets) * window, 0.0)
+        around = np.lib.stride_tricks.sliding_window_view(padded_S[first:], len(taps))[::stride][:num_rounds]
+        out_S[:, phase] = around @ weights
+    return out_S.reshape(-1)[:num_samples]
 
 
-# The part, what of it, what is expected, what is found.
-Expectation = tuple[str, str, object, object]
+def cut_windows(signal_S: np.ndarray, num_samples: int) -> list[np.ndarray]:
+    """Windows (S,) of whole numbers of 16 bits, as float64 within 1, the last padded with zeros.
+
+    A last one under a second is left out, and one that passes full scale is scaled to fit: as training cut its clips.
+    """
+    pieces = [signal_S[start : start + num_samples] for start in range(0, len(signal_S), num_samples)]
+    if len(pieces) > 1 and len(pieces[-1]) < MIN_TAIL_SEC * AST_SAMPLE_RATE_HZ:
+        pieces.pop()
+    windows: list[np.ndarray] = []
+    for piece_S in pieces:
+        scaled_S = piece_S * FULL_SCALE
+        if scaled_S.max() > FULL_SCALE - 1 or scaled_S.min() < -FULL_SCALE:
+            scaled_S = scaled_S * ((FULL_SCALE - 1) / np.abs(scaled_S).max())
+        windows.append(np.pad(np.rint(scaled_S) / FULL_SCALE, (0, num_samples - len(piece_S))))
+    return windows
 
 
-def _of_scheduler(scheduler: Any, sampler: DPMSolverMultistepScheduler) -> list[Expectation]:
-    kinds = type(sampler).__name__, type(scheduler).__name__
-    if kinds[0] != kinds[1]:
-        return [("scheduler", "the class", *kinds)]
-    return [("scheduler", key, sampler.config[key], scheduler.config[key]) for key in SCHEDULE]
+def gains_to_target_db(windows: Sequence[np.ndarray], level: str, target_lufs: float) -> list[float | None]:
+    """The gain that brings each window of one recording to a loudness, rounded to 4 decimals; None where it is silent.
 
-
-def _of_shapes(parts: Mapping[str, Any]) -> list[Expectation]:
-    transformer, vae = parts["transformer"].config, parts["vae"].config
+    With the level `recording` it is one gain, of the recording that the windows are.
+    """
+    loudness = [measure_loudness(window_S) for window_S in windows]
+    whole = measure_loudness(np.concatenate(windows)) if level == "recording" else None
     return [
-        ("transformer", "in_channels", vae["latent_channels"], transformer["in_channels"]),
-        ("transformer", "out_channels", 2 * vae["latent_channels"], transformer["out_channels"]),
+        round(min(target_lufs - (lufs if whole is None else whole), MAX_GAIN_DB), 4) if math.isfinite(lufs) else None
+        for lufs in loudness
     ]
 
 
-def _of_ast(parts: Mapping[str, Any]) -> list[Expectation]:
-    ast, extractor = parts["audio_encoder"], parts["feature_extractor"]
-    if ast is None or extractor is None:
-        kinds = [None if part is None else type(part).__name__ for part in (ast, extractor)]
-        return [("feature_extractor", "with an audio encoder, and only with one,", [None, None], kinds)]
-    return [
-        ("feature_extractor", "sampling_rate", AST_SAMPLE_RATE_HZ, extractor.sampling_rate),
-        ("feature_extractor", "num_mel_bins", ast.config.num_mel_bins, extractor.num_mel_bins),
-        ("feature_extractor", "max_length", ast.config.max_length, extractor.max_length),
-        ("audio_encoder", "hidden_size", parts["transformer"].config["caption_channels"], ast.config.hidden_size),
+def apply_gains(windows: Sequence[np.ndarray], gains_db: Sequence[float], level: str) -> list[np.ndarray]:
+    """The windows with their gains as float32 of 16 bits, none above the ceiling of training's mixes.
+
+    What passes it is lowered as a whole: the window, or with the level `recording` all of them.
+    """
+    amplified = [
+        (window_S * FULL_SCALE).astype(np.float32) * np.float32(10 ** (gain_db / 20))
+        for window_S, gain_db in zip(windows, gains_db, strict=True)
     ]
+    lowered_db = [_above_ceiling_db(float(np.abs(window_S).max())) for window_S in amplified]
+    if level == "recording":
+        lowered_db = [min(lowered_db)] * len(amplified)
+    factors = [np.float32(10 ** (gain_db / 20)) for gain_db in lowered_db]
+    steps = [np.rint(window_S * factor) for window_S, factor in zip(amplified, factors, strict=True)]
+    return [window_S.clip(-FULL_SCALE, FULL_SCALE - 1) / np.float32(FULL_SCALE) for window_S in steps]
 
 
-def _check_finite(folder: Path, network: Any) -> None:
-    for name, tensor in network.state_dict().items() if network is not None else ():
-        if not tensor.isfinite().all():
-            raise InputError(
-                f"{folder}: expected finite weights, found NaN or infinity in {name}; take another release"
-            )
+def _above_ceiling_db(peak: float) -> float:
+    """What brings a peak, in steps of 16 bits, below the ceiling, rounded down; 0.0 where it is."""
+    ceiling = math.floor(FULL_SCALE * 10 ** (PEAK_DBFS / 20))
+    return 0.0 if np.rint(peak) <= ceiling else math.floor(20 * math.log10(ceiling / peak) * 10_000) / 10_000
+
+
+def measure_loudness(samples_S: np.ndarray) -> float:
+    """Integrated loudness at 16 kHz in LUFS, -inf where no block of 0.4 s passes the gate.
+
+    Source: ITU-R BS.1770-5, Annex 1; the filters are of the standard's analogue prototype, as pyloudnorm's `DeMan`.
+    """
+    block, hop = round(BLOCK_SEC * AST_SAMPLE_RATE_HZ), round(BLOCK_SEC * AST_SAMPLE_RATE_HZ / BLOCKS_A_BLOCK)
+    if len(samples_S) < block:
+        return -math.inf
+    num_blocks = round((len(samples_S) - block) / hop) + 1
+    weighting = k_weighting()
+    size = 1 << (len(samples_S) + len(weighting) - 1).bit_length()
+    spectrum = np.fft.rfft(samples_S, size) * np.fft.rfft(weighting, size)
+    squares_S = np.square(np.fft.irfft(spectrum, size)[: len(samples_S)])
+    power = np.array([squares_S[n * hop : n * hop + block].sum() / block for n in range(num_blocks)])
+    gate = 10 ** ((ABSOLUTE_GATE_LUFS - OFFSET_LU) / 10)
+    power = power[power >= gate]
+    if power.size:
+        power = power[power > power.mean() * 10 ** (RELATIVE_GATE_LU / 10)]
+    return OFFSET_LU + 10 * math.log10(power.mean()) if power.size else -math.inf
+
+
+@functools.cache
+def k_weighting() -> np.ndarray:
+    """The filter's answer to one sample at 16 kHz, as long as it is above the noise of float64."""
+    num_samples = 8192
+    z = np.exp(-2j * np.pi * np.arange(num_samples // 2 + 1) / num_samples)
+    k, q = math.tan(math.pi * 1681.9744509555319 / AST_SAMPLE_RATE_HZ), 0.7071752369554193
+    high = 10 ** (3.99984385397 / 20)
+    middle = high**0.499666774155
+    shelf = (high + middle * k / q + k * k) + 2 * (k * k - high) * z + (high - middle * k / q + k * k) * z * z
+    shelf /= (1 + k / q + k * k) + 2 * (k * k - 1) * z + (1 - k / q + k * k) * z * z
+    k, q = math.tan(math.pi * 38.13547087613982 / AST_SAMPLE_RATE_HZ), 0.5003270373253953
+    scale = 1 + k / q + k * k
+    passed = (1 - 2 * z + z * z) / (1 + 2 * (k * k - 1) / scale * z + (1 - k / q + k * k) / scale * z * z)
+    return np.fft.irfft(shelf * passed, num_samples)
+
+
+def hear(ast: ASTModel, extractor: ASTFeatureExtractor, audio_BS: torch.Tensor, frequency: str) -> torch.Tensor:
+    """What an AST makes of sounds, (B, T, D) float32 on their device, to the bit as the training shards have it.
+
+    Kept are the columns whose patches lie within the sound: 49 for five seconds. A column is the mean over frequency;
+    with `all` there are as many vectors as tokens, all columns of the lowest frequency first.
+    """
+    config: Any = ast.config
+    num_frames = min((audio_BS.shape[1] - FRAME) // HOP + 1, extractor.max_length)
+    num_columns = (num_frames - config.patch_size) // config.time_stride + 1
+    if num_columns < 1:
+        raise ValueError(f"a sound of {audio_BS.shape[1]} samples is too short for AST")
+    log_mel_BFM = torch.stack([log_mel(extractor, sound_S, num_frames) for sound_S in audio_BS])
+    hidden_BLD = ast(log_mel_BFM.to(ast.dtype)).last_hidden_state[:, LEADING_TOKENS:].float()
+    num_rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+    hidden_BRTD = hidden_BLD.unflatten(1, (num_rows, -1))[:, :, :num_columns]
+    return hidden_BRTD.flatten(1, 2) if frequency == "all" else hidden_BRTD.mean(1)
+
+
+def log_mel(extractor: ASTFeatureExtractor, sound_S: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """A sound's log-mel spectrogram (max_length, M), padded and normalised as the extractor does it.
+
+    The steps and their order are torchaudio's, with which AST was trained: without torchaudio the extractor itself
+    computes in float64, and its bands that are 70 dB below their neighbours then differ by up to 0.0014.
+
+    Source: Kaldi's fbank, as `torchaudio.compliance.kaldi.fbank` has it.
+    """
+    frames_FS = sound_S.unfold(0, FRAME, HOP)[:num_frames]
+    centred_FS = frames_FS - frames_FS.mean(-1, keepdim=True)
+    # the window's first weight is zero, so the first sample of a frame is never needed
+    window = torch.hann_window(FRAME, periodic=False)[1:].to(sound_S.device)
+    windowed_FS = (centred_FS[:, 1:] - centred_FS[:, :-1] * PREEMPHASIS) * window
+    spectrum = torch.fft.rfft(torch.nn.functional.pad(windowed_FS, (1, FFT - FRAME)))
+    power = spectrum.real.square() + spectrum.imag.square()
+    filters = mel_filters(extractor.num_mel_bins, extractor.sampling_rate)
+    mels_FM = power.new_empty(len(power), filters.shape[1])
+    for bands in torch.arange(filters.shape[1]).tensor_split(BAND_GROUPS):
+        if len(bands):
+            columns = slice(int(bands[0]), int(bands[-1]) + 1)
+            bins = filters[:, columns].any(1).nonzero()
+            rows = slice(int(bins[0]), int(bins[-1]) + 1) if len(bins) else slice(0, 1)
+            mels_FM[:, columns] = power[:, rows] @ filters[rows, columns].to(power.device)
+    log_FM = mels_FM.clamp(min=torch.finfo(torch.float32).eps).log()
+    scale = 1 / (2 * extractor.std) if extractor.do_normalize else 1.0
+    shift = -extractor.mean * scale if extractor.do_normalize else 0.0
+    padded_FM = power.new_full((extractor.max_length, filters.shape[1]), shift)
+    padded_FM[:num_frames] = torch.add(padded_FM.new_tensor(shift), log_FM, alpha=scale)
+    return padded_FM
+
+
+def mel_filters(num_bands: int, sample_rate_hz: int) -> torch.Tensor:
+    """The (bins, bands) float32 weights, without the bin of half the sample rate, which has none."""
+    lowest, highest = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (LOWEST_HZ, sample_rate_hz / 2))
+    step = (highest - lowest) / (num_bands + 1)
+    band = torch.arange(num_bands)
+    left, centre, right = (lowest + (band + n) * step for n in (0.0, 1.0, 2.0))
+    hertz = sample_rate_hz / FFT * torch.arange(FFT // 2).unsqueeze(1)
+    mel = 1127.0 * (1.0 + hertz / 700.0).log()
+    return torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)).clamp(min=0)

@@ -26,18 +26,20 @@ from torch import nn
 
 from sonify.config import explain_option, load_settings
 from sonify.config.shipped import find_config
-from sonify.errors import WorkError
+from sonify.errors import InputError, WorkError
 from sonify.features.vae import scaling_factor
 from sonify.io.write import naming_full_disk
+from sonify.report.cost import Prices, read_prices
 from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
 from train.checkpoints import check_run_dir, restore_training, save_training
 from train.config import Optimizer, TrainConfig, write_config
-from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
+from train.cost import print_plan
+from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
 from train.ema import Ema
 from train.frozen import load_networks, make_pipeline
 from train.launch import check_devices, is_launched, launch_processes, start_accelerator
-from train.loader import accumulation_steps, make_loader, naming_lost_loaders
+from train.loader import Batch, accumulation_steps, make_loader, naming_lost_loaders
 from train.metrics import Recorder, StepTally
 from train.model import drop_condition, init_transformer, predict, set_execution
 from train.pictures import Pictures
@@ -55,13 +57,23 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.pixart") -> int:
         explain=explain_option(TrainConfig),
     )
     parser.add_argument("--config", required=True, metavar="F", help="YAML file, or the name of one that comes along")
+    parser.add_argument("--dry-run", action="store_true", help="print the config, the plan and its cost, and stop")
+    parser.add_argument(
+        "--prices", metavar="P", help="gpu_hour=2.1,gpu_watts=700,device_tflops=312,mfu=0.45, or a file"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return run_command(prog, lambda: _launch(arguments, prog, argv))
 
 
 def _launch(arguments: argparse.Namespace, prog: str, argv: Sequence[str]) -> int:
-    config = load_settings(find_config(arguments.config, "train"), arguments.overrides, TrainConfig)
+    file = find_config(arguments.config, "train")
+    config = load_settings(file, arguments.overrides, TrainConfig, check_paths=not arguments.dry_run)
+    if arguments.prices is not None and not arguments.dry_run:
+        raise InputError("--prices: goes with --dry-run, which says what the training costs")
+    if arguments.dry_run:
+        print_plan(config, Prices() if arguments.prices is None else read_prices(arguments.prices))
+        return 0
     processes = check_devices(config.devices)
     if processes > 1 and not is_launched():
         return launch_processes(processes, "train.pixart", argv, prog)
@@ -131,14 +143,8 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
             for micro_step in range(1, accumulation + 1):
                 with recorder.waiting_for_data():
                     batch = next(batches).to(accelerator.device)
-                noisy_BCHW = add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
-                audio_BTD = drop_condition(batch.audio_BTD, batch.dropped_B, null_TD)
                 with nullcontext() if micro_step == accumulation else accelerator.no_sync(model):
-                    output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
-                    losses = diffusion_loss(
-                        output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B
-                    )
-                    accelerator.backward(losses.total_B.mean() / accumulation)
+                    losses = add_gradients(accelerator, model, batch, null_TD, accumulation)
                 tally.add(losses, batch.timesteps_B, batch.keys)
             gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
             assert gradient_norm is not None  # the library's type allows for other engines
@@ -167,6 +173,18 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
     if pictures:
         pictures.release(config.max_steps, transformer, ema)
     accelerator.wait_for_everyone()
+
+
+def add_gradients(
+    accelerator: Accelerator, model: nn.Module, batch: Batch, null_TD: torch.Tensor, accumulation: int
+) -> Losses:
+    """Add a micro-batch's share of a step of so many to the gradients."""
+    noisy_BCHW = add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
+    audio_BTD = drop_condition(batch.audio_BTD, batch.dropped_B, null_TD)
+    output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
+    losses = diffusion_loss(output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B)
+    accelerator.backward(losses.total_B.mean() / accumulation)
+    return losses
 
 
 def make_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:

@@ -1,11 +1,13 @@
 """A trained model as others load it: a folder of diffusers' with the averaged weights, a card and what it was made of.
 
-python -m train.release --run TRAINRUN [--step N] --out DIR
+python -m train.release --run TRAINRUN [--step N] --out DIR [--licence ID --push you/name]
 
 model_index.json transformer/ vae/ scheduler/ audio_encoder/ feature_extractor/   the pipeline, safetensors only
 README.md        the model card
+pipeline.py      the pipeline's code, for who has not this package
 recordings.txt   the recordings that it was trained on, one a line
-config.yaml      the configuration, resolved
+config.yaml      the configuration, resolved, without places of this machine
+checksums.sha256 of all other files, as `sha256sum` writes them: what is uploaded is what was made
 """
 
 from sonify.terminal import run_module
@@ -14,55 +16,128 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("train.release", extra="train"))
 
 import argparse
+import hashlib
+import json
+import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
-from huggingface_hub import ModelCard, ModelCardData
 
 from sonify.config.loader import load_settings
+from sonify.dataset.format import seal
+from sonify.dataset.licences import UNKNOWN, describe_unknown
+from sonify.dataset.push import Kind, check_repository, push, tell_pushed
 from sonify.errors import InputError
 from sonify.installed import spell
-from sonify.io.write import make_beside, naming_full_disk, naming_place, replacing
-from sonify.pool import clip_columns
+from sonify.io.write import FileRecord, make_beside, naming_full_disk, naming_place, replacing
 from sonify.terminal import Parser, run_command
-from train.checkpoints import RECORDINGS, load_averaged, naming_system_errors
+from train.card import (
+    CARD,
+    NOT_CHOSEN,
+    NOTHING_SAID,
+    Terms,
+    check_licence,
+    describe_data,
+    is_folder,
+    make_card,
+    objections,
+    shown,
+)
+from train.checkpoints import PIPELINE_INDEX, RECORDINGS, load_averaged, naming_system_errors
 from train.config import CONFIG, TrainConfig, write_config
 from train.frozen import load_networks, make_pipeline
 from train.metrics import read_metrics
 from train.pipeline import AudioPixArtPipeline
+from train.released import PIPELINE_CODE, pipeline_source, read_settings
 from train.shards import FeatureData, open_feature_data
 
-NOT_KNOWN = "not known"
-METRICS_HEAD = "One training step's figures, the last that was logged; they are not an evaluation:\n"
-# Of the last line of `metrics.jsonl`, in this order, with what each is.
-REPORTED = {
-    "step": "step",
-    "loss": "loss: squared error of the noise plus the variational bound in bits",
-    "mse": "squared error of the noise",
-    "vb": "variational bound, bits",
-}
+log = logging.getLogger(__name__)
+
+MODEL = Kind(
+    repo_type="model",
+    what="release",
+    whole=PIPELINE_INDEX,
+    made_by="python -m train.release --run R --licence ID --out DIR",
+    # what a release of any version has, and pickles of other tools beside it; a picture or a LICENSE stays
+    ours=(
+        *(f"{part}/*" for part in ("transformer", "vae", "scheduler", "audio_encoder", "feature_extractor")),
+        *(PIPELINE_INDEX, PIPELINE_CODE, RECORDINGS, CONFIG, "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"),
+    ),
+    example="you/images-from-sounds",
+    message="Release with sonify",
+)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.release") -> int:
     """Run the command and return its exit code."""
-    parser = Parser(prog=prog, description="Make a pipeline of a checkpoint.")
-    parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
+    parser = Parser(prog=prog, description="Make a pipeline of a checkpoint, and upload it.")
+    parser.add_argument("--run", type=Path, help="folder of a training run; none: --push what --out holds")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder; a release there is replaced")
+    parser.add_argument("--licence", metavar="ID", help="of the weights: the hub's name of it, or its address")
+    parser.add_argument("--image-licence", metavar="TEXT", help="of the images that it was trained on")
+    parser.add_argument("--push", metavar="REPO", help="upload to the Hugging Face hub; again: goes on")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--dry-run", action="store_true", help="with --push: list what would go")
     arguments = parser.parse_args(argv)
     return run_command(prog, lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    release_checkpoint(arguments.run, arguments.step, arguments.out)
-    print(arguments.out)  # noqa: T201 - the command's result
+    terms = _read_terms(arguments)
+    if arguments.run is not None:
+        release_checkpoint(arguments.run, arguments.step, arguments.out, terms)
+        print(arguments.out)  # noqa: T201 - the command's result
+    if arguments.push:
+        sent = push_release(arguments.out, arguments.push, dry_run=arguments.dry_run, private=arguments.private)
+        print(*tell_pushed(sent, arguments.push, arguments.dry_run), sep="\n")  # noqa: T201 - the same
 
 
-def release_checkpoint(run_dir: Path, step: int | None, out: Path) -> None:
+def _read_terms(arguments: argparse.Namespace) -> Terms:
+    """Check the options against each other, and what can be checked of each before anything is made."""
+    if arguments.run is None and not arguments.push:
+        raise InputError("--run: expected a training run to release, or --push REPO to upload what --out holds already")
+    for option in ("dry_run", "private"):
+        if getattr(arguments, option) and not arguments.push:
+            raise InputError(f"--{option.replace('_', '-')}: goes with --push REPO")
+    for option in ("step", "licence", "image_licence"):
+        if arguments.run is None and getattr(arguments, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')}: goes with --run: it is for the release that is made of it")
+    if arguments.push:
+        check_repository(arguments.push, MODEL)
+        if arguments.run is not None and arguments.licence is None:
+            raise InputError(
+                "--push: expected --licence ID, the licence of the weights that whoever publishes them has to choose:"
+                " a name as the hub has them, such as cc-by-nc-4.0 or openrail++, or the address of its text"
+            )
+    if arguments.licence is not None and (odd := check_licence(arguments.licence)):
+        log.warning("--licence: %s", odd)
+    if arguments.image_licence is not None and (odd := describe_unknown(arguments.image_licence or UNKNOWN)):
+        log.warning("--image-licence: %s", odd)
+    return Terms(licence=arguments.licence, image_licence=arguments.image_licence, repo=arguments.push)
+
+
+def push_release(out: Path, repo: str, *, dry_run: bool = False, private: bool = False) -> tuple[FileRecord, ...]:
+    """Upload a release, whose licence must have been chosen, as `sonify.dataset.push` does; say what goes.
+
+    Raises:
+        InputError: it is no release, or damaged, or nobody chose its licence, or the hub refuses.
+        TransientError: the hub is not to be reached, or broke off.
+    """
+    read_settings(out)
+    card = out / CARD
+    if card.is_file() and f"license_name: {NOT_CHOSEN}\n" in card.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"{card}: the licence of the weights is not chosen: make the release again with --run R --licence ID,"
+            " such as cc-by-nc-4.0"
+        )
+    return push(out, repo, dry_run, private, MODEL)
+
+
+def release_checkpoint(run_dir: Path, step: int | None, out: Path, terms: Terms = NOTHING_SAID) -> None:
     """Make the pipeline of one of a run's checkpoints, the newest where `step` is None.
 
     Raises:
@@ -82,10 +157,10 @@ def release_checkpoint(run_dir: Path, step: int | None, out: Path) -> None:
     data = open_feature_data(config.data)
     pipeline = make_pipeline(transformer.eval(), config, load_networks(config), data)
     metrics = [line for line in read_metrics(run_dir) if line["step"] <= averaged.step]
-    save_release(out, pipeline, config, data, metrics, step=averaged.step)
+    save_release(out, pipeline, config, data, metrics, step=averaged.step, terms=terms)
 
 
-def save_release(
+def save_release(  # noqa: PLR0913 - what a release is made of
     out: Path,
     pipeline: AudioPixArtPipeline,
     config: TrainConfig,
@@ -93,6 +168,7 @@ def save_release(
     metrics: Sequence[Mapping[str, float]],
     *,
     step: int,
+    terms: Terms = NOTHING_SAID,
 ) -> None:
     """Write a release of the weights of `step`, seen whole or not at all; one that is there is replaced.
 
@@ -103,19 +179,56 @@ def save_release(
         DiskFull: no room is left.
     """
     out = _find_place(out)
-    recordings = data.recordings()
-    trained_on = TrainedOn(
-        step=step,
-        num_images=data.num_images,
-        recordings=recordings,
-        licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
-    )
+    trained_on = describe_data(config, data, step)
+    for objection in objections(config, trained_on, terms):
+        log.warning("--licence %s: %s", terms.licence, objection)
     with replacing(out) as folder, naming_system_errors():
         pipeline.save_pretrained(folder, safe_serialization=True)
-        write_config(config, folder)
-        (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in recordings), encoding="utf-8")
-        card = make_card(config, trained_on, metrics[-1] if metrics else {})
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        _forget_places(folder)
+        (folder / PIPELINE_CODE).write_bytes(pipeline_source())
+        write_config(_without_places(config), folder)
+        (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in trained_on.recordings), encoding="utf-8")
+        card = make_card(
+            config,
+            trained_on,
+            metrics[-1] if metrics else {},
+            terms=terms,
+            code_sha256=hashlib.sha256(pipeline_source()).hexdigest(),
+            files_bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
+        )
+        (folder / CARD).write_text(card, encoding="utf-8")
+        seal(folder)
+
+
+def _forget_places(folder: Path) -> None:
+    """Take out of the parts' own files where each was loaded from, which diffusers writes down."""
+    for path in folder.glob("*/config.json"):
+        settings = json.loads(path.read_bytes())
+        if settings.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _without_places(config: TrainConfig) -> TrainConfig:
+    """The configuration with names instead of this machine's folders, which are nobody else's business."""
+
+    def named(value: Any) -> Any:
+        return shown(value) if isinstance(value, str) and is_folder(value) else value
+
+    init = config.model.init
+    if init.kind == "checkpoint":
+        projector = Path(init.projector.name) if init.projector is not None else None
+        init = init.model_copy(update={"model": named(init.model), "projector": projector})
+    return config.model_copy(
+        update={
+            "run_dir": Path(config.run_dir.name),
+            "data": config.data.model_copy(
+                update={"runs": tuple(Path(Path(str(run)).name) for run in config.data.runs)}
+            ),
+            "vae": named(config.vae),
+            "ast": named(config.ast),
+            "model": config.model.model_copy(update={"init": init}),
+        }
+    )
 
 
 def _find_place(out: Path) -> Path:
@@ -135,153 +248,3 @@ def _is_there(place: Path) -> bool:
 def _is_replaceable(place: Path) -> bool:
     """A folder that is empty or one of our releases: another pipeline has no list of recordings."""
     return place.is_dir() and (not any(place.iterdir()) or (place / RECORDINGS).is_file())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedOn:
-    """What a model has seen: `licences` counts recordings."""
-
-    step: int
-    num_images: int
-    recordings: Sequence[str]
-    licences: Mapping[str, int]
-
-
-def count_licences(runs: Iterable[Path], recordings: Iterable[str]) -> dict[str, int]:
-    """Look the recordings up in the runs' pools, most frequent licence first; `not known` where no pool names one.
-
-    Raises:
-        WorkError: a table of a pool is damaged.
-    """
-    licence_of: dict[str, str] = {}
-    for run in runs:
-        table = clip_columns(run, ["recording", "licence"])
-        licence_of.update(zip(table["recording"].to_pylist(), table["licence"].to_pylist(), strict=True))
-    return dict(Counter(licence_of.get(recording) or NOT_KNOWN for recording in recordings).most_common())
-
-
-def make_card(config: TrainConfig, trained_on: TrainedOn, metrics: Mapping[str, float]) -> str:
-    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty."""
-    data = ModelCardData(
-        # the recordings' and images' licences meet in these weights: who publishes them has to choose
-        license="other",
-        license_name="not-chosen",
-        license_link="README.md",
-        library_name="diffusers",
-        pipeline_tag="any-to-any",  # the hub has no task from sound to image
-        tags=["audio-to-image", "pixart-alpha", "diffusion-transformer", "sonify"],
-        base_model=_base_model(config),
-    )
-    sections = (
-        _head(config),
-        _data(config, trained_on),
-        _training(config, metrics),
-        _licences(config, trained_on),
-        LIMITS,
-    )
-    text = "\n".join(sections)
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
-
-
-def _base_model(config: TrainConfig) -> str | None:
-    """The hub id of the weights that training began with; a folder of this machine is nobody else's business."""
-    init = config.model.init
-    return init.model if init.kind == "checkpoint" and not Path(init.model).is_absolute() else None
-
-
-WITH_AST = """
-    sonify generate --model . --audio a.wav --out out.png
-
-```python
-from train.pipeline import AudioPixArtPipeline
-
-pipeline = AudioPixArtPipeline.from_pretrained(".")
-images = pipeline(audio_BS, seeds=[0]).images  # float32 at 16 kHz, as long as `pipeline.config["clip_seconds"]`
-```
-"""
-WITHOUT_AST = """
-```python
-from train.pipeline import AudioPixArtPipeline
-
-pipeline = AudioPixArtPipeline.from_pretrained(".")
-images = pipeline(audio_features_BTD=features_BTD, seeds=[0]).images  # the condition is not AST's: bring your own
-```
-"""
-
-
-def _head(config: TrainConfig) -> str:
-    model = config.model
-    return f"""# Images from sounds
-
-An audio-conditioned PixArt-alpha with its VAE{" and its AST" if config.ast else ""}: {model.layers} blocks of width
-{model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
-{model.caption_channels} numbers. To use it, have the sonify repository installed:
-{WITH_AST if config.ast else WITHOUT_AST}"""
-
-
-def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
-    runs = ", ".join(f"`{Path(str(run)).name}`" for run in config.data.runs)
-    return f"""## Data
-
-| what | how many |
-|---|---|
-| runs of `sonify` | {len(config.data.runs)}: {runs} |
-| split | {config.data.split} |
-| images | {trained_on.num_images:,} |
-| recordings | {len(trained_on.recordings):,}, all named in `{RECORDINGS}` |
-| visits of an image, on average | {trained_on.step * config.batch.total / trained_on.num_images:,.1f} |
-"""
-
-
-def _training(config: TrainConfig, metrics: Mapping[str, float]) -> str:
-    lines = [f"| {text} | {_number(metrics[key])} |" for key, text in REPORTED.items() if key in metrics]
-    table = (
-        "\n".join([METRICS_HEAD, "| what | of that step |", "|---|---|", *lines]) if lines else "Metrics: not logged."
-    )
-    rate = config.optimizer.learning_rate * (config.batch.total / config.optimizer.reference_batch) ** 0.5
-    return f"""## Training
-
-Averaged weights (EMA {config.optimizer.ema_decay}). Total batch {config.batch.total}, learning rate {rate:.3g},
-condition dropout {config.condition_dropout}, precision {config.precision}, seed {config.seed}; everything else is in
-`{CONFIG}`.
-
-{table}
-"""
-
-
-def _licences(config: TrainConfig, trained_on: TrainedOn) -> str:
-    networks = ", ".join(f"`{_shown(name)}`" for name in (_base_model(config), config.vae, config.ast) if name)
-    rows = "\n".join(f"| {_cell(licence)} | {count:,} |" for licence, count in trained_on.licences.items())
-    return f"""## Licences
-
-Of the recordings, as the pools state them:
-
-| licence | recordings |
-|---|---|
-{rows}
-
-The licences of the images are those of their collections, which the runs do not record. Networks that this one holds or
-began with have their own: {networks}. The licence of these weights is not chosen: whoever publishes them has to.
-"""
-
-
-LIMITS = """## Limits
-
-- Image quality (FID), agreement of image and sound (AIS, IIS): not measured.
-- Behaviour on sounds unlike those in the data: not measured.
-- Which sound belongs to which image was chosen by models that look at images and compare texts; nobody heard the
-  images' own sound. What such models wrongly associate, this one has learned.
-"""
-
-
-def _shown(model: str) -> str:
-    """A hub id, or a folder's last name."""
-    return Path(model).name if Path(model).is_absolute() else model
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "/").split())

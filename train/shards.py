@@ -180,17 +180,19 @@ class MeasuredFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run that is read; each of its samples has the same members."""
+    """A run that is read; each of its samples has the same members. Its clips were brought to a loudness in `lufs`."""
 
     run_dir: Path
     features: MeasuredFeatures
     members: frozenset[str]
+    lufs: tuple[float, float]
 
 
 class FeatureData:
     """The samples of one split of one or more runs; `shards` are in the order of runs, then of units.
 
-    `features` are the same in all runs. `digest` changes with whatever decides which image comes when, beside the seed.
+    `features` are the same in all runs; `lufs` spans the loudness that their clips were brought to. `digest` changes
+    with whatever decides which image comes when, beside the seed.
     """
 
     def __init__(self, runs: Sequence[Run], shards: Sequence[Shard], window_shards: int) -> None:
@@ -201,6 +203,7 @@ class FeatureData:
         self.audio_shape = self.features.audio_shape
         self.frequency = self.features.frequency
         self.clip_seconds = self.features.clip_seconds
+        self.lufs = (min(run.lufs[0] for run in runs), max(run.lufs[1] for run in runs))
         self.num_images = sum(shard.num_samples for shard in shards)
         files = [[shard.archive.path, shard.archive.sha256] for shard in shards]
         self.digest = digest_of({"shards": files, "window_shards": window_shards})
@@ -257,7 +260,7 @@ def open_feature_data(data: Data) -> FeatureData:
     runs: list[Run] = []
     shards: list[Shard] = []
     for place in dict.fromkeys(_resolved(place) for place in data.runs):
-        record, found = _open_run(place, data.split)
+        record, found = _open_run(_on_disk(place), data.split)
         if found:
             runs.append(_describe_run(record, found[0]))
             shards += found
@@ -269,6 +272,22 @@ def open_feature_data(data: Data) -> FeatureData:
     for run in runs[1:]:
         _check_alike(runs[0], run)
     return FeatureData(runs, shards, data.window_shards)
+
+
+def peek_features(data: Data) -> MeasuredFeatures:
+    """What the first sample of the first run shows, and no other is looked at.
+
+    Raises:
+        InputError: the run is not there, or has no features.
+        WorkError: a commit, an archive or an index is damaged or missing.
+    """
+    run_dir = _on_disk(data.runs[0])
+    record, commits = _feature_commits(run_dir)
+    shards = (_open_shard(run_dir, data.split, commit) for commit in commits)
+    shard = next((shard for shard in shards if shard is not None), None)
+    if shard is None:
+        raise InputError(f"{run_dir}: has no samples of split {data.split!r}")
+    return _describe_run(record, shard).features
 
 
 def check_matches(data: FeatureData, config: TrainConfig, vae_identity: str, ast_identity: str | None) -> None:
@@ -304,9 +323,10 @@ def held_out_scenes(data: FeatureData, count: int) -> list[tuple[str, str, np.nd
 
 def _check_network(run_dir: Path, name: str, made_by: tuple[str, str], configured: tuple[str, str]) -> None:
     if made_by[1] != configured[1]:
+        key = f"{name}_revision" if made_by[0] == configured[0] else name  # another commit of the same
         raise InputError(
             f"{run_dir}: its features were made by {name} {made_by[0]} ({made_by[1]}), and the configuration's {name}"
-            f" is {configured[0]} ({configured[1]}): set `{name}` to what they were made by, or make them again"
+            f" is {configured[0]} ({configured[1]}): set `{key}` to what they were made by, or make them again"
         )
 
 
@@ -320,17 +340,26 @@ def _check_alike(first: Run, other: Run) -> None:
             )
 
 
-def _open_run(run_dir: Place, split: str) -> tuple[RunRecord, list[Shard]]:
-    if not isinstance(run_dir, Path):
-        raise InputError(f"data.runs: {run_dir}: features are read from a disk of this machine; copy the run to one")
+def _on_disk(place: Place) -> Path:
+    if not isinstance(place, Path):
+        raise InputError(f"data.runs: {place}: features are read from a disk of this machine; copy the run to one")
+    return place
+
+
+def _feature_commits(run_dir: Path) -> tuple[RunRecord, list[Place]]:
     record = require_record(run_dir)
     stage = record.stages.get(STAGE)
-    commits = list(commit_files(run_dir, STAGE, stage.digest)) if stage else []
+    commits = commit_files(run_dir, STAGE, stage.digest) if stage else []
     if not commits or not record.config.get("features"):
         raise InputError(
             f"{run_dir}: has no features; add a section `features` to its configuration, and run"
             f" `{spell('features', '--config', 'F')}`"
         )
+    return record, commits
+
+
+def _open_run(run_dir: Path, split: str) -> tuple[RunRecord, list[Shard]]:
+    record, commits = _feature_commits(run_dir)
     rendered = record.stages.get("render")
     num_rendered = sum(1 for _ in commit_files(run_dir, "render", rendered.digest)) if rendered else 0
     if len(commits) < num_rendered:
@@ -345,7 +374,7 @@ def _resolved(place: Place) -> Place:
     return place.resolve() if isinstance(place, Path) else place
 
 
-def _open_shard(run_dir: Path, split: str, commit_path: Path) -> Shard | None:
+def _open_shard(run_dir: Path, split: str, commit_path: Place) -> Shard | None:
     """A unit's archive of the split, or None where it has no images of it."""
     try:
         commit = read_commit(commit_path).commit
@@ -394,4 +423,5 @@ def _describe_run(record: RunRecord, shard: Shard) -> Run:
         latent_shape=sample.shape_of("latent.npy"),
         audio_shape=sample.shape_of(f"{sample.scenes[0]}.audio.npy"),
     )
-    return Run(run_dir=shard.run_dir, features=features, members=frozenset(sample.members))
+    low, high = record.config["mix"]["lufs"]
+    return Run(run_dir=shard.run_dir, features=features, members=frozenset(sample.members), lufs=(low, high))

@@ -16,7 +16,8 @@ from sonify.config.models import AST_SAMPLE_RATE_HZ
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
-from sonify.media.mixing import FULL_SCALE, gain_to_target_db, measure_loudness, mix_clips
+from sonify.media.mixing import FULL_SCALE, MixedSound, measure_loudness, mix_clips
+from train.pipeline import Level, gains_to_target_db
 
 SAMPLE_RATE_HZ = AST_SAMPLE_RATE_HZ
 # The middle of the range that training draws from.
@@ -53,33 +54,49 @@ def is_heard(clip: CutClip) -> bool:
 
 
 def make_windows(
-    sounds: Sequence[Sequence[CutClip]], gains_db: Sequence[float], target_lufs: float, separate: bool
+    sounds: Sequence[Sequence[CutClip]],
+    gains_db: Sequence[float],
+    target_lufs: float,
+    separate: bool,
+    level: Level = "window",
 ) -> list[Window]:
     """Bring sounds together, window by window; the n-th windows of all sounds make one.
 
-    Each window of each sound is brought to the target loudness, as each clip is in training, and then gets its sound's
-    gain. They are summed under the ceiling of the toolkit's mixing; with `separate` they follow each other, and the
-    model hears as many clips for the one image. A sound that has ended, or is silent, has no part in a window, and a
-    window in which nothing is heard makes no image.
+    Each window of each sound is brought to the target loudness, as each clip is in training, or with the level
+    `recording` each sound as a whole, by one gain; then it gets its sound's gain. They are summed under the ceiling of
+    the toolkit's mixing; with `separate` they follow each other, and the model hears as many clips for the one image. A
+    sound that has ended, or is silent, has no part in a window, and a window in which nothing is heard makes no image.
     """
     if len(sounds) != len(gains_db):
         raise ValueError(f"expected {len(sounds)} gains, found {len(gains_db)}")
-    windows: list[Window] = []
-    for clips in zip_longest(*sounds):
-        heard = [(c, gain_db) for c, gain_db in zip(clips, gains_db, strict=True) if c is not None and is_heard(c)]
+    levelled = [_level(clips, level, target_lufs, gain_db) for clips, gain_db in zip(sounds, gains_db, strict=True)]
+    starts_sec: list[float] = []
+    groups: list[list[list[tuple[np.ndarray, float]]]] = []
+    for column in zip_longest(*levelled):
+        heard = [(clip, gain_db) for clip, gain_db in filter(None, column) if gain_db is not None]
         if heard:
-            levelled = [(clip.samples, _gain_db(clip, target_lufs) + gain_db) for clip, gain_db in heard]
-            groups = [[one] for one in levelled] if separate else [levelled]
-            parts_NS = np.stack([_mix(group) for group in groups])
-            windows.append(Window(start_sec=heard[0][0].start_sec, parts_NS=parts_NS))
-    return windows
+            starts_sec.append(heard[0][0].start_sec)
+            amplified = [(clip.samples, gain_db) for clip, gain_db in heard]
+            groups.append([[one] for one in amplified] if separate else [amplified])
+    # what the ceiling takes off a recording it takes off all of it
+    lowered_db = min((_mix(one).mix_gain_db for group in groups for one in group), default=0.0)
+    extra_db = lowered_db if level == "recording" else 0.0
+    parts_NS = [np.stack([_as_floats(_mix(one, extra_db)) for one in group]) for group in groups]
+    return [Window(start_sec=start, parts_NS=parts) for start, parts in zip(starts_sec, parts_NS, strict=True)]
 
 
-def _gain_db(clip: CutClip, target_lufs: float) -> float:
-    return gain_to_target_db(measure_loudness(clip.samples, SAMPLE_RATE_HZ), target_lufs, Mix().max_gain_db)
+def _level(
+    clips: Sequence[CutClip], level: Level, target_lufs: float, gain_db: float
+) -> list[tuple[CutClip, float | None]]:
+    """The windows of one sound, each with its gain; None for one in which nothing is heard."""
+    to_target = gains_to_target_db([clip.samples / FULL_SCALE for clip in clips], level, target_lufs)
+    return [(clip, None if gain is None else gain + gain_db) for clip, gain in zip(clips, to_target, strict=True)]
 
 
-def _mix(levelled: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+def _mix(levelled: Sequence[tuple[np.ndarray, float]], extra_db: float = 0.0) -> MixedSound:
     samples = [samples for samples, _ in levelled]
-    mix = mix_clips(samples, [gain_db for _, gain_db in levelled], Mix().peak_dbfs)
+    return mix_clips(samples, [gain_db + extra_db for _, gain_db in levelled], Mix().peak_dbfs)
+
+
+def _as_floats(mix: MixedSound) -> np.ndarray:
     return mix.samples.astype(np.float32) / FULL_SCALE

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.learning.collection import CLASSES
 from benchmarks.learning.eye import Eye
-from sonify.features.vae import decode
+from sonify.features.vae import decode, scaling_factor
 from sonify.models.loading import choose_device
 from train.pictures import make_grid
 from train.pipeline import AudioPixArtPipeline
@@ -65,14 +65,14 @@ def judge(pipeline: AudioPixArtPipeline, audio_RTD: np.ndarray, true_R: np.ndarr
         seeds = [1000 * n + seed for n in range(len(true_R))]
         with torch.autocast(pipeline.device.type, torch.bfloat16):
             latents_BCHW = pipeline(
-                audio_features_BTD=audio_RTD,
+                audio_features=audio_RTD,
                 seeds=seeds,
                 guidance_scale=guidance,
                 num_inference_steps=STEPS,
                 batch_size=len(seeds),
                 output_type="latent",
             ).images
-        pixels_RHWC = decode(pipeline.vae, latents_BCHW)
+        pixels_RHWC = decode(pipeline.vae, latents_BCHW / scaling_factor(pipeline.vae))
         first = first or [pixels_RHWC]
         seen.append([int(eye(pixels_HWC).argmax()) for pixels_HWC in pixels_RHWC])
     return Judged(true_R=true_R, seen_RS=np.array(seen).T, first_RHWC=first[0])

@@ -24,6 +24,7 @@ from sonify.config.loader import (
     make_config,
     make_settings,
     with_keys_of_before,
+    wrong_paths,
 )
 from sonify.config.models import (
     CaptionsExtractor,

@@ -8,6 +8,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,8 +59,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return load_settings(find_config(path, "sonify"), overrides, Config)
 
 
-def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) -> Settings:
-    """Do what `load_config` does for a file and any kind of configuration."""
+def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings], check_paths: bool = True) -> Settings:
+    """Do what `load_config` does for a file and any kind of configuration; `check_paths` as in `make_config`."""
     text = read_text(path)
     lines = dict(text.lines)
     for override, following in zip_longest(overrides, overrides[1:], fillvalue=""):
@@ -68,7 +69,7 @@ def load_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) ->
         apply_override(text.values, override)
         key = override.partition("=")[0]
         lines = {known: line for known, line in lines.items() if not f"{known}.".startswith(f"{key}.")}
-    return make_settings(text.values, kind, f"config {path}", lines=lines)
+    return make_settings(text.values, kind, f"config {path}", check_paths, lines)
 
 
 def make_config(raw: Mapping[str, Any], where: str = "config", check_paths: bool = True) -> Config:
@@ -114,24 +115,40 @@ def make_settings(
 
 
 def _check_paths(config: Section, where: str, lines: Mapping[str, int]) -> None:
+    for wrong in wrong_paths(config):
+        at = f"{where}: {wrong.key}" + (f" (line {lines[wrong.key]})" if wrong.key in lines else "")
+        raise InputError(f"{at}: {wrong.what}")
+
+
+@dataclass(frozen=True, slots=True)
+class WrongPath:
+    """A key of a configuration, and what is wrong with the place that it names."""
+
+    key: str
+    what: str
+
+
+def wrong_paths(config: Section) -> Iterator[WrongPath]:
+    """Every input of a configuration that is not there, in its order; `make_config` stops at the first."""
     run_dir = getattr(config, "run_dir", Path())
     root = _real(run_dir)
     around = {root, *root.parents}
     for key, place in _places(config):
-        at = f"{where}: {key}" + (f" (line {lines[key]})" if key in lines else "")
         try:
             kind = kind_of(place)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{at}: not a path: {short(place)}") from error
-        except TransientError as error:
-            raise InputError(f"{at}: {error}") from error
+        except (OSError, ValueError):
+            yield WrongPath(key, f"not a path: {short(place)}")
+            continue
+        except (InputError, TransientError) as error:
+            yield WrongPath(key, str(error))
+            continue
         if kind is None:
             hint = "" if str(place).isprintable() else f"; {BACKSLASH}"
-            raise InputError(f"{at}: no such file or folder: {short(place)}{hint}")
-        if isinstance(config, Config) and _real(place) in around:
-            raise InputError(f"{where}: run_dir: {run_dir} lies inside {key}: the run would read its own output")
-        if key.endswith(LISTS) and kind != "file":
-            raise InputError(f"{at}: no such file: {short(place)}")
+            yield WrongPath(key, f"no such file or folder: {short(place)}{hint}")
+        elif isinstance(config, Config) and _real(place) in around:
+            yield WrongPath("run_dir", f"{run_dir} lies inside {key}: the run would read its own output")
+        elif key.endswith(LISTS) and kind != "file":
+            yield WrongPath(key, f"no such file: {short(place)}")
 
 
 def _real(place: Place) -> Path:

@@ -40,6 +40,12 @@ def find_config(name: str | Path, family: str) -> Path:
     raise InputError(f"config {name}: no such file, nor one that comes along ({', '.join(ours)}){hint}")
 
 
+def family_of(name: str | Path) -> str | None:
+    """Whose commands read a configuration that comes along; None where none is of that name."""
+    wanted, stem = _parts(name, "")
+    return next((each for each, names in shipped_names().items() if stem in names and wanted in ("", each)), None)
+
+
 def shipped_names() -> dict[str, list[str]]:
     """The names of the configurations that come along, by whose commands read them."""
     folders = {family: _files_in(shipped_configs() / family) for family in COMMANDS}

@@ -4,7 +4,6 @@ The card's words are in `card.md`, a template. Other people's text is shown as i
 """
 
 import json
-import re
 import sqlite3
 import warnings
 from collections import Counter
@@ -30,6 +29,7 @@ from sonify.dataset.format import (
     DATA,
     IMAGES,
     LOUDNESS_STEP_LU,
+    PAPER,
     PICTURE,
     SHARDS,
     PublishedClip,
@@ -37,6 +37,9 @@ from sonify.dataset.format import (
     PublishedRecord,
     PublishedShard,
     Statistics,
+    code_block,
+    escape,
+    plain,
 )
 from sonify.dataset.licences import SA1B_LICENCE
 from sonify.dataset.recipe import recipe
@@ -47,7 +50,6 @@ CARD = "README.md"
 CONCEPTS_NAMED = 20
 _TEMPLATE = Path(__file__).with_name("card.md")
 _NAMES = {"sa1b": "Sonified SA-1B"}
-PAPER = "2501.05413"  # on arXiv
 # What of the configuration says how a sound came into a scene, as the README of sonify names it.
 _SHOWN = ("seed", "images", "audio", "concepts", "retrieval", "mix", "render")
 # The hub's steps: https://huggingface.co/docs/hub/datasets-cards
@@ -69,11 +71,6 @@ The recordings that are heard in this dataset, by corpus and licence as the corp
 """
 _WITH_AUDIO = "What is in this folder of them are their mixes, in `audio`.\n"
 _WITHOUT_AUDIO = "None of them is in this folder.\n"
-
-# Control characters, half surrogates, line separators; and what makes a line read from right to left.
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_SPECIAL = re.compile(r"[\\`*_\[\]|~$#]")
 
 
 def write_card(out: Path, record: PublishedRecord, licence: str) -> None:
@@ -346,26 +343,6 @@ def _credit(recording: str, name: str, text: str, attribution: str) -> str:
     shown = escape(recording, longest=500) if recording else escape(name, longest=500)
     credit = escape(attribution, longest=LONGEST_CREDIT) or "no attribution given"
     return f"- {shown}: {escape(text)} ({credit})\n" if text else f"- {shown} ({credit})\n"
-
-
-def plain(text: str, longest: int) -> str:
-    """One line of at most that many characters, without what cannot be shown."""
-    line = " ".join(_UNSHOWN.sub(" ", text).split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
-
-
-def escape(text: str, longest: int = 200) -> str:
-    """Text for a place inside a line or a table's cell: no HTML, no markup, no link under another name.
-
-    An address stays one: it is shown as where it leads.
-    """
-    line = "".join(_ENTITIES.get(character, character) for character in plain(text, longest))
-    return _SPECIAL.sub(lambda found: f"\\{found.group()}", line)
-
-
-def code_block(text: str) -> str:
-    """Text as it is, indented: no line of it can end the block."""
-    return "\n".join(f"    {_UNSHOWN.sub(' ', line)}" for line in text.splitlines())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str | int]]) -> str:

@@ -1,6 +1,7 @@
 """The form of a published folder, written and read: a row a scene, a clip, a shard; how all were made; checksums.
 
-It is made beside its place, sealed by its checksums, and put there as a whole.
+It is made beside its place, sealed by its checksums, and put there as a whole. What of other people's text stands in a
+page that people read is made harmless here (`plain`, `escape`, `code_block`).
 
 DIR/data/<split>-<unit>.parquet    PublishedPair
 DIR/clips/<unit>.parquet           PublishedClip, of the clips that are heard
@@ -37,6 +38,7 @@ SHARDS = "shards/shards.parquet"
 RECORD = "sonify.json"
 CHECKSUMS = "checksums.sha256"
 FORMAT = 1  # columns that came later have a default, which stands for them where a folder lacks them
+PAPER = "2501.05413"  # whose method it follows, on arXiv
 COPY_KINDS = ("exact", "equivalent", "repaired")  # of `SourceClip.copy`
 LOUDNESS_STEP_LU = 0.5  # of `Statistics.target_lufs`
 # What huggingface-hub keeps in a folder that it uploads, so as to go on where it was.
@@ -46,6 +48,10 @@ _UNIT = "([A-Za-z0-9_-]{1,100})"
 DATA_FILE = re.compile(rf"{DATA}/({'|'.join(layout.SPLITS)})-{_UNIT}\.parquet")
 CLIPS_FILE = re.compile(rf"{CLIPS}/{_UNIT}\.parquet")
 _CHECKSUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+# Control characters, half surrogates, line separators; and what makes a line read from right to left.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_SPECIAL = re.compile(r"[\\`*_\[\]|~$#]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +173,26 @@ def read_checksums(data: bytes) -> dict[str, str]:
     return files
 
 
+def plain(text: str, longest: int) -> str:
+    """One line of at most that many characters, without what cannot be shown."""
+    line = " ".join(_UNSHOWN.sub(" ", text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def escape(text: str, longest: int = 200) -> str:
+    """Text for a place inside a line or a table's cell: no HTML, no markup, no link under another name.
+
+    An address stays one: it is shown as where it leads.
+    """
+    line = "".join(_ENTITIES.get(character, character) for character in plain(text, longest))
+    return _SPECIAL.sub(lambda found: f"\\{found.group()}", line)
+
+
+def code_block(text: str) -> str:
+    """Text as it is, indented: no line of it can end the block."""
+    return "\n".join(f"    {_UNSHOWN.sub(' ', line)}" for line in text.splitlines())
+
+
 def files_of(folder: Path) -> Iterator[str]:
     """A publication's files, relative to it, in order, without what an upload keeps there."""
     for path in sorted(folder.rglob("*")):
@@ -188,7 +214,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         with naming_place(out):
             _check_replaceable(out)
         yield folder
-        _seal(folder)
+        seal(folder)
         if out.exists() and any(out.iterdir()):
             log.info("%s: replaces the publication that is there", out)
 
@@ -225,7 +251,7 @@ def _listed(out: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
     """Write the checksums of all files, as `sha256sum` does, and bring everything to the disk."""
     hashes = {name: sha256_of(folder / name) for name in sorted(files_of(folder))}
     (folder / CHECKSUMS).write_bytes(write_checksums(hashes))

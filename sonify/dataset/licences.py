@@ -5,7 +5,8 @@ whole is `unknown`, which allows nothing. This sorts; it is no legal advice.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 
 from sonify.errors import InputError, did_you_mean
@@ -76,6 +77,25 @@ _WORDS = (
 )
 MAX_LICENCE_CHARS = 200
 _HUB_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+# The hub's names of licences: https://huggingface.co/docs/hub/repositories-licenses (`other` and `unknown` choose none)
+_CREATIVE_COMMONS = {
+    "by": ("2.0", "2.5", "3.0", "4.0"),
+    "by-sa": ("3.0", "4.0"),
+    "by-nc": ("2.0", "3.0", "4.0"),
+    "by-nd": ("4.0",),
+    "by-nc-nd": ("3.0", "4.0"),
+    "by-nc-sa": ("2.0", "3.0", "4.0"),
+}
+HUB_LICENCES = (
+    *("apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0"),
+    *("bigcode-openrail-m", "openrail++", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause"),
+    *("bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0"),
+    *(f"cc-{parts}-{version}" for parts, versions in _CREATIVE_COMMONS.items() for version in versions),
+    *("wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "agpl-3.0", "gfdl", "gpl", "gpl-2.0"),
+    *("gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c", "ms-pl", "mpl-2.0", "odc-by", "odbl", "osl-3.0"),
+    *("postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl", "lgpl-lr", "deepfloyd-if-license", "llama2"),
+    "gemma",
+)
 
 
 @lru_cache(maxsize=4096)  # a corpus has few licences, and very many clips
@@ -165,3 +185,29 @@ def check_licence(licence: str) -> None:
         raise InputError(
             f"licence: expected the hub's name of the metadata's licence, such as cc-by-4.0 or other, found {licence!r}"
         )
+
+
+def disagreements(chosen: str, licences: Mapping[str, int], what: str) -> tuple[str, ...]:
+    """Where a licence for something made of works says else than theirs, with the number of the works.
+
+    `licences` counts the works, which are called `what`, by licence. Whether weights are made of what they were trained
+    on, in the sense of these licences, is not settled: this names what a choice has to stand up to.
+    """
+    total = sum(licences.values())
+    counts: Counter[str] = Counter()
+    for licence, works in licences.items():
+        counts.update(dict.fromkeys(conditions_of(licence), works))
+    kept = conditions_of(chosen)
+    says = "is not known to say" if UNKNOWN in kept else "does not say"
+    same = f"want the same licence for what is made of them, and {chosen} is another"
+    found = {
+        NC: f"are for no commercial use (NC), which {chosen} {says}",
+        SA: f"{same} (SA)",
+        NC_SA: f"{same} (NC-SA)",
+        ND: "let nothing be made of them (ND)",
+        RESEARCH_ONLY: "are for research only",
+        NO_REDISTRIBUTION: "may not be passed on",
+        UNKNOWN: "have a licence that is not known here, which allows nothing",
+    }
+    broken = [one for one in found if counts[one] and (one in _FORBIDDING or one not in kept)]
+    return tuple(f"{counts[one]:,} of {total:,} {what} {found[one]}" for one in broken)

@@ -22,7 +22,7 @@ from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import AuthenticationError, RaySystemError
 
 from sonify.config import Engine
-from sonify.engine.job import Stage
+from sonify.engine.job import Resources, Stage
 from sonify.errors import InputError, WorkError
 from sonify.installed import ROOT
 from sonify.io.machine import short_folder, usable_cpus, why_no_sockets
@@ -82,17 +82,6 @@ PROBE_SECONDS = 4.0
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 # What Ray puts behind the folder that it is given, and behind `TMPDIR`; a process's id has 7 digits at most.
 BELOW_RAY = "/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What one worker of a stage takes."""
-
-    cpus: float
-    gpus: float
-
-    def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 def resources_of(stage: Stage, engine: Engine) -> Resources:

@@ -90,6 +90,17 @@ class Stage:
         return digest_of({"stage": self.key, "version": self.version, "settings": dict(self.settings)})[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one worker of a stage takes."""
+
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One unit of one stage to be done. `part` tells a stage's extractors apart; it is empty elsewhere.

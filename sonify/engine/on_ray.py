@@ -23,8 +23,8 @@ from ray.exceptions import (
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from sonify.config import Engine
-from sonify.engine.cluster import Resources, connect, found_resources, live_nodes, resources_of, room_for
-from sonify.engine.job import Stage, Task
+from sonify.engine.cluster import connect, found_resources, live_nodes, resources_of, room_for
+from sonify.engine.job import Resources, Stage, Task
 from sonify.engine.worker import Outcome, TooManyKillers, Worker, find_killers
 from sonify.errors import InputError, WorkError
 from sonify.stores import Place
@@ -130,6 +130,11 @@ class Actors:
             self._load(Actor(handle=actor.handle, node=actor.node, loaded=actor.handle.load.remote(stage.key)))
         for _ in range(wanted - len(kept)):
             self._start()
+
+    def held_by(self, stage: Stage) -> Resources:
+        """What each worker of the stage that is being done was given."""
+        assert self._resources is not None, stage.key
+        return self._resources
 
     def take(self) -> Actor | None:
         """A worker that has loaded the stage, if one is free."""
@@ -272,6 +277,10 @@ class RayExecutor:
                     metrics.add(outcome, unit.seconds)
                     yield outcome
             actors.watch()
+
+    def held_by(self, stage: Stage) -> Resources:
+        """What each of the workers at a stage was given."""
+        return self._actors.held_by(stage)
 
     def close(self) -> None:
         """Stop the actors, and the Ray that was started here."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from sonify import layout
 from sonify.config import Config, make_config, with_keys_of_before
-from sonify.engine.job import Stage
+from sonify.engine.job import Resources, Stage
+from sonify.engine.worker import Outcome
 from sonify.errors import InputError, WorkError
 from sonify.installed import spell, spell_again
 from sonify.io.commits import DamagedRecord, digest_of, is_digest, open_record, seal_record
@@ -49,9 +50,27 @@ GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What `rows` of a stage took of workers that hold so many CPUs and GPUs each, loading it apart.
+
+    `seconds` are those of all workers together, and of units that were done whole: neither idle workers nor units that
+    were given up are in them. `loads` workers took `load_seconds` in all before their first unit.
+    """
+
+    cpus: float
+    gpus: float
+    units: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    loads: int = 0
+    load_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
     """The settings that a stage's commits stand under; `seconds` and `rows` of work since it was last redone.
 
+    `seconds` are the driver's clock. `measured` is what workers took; None before a unit of it was measured.
     `trouble` is why the last work on it stopped or left units undone, and empty where it went well.
     """
 
@@ -61,6 +80,7 @@ class StageRecord:
     seconds: float = 0.0
     rows: int = 0
     trouble: str = ""
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +107,13 @@ def read_record(run_dir: Place) -> RunRecord | None:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except DamagedRecord as error:
         raise WorkError(f"{path}: damaged ({error}); `{spell('verify', run_dir, '--repair')}` withdraws it") from error
-    stages = {key: StageRecord(**stage) for key, stage in raw.pop("stages").items()}
+    stages = {key: _stage_record(stage) for key, stage in raw.pop("stages").items()}
     return RunRecord(**raw, stages=stages)
+
+
+def _stage_record(raw: Mapping[str, Any]) -> StageRecord:
+    measured = raw.get("measured")
+    return StageRecord(**{**raw, "measured": Measured(**measured) if measured else None})
 
 
 def open_run_record(data: bytes) -> dict[str, Any]:
@@ -162,6 +187,24 @@ def with_time(record: RunRecord, stage: Stage, seconds: float, rows: int) -> Run
     known = record.stages[stage.key]
     entry = replace(known, seconds=round(known.seconds + seconds, 3), rows=known.rows + rows)
     return replace(record, stages={**record.stages, stage.key: entry})
+
+
+def with_unit(record: RunRecord, stage: Stage, held: Resources, outcome: Outcome) -> RunRecord:
+    """Add what a unit took; workers that hold something else are measured from the beginning."""
+    assert outcome.commit is not None, outcome
+    known = record.stages[stage.key]
+    before = known.measured
+    if before is None or (before.cpus, before.gpus) != (held.cpus, held.gpus):
+        before = Measured(cpus=held.cpus, gpus=held.gpus)
+    measured = replace(
+        before,
+        units=before.units + 1,
+        rows=before.rows + outcome.commit.rows.rows_in,
+        seconds=round(before.seconds + outcome.seconds, 6),
+        loads=before.loads + (outcome.load_seconds > 0),
+        load_seconds=round(before.load_seconds + outcome.load_seconds, 6),
+    )
+    return replace(record, stages={**record.stages, stage.key: replace(known, measured=measured)})
 
 
 def pruned(value: Any, drops: Callable[[str, Any], bool], key: str = "") -> Any:

@@ -1,10 +1,12 @@
 """Does tasks, wherever it runs: in this process or as a Ray actor. It loads a stage once and keeps it."""
 
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sonify.engine.job import Job, Stage, Task, count_rows_in, probe_task, run_task
+from sonify.engine.job import Job, Resources, Stage, Task, count_rows_in, probe_task, run_task
 from sonify.errors import ConcernsAll, DiskFull, InputError, TransientError, WorkError
 from sonify.io.commits import Commit
 from sonify.stores import Place
@@ -15,13 +17,18 @@ MOST_KILLERS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a task ended: with a commit, or with an error that leaves the unit undone."""
+    """How a task ended: with a commit, or with an error that leaves the unit undone.
+
+    `seconds` are the worker's own, without loading the stage; `load_seconds` come with the first unit after it.
+    """
 
     unit: str
     commit: Commit | None = None
     error: str = ""
     disk_full: bool = False
     concerns_all: bool = False  # no other unit would fare better
+    seconds: float = 0.0
+    load_seconds: float = 0.0
 
 
 class Worker:
@@ -32,14 +39,17 @@ class Worker:
         self._stages = {stage.key: stage for stage in stages}
         self._stage_key = ""
         self._job: Job | None = None
+        self._load_seconds = 0.0
 
     def _load(self, stage_key: str) -> Job:
         if self._job is None or stage_key != self._stage_key:
             self.close()  # before the next model is loaded beside it
+            started = time.monotonic()
             try:
                 self._job, self._stage_key = self._stages[stage_key].load(), stage_key
             except TransientError as error:
                 raise WorkError(f"{stage_key}: {error}") from error
+            self._load_seconds = time.monotonic() - started
         return self._job
 
     def close(self) -> None:
@@ -55,6 +65,12 @@ class Worker:
     def run(self, stage_key: str, task: Task, crashed: Mapping[int, str]) -> Outcome:
         """Do one unit. A row that raises is found by halving the unit and rejected; other errors leave it undone."""
         job = self._load(stage_key)
+        started = time.monotonic()
+        outcome = self._do(job, task, crashed)
+        loading, self._load_seconds = self._load_seconds, 0.0
+        return replace(outcome, seconds=time.monotonic() - started, load_seconds=loading)
+
+    def _do(self, job: Job, task: Task, crashed: Mapping[int, str]) -> Outcome:
         try:
             return self._attempt(job, task, crashed)
         except (OSError, MemoryError) as error:
@@ -92,7 +108,7 @@ class Worker:
             return _undone(task, again)
         except TooManyKillers:
             pass  # rows in numbers do not break by themselves: it is the stage, and the unit stays undone
-        except Exception as again:  # noqa: BLE001 - as in `run`
+        except Exception as again:  # noqa: BLE001 - as in `_do`
             error = again
         return Outcome(unit=task.unit, error=_traceback(error))
 
@@ -145,6 +161,12 @@ class LocalExecutor:
         """Yield outcomes in the order of the tasks."""
         for task in tasks:
             yield self._worker.run(stage.key, task, {})
+
+    def held_by(self, stage: Stage) -> Resources:
+        """What a stage takes of this machine; where a GPU is a matter of choice, once the stage is loaded."""
+        torch = sys.modules.get("torch")  # by now imported by whatever has a network
+        without = stage.gpu_optional and not (torch and torch.cuda.is_available())
+        return Resources(stage.num_cpus, 0 if without else stage.num_gpus)
 
     def close(self) -> None:
         """End what the last stage has started."""

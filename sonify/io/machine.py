@@ -1,7 +1,8 @@
-"""What a machine lets us use: CPUs, and a folder that a socket's path fits into."""
+"""What a machine lets us use: CPUs, GPUs, and a folder that a socket's path fits into."""
 
 import math
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ PROBE_BYTES = 1 << 20
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private folder is made in one
 # What Python's and torch's processes, and serving engines, append to a folder: `/pymp-12345678/listener-12345678`.
 APPENDED_BYTES = 40
+# The oldest driver that programs of each CUDA run on, on Linux.
+# Source: docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1.
+OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
+# What stands for no GPU at all in CUDA_VISIBLE_DEVICES; whatever follows it does not count.
+NO_GPU = re.compile("-.*|no.*|void", re.IGNORECASE)
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -61,6 +67,39 @@ def _quota_of(group: Path) -> Iterator[float]:
         match words:  # `max 100000` and `-1 100000` are no limit
             case [quota, period] if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
                 yield int(quota) / int(period)
+
+
+def given_gpus() -> tuple[str, ...]:
+    """The GPUs that whoever started this process (Ray, Slurm, a user) chose for it; none where nobody did."""
+    given: list[str] = []
+    for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","):
+        if not word.strip() or NO_GPU.fullmatch(word.strip()):
+            break
+        given.append(word.strip())
+    return tuple(given)
+
+
+def nvidia_driver(root: Path = Path("/")) -> str:
+    """The version of NVIDIA's driver in the kernel; empty where there is none."""
+    try:
+        text = (root / "proc/driver/nvidia/version").read_text()
+    except (OSError, ValueError):
+        return ""
+    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", text)
+    return found[1] if found else ""
+
+
+def why_no_cuda(cuda: str | None, driver: str) -> str:
+    """Why a torch that is built for a version of CUDA, or for none, finds no GPU beside a driver."""
+    if cuda is None:
+        return "this torch is built for CPUs"
+    built = f"this torch is built for CUDA {cuda}"
+    oldest = OLDEST_DRIVERS.get(int(cuda.partition(".")[0]))
+    if not driver:
+        return f"{built}, and there is no NVIDIA driver here"
+    if oldest is not None and int(driver.partition(".")[0]) < oldest:
+        return f"{built}, which takes driver {oldest} or newer, and the driver here is {driver}"
+    return f"{built}, and driver {driver} is new enough for it: the device files or the container's runtime are missing"
 
 
 def fits_sockets(folder: str, below_bytes: int = APPENDED_BYTES) -> bool:

@@ -7,11 +7,15 @@ used: a revision that is not pinned stays what it was when it was fetched, and w
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sonify.errors import InputError, require
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 HUB_TIMEOUT_SEC = 10
 
@@ -171,25 +175,126 @@ class FetchedModel:
     identity: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubModel:
+    """What the hub has of a model: of the files that are fetched, how much in all and how much is not here yet."""
+
+    commit: str
+    size_bytes: int
+    missing_bytes: int
+    is_gated: bool
+
+
+class HubAway(InputError):
+    """A model is not here, and the hub cannot be asked for it; `reason` is what became of the question."""
+
+    def __init__(self, spelt: str, reason: str, todo: str) -> None:
+        super().__init__(
+            f"{spelt}: no folder here, not in the hub's cache, and not to be downloaded from here ({reason}); {todo}"
+        )
+        self.reason = reason
+
+
 def fetch_model(model: str, revision: str | None, files: Files) -> FetchedModel:
     """Find a model, or download it with progress, and check its files.
 
     Raises:
         InputError: it is neither here nor to be had, or its files cannot be used; the message says what to do.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise InputError(f"{model}: a folder has no revisions; set `revision: null` instead of {revision}")
-        _check(folder, files)
-        return FetchedModel(model=model, path=folder.resolve(), identity=_identify_folder(folder))
-    require("huggingface_hub")
+    if (own := _find_folder(model, revision, files)) is not None:
+        return own
     _check_hub_id(model)
     path = _find_or_download(model, revision, files)
     return FetchedModel(model=model, path=path, identity=path.name)
 
 
+def find_model(model: str, revision: str | None, files: Files) -> FetchedModel | None:
+    """Find a model without a network; None where `fetch_model` would download it.
+
+    Raises:
+        InputError: it is neither a folder nor a hub id, or files that are here cannot be used.
+    """
+    if (own := _find_folder(model, revision, files)) is not None:
+        return own
+    _check_hub_id(model)
+    from huggingface_hub import errors  # noqa: PLC0415 - the extra `models`
+
+    try:
+        path = _snapshot(model, revision, files, here=True)
+    except errors.LocalEntryNotFoundError:
+        return None
+    return FetchedModel(model=model, path=path, identity=path.name)
+
+
+def ask_hub(model: str, revision: str | None, files: Files) -> HubModel:
+    """Ask the hub what `fetch_model` would download; nothing is.
+
+    Raises:
+        HubAway: it cannot be reached.
+        InputError: it has no such model or revision, or wants a login.
+    """
+    _check_hub_id(model)
+    from huggingface_hub import errors, try_to_load_from_cache  # noqa: PLC0415 - the extra `models`
+
+    try:
+        info = _reach(model, revision, sizes=True)
+    except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - as below
+        raise _away(model, revision, error) from error
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    taken = _taken(sizes, files)
+    here = {name for name in taken if isinstance(try_to_load_from_cache(model, name, revision=info.sha), str)}
+    return HubModel(
+        commit=info.sha or "",
+        size_bytes=sum(sizes[name] for name in taken),
+        missing_bytes=sum(sizes[name] for name in taken if name not in here),
+        is_gated=bool(info.gated),
+    )
+
+
+def size_of_model(folder: Path, files: Files) -> int:
+    """How many bytes of a folder are the files that are fetched."""
+    require("huggingface_hub")
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return sum(sizes[name] for name in _taken(sizes, files))
+
+
+def _taken(names: Iterable[str], files: Files) -> list[str]:
+    """The files of a repository that are fetched."""
+    from huggingface_hub.utils import filter_repo_objects  # noqa: PLC0415 - the extra `models`
+
+    return list(filter_repo_objects(names, allow_patterns=list(files.patterns), ignore_patterns=list(files.ignored)))
+
+
+def is_let_in(model: str) -> bool:
+    """Ask the hub whether it would give a model to this machine's login, or to nobody's."""
+    from huggingface_hub import HfApi, errors  # noqa: PLC0415 - the extra `models`
+
+    try:
+        HfApi().auth_check(model)
+    except (errors.HTTPError, OSError):  # pyright: ignore[reportPrivateImportUsage] - as below
+        return False
+    return True
+
+
+def how_to_download(model: str, revision: str | None) -> str:
+    """The command that brings a model to a machine without a network."""
+    at = f" --revision {revision}" if revision else ""
+    return f"run `hf download {model}{at}` where there is a network, and set HF_HOME to the folder that it fills"
+
+
+def _find_folder(model: str, revision: str | None, files: Files) -> FetchedModel | None:
+    """A model that is a folder, checked; None where it is none."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return None
+    if revision is not None:
+        raise InputError(f"{model}: a folder has no revisions; set `revision: null` instead of {revision}")
+    _check(folder, files)
+    return FetchedModel(model=model, path=folder.resolve(), identity=_identify_folder(folder))
+
+
 def _check_hub_id(model: str) -> None:
+    require("huggingface_hub")
     from huggingface_hub.utils import HFValidationError, validate_repo_id  # noqa: PLC0415 - the extra `models`
 
     try:
@@ -205,49 +310,53 @@ def _check(folder: Path, files: Files) -> None:
         check(folder)
 
 
-def _find_or_download(model: str, revision: str | None, files: Files) -> Path:
-    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415 - the extra `models`
+def _snapshot(model: str, revision: str | None, files: Files, *, here: bool) -> Path:
+    """The checked snapshot in the hub's cache, `here` without asking the hub."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the extra `models`
 
-    def snapshot(*, here: bool) -> Path:
-        path = Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=list(files.patterns),
-                ignore_patterns=list(files.ignored),
-                local_files_only=here,
-            )
+    path = Path(
+        snapshot_download(
+            model,
+            revision=revision,
+            allow_patterns=list(files.patterns),
+            ignore_patterns=list(files.ignored),
+            local_files_only=here,
         )
-        _check(path, files)
-        return path
+    )
+    _check(path, files)
+    return path
+
+
+def _find_or_download(model: str, revision: str | None, files: Files) -> Path:
+    from huggingface_hub import errors  # noqa: PLC0415 - the extra `models`
 
     try:
-        return snapshot(here=True)
+        return _snapshot(model, revision, files, here=True)
     except errors.LocalEntryNotFoundError:
         wrong_here = None
     except InputError as error:  # perhaps only some of its files were fetched, by another program
         wrong_here = error
     try:
         _reach(model, revision)
-        return snapshot(here=False)
+        return _snapshot(model, revision, files, here=False)
     except InputError as error:
         raise wrong_here or error from None
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - httpx of either version
-        at = f" --revision {revision}" if revision else ""
-        raise wrong_here or InputError(
-            f"{named(model, revision)}: not in the hub's cache, and not to be downloaded from here"
-            f" ({type(error).__name__}: {_first_line(error)}); run `hf download {model}{at}` where there is a network,"
-            " and set HF_HOME to the folder that it fills"
-        ) from error
+        raise wrong_here or _away(model, revision, error) from error
 
 
-def _reach(model: str, revision: str | None) -> None:
+def _away(model: str, revision: str | None, error: Exception) -> HubAway:
+    reason = f"{type(error).__name__}: {_first_line(error)}"
+    return HubAway(named(model, revision), reason, how_to_download(model, revision))
+
+
+def _reach(model: str, revision: str | None, *, sizes: bool = False) -> "ModelInfo":
     """Ask the hub once for a model: the download of a pinned commit would try for half a minute to reach it."""
     from huggingface_hub import HfApi, errors  # noqa: PLC0415
 
     spelt = named(model, revision)
     try:
-        HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_SEC)
+        return HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_SEC, files_metadata=sizes)
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{spelt}: the hub has {model}, but no revision {revision}") from error
     except errors.RepositoryNotFoundError as error:  # the hub says the same of what is private or gated

@@ -9,6 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from sonify.errors import InputError
+from sonify.io.machine import given_gpus, nvidia_driver, why_no_cuda
 from sonify.models.fetch import FetchedModel
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -16,12 +17,26 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that is asked for; `auto` is the GPU where there is one."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda was asked for, and torch finds no GPU here; use `device: auto` or `cpu`")
-    if device == "cpu" or not torch.cuda.is_available():
+    """The device that is asked for; `auto` is the GPU where there is one.
+
+    Raises:
+        InputError: torch finds no GPU where one was asked for, or was given to this process by Ray, Slurm or a user.
+    """
+    if device == "cpu":
         return torch.device("cpu")
-    return torch.device("cuda")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    why = why_no_cuda(torch.version.cuda, nvidia_driver())
+    if device == "cuda":
+        raise InputError(
+            f"device: cuda was asked for, and torch finds no GPU here ({why}); use `device: auto` or `cpu`"
+        )
+    if given := given_gpus():  # a GPU that is paid for must not stand idle beside the CPU's work
+        raise InputError(
+            f"device: auto, and this worker was given GPU {', '.join(given)} (CUDA_VISIBLE_DEVICES), but torch finds no"
+            f" GPU: {why}; mend that, or set `device: cpu`"
+        )
+    return torch.device("cpu")
 
 
 def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:

@@ -34,14 +34,17 @@ RECORD_BYTES = 8 * 1024  # a sample's JSON, and its tar headers
 class Estimate:
     """Numbers to plan by; images and clips are counted where that is quick, else drawn out from a part.
 
-    `units` are those of each listing, `model_calls` those still to come of each stage with a model; `seconds` of each
-    stage, None where this run has not measured its rate yet.
+    `units` are those of each listing, `rows` those of each stage and `rows_left` of them those still to do, if no image
+    is lost on the way; `model_calls` are still to come of each stage with a model; `seconds` of each stage, None where
+    this run has not measured its rate yet.
     """
 
     images: int
     recordings: int
     clips: int
     units: Mapping[str, int]
+    rows: Mapping[str, int]
+    rows_left: Mapping[str, int]
     model_calls: Mapping[str, int]
     pool_bytes: int
     shard_bytes: int
@@ -60,10 +63,12 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
     scenes = len(config.scenes)
     features = _feature_bytes(config.features, config.audio.clip_seconds, scenes) if config.features else 0
     # of the other stages, which a model does, one for each image; a check has at most as many
-    rows = {"pool": len(refs), "embeddings": clips, "duplicates": clips, "listen": clips} | dict.fromkeys(
+    rows_of = {"pool": len(refs), "embeddings": clips, "duplicates": clips, "listen": clips} | dict.fromkeys(
         ("pair", "render", "features"), images * scenes
     )
-    left = {plan.stage.key: max(rows.get(plan.stage.name, images) - plan.rows.rows_in, 0) for plan in plans}
+    rows = {plan.stage.key: rows_of.get(plan.stage.name, images) for plan in plans}
+    listed = {"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), **_units_of_images(config, len(units))}
+    left = {plan.stage.key: _rows_left(plan, rows[plan.stage.key], listed.get(plan.stage.listing, 0)) for plan in plans}
     asking = [plan.stage.key for plan in plans if plan.stage.models and plan.stage.name != "pair"]
     record = read_record(config.run_dir)
     timed = record.stages if record else {}
@@ -71,13 +76,20 @@ def estimate(config: Config, plans: Sequence[Plan]) -> Estimate:
         images=images,
         recordings=len(refs),
         clips=clips,
-        units={"pool": ceil(len(refs) / RECORDINGS_IN_UNIT), **_units_of_images(config, len(units))},
+        units=listed,
+        rows=rows,
+        rows_left=left,
         model_calls={key: left[key] for key in asking},
         pool_bytes=clips * (clip_bytes + EMBEDDING_BYTES),
         shard_bytes=round(images * (image_bytes + scenes * clip_bytes * FLAC_SHARE)),
         feature_bytes=images * features,
         seconds={key: _seconds_for(rows_left, timed.get(key)) for key, rows_left in left.items()},
     )
+
+
+def _rows_left(plan: Plan, rows: int, units: int) -> int:
+    """Those still to do: none where every unit is done, however many rows were lost on the way."""
+    return 0 if plan.complete and len(plan.done) >= units else max(rows - plan.rows.rows_in, 0)
 
 
 def _units_of_images(config: Config, units: int) -> dict[str, int]:

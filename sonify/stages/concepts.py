@@ -89,11 +89,12 @@ def decode_caption(key: str, raw: bytes | None) -> str | Rejected:
 def asked_for_concepts(extractor: VlmExtractor, max_concepts: int) -> Inquiry:
     """What the extractor was asked."""
     words = concepts_prompt(max_concepts, extractor.answers, extractor.language)
-    schema = _schema_of(extractor, max_concepts)
+    schema = schema_of(extractor, max_concepts)
     return Inquiry(name=extractor.name, vlm=extractor, words=words + (json.dumps(schema) if schema else ""))
 
 
-def _schema_of(extractor: VlmExtractor, max_concepts: int) -> dict[str, Any] | None:
+def schema_of(extractor: VlmExtractor, max_concepts: int) -> dict[str, Any] | None:
+    """The form to which a server is to hold the extractor's model, where that is asked for."""
     return concepts_schema(max_concepts) if extractor.answers == "schema" else None
 
 
@@ -122,7 +123,7 @@ class VlmConceptsStage:
         self._extractor = extractor
         self._max_concepts = max_concepts
         self._prompt = concepts_prompt(max_concepts, extractor.answers, extractor.language)
-        self._schema = _schema_of(extractor, max_concepts)
+        self._schema = schema_of(extractor, max_concepts)
 
     def begin(self, rows: Sequence[SourceImage]) -> Begun:
         """Start to ask about a window of images."""
@@ -137,7 +138,8 @@ class VlmConceptsStage:
         ]
 
     def _parse(self, row: SourceImage, asked: Asked) -> ImageConcepts | Rejected:
-        parsed = self._read(asked)
+        size = asked.info.width, asked.info.height
+        parsed = read_concepts(self._extractor, self._max_concepts, asked.said.answer, asked.said.finished, size)
         if isinstance(parsed, Unusable):
             return Rejected(key=row.key, reason=parsed.reason, detail=parsed.detail)
         return ImageConcepts(
@@ -151,14 +153,14 @@ class VlmConceptsStage:
             concepts=parsed.concepts,
         )
 
-    def _read(self, asked: Asked) -> Parsed | Unusable:
-        """What the answer means, in the form that was asked for."""
-        english = self._extractor.language in ENGLISH
-        size = asked.info.width, asked.info.height
+
+def read_concepts(
+    extractor: VlmExtractor, max_concepts: int, answer: str, finished: bool, size: tuple[int, int]
+) -> Parsed | Unusable:
+    """What an answer about an image of that width and height means, in the form that was asked for."""
+    english = extractor.language in ENGLISH
+    if extractor.answers == "text":
         # boxes of which nobody said otherwise are in the pixels that were seen
-        seen_size = shrunk_size(size, seen_side(size, self._extractor.image_size))
-        if self._extractor.answers == "text":
-            return parse_concepts(
-                asked.said.answer, self._max_concepts, seen_size, asked.said.finished, english=english
-            )
-        return parse_json(asked.said.answer, self._max_concepts, asked.said.finished, english=english)
+        seen_size = shrunk_size(size, seen_side(size, extractor.image_size))
+        return parse_concepts(answer, max_concepts, seen_size, finished, english=english)
+    return parse_json(answer, max_concepts, finished, english=english)

@@ -99,10 +99,15 @@ def plan_launch(config: ServerVlm) -> Launch:
     return Launch(command=(_find(filled[0], config), *filled[1:]), served_name=model)
 
 
-def _find(program: str, config: ServerVlm) -> str:
+def find_program(program: str, environment: Mapping[str, str]) -> str | None:
+    """Where an engine's command lies, in the environment that a configuration gives it."""
     # the engine's own PATH first; then beside our interpreter, where nobody has activated its environment
-    own_path = config.environment.get("PATH", os.environ.get("PATH", os.defpath))
-    found = shutil.which(program, path=os.pathsep.join([own_path, str(Path(sys.executable).parent)]))
+    own_path = environment.get("PATH", os.environ.get("PATH", os.defpath))
+    return shutil.which(program, path=os.pathsep.join([own_path, str(Path(sys.executable).parent)]))
+
+
+def _find(program: str, config: ServerVlm) -> str:
+    found = find_program(program, config.environment)
     if found is None:
         raise InputError(
             f"extractor {config.name}: the engine's command {program!r} is not on this machine's PATH; "

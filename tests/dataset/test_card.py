@@ -16,8 +16,8 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from sonify.dataset.card import ATTRIBUTION, CARD, plot, write_attribution, write_card, write_plots
-from sonify.dataset.card import plain as plain_text
 from sonify.dataset.format import PublishedRecord, Statistics
+from sonify.dataset.format import plain as plain_text
 from tests.dataset.folders import HOSTILE, clip, pair, record, small_folder, statistics, write_tables
 
 

@@ -6,12 +6,14 @@ from sonify.config import Esc50Sounds
 from sonify.dataset.licences import (
     CONDITIONS,
     EXAMPLES,
+    HUB_LICENCES,
     SA1B_LICENCE,
     UNKNOWN,
     check_licence,
     conditions_of,
     contradictions,
     describe_unknown,
+    disagreements,
     in_order,
     obstacles,
     redistributable,
@@ -141,3 +143,42 @@ def test_every_example_is_recognised_and_what_is_not_names_them():
     assert "'CC-BYY 4.0' is not recognised and counts as unknown, which lets nothing be passed on" in said
     assert "; did you mean CC BY 4.0?; recognised are CC BY 4.0, CC BY-SA 4.0, " in said
     assert "did you mean" not in describe_unknown("my own")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "licence", "found"),
+    [
+        ("cc-by-4.0", "CC BY-NC 4.0", "are for no commercial use (NC), which cc-by-4.0 does not say"),
+        ("openrail", "CC BY-NC 4.0", "are for no commercial use (NC), which openrail is not known to say"),
+        ("cc-by-nc-4.0", "CC BY-NC 4.0", None),
+        ("cc-by-4.0", "CC BY-SA 4.0", "want the same licence for what is made of them, and cc-by-4.0 is another (SA)"),
+        ("cc-by-sa-4.0", "CC BY-SA 4.0", None),
+        ("cc-by-nc-4.0", "CC BY-NC-SA 3.0", "and cc-by-nc-4.0 is another (NC-SA)"),
+        ("cc-by-nc-sa-4.0", "CC BY-NC-SA 3.0", None),
+        ("cc-by-nd-4.0", "CC BY-ND 4.0", "let nothing be made of them (ND)"),
+        ("other", SA1B_LICENCE, "are for research only"),
+        ("mit", "who knows", "have a licence that is not known here, which allows nothing"),
+        ("mit", "CC BY 4.0", None),
+        ("mit", "CC0", None),
+    ],
+)
+def test_where_a_licence_says_else_than_what_something_was_made_of(chosen: str, licence: str, found: str | None):
+    said = disagreements(chosen, {licence: 3, "CC0-1.0": 1_000}, "recordings")
+    if found is None:
+        assert said == ()
+    else:
+        assert said[0].startswith("3 of 1,003 recordings ")
+        assert said[0].endswith(found)
+
+
+def test_works_of_two_licences_are_counted_together():
+    assert disagreements("mit", {"CC BY-NC 4.0": 2, "CC BY-NC 3.0": 3}, "images") == (
+        "5 of 5 images are for no commercial use (NC), which mit does not say",
+    )
+    assert disagreements("mit", {}, "images") == ()
+
+
+def test_the_hubs_names_are_names_of_the_hub():
+    for licence in HUB_LICENCES:
+        check_licence(licence)
+    assert len(set(HUB_LICENCES)) == len(HUB_LICENCES)

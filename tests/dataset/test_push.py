@@ -9,7 +9,7 @@ from sonify.dataset.format import CHECKSUMS, RECORD
 from sonify.dataset.push import plan_push, push
 from sonify.errors import InputError, TransientError
 from tests.dataset.folders import record, seal, small_folder
-from tests.dataset.hub import TOKEN, Hub, serving
+from tests.dataset.hub import TOKEN, Hub, logged_in, plainly, sha256
 
 REPO = "me/set"
 
@@ -25,12 +25,7 @@ def out(tmp_path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub that we are logged in at; the library reads HF_ENDPOINT and HF_HOME when it is imported."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    with logged_in(monkeypatch, tmp_path) as hub:
         yield hub
 
 
@@ -81,6 +76,47 @@ def test_an_upload_that_broke_off_goes_on(out, hub: Hub):
     assert hub.files == contents(out)
 
 
+@pytest.fixture
+def plain_hub(hub: Hub, monkeypatch):
+    with plainly(monkeypatch):
+        yield hub
+
+
+def test_a_large_file_that_arrived_before_the_line_broke_is_not_sent_again(out, plain_hub: Hub):
+    hub = plain_hub
+    hub.large = (".parquet",)
+    hub.closes_after = 1
+    with pytest.raises(TransientError, match=r"the hub is not to be reached .*; the same command goes on") as broken:
+        push(out, REPO)
+    assert "\n" not in str(broken.value)
+    assert (hub.files, len(hub.stored)) == ({}, 1)
+    hub.closes_after = None
+    push(out, REPO)
+    assert hub.files == contents(out)
+    large = sorted(sha256(data) for name, data in contents(out).items() if name.endswith(".parquet"))
+    assert sorted(hub.sent_large) == large
+    push(out, REPO)
+    assert len(hub.sent_large) == len(large)
+
+
+def test_a_large_file_that_is_refused_is_one_line(out, plain_hub: Hub):
+    plain_hub.large = (".parquet",)
+    plain_hub.refuse = {"/large/": 403}
+    with pytest.raises(InputError, match="the hub answers 403") as refused:
+        push(out, REPO)
+    assert "\n" not in str(refused.value)
+    assert plain_hub.files == {}
+
+
+def test_a_storage_that_refuses_is_one_line(out, hub: Hub):
+    hub.large = (".parquet",)
+    hub.refuse = {"/xet-write-token/": 403}
+    with pytest.raises(TransientError, match=r"the hub is not to be reached .*403 Forbidden") as refused:
+        push(out, REPO)
+    assert "\n" not in str(refused.value)
+    assert hub.files == {}
+
+
 def test_what_was_taken_down_leaves_and_what_is_not_ours_stays(out, hub: Hub):
     others = {"data/train-gone.parquet": b"x", "LICENSE": b"mine", ".gitattributes": b"y"}
     hub.files = dict(others)
@@ -114,9 +150,16 @@ def add(out: Path) -> str:
     return r"data/.env: is not of the publication"
 
 
+def link(out: Path) -> str:
+    path = out / "clips/esc50-0.parquet"
+    path.rename(out.parent / "elsewhere")
+    path.symlink_to(out.parent / "elsewhere")
+    return "clips/esc50-0.parquet: is a link"
+
+
 def unseal(out: Path) -> str:
     (out / CHECKSUMS).unlink()
-    return "not a published folder"
+    return "not a folder of a publication"
 
 
 def scribble(out: Path) -> str:
@@ -130,7 +173,7 @@ def lead_out(out: Path) -> str:
     return r"\.\./secret: is not there"
 
 
-@pytest.mark.parametrize("damage", [change, remove, add, unseal, scribble, lead_out])
+@pytest.mark.parametrize("damage", [change, remove, add, link, unseal, scribble, lead_out])
 def test_a_folder_that_is_not_as_it_was_published_is_refused(out, hub: Hub, damage):
     said = damage(out)
     for dry_run in (True, False):

@@ -1,7 +1,8 @@
 """How a worker's task ends where something other than its rows is to blame."""
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,25 @@ def test_what_is_no_rows_fault_leaves_the_unit_undone_and_rejects_nothing(tmp_pa
     assert outcome.error == str(error)
     assert outcome.concerns_all == isinstance(error, ConcernsAll)
     assert not list(tmp_path.rglob("rejects/*"))
+
+
+def test_a_units_seconds_are_its_own_and_loading_is_told_once(tmp_path):
+    def load() -> Job:
+        time.sleep(0.3)
+        return Job(read=read, process=work, open_sink=open_sink, batch_rows=4)
+
+    def work(rows: Sequence[Row]) -> Sequence[Row]:
+        time.sleep(0.1)
+        return rows
+
+    def open_sink(unit, transaction, _rejects):
+        return TableSink(transaction.create(f"x/{unit}"), Row)
+
+    worker = Worker(tmp_path, [Stage(name="x", version=1, listing="x", settings={}, load=load)])
+    first, second = (worker.run("x", replace(TASK, unit=unit), {}) for unit in "uv")
+    assert first.load_seconds >= 0.3
+    assert second.load_seconds == 0
+    assert first.commit is not None
+    assert all(0.1 <= outcome.seconds < 0.1 + first.load_seconds for outcome in (first, second))
+    worker.close()
+    assert worker.run("x", replace(TASK, unit="w"), {}).load_seconds >= 0.3

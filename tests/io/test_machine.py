@@ -15,8 +15,11 @@ from sonify.io.machine import (
     APPENDED_BYTES,
     MAX_SOCKET_PATH_BYTES,
     fits_sockets,
+    given_gpus,
+    nvidia_driver,
     short_folder,
     usable_cpus,
+    why_no_cuda,
     why_no_sockets,
 )
 
@@ -187,3 +190,58 @@ def test_processes_can_talk_whatever_the_length_of_the_folder(short, length):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(folder)  # which everything else is still written to
     assert set(Path("/tmp").glob("pymp-*")) <= before
+
+
+# --- GPUs: as drivers write them; there is none here
+
+PROPRIETARY = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  gcc 12\n"
+)
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\nGCC version:  13.3.0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "driver"), [(PROPRIETARY, "550.54.15"), (OPEN, "580.82.07"), ("GCC version:  gcc 12.1\n", ""), (None, "")]
+)
+def test_the_driver_in_the_kernel_is_read(tmp_path, text, driver):
+    if text is not None:
+        (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+        (tmp_path / "proc/driver/nvidia/version").write_text(text)
+    assert nvidia_driver(tmp_path) == driver
+
+
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [
+        ("0", ("0",)),
+        ("3, GPU-8f1b", ("3", "GPU-8f1b")),
+        ("0,-1,1", ("0",)),
+        ("NoDevFiles", ()),
+        ("none", ()),
+        ("-1", ()),
+        ("", ()),
+        (None, ()),
+    ],
+)
+def test_the_gpus_that_somebody_chose_are_those_before_one_that_is_none(monkeypatch, value, given):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert given_gpus() == given
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "words"),
+    [
+        (None, "580.82.07", "built for CPUs"),
+        ("13.0", "", "built for CUDA 13.0, and there is no NVIDIA driver here"),
+        ("13.0", "579.99", "takes driver 580 or newer, and the driver here is 579.99"),
+        ("13.0", "580.65.06", "580.65.06 is new enough"),
+        ("12.8", "525.60.13", "525.60.13 is new enough"),
+        ("12.8", "520.61.05", "takes driver 525 or newer"),
+        ("11.8", "449.1", "takes driver 450 or newer"),
+        ("14.0", "600.1", "600.1 is new enough"),
+    ],
+)
+def test_why_torch_finds_no_gpu_is_told_by_its_cuda_and_the_driver(cuda, driver, words):
+    assert words in why_no_cuda(cuda, driver)

@@ -6,8 +6,11 @@ from typing import Any
 import torch
 import yaml
 
+from sonify import layout
 from sonify.config.loader import make_settings
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
+from sonify.rows import Clip
+from tests.builders import clip_row, write_table
 from tests.feature_runs import make_feature_run
 from train.checkpoints import Facts, TrainingState
 from train.config import TrainConfig
@@ -72,3 +75,9 @@ def state(step: int) -> TrainingState:
     return TrainingState(
         step=step, model=tensors, ema={"a.weight": tensors["a.weight"] / 2}, optimizer={"b/step": tensors["b"]}
     )
+
+
+def write_pool(run: Path, licence_of: dict[str, str]) -> None:
+    """A pool of one clip a recording."""
+    clips = [clip_row(f"c/{name}#0", recording=name, licence=licence) for name, licence in licence_of.items()]
+    write_table(run / layout.clips("000000"), Clip, clips)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ def test_the_papers_config_is_the_papers_recipe():
     assert (model.layers, model.heads * model.head_dim, model.patch_size, model.sample_size) == (28, 1152, 2, 64)
     assert (config.batch.total, config.condition_dropout, config.optimizer.clip_norm) == (640, 0.1, 0.01)
     assert (config.optimizer.weight_decay, config.optimizer.eps, config.optimizer.ema_decay) == (0.03, 1e-10, 0.9999)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_models_of_the_hub_are_pinned_as_the_features_are(path):
+    """Two commits of one model are two models: features of the shipped configurations fit the shipped trainings."""
+    config = make_settings(yaml.safe_load(path.read_text()), TrainConfig, check_paths=False)
+    features = yaml.safe_load((CONFIGS[0].parents[1] / "sonify/sam.yaml").read_text())["features"]
+    if path.name == "smoke.yaml":  # folders, which have no revisions
+        assert (config.vae_revision, config.ast_revision) == (None, None)
+        return
+    for name in ("vae", "vae_revision", "ast", "ast_revision"):
+        assert getattr(config, name) == features[name]
+    init = config.model.init
+    assert init.kind == "scratch" or re.fullmatch("[0-9a-f]{40}", init.revision or "")
 
 
 def test_overrides_reach_every_section(tmp_path):

@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 
 from sonify.errors import InputError
+from sonify.io.commits import digest_of
 from sonify.io.write import sha256_of
 from tests.builders import RATE_HZ
 from tests.tiny_networks import edit_json, write_tiny_pixart
 from train.generate import main
 from train.manifest import read_manifest
-from train.pipeline import load_pipeline
+from train.released import load_pipeline
 from train.windows import make_windows, read_sound
 
 FAST = ["--steps", "2", "--device", "cpu"]
@@ -58,8 +59,10 @@ def test_one_sound_gives_one_file(model: Path, sounds: Path, tmp_path: Path, cap
     assert [path.name for path in out.parent.iterdir()] == ["out.png"]
     (window,) = make_windows([read_sound(sounds / "a.wav", 2.0)], [0.0], -30.0, separate=False)
     pipeline = load_pipeline(model, torch.device("cpu"), torch.float32)
-    expected = pipeline(window.parts_NS, seeds=[7], num_inference_steps=2, output_type="np").images[0]
-    assert np.array_equal(pixels(out), expected)
+    (expected,) = pipeline(audio_BS=window.parts_NS, seeds=[7], num_inference_steps=2).images
+    assert np.array_equal(pixels(out), np.asarray(expected))
+    (heard,) = pipeline(str(sounds / "a.wav"), seeds=[7], num_inference_steps=2).images
+    assert np.array_equal(pixels(out), np.asarray(heard))
 
 
 def test_a_long_sound_gives_one_image_a_window(
@@ -78,7 +81,8 @@ def test_the_help_says_what_is_written(capsys: pytest.CaptureFixture) -> None:
         main(["--help"])
 
     text = " ".join(capsys.readouterr().out.split())
-    for expected in ("dog-000.png, dog-001.png", "dB relative to --lufs", "before its gain", "examples:"):
+    whole = "each recording as a whole, by one gain"
+    for expected in ("dog-000.png, dog-001.png", "dB relative to --lufs", "before its gain", "examples:", whole):
         assert expected in text
 
 
@@ -111,8 +115,8 @@ def test_separate_sounds_are_joined_in_time(model: Path, sounds: Path, tmp_path:
         pipeline.encode_audio(make_windows([read_sound(sounds / name, 2.0)], [0.0], -30.0, separate=False)[0].parts_NS)
         for name in ("a.wav", "b.wav")
     ]
-    joined = pipeline(audio_features_BTD=torch.cat(parts, dim=1), seeds=[0], num_inference_steps=2, output_type="np")
-    assert np.abs(pixels(out).astype(int) - joined.images[0]).max() <= 1
+    (joined,) = pipeline(audio_features=torch.cat(parts, dim=1), seeds=[0], num_inference_steps=2).images
+    assert np.abs(pixels(out).astype(int) - np.asarray(joined)).max() <= 1
 
 
 def write_list(folder: Path, sounds: Path, names: list[str]) -> Path:
@@ -231,18 +235,42 @@ def test_what_is_made_is_not_made_again(model: Path, sounds: Path, tmp_path: Pat
     assert (out / "manifest.jsonl").read_bytes() == manifest
 
 
-@pytest.mark.parametrize("changed", [["--guidance", "2"], ["--lufs", "-25"]])
+@pytest.mark.parametrize("changed", [["--guidance", "2"], ["--lufs", "-25"], ["--level", "recording"]])
 def test_other_settings_make_other_images(changed: list[str], model: Path, sounds: Path, tmp_path: Path) -> None:
-    words = ["--model", model, "--audio", sounds / "a.wav", "--seeds", 1, "--out", tmp_path / "out"]
+    swell = np.repeat([0.02, 0.2], 2 * RATE_HZ) * np.random.default_rng(0).normal(0, 1, 4 * RATE_HZ)
+    soundfile.write(tmp_path / "swell.wav", swell[: 3 * RATE_HZ], RATE_HZ)
+    words = ["--model", model, "--audio", tmp_path / "swell.wav", "--seeds", 1, "--out", tmp_path / "out"]
     assert run(*words) == 0
-    (before,) = read_manifest(tmp_path / "out")
+    before, _ = read_manifest(tmp_path / "out")
     old = pixels(tmp_path / "out" / before.image)
 
     assert run(*words, *changed) == 0
 
-    (after,) = read_manifest(tmp_path / "out")
+    after, _ = read_manifest(tmp_path / "out")
     assert after.settings != before.settings
     assert not np.array_equal(pixels(tmp_path / "out" / after.image), old)
+
+
+def test_what_the_model_was_trained_on_is_the_default(model: Path, sounds: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    edit_json(folder / "model_index.json", lambda index: index.update(level="recording", loudness_lufs=[-24.0, -20.0]))
+
+    assert run("--model", folder, "--audio", sounds / "a.wav", "--seeds", 1, "--out", tmp_path / "out") == 0
+
+    (row,) = read_manifest(tmp_path / "out")
+    assert (row.settings.level, row.settings.target_lufs) == ("recording", -22.0)
+
+
+def test_a_folder_of_before_there_were_levels_goes_on(model: Path, sounds: Path, tmp_path: Path) -> None:
+    words = ["--model", model, "--audio", sounds / "a.wav", "--seeds", 2, "--out", tmp_path / "out"]
+    assert run(*words) == 0
+    line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[0])
+
+    # what the version before wrote, byte for byte: the digest of it is in the image
+    assert "level" not in line["settings"]
+    with Image.open(tmp_path / "out" / line["image"]) as image:
+        assert image.info["manifest_line_sha256"] == digest_of(line)
 
 
 def test_a_model_released_anew_makes_its_own_images(sounds: Path, tmp_path: Path) -> None:
@@ -294,6 +322,7 @@ def test_a_sound_without_samples_stops_a_list_before_anything_is_written(
         (["--audio", "LONG"], "cannot be read (File name too long)"),
         (["--list", "WIDE"], "cannot be read as CSV (field larger than field limit"),
         (["--audio", "A", "--lufs", "3"], "--lufs"),
+        (["--audio", "A", "--level", "clip"], "--level"),
         (["--audio", "A", "--batch-size", "0"], "--batch-size"),
         (["--audio", "TEXT"], "expected a recording, found none"),
         (["--audio", "A", "MISSING"], "no such file"),

@@ -1,25 +1,34 @@
-"""A saved pipeline is the one that was saved; an image is its seed's and its sound's alone."""
+"""An image is its seed's and its sound's alone; samplers, callbacks, outputs, offloading are as diffusers has them."""
 
 import os
-import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from PIL import Image
+from transformers import ASTFeatureExtractor, ASTModel
 
-from tests.builders import refused, sine
+from sonify.features.ast import AstFeatures
+from sonify.features.vae import decode
+from tests.builders import sine
 from tests.processes import run_python
-from tests.tiny_networks import edit_json, edit_weights, tiny_pipeline, tiny_transformer, write_tiny_pixart
-from train.pipeline import AudioPixArtPipeline, load_pipeline, make_scheduler
+from tests.tiny_networks import tiny_pipeline
+from train.pipeline import AudioPixArtPipeline, make_scheduler
 
-CPU = torch.device("cpu")
 STEPS = 3
 # An image made beside others is made by other kernels: latents to 1e-5 of the largest (5e-7 seen), pixels to one unit.
 LATENT_TOLERANCE, PIXEL_TOLERANCE = 1e-5, 1
+PINNED = Path(__file__).parents[1] / "pins" / "pipeline.png"
 
 IN_A_FRESH_PROCESS = """
 import sys
@@ -27,7 +36,7 @@ import numpy as np
 from train.pipeline import AudioPixArtPipeline
 pipeline = AudioPixArtPipeline.from_pretrained(sys.argv[1])
 audio_BS = np.load(sys.argv[2])
-np.save(sys.argv[3], pipeline(audio_BS, seeds=[3, 4], num_inference_steps=3, output_type="np").images)
+np.save(sys.argv[3], pipeline(audio_BS=audio_BS, seeds=[3, 4], num_inference_steps=3, output_type="np").images)
 """
 
 
@@ -43,19 +52,29 @@ def pipeline() -> AudioPixArtPipeline:
     return tiny_pipeline()
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_pixart(tmp_path_factory.mktemp("whole") / "model")
+@pytest.fixture
+def plain() -> AudioPixArtPipeline:
+    """Without an AST, of a condition of 24 numbers."""
+    return tiny_pipeline(audio=False, caption_channels=24)
 
 
-def features(seed: int, count: int = 1, width: int = 521) -> np.ndarray:
+def features(seed: int, count: int = 1, width: int = 24) -> np.ndarray:
     return np.random.default_rng(seed).random((count, 10, width), np.float32)
+
+
+def latents(pipeline: AudioPixArtPipeline, **given: Any) -> torch.Tensor:
+    made = {"audio_features": features(0), "num_inference_steps": STEPS, "output_type": "latent"} | given
+    return pipeline(**made).images
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images])
 
 
 def test_a_fresh_process_makes_the_same_images(pipeline: AudioPixArtPipeline, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "model")
     np.save(tmp_path / "audio.npy", SOUNDS_BS)
-    here = pipeline(SOUNDS_BS, seeds=[3, 4], num_inference_steps=STEPS, output_type="np").images
+    here = pipeline(audio_BS=SOUNDS_BS, seeds=[3, 4], num_inference_steps=STEPS, output_type="np").images
 
     paths = [tmp_path / name for name in ("model", "audio.npy", "there.npy")]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -65,24 +84,33 @@ def test_a_fresh_process_makes_the_same_images(pipeline: AudioPixArtPipeline, tm
     assert {file.suffix for file in (tmp_path / "model").rglob("*") if file.is_file()} == {".json", ".safetensors"}
 
 
-def test_what_is_loaded_has_the_settings_that_were_saved(tmp_path: Path) -> None:
-    write_tiny_pixart(tmp_path, null_condition="silence", clip_seconds=2.5)
+def test_the_images_of_seeds_are_those_of_the_first_version(pipeline: AudioPixArtPipeline) -> None:
+    made = pixels(pipeline(audio_BS=SOUNDS_BS, seeds=[3, 4]).images)
 
-    config = load_pipeline(tmp_path, CPU, torch.float32).config
+    pinned = np.asarray(Image.open(PINNED)).reshape(64, 2, 64, 3).swapaxes(0, 1)
+    assert np.abs(made.astype(int) - pinned).max() <= PIXEL_TOLERANCE  # 0 where they were made
 
-    assert (config["frequency"], config["clip_seconds"], config["null_condition"]) == ("mean", 2.5, "silence")
+
+@pytest.mark.parametrize("frequency", ["mean", "all"])
+@pytest.mark.parametrize("num_samples", [80_000, 12_345, 163_840])
+def test_the_ast_hears_as_for_the_training_shards(frequency: Any, num_samples: int) -> None:
+    pipeline = tiny_pipeline(frequency=frequency)
+    ast, extractor = pipeline.audio_encoder, pipeline.feature_extractor
+    assert isinstance(ast, ASTModel)
+    assert isinstance(extractor, ASTFeatureExtractor)
+    audio_BS = np.random.default_rng(0).normal(0, 0.1, (2, num_samples)).astype(np.float32)
+
+    features_BTD = AstFeatures(ast, extractor, frequency)(audio_BS)
+
+    assert torch.equal(pipeline.encode_audio(audio_BS), features_BTD.half().float())
 
 
 def test_seed_sound_and_guidance_all_matter(pipeline: AudioPixArtPipeline) -> None:
     def image(sound: int = 0, seed: int = 0, guidance: float = 4.5) -> np.ndarray:
-        made = pipeline(
-            SOUNDS_BS[sound : sound + 1],
-            seeds=[seed],
-            guidance_scale=guidance,
-            num_inference_steps=STEPS,
-            output_type="np",
+        sound_BS = SOUNDS_BS[sound : sound + 1]
+        return pixels(
+            pipeline(audio_BS=sound_BS, seeds=[seed], guidance_scale=guidance, num_inference_steps=STEPS).images
         )
-        return made.images[0]
 
     assert np.array_equal(image(), image())
     for other in (image(sound=1), image(seed=1), image(guidance=2.0)):
@@ -93,68 +121,289 @@ def test_an_image_depends_on_nothing_beside_it(pipeline: AudioPixArtPipeline) ->
     audio_BS = np.stack([tone(hz) for hz in (200, 400, 800, 1600, 3200)])
 
     def made(sounds: slice, batch_size: int, output_type: str):
-        given = {"num_inference_steps": STEPS, "batch_size": batch_size, "output_type": output_type}
-        return pipeline(audio_BS[sounds], seeds=range(5)[sounds], **given).images
+        given: Any = {"num_inference_steps": STEPS, "batch_size": batch_size, "output_type": output_type}
+        return pipeline(audio_BS=audio_BS[sounds], seeds=range(5)[sounds], **given).images
 
-    alone = made(slice(3, 4), 1, "np")[0]
-    latents = made(slice(3, 4), 1, "latent")[0]
-    assert np.array_equal(made(slice(0, 5), 1, "np")[3], alone)
+    alone = pixels(made(slice(3, 4), 1, "pil"))[0]
+    alone_latents = made(slice(3, 4), 1, "latent")[0]
+    assert np.array_equal(pixels(made(slice(0, 5), 1, "pil"))[3], alone)
     for batch_size in (2, 5):
         among = made(slice(0, 5), batch_size, "latent")[3]
-        assert (among - latents).abs().max() < LATENT_TOLERANCE * latents.abs().max()
-        assert np.abs(made(slice(0, 5), batch_size, "np")[3].astype(int) - alone).max() <= PIXEL_TOLERANCE
+        assert (among - alone_latents).abs().max() < LATENT_TOLERANCE * alone_latents.abs().max()
+        assert np.abs(pixels(made(slice(0, 5), batch_size, "pil"))[3].astype(int) - alone).max() <= PIXEL_TOLERANCE
 
 
-def test_guidance_of_1_makes_no_second_pass() -> None:
-    pipeline = tiny_pipeline(audio=False, caption_channels=521)
+def test_every_form_of_output_is_the_same_image(plain: AudioPixArtPipeline) -> None:
+    given: Any = {"audio_features": features(0, 2), "seeds": [0, 1], "num_inference_steps": STEPS}
+    made = {name: plain(**given, output_type=name).images for name in ("pil", "np", "pt", "latent")}
+
+    assert (made["np"].dtype, made["np"].shape) == (np.float32, (2, 64, 64, 3))
+    assert 0 <= made["np"].min() < made["np"].max() <= 1
+    assert np.abs(made["np"] - pixels(made["pil"]) / 255).max() <= 0.5001 / 255
+    assert torch.equal(made["pt"].permute(0, 2, 3, 1), torch.from_numpy(made["np"]))
+    # as the sampler leaves them, as diffusers has it
+    unscaled = made["latent"] / plain.vae.config["scaling_factor"]
+    assert np.abs(decode(plain.vae, unscaled).astype(int) - pixels(made["pil"])).max() <= PIXEL_TOLERANCE
+    (images,) = plain(**given, return_dict=False)
+    assert np.array_equal(pixels(images), pixels(made["pil"]))
+
+
+def test_without_seeds_they_are_drawn_and_told(plain: AudioPixArtPipeline) -> None:
+    def made(**given: Any):
+        return plain(audio_features=features(0), num_inference_steps=2, num_images_per_prompt=2, **given)
+
+    first, second = made(), made()
+    torch.manual_seed(5)
+    third = made()
+    torch.manual_seed(5)
+
+    assert len({*first.seeds, *second.seeds}) == 4
+    assert np.array_equal(pixels(made(seeds=first.seeds).images), pixels(first.images))
+    torch.manual_seed(5)
+    assert made().seeds == third.seeds
+
+
+def test_several_images_of_each_condition_follow_each_other(plain: AudioPixArtPipeline) -> None:
+    both = latents(plain, audio_features=features(0, 2), num_images_per_prompt=2, seeds=range(4))
+
+    for n, (condition, seed) in enumerate([(0, 0), (0, 1), (1, 2), (1, 3)]):
+        alone = latents(plain, audio_features=features(0, 2)[condition : condition + 1], seeds=[seed])
+        assert torch.equal(both[n], alone[0])
+
+
+def test_a_generator_draws_the_noise_as_diffusers_has_it(plain: AudioPixArtPipeline) -> None:
+    conditions = features(0, 2)
+    noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+
+    one = latents(plain, audio_features=conditions, generator=torch.Generator().manual_seed(1))
+    each = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+
+    assert torch.equal(one, latents(plain, audio_features=conditions, latents=noise))
+    assert torch.equal(
+        latents(plain, audio_features=conditions, generator=each),
+        latents(plain, audio_features=conditions, seeds=[3, 4]),
+    )
+
+
+SAMPLERS: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+    (DPMSolverMultistepScheduler, {}, {}),
+    (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, {}),
+    (DDIMScheduler, {"clip_sample": False}, {}),
+    (DDIMScheduler, {"clip_sample": False}, {"eta": 1.0}),
+    (UniPCMultistepScheduler, {}, {}),
+    (EulerDiscreteScheduler, {}, {}),
+    (EulerAncestralDiscreteScheduler, {}, {}),
+    (HeunDiscreteScheduler, {}, {}),
+]
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
+@pytest.mark.parametrize(("kind", "settings", "given"), SAMPLERS)
+def test_samplers_do_what_they_do_in_diffusers_own_pipeline(
+    kind: Any, settings: dict, given: dict, guidance_scale: float, plain: AudioPixArtPipeline
+) -> None:
+    condition = torch.from_numpy(features(0, 2)).half().float()
+    noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    plain.scheduler = kind.from_config({**make_scheduler().config, **settings})
+    theirs = PixArtAlphaPipeline(None, None, plain.vae, plain.transformer, plain.scheduler)  # pyright: ignore[reportArgumentType] - of text
+    theirs.set_progress_bar_config(disable=True)
+    alike: Any = {"num_inference_steps": 5, "guidance_scale": guidance_scale, "output_type": "latent", **given}
+
+    (expected,) = theirs(
+        negative_prompt=None,  # pyright: ignore[reportArgumentType]
+        prompt_embeds=condition,
+        prompt_attention_mask=torch.ones(2, 10),
+        negative_prompt_embeds=torch.zeros_like(condition),
+        negative_prompt_attention_mask=torch.ones(2, 10),
+        generator=torch.Generator().manual_seed(7),
+        latents=noise,
+        use_resolution_binning=False,
+        return_dict=False,
+        **alike,
+    )
+    made = plain(
+        audio_features=condition, generator=torch.Generator().manual_seed(7), latents=noise, batch_size=2, **alike
+    ).images
+
+    assert (made - expected).abs().max() < 1e-5 * expected.abs().max()  # 0 where it was measured
+
+
+@pytest.mark.parametrize("settings", [{"algorithm_type": "sde-dpmsolver++"}, {}])
+def test_a_sampler_of_chance_takes_it_from_the_images_seed(settings: dict, plain: AudioPixArtPipeline) -> None:
+    kind: Any = DPMSolverMultistepScheduler if settings else EulerAncestralDiscreteScheduler
+    plain.scheduler = kind.from_config({**make_scheduler().config, **settings})
+
+    torch.manual_seed(0)
+    both = latents(plain, audio_features=np.repeat(features(0), 2, axis=0), seeds=[1, 2])
+    torch.manual_seed(1)
+
+    assert torch.equal(latents(plain, seeds=[2])[0], both[1])
+
+
+def count_rows(pipeline: AudioPixArtPipeline) -> list[int]:
     rows: list[int] = []
     pipeline.transformer.register_forward_pre_hook(lambda _module, given: rows.append(len(given[0])))
+    return rows
+
+
+def test_guidance_of_1_makes_no_second_pass(plain: AudioPixArtPipeline) -> None:
+    rows = count_rows(plain)
 
     for guidance in (1.0, 1.5):
-        pipeline(audio_features_BTD=features(0), seeds=[0], guidance_scale=guidance, num_inference_steps=2)
+        latents(plain, seeds=[0], guidance_scale=guidance, num_inference_steps=2)
 
     assert rows == [1, 1, 2, 2]
 
 
-def test_guidance_leads_away_from_the_null_condition() -> None:
-    pipeline = tiny_pipeline(audio=False, caption_channels=521)
-
-    def latents(audio_BTD: np.ndarray, guidance: float) -> torch.Tensor:
-        # one step is linear in what the model says
-        return pipeline(
-            audio_features_BTD=audio_BTD,
-            seeds=[0],
-            guidance_scale=guidance,
-            num_inference_steps=1,
-            output_type="latent",
-        ).images
-
-    conditioned, null = latents(features(0), 1.0), latents(np.zeros_like(features(0)), 1.0)
-
-    expected = null + 3.0 * (conditioned - null)
-    scale = expected.abs().max()
-    assert (latents(features(0), 3.0) - expected).abs().max() < 1e-5 * scale
-    assert (conditioned - null).abs().max() > 1e-3 * scale
+def sigmas_of(num_steps: int) -> np.ndarray:
+    """The noise levels of the sampler's steps, by the definition: (1 - alpha bar) / alpha bar is sigma squared."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    kept = np.cumprod(1 - betas)
+    scheduler = make_scheduler()
+    scheduler.set_timesteps(num_steps)
+    return np.sqrt((1 - kept) / kept)[scheduler.timesteps.numpy()]
 
 
-def test_features_need_no_ast_and_are_rounded_as_in_training() -> None:
-    pipeline = tiny_pipeline(audio=False, caption_channels=521)
+def test_half_the_steps_guided_costs_a_quarter_less(plain: AudioPixArtPipeline) -> None:
+    sigmas = sigmas_of(20)
+    rows = count_rows(plain)
 
-    def image(audio_BTD: np.ndarray) -> np.ndarray:
-        return pipeline(audio_features_BTD=audio_BTD, seeds=[0], num_inference_steps=2, output_type="np").images
+    whole = latents(plain, seeds=[0], num_inference_steps=20)
+    everywhere = latents(plain, seeds=[0], num_inference_steps=20, guidance_interval=(0.0, 1000.0))
+    assert rows == [2] * 40
+    assert torch.equal(whole, everywhere)
 
-    assert np.array_equal(image(features(0)), image(features(0).astype(np.float16)))
+    rows.clear()
+    half = latents(plain, seeds=[0], num_inference_steps=20, guidance_interval=(sigmas[14] * 0.99, sigmas[5] * 1.01))
+    assert rows == [1] * 5 + [2] * 10 + [1] * 5
+    assert sum(rows) == 0.75 * 40
+    assert not torch.equal(half, whole)
+    rows.clear()
+    latents(plain, seeds=[0], num_inference_steps=20, guidance_interval=(sigmas[14] * 1.01, sigmas[5] * 0.99))
+    assert rows == [1] * 6 + [2] * 8 + [1] * 6
+
+
+def test_guidance_leads_away_from_the_null_condition(plain: AudioPixArtPipeline) -> None:
+    def one_step(audio_BTD: np.ndarray, guidance: float, **given: Any) -> torch.Tensor:
+        # linear in what the model says
+        return latents(
+            plain, audio_features=audio_BTD, seeds=[0], guidance_scale=guidance, num_inference_steps=1, **given
+        )
+
+    for given, null_BTD in (({}, np.zeros_like(features(0))), ({"negative_audio_features": features(1)}, features(1))):
+        conditioned, null = one_step(features(0), 1.0), one_step(null_BTD, 1.0)
+        expected = null + 3.0 * (conditioned - null)
+        scale = expected.abs().max()
+        assert (one_step(features(0), 3.0, **given) - expected).abs().max() < 1e-5 * scale
+        assert (conditioned - null).abs().max() > 1e-3 * scale
+    shared = one_step(features(0), 3.0, negative_audio_features=features(1)[0])
+    assert torch.equal(shared, one_step(features(0), 3.0, negative_audio_features=features(1)))
+
+
+def test_a_negative_condition_for_each_is_its_own(plain: AudioPixArtPipeline) -> None:
+    given: Any = {"num_images_per_prompt": 2, "seeds": range(4)}
+
+    both = latents(plain, audio_features=features(0, 2), negative_audio_features=features(1, 2), **given)
+
+    alone = latents(
+        plain, audio_features=features(0, 2)[1:], negative_audio_features=features(1, 2)[1:], seeds=[2, 3],
+        num_images_per_prompt=2,
+    )  # fmt: skip
+    assert torch.equal(both[2:], alone)
+
+
+def test_a_callback_sees_each_step_and_may_change_it(plain: AudioPixArtPipeline) -> None:
+    seen: list[tuple[int, int, list[str]]] = []
+
+    def look(pipe: AudioPixArtPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        assert pipe is plain
+        assert (pipe.num_timesteps, pipe.guidance_scale) == (STEPS, 4.5)
+        seen.append((step, int(timestep), [*tensors]))
+        return {}
+
+    def forget(_pipe: Any, step: int, _timestep: Any, tensors: dict) -> dict:
+        return {"latents": torch.zeros_like(tensors["latents"])} if step == STEPS - 1 else {}
+
+    untouched = latents(plain, seeds=[0])
+    names = ["latents", "audio_features", "negative_audio_features"]
+    watched = latents(plain, seeds=[0], callback_on_step_end=look, callback_on_step_end_tensor_inputs=names)
+
+    assert torch.equal(watched, untouched)
+    scheduler = make_scheduler()
+    scheduler.set_timesteps(STEPS)
+    assert seen == [(n, int(timestep), names) for n, timestep in enumerate(scheduler.timesteps)]
+    assert not latents(plain, seeds=[0], callback_on_step_end=forget).any()
+
+
+def test_a_callback_may_change_the_condition_or_stop(plain: AudioPixArtPipeline) -> None:
+    rows = count_rows(plain)
+
+    def blank(_pipe: Any, _step: int, _timestep: Any, tensors: dict) -> dict:
+        return {"audio_features": torch.zeros_like(tensors["audio_features"])}
+
+    def stop(pipe: Any, _step: int, _timestep: Any, _tensors: dict) -> dict:
+        pipe._interrupt = True
+        return {}
+
+    changed = latents(
+        plain, seeds=[0], callback_on_step_end=blank, callback_on_step_end_tensor_inputs=["audio_features"]
+    )
+    assert not torch.equal(changed, latents(plain, seeds=[0]))
+    rows.clear()
+    latents(plain, seeds=[0], callback_on_step_end=stop)
+    assert rows == [2]
+    latents(plain, seeds=[0])
+    assert len(rows) == 1 + STEPS
+
+
+def test_the_progress_bar_counts_steps_and_can_be_turned_off(
+    plain: AudioPixArtPipeline, capsys: pytest.CaptureFixture
+) -> None:
+    plain.scheduler = HeunDiscreteScheduler.from_config(make_scheduler().config)  # two passes a step
+    latents(plain, audio_features=features(0, 2), seeds=[0, 1])
+    assert "6/6" in capsys.readouterr().err
+
+    plain.set_progress_bar_config(disable=True)
+    latents(plain, seeds=[0])
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("null_condition", ["zeros", "silence"])
+def test_offloading_changes_nothing(null_condition: str) -> None:
+    """The parts' weights lie on `meta` while they rest, and none of what is computed may go there."""
+    given: Any = {"audio_BS": SOUNDS_BS, "seeds": [3, 4], "num_inference_steps": 2}
+    expected = pixels(tiny_pipeline(null_condition=null_condition)(**given).images)
+    pipeline = tiny_pipeline(null_condition=null_condition)
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    for network in networks:
+        cpu_offload(network, torch.device("cpu"), offload_buffers=bool(network._parameters))
+
+    made = pixels(pipeline(**given).images)
+
+    assert {part.device.type for part in (pipeline.audio_encoder, pipeline.transformer, pipeline.vae) if part} == {
+        "meta"
+    }
+    assert np.array_equal(made, expected)
+    pipeline = tiny_pipeline(null_condition=null_condition)
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert np.array_equal(pixels(pipeline(**given).images), expected)
+
+
+def test_features_need_no_ast_and_are_rounded_as_in_training(plain: AudioPixArtPipeline) -> None:
+    assert torch.equal(
+        latents(plain, seeds=[0]), latents(plain, seeds=[0], audio_features=features(0).astype(np.float16))
+    )
     with pytest.raises(ValueError, match="has no AST"):
-        pipeline(SOUNDS_BS[:1], seeds=[0])
+        plain(audio_BS=SOUNDS_BS[:1], seeds=[0])
 
 
 def test_features_of_a_sound_are_the_sound(pipeline: AudioPixArtPipeline) -> None:
-    given = {"seeds": [5], "num_inference_steps": 2, "output_type": "np"}
+    given: Any = {"seeds": [5], "num_inference_steps": 2, "output_type": "np"}
     audio_BTD = pipeline.encode_audio(SOUNDS_BS[:1])
 
     assert audio_BTD.shape == (1, 49, 32)
-    heard = pipeline(SOUNDS_BS[:1], **given).images
-    assert np.array_equal(heard, pipeline(audio_features_BTD=audio_BTD, **given).images)
+    heard = pipeline(audio_BS=SOUNDS_BS[:1], **given).images
+    assert np.array_equal(heard, pipeline(audio_features=audio_BTD, **given).images)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +413,14 @@ def test_features_of_a_sound_are_the_sound(pipeline: AudioPixArtPipeline) -> Non
         ((32_000,), r"expected \(B, S\)"),
         ((1, 480_000), "a sound of 30 s: this AST hears 10.24 s at most"),
         ((1, 163_841), "10.24 s at most"),
+        ((1, 500), "too short for AST"),
     ],
 )
 def test_a_sound_that_the_ast_cannot_take_is_refused(
     shape: tuple[int, ...], message: str, pipeline: AudioPixArtPipeline
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        pipeline(np.zeros(shape, np.float32), seeds=[0], num_inference_steps=1)
+        pipeline.encode_audio(np.zeros(shape, np.float32))
 
 
 def test_the_longest_sound_is_heard(pipeline: AudioPixArtPipeline) -> None:
@@ -197,115 +447,44 @@ def test_the_sampler_is_pixart_alphas() -> None:
     assert {key: config[key] for key in expected} == expected
 
 
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator() for _ in range(count)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seeds": [0]}, "either"),
-        ({"audio_features_BTD": features(0), "audio_BS": SOUNDS_BS, "seeds": [0]}, "either"),
-        ({"audio_features_BTD": features(0), "seeds": [0, 1]}, "a seed for each image"),
-        ({"audio_features_BTD": features(0, count=0), "seeds": []}, "a seed for each image"),
-        ({"audio_features_BTD": features(0), "seeds": [-1]}, "seeds from 0"),
-        ({"audio_features_BTD": features(0, width=520), "seeds": [0]}, r"\(B, T, 521\)"),
-        ({"audio_features_BTD": features(0), "seeds": [0], "guidance_scale": 0.5}, "at least 1"),
+        ({"audio_features": None, "seeds": [0]}, "only one of them"),
+        ({"audio_BS": SOUNDS_BS, "seeds": [0]}, "only one of them"),
+        ({"sampling_rate": 16_000}, "are for `audio`"),
+        ({"level": "window"}, "are for `audio`"),
+        ({"target_lufs": -30.0}, "are for `audio`"),
+        ({"seeds": [0, 1]}, "a seed for each image, found 2 for 1"),
+        ({"num_images_per_prompt": 2, "seeds": [0]}, "a seed for each image, found 1 for 2"),
+        ({"audio_features": features(0, count=0), "seeds": []}, r"\(B, T, 24\)"),
+        ({"seeds": [-1]}, "seeds from 0"),
+        ({"seeds": [2**63]}, "seeds from 0"),
+        ({"audio_features": features(0, width=20), "seeds": [0]}, r"\(B, T, 24\)"),
+        ({"guidance_scale": 0.5}, "at least 1"),
+        ({"num_images_per_prompt": 0}, "at least 1"),
+        ({"num_inference_steps": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"output_type": "numpy"}, "one of pil, np, pt, latent"),
+        ({"guidance_interval": (5.0, 0.3)}, "guidance_interval as"),
+        ({"guidance_interval": (-1.0, 0.3)}, "guidance_interval as"),
+        ({"seeds": [0], "generator": torch.Generator()}, "and not both"),
+        ({"seeds": [0], "latents": torch.zeros(1, 4, 8, 8)}, "and not both"),
+        ({"generator": generators(2)}, "one for each image, found 2 for 1"),
+        ({"latents": torch.zeros(1, 4, 8, 9)}, r"latents of shape \(1, 4, 8, 8\)"),
+        ({"negative_audio_features": features(0, count=2)}, "negative_audio_features of shape"),
+        ({"negative_audio_features": features(0, count=0)}, "negative_audio_features of shape"),
+        ({"negative_audio_features": features(0)[:, :9]}, "negative_audio_features of shape"),
+        (
+            {"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]},
+            "callback_on_step_end_tensor_inputs",
+        ),
     ],
 )
-def test_contradicting_arguments_are_refused(arguments: dict, message: str) -> None:
-    pipeline = tiny_pipeline(audio=False, caption_channels=521)
-
+def test_contradicting_arguments_are_refused(arguments: dict, message: str, plain: AudioPixArtPipeline) -> None:
     with pytest.raises(ValueError, match=message):
-        pipeline(**arguments)
-
-
-def without(path: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / path).unlink()
-
-
-def cut(path: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / path).write_bytes((folder / path).read_bytes()[:-1000])
-
-
-def set_in(path: str, **settings: object) -> Callable[[Path], object]:
-    return lambda folder: edit_json(folder / path, lambda content: content.update(settings))
-
-
-def set_scheduler(**settings: object) -> Callable[[Path], object]:
-    return set_in("scheduler/scheduler_config.json", **settings)
-
-
-def set_index(**settings: object) -> Callable[[Path], object]:
-    return set_in("model_index.json", **settings)
-
-
-def set_front_end(**settings: object) -> Callable[[Path], object]:
-    return set_in("feature_extractor/preprocessor_config.json", **settings)
-
-
-def break_weights(path: str) -> Callable[[Path], object]:
-    def set_nan(tensors: dict[str, torch.Tensor]) -> None:
-        next(iter(tensors.values())).view(-1)[3] = float("nan")
-
-    return lambda folder: edit_weights(folder / path, set_nan)
-
-
-def other_scheduler(folder: Path) -> None:
-    DDIMScheduler().save_pretrained(folder / "scheduler")
-    set_index(scheduler=["diffusers", "DDIMScheduler"])(folder)
-
-
-def other_width(folder: Path) -> None:
-    tiny_transformer(caption_channels=48).save_pretrained(folder / "transformer")
-
-
-TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
-VAE, AST = "vae/diffusion_pytorch_model.safetensors", "audio_encoder/model.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (other_scheduler, "expected the class DPMSolverMultistepScheduler, found DDIMScheduler"),
-        (set_scheduler(prediction_type="v_prediction"), "expected prediction_type epsilon, found v_prediction"),
-        (set_scheduler(num_train_timesteps=500), "expected num_train_timesteps 1000, found 500"),
-        (set_scheduler(beta_schedule="scaled_linear"), "expected beta_schedule linear"),
-        (set_scheduler(beta_end=0.03), "expected beta_end 0.02, found 0.03"),
-        (set_index(frequency="some"), "expected a setting frequency, mean or all, found 'some'"),
-        (set_index(null_condition="noise"), "expected a setting null_condition"),
-        (set_index(clip_seconds=True), "expected a setting clip_seconds, 1 to 10.24, found True"),
-        (set_index(clip_seconds=0.5), "expected a setting clip_seconds"),
-        (set_index(clip_seconds=10.25), "expected a setting clip_seconds"),
-        (set_index(clip_seconds=float("nan")), "expected a setting clip_seconds"),
-        (set_index(feature_extractor=[None, None]), "with an audio encoder, and only with one"),
-        (set_front_end(sampling_rate=8000), "expected sampling_rate 16000, found 8000"),
-        (set_front_end(num_mel_bins=64), "expected num_mel_bins 128, found 64"),
-        (other_width, "expected hidden_size 48, found 32"),
-        (break_weights(TRANSFORMER), "transformer: expected finite weights"),
-        (break_weights(VAE), "vae: expected finite weights"),
-        (break_weights(AST), "audio_encoder: expected finite weights"),
-        (without("model_index.json"), "not a released pipeline"),
-        (set_index(_class_name="PixArtAlphaPipeline"), "kind AudioPixArtPipeline, found PixArtAlphaPipeline"),
-        (lambda folder: (folder / "model_index.json").write_text("{"), "not JSON"),
-        (
-            lambda folder: edit_json(folder / "model_index.json", lambda index: index.pop("clip_seconds")),
-            "expected a setting clip_seconds",
-        ),
-        (cut(TRANSFORMER), "transformer"),
-        (
-            set_in("transformer/config.json", num_layers=3),
-            "of the tensors of PixArtTransformer2DModel are not in the weights",
-        ),
-        (cut(VAE), "vae"),
-        (cut(AST), "audio_encoder"),
-        (without("scheduler/scheduler_config.json"), "scheduler"),
-    ],
-)
-def test_another_or_damaged_model_is_one_clear_line(
-    damage: Callable[[Path], object], message: str, whole: Path, tmp_path: Path
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(whole, model)
-    damage(model)
-
-    with refused(re.escape(message)) as error:
-        load_pipeline(model, CPU, torch.float32)
-
-    assert str(model) in str(error.value)
+        plain(**({"audio_features": features(0), "num_inference_steps": 1} | arguments))

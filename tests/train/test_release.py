@@ -11,27 +11,19 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from sonify import layout
-from sonify.rows import Clip
-from tests.builders import clip_row, write_table
-from tests.train.runs import plain_config, training_config, training_input
+from sonify.dataset.format import CHECKSUMS
+from tests.train.runs import plain_config, training_config, training_input, write_pool
 from train.checkpoints import Facts, TrainingState, save_checkpoint
 from train.config import TrainConfig
 from train.frozen import load_networks, make_pipeline
 from train.model import init_transformer
-from train.pipeline import load_pipeline
-from train.release import count_licences, main, save_release
+from train.release import main, save_release
+from train.released import PIPELINE_CODE, load_pipeline, pipeline_source
 from train.shards import open_feature_data
 
 CPU = torch.device("cpu")
 METRICS = [{"step": 2, "loss": 0.75, "mse": 0.5}, {"step": 4, "loss": 0.25, "mse": 0.125, "images_per_sec": 9}]
 LICENCES = ["CC0", "CC BY 4.0", "CC0", "CC | odd"]
-
-
-def write_pool(run: Path, licence_of: dict[str, str]) -> None:
-    """A pool of one clip a recording."""
-    clips = [clip_row(f"c/{name}#0", recording=name, licence=licence) for name, licence in licence_of.items()]
-    write_table(run / layout.clips("000000"), Clip, clips)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +66,11 @@ def test_a_checkpoint_becomes_a_pipeline_with_the_averaged_weights(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert pipeline.audio_encoder is not None
     assert pipeline.config["clip_seconds"] == 5.0
+    assert (pipeline.config["level"], pipeline.config["loudness_lufs"]) == ("window", [-32.0, -28.0])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     suffixes = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".safetensors", ".md", ".txt", ".yaml"}
+    assert suffixes == {".json", ".safetensors", ".md", ".txt", ".yaml", ".py", ".sha256"}
+    assert (tmp_path / "model" / PIPELINE_CODE).read_bytes() == pipeline_source()
 
 
 def test_the_card_tells_what_was_counted(root: Path, tmp_path: Path) -> None:
@@ -105,7 +99,6 @@ def test_the_card_takes_no_training_step_for_an_evaluation(root: Path, tmp_path:
     text = (tmp_path / "model" / "README.md").read_text()
     assert "they are not an evaluation" in text
     assert "images a second" not in text
-    assert "have the sonify repository installed" in text
     # 2 steps of 8 images over 12, of a run that was to take 6
     assert "| visits of an image, on average | 1.3 |" in text
 
@@ -118,7 +111,29 @@ def test_recordings_and_configuration_go_with_it(root: Path, tmp_path: Path) -> 
     assert names == open_feature_data(config.data).recordings()
     assert len(names) == 12
     stored = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
-    assert TrainConfig.model_validate_json(json.dumps(stored)) == config
+    expected = config.model_dump(mode="json") | {"run_dir": "run", "vae": "vae", "ast": "ast"}
+    expected["data"] = {**expected["data"], "runs": ["data"]}
+    assert stored == expected
+    assert TrainConfig.model_validate_json(json.dumps(stored)).model == config.model
+
+
+def test_no_place_of_the_machine_is_in_it(root: Path, tmp_path: Path) -> None:
+    """Not those of the run, nor where its networks were loaded from, which diffusers writes into their files."""
+    assert release(root, "--out", tmp_path / "model") == 0
+
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert len(files) == 14
+    for path in files:
+        assert not any(str(place).encode() in path.read_bytes() for place in (root, tmp_path, Path.cwd())), path
+
+
+def test_a_release_is_sealed_as_sha256sum_does(root: Path, tmp_path: Path) -> None:
+    assert release(root, "--out", tmp_path / "model") == 0
+
+    done = subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS], cwd=tmp_path / "model", check=False)
+
+    assert done.returncode == 0
+    assert len((tmp_path / "model" / CHECKSUMS).read_text().splitlines()) == 13
 
 
 def test_a_release_is_replaced_by_the_next_one(root: Path, tmp_path: Path) -> None:
@@ -192,15 +207,6 @@ def test_a_full_disk_leaves_nothing(root: Path, tmp_path: Path) -> None:
     said = [line for line in done.stderr.splitlines() if line.startswith("train.release:")]
     assert len(said) == 2
     assert all("no space left on the disk" in line for line in said)
-
-
-def test_licences_are_counted_by_recording(tmp_path: Path) -> None:
-    write_pool(tmp_path / "a", {"x": "CC0", "y": "CC BY 4.0"})
-    write_pool(tmp_path / "b", {"z": "CC0"})
-
-    counted = count_licences([tmp_path / "a", tmp_path / "b", tmp_path / "gone"], ["x", "y", "z", "lost"])
-
-    assert counted == {"CC0": 2, "CC BY 4.0": 1, "not known": 1}
 
 
 @pytest.mark.parametrize(

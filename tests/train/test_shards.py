@@ -126,6 +126,14 @@ def test_several_runs_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert data.digest != open_runs(second, first).digest != open_runs(second, first, window_shards=1).digest
 
 
+def test_the_loudness_of_runs_spans_that_of_each(tmp_path: Path) -> None:
+    first = make_feature_run(tmp_path / "first", num_images=2, lufs=(-32.0, -28.0))
+    second = make_feature_run(tmp_path / "second", num_images=2, lufs=(-40.0, -30.0))
+
+    assert open_runs(first).lufs == (-32.0, -28.0)
+    assert open_runs(first, second).lufs == (-40.0, -28.0)
+
+
 def test_what_is_held_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
     run = make_feature_run(tmp_path / "run", num_images=9, units=3)
     data = open_runs(run, window_shards=1)
@@ -233,8 +241,18 @@ def test_units_without_features_are_told(run: Path, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("vae", "ast", "model", "named"),
     [
-        ("other", "an-ast-identity", {}, r"made by vae a-vae \(a-vae-identity\), and .* vae is a-vae \(other\)"),
-        ("a-vae-identity", "other", {}, r"made by ast an-ast \(an-ast-identity\), and .* ast is an-ast \(other\)"),
+        (
+            "other",
+            "an-ast-identity",
+            {},
+            r"made by vae a-vae \(a-vae-identity\), .* vae is a-vae \(other\): set `vae_revision`",
+        ),
+        (
+            "a-vae-identity",
+            "other",
+            {},
+            r"made by ast an-ast \(an-ast-identity\), .* ast is an-ast \(other\): set `ast_revision`",
+        ),
         ("a-vae-identity", None, {"sample_size": 16}, r"latents are \(4, 8, 8\).* make \(4, 16, 16\)"),
         ("a-vae-identity", None, {"latent_channels": 16}, r"latents are \(4, 8, 8\).* make \(16, 8, 8\)"),
         ("a-vae-identity", None, {"caption_channels": 768}, r"are 16 wide, and model\.caption_channels is 768"),
@@ -246,6 +264,12 @@ def test_features_of_another_network_or_size(run: Path, vae: str, ast: str | Non
         check_matches(data, config_for(run), "a-vae-identity", identity)  # of these it is
     with pytest.raises(InputError, match=named):
         check_matches(data, config_for(run, **model), vae, ast)
+
+
+def test_features_of_a_network_of_another_name_ask_for_the_name(run: Path) -> None:
+    config = config_for(run).model_copy(update={"vae": "b-vae"})
+    with pytest.raises(InputError, match=r"made by vae a-vae .* vae is b-vae \(other\): set `vae` to"):
+        check_matches(open_runs(run), config, "other", None)
 
 
 # --- damage

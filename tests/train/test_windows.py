@@ -10,6 +10,7 @@ from sonify.errors import InputError
 from sonify.media.clips import cut_recording
 from sonify.media.mixing import FULL_SCALE, measure_loudness
 from tests.builders import RATE_HZ, as_pcm, noise, refused, write_sound
+from train.pipeline import Level
 from train.windows import TARGET_LUFS, make_windows, read_sound
 
 CLIP_SECONDS = 2.0
@@ -48,6 +49,31 @@ def test_a_gain_changes_the_loudness_by_as_much(tmp_path: Path) -> None:
     levels = [loudness(make_windows([sound], [gain], -30.0, separate=False)[0].parts_NS[0]) for gain in (0.0, -6.0)]
 
     assert levels[0] - levels[1] == pytest.approx(6.0, abs=0.05)
+
+
+def test_a_level_of_the_recording_is_one_gain_for_all_windows(tmp_path: Path) -> None:
+    samples = noise(size=6 * RATE_HZ, level=0.05) * np.repeat([1.0, 0.1, 0.5], 2 * RATE_HZ)
+    sound = read_sound(write_sound(tmp_path / "a.wav", samples), CLIP_SECONDS)
+
+    def levels(target_lufs: float, level: Level) -> list[float]:
+        windows = make_windows([sound], [0.0], target_lufs, separate=False, level=level)
+        return [loudness(window.parts_NS[0]) for window in windows]
+
+    first, quiet, last = levels(-30.0, "recording")
+    assert (first - quiet, first - last) == (pytest.approx(20.0, abs=0.2), pytest.approx(6.0, abs=0.1))
+    assert levels(-30.0, "window") == pytest.approx([-30.0] * 3, abs=0.05)
+    # the ceiling takes the same off all of them
+    first, quiet, last = levels(-5.0, "recording")
+    assert (first - quiet, first - last) == (pytest.approx(20.0, abs=0.2), pytest.approx(6.0, abs=0.1))
+
+
+def test_the_whole_recording_is_brought_to_the_target(tmp_path: Path) -> None:
+    samples = noise(size=6 * RATE_HZ, level=0.05) * np.repeat([1.0, 0.1, 0.5], 2 * RATE_HZ)
+    sound = read_sound(write_sound(tmp_path / "a.wav", samples), CLIP_SECONDS)
+
+    windows = make_windows([sound], [0.0], -30.0, separate=False, level="recording")
+
+    assert loudness(np.concatenate([window.parts_NS[0] for window in windows])) == pytest.approx(-30.0, abs=0.01)
 
 
 def test_a_mixture_is_the_sum_of_its_sounds(tmp_path: Path) -> None:

@@ -1,0 +1,241 @@
+"""A release is read as data: a damaged one is one clear line, and its code is run by nobody but who asks for it."""
+
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+import train.pipeline
+from sonify.config import Mix
+from tests.builders import RATE_HZ, refused, sine, write_sound
+from tests.processes import run_python
+from tests.tiny_networks import edit_json, edit_weights, tiny_transformer, write_tiny_pixart
+from train.released import PIPELINE_CODE, load_pipeline, pipeline_source
+
+CPU = torch.device("cpu")
+# What a release's code may ask of whoever has not this package.
+NEEDED = {"numpy", "torch", "diffusers", "transformers", "PIL"}
+
+AS_DIFFUSERS_DOES = """
+import sys
+sys.modules["sonify"] = sys.modules["train"] = None  # whoever imports them now fails
+import numpy as np
+from diffusers import DiffusionPipeline
+folder, sound, out = sys.argv[1:]
+pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+assert type(pipeline).__module__.startswith("diffusers_modules"), type(pipeline)
+made = pipeline(sound, seeds=[3], num_inference_steps=3)
+np.save(out, np.asarray(made.images[0]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_tiny_pixart(tmp_path_factory.mktemp("whole") / "model")
+    (folder / PIPELINE_CODE).write_bytes(pipeline_source())
+    return folder
+
+
+def test_what_is_loaded_has_the_settings_that_were_saved(tmp_path: Path) -> None:
+    write_tiny_pixart(
+        tmp_path, null_condition="silence", clip_seconds=2.5, level="recording", loudness_lufs=(-24.0, -20.0)
+    )
+
+    config = load_pipeline(tmp_path, CPU, torch.float32).config
+
+    assert (config["frequency"], config["clip_seconds"], config["null_condition"]) == ("mean", 2.5, "silence")
+    assert (config["level"], config["loudness_lufs"]) == ("recording", [-24.0, -20.0])
+
+
+def test_a_release_of_before_was_trained_on_windows_at_the_default_loudness(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "model")
+    (tmp_path / "model" / PIPELINE_CODE).unlink()
+    edit_json(
+        tmp_path / "model" / "model_index.json", lambda index: [index.pop(key) for key in ("level", "loudness_lufs")]
+    )
+
+    config = load_pipeline(tmp_path / "model", CPU, torch.float32).config
+
+    assert (config["level"], config["loudness_lufs"]) == ("window", [*Mix().lufs])
+
+
+def test_the_code_of_a_release_needs_nothing_of_ours() -> None:
+    tree = ast.parse(pipeline_source())
+
+    roots = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert all(node.level == 0 and node.module for node in froms)
+    roots |= {(node.module or "").split(".")[0] for node in froms}
+    assert roots - sys.stdlib_module_names == NEEDED
+    # with one more, diffusers would not know which one is meant
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    bases = [base.id for node in classes for base in node.bases if isinstance(base, ast.Name)]
+    assert bases.count("DiffusionPipeline") == 1
+
+
+def test_a_release_holds_the_code_that_runs_here(whole: Path) -> None:
+    ours = hashlib.sha256(Path(train.pipeline.__file__).read_bytes()).hexdigest()
+
+    assert hashlib.sha256((whole / PIPELINE_CODE).read_bytes()).hexdigest() == ours
+    assert json.loads((whole / "model_index.json").read_text())["_class_name"] == "AudioPixArtPipeline"
+
+
+def bare_python(folder: Path) -> Path:
+    """An interpreter with the libraries that are installed here, and without this package."""
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # what such a file adds is searched for modules, and not for other such files, as that of an editable package
+    (site / "libraries.pth").write_text(f"{Path(diffusers.__file__).parents[1]}\n")
+    return folder / "bin" / "python"
+
+
+def test_diffusers_alone_makes_the_same_image(whole: Path, tmp_path: Path) -> None:
+    sound = write_sound(tmp_path / "dog.wav", sine(300, level=0.1), RATE_HZ)
+    pipeline = load_pipeline(whole, CPU, torch.float32)
+    here = np.asarray(pipeline(sound, seeds=[3], num_inference_steps=3).images[0])
+    settings = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+    settings["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+
+    python = bare_python(tmp_path / "venv")
+    paths = (whole, sound, tmp_path / "out.npy")
+    run_python(AS_DIFFUSERS_DOES, *paths, python=python, env=settings, cwd=tmp_path)
+
+    assert np.array_equal(np.load(tmp_path / "out.npy"), here)
+
+
+@pytest.mark.parametrize(
+    "place", [PIPELINE_CODE, "scheduler/diffusers.py", "vae/diffusers.py", "audio_encoder/transformers.py"]
+)
+def test_no_code_of_a_release_is_run_by_us(place: str, whole: Path, tmp_path: Path) -> None:
+    model, written = tmp_path / "model", tmp_path / "written"
+    shutil.copytree(whole, model)
+    (model / place).write_text(f"open({str(written)!r}, 'w')\n")
+
+    pipeline = load_pipeline(model, CPU, torch.float32)
+
+    assert type(pipeline) is train.pipeline.AudioPixArtPipeline
+    assert not written.exists()
+
+
+def test_a_release_that_names_its_own_code_is_refused(whole: Path, tmp_path: Path) -> None:
+    model, written = tmp_path / "model", tmp_path / "written"
+    shutil.copytree(whole, model)
+    (model / PIPELINE_CODE).write_text(f"open({str(written)!r}, 'w')\n")
+    set_index(_class_name=["pipeline", "AudioPixArtPipeline"])(model)
+
+    with refused("expected a pipeline of kind AudioPixArtPipeline, found"):
+        load_pipeline(model, CPU, torch.float32)
+
+    assert not written.exists()
+
+
+def without(path: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).unlink()
+
+
+def cut(path: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).write_bytes((folder / path).read_bytes()[:-1000])
+
+
+def set_in(path: str, **settings: object) -> Callable[[Path], object]:
+    return lambda folder: edit_json(folder / path, lambda content: content.update(settings))
+
+
+def set_scheduler(**settings: object) -> Callable[[Path], object]:
+    return set_in("scheduler/scheduler_config.json", **settings)
+
+
+def set_index(**settings: object) -> Callable[[Path], object]:
+    return set_in("model_index.json", **settings)
+
+
+def set_front_end(**settings: object) -> Callable[[Path], object]:
+    return set_in("feature_extractor/preprocessor_config.json", **settings)
+
+
+def break_weights(path: str) -> Callable[[Path], object]:
+    def set_nan(tensors: dict[str, torch.Tensor]) -> None:
+        next(iter(tensors.values())).view(-1)[3] = float("nan")
+
+    return lambda folder: edit_weights(folder / path, set_nan)
+
+
+def other_scheduler(folder: Path) -> None:
+    DDIMScheduler().save_pretrained(folder / "scheduler")
+    set_index(scheduler=["diffusers", "DDIMScheduler"])(folder)
+
+
+def other_width(folder: Path) -> None:
+    tiny_transformer(caption_channels=48).save_pretrained(folder / "transformer")
+
+
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
+VAE, AST = "vae/diffusion_pytorch_model.safetensors", "audio_encoder/model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_scheduler, "expected the class DPMSolverMultistepScheduler, found DDIMScheduler"),
+        (set_scheduler(prediction_type="v_prediction"), "expected prediction_type epsilon, found v_prediction"),
+        (set_scheduler(num_train_timesteps=500), "expected num_train_timesteps 1000, found 500"),
+        (set_scheduler(beta_schedule="scaled_linear"), "expected beta_schedule linear"),
+        (set_scheduler(beta_end=0.03), "expected beta_end 0.02, found 0.03"),
+        (set_index(frequency="some"), "expected a setting frequency, mean or all, found 'some'"),
+        (set_index(null_condition="noise"), "expected a setting null_condition"),
+        (set_index(clip_seconds=True), "expected a setting clip_seconds, 1 to 10.24, found True"),
+        (set_index(clip_seconds=0.5), "expected a setting clip_seconds"),
+        (set_index(clip_seconds=10.25), "expected a setting clip_seconds"),
+        (set_index(clip_seconds=float("nan")), "expected a setting clip_seconds"),
+        (set_index(level="clip"), "expected a setting level, window or recording, found 'clip'"),
+        (set_index(loudness_lufs=[-28.0, -32.0]), "expected a setting loudness_lufs, [low, high] between -70 and 0"),
+        (set_index(loudness_lufs=[-32.0, float("nan")]), "expected a setting loudness_lufs"),
+        (set_index(loudness_lufs="loud"), "expected a setting loudness_lufs"),
+        (set_index(loudness_lufs=[True, 0]), "expected a setting loudness_lufs"),
+        (set_index(feature_extractor=[None, None]), "with an audio encoder, and only with one"),
+        (set_front_end(sampling_rate=8000), "expected sampling_rate 16000, found 8000"),
+        (set_front_end(num_mel_bins=64), "expected num_mel_bins 128, found 64"),
+        (other_width, "expected hidden_size 48, found 32"),
+        (break_weights(TRANSFORMER), "transformer: expected finite weights"),
+        (break_weights(VAE), "vae: expected finite weights"),
+        (break_weights(AST), "audio_encoder: expected finite weights"),
+        (without("model_index.json"), "not a released pipeline"),
+        (set_index(_class_name="PixArtAlphaPipeline"), "kind AudioPixArtPipeline, found PixArtAlphaPipeline"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "not JSON"),
+        (
+            lambda folder: edit_json(folder / "model_index.json", lambda index: index.pop("clip_seconds")),
+            "expected a setting clip_seconds",
+        ),
+        (cut(TRANSFORMER), "transformer"),
+        (
+            set_in("transformer/config.json", num_layers=3),
+            "of the tensors of PixArtTransformer2DModel are not in the weights",
+        ),
+        (cut(VAE), "vae"),
+        (cut(AST), "audio_encoder"),
+        (without("scheduler/scheduler_config.json"), "scheduler"),
+    ],
+)
+def test_another_or_damaged_model_is_one_clear_line(
+    damage: Callable[[Path], object], message: str, whole: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(whole, model)
+    damage(model)
+
+    with refused(re.escape(message)) as error:
+        load_pipeline(model, CPU, torch.float32)
+
+    assert str(model) in str(error.value)

@@ -1,0 +1,375 @@
+"""The card of a released model, README.md: what it is, how it is used, what it was trained on, under which licences."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from sonify.dataset.format import PAPER, escape, plain
+from sonify.dataset.licences import HUB_LICENCES, disagreements
+from sonify.errors import InputError, did_you_mean
+from sonify.pool import clip_columns
+from train.checkpoints import RECORDINGS
+from train.config import CONFIG, TrainConfig
+from train.shards import FeatureData
+
+CARD = "README.md"
+NOT_KNOWN = "not known"
+# The card's head where nobody chose: a release of one's own, which is not uploaded.
+NOT_CHOSEN = "not-chosen"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+METRICS_HEAD = "One training step's figures, the last that was logged; they are not an evaluation:\n"
+# Of the last line of `metrics.jsonl`, in this order, with what each is.
+REPORTED = {
+    "step": "step",
+    "loss": "loss: squared error of the noise plus the variational bound in bits",
+    "mse": "squared error of the noise",
+    "vb": "variational bound, bits",
+}
+# As the models' own cards state them.
+NETWORK_LICENCES = {
+    "PixArt-alpha/PixArt-XL-2-512x512": "openrail++",
+    "stabilityai/sd-vae-ft-ema": "mit",
+    "MIT/ast-finetuned-audioset-10-10-0.4593": "bsd-3-clause",
+}
+RAIL = "openrail"  # licences of this family bind what is made of a model to the same uses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What whoever publishes a model says of it: its licence, the images', and the repository that it goes to.
+
+    A licence is one of the hub's names or the address of its text; a model that stays where it is needs none.
+    """
+
+    licence: str | None = None
+    image_licence: str | None = None
+    repo: str | None = None
+
+
+NOTHING_SAID = Terms()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedOn:
+    """What a model has seen: `licences` counts recordings, `lufs` are the ranges of loudness of its runs' sources.
+
+    `networks` are its frozen networks with their identities: commits of the hub, or digests of folders.
+    """
+
+    step: int
+    num_images: int
+    recordings: Sequence[str]
+    licences: Mapping[str, int]
+    lufs: Sequence[tuple[float, float]]
+    networks: Mapping[str, str]
+
+
+def describe_data(config: TrainConfig, data: FeatureData, step: int) -> TrainedOn:
+    """Count what a run has read.
+
+    Raises:
+        WorkError: a table of a pool is damaged.
+    """
+    recordings = data.recordings()
+    networks = {config.vae: data.features.vae_identity}
+    if config.ast is not None:
+        networks[config.ast] = data.features.ast_identity
+    return TrainedOn(
+        step=step,
+        num_images=data.num_images,
+        recordings=recordings,
+        licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
+        lufs=sorted({run.lufs for run in data.runs.values()}),
+        networks=networks,
+    )
+
+
+def count_licences(runs: Iterable[Path], recordings: Iterable[str]) -> dict[str, int]:
+    """Look the recordings up in the runs' pools, most frequent licence first; `not known` where no pool names one.
+
+    Raises:
+        WorkError: a table of a pool is damaged.
+    """
+    licence_of: dict[str, str] = {}
+    for run in runs:
+        table = clip_columns(run, ["recording", "licence"])
+        licence_of.update(zip(table["recording"].to_pylist(), table["licence"].to_pylist(), strict=True))
+    return dict(Counter(licence_of.get(recording) or NOT_KNOWN for recording in recordings).most_common())
+
+
+def check_licence(licence: str) -> str | None:
+    """Refuse what chooses no licence; say what is odd about one that the hub may not know.
+
+    Raises:
+        InputError: it is neither a name as the hub has them nor an address.
+    """
+    if is_address(licence):
+        return None
+    if licence in ("other", "unknown", NOT_CHOSEN) or not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+        raise InputError(
+            f"--licence {plain(licence, 200)!r}: names no licence: expected a name as the hub has them, such as"
+            f" cc-by-nc-4.0 or openrail++, or the address of its text{did_you_mean(licence, HUB_LICENCES, 0.7)}"
+        )
+    if licence in HUB_LICENCES:
+        return None
+    close = did_you_mean(licence, HUB_LICENCES, 0.7)
+    return f"{licence} is not among the hub's licences known here, and the hub refuses what it does not know{close}"
+
+
+def is_address(licence: str) -> bool:
+    """Whether a licence is named by where its text lies."""
+    return re.fullmatch(r"https://[\w.-]+/[^\s\"<>\\^`{|}]*", licence) is not None
+
+
+def objections(config: TrainConfig, trained_on: TrainedOn, terms: Terms) -> tuple[str, ...]:
+    """What speaks against the licence that was chosen: the recordings', the images', and the model's it began with."""
+    if terms.licence is None:
+        return ()
+    found = disagreements(terms.licence, trained_on.licences, "recordings")
+    if terms.image_licence:
+        found += disagreements(terms.licence, {terms.image_licence: trained_on.num_images}, "images")
+    base = base_model(config)
+    begun = NETWORK_LICENCES.get(base or "", "")
+    if RAIL in begun and RAIL not in terms.licence:
+        found += (f"it began with {base}, whose licence, {begun}, binds what is made of it to the same uses",)
+    return found
+
+
+def base_model(config: TrainConfig) -> str | None:
+    """The hub id of the weights that training began with; a folder of this machine is nobody else's business."""
+    init = config.model.init
+    return init.model if init.kind == "checkpoint" and not is_folder(init.model) else None
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model is a folder rather than a hub id."""
+    return Path(model).expanduser().is_dir() or not HUB_ID.fullmatch(model)
+
+
+def make_card(
+    config: TrainConfig,
+    trained_on: TrainedOn,
+    metrics: Mapping[str, float],
+    *,
+    terms: Terms,
+    code_sha256: str,
+    files_bytes: int,
+) -> str:
+    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty."""
+    licence, licence_name, licence_link = _licence_of_head(terms.licence)
+    data = ModelCardData(
+        license=licence,
+        license_name=licence_name,
+        license_link=licence_link,
+        library_name="diffusers",
+        pipeline_tag="any-to-any",  # the hub has no task from sound to image
+        tags=["audio-to-image", "pixart-alpha", "diffusion-transformer", "sonify", f"arxiv:{PAPER}"],
+        base_model=base_model(config),
+    )
+    sections = (
+        _head(config, files_bytes),
+        _usage(config, terms.repo or "you/name", code_sha256),
+        _data(config, trained_on),
+        _training(config, metrics),
+        _licences(config, trained_on, terms),
+        LIMITS,
+        CITATION,
+    )
+    text = "\n".join(sections)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def _licence_of_head(licence: str | None) -> tuple[str, str | None, str | None]:
+    """The hub's name of a licence and, where it has none, what it is called and where it stands."""
+    if licence is None:
+        return "other", NOT_CHOSEN, CARD
+    return ("other", "own", licence) if is_address(licence) else (licence, None, None)
+
+
+def _head(config: TrainConfig, files_bytes: int) -> str:
+    model = config.model
+    return f"""# Images from sounds
+
+An audio-conditioned PixArt-alpha with its VAE{" and its AST" if config.ast else ""}: {model.layers} blocks of width
+{model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
+{model.caption_channels} numbers. {_began(config)}
+All weights are safetensors, {files_bytes / 1e6:,.1f} MB.
+"""
+
+
+def _began(config: TrainConfig) -> str:
+    init = config.model.init
+    if init.kind == "scratch":
+        return "Training began with random weights."
+    at = f" (`{init.revision}`)" if init.revision else ""
+    return f"Training began with `{shown(init.model)}`{at}."
+
+
+OWN = """\
+Where sonify is installed, it runs its own code and no file of this repository:
+
+    sonify generate --model {name} --audio a.wav --out out.png
+"""
+
+
+def _usage(config: TrainConfig, name: str, code_sha256: str) -> str:
+    heard = (
+        'images = pipeline("dog.wav").images  # one for each window of `pipeline.config["clip_seconds"]`'
+        if config.ast
+        else "images = pipeline(audio_features=features_BTD).images  # the condition is not AST's: bring your own"
+    )
+    return f"""## Use
+
+`{name}` is this repository, or the folder of its files. With diffusers, and nothing of the toolkit that made it:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("{name}", custom_pipeline="{name}", trust_remote_code=True)
+{heard}
+```
+
+`trust_remote_code=True` runs `pipeline.py` of this repository on your machine, with your rights: read it first. Its
+sha256 is `{code_sha256}`.
+To keep to what you have read, name its commit as `revision` and as `custom_revision`.
+
+{OWN.format(name=name) if config.ast else ""}"""
+
+
+def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
+    runs = ", ".join(f"`{Path(str(run)).name}`" for run in config.data.runs)
+    lufs = ", ".join(f"{low:g} to {high:g} LUFS" for low, high in trained_on.lufs)
+    return f"""## Data
+
+| what | how many |
+|---|---|
+| runs of `sonify` | {len(config.data.runs)}: {runs} |
+| split | {config.data.split} |
+| images | {trained_on.num_images:,} |
+| recordings | {len(trained_on.recordings):,}, all named in `{RECORDINGS}` |
+| visits of an image, on average | {trained_on.step * config.batch.total / trained_on.num_images:,.1f} |
+| loudness of each source (`mix.lufs`) | {lufs} |
+
+Every clip of a recording was brought to a loudness of that range by itself, and then mixed: how loud it was within its
+recording, the model has not seen. The pipeline does so too (`level="window"`); with `level="recording"` a recording's
+quiet stretches stay quiet.
+"""
+
+
+def _training(config: TrainConfig, metrics: Mapping[str, float]) -> str:
+    lines = [f"| {text} | {_number(metrics[key])} |" for key, text in REPORTED.items() if key in metrics]
+    table = (
+        "\n".join([METRICS_HEAD, "| what | of that step |", "|---|---|", *lines]) if lines else "Metrics: not logged."
+    )
+    rate = config.optimizer.learning_rate * (config.batch.total / config.optimizer.reference_batch) ** 0.5
+    return f"""## Training
+
+Averaged weights (EMA {config.optimizer.ema_decay}). Total batch {config.batch.total}, learning rate {rate:.3g},
+condition dropout {config.condition_dropout}, precision {config.precision}, seed {config.seed}; everything else is in
+`{CONFIG}`.
+
+{table}
+"""
+
+
+def _licences(config: TrainConfig, trained_on: TrainedOn, terms: Terms) -> str:
+    rows = "\n".join(f"| {_cell(licence)} | {count:,} |" for licence, count in trained_on.licences.items())
+    networks = "\n".join(f"| {' | '.join(row)} |" for row in _networks(config, trained_on))
+    images = (
+        f"The licence of the images, as the publisher states it: {escape(terms.image_licence)}."
+        if terms.image_licence
+        else "The licences of the images are those of their collections, which the runs do not record."
+    )
+    against = [f"- {escape(one, 500)}" for one in objections(config, trained_on, terms)]
+    weighed = "\n".join(["", "What has to be weighed against it:", "", *against, ""]) if against else ""
+    return f"""## Licences
+
+{_chosen(terms.licence)}
+{weighed}
+Of the recordings, as the pools state them:
+
+| licence | recordings |
+|---|---|
+{rows}
+
+{images}
+
+Networks that this one holds or began with:
+
+| network | its commit or digest | its licence |
+|---|---|---|
+{networks}
+"""
+
+
+def _chosen(licence: str | None) -> str:
+    if licence is None:
+        return "The licence of these weights is not chosen: whoever publishes them has to."
+    return f"These weights are under {f'<{licence}>' if is_address(licence) else f'`{licence}`'}."
+
+
+def _networks(config: TrainConfig, trained_on: TrainedOn) -> list[tuple[str, str, str]]:
+    """Name, identity and licence of each; of a folder of this machine its last name."""
+    init = config.model.init
+    known = dict(trained_on.networks)
+    if init.kind == "checkpoint":
+        known = {init.model: init.revision or "not pinned", **known}
+    return [
+        (f"`{shown(name)}`", f"`{identity}`", NETWORK_LICENCES.get(name, "see its card"))
+        for name, identity in known.items()
+    ]
+
+
+LIMITS = """## Limits
+
+- Image quality (FID), agreement of image and sound (AIS, IIS): not measured.
+- Behaviour on sounds unlike those in the data: not measured.
+- Which sound belongs to which image was chosen by models that look at images and compare texts; nobody heard the
+  images' own sound. What such models wrongly associate, this one has learned.
+"""
+CITATION = f"""## Citation
+
+The method, the transformer, and what hears:
+
+```bibtex
+@misc{{petermann2025seeing,
+  title         = {{Seeing Sound: Assembling Sounds from Visuals for Audio-to-Image Generation}},
+  author        = {{Petermann, Darius and Kalayeh, Mahdi M.}},
+  year          = {{2025}},
+  eprint        = {{{PAPER}}},
+  archivePrefix = {{arXiv}}
+}}
+@misc{{chen2023pixart,
+  title         = {{PixArt-$\\alpha$: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
+                   Synthesis}},
+  author        = {{Chen, Junsong and others}},
+  year          = {{2023}},
+  eprint        = {{2310.00426}},
+  archivePrefix = {{arXiv}}
+}}
+@misc{{gong2021ast,
+  title         = {{AST: Audio Spectrogram Transformer}},
+  author        = {{Gong, Yuan and Chung, Yu-An and Glass, James}},
+  year          = {{2021}},
+  eprint        = {{2104.01778}},
+  archivePrefix = {{arXiv}}
+}}
+```
+"""
+
+
+def shown(model: str) -> str:
+    """A hub id, or a folder's last name."""
+    return Path(model).name if is_folder(model) else model
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())

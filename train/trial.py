@@ -1,0 +1,138 @@
+"""Steps of a training that nobody keeps, and reading that nothing learns from: what they take in time and memory.
+
+B  images of a micro-batch, C H W  channels, height and width of the latents, T D  times and width of the condition
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from torch import Tensor
+
+from train.config import TrainConfig
+from train.diffusion import NUM_TIMESTEPS
+from train.ema import Ema
+from train.loader import Batch
+from train.metrics import forward_flops, matmul_peak_flops, wait_for
+from train.model import set_execution
+from train.pixart import add_gradients, learning_rate_at, make_optimizer
+
+# On a CPU a micro-batch may take an hour: as many of its images are tried as need so long at a share of the peak.
+CPU_SECONDS, CPU_SHARE = 10.0, 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step: its mean loss, the gradient's norm, and the seconds until the device had done it."""
+
+    loss: float
+    gradient_norm: float
+    seconds: float
+
+
+class Trial:
+    """A model on one device with all that training keeps beside it; its steps are those of `train.pixart`."""
+
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, transformer: PixArtTransformer2DModel, null_TD: Tensor
+    ) -> None:
+        self._config = config
+        self._accelerator = accelerator
+        self.transformer = transformer.to(accelerator.device)
+        torch.nn.Module.train(transformer)
+        self.ema = Ema(transformer, config.optimizer.ema_decay)
+        self.optimizer = make_optimizer(transformer, config.optimizer)
+        set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
+        self._model = accelerator.prepare_model(transformer)
+        self._null_TD = null_TD.to(accelerator.device)
+
+    def step(self, batches: Sequence[Batch]) -> Step:
+        """Learn from micro-batches: with two of them gradients are there while activations are, as with more."""
+        device, settings = self._accelerator.device, self._config.optimizer
+        wait_for(device)
+        started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(1, settings, self._config.batch.total)
+        total = torch.zeros((), device=device)
+        for batch in batches:
+            losses = add_gradients(
+                self._accelerator, self._model, batch.to(device), self._null_TD, accumulation=len(batches)
+            )
+            total += losses.total_B.detach().mean() / len(batches)
+        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), settings.clip_norm)
+        assert norm is not None  # the library's type allows for other engines
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.transformer)
+        wait_for(device)
+        return Step(loss=float(total), gradient_norm=float(norm), seconds=time.perf_counter() - started)
+
+
+def make_batch(config: TrainConfig, condition_tokens: int, seed: int = 0) -> Batch:
+    """A micro-batch of the configuration's shape, of normal numbers."""
+    size, model = config.batch.per_device, config.model
+    random = torch.Generator().manual_seed(seed)
+    shape = (size, model.latent_channels, model.sample_size, model.sample_size)
+    return Batch(
+        keys=tuple(f"made-{n}" for n in range(size)),
+        latents_BCHW=torch.randn(shape, generator=random),
+        noise_BCHW=torch.randn(shape, generator=random),
+        timesteps_B=torch.randint(NUM_TIMESTEPS, (size,), generator=random),
+        audio_BTD=torch.randn(size, condition_tokens, model.caption_channels, generator=random),
+        dropped_B=torch.rand(size, generator=random) < config.condition_dropout,
+    )
+
+
+def images_for_cpu(config: TrainConfig, condition_tokens: int) -> int:
+    """How many images of a micro-batch are tried on a CPU; 0 where one alone would take too long."""
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    rate = CPU_SHARE * matmul_peak_flops(torch.device("cpu"), dtype)
+    seconds = 3 * forward_flops(config.model, condition_tokens) / rate
+    return min(config.batch.per_device, int(CPU_SECONDS / seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a loader gave: its first micro-batches, and how many images a second when it was under way."""
+
+    batches: Sequence[Batch]
+    images_per_sec: float
+
+
+def read_for(batches: Iterator[Batch], seconds: float, kept: int, warm_up: int) -> Reading:
+    """Read micro-batches for some seconds, as fast as they come; the first `warm_up` (one at least) are not timed.
+
+    What the processes of a loader made ahead of the first request would else count as made in no time.
+    """
+    first: list[Batch] = []
+    images, untimed = 0, max(warm_up, 1)
+    started = time.perf_counter()
+    for number, batch in enumerate(batches, start=1):
+        if len(first) < kept:
+            first.append(batch)
+        if number > untimed:
+            images += len(batch.keys)
+        if number == untimed:
+            started = time.perf_counter()
+        elif time.perf_counter() - started > seconds:
+            break
+    return Reading(batches=first, images_per_sec=images / (time.perf_counter() - started))
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_bytes` begin anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most that torch had allocated since then; None on a CPU, whose allocator does not count."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """The memory that a GPU has; None on a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

@@ -60,7 +60,7 @@ FAULTS = (
           "symmetric-run gives up after 30 s", "ray symmetric-run"),
     # Images.
     Fault("an-image-that-nobody-builds", "rayjob.yaml", "image: REGISTRY/sonify:gpu", "image: REGISTRY/sonify:latest",
-          "gpu: nothing here builds the image REGISTRY/sonify:latest", "sonify:latest"),
+          "head: nothing here builds the image REGISTRY/sonify:latest", "sonify:latest"),
     Fault("no-image-for-cpu-nodes", "ray-up.yaml", "worker_image: REGISTRY/sonify:cpu",
           "worker_image: REGISTRY/sonify-cpu", "cpu: nothing here builds the image REGISTRY/sonify-cpu", "sonify-cpu"),
     Fault("a-stage-that-is-not-there", "build.sh", "for target in cpu gpu;", "for target in cpu cuda;",
@@ -68,7 +68,7 @@ FAULTS = (
     Fault("nodes-without-the-image", "ray-up.yaml", "pull_before_run: true", "pull_before_run: false",
           "gpu: a new node lacks the image", "  gpu:  "),
     Fault("no-torch-where-it-is-needed", "rayjob.yaml", "image: REGISTRY/sonify:gpu", "image: REGISTRY/sonify:cpu",
-          "needs the library torch on gpu", "entrypoint:"),
+          "needs the library torch on head", "entrypoint:"),
     # Storage.
     Fault("a-volume-that-is-not-declared", "rayjob.yaml", "{name: data, mountPath: /data}",
           "{name: datas, mountPath: /data}", "no volume 'datas' is declared", "datas"),
@@ -82,6 +82,9 @@ FAULTS = (
           "run_dir is /runs/sam, which lies below no mount", "entrypoint:"),
     Fault("a-relative-run", "rayjob.yaml", "run_dir=/data/runs/sam", "run_dir=runs/sam",
           "run_dir is runs/sam, which each node takes for another place", "entrypoint:"),
+    Fault("a-relative-collection", "rayjob.yaml", "images.path=/data/sa1b\n",
+          "images.path=/data/sa1b audio.sources.1.path=fsd50k\n",
+          "audio.sources.1.path is fsd50k, which each node takes for another place", "entrypoint:"),
     Fault("input-on-another-disk", "slurm-train.sh", "sbatch jobs/slurm-train.sh data.runs.0=/shared/runs/sam",
           "sbatch jobs/slurm-train.sh data.runs.0=/elsewhere/sam", "data.runs.0 is /elsewhere/sam", "/elsewhere/sam"),
     Fault("a-disk-that-root-owns", "train-job.yaml", ", fsGroup: 1000, fsGroupChangePolicy: OnRootMismatch", "",

@@ -59,7 +59,7 @@ def ask_formats(jobs: JobSet) -> Iterator[Finding]:
     for source in jobs.sources:
         for document in source.documents:
             yield from _document(source, document)
-        yield from _kubernetes(source)
+    yield from _kubernetes(jobs)
     for script in jobs.slurm:
         yield from (find(script.source, line, what) for line, what in script.wrong)
     yield from _ray_words(jobs)
@@ -159,28 +159,26 @@ def _fields(source: Source, node: Node, known: Mapping[str, Any], where: str) ->
                     yield find(source, each.line, f"rayStartParams.{name}: expected a text in quotes")
 
 
-def _kubernetes(source: Source) -> Iterator[Finding]:
+def _kubernetes(jobs: JobSet) -> Iterator[Finding]:
     """By Kubernetes' own schemas, unknown keys refused."""
-    objects = list(objects_of(source))
-    if not objects:
+    objects = [(source, node) for source in jobs.sources for node in objects_of(source)]
+    if objects and find_spec("kubernetes_validate") is None:
+        what = "Kubernetes' schemas are not installed: kubernetes-validate"
+        yield find(objects[0][0], 1, what, outcome=Outcome.NOT_TRIED)
         return
-    if find_spec("kubernetes_validate") is None:
-        yield find(source, 1, "Kubernetes' schemas are not installed: kubernetes-validate", outcome=Outcome.NOT_TRIED)
-        return
-    for node in objects:
+    for source, node in objects:
         names = (node.at("apiVersion").value, node.at("kind").value)
         if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", name) for name in names):
             yield find(source, node.line, "apiVersion and kind name nothing of Kubernetes")
-            continue
-        if not node.at("apiVersion").text().startswith("ray.io/"):
+        elif not node.at("apiVersion").text().startswith("ray.io/"):
             yield from _validate(source, node, node.plain())
-            continue
-        cluster = cluster_of(node)
-        groups = [cluster.at("headGroupSpec"), *cluster.at("workerGroupSpecs").each()]
-        templates = [*(group.at("template") for group in groups), node.at("spec", "submitterPodTemplate")]
-        for template in (each for each in templates if each.given):
-            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": template.at("spec").plain()}
-            yield from _validate(source, template, pod)
+        else:
+            cluster = cluster_of(node)
+            groups = [cluster.at("headGroupSpec"), *cluster.at("workerGroupSpecs").each()]
+            templates = [*(group.at("template") for group in groups), node.at("spec", "submitterPodTemplate")]
+            for spec in (template.at("spec") for template in templates if template.given):
+                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec.plain()}
+                yield from _validate(source, Node({"spec": spec}, spec.line), pod)
 
 
 def _validate(source: Source, node: Node, plain: Any) -> Iterator[Finding]:

@@ -194,8 +194,10 @@ def _fetched(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
     kept = {basename(_after(words, "--local-dir")) for _, _, words in fetches} - {""}
     for run in loaded:
         for place in (each for each in run.places if each.is_model and each.path.startswith("/") and kept):
-            is_there = any(is_below(place.path, folder) for folder in folders) and basename(place.path) in kept
-            if not is_there and not _is_told(jobs, run.command, place.path):
+            command = run.command
+            # of a cluster of which nothing else is said, people say the folder themselves
+            into = not (command.pods or command.nodes) or any(is_below(place.path, folder) for folder in folders)
+            if not (into and basename(place.path) in kept) and not jobs.tells(command.source, place.path):
                 yield _at(
                     run, f"{place.key} is {place.path}, which nothing here fetches", f"fetched are {sorted(kept)}"
                 )

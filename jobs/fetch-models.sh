@@ -27,9 +27,9 @@ for part in "$@"; do
       hf download MIT/ast-finetuned-audioset-10-10-0.4593 --revision f826b80d28226b62986cc218e5cec390b1096902 "${weights[@]}"
       ;;
     train)
-      hf download PixArt-alpha/PixArt-XL-2-512x512 --include "transformer/*"
-      hf download stabilityai/sd-vae-ft-ema "${weights[@]}"
-      hf download MIT/ast-finetuned-audioset-10-10-0.4593 "${weights[@]}"
+      hf download PixArt-alpha/PixArt-XL-2-512x512 --revision 50f702106901db6d0f8b67eb88e814c56ded2692 --include "transformer/*"
+      hf download stabilityai/sd-vae-ft-ema --revision f04b2c4b98319346dad8c65879f680b1997b204a "${weights[@]}"
+      hf download MIT/ast-finetuned-audioset-10-10-0.4593 --revision f826b80d28226b62986cc218e5cec390b1096902 "${weights[@]}"
       ;;
     *)
       echo "${part}: expected sonify or train" >&2

@@ -21,7 +21,7 @@ from sonify.doctor import trials
 from sonify.doctor.apart import tried
 from sonify.doctor.findings import Finding, Outcome, as_rows
 from sonify.doctor.models import examine_models
-from sonify.doctor.specimens import SOUNDS, choose_picture, draw_picture
+from sonify.doctor.specimens import SOUNDS, choose_picture, draw_picture, laid_out_sounds
 from sonify.doctor.trials import (
     count_won,
     try_ast,
@@ -309,7 +309,11 @@ def test_the_first_readable_image_of_the_set_is_shown(configure, tmp_path):
     assert choose_picture(config.images).name == "b.jpg"
 
 
-def test_an_image_of_an_archive_is_shown_though_a_sample_was_asked_for(configure, tmp_path):
+def test_an_image_of_an_archive_is_shown_and_no_sample_is_drawn_for_it(configure, tmp_path, monkeypatch):
+    def read_all(*_: object) -> None:
+        raise AssertionError("every archive would be read")
+
+    monkeypatch.setattr("sonify.sources.images.images_in", read_all)
     write_tar(tmp_path / "tars" / "0.tar", {"x.png": picture(3, image_format="PNG")})
     config = configure(images=archives_in(tmp_path / "tars", sample=1))
     assert choose_picture(config.images).name == "0.tar/x.png"
@@ -492,6 +496,14 @@ def test_recordings_are_heard_at_the_rate_and_in_the_window_of_the_stage(configu
     np.testing.assert_allclose(found.facts["cosines"], np.eye(6), atol=1e-3)
     assert len(found.shown) == 7
     assert found.shown[1].split() == ["dog", "1.00*", *found.shown[1].split()[2:]]
+
+
+def test_sounds_are_without_the_padding_of_a_clip(configure):
+    config = configure(audio={**sounds_in(configure().run_dir.parent / "sounds"), "clip_seconds": 10.0})
+    with laid_out_sounds(config.audio) as (_, heard):
+        lengths = [len(one.samples) for one in heard]
+    assert min(lengths) < 160_000
+    assert lengths == [round(one.clip.duration_sec * 16_000) for one in heard]
 
 
 def test_of_clips_another_sound_is_heard(configure, models):

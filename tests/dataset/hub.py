@@ -32,6 +32,7 @@ class Hub:
     commits: list[list[str]] = field(default_factory=list)
     private: bool = False
     requests: int = 0
+    committed_to: list[str] = field(default_factory=list)
     validated: list[str] = field(default_factory=list)
     behind_a_proxy: bool = False
     refuse: dict[str, int] = field(default_factory=dict)
@@ -53,6 +54,8 @@ class Hub:
             "/objects/batch": self._batch,
             "s/me/set": self._describe,
         }
+        if "/commit/" in path:
+            self.committed_to.append(path)
         if path.startswith("/large/"):
             return self._store(path.rpartition("/")[2], body)
         return 200, next(call for words, call in calls.items() if words in path)(body)

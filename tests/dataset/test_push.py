@@ -38,6 +38,7 @@ def test_all_of_the_folder_goes(out, hub: Hub):
     assert hub.files == contents(out)
     assert hub.validated == [(out / CARD).read_text()]
     assert hub.created == [{"name": "set", "organization": "me", "type": "dataset"}]
+    assert hub.committed_to == [f"/api/datasets/{REPO}/commit/main"]
     assert {one.path: (one.size_bytes, one.sha256) for one in sent} == {
         name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in contents(out).items()
     }

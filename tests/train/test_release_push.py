@@ -79,6 +79,7 @@ def test_all_of_a_release_goes_as_a_model(out: Path, hub: Hub, capsys: pytest.Ca
 
     assert hub.files == contents(out)
     assert hub.created[0].get("type", "model") == "model"
+    assert hub.committed_to == [f"/api/models/{REPO}/commit/main"]
     assert len(hub.sent_large) == 3
     assert capsys.readouterr().out.splitlines()[-1] == f"{len(hub.files)} files, 0.6 MB, are in {REPO}"
 

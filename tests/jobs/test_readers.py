@@ -1,12 +1,16 @@
 """What the readers make of a file: values with their lines, commands, images, the options of Slurm."""
 
+import re
+
 import pytest
 
-from sonify.doctor.jobs.commands import expand, ours_in
+from sonify.doctor.jobs.commands import TRAINING_OPTIONS, _parse_training, expand, ours_in
 from sonify.doctor.jobs.images import Building, has_program, read_builds, read_stages, short_name, user_of
 from sonify.doctor.jobs.pods import to_amount
 from sonify.doctor.jobs.scripts import read_slurm, variables_set, variables_used
 from sonify.doctor.jobs.text import Unreadable, read_documents, read_source, split_commands
+from sonify.errors import InputError
+from train import pixart
 
 
 def source_of(folder, name, text):
@@ -66,6 +70,32 @@ def test_strings_over_lines_and_what_is_fed_in_are_no_commands():
 def test_our_commands_are_known_whatever_starts_them(words, expected):
     (command,) = split_commands(words, 1)
     assert ours_in(command.words) == expected
+
+
+def test_the_options_of_a_training_are_those_of_its_parser(capsys):
+    """Its parser is behind libraries that need not be where a folder is examined."""
+    with pytest.raises(SystemExit):
+        pixart.main(["--help"])
+    said = capsys.readouterr().out
+    options = {name: int(bool(value)) for name, value in re.findall(r"^  (--[\w-]+)( [A-Z]+)?", said, re.MULTILINE)}
+    assert options == TRAINING_OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "rest"),
+    [
+        ("--config a b=1 --dry-run --prices gpu_hour=2 c=3", "a", ["b=1", "c=3"]),
+        ("b=1 --config=a --prices=p", "a", ["b=1"]),
+    ],
+)
+def test_a_trainings_words_are_its_configuration_and_overrides(words, config, rest):
+    assert _parse_training(words.split()) == (config, rest)
+
+
+@pytest.mark.parametrize("words", ["--config", "b=1", "--config a --colour", "--config a b"])
+def test_a_trainings_words_that_mean_nothing_are_refused(words):
+    with pytest.raises(InputError):
+        _parse_training(words.split())
 
 
 def test_a_command_within_a_shell_gets_that_shells_arguments():

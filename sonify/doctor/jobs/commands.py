@@ -32,6 +32,8 @@ MAX_EXPANSIONS = 6
 MAX_WORD = 10_000
 # What is not known is kept out of the way while the rest is filled in.
 _KEEP, _GIVE_BACK = str.maketrans("${}", "\0\1\2"), str.maketrans("\0\1\2", "${}")
+# The options of `train.pixart`, and how many words follow each.
+TRAINING_OPTIONS = {"--config": 1, "--dry-run": 0, "--prices": 1}
 SHELLS = ("bash", "sh", "/bin/bash", "/bin/sh")
 _BEFORE_A_PROGRAM = ("--", "exec", "srun", "nohup")
 
@@ -302,8 +304,15 @@ def _parse_training(words: Sequence[str]) -> tuple[str, list[str]]:
     config = _option_of(words, "--config")
     if not config:
         raise InputError("expected --config F")
-    rest = [word for n, word in enumerate(words) if word != "--config" and words[n - 1 : n] != ("--config",)]
-    rest = [word for word in rest if not word.startswith("--config=") and word != "--dry-run"]
+    rest: list[str] = []
+    todo = list(words)
+    while todo:
+        word = todo.pop(0)
+        option, equals, _ = word.partition("=")
+        if option in TRAINING_OPTIONS and not equals:
+            del todo[: TRAINING_OPTIONS[option]]
+        elif option not in TRAINING_OPTIONS:
+            rest.append(word)
     _refuse([word for word in rest if "=" not in word or word.startswith("-")])
     return config, rest
 

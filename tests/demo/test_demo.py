@@ -1,5 +1,6 @@
 import csv
 import sys
+import tarfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -113,11 +114,14 @@ def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @needs_photographs
-def test_a_second_demo_says_that_there_is_nothing_to_do(tmp_path, caplog):
+def test_a_demo_is_enough_for_the_smoke_training_and_a_second_one_has_nothing_to_do(tmp_path, caplog):
     caplog.set_level("INFO")
     write_sample(tmp_path / "demo/sample")
     run(demo_config(tmp_path / "demo").model_copy(update={"engine": Engine(kind="local")}))
     assert run_demo(tmp_path / "demo").is_file()
+    made = [name for tar in (tmp_path / "demo/shards").rglob("*.tar") for name in tarfile.open(tar).getnames()]
+    smoke = yaml.safe_load((SHIPPED.parents[1] / "train/smoke.yaml").read_text())
+    assert sum(name.endswith(".json") for name in made) >= smoke["batch"]["total"], "too few to train on for a step"
     said = f"nothing to do: the demo in {tmp_path / 'demo'} is done already; remove that folder to see it made again"
     assert said in caplog.messages
     caplog.clear()

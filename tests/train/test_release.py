@@ -111,8 +111,8 @@ def test_recordings_and_configuration_go_with_it(root: Path, tmp_path: Path) -> 
     assert names == open_feature_data(config.data).recordings()
     assert len(names) == 12
     stored = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
-    expected = config.model_dump(mode="json") | {"run_dir": "run", "vae": "vae", "ast": "ast"}
-    expected["data"] = {**expected["data"], "runs": ["data"]}
+    expected = config.model_dump(mode="json")
+    expected |= {"run_dir": "run", "vae": "vae", "ast": "ast", "data": expected["data"] | {"runs": ["data"]}}
     assert stored == expected
     assert TrainConfig.model_validate_json(json.dumps(stored)).model == config.model
 

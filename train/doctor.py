@@ -24,13 +24,14 @@ from sonify.io.machine import usable_cpus, why_no_cuda
 from sonify.models.fetch import AST_FILES, VAE_FILES, Files
 from train.checkpoints import FOLDER, RELEASE, check_run_dir
 from train.config import Checkpoint, Scratch, TrainConfig
+from train.device import device_bytes, peak_bytes, reset_peak
 from train.frozen import Networks, load_networks, make_pipeline
 from train.launch import check_devices, start_accelerator
 from train.loader import accumulation_steps, make_loader, naming_lost_loaders
 from train.memory import GB, checkpoint_bytes, count_parameters, estimate_memory, most_that_fits, with_batch
 from train.model import TRANSFORMER_FILES, init_transformer, transformer_part
 from train.shards import FeatureData, check_matches, open_feature_data
-from train.trial import CPU_SECONDS, Reading, Step, Trial, images_for_cpu, peak_bytes, read_for, reset_peak
+from train.trial import CPU_SECONDS, Reading, Step, Trial, images_for_cpu, read_for
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where loader processes hand tensors over
 BATCHES_AHEAD = 2  # of each loader process: torch's `prefetch_factor`
@@ -220,9 +221,8 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _examine_memory(config: TrainConfig, condition_tokens: int, processes: int, *, there: bool) -> Finding:
-    has = None
-    if there and torch.cuda.is_available():
-        has = min(torch.cuda.get_device_properties(n).total_memory for n in range(processes))
+    gpus = [torch.device("cuda", n) for n in range(processes)] if there and torch.cuda.is_available() else []
+    has = min((size for gpu in gpus if (size := device_bytes(gpu)) is not None), default=None)
     return judge_memory(config, condition_tokens, processes, has)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sonify.io.write import write_whole
 from train.config import TrainConfig, Transformer
+from train.device import wait_for
 from train.diffusion import Losses
 from train.model import convolve
 
@@ -244,9 +245,3 @@ def _fastest_sec(product: Callable[[], Tensor], device: torch.device) -> float:
         wait_for(device)
         fastest = min(fastest, time.perf_counter() - start)
     return fastest
-
-
-def wait_for(device: torch.device) -> None:
-    """Let a device finish what it was given: a GPU works while the program goes on."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

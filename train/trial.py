@@ -13,10 +13,11 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from torch import Tensor
 
 from train.config import TrainConfig
+from train.device import wait_for
 from train.diffusion import NUM_TIMESTEPS
 from train.ema import Ema
 from train.loader import Batch
-from train.metrics import forward_flops, matmul_peak_flops, wait_for
+from train.metrics import forward_flops, matmul_peak_flops
 from train.model import set_execution
 from train.pixart import add_gradients, learning_rate_at, make_optimizer
 
@@ -120,19 +121,3 @@ def read_for(batches: Iterator[Batch], seconds: float, kept: int, warm_up: int) 
         elif time.perf_counter() - started > seconds:
             break
     return Reading(batches=first, images_per_sec=images / (time.perf_counter() - started))
-
-
-def reset_peak(device: torch.device) -> None:
-    """Let `peak_bytes` begin anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_bytes(device: torch.device) -> int | None:
-    """The most that torch had allocated since then; None on a CPU, whose allocator does not count."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def device_bytes(device: torch.device) -> int | None:
-    """The memory that a GPU has; None on a CPU."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

@@ -10,6 +10,7 @@ from benchmarks.gpu.report import Figure
 from benchmarks.gpu.room import Room
 from benchmarks.measure import processor
 from sonify.io.machine import nvidia_driver, usable_cpus
+from train.device import device_bytes
 
 GB = 10**9
 
@@ -19,7 +20,7 @@ def machine(room: Room) -> Iterator[Figure]:
     on_gpu = room.device.type == "cuda"
     yield Figure(name="GPU", value=torch.cuda.get_device_name() if on_gpu else "none")
     if on_gpu:
-        yield Figure(name="memory of the GPU", value=round(torch.cuda.mem_get_info()[1] / GB, 1), unit="GB")
+        yield Figure(name="memory of the GPU", value=round((device_bytes(room.device) or 0) / GB, 1), unit="GB")
     yield Figure(name="driver", value=nvidia_driver() or "none")
     yield Figure(name="CUDA of torch", value=torch.version.cuda or "none")
     yield Figure(name="torch", value=torch.__version__)

@@ -29,8 +29,8 @@ from sonify.features.ast import AstFeatures
 from sonify.features.vae import encode
 from sonify.models.loading import computing
 from sonify.retrieval.clap import SAMPLE_RATE_HZ, Clap, TransformersTowers
+from train.device import peak_bytes, reset_peak
 from train.memory import GB
-from train.trial import peak_bytes, reset_peak
 
 SECONDS = 5  # of a clip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from sonify.models.loading import choose_device
+from sonify.errors import InputError
 from train.config import Transformer
-from train.metrics import wait_for
+from train.device import wait_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,9 @@ def open_room(device: Literal["cpu", "cuda"], tiny: bool, folder: Path) -> Room:
     Raises:
         InputError: there is no such device.
     """
-    return Room(device=choose_device(device), sizes=TINY if tiny else FULL, folder=folder)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: torch finds no GPU here; `--device cpu --tiny` tries the code without one")
+    return Room(device=torch.device(device), sizes=TINY if tiny else FULL, folder=folder)
 
 
 def repeat(work: Callable[[], object], room: Room) -> float:

@@ -3,7 +3,6 @@
 A step here is two micro-batches, an update and the average: what one of eight GPUs does for the paper's 640 images.
 """
 
-import gc
 import os
 import statistics
 import time
@@ -21,12 +20,13 @@ from sonify.errors import WorkError
 from tests.feature_runs import make_feature_run
 from train.checkpoints import FOLDER, save_training
 from train.config import TrainConfig
+from train.device import device_bytes, forget, peak_bytes, reset_peak
 from train.launch import start_accelerator
 from train.memory import GB, checkpoint_bytes, count_parameters, estimate_memory
 from train.metrics import forward_flops, matmul_peak_flops
 from train.model import init_transformer
 from train.shards import open_feature_data
-from train.trial import Trial, device_bytes, make_batch, peak_bytes, reset_peak
+from train.trial import Trial, make_batch
 
 MICRO_BATCHES = 2
 NOISE = 0.01  # on every weight: those that begin as zero would spare a GPU work and power
@@ -88,7 +88,7 @@ def _first_that_fits(room: Room, settings: dict[str, Any], peak_flops: float) ->
                 yield Figure(name=f"{way}: {figure.name}", value=figure.value, unit=figure.unit, note=figure.note)
             return
         finally:
-            _forget(room.device)
+            forget(room.device)
     raise WorkError(f"{way}: not even {room.sizes.per_device[-1]} images at once fit")
 
 
@@ -143,11 +143,3 @@ def _trial(config: TrainConfig, room: Room) -> Trial:
             parameter.add_(NOISE * torch.randn_like(parameter))
     null_TD = torch.zeros(room.sizes.condition_vectors, config.model.caption_channels)
     return Trial(config, start_accelerator(config), transformer, null_TD)
-
-
-def _forget(device: torch.device) -> None:
-    """Let go of a model that is no longer used, and of what was compiled for it."""
-    torch.compiler.reset()
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

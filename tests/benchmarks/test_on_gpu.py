@@ -93,25 +93,24 @@ def test_a_device_that_is_not_there_is_said(tmp_path):
     out = tmp_path / "on_gpu.json"
     assert main(["--out", str(out), "--parts", "search", "--tiny"]) == 3
     (measured,) = read_report(out).parts
-    assert "torch finds no GPU here" in measured.why
+    assert "--device: torch finds no GPU here" in measured.why
 
 
 def test_a_killed_conductor_leaves_its_figures_and_nobody_behind(tmp_path):
     out = tmp_path / "on_gpu.json"
-    command = [sys.executable, "-m", "benchmarks.on_gpu", "--parts", "machine,features", "--tiny", "--device", "cpu"]
+    command = [sys.executable, "-m", "benchmarks.on_gpu", "--parts", "machine,search", "--tiny", "--device", "cpu"]
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
     try:
-        while not out.exists() or not any(each.part == "features" for each in read_report(out).parts):
+        while not out.exists() or not any(each.part == "search" and each.figures for each in read_report(out).parts):
             assert process.poll() is None
-            time.sleep(0.1)
+            time.sleep(0.02)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    machine, features = read_report(out).parts
+    machine, searched = read_report(out).parts
     assert machine.outcome == "done"
-    assert (features.outcome, features.why) == ("not measured", "being measured")
-    assert features.figures
+    assert (searched.outcome, searched.why) == ("not measured", "being measured")
     assert len(children) == 1
     for _ in range(100):
         if not Path(f"/proc/{children[0]}").exists():

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -409,8 +411,10 @@ def make_vlm(models: Path, **fields: Any) -> Any:
     ],
 )
 def test_a_server_that_fails_is_a_fault_of_one_line(impatient, faults, expected):
+    started = time.monotonic()
     with serving(*faults) as server:
-        found = ask_at(server)
+        found = ask_at(server, max_wait_sec=120.0)
+    assert time.monotonic() - started < 60  # whatever a run would wait
     assert found.outcome is Outcome.FAULT
     assert expected in found.found
     assert "\n" not in found.found
@@ -458,8 +462,13 @@ def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_engine_is_started_asked_and_ended_and_leaves_nothing(own_temp):
-    found = tried("stub", lambda: try_vlm("stub", engine(*ENGINE), 5, draw_picture()))
+    told = own_temp / "pid"
+    tells = f"import os, sys; open({str(told)!r}, 'w').write(str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])"
+    command = (sys.executable, "-c", tells, *ENGINE)
+    found = tried("stub", lambda: try_vlm("stub", engine(*command), 5, draw_picture()))
     assert found.outcome is Outcome.OK, found.found
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
     assert found.facts["load_sec"] > 0
     assert list(own_temp.glob("sonify-doctor-*")) == []
 

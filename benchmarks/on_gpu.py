@@ -170,7 +170,8 @@ def _figures_of(child: subprocess.Popen[str], deadline: float) -> Iterator[Figur
     threading.Thread(target=pass_on, daemon=True).start()
     with suppress(queue.Empty):
         while line := lines.get(timeout=max(0.0, deadline - time.monotonic())):
-            yield read_figure(line)
+            if figure := read_figure(line):
+                yield figure
 
 
 def _has_ended(child: subprocess.Popen[str], deadline: float) -> bool:

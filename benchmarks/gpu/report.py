@@ -51,9 +51,12 @@ class Report:
     parts: tuple[Measured, ...]
 
 
-def read_figure(line: str) -> Figure:
-    """A figure as a part prints it."""
-    return TypeAdapter(Figure).validate_json(line)
+def read_figure(line: str) -> Figure | None:
+    """A figure as a part prints it; None where a library said something, or a part died while it wrote."""
+    try:
+        return TypeAdapter(Figure).validate_json(line)
+    except ValidationError:
+        return None
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -35,7 +35,9 @@ def printing(*figures: Figure) -> str:
 
 def test_each_figure_is_told_as_it_comes():
     told: list[Measured] = []
-    measured = ran(printing(FIGURE, FIGURE), told=told)
+    measured = ran(
+        printing(FIGURE) + "print('a library says hello')\n" + printing(FIGURE) + "print('{', end='')", told=told
+    )
     assert [len(each.figures) for each in told] == [1, 2]
     assert {each.outcome for each in told} == {"not measured"}
     assert (measured.outcome, measured.why, measured.figures) == ("done", "", (FIGURE, FIGURE))

@@ -64,6 +64,18 @@ def test_each_place_that_is_not_there_is_a_fault_of_its_own_and_the_rest_is_trie
     assert "estimate" in abouts(findings)
 
 
+def test_what_a_worker_takes_is_set_against_the_gpus_that_were_found(config_file, tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncase "$1" in --query*) echo "0, NVIDIA A10G, 580.82.07, 23028, 22500";; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/bin:/usr/bin")
+    findings = list(examine(config_file, ["retrieval.search.device=cuda", "retrieval.search.memory_gib=30"]))
+    memory = next(finding for finding in findings if finding.about == "gpu memory, the search")
+    assert memory.outcome is Outcome.FAULT
+    assert memory.facts["share_bytes"] == 23028 << 20
+
+
 def test_a_run_directory_in_the_input_and_a_folder_in_a_files_place_are_faults(config_file, tmp_path):
     findings = list(examine(config_file, [f"run_dir={tmp_path}/photos/run", f"images.exclude={tmp_path}/sounds"]))
     faults = {finding.about: finding.found for finding in findings if finding.outcome is Outcome.FAULT}

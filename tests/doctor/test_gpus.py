@@ -167,6 +167,17 @@ def test_a_configuration_asks_by_its_parts(config):
     assert (search.needs_gpu, search.in_torch) == (True, False)
 
 
+def test_a_tagger_of_tflite_takes_cpus_alone_and_no_torch(tmp_path):
+    small_input(tmp_path)
+    model, labels = tmp_path / "yamnet.tflite", tmp_path / "labels.csv"
+    for path in (model, labels):
+        path.touch()
+    confirm = {"kind": "tagger", "model": str(model), "labels": str(labels), "cpus": 3}
+    (ask,) = asks_of(small_config(tmp_path, retrieval={"confirm": confirm}))
+    assert (ask.key, ask.cpus, ask.gpus, ask.needs_gpu, ask.in_torch) == ("retrieval.confirm", 3, 0, False, False)
+    assert ask.name == str(model)
+
+
 def test_a_search_on_gpus_that_faiss_does_not_find_is_a_fault(config):
     faiss = list(examine_gpus(config))[-1]
     assert (faiss.about, faiss.outcome) == ("faiss", Outcome.FAULT)

@@ -83,30 +83,10 @@ def test_a_pods_mistakes_are_found(tmp_path, old, new, line, said):
     assert any(at == line and said in what for at, _, what in found), found
 
 
-def test_a_variable_of_one_secret_here_and_of_another_there_is_found(tmp_path):
-    told = "# A pod.\n#\n#   kubectl create secret generic s --from-literal=k=... --from-literal=l=...\n"
-    pod = POD.replace("value: b", "valueFrom: {secretKeyRef: {name: s, key: k}}").replace("# A pod.\n", told)
-    text = f"{pod}---\n{pod.replace('key: k', 'key: l')}"
-    found = examine(tmp_path, "a.yaml", text)
-    assert (27, Outcome.FAULT, "A is l of s here and k of s elsewhere") in found
-    assert not any("nobody is told" in what for _, _, what in found)
-
-
-def test_a_secret_that_is_written_down_is_found_and_a_place_for_one_is_not(tmp_path):
-    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData:\n  key: FILL_IN\n  word: hunter2\n"
-    found = [(at, what) for at, outcome, what in examine(tmp_path, "a.yaml", text) if outcome is Outcome.FAULT]
-    assert found == [(6, "the secret's word stands here")]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
-        ("maxReplicas: 2", "maxReplicas: 0", 6, "no worker group may have a single node"),
-        ("minReplicas: 0", "minReplicas: 3", 14, "minReplicas 3 is more than maxReplicas 2"),
-        ("minReplicas: 0", "minReplicas: none", 14, "minReplicas: expected a value of type int, found 'none'"),
-        ("minReplicas: 0", "minReplicas: true", 14, "minReplicas: expected a value of type int, found 'True'"),
         ('num-cpus: "0"', "num-cpus: 0", 10, "rayStartParams.num-cpus: expected a text in quotes"),
-        ("  rayClusterSpec:", "  submissionMode: Later\n  rayClusterSpec:", 7, "submissionMode: expected K8sJobMode"),
         ("  entrypoint:", "  # entrypoint:", 5, "a RayJob without entrypoint"),
         ("authOptions: {mode: token}", "authOptions: token", 8, "authOptions: expected"),
         ("kind: RayJob", "kind: RayServe", 2, "a kind of KubeRay's that is not looked into"),
@@ -116,6 +96,12 @@ def test_a_secret_that_is_written_down_is_found_and_a_place_for_one_is_not(tmp_p
 def test_a_rayjobs_mistakes_are_found(tmp_path, old, new, line, said):
     found = examine(tmp_path, "a.yaml", RAYJOB, old, new)
     assert any(at == line and said in what for at, _, what in found), found
+
+
+def test_a_field_that_this_kuberay_has_not_may_be_a_newer_ones(tmp_path):
+    found = examine(tmp_path, "a.yaml", RAYJOB, "  entrypoint:", "  shutdownAfterJobFinished: true\n  entrypoint:")
+    said = "KubeRay 1.5 has no field shutdownAfterJobFinished in spec; did you mean shutdownAfterJobFinishes?"
+    assert (6, Outcome.NOTE, said) in found
 
 
 @pytest.mark.parametrize(

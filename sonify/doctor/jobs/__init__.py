@@ -54,10 +54,7 @@ def _ask(jobs: JobSet) -> Iterator[Finding]:
 
 def _describe(jobs: JobSet, source: Source) -> str:
     """What was looked at in a file."""
-    counts = {
-        "commands of sonify": sum(each.source is source for each in jobs.commands),
-        "pods": sum(each.source is source for each in jobs.pods),
-        "types of nodes": sum(each.source is source for each in jobs.nodes),
-        "stages": sum(each.source is source for each in jobs.stages),
-    }
-    return ", ".join([source.kind.value, *(f"{count} {what}" for what, count in counts.items() if count)])
+    held = {"command": jobs.commands, "pod": jobs.pods, "node type": jobs.nodes, "stage": jobs.stages}
+    counts = {noun: sum(each.source is source for each in rows) for noun, rows in held.items()}
+    told = (f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items() if count)
+    return ", ".join([source.kind.value, *told])

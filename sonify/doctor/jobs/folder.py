@@ -22,8 +22,6 @@ class Secret:
 
     name: str
     keys: tuple[str, ...]
-    source: Source
-    line: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +145,9 @@ def _read_secrets(source: Source) -> Iterator[Secret]:
         if node.at("kind").text() == "Secret":
             keys = [key for part in ("data", "stringData") for key, _ in node.at(part).items()]
             name = node.at("metadata", "name").text()
-            yield Secret(name=name, keys=tuple(keys), source=source, line=node.line)
+            yield Secret(name=name, keys=tuple(keys))
     for command in source.commands:
         words = command.words
         if words[:4] in (("kubectl", "create", "secret", "generic"),) and len(words) > 4:
             told = re.findall(r"--from-(?:literal|file)[ =]([A-Za-z_][\w.-]*)=", " ".join(words))
-            yield Secret(name=words[4], keys=tuple(told), source=source, line=command.line)
+            yield Secret(name=words[4], keys=tuple(told))

@@ -173,11 +173,6 @@ class Source:
     prose: str = ""  # comments, or a page, without the command lines in them
     commands: tuple[Words, ...] = ()
 
-    def line_of(self, pattern: str) -> int:
-        """The first line in which a pattern is found, or 1."""
-        found = re.search(pattern, self.text)
-        return self.text.count("\n", 0, found.start()) + 1 if found else 1
-
 
 def kind_of(path: Path) -> Kind:
     """What a file is to be read as."""

@@ -20,7 +20,7 @@ from sonify.doctor.findings import Finding, Outcome
 from sonify.doctor.jobs.commands import is_runtime_env
 from sonify.doctor.jobs.folder import JobSet, find
 from sonify.doctor.jobs.pods import cluster_of, is_cluster_file, objects_of
-from sonify.doctor.jobs.text import Kind, Node, Source
+from sonify.doctor.jobs.text import FileKind, Node, Source
 from sonify.errors import did_you_mean
 
 LINT_TIMEOUT_SEC = 60
@@ -85,21 +85,13 @@ def _cluster_file(source: Source, node: Node) -> Iterator[Finding]:
     head = node.at("head_node_type")
     if types and head.text() not in types:
         yield find(source, head.line, f"head_node_type is {head.text()!r}, none of available_node_types")
-    for name, each in types.items():
-        low, high = each.at("min_workers").value or 0, each.at("max_workers").value
-        if isinstance(low, int) and isinstance(high, int) and low > high:
-            yield find(source, each.line, f"{name}: min_workers {low} are more than max_workers {high}")
 
 
 def _runtime_env(source: Source, node: Node) -> Iterator[Finding]:
     from ray.runtime_env import RuntimeEnv  # noqa: PLC0415 - takes a while
 
     for key, value in node.items():
-        if key in ("pip", "uv", "conda") and value.given:
-            yield find(
-                source, value.line, f"{key} installs on each node what its image has", "leave it out", Outcome.NOTE
-            )
-        elif key in ("excludes", "env_vars"):
+        if key in ("excludes", "env_vars"):
             try:
                 RuntimeEnv(**{key: value.plain()})
             except (TypeError, ValueError) as error:
@@ -216,7 +208,7 @@ def _ray_words(jobs: JobSet) -> Iterator[Finding]:
 
 def _bash(jobs: JobSet) -> Iterator[Finding]:
     bash = shutil.which("bash")
-    for source in (each for each in jobs.sources if each.kind is Kind.SHELL):
+    for source in (each for each in jobs.sources if each.kind is FileKind.SHELL):
         if bash is None:
             yield find(source, 1, "bash is not here to read it", outcome=Outcome.NOT_TRIED)
             continue
@@ -231,8 +223,8 @@ def _bash(jobs: JobSet) -> Iterator[Finding]:
 
 def _linters(jobs: JobSet) -> Iterator[Finding]:
     for kind, name, options in (
-        (Kind.DOCKERFILE, "hadolint", ("--no-color", "--format", "json", "-")),
-        (Kind.SHELL, "shellcheck", ("--norc", "--format", "json", "-")),
+        (FileKind.DOCKERFILE, "hadolint", ("--no-color", "--format", "json", "-")),
+        (FileKind.SHELL, "shellcheck", ("--norc", "--format", "json", "-")),
     ):
         sources = [each for each in jobs.sources if each.kind is kind]
         program = _program(name)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sonify.doctor.findings import Finding
@@ -11,7 +10,7 @@ from sonify.doctor.jobs.folder import JobSet, find
 from sonify.doctor.jobs.images import user_of
 from sonify.doctor.jobs.pods import GPU, cluster_of, objects_of, to_amount, variables_of
 from sonify.doctor.jobs.scripts import SlurmScript, variables_set
-from sonify.doctor.jobs.text import Kind, Source
+from sonify.doctor.jobs.text import FileKind, Source
 from sonify.doctor.machine import AST_VECTORS, loader_bytes
 
 # Between the signal that ends a training and the end: the step at work is finished, and some 10 GB of state are
@@ -96,19 +95,12 @@ def _groups(jobs: JobSet) -> Iterator[Finding]:
 
 
 def _ray_versions(jobs: JobSet) -> Iterator[Finding]:
-    expected = jobs.locked("ray") or _installed("ray")
+    expected = jobs.locked("ray")
     for source in jobs.sources:
         for node in objects_of(source):
             stated = cluster_of(node).at("rayVersion")
             if stated.given and expected and stated.text() != expected:
                 yield find(source, stated.line, f"rayVersion is {stated.text()}, and the lock's {expected}")
-
-
-def _installed(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
 
 
 def _tokens(jobs: JobSet) -> Iterator[Finding]:
@@ -154,7 +146,7 @@ def _waiting(source: Source, line: int, waits: str | None) -> Iterator[Finding]:
 
 def _addresses(jobs: JobSet) -> Iterator[Finding]:
     """A host's name may stand for loopback (Debian's 127.0.1.1) or for an address of another network."""
-    for source in (each for each in jobs.sources if each.kind is Kind.SHELL):
+    for source in (each for each in jobs.sources if each.kind is FileKind.SHELL):
         for number, line in enumerate(source.text.splitlines(), 1):
             if re.search(r"^[^#]*\bhostname\s+(?:--ip-address|-i\b|-I\b|--all-ip)", line):
                 yield find(

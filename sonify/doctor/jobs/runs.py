@@ -16,7 +16,7 @@ from sonify.doctor.jobs.folder import JobSet, find, is_named
 from sonify.doctor.jobs.images import folders_of, has_program, libraries_of, made_by
 from sonify.doctor.jobs.pods import NodeType, Pod, is_below, mounted_by
 from sonify.doctor.jobs.scripts import variables_set
-from sonify.doctor.jobs.text import Kind, Source, split_commands
+from sonify.doctor.jobs.text import FileKind, Source, split_commands
 from sonify.errors import InputError
 
 # What the driver of a run needs beside Ray: it looks for every model before it asks for workers.
@@ -189,7 +189,7 @@ def _libraries(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
 def _fetched(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
     """Models that are folders are fetched by something of the set, and those of the hub as they are asked for."""
     fetches = list(_fetches(jobs))
-    scripts = {source.path.name for source, _, words in fetches if source.kind is Kind.SHELL}
+    scripts = {source.path.name for source, _, words in fetches if source.kind is FileKind.SHELL}
     folders = [
         word for words in _all_words(jobs, scripts) if _is_fetch(words, scripts) for word in words if word[:1] == "/"
     ]

@@ -10,7 +10,7 @@ from sonify.doctor.jobs.commands import is_runtime_env
 from sonify.doctor.jobs.folder import JobSet, find
 from sonify.doctor.jobs.images import misnamed_builds
 from sonify.doctor.jobs.scripts import GIVEN, variables_set, variables_used
-from sonify.doctor.jobs.text import Kind, Source
+from sonify.doctor.jobs.text import FileKind, Source
 from sonify.io.machine import OLDEST_DRIVERS
 
 # One file of each kind that must stay at home when a job's working folder is sent to a cluster or into an image.
@@ -91,7 +91,7 @@ def _literals(jobs: JobSet) -> Iterator[Finding]:
         (pod.source, v.line, v.name, v.value) for pod in jobs.pods for part in pod.containers for v in part.variables
     ]
     for source in jobs.sources:
-        for node in source.documents if source.kind is Kind.YAML else ():
+        for node in source.documents if source.kind is FileKind.YAML else ():
             given += [(source, value.line, name, value.text()) for name, value in node.at("env_vars").items()]
     for source, line, name, value in given:
         if re.fullmatch(_NAME, name) and value and not value.startswith("$"):
@@ -99,7 +99,7 @@ def _literals(jobs: JobSet) -> Iterator[Finding]:
 
 
 def _variables(jobs: JobSet) -> Iterator[Finding]:
-    for source in (each for each in jobs.sources if each.kind is Kind.SHELL):
+    for source in (each for each in jobs.sources if each.kind is FileKind.SHELL):
         known = variables_set(source)
         said: set[str] = set()
         for name, line, optional in variables_used(source):
@@ -123,13 +123,15 @@ def _files(jobs: JobSet) -> Iterator[Finding]:
     within = "|".join(re.escape(step.rest) for stage in jobs.stages for step in stage.own if step.name == "WORKDIR")
     pattern = re.compile(rf"(?:(?<![\w/.-])|(?:{within or '//'})/)(?:{re.escape(folder)}|jobs)/([\w./-]*\w)")
     for source in jobs.sources:
-        if source.kind is Kind.OTHER:
+        if source.kind is FileKind.OTHER:
             continue
         for number, line in enumerate(source.text.splitlines(), 1):
             for name in pattern.findall(line):
                 if name not in here and not (jobs.folder / name).exists():
                     yield find(source, number, f"{name} is not in this set")
-            for name in re.findall(r"`([\w-]+\.(?:yaml|yml|sh|lock))`", line if source.kind is Kind.MARKDOWN else ""):
+            for name in re.findall(
+                r"`([\w-]+\.(?:yaml|yml|sh|lock))`", line if source.kind is FileKind.MARKDOWN else ""
+            ):
                 if name not in {basename(each) for each in here}:
                     yield find(source, number, f"{name} is not in this set")
 

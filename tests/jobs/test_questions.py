@@ -160,5 +160,20 @@ def test_a_runtime_environments_mistakes_are_found(tmp_path, text, line, outcome
     assert any(at == line and each is outcome and said in what for at, each, what in found), found
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("ray start --head\nray stop\n", {1, 2}),
+        ("#SBATCH --exclusive\nray start --head\nray stop\n", set()),
+        ("ray start --address a:6379 --block\n", set()),
+        ("trap 'kill 1; ray stop' EXIT\n", {1}),
+        ("echo 'a; ray stop'\n", set()),
+    ],
+)
+def test_another_ray_is_met_where_the_machine_is_shared(tmp_path, text, lines):
+    found = examine(tmp_path, "a.sh", text)
+    assert {at for at, _, what in found if "meets another Ray" in what or "ends every Ray" in what} == lines
+
+
 def test_a_script_that_goes_on_behind_a_failure_is_noted(tmp_path):
     assert (1, Outcome.NOTE, "goes on behind a command that failed") in examine(tmp_path, "a.sh", "echo\n")

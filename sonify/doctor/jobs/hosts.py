@@ -124,8 +124,8 @@ def _ray_commands(jobs: JobSet) -> Iterator[Finding]:
                 yield from _waiting(
                     source, command.line, command.set.get(SYMMETRIC_WAIT) or variables.get(SYMMETRIC_WAIT)
                 )
-            # within a trap, too
-            if shared and re.search(r"(?:^|[;&|]\s*)ray stop\b", " ".join(words[words[:1] == ("trap",) :])):
+            trap = " ".join(words[1:]) if words[:1] == ("trap",) else ""
+            if shared and (words[:2] == ("ray", "stop") or re.search(r"(?:^|[;&|]\s*)ray stop\b", trap)):
                 yield find(source, command.line, "ray stop ends every Ray of the user on the machine", "end your own")
             if shared and words[:2] == ("ray", "start") and "--head" in words:
                 yield from _own_ray(source, command.line, words)
@@ -200,14 +200,12 @@ def _when_time_runs_out(script: SlurmScript, commands: Sequence[Command]) -> Ite
     trapped = any(words[:1] == ("trap",) and {signal[2], f"SIG{signal[2]}"} & {*words[2:]} for words in own)
     waits = any(words[:1] == ("wait",) for words in own)
     behind = re.search(r"^[^#\n]*[^&#\n]&\s*$", script.source.text, re.MULTILINE)
-    for lacking in (
-        *([f"no trap for {signal[2]}"] if not trapped else []),
-        *(["no command that runs behind it, by `&` and `wait`"] if not (waits and behind) else []),
-    ):
-        yield find(
-            script.source, script.line("signal"), f"the batch shell gets {signal[2]}, and has {lacking}",
-            "trap '...' SIGNAL; COMMAND & wait \"$!\"",
-        )  # fmt: skip
+    at, name = script.line("signal"), signal[2]
+    if not trapped:
+        yield find(script.source, at, f"the batch shell gets {name}, and has no trap for it", f"trap '...' {name}")
+    if not (waits and behind):
+        what = f"the batch shell acts upon {name} only when its command has ended"
+        yield find(script.source, at, what, 'COMMAND & wait "$!"')
 
 
 def _shared_memory(run: Loaded) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ FAULTS = (
           "loader processes have no /dev/shm", "    spec:"),
     Fault("shared-memory-on-disk", "train-job.yaml", "{medium: Memory, sizeLimit: 64Gi}", "{}",
           "loader processes have no /dev/shm", "    spec:"),
-    Fault("little-shared-memory", "train-job.yaml", "sizeLimit: 64Gi", "sizeLimit: 64Mi", "/dev/shm has 0.1 Gi",
+    Fault("little-shared-memory", "train-job.yaml", "sizeLimit: 64Gi", "sizeLimit: 512Mi", "/dev/shm has 0.5 Gi",
           "- name: shm"),
     Fault("more-shared-memory-than-memory", "train-job.yaml", "sizeLimit: 64Gi", "sizeLimit: 640Gi",
           "shm may take all memory that it has", "- name: shm"),

@@ -123,6 +123,39 @@ def test_the_variable_that_a_key_is_in_is_set_where_workers_run(tmp_path, where,
     assert {(at, each) for at, each, _ in found} == ({(6, outcome)} if outcome else set())
 
 
+@pytest.mark.parametrize(
+    ("head", "backend", "told"),
+    [
+        ("#   hf download a/c\n", "server, command: vllm", "which nothing here fetches"),
+        ("#   hf download a/b --revision 1\n", "server, command: vllm, revision: '2'", "fetches a/b at 1"),
+        ("#   hf download a/b --revision 1\n", "server, command: vllm", ""),
+        ("#   hf download a/c\n# Needs: a/b.\n", "server, command: vllm", ""),
+        ("#   hf download a/c\n", "endpoint, url: 'http://a:1/v1'", ""),
+        ("", "server, command: vllm", ""),
+    ],
+)
+def test_a_model_of_the_hub_is_fetched_where_others_are(tmp_path, head, backend, told):
+    (tmp_path / "mine.yaml").write_text(
+        "run_dir: s3://b/r\nimages: {kind: folder, path: s3://b/i}\naudio: {sources: [{kind: folder, path: s3://b/s}]}\n"
+        f"concepts: {{extractors: [{{kind: vlm, name: a, model: a/b, backend: {backend}}}]}}\n"
+    )
+    text = head + RAYJOB.replace("--config laptop", "--config mine.yaml")
+    said = [what for _, _, what in examine(tmp_path, "a.yaml", text) if "concepts.extractors.0.model" in what]
+    assert [told in what for what in said] == ([True] if told else []), said
+
+
+def test_a_secret_that_is_taken_from_another_variable_stands_nowhere(tmp_path):
+    found = examine(tmp_path, "a.yaml", POD, "{name: A, value: b}", "{name: HF_TOKEN, value: $(A)}")
+    assert not any("stands here" in what for _, _, what in found)
+
+
+@pytest.mark.parametrize(("device", "lines"), [("auto", set()), ("cuda", {6})])
+def test_a_gpu_that_no_node_has_is_missed_where_it_must_be_there(tmp_path, device, lines):
+    override = f" retrieval.encoder.device={device}\n  rayClusterSpec:"
+    found = examine(tmp_path, "a.yaml", RAYJOB, "\n  rayClusterSpec:", override)
+    assert {at for at, _, what in found if "retrieval.encoder.gpus is" in what} == lines
+
+
 def test_people_with_gpus_are_told_which_driver(tmp_path):
     lock = "cuda-toolkit==13.0.3.0\n"
     (tmp_path / "requirements.lock").write_text(lock)

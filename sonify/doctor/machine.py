@@ -3,6 +3,7 @@
 What is probed is left as it was: a file or an object of our own is made beside what a run makes, and removed.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -31,6 +32,10 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is made in it
 RAY_SHARED_BYTES = 100 << 20
 # Where a model lies on several GPUs, or a loader has many workers: Docker gives 64 MB. Not measured.
 SHARED_BYTES = 1 << 30
+# Micro-batches that each loader process of a training has under way: torch's `prefetch_factor`.
+BATCHES_AHEAD = 2
+# Of five seconds of sound, by AST with `frequency: mean`: where no data says how many there are.
+AST_VECTORS = 49
 # Beside a run's files: Ray's logs, unpacked parts, what a worker makes before it is uploaded.
 SPARE_BYTES = 1 << 30
 PROBE = b"made by `sonify doctor`, and removed at once"
@@ -251,6 +256,22 @@ def judge_shared_memory(total_bytes: int, free_bytes: int, *, several_gpus: bool
     facts = {"total_bytes": total_bytes, "free_bytes": free_bytes}
     outcome = Outcome.NOTE if todo else Outcome.OK
     return Finding(about="shared memory", outcome=outcome, found=found, todo=todo, facts=facts)
+
+
+def loader_bytes(
+    *, workers: int, images: int, latent_shape: tuple[int, int, int], condition_shape: tuple[int, int], processes: int
+) -> int:
+    """What a training's loader processes on one node may hold in shared memory at once.
+
+    Args:
+        workers: loader processes of each training process.
+        images: of a micro-batch.
+        latent_shape: channels, height and width; noise of the same shape goes along.
+        condition_shape: vectors and their width.
+        processes: training processes of the node.
+    """
+    numbers = 2 * math.prod(latent_shape) + math.prod(condition_shape)
+    return BATCHES_AHEAD * workers * processes * images * 4 * numbers
 
 
 # --- what depends on the models

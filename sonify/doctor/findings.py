@@ -1,9 +1,13 @@
 """What an examination found: a row each, how it is told, and what all of them come to."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
+
+# Colours and the like, whose letters are printable: `ESC [ 31 m`, and titles, `ESC ] ... BEL`.
+ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
 
 class Outcome(StrEnum):
@@ -31,6 +35,12 @@ class Finding:
     shown: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
+
+
+def one_line(text: object, longest: int = 400) -> str:
+    """What somebody else said in one line of at most so many characters, with nothing in it that a terminal obeys."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in ESCAPES.sub("", str(text))).split())
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 def tell(findings: Iterable[Finding]) -> Iterator[str]:

@@ -224,7 +224,7 @@ def judge_gpus(seen: Gpus, asks: Sequence[Ask], *, elsewhere: bool = False) -> F
         return finding(Outcome.FAULT, str(missing("torch", "models", in_torch[0].key)))
     if seen.traces and in_torch and not seen.torch_gpus:
         why = why_no_cuda(seen.torch_cuda or None, seen.driver)
-        todo = _how_to_mend(seen)
+        todo = how_to_mend(seen)
         return finding(Outcome.FAULT, f"{seen.traces}, and torch {seen.torch} finds none: {why}", todo)
     if not seen.traces:
         return _judge_none(finding, asking, elsewhere)
@@ -255,7 +255,8 @@ def _judge_none(finding: Any, asking: Sequence[Ask], elsewhere: bool) -> Finding
     return finding(Outcome.NOTE, f"none on this machine: {names} will run on CPUs")
 
 
-def _how_to_mend(seen: Gpus) -> str:
+def how_to_mend(seen: Gpus) -> str:
+    """What to do where a machine has GPUs and torch finds none of them."""
     if not seen.torch_cuda:
         return "install a torch that is built for CUDA; `device: cpu` of a run does without"
     oldest = OLDEST_DRIVERS.get(int(seen.torch_cuda.partition(".")[0]))

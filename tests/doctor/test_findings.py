@@ -1,6 +1,8 @@
 import json
 
-from sonify.doctor.findings import Finding, Outcome, as_rows, count_faults, tell
+import pytest
+
+from sonify.doctor.findings import Finding, Outcome, as_rows, count_faults, one_line, tell
 
 FINDINGS = [
     Finding(about="gpu", outcome=Outcome.OK, found="one NVIDIA H200", facts={"gpus": 1}, seconds=0.25),
@@ -29,3 +31,23 @@ def test_findings_are_json():
         "about": "gpu", "outcome": "ok", "found": "one NVIDIA H200", "todo": "", "shown": [], "facts": {"gpus": 1},
         "seconds": 0.25,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("two\n  lines\tof it ", "two lines of it"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]0;a title\x07here\x1b]8;;http://x\x1b\\link", "herelink"),
+        ("bell\x07 back\x08\x1b half \x9b31mred \x1b[\n\u202egnirts", "bell back half red [ gnirts"),
+        ("é 犬", "é 犬"),
+        (ValueError("no"), "no"),
+        ("x" * 500, "x" * 397 + "..."),
+    ],
+)
+def test_what_others_say_is_told_in_one_line_that_no_terminal_obeys(said, line):
+    assert one_line(said) == line
+
+
+def test_a_line_is_cut_where_it_is_asked_to_be():
+    assert (one_line("abcdef", 6), one_line("abcdefg", 6)) == ("abcdef", "abc...")

@@ -11,8 +11,7 @@ from benchmarks.gpu.room import Room
 from benchmarks.measure import processor
 from sonify.io.machine import nvidia_driver, usable_cpus
 from train.device import device_bytes
-
-GB = 10**9
+from train.memory import GB
 
 
 def machine(room: Room) -> Iterator[Figure]:

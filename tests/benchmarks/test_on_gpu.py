@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import search, training
-from benchmarks.gpu.report import Figure, Measured, Report, read_report, table_of, write_report
+from benchmarks.gpu.report import Figure, PartReport, Report, read_report, table_of, write_report
 from benchmarks.gpu.room import TINY, Room
 from benchmarks.on_gpu import PARTS, Part, main, run_part
 from sonify.errors import InputError
@@ -22,9 +22,9 @@ PART = Part(name="search", module="search", title="Search", seconds=60)
 FIGURE = Figure(name="rate", value=12.5, unit="images/s", note="a | note")
 
 
-def ran(code: str, seconds: float = 20.0, told: list[Measured] | None = None) -> Measured:
+def ran(code: str, seconds: float = 20.0, told: list[PartReport] | None = None) -> PartReport:
     """What a part comes to whose process runs some Python."""
-    noted: list[Measured] = [] if told is None else told
+    noted: list[PartReport] = [] if told is None else told
     return run_part(PART, seconds, [sys.executable, "-c", code], noted.append)
 
 
@@ -34,7 +34,7 @@ def printing(*figures: Figure) -> str:
 
 
 def test_each_figure_is_told_as_it_comes():
-    told: list[Measured] = []
+    told: list[PartReport] = []
     measured = ran(
         printing(FIGURE) + "print('a library says hello')\n" + printing(FIGURE) + "print('{', end='')", told=told
     )
@@ -137,14 +137,14 @@ def test_saving_is_measured_on_a_whole_checkpoint(tmp_path):
     assert figures["size of a checkpoint"] == pytest.approx(figures["estimated size"], rel=0.05)
 
 
-def report_of(*parts: Measured, tiny: bool = False) -> Report:
+def report_of(*parts: PartReport, tiny: bool = False) -> Report:
     return Report(tiny=tiny, device="cuda", parts=parts)
 
 
 def test_a_table_has_all_figures_and_says_what_is_missing():
-    done = Measured(part="a", title="A", outcome="done", seconds=12.3, figures=(FIGURE,))
-    late = Measured(part="b", title="B", outcome="not measured", why="not ready within 5 s", seconds=5.0)
-    counted = Measured(part="c", title="C", outcome="done", figures=(Figure(name="n", value=607_000_000),))
+    done = PartReport(part="a", title="A", outcome="done", seconds=12.3, figures=(FIGURE,))
+    late = PartReport(part="b", title="B", outcome="not measured", why="not ready within 5 s", seconds=5.0)
+    counted = PartReport(part="c", title="C", outcome="done", figures=(Figure(name="n", value=607_000_000),))
     assert list(table_of(report_of(done, late, counted))) == [
         "| what | figure | |",
         "|---|---|---|",
@@ -158,7 +158,7 @@ def test_a_table_has_all_figures_and_says_what_is_missing():
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):
-    written = report_of(Measured(part="a", title="A", outcome="failed", why="w", figures=(FIGURE,)))
+    written = report_of(PartReport(part="a", title="A", outcome="failed", why="w", figures=(FIGURE,)))
     write_report(tmp_path / "r.json", written)
     assert read_report(tmp_path / "r.json") == written
 

@@ -10,6 +10,7 @@ from sonify.config.loader import load_settings
 from sonify.config.shipped import find_config
 from sonify.doctor import machine
 from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.gpus import how_to_mend, look_for_gpus
 from tests.feature_runs import make_feature_run
 from tests.servers import MODEL, away_from_hub, running_hub
 from tests.train.runs import WIDTH, training_config, training_input
@@ -159,8 +160,9 @@ def test_networks_that_are_neither_here_nor_to_be_had_are_a_fault(root):
 
 
 def test_a_step_has_random_weights_where_the_checkpoint_is_not_here(root):
-    findings = examined(training_config(root, model={"init": {"kind": "checkpoint"}}))
-    assert "PixArt-alpha/PixArt-XL-2-512x512 is not here" in told(findings.values(), Outcome.FAULT)["model"]
+    findings = examined(training_config(root, model={"init": {"kind": "checkpoint", "revision": "50f7"}}))
+    assert "PixArt-alpha/PixArt-XL-2-512x512@50f7 is not here" in told(findings.values(), Outcome.FAULT)["model"]
+    assert "`hf download PixArt-alpha/PixArt-XL-2-512x512 --revision 50f7`" in findings["model"].todo
     assert "4 images of random weights on cpu" in findings["a step"].found
 
 
@@ -168,6 +170,7 @@ def test_a_gpu_that_was_reserved_and_is_not_found_is_a_fault_and_no_cpu_stands_i
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     findings = examined(training_config(root))
     assert "reserved by CUDA_VISIBLE_DEVICES=0, and torch" in told(findings.values(), Outcome.FAULT)["devices"]
+    assert findings["devices"].todo == how_to_mend(look_for_gpus(with_torch=True))
     assert told(findings.values(), Outcome.NOT_TRIED).keys() == {"a step"}
 
 

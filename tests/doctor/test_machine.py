@@ -14,6 +14,7 @@ from sonify.doctor.machine import (
     examine_run_dir,
     examine_shared_memory,
     judge_disks,
+    loader_bytes,
 )
 from sonify.running import run
 from sonify.stores import to_run_dir
@@ -226,6 +227,12 @@ def test_shared_memory_is_enough_for_ray_sooner_than_for_several_gpus(monkeypatc
     monkeypatch.setattr(machine, "SHARED_BYTES", 10**18)
     assert examine_shared_memory(several_gpus=False).outcome is Outcome.OK
     assert examine_shared_memory(several_gpus=True).outcome is Outcome.NOTE
+
+
+def test_a_trainings_batches_under_way_are_those_of_all_its_loader_processes():
+    """Two of each: the latents, noise of their shape, and the condition, in 32 bits."""
+    needed = loader_bytes(workers=3, images=5, latent_shape=(4, 8, 16), condition_shape=(49, 7), processes=11)
+    assert needed == 2 * 3 * 11 * 5 * (2 * 4 * 8 * 16 + 49 * 7) * 4
 
 
 # --- the whole

@@ -1,7 +1,6 @@
 """What ships is taken by those who will run it, and our own checks agree with theirs."""
 
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
 from sonify.doctor.findings import Outcome
-from sonify.doctor.jobs import examine_jobs, formats
+from sonify.doctor.jobs import examine_jobs
 from sonify.doctor.jobs.supplies import GO, STAY, is_left_out
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +27,10 @@ def test_rays_launcher_takes_the_cluster_file():
         validate_config(prepare_config(config | {"idle_timeout_minuets": 1}))
 
 
-def test_ray_takes_the_runtime_environment_and_leaves_out_what_we_say():
+def test_ray_takes_the_runtime_environment():
     raw = yaml.safe_load((ROOT / "jobs/runtime-env.yaml").read_text())
-    assert RuntimeEnv(**raw, working_dir=".")
-    assert not {"pip", "uv", "conda"} & set(raw)
+    assert set(raw) <= RuntimeEnv.known_fields - {"pip", "uv", "conda"}
+    assert RuntimeEnv(**raw, working_dir=".")["excludes"] == raw["excludes"]
 
 
 def test_a_job_takes_the_code_and_the_configurations_and_nothing_else(tmp_path):
@@ -67,25 +66,11 @@ def test_what_is_left_out_is_what_ray_leaves_out(tmp_path, patterns):
         assert is_left_out(name, patterns) == left, name
 
 
-@pytest.mark.parametrize("path", [path for path in JOBS if path.suffix == ".sh"], ids=lambda path: path.name)
-def test_bash_reads_the_scripts(path):
-    assert subprocess.run(["bash", "-n", path], capture_output=True, check=True).stderr == b""
-    assert "set -euo pipefail" in path.read_text()
-
-
 def test_each_file_opens_with_what_it_is_for():
     for path in (path for path in JOBS if path.suffix in (".yaml", ".sh") or path.name == "Dockerfile"):
         text = path.read_text()
         assert text.splitlines()[path.suffix == ".sh"].startswith("# "), path
         assert "# Needs: " in text, path
-
-
-@pytest.mark.parametrize(("program", "named"), [("hadolint", "Dockerfile"), ("shellcheck", "build.sh")])
-def test_linters_find_nothing_in_what_ships(program, named):
-    if formats._program(program) is None:
-        pytest.skip(f"{program} is not installed")
-    told = [each for each in examine_jobs(ROOT / "jobs") if each.found.startswith(f"{program} ")]
-    assert told == []
 
 
 def test_a_linter_that_is_not_installed_is_told(tmp_path, monkeypatch):

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from sonify.doctor.jobs.commands import TRAINING_OPTIONS, _parse_training, expand, ours_in
+from sonify.doctor.jobs.commands import TRAINING_OPTIONS, _parse_training, ours_in
 from sonify.doctor.jobs.images import Building, has_program, read_builds, read_stages, short_name, user_of
 from sonify.doctor.jobs.pods import to_amount
 from sonify.doctor.jobs.scripts import read_slurm, variables_set, variables_used
-from sonify.doctor.jobs.text import Unreadable, read_documents, read_source, split_commands
+from sonify.doctor.jobs.text import Unreadable, expand, read_documents, read_source, split_commands
 from sonify.errors import InputError
 from train import pixart
 

@@ -108,9 +108,10 @@ def test_an_image_that_is_told_of_needs_no_dockerfile(tmp_path):
 
 
 def test_a_mistake_that_pods_share_is_told_once(tmp_path):
-    pods = "\n---\n".join(JOB % ("REGISTRY/none", "demo") for _ in range(3)).replace("- {name: a,", "- &a {name: a,", 1)
-    findings = examine(tmp_path, a__yaml=pods)
-    assert len({(each.about, each.found) for each in findings}) == len(findings)
+    text = (JOB % ("REGISTRY/none", "demo")).replace("- {name: a,", "- &a {name: a,")
+    faults = said(examine(tmp_path, a__yaml=f"{text}        - *a\n"), Outcome.FAULT)
+    assert faults.count("a.yaml:10: a: nothing here builds the image REGISTRY/none") == 1
+    assert len({*faults}) == len(faults)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_a_disk_that_is_nearly_full_is_told_though_the_training_fits(root, monke
     disk = examined(config)["disk"]
     assert disk.outcome is Outcome.NOTE
     assert "to spare" in disk.todo
+    assert disk.todo.endswith("; or set checkpoints.keep lower")
 
 
 def test_what_others_say_is_one_line_that_no_terminal_obeys(root, tmp_path):
@@ -189,6 +190,10 @@ def test_a_step_has_the_checkpoints_weights_where_it_is_here(root, tmp_path):
 def test_a_run_that_is_begun_is_told(root, tmp_path):
     (tmp_path / "begun" / "checkpoints" / "step-00000004").mkdir(parents=True)
     findings = examined(training_config(root, run_dir=str(tmp_path / "begun")))
+    whole = findings["disk"].facts["needed_bytes"]
+    (tmp_path / "begun" / "checkpoints" / "step-00000004" / "model.safetensors").write_bytes(bytes(1000))
+    again = examined(training_config(root, run_dir=str(tmp_path / "begun")))
+    assert again["disk"].facts["needed_bytes"] == whole - 1000  # what is written already needs no room again
     assert findings["run_dir"].found.endswith("goes on from its newest checkpoint, step-00000004")
 
 

@@ -45,6 +45,8 @@ def trainee_of(config: TrainConfig) -> Trainee:
 
 
 def test_the_first_step_is_that_of_the_training_itself(config):
+    clipping = config.optimizer.model_copy(update={"clip_norm": 0.1})
+    config = config.model_copy(update={"optimizer": clipping})
     data = open_feature_data(config.data)
     scale = load_networks(config).vae.config["scaling_factor"]
     batches = make_loader(data, config, scaling_factor=scale, start_step=0, rank=0, world=1)
@@ -56,6 +58,9 @@ def test_the_first_step_is_that_of_the_training_itself(config):
     assert step.loss == pytest.approx(line["loss"], rel=1e-6)
     assert step.gradient_norm == pytest.approx(line["gradient_norm"], rel=1e-5)
     saved = load_file(config.run_dir / "checkpoints" / "step-00000001" / "ema.safetensors")
+    moments = load_file(config.run_dir / "checkpoints" / "step-00000001" / "optimizer.safetensors")
+    for name, weight in trainee.transformer.named_parameters():
+        assert torch.equal(trainee.optimizer.state[weight]["exp_avg"], moments[f"{name}/exp_avg"])
     averaged = trainee.ema.state_dict()
     assert averaged.keys() == saved.keys()
     assert all(torch.equal(weight, saved[name]) for name, weight in averaged.items())

@@ -15,7 +15,7 @@ from sonify.doctor.jobs.formats import ask_formats
 from sonify.doctor.jobs.hosts import ask_of_hosts
 from sonify.doctor.jobs.runs import ask_of_runs, load_all
 from sonify.doctor.jobs.supplies import ask_for_supplies
-from sonify.doctor.jobs.text import Kind, Source
+from sonify.doctor.jobs.text import FileKind, Source
 
 MAX_SHOWN = 200  # findings of one folder; nobody reads more
 
@@ -37,7 +37,7 @@ def examine_jobs(folder: Path) -> Iterator[Finding]:
             troubled.add(finding.about.rpartition(":")[0])
         yield finding
     for source in jobs.sources:
-        if source.name not in troubled and source.kind is not Kind.OTHER:
+        if source.name not in troubled and source.kind is not FileKind.OTHER:
             yield Finding(about=source.name, outcome=Outcome.OK, found=_describe(jobs, source))
     if not jobs.sources and not unread:
         yield Finding(about=str(folder), outcome=Outcome.FAULT, found="holds no file", todo="--jobs DIR, such as jobs")
@@ -54,10 +54,7 @@ def _ask(jobs: JobSet) -> Iterator[Finding]:
 
 def _describe(jobs: JobSet, source: Source) -> str:
     """What was looked at in a file."""
-    counts = {
-        "commands of sonify": sum(each.source is source for each in jobs.commands),
-        "pods": sum(each.source is source for each in jobs.pods),
-        "types of nodes": sum(each.source is source for each in jobs.nodes),
-        "stages": sum(each.source is source for each in jobs.stages),
-    }
-    return ", ".join([source.kind.value, *(f"{count} {what}" for what, count in counts.items() if count)])
+    held = {"command": jobs.commands, "pod": jobs.pods, "node type": jobs.nodes, "stage": jobs.stages}
+    counts = {noun: sum(each.source is source for each in rows) for noun, rows in held.items()}
+    told = (f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items() if count)
+    return ", ".join([source.kind.value, *told])

@@ -24,14 +24,10 @@ from sonify.config.shipped import find_config
 from sonify.config.text import Text, read_text
 from sonify.doctor.jobs.pods import NodeType, Pod, is_cluster_file, objects_of
 from sonify.doctor.jobs.scripts import SlurmScript, variables_set
-from sonify.doctor.jobs.text import Kind, Node, Source, Words, split_commands
+from sonify.doctor.jobs.text import FileKind, Node, Source, Words, expand, split_commands
 from sonify.errors import InputError
 from sonify.installed import pin_packages
 
-MAX_EXPANSIONS = 6
-MAX_WORD = 10_000
-# What is not known is kept out of the way while the rest is filled in.
-_KEEP, _GIVE_BACK = str.maketrans("${}", "\0\1\2"), str.maketrans("\0\1\2", "${}")
 # The options of `train.pixart`, and how many words follow each.
 TRAINING_OPTIONS = {"--config": 1, "--dry-run": 0, "--prices": 1}
 SHELLS = ("bash", "sh", "/bin/bash", "/bin/sh")
@@ -132,31 +128,8 @@ def find_commands(
 
 
 def _filled(words: Sequence[str], source: Source) -> tuple[str, ...]:
-    variables = variables_set(source) if source.kind is Kind.SHELL else {}
+    variables = variables_set(source) if source.kind is FileKind.SHELL else {}
     return tuple(expand(word, variables) for word in words)
-
-
-def expand(word: str, variables: Mapping[str, str], depth: int = 0) -> str:
-    """A word with the variables that are known, and the defaults of those that are not: `${A:-${B}/c}`, too."""
-    if depth > MAX_EXPANSIONS or len(word) > MAX_WORD:
-        return word
-
-    def value(found: re.Match[str]) -> str:
-        name = found.group(1) or found.group(4) or found.group(5)
-        operator, rest = found.group(2), found.group(3)
-        known = variables.get(name)
-        if known is None or (not known and operator == ":-"):
-            return rest if operator in (":-", "-") else found.group(0).translate(_KEEP)
-        without = {key: text for key, text in variables.items() if key != name}
-        return expand(known, without, depth + 1)
-
-    # those within others first
-    for _ in range(MAX_EXPANSIONS):
-        filled = re.sub(r"\$\{(\w+)(?:(:?[-?+=])([^{}]*))?\}|\$\((\w+)\)|\$(\w+)", value, word)
-        if filled == word or len(filled) > MAX_WORD:
-            break
-        word = filled
-    return word.translate(_GIVE_BACK)
 
 
 def _of_script(script: SlurmScript, sources: Sequence[Source]) -> Iterator[Command]:

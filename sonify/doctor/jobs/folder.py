@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.findings import Finding, Outcome, one_line
 from sonify.doctor.jobs.commands import Command, find_commands
 from sonify.doctor.jobs.images import Building, Image, Stage, read_builds, read_stages, short_name
 from sonify.doctor.jobs.pods import Claim, NodeType, Pod, objects_of, read_claims, read_node_types, read_pods
 from sonify.doctor.jobs.scripts import SlurmScript, read_slurm
-from sonify.doctor.jobs.text import Kind, Source, Unreadable, kind_of, read_source
+from sonify.doctor.jobs.text import FileKind, Source, Unreadable, kind_of, read_source
 from sonify.installed import ROOT
 
 MAX_FILES = 500
@@ -22,8 +22,6 @@ class Secret:
 
     name: str
     keys: tuple[str, ...]
-    source: Source
-    line: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +41,7 @@ class JobSet:
 
     def told(self, source: Source) -> str:
         """What people who use a file are told: in its comments, and on the set's pages."""
-        pages = (each.prose for each in self.sources if each.kind is Kind.MARKDOWN and each is not source)
+        pages = (each.prose for each in self.sources if each.kind is FileKind.MARKDOWN and each is not source)
         return "\n".join((source.prose, *pages))
 
     def tells(self, source: Source, word: str) -> bool:
@@ -83,13 +81,7 @@ def is_named(word: str, text: str) -> bool:
 
 def find(source: Source, line: int, found: str, todo: str = "", outcome: Outcome = Outcome.FAULT) -> Finding:
     """What was found at a line of a file; a fault, if nothing else is said."""
-    return Finding(about=f"{source.name}:{line}", outcome=outcome, found=_short(found), todo=_short(todo))
-
-
-def _short(text: str) -> str:
-    """One line that a terminal can show: files of strangers may hold anything."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return line if len(line) <= 400 else f"{line[:397]}..."
+    return Finding(about=f"{source.name}:{line}", outcome=outcome, found=one_line(found), todo=one_line(todo))
 
 
 def read_folder(folder: Path) -> tuple[JobSet, list[Finding]]:
@@ -100,12 +92,14 @@ def read_folder(folder: Path) -> tuple[JobSet, list[Finding]]:
     for path in _files_of(folder):
         name = f"{folder}/{path.relative_to(folder)}"
         try:
-            source = read_source(path, _short(name))
-            stages += read_stages(source) if source.kind is Kind.DOCKERFILE else ()
+            source = read_source(path, one_line(name))
+            stages += read_stages(source) if source.kind is FileKind.DOCKERFILE else ()
         except Unreadable as error:
-            outcome = Outcome.NOTE if kind_of(path) is Kind.OTHER else Outcome.FAULT
+            outcome = Outcome.NOTE if kind_of(path) is FileKind.OTHER else Outcome.FAULT
             findings.append(
-                Finding(about=f"{_short(name)}:{error.line}", outcome=outcome, found=_short(f"not read: {error.what}"))
+                Finding(
+                    about=f"{one_line(name)}:{error.line}", outcome=outcome, found=one_line(f"not read: {error.what}")
+                )
             )
             continue
         sources.append(source)
@@ -147,9 +141,9 @@ def _read_secrets(source: Source) -> Iterator[Secret]:
         if node.at("kind").text() == "Secret":
             keys = [key for part in ("data", "stringData") for key, _ in node.at(part).items()]
             name = node.at("metadata", "name").text()
-            yield Secret(name=name, keys=tuple(keys), source=source, line=node.line)
+            yield Secret(name=name, keys=tuple(keys))
     for command in source.commands:
         words = command.words
         if words[:4] in (("kubectl", "create", "secret", "generic"),) and len(words) > 4:
             told = re.findall(r"--from-(?:literal|file)[ =]([A-Za-z_][\w.-]*)=", " ".join(words))
-            yield Secret(name=words[4], keys=tuple(told), source=source, line=command.line)
+            yield Secret(name=words[4], keys=tuple(told))

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,38 +20,32 @@ from sonify.doctor.findings import Finding, Outcome
 from sonify.doctor.jobs.commands import is_runtime_env
 from sonify.doctor.jobs.folder import JobSet, find
 from sonify.doctor.jobs.pods import cluster_of, is_cluster_file, objects_of
-from sonify.doctor.jobs.text import Kind, Node, Source
+from sonify.doctor.jobs.text import FileKind, Node, Source
 from sonify.errors import did_you_mean
 
 LINT_TIMEOUT_SEC = 60
 KUBERNETES = "1.33"
-# The fields of KubeRay 1.5, and the type of each; Source: ray-operator/apis/ray/v1/*_types.go.
-_POD: Mapping[str, Any] = {"template": dict, "rayStartParams": dict, "resources": dict, "labels": dict}
-_HEAD = {**_POD, "serviceType": str, "headService": dict, "enableIngress": bool}
-_WORKER = {
-    **_POD, "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "numOfHosts": int,
-    "idleTimeoutSeconds": int, "scaleStrategy": dict, "suspend": bool,
-}  # fmt: skip
-_AUTOSCALER: Mapping[str, Any] = {
-    "resources": dict, "image": str, "imagePullPolicy": str, "env": list, "envFrom": list, "volumeMounts": list,
-    "securityContext": dict, "idleTimeoutSeconds": int, "upscalingMode": str, "version": str,
-}  # fmt: skip
-_CLUSTER: Mapping[str, Any] = {
-    "headGroupSpec": dict, "workerGroupSpecs": list, "rayVersion": str, "enableInTreeAutoscaling": bool,
-    "autoscalerOptions": dict, "headServiceAnnotations": dict, "suspend": bool, "managedBy": str,
-    "gcsFaultToleranceOptions": dict, "authOptions": dict, "upgradeStrategy": dict,
-}  # fmt: skip
-_JOB: Mapping[str, Any] = {
-    "activeDeadlineSeconds": int, "backoffLimit": int, "rayClusterSpec": dict, "submitterPodTemplate": dict,
-    "metadata": dict, "clusterSelector": dict, "submitterConfig": dict, "managedBy": str, "deletionStrategy": dict,
-    "entrypoint": str, "runtimeEnvYAML": str, "jobId": str, "submissionMode": str, "entrypointResources": str,
-    "entrypointNumCpus": (int, float), "entrypointNumGpus": (int, float), "ttlSecondsAfterFinished": int,
-    "shutdownAfterJobFinishes": bool, "suspend": bool, "preRunningDeadlineSeconds": int,
-}  # fmt: skip
-_CHOICES = {
-    "submissionMode": ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
-    "upscalingMode": ("Default", "Conservative", "Aggressive"),
-}
+# The fields of KubeRay 1.5; Source: ray-operator/apis/ray/v1/*_types.go.
+_POD = ("template", "rayStartParams", "resources", "labels")
+_HEAD = (*_POD, "serviceType", "headService", "enableIngress")
+_WORKER = (
+    *_POD, "groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds", "scaleStrategy",
+    "suspend",
+)  # fmt: skip
+_AUTOSCALER = (
+    "resources", "image", "imagePullPolicy", "env", "envFrom", "volumeMounts", "securityContext", "idleTimeoutSeconds",
+    "upscalingMode", "version",
+)  # fmt: skip
+_CLUSTER = (
+    "headGroupSpec", "workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions",
+    "headServiceAnnotations", "suspend", "managedBy", "gcsFaultToleranceOptions", "authOptions", "upgradeStrategy",
+)  # fmt: skip
+_JOB = (
+    "activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate", "metadata", "clusterSelector",
+    "submitterConfig", "managedBy", "deletionStrategy", "entrypoint", "runtimeEnvYAML", "jobId", "submissionMode",
+    "entrypointResources", "entrypointNumCpus", "entrypointNumGpus", "ttlSecondsAfterFinished",
+    "shutdownAfterJobFinishes", "suspend", "preRunningDeadlineSeconds",
+)  # fmt: skip
 
 
 def ask_formats(jobs: JobSet) -> Iterator[Finding]:
@@ -91,21 +85,13 @@ def _cluster_file(source: Source, node: Node) -> Iterator[Finding]:
     head = node.at("head_node_type")
     if types and head.text() not in types:
         yield find(source, head.line, f"head_node_type is {head.text()!r}, none of available_node_types")
-    for name, each in types.items():
-        low, high = each.at("min_workers").value or 0, each.at("max_workers").value
-        if isinstance(low, int) and isinstance(high, int) and low > high:
-            yield find(source, each.line, f"{name}: min_workers {low} are more than max_workers {high}")
 
 
 def _runtime_env(source: Source, node: Node) -> Iterator[Finding]:
     from ray.runtime_env import RuntimeEnv  # noqa: PLC0415 - takes a while
 
     for key, value in node.items():
-        if key in ("pip", "uv", "conda") and value.given:
-            yield find(
-                source, value.line, f"{key} installs on each node what its image has", "leave it out", Outcome.NOTE
-            )
-        elif key in ("excludes", "env_vars"):
+        if key in ("excludes", "env_vars"):
             try:
                 RuntimeEnv(**{key: value.plain()})
             except (TypeError, ValueError) as error:
@@ -131,32 +117,21 @@ def _kuberay(source: Source, node: Node) -> Iterator[Finding]:
         yield from _fields(source, cluster, _CLUSTER, "the cluster")
         yield from _fields(source, cluster.at("headGroupSpec"), _HEAD, "headGroupSpec")
         yield from _fields(source, cluster.at("autoscalerOptions"), _AUTOSCALER, "autoscalerOptions")
-        yield from _fields(source, cluster.at("authOptions"), {"mode": str}, "authOptions")
+        yield from _fields(source, cluster.at("authOptions"), ("mode",), "authOptions")
     for group in cluster.at("workerGroupSpecs").each():
         yield from _fields(source, group, _WORKER, "a worker group")
-        low, high = group.at("minReplicas").value or 0, group.at("maxReplicas").value
-        if isinstance(low, int) and isinstance(high, int) and low > high:
-            yield find(source, group.at("minReplicas").line, f"minReplicas {low} is more than maxReplicas {high}")
 
 
-def _fields(source: Source, node: Node, known: Mapping[str, Any], where: str) -> Iterator[Finding]:
+def _fields(source: Source, node: Node, known: Sequence[str], where: str) -> Iterator[Finding]:
     if node.given and not node.items():
         yield find(source, node.line, f"{where}: expected fields, found {node.text()[:60]!r}")
     for key, value in node.items():
-        if key not in known:
-            yield find(source, value.line, f"KubeRay has no field {key} in {where}{did_you_mean(key, known)}")
-            continue
-        plain = value.plain()
-        fits = isinstance(plain, known[key]) and (known[key] is bool or not isinstance(plain, bool))
-        if value.given and not fits:
-            kind = getattr(known[key], "__name__", "number")
-            yield find(source, value.line, f"{key}: expected a value of type {kind}, found {str(plain)[:60]!r}")
-        if key in _CHOICES and value.text() not in _CHOICES[key]:
-            yield find(source, value.line, f"{key}: expected {', '.join(_CHOICES[key])}, found {value.text()!r}")
-        if key == "rayStartParams":
-            for name, each in value.items():
-                if not isinstance(each.value, str):
-                    yield find(source, each.line, f"rayStartParams.{name}: expected a text in quotes")
+        if key not in known:  # it may be a newer one's
+            what = f"KubeRay 1.5 has no field {key} in {where}{did_you_mean(key, known)}"
+            yield find(source, value.line, what, outcome=Outcome.NOTE)
+    for name, each in node.at("rayStartParams").items():
+        if not isinstance(each.value, str):
+            yield find(source, each.line, f"rayStartParams.{name}: expected a text in quotes")
 
 
 def _kubernetes(jobs: JobSet) -> Iterator[Finding]:
@@ -233,7 +208,7 @@ def _ray_words(jobs: JobSet) -> Iterator[Finding]:
 
 def _bash(jobs: JobSet) -> Iterator[Finding]:
     bash = shutil.which("bash")
-    for source in (each for each in jobs.sources if each.kind is Kind.SHELL):
+    for source in (each for each in jobs.sources if each.kind is FileKind.SHELL):
         if bash is None:
             yield find(source, 1, "bash is not here to read it", outcome=Outcome.NOT_TRIED)
             continue
@@ -248,8 +223,8 @@ def _bash(jobs: JobSet) -> Iterator[Finding]:
 
 def _linters(jobs: JobSet) -> Iterator[Finding]:
     for kind, name, options in (
-        (Kind.DOCKERFILE, "hadolint", ("--no-color", "--format", "json", "-")),
-        (Kind.SHELL, "shellcheck", ("--norc", "--format", "json", "-")),
+        (FileKind.DOCKERFILE, "hadolint", ("--no-color", "--format", "json", "-")),
+        (FileKind.SHELL, "shellcheck", ("--norc", "--format", "json", "-")),
     ):
         sources = [each for each in jobs.sources if each.kind is kind]
         program = _program(name)

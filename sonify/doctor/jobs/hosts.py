@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from sonify.doctor.findings import Finding
-from sonify.doctor.jobs.commands import Loaded
+from sonify.doctor.jobs.commands import Command, Loaded
 from sonify.doctor.jobs.folder import JobSet, find
 from sonify.doctor.jobs.images import user_of
 from sonify.doctor.jobs.pods import GPU, cluster_of, objects_of, to_amount, variables_of
-from sonify.doctor.jobs.runs import loader_bytes
-from sonify.doctor.jobs.scripts import variables_set
-from sonify.doctor.jobs.text import Kind, Source
+from sonify.doctor.jobs.scripts import SlurmScript, variables_set
+from sonify.doctor.jobs.text import FileKind, Source
+from sonify.doctor.machine import AST_VECTORS, loader_bytes
 
 # Between the signal that ends a training and the end: the step at work is finished, and some 10 GB of state are
 # written at what a shared disk takes, 100 MB/s and more.
@@ -26,7 +26,7 @@ def ask_of_hosts(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
     for question in (
         _gpu_pods,
         _gpu_nodes,
-        _amounts,
+        _memory_volumes,
         _groups,
         _ray_versions,
         _tokens,
@@ -67,24 +67,10 @@ def _gpu_nodes(jobs: JobSet) -> Iterator[Finding]:
             )
 
 
-def _amounts(jobs: JobSet) -> Iterator[Finding]:
+def _memory_volumes(jobs: JobSet) -> Iterator[Finding]:
+    """What is written to a volume in memory counts as its container's: all of it, and the container is killed."""
     for pod in jobs.pods:
-        for part in pod.containers:
-            for what, asked in part.requests.items():
-                limit = part.limits.get(what)
-                wanted, most = to_amount(asked.text()), to_amount(limit.text()) if limit else None
-                if wanted is None:
-                    yield find(pod.source, asked.line, f"{pod.name}: {what} is {asked.text()!r}, no amount")
-                elif most is not None and (wanted > most or (what == GPU and wanted != most)):
-                    at_most = limit.text() if limit else ""
-                    yield find(
-                        pod.source,
-                        asked.line,
-                        f"{pod.name}: asks for {asked.text()} of {what}, and {at_most} is its limit",
-                    )
-            if GPU in part.requests and GPU not in part.limits:
-                yield find(pod.source, part.requests[GPU].line, f"{pod.name}: a GPU is a limit, too")
-            memory = part.amount("memory")
+        for memory in (part.amount("memory") for part in pod.containers):
             for volume in (each for each in pod.volumes if each.in_memory):
                 if memory and volume.size_bytes and volume.size_bytes >= memory:
                     yield find(
@@ -109,19 +95,12 @@ def _groups(jobs: JobSet) -> Iterator[Finding]:
 
 
 def _ray_versions(jobs: JobSet) -> Iterator[Finding]:
-    expected = jobs.locked("ray") or _installed("ray")
+    expected = jobs.locked("ray")
     for source in jobs.sources:
         for node in objects_of(source):
             stated = cluster_of(node).at("rayVersion")
             if stated.given and expected and stated.text() != expected:
                 yield find(source, stated.line, f"rayVersion is {stated.text()}, and the lock's {expected}")
-
-
-def _installed(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
 
 
 def _tokens(jobs: JobSet) -> Iterator[Finding]:
@@ -135,17 +114,20 @@ def _tokens(jobs: JobSet) -> Iterator[Finding]:
 
 
 def _ray_commands(jobs: JobSet) -> Iterator[Finding]:
+    alone = [script.source for script in jobs.slurm if script.has("exclusive")]  # no other Ray is on its nodes
     for source in jobs.sources:
         variables = variables_set(source)
+        shared = not any(source is each for each in alone)
         for command in source.commands:
             words = command.words
             if "symmetric-run" in words:
                 yield from _waiting(
                     source, command.line, command.set.get(SYMMETRIC_WAIT) or variables.get(SYMMETRIC_WAIT)
                 )
-            if source.kind is Kind.MARKDOWN and words[:2] == ("ray", "stop"):
+            trap = " ".join(words[1:]) if words[:1] == ("trap",) else ""
+            if shared and (words[:2] == ("ray", "stop") or re.search(r"(?:^|[;&|]\s*)ray stop\b", trap)):
                 yield find(source, command.line, "ray stop ends every Ray of the user on the machine", "end your own")
-            if source.kind is Kind.MARKDOWN and words[:2] == ("ray", "start") and "--head" in words:
+            if shared and words[:2] == ("ray", "start") and "--head" in words:
                 yield from _own_ray(source, command.line, words)
             is_sent = words[:3] == ("ray", "job", "submit") and "--working-dir" in words
             if is_sent and not any(word.startswith("--runtime-env") for word in words):
@@ -164,10 +146,9 @@ def _waiting(source: Source, line: int, waits: str | None) -> Iterator[Finding]:
 
 def _addresses(jobs: JobSet) -> Iterator[Finding]:
     """A host's name may stand for loopback (Debian's 127.0.1.1) or for an address of another network."""
-    for source in (each for each in jobs.sources if each.kind is not Kind.OTHER):
+    for source in (each for each in jobs.sources if each.kind is FileKind.SHELL):
         for number, line in enumerate(source.text.splitlines(), 1):
-            is_told = source.kind is not Kind.SHELL or line.lstrip().startswith("#")
-            if not is_told and re.search(r"\bhostname\s+(?:--ip-address|-i\b|-I\b|--all-ip)", line):
+            if re.search(r"^[^#]*\bhostname\s+(?:--ip-address|-i\b|-I\b|--all-ip)", line):
                 yield find(
                     source,
                     number,
@@ -199,28 +180,56 @@ def _slurm(jobs: JobSet) -> Iterator[Finding]:
                 )  # fmt: skip
             if variables_set(script.source).get("RAY_AUTH_MODE") != "token":
                 yield find(script.source, 1, "whoever reaches this Ray runs code in it", "export RAY_AUTH_MODE=token")
-        for command in script.source.commands:
-            given = re.search(r"--nproc[-_]per[-_]node[= ](\d+)", " ".join(command.words))
-            if given and int(given.group(1)) != script.gpus_per_node:
-                yield find(
-                    script.source, command.line,
-                    f"{given.group(1)} processes a node, and {script.gpus_per_node} GPUs are asked for",
-                )  # fmt: skip
+        yield from _when_time_runs_out(script, commands)
+
+
+def _when_time_runs_out(script: SlurmScript, commands: Sequence[Command]) -> Iterator[Finding]:
+    """Slurm's `--requeue` is for lost nodes: who ends at the signal before the limit goes into the queue by himself."""
+    signal = re.fullmatch(r"(?:([RB]+):)?(?:SIG)?(\w+?)(?:@\d+)?", script.value("signal"))
+    if not commands or signal is None:
+        return
+    own = [command.words for command in script.source.commands if not command.comment]
+    if not any("scontrol requeue" in " ".join(words) for words in own):
+        yield find(
+            script.source, script.line("signal"), "a job whose time runs out is not started again",
+            'scontrol requeue "${SLURM_JOB_ID}" where it has ended',
+        )  # fmt: skip
+    if "B" not in (signal[1] or ""):
+        return
+    # bash runs a trap when the command before it has ended, and `wait` ends at once
+    trapped = any(words[:1] == ("trap",) and {signal[2], f"SIG{signal[2]}"} & {*words[2:]} for words in own)
+    waits = any(words[:1] == ("wait",) for words in own)
+    behind = re.search(r"^[^#\n]*[^&#\n]&\s*$", script.source.text, re.MULTILINE)
+    at, name = script.line("signal"), signal[2]
+    if not trapped:
+        yield find(script.source, at, f"the batch shell gets {name}, and has no trap for it", f"trap '...' {name}")
+    if not (waits and behind):
+        what = f"the batch shell acts upon {name} only when its command has ended"
+        yield find(script.source, at, what, 'COMMAND & wait "$!"')
 
 
 def _shared_memory(run: Loaded) -> Iterator[Finding]:
     """Loader processes hand batches over in /dev/shm, of which a container has 64 MB if nothing is said."""
-    workers = getattr(getattr(run.config, "data", None), "workers", 0)
-    for pod in run.command.pods if workers else ():
+    config: Any = run.config
+    if run.command.module != "train.pixart" or not config.data.workers:
+        return
+    side = config.model.sample_size
+    for pod in run.command.pods:
         volume = pod.volume_at("/dev/shm")  # noqa: S108 - the mount is looked at, nothing is written
-        needed = loader_bytes(run.config)
+        needed = loader_bytes(
+            workers=config.data.workers,
+            images=config.batch.per_device,
+            latent_shape=(config.model.latent_channels, side, side),
+            condition_shape=(AST_VECTORS, config.model.caption_channels),
+            processes=int(pod.gpus) or 1,
+        )
         if volume is None or not volume.in_memory:
             yield find(pod.source, pod.line, f"{pod.name}: loader processes have no /dev/shm", "emptyDir in Memory")
         elif volume.size_bytes is not None and volume.size_bytes < needed:
             yield find(
                 pod.source, volume.line,
-                f"{pod.name}: /dev/shm has {volume.size_bytes / 2**30:.1f} Gi, and its {workers} loader processes a"
-                f" device may hold {needed / 2**30:.1f} Gi",
+                f"{pod.name}: /dev/shm has {volume.size_bytes / 2**30:.1f} Gi, and the {config.data.workers} loader"
+                f" processes of each device may hold {needed / 2**30:.1f} Gi",
             )  # fmt: skip
 
 

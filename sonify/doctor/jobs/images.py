@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from posixpath import basename, dirname, join, normpath
 
-from sonify.doctor.jobs.text import Source, Unreadable
+from sonify.doctor.jobs.text import Source, Unreadable, expand
 
 BUILDERS = ("docker", "podman", "buildah", "nerdctl")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -147,7 +147,7 @@ def misnamed_builds(sources: Sequence[Source], stages: Sequence[Stage]) -> Itera
 def _build_commands(sources: Sequence[Source]) -> Iterator[tuple[Source, int, list[str]]]:
     """Every `docker build`, once for each value that a loop around it gives its variable."""
     for source in sources:
-        variables: dict[str, str] = _assigned(source)
+        variables = {name: value for command in source.commands for name, value in command.set.items()}
         loops = {name: values.split() for name, values in re.findall(r"\bfor (\w+) in ([^;\n$]+)", source.text)}
         for command in source.commands:
             words = command.words
@@ -156,7 +156,7 @@ def _build_commands(sources: Sequence[Source]) -> Iterator[tuple[Source, int, li
             looped = next((name for name in loops if re.search(rf"\$\{{?{name}\b", " ".join(words))), None)
             for value in loops[looped] if looped else [""]:
                 known = variables | dict(command.set) | ({looped: value} if looped else {})
-                yield source, command.line, [_fill(word, known) for word in words]
+                yield source, command.line, [expand(word, known) for word in words]
 
 
 def _stage_of(target: str, file: str, stages: Sequence[Stage]) -> Stage | None:
@@ -164,24 +164,6 @@ def _stage_of(target: str, file: str, stages: Sequence[Stage]) -> Stage | None:
     if target:
         return next((stage for stage in of_file if stage.name == target.lower()), None)
     return of_file[-1] if of_file else None
-
-
-def _assigned(source: Source) -> dict[str, str]:
-    """The variables that a script sets; of one that is set twice, the last."""
-    found: dict[str, str] = {}
-    for command in source.commands:
-        found |= {name: _fill(value, found) for name, value in command.set.items()}
-    return found
-
-
-def _fill(word: str, variables: Mapping[str, str]) -> str:
-    """A word with what is known of the shell's variables, or their default."""
-
-    def value(found: re.Match[str]) -> str:
-        name, default = found.group(1) or found.group(3), found.group(2)
-        return variables.get(name) or (default if default is not None else found.group(0))
-
-    return re.sub(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)", value, word)
 
 
 def _option(words: Sequence[str], name: str) -> str:
@@ -212,7 +194,7 @@ def _variables(stage: Stage) -> dict[str, str]:
         for word in words:
             key, equals, value = word.partition("=")
             if equals:
-                found[key] = _fill(value, found)
+                found[key] = expand(value, found)
     return found
 
 
@@ -232,7 +214,7 @@ def folders_of(stage: Stage) -> list[str]:
 
 def _absolute(place: str, stage: Stage) -> str:
     work = next((step.rest for step in reversed(stage.steps) if step.name == "WORKDIR"), "/")
-    return normpath(join(work, _fill(place, _variables(stage))))
+    return normpath(join(work, expand(place, _variables(stage))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +239,7 @@ def _places_of(stage: Stage, program: str, building: Building) -> set[str]:
     found: set[str] = set()
     for step in stage.steps:
         if step.name == "RUN":
-            text = _fill(step.rest, _variables(stage))
+            text = expand(step.rest, _variables(stage))
             found |= _installed_by(text, program) | _linked_by(text, program) | made_by(text, program, building)
         elif step.name in ("COPY", "ADD"):
             found |= _copied_by(step.rest, program, stage, building)

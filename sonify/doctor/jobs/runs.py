@@ -10,16 +10,18 @@ from typing import Any
 from sonify.config import Config, ServerVlm
 from sonify.config.text import Text
 from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.gpus import asks_of
 from sonify.doctor.jobs.commands import Command, Loaded, Place, container_commands, load, sections_of
 from sonify.doctor.jobs.folder import JobSet, find, is_named
 from sonify.doctor.jobs.images import folders_of, has_program, libraries_of, made_by
 from sonify.doctor.jobs.pods import NodeType, Pod, is_below, mounted_by
 from sonify.doctor.jobs.scripts import variables_set
-from sonify.doctor.jobs.text import Kind, Source, split_commands
+from sonify.doctor.jobs.text import FileKind, Source, split_commands
 from sonify.errors import InputError
 
 # What the driver of a run needs beside Ray: it looks for every model before it asks for workers.
 DRIVER_LIBRARIES = ("huggingface-hub",)
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?<!\.tflite)")
 
 
 def load_all(jobs: JobSet) -> tuple[list[Loaded], list[Finding]]:
@@ -187,7 +189,7 @@ def _libraries(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
 def _fetched(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
     """Models that are folders are fetched by something of the set, and those of the hub as they are asked for."""
     fetches = list(_fetches(jobs))
-    scripts = {source.path.name for source, _, words in fetches if source.kind is Kind.SHELL}
+    scripts = {source.path.name for source, _, words in fetches if source.kind is FileKind.SHELL}
     folders = [
         word for words in _all_words(jobs, scripts) if _is_fetch(words, scripts) for word in words if word[:1] == "/"
     ]
@@ -202,9 +204,12 @@ def _fetched(jobs: JobSet, loaded: Sequence[Loaded]) -> Iterator[Finding]:
                     run, f"{place.key} is {place.path}, which nothing here fetches", f"fetched are {sorted(kept)}"
                 )
         for key, model, revision in _hub_models(run):
-            for source, line, words in fetches:
+            of_it = [(source, line, words) for source, line, words in fetches if model in words]
+            if fetches and not of_it and not jobs.tells(run.command.source, model):
+                yield _at(run, f"{key} is {model}, which nothing here fetches", "fetch it with the others")
+            for source, line, words in of_it:
                 got = _after(words, "--revision")
-                if model in words and got and revision and got != revision:
+                if got and revision and got != revision:
                     yield find(source, line, f"fetches {model} at {got[:12]}, and {key} asks for {revision[:12]}")
 
 
@@ -233,13 +238,13 @@ def _after(words: Sequence[str], option: str) -> str:
 
 
 def _hub_models(run: Loaded) -> Iterator[tuple[str, str, str]]:
-    """The models of a configuration with their revisions, by key."""
+    """The models of a configuration that come from the hub, by key, with their revisions, empty where none is said."""
     for prefix, section in sections_of(run.config):
         for name in ("model", "vae", "ast", "roberta"):
-            revision = getattr(section, "revision" if name == "model" else f"{name}_revision", None)
-            model = getattr(section, name, None)
-            if isinstance(model, str) and isinstance(revision, str):
-                yield f"{prefix}.{name}".lstrip("."), model, revision
+            model, revision = getattr(section, name, None), "revision" if name == "model" else f"{name}_revision"
+            # a server that runs already has what it has, and no revision
+            if isinstance(model, str) and HUB_NAME.fullmatch(model) and hasattr(section, revision):
+                yield f"{prefix}.{name}".lstrip("."), model, getattr(section, revision) or ""
 
 
 def _keys(jobs: JobSet, run: Loaded) -> Iterator[Finding]:
@@ -262,18 +267,13 @@ def _gpus(run: Loaded) -> Iterator[Finding]:
     if not isinstance(run.config, Config) or not (command.pods or command.nodes or command.script):
         return
     most_gpus, most_cpus = _largest(command)
-    for key, section in sections_of(run.config):
-        gpus, device = getattr(section, "gpus", None), getattr(section, "device", "cuda")
-        asked = 0.0 if gpus is None or device == "cpu" or (device == "auto" and not most_gpus) else float(gpus)
-        if asked > most_gpus:
-            yield _at(run, f"{key}.gpus is {gpus:g}, and no node has more than {most_gpus:g}", "a larger worker group")
-        cpus = getattr(section, "cpus", 0)
-        if most_cpus and cpus > most_cpus:
-            yield _at(run, f"{key}.cpus is {cpus}, and no node has more than {most_cpus:g}", "a larger worker group")
-    growing = [(pod.name, pod.most) for pod in command.pods if pod.role == "worker"]
-    growing += [(node.name, node.most) for node in command.nodes if not node.is_head]
-    if (command.pods or command.nodes) and growing and not any(most for _, most in growing):
-        yield _at(run, "no worker group may have a single node", "maxReplicas or max_workers above 0")
+    for ask in asks_of(run.config):
+        if ask.gpus > most_gpus and (ask.needs_gpu or most_gpus):
+            what = f"{ask.key}.gpus is {ask.gpus:g}, and no node has more than {most_gpus:g}"
+            yield _at(run, what, "a larger worker group")
+        if most_cpus and ask.cpus > most_cpus:
+            what = f"{ask.key}.cpus is {ask.cpus:g}, and no node has more than {most_cpus:g}"
+            yield _at(run, what, "a larger worker group")
 
 
 def _largest(command: Command) -> tuple[float, float]:
@@ -329,13 +329,3 @@ def _caches(run: Loaded) -> Iterator[Finding]:
 
 def _at(run: Loaded, found: str, todo: str = "") -> Finding:
     return find(run.command.source, run.command.line, found, todo)
-
-
-def loader_bytes(config: Any) -> int:
-    """What the loader processes of a training may hold in shared memory at once, on one node.
-
-    Each has two batches under way, of a sample's latents and their deviation (float32) and of AST's mean rows.
-    """
-    latents = 2 * 4 * config.model.latent_channels * config.model.sample_size**2
-    condition = 4 * 102 * config.model.caption_channels
-    return 2 * config.data.workers * config.batch.per_device * (latents + condition) * (config.devices or 1)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sonify.doctor.jobs.text import Kind, Source
+from sonify.doctor.jobs.text import FileKind, Source
 
 _NUMBER = r"\d+"
 _TIME = r"(?:\d+-\d{1,2}(?::\d{1,2}){0,2}|\d+(?::\d{1,2}){0,2}|infinite|unlimited)"
@@ -104,7 +104,7 @@ class SlurmScript:
 
 def read_slurm(source: Source) -> SlurmScript | None:
     """A script's #SBATCH lines; None for a file that has none."""
-    if source.kind is not Kind.SHELL or not re.search(r"^\s*#\s*SBATCH", source.text, re.MULTILINE):
+    if source.kind is not FileKind.SHELL or not re.search(r"^\s*#\s*SBATCH", source.text, re.MULTILINE):
         return None
     directives: list[Directive] = []
     wrong: list[tuple[int, str]] = []

@@ -9,16 +9,14 @@ from sonify.doctor.findings import Finding
 from sonify.doctor.jobs.commands import is_runtime_env
 from sonify.doctor.jobs.folder import JobSet, find
 from sonify.doctor.jobs.images import misnamed_builds
-from sonify.doctor.jobs.pods import objects_of
 from sonify.doctor.jobs.scripts import GIVEN, variables_set, variables_used
-from sonify.doctor.jobs.text import Kind, Source
+from sonify.doctor.jobs.text import FileKind, Source
+from sonify.io.machine import OLDEST_DRIVERS
 
 # One file of each kind that must stay at home when a job's working folder is sent to a cluster or into an image.
 STAY = ("photos/a.jpg", "sounds/a.wav", "runs/mine/run.json", ".venv/bin/python", ".venv-light/bin/python")
 # What goes along.
 GO = ("sonify/cli.py", "train/pixart.py", "configs/sonify/sam.yaml")
-# The driver that a release of CUDA needs. Source: NVIDIA, CUDA Toolkit release notes, table of minimum drivers.
-DRIVERS = {"12": "525", "13": "580"}
 _NAME = r"[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY(?:_ID)?)"
 _KNOWN_FORM = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{20,}|gh[ps]_[A-Za-z0-9]{30,})\b|-----BEGIN [A-Z ]*PRIV"
@@ -27,7 +25,7 @@ _KNOWN_FORM = re.compile(
 
 def ask_for_supplies(jobs: JobSet) -> Iterator[Finding]:
     """Every question about what is used and what is there."""
-    for question in (_images, _volumes, _secrets, _literals, _written_secrets, _variables, _files, _excludes, _drivers):
+    for question in (_images, _volumes, _secrets, _literals, _variables, _files, _excludes, _drivers):
         yield from question(jobs)
 
 
@@ -68,75 +66,40 @@ def _volumes(jobs: JobSet) -> Iterator[Finding]:
 
 def _secrets(jobs: JobSet) -> Iterator[Finding]:
     known = {(secret.name, key) for secret in jobs.secrets for key in secret.keys}
-    names = {secret.name for secret in jobs.secrets}
-    yield from _keys_agree(jobs)
-    used: dict[str, tuple[str, str]] = {}
     for pod in jobs.pods:
         for part in pod.containers:
             for name in part.all_of_secrets:
-                if name not in names:
+                if name not in {secret.name for secret in jobs.secrets}:
                     yield find(pod.source, part.line, f"{pod.name}: nobody is told how to make the secret {name}")
-            for variable in (each for each in part.variables if each.secret):
-                pair = (variable.secret, variable.key)
-                if pair not in known:
+            for variable in part.variables:
+                if variable.secret and (variable.secret, variable.key) not in known:
                     yield find(
                         pod.source,
                         variable.line,
                         f"{pod.name}: nobody is told how to make {variable.key} of the secret {variable.secret}",
                         "kubectl create secret generic NAME --from-literal=KEY=..., in a comment",
                     )
-                first = used.setdefault(variable.name, pair)
-                if first != pair:
-                    yield find(
-                        pod.source, variable.line,
-                        f"{variable.name} is {pair[1]} of {pair[0]} here and {first[1]} of {first[0]} elsewhere",
-                    )  # fmt: skip
-
-
-def _keys_agree(jobs: JobSet) -> Iterator[Finding]:
-    """A secret that is made in several places has the same keys in each, or some of them."""
-    for name in dict.fromkeys(secret.name for secret in jobs.secrets):
-        told = sorted((each for each in jobs.secrets if each.name == name), key=lambda each: -len(each.keys))
-        for secret in told[1:]:
-            for key in (each for each in secret.keys if each not in told[0].keys):
-                yield find(
-                    secret.source, secret.line,
-                    f"the secret {name} has a key {key} here, and none of that name in {told[0].source.name}",
-                )  # fmt: skip
 
 
 def _literals(jobs: JobSet) -> Iterator[Finding]:
-    """No secret stands in a file: neither one of a known form nor a value for a name that says so."""
-    for source in (each for each in jobs.sources if each.kind is not Kind.OTHER or _KNOWN_FORM.search(each.text)):
+    """No secret stands in a file: neither one of a known form nor as the value of a variable that is named for one."""
+    for source in jobs.sources:
         for number, line in enumerate(source.text.splitlines(), 1):
-            name = _named_secret(line[:2000])
-            if name or _KNOWN_FORM.search(line[:2000]):
-                yield find(source, number, f"a secret stands here{name and f': {name}'}", "a reference to a secret")
-    for pod in jobs.pods:
-        for variable in (each for part in pod.containers for each in part.variables):
-            if re.fullmatch(_NAME, variable.name) and variable.value and not variable.value.startswith("$"):
-                yield find(pod.source, variable.line, f"{variable.name} stands here as a value", "valueFrom")
-
-
-def _written_secrets(jobs: JobSet) -> Iterator[Finding]:
-    objects = [(source, node) for source in jobs.sources for node in objects_of(source)]
-    for source, node in objects:
-        if node.at("kind").text() == "Secret":
-            for key, value in (*node.at("data").items(), *node.at("stringData").items()):
-                if value.text() and not re.fullmatch(r"[.<>A-Z_ ]+", value.text()):
-                    yield find(source, value.line, f"the secret's {key} stands here", "make it with kubectl create")
-
-
-def _named_secret(line: str) -> str:
-    """The name in a line that gives a secret a value; names in capitals and what is left open are no values."""
-    found = re.search(rf"\b({_NAME})(?:=|: *|, value: *)[\"']?([A-Za-z0-9+/_.-]{{8,}})", line)
-    if not found or found.group(2).isupper() or re.fullmatch(r"[.]+|optional|secretKeyRef", found.group(2)):
-        return ""
-    return found.group(1)
+            if _KNOWN_FORM.search(line):
+                yield find(source, number, "a secret stands here", "a reference to a secret")
+    given = [
+        (pod.source, v.line, v.name, v.value) for pod in jobs.pods for part in pod.containers for v in part.variables
+    ]
+    for source in jobs.sources:
+        for node in source.documents if source.kind is FileKind.YAML else ():
+            given += [(source, value.line, name, value.text()) for name, value in node.at("env_vars").items()]
+    for source, line, name, value in given:
+        if re.fullmatch(_NAME, name) and value and not value.startswith("$"):
+            yield find(source, line, f"{name} stands here as a value", "a reference to a secret")
 
 
 def _variables(jobs: JobSet) -> Iterator[Finding]:
-    for source in (each for each in jobs.sources if each.kind is Kind.SHELL):
+    for source in (each for each in jobs.sources if each.kind is FileKind.SHELL):
         known = variables_set(source)
         said: set[str] = set()
         for name, line, optional in variables_used(source):
@@ -160,13 +123,15 @@ def _files(jobs: JobSet) -> Iterator[Finding]:
     within = "|".join(re.escape(step.rest) for stage in jobs.stages for step in stage.own if step.name == "WORKDIR")
     pattern = re.compile(rf"(?:(?<![\w/.-])|(?:{within or '//'})/)(?:{re.escape(folder)}|jobs)/([\w./-]*\w)")
     for source in jobs.sources:
-        if source.kind is Kind.OTHER:
+        if source.kind is FileKind.OTHER:
             continue
         for number, line in enumerate(source.text.splitlines(), 1):
             for name in pattern.findall(line):
                 if name not in here and not (jobs.folder / name).exists():
                     yield find(source, number, f"{name} is not in this set")
-            for name in re.findall(r"`([\w-]+\.(?:yaml|yml|sh|lock))`", line if source.kind is Kind.MARKDOWN else ""):
+            for name in re.findall(
+                r"`([\w-]+\.(?:yaml|yml|sh|lock))`", line if source.kind is FileKind.MARKDOWN else ""
+            ):
                 if name not in {basename(each) for each in here}:
                     yield find(source, number, f"{name} is not in this set")
 
@@ -223,7 +188,7 @@ def _fits(parts: Sequence[str], pattern: str, is_folder: bool) -> bool:
 def _drivers(jobs: JobSet) -> Iterator[Finding]:
     """People with GPUs are told which driver the lock's CUDA needs."""
     release = jobs.locked("cuda-toolkit").partition(".")[0]
-    driver = DRIVERS.get(release)
+    driver = OLDEST_DRIVERS.get(int(release)) if release.isdecimal() else None
     prose = "\n".join(source.prose for source in jobs.sources)
     for stage in jobs.stages[-1:] if driver else ():
         if driver and not re.search(rf"{driver}\b", prose):

@@ -15,6 +15,10 @@ import yaml
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 50_000  # of one file, aliases written out
+MAX_EXPANSIONS = 6
+MAX_WORD = 10_000
+# What is not known is kept out of the way while the rest is filled in.
+_KEEP, _GIVE_BACK = str.maketrans("${}", "\0\1\2"), str.maketrans("\0\1\2", "${}")
 _CONTROL = {";", "&&", "||", "|", "&", "(", ")", ";;", "|&", "\n"}
 # What may stand before a command.
 _SKIPPED = (
@@ -141,7 +145,7 @@ def _to_scalar(node: yaml.Node, loader: yaml.SafeLoader) -> Any:
         raise Unreadable(node.start_mark.line + 1, f"not YAML: {' '.join(str(error).split())[:120]}") from error
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """What a file is, by its name."""
 
     DOCKERFILE = "Dockerfile"
@@ -167,25 +171,20 @@ class Source:
 
     name: str
     path: Path
-    kind: Kind
+    kind: FileKind
     text: str
     documents: tuple[Node, ...] = ()
     prose: str = ""  # comments, or a page, without the command lines in them
     commands: tuple[Words, ...] = ()
 
-    def line_of(self, pattern: str) -> int:
-        """The first line in which a pattern is found, or 1."""
-        found = re.search(pattern, self.text)
-        return self.text.count("\n", 0, found.start()) + 1 if found else 1
 
-
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> FileKind:
     """What a file is to be read as."""
     if path.name == "Dockerfile" or path.suffix == ".Dockerfile" or path.name.startswith("Dockerfile."):
-        return Kind.DOCKERFILE
-    by_suffix = {".sh": Kind.SHELL, ".bash": Kind.SHELL, ".sbatch": Kind.SHELL, ".slurm": Kind.SHELL}
-    by_suffix |= {".yaml": Kind.YAML, ".yml": Kind.YAML, ".md": Kind.MARKDOWN}
-    return by_suffix.get(path.suffix, Kind.OTHER)
+        return FileKind.DOCKERFILE
+    by_suffix = {".sh": FileKind.SHELL, ".bash": FileKind.SHELL, ".sbatch": FileKind.SHELL, ".slurm": FileKind.SHELL}
+    by_suffix |= {".yaml": FileKind.YAML, ".yml": FileKind.YAML, ".md": FileKind.MARKDOWN}
+    return by_suffix.get(path.suffix, FileKind.OTHER)
 
 
 def read_source(path: Path, name: str) -> Source:
@@ -196,11 +195,11 @@ def read_source(path: Path, name: str) -> Source:
     """
     text = _read(path)
     kind = kind_of(path)
-    if kind is Kind.OTHER:
+    if kind is FileKind.OTHER:
         return Source(name=name, path=path, kind=kind, text=text)
-    documents = read_documents(text) if kind is Kind.YAML else ()
-    prose, examples = _read_page(text) if kind is Kind.MARKDOWN else _read_comments(text)
-    body = tuple(split_commands(_without_comments(text), 1)) if kind is Kind.SHELL else ()
+    documents = read_documents(text) if kind is FileKind.YAML else ()
+    prose, examples = _read_page(text) if kind is FileKind.MARKDOWN else _read_comments(text)
+    body = tuple(split_commands(_without_comments(text), 1)) if kind is FileKind.SHELL else ()
     return Source(
         name=name, path=path, kind=kind, text=text, documents=documents, prose=prose, commands=(*examples, *body)
     )
@@ -326,3 +325,26 @@ def _split(text: str) -> Iterator[list[str]]:
             command.append(word)
     if command:
         yield command
+
+
+def expand(word: str, variables: Mapping[str, str], depth: int = 0) -> str:
+    """A word with the variables that are known, and the defaults of those that are not: `${A:-${B}/c}`, too."""
+    if depth > MAX_EXPANSIONS or len(word) > MAX_WORD:
+        return word
+
+    def value(found: re.Match[str]) -> str:
+        name = found.group(1) or found.group(4) or found.group(5)
+        operator, rest = found.group(2), found.group(3)
+        known = variables.get(name)
+        if known is None or (not known and operator == ":-"):
+            return rest if operator in (":-", "-") else found.group(0).translate(_KEEP)
+        without = {key: text for key, text in variables.items() if key != name}
+        return expand(known, without, depth + 1)
+
+    # those within others first
+    for _ in range(MAX_EXPANSIONS):
+        filled = re.sub(r"\$\{(\w+)(?:(:?[-?+=])([^{}]*))?\}|\$\((\w+)\)|\$(\w+)", value, word)
+        if filled == word or len(filled) > MAX_WORD:
+            break
+        word = filled
+    return word.translate(_GIVE_BACK)

@@ -185,7 +185,7 @@ def _has_ended(child: subprocess.Popen[str], deadline: float) -> bool:
 
 def _do(name: str, device: str, tiny: bool, folder: Path) -> None:
     """Measure one part, in this process."""
-    _die_with_parent()
+    die_with_parent()
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     measured = getattr(import_module(f"benchmarks.gpu.{_part_of(name).module}"), name)
@@ -193,6 +193,6 @@ def _do(name: str, device: str, tiny: bool, folder: Path) -> None:
         print(json.dumps(asdict(figure)), flush=True)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A measurement whose conductor was killed would keep the GPU for itself."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

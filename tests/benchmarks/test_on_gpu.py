@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,17 @@ def ran(code: str, seconds: float = 20.0, told: list[PartReport] | None = None) 
     """What a part comes to whose process runs some Python."""
     noted: list[PartReport] = [] if told is None else told
     return run_part(PART, seconds, [sys.executable, "-c", code], noted.append)
+
+
+def is_gone(number: int) -> bool:
+    """Whether a process ends within some seconds; who has it as a child may still have to hear of it."""
+    for _ in range(100):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.05)
+                continue
+        return True
+    return False
 
 
 def printing(*figures: Figure) -> str:
@@ -63,12 +75,7 @@ def test_a_part_that_is_late_is_ended_with_all_that_it_started(tmp_path):
     assert time.monotonic() - started < 30
     assert (measured.outcome, measured.why) == ("not measured", "not ready within 5 s")
     assert measured.figures == (FIGURE,)
-    number = int((tmp_path / "pid").read_text())
-    for _ in range(100):
-        if not Path(f"/proc/{number}").exists() or "Z" in Path(f"/proc/{number}/stat").read_text().split()[2]:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{number} is still there")
+    assert is_gone(int((tmp_path / "pid").read_text()))
 
 
 def test_with_no_time_left_nothing_is_begun(tmp_path, capsys):
@@ -114,11 +121,22 @@ def test_a_killed_conductor_leaves_its_figures_and_nobody_behind(tmp_path):
     assert machine.outcome == "done"
     assert (searched.outcome, searched.why) == ("not measured", "being measured")
     assert len(children) == 1
-    for _ in range(100):
-        if not Path(f"/proc/{children[0]}").exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError("the part goes on without its conductor")
+    assert is_gone(int(children[0]))
+
+
+def test_a_part_ends_with_its_conductor_whatever_it_is_at():
+    part = (
+        "from benchmarks.on_gpu import die_with_parent, time\ndie_with_parent()\nprint('r', flush=True)\ntime.sleep(60)"
+    )
+    begun = f"subprocess.Popen([sys.executable, '-c', {part!r}])"
+    conductor = f"import subprocess, sys\npart = {begun}\nprint(part.pid, flush=True)\npart.wait()"
+    process = subprocess.Popen([sys.executable, "-c", conductor], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    number = int(process.stdout.readline())
+    assert process.stdout.readline() == "r\n"
+    process.kill()
+    process.wait()
+    assert is_gone(number)
 
 
 def best(numbers: Sequence[int], scores: Sequence[float]) -> Best:

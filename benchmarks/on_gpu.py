@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.gpu.report import Figure, Measured, Report, read_figure, read_report, rows_of, table_of, write_report
+from benchmarks.gpu.report import Figure, PartReport, Report, read_figure, read_report, rows_of, table_of, write_report
 from sonify.errors import InputError
 from sonify.installed import ROOT
 from sonify.terminal import Parser, run_command
@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace, parts: Sequence[Part]) -> int:
     deadline = time.monotonic() + 60 * arguments.minutes - WRITING_SECONDS
     report = Report(tiny=arguments.tiny, device=arguments.device, parts=())
 
-    def note(measured: Measured) -> None:
+    def note(measured: PartReport) -> None:
         """Put what is known of a part in the place of what was."""
         nonlocal report
         others = tuple(each for each in report.parts if each.part != measured.part)
@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace, parts: Sequence[Part]) -> int:
 
     for part in parts:
         left = deadline - time.monotonic()
-        measured = Measured(part=part.name, title=part.title, outcome="not measured", why="no time was left")
+        measured = PartReport(part=part.name, title=part.title, outcome="not measured", why="no time was left")
         if left >= LEAST_SECONDS:
             measured = run_part(part, min(part.seconds, left), _command(part, arguments), note)
         note(measured)
@@ -126,10 +126,10 @@ def _command(part: Part, arguments: argparse.Namespace) -> list[str]:
     return [sys.executable, "-m", "benchmarks.on_gpu", *words]
 
 
-def run_part(part: Part, seconds: float, command: Sequence[str], note: Callable[[Measured], None]) -> Measured:
+def run_part(part: Part, seconds: float, command: Sequence[str], note: Callable[[PartReport], None]) -> PartReport:
     """Run a part in a process group of its own, which is killed when its time is over."""
     started = time.monotonic()
-    measured = Measured(part=part.name, title=part.title, outcome="not measured", why="being measured")
+    measured = PartReport(part=part.name, title=part.title, outcome="not measured", why="being measured")
     with tempfile.TemporaryDirectory(prefix="sonify-on-gpu-") as folder, open(f"{folder}/said", "w+") as said:
         child = subprocess.Popen(
             [*command, "--folder", folder],
@@ -185,7 +185,7 @@ def _has_ended(child: subprocess.Popen[str], deadline: float) -> bool:
 
 def _do(name: str, device: str, tiny: bool, folder: Path) -> None:
     """Measure one part, in this process."""
-    _die_with_parent()
+    die_with_parent()
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     measured = getattr(import_module(f"benchmarks.gpu.{_part_of(name).module}"), name)
@@ -193,6 +193,6 @@ def _do(name: str, device: str, tiny: bool, folder: Path) -> None:
         print(json.dumps(asdict(figure)), flush=True)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A measurement whose conductor was killed would keep the GPU for itself."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -80,9 +80,12 @@ def how_to_install(extra: str) -> str:
     """
     if is_checkout():
         editable = f"{_pip('install')} -e {shlex.quote(f'{ROOT}[{extra}]')}"
-        full = ROOT / ".venv"
-        to_make = Path(sys.prefix).resolve() == full.resolve() and not (full / ".installed-full").exists()
-        return f"`make setup` in {ROOT}, or `{editable}`" if to_make else f"`{editable}`"
+        full, here = ROOT / ".venv", Path(sys.prefix).resolve()
+        is_made = (full / ".installed-full").exists()
+        if here == (ROOT / ".venv-light").resolve():
+            begin = f"`. {full}/bin/activate`, which has everything" if is_made else f"`make setup` in {ROOT}"
+            return f"{begin}, or `{editable}`"
+        return f"`make setup` in {ROOT}, or `{editable}`" if here == full.resolve() and not is_made else f"`{editable}`"
     origin = _origin(extra)
     wanted = [origin] if origin else sorted(set(_libraries(extra)))
     return f"`{_pip('install')} {shlex.join(wanted)}`"

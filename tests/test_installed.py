@@ -115,7 +115,11 @@ def test_a_checkout_is_installed_from_where_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr(installed, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     assert how_to_install("train").startswith(f"`make setup` in {tmp_path}, or `")
-    (tmp_path / ".venv/.installed-full").touch()  # make has nothing to do: what is missing was removed since
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv-light"))
+    assert how_to_install("train").startswith(f"`make setup` in {tmp_path}, or `")
+    (tmp_path / ".venv/.installed-full").touch()
+    assert how_to_install("train").startswith(f"`. {tmp_path}/.venv/bin/activate`, which has everything, or `")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))  # make has nothing to do: it was removed since
     assert not how_to_install("train").startswith("`make")
     monkeypatch.setattr(installed, "ROOT", ROOT)
     monkeypatch.setattr(sys, "prefix", "/somewhere/else")

@@ -101,7 +101,7 @@ def count_licences(runs: Iterable[Path], recordings: Iterable[str]) -> dict[str,
     return dict(Counter(licence_of.get(recording) or NOT_KNOWN for recording in recordings).most_common())
 
 
-def check_licence(licence: str) -> str | None:
+def check_model_licence(licence: str) -> str | None:
     """Refuse what chooses no licence; say what is odd about one that the hub may not know.
 
     Raises:

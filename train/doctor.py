@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from sonify.doctor.findings import Finding, Outcome
-from sonify.doctor.gpus import look_for_gpus
-from sonify.doctor.machine import examine_run_dir, nearest
+from sonify.doctor.findings import Finding, Outcome, one_line
+from sonify.doctor.gpus import how_to_mend, look_for_gpus
+from sonify.doctor.machine import AST_VECTORS, SHARED_MEMORY, Need, examine_run_dir, judge_disks, loader_bytes
 from sonify.doctor.models import look_for
 from sonify.errors import InputError, WorkError
 from sonify.features.vae import scaling_factor
@@ -31,12 +31,9 @@ from train.loader import accumulation_steps, make_loader, naming_lost_loaders
 from train.memory import GB, checkpoint_bytes, count_parameters, estimate_memory, most_that_fits, with_batch
 from train.model import TRANSFORMER_FILES, init_transformer, transformer_part
 from train.shards import FeatureData, check_matches, open_feature_data
-from train.trial import CPU_SECONDS, Reading, Step, Trial, images_for_cpu, read_for
+from train.trial import CPU_SECONDS, Reading, Step, Trainee, images_for_cpu, read_for
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where loader processes hand tensors over
-BATCHES_AHEAD = 2  # of each loader process: torch's `prefetch_factor`
 LOADER_SECONDS = 5.0
-AST_VECTORS = 49  # of five seconds, where no data says how many there are
 FROZEN_BYTES = 700_000_000  # sd-vae-ft-ema and AST as a release has them, where they are not here
 MICRO_BATCHES = 2  # of a step that is tried: with the second, gradients are there while activations are
 STEPS = 3  # on a GPU: the first compiles, the fastest counts
@@ -95,8 +92,7 @@ def _examine_devices(config: TrainConfig) -> Generator[Finding, None, int | None
     facts: dict[str, Any] = asdict(seen)
     if seen.traces and not seen.torch_gpus:
         why = why_no_cuda(seen.torch_cuda or None, seen.driver)
-        todo = "have a driver that fits on the machine and in the container, or a torch that is built for its CUDA"
-        yield _fault("devices", f"{seen.traces}, and torch {seen.torch} finds none: {why}", todo, facts)
+        yield _fault("devices", f"{seen.traces}, and torch {seen.torch} finds none: {why}", how_to_mend(seen), facts)
         return None
     try:
         processes = check_devices(config.devices)
@@ -208,7 +204,7 @@ def _examine_held_out(config: TrainConfig) -> Finding:
     try:
         held_out = open_feature_data(config.data.model_copy(update={"split": "validation"}))
     except (InputError, WorkError) as error:
-        return Finding(about="samples", outcome=Outcome.NOTE, found=f"no grids of pictures: {error}")
+        return Finding(about="samples", outcome=Outcome.NOTE, found=f"no grids of pictures: {one_line(error)}")
     found = f"grids of {config.samples.sounds} pictures, of {held_out.num_images:,} held-out images' sounds"
     return Finding(about="samples", outcome=Outcome.OK, found=found)
 
@@ -223,10 +219,10 @@ def _by(shape: Sequence[int]) -> str:
 def _examine_memory(config: TrainConfig, condition_tokens: int, processes: int, *, there: bool) -> Finding:
     gpus = [torch.device("cuda", n) for n in range(processes)] if there and torch.cuda.is_available() else []
     has = min((size for gpu in gpus if (size := device_bytes(gpu)) is not None), default=None)
-    return judge_memory(config, condition_tokens, processes, has)
+    return judge_estimate(config, condition_tokens, processes, has)
 
 
-def judge_memory(config: TrainConfig, condition_tokens: int, processes: int, has: int | None) -> Finding:
+def judge_estimate(config: TrainConfig, condition_tokens: int, processes: int, has: int | None) -> Finding:
     """Compare the estimate with the memory of the smallest device, where there is one, and say what would fit."""
     memory = estimate_memory(config, condition_tokens, processes)
     found = f"{config.batch.per_device} images at once take a GPU some {memory}, derived"
@@ -257,35 +253,36 @@ def _examine_disk(config: TrainConfig, networks: Networks | None) -> Finding:
     release = 4 * count_parameters(config.model) + (frozen if networks else FROZEN_BYTES)
     written = [path for name in (FOLDER, RELEASE) for path in (config.run_dir / name).rglob("*") if path.is_file()]
     needed = max(0, one * (kept + 1) + release - sum(path.stat().st_size for path in written))
-    above = nearest(config.run_dir)
-    free = shutil.disk_usage(above).free
-    found = (
-        f"{needed / GB:.1f} GB to write: {kept} checkpoints of {one / GB:.1f} GB, one more while it is written, and a"
-    )
-    found += f" release of {release / GB:.1f}; {free / GB:.1f} GB are free in {above}"
-    facts = {"needed_bytes": needed, "free_bytes": free, "checkpoint_bytes": one, "release_bytes": release}
-    if needed <= free:
-        return Finding(about="disk", outcome=Outcome.OK, found=found, facts=facts)
-    return _fault("disk", found, "free some, set checkpoints.keep lower, or choose another run_dir", facts)
+    (finding,) = judge_disks([Need(name="run_dir", folder=config.run_dir, needed_bytes=needed)])
+    found = f"{finding.found}: {kept} checkpoints of {one / GB:.1f} GB, one more while it is written, and a release of"
+    found += f" {release / GB:.1f}"
+    todo = f"{finding.todo}; or set checkpoints.keep lower" if finding.todo else ""
+    facts = {**finding.facts, "checkpoint_bytes": one, "release_bytes": release}
+    return replace(finding, about="disk", found=found, todo=todo, facts=facts)
 
 
 def _examine_shared_memory(config: TrainConfig, condition_tokens: int, processes: int) -> Finding:
     """What loader processes hand over lies there, some micro-batches ahead; a container has 64 MB unless told."""
+    about = str(SHARED_MEMORY)
     if not config.data.workers:
         found = "not used: the training process reads by itself (data.workers: 0)"
-        return Finding(about=SHARED_MEMORY, outcome=Outcome.OK, found=found)
+        return Finding(about=about, outcome=Outcome.OK, found=found)
     model = config.model
-    numbers = 2 * model.latent_channels * model.sample_size**2 + condition_tokens * model.caption_channels
-    ahead = BATCHES_AHEAD * config.data.workers * processes
-    needed = ahead * 4 * numbers * config.batch.per_device
+    needed = loader_bytes(
+        workers=config.data.workers,
+        images=config.batch.per_device,
+        latent_shape=(model.latent_channels, model.sample_size, model.sample_size),
+        condition_shape=(condition_tokens, model.caption_channels),
+        processes=processes,
+    )
     free = shutil.disk_usage(SHARED_MEMORY).free
-    found = f"{ahead} micro-batches of {processes} x {config.data.workers} loader processes take up to"
+    found = f"what {processes} x {config.data.workers} loader processes have ready takes up to"
     found += f" {needed / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free"
     facts = {"needed_bytes": needed, "free_bytes": free}
     if needed <= free:
-        return Finding(about=SHARED_MEMORY, outcome=Outcome.OK, found=found, facts=facts)
+        return Finding(about=about, outcome=Outcome.OK, found=found, facts=facts)
     todo = "give the container more (docker: --shm-size or --ipc=host; Kubernetes: a memory-backed volume), or set"
-    return _fault(SHARED_MEMORY, found, f"{todo} data.workers lower", facts)
+    return _fault(about, found, f"{todo} data.workers lower", facts)
 
 
 # --- the loader and a step
@@ -337,8 +334,8 @@ def _examine_step(
         transformer, _ = init_transformer(config.model, config.seed)
         null_TD = make_pipeline(transformer, config, networks, data).encode_null(condition_tokens)
         reset_peak(accelerator.device)
-        trial = Trial(config, accelerator, transformer, null_TD)
-        steps = [trial.step(batches) for _ in range(count)]
+        trainee = Trainee(config, accelerator, transformer, null_TD)
+        steps = [trainee.step(batches) for _ in range(count)]
     except InputError as error:
         yield _fault("a step", error)
         return
@@ -392,7 +389,7 @@ def judge_loader(read: float, learned: float) -> Finding:
 
 
 def _fault(about: str, why: object, todo: str = "", facts: Mapping[str, Any] | None = None) -> Finding:
-    found = " ".join(str(why).split()).removeprefix(f"{about}: ")
+    found = one_line(why).removeprefix(f"{about}: ")
     return Finding(about=about, outcome=Outcome.FAULT, found=found, todo=todo, facts=facts or {})
 
 

@@ -136,9 +136,6 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
         Recorder(config, accelerator, data.audio_shape[0], first_step) as recorder,
     ):
         for step in range(first_step + 1, config.max_steps + 1):
-            learning_rate = learning_rate_at(step, config.optimizer, config.batch.total)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
             tally = StepTally(NUM_TIMESTEPS, accelerator.device)
             for micro_step in range(1, accumulation + 1):
                 with recorder.waiting_for_data():
@@ -146,8 +143,7 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
                 with nullcontext() if micro_step == accumulation else accelerator.no_sync(model):
                     losses = add_gradients(accelerator, model, batch, null_TD, accumulation)
                 tally.add(losses, batch.timesteps_B, batch.keys)
-            gradient_norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
-            assert gradient_norm is not None  # the library's type allows for other engines
+            gradient_norm = clip_gradients(accelerator, model, config.optimizer)
             sums = tally.reduce(accelerator, stop=interrupt.asked)
             if sums.num_not_finite or not gradient_norm.isfinite():
                 what = "loss" if sums.num_not_finite else "gradient"
@@ -156,9 +152,8 @@ def _train(config: TrainConfig, accelerator: Accelerator) -> None:
                     f"step {step}: the {what} is not finite; images: {', '.join(keys[:8])} ({len(keys)} in all);"
                     " nothing of this step was applied, and the checkpoints are whole"
                 )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            ema.update(transformer)
+            learning_rate = learning_rate_at(step, config.optimizer, config.batch.total)
+            finish_step(transformer, optimizer, ema, learning_rate)
 
             recorder.record(step, sums, gradient_norm, learning_rate)
             last = step == config.max_steps
@@ -185,6 +180,22 @@ def add_gradients(
     losses = diffusion_loss(output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B)
     accelerator.backward(losses.total_B.mean() / accumulation)
     return losses
+
+
+def clip_gradients(accelerator: Accelerator, model: nn.Module, config: Optimizer) -> torch.Tensor:
+    """Clip the gradients of a step, and return the norm that they had."""
+    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+    assert norm is not None  # the library's type allows for other engines
+    return norm
+
+
+def finish_step(transformer: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, learning_rate: float) -> None:
+    """Learn from the gradients of a step and forget them; the average follows."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    ema.update(transformer)
 
 
 def make_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:

@@ -29,7 +29,7 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from sonify.config.loader import load_settings
 from sonify.dataset.format import seal
 from sonify.dataset.licences import UNKNOWN, describe_unknown
-from sonify.dataset.push import Kind, check_repository, push, tell_pushed
+from sonify.dataset.push import Upload, check_repository, push, tell_pushed
 from sonify.errors import InputError
 from sonify.installed import spell
 from sonify.io.write import FileRecord, make_beside, naming_full_disk, naming_place, replacing
@@ -39,7 +39,7 @@ from train.card import (
     NOT_CHOSEN,
     NOTHING_SAID,
     Terms,
-    check_licence,
+    check_model_licence,
     describe_data,
     is_folder,
     make_card,
@@ -56,7 +56,7 @@ from train.shards import FeatureData, open_feature_data
 
 log = logging.getLogger(__name__)
 
-MODEL = Kind(
+MODEL = Upload(
     repo_type="model",
     what="release",
     whole=PIPELINE_INDEX,
@@ -113,7 +113,7 @@ def _read_terms(arguments: argparse.Namespace) -> Terms:
                 "--push: expected --licence ID, the licence of the weights that whoever publishes them has to choose:"
                 " a name as the hub has them, such as cc-by-nc-4.0 or openrail++, or the address of its text"
             )
-    if arguments.licence is not None and (odd := check_licence(arguments.licence)):
+    if arguments.licence is not None and (odd := check_model_licence(arguments.licence)):
         log.warning("--licence: %s", odd)
     if arguments.image_licence is not None and (odd := describe_unknown(arguments.image_licence or UNKNOWN)):
         log.warning("--image-licence: %s", odd)

@@ -19,7 +19,7 @@ from train.ema import Ema
 from train.loader import Batch
 from train.metrics import forward_flops, matmul_peak_flops
 from train.model import set_execution
-from train.pixart import add_gradients, learning_rate_at, make_optimizer
+from train.pixart import add_gradients, clip_gradients, finish_step, learning_rate_at, make_optimizer
 
 # On a CPU a micro-batch may take an hour: as many of its images are tried as need so long at a share of the peak.
 CPU_SECONDS, CPU_SHARE = 10.0, 0.3
@@ -34,7 +34,7 @@ class Step:
     seconds: float
 
 
-class Trial:
+class Trainee:
     """A model on one device with all that training keeps beside it; its steps are those of `train.pixart`."""
 
     def __init__(
@@ -55,19 +55,15 @@ class Trial:
         device, settings = self._accelerator.device, self._config.optimizer
         wait_for(device)
         started = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(1, settings, self._config.batch.total)
         total = torch.zeros((), device=device)
         for batch in batches:
             losses = add_gradients(
                 self._accelerator, self._model, batch.to(device), self._null_TD, accumulation=len(batches)
             )
             total += losses.total_B.detach().mean() / len(batches)
-        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), settings.clip_norm)
-        assert norm is not None  # the library's type allows for other engines
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.transformer)
+        norm = clip_gradients(self._accelerator, self._model, settings)
+        learning_rate = learning_rate_at(1, settings, self._config.batch.total)
+        finish_step(self.transformer, self.optimizer, self.ema, learning_rate)
         wait_for(device)
         return Step(loss=float(total), gradient_norm=float(norm), seconds=time.perf_counter() - started)
 

@@ -26,7 +26,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class PartReport:
     """What became of a part. Where it is not `done`, `why` says what happened; figures from before that stand."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -48,7 +48,7 @@ class Report:
     format: Literal[1] = FORMAT
     tiny: bool
     device: str
-    parts: tuple[Measured, ...]
+    parts: tuple[PartReport, ...]
 
 
 def read_figure(line: str) -> Figure | None:
@@ -91,7 +91,7 @@ def table_of(report: Report) -> Iterator[str]:
         yield from rows_of(measured)
 
 
-def rows_of(measured: Measured) -> Iterator[str]:
+def rows_of(measured: PartReport) -> Iterator[str]:
     """The lines of one part."""
     told = "" if measured.outcome == "done" else f"{measured.outcome}: {measured.why}"
     yield _row(f"**{measured.title}**", told, f"{measured.seconds:.0f} s" if measured.seconds else "")

@@ -26,7 +26,7 @@ from train.memory import GB, checkpoint_bytes, count_parameters, estimate_memory
 from train.metrics import forward_flops, matmul_peak_flops
 from train.model import init_transformer
 from train.shards import open_feature_data
-from train.trial import Trial, make_batch
+from train.trial import Trainee, make_batch
 
 MICRO_BATCHES = 2
 NOISE = 0.01  # on every weight: those that begin as zero would spare a GPU work and power
@@ -55,10 +55,10 @@ def checkpoint(room: Room) -> Iterator[Figure]:
         raise WorkError(f"{room.folder}: needs {1.2 * needed / GB:.1f} GB for one checkpoint")
     run = make_feature_run(room.folder / "data", num_images=8)
     data = open_feature_data(config.data.model_copy(update={"runs": (run,)}))
-    trial = _trial(config, room)
-    trial.step([make_batch(config, room.sizes.condition_vectors)])  # the moments are there after one step
+    trainee = _trainee(config, room)
+    trainee.step([make_batch(config, room.sizes.condition_vectors)])  # the moments are there after one step
     started = time.perf_counter()
-    save_training(config, data, 1, trial.transformer, trial.ema, trial.optimizer)
+    save_training(config, data, 1, trainee.transformer, trainee.ema, trainee.optimizer)
     seconds = time.perf_counter() - started
     files = [path for path in (config.run_dir / FOLDER).rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
@@ -96,10 +96,10 @@ def _measure_steps(config: TrainConfig, room: Room, peak_flops: float) -> list[F
     vectors = room.sizes.condition_vectors
     batches = [make_batch(config, vectors, seed).to(room.device) for seed in range(MICRO_BATCHES)]
     counters.clear()
-    trial = _trial(config, room)
+    trainee = _trainee(config, room)
     reset_peak(room.device)
-    first = trial.step(batches)
-    steps = [trial.step(batches) for _ in range(room.sizes.steps)]
+    first = trainee.step(batches)
+    steps = [trainee.step(batches) for _ in range(room.sizes.steps)]
     seconds = statistics.median(each.seconds for each in steps)
     rate = MICRO_BATCHES * config.batch.per_device / seconds
     share = rate * 3 * forward_flops(config.model, vectors) / peak_flops
@@ -134,7 +134,7 @@ def _config(room: Room, per_device: int, settings: dict[str, Any]) -> TrainConfi
     return config.model_copy(update={"model": room.sizes.model, **settings})
 
 
-def _trial(config: TrainConfig, room: Room) -> Trial:
+def _trainee(config: TrainConfig, room: Room) -> Trainee:
     transformer, _ = init_transformer(config.model, seed=0)
     nn.Module.to(transformer, room.device)
     torch.manual_seed(0)
@@ -142,4 +142,4 @@ def _trial(config: TrainConfig, room: Room) -> Trial:
         for parameter in transformer.parameters():
             parameter.add_(NOISE * torch.randn_like(parameter))
     null_TD = torch.zeros(room.sizes.condition_vectors, config.model.caption_channels)
-    return Trial(config, start_accelerator(config), transformer, null_TD)
+    return Trainee(config, start_accelerator(config), transformer, null_TD)

@@ -1,6 +1,6 @@
 """Uploads a folder, sealed by its checksums, to the Hugging Face hub; the same command goes on where it broke off.
 
-A published data set is one, a released model another: what they share is here, what tells them apart is a `Kind`.
+A published data set is one, a released model another: what they share is here, what tells them apart is an `Upload`.
 """
 
 import json
@@ -19,7 +19,7 @@ from sonify.io.write import FileRecord, sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class Upload:
     """What is uploaded: `whole` is a file that every such folder has, `made_by` the command that makes one.
 
     `ours` are patterns of what an earlier upload may have left there and this one has not: what was taken down must not
@@ -35,7 +35,7 @@ class Kind:
     message: str
 
 
-DATASET = Kind(
+DATASET = Upload(
     repo_type="dataset",
     what="publication",
     whole=RECORD,
@@ -47,7 +47,7 @@ DATASET = Kind(
 
 
 def push(
-    out: Path, repo: str, dry_run: bool = False, private: bool = False, kind: Kind = DATASET
+    out: Path, repo: str, dry_run: bool = False, private: bool = False, kind: Upload = DATASET
 ) -> tuple[FileRecord, ...]:
     """Upload a sealed folder into a repository of the hub, which is made where it is not there; say what goes.
 
@@ -65,7 +65,7 @@ def push(
     return planned
 
 
-def check_repository(repo: str, kind: Kind) -> None:
+def check_repository(repo: str, kind: Upload) -> None:
     """Refuse what is no repository's name."""
     try:
         validate_repo_id(repo if "/" in repo else "")
@@ -82,7 +82,7 @@ def tell_pushed(sent: tuple[FileRecord, ...], repo: str, dry_run: bool) -> Itera
     yield f"{len(sent):,} files, {size}, {'would go' if dry_run else 'are'} in {repo}"
 
 
-def plan_push(out: Path, kind: Kind = DATASET) -> tuple[FileRecord, ...]:
+def plan_push(out: Path, kind: Upload = DATASET) -> tuple[FileRecord, ...]:
     """The files of a sealed folder, each hashed and found as it is listed."""
     listed = _read_checksums(out, kind)
     there = frozenset(files_of(out)) - {CHECKSUMS}
@@ -102,7 +102,7 @@ def plan_push(out: Path, kind: Kind = DATASET) -> tuple[FileRecord, ...]:
     )
 
 
-def _read_checksums(out: Path, kind: Kind) -> Mapping[str, str]:
+def _read_checksums(out: Path, kind: Upload) -> Mapping[str, str]:
     path = out / CHECKSUMS
     try:
         listed = read_checksums(path.read_bytes())
@@ -117,7 +117,7 @@ def _read_checksums(out: Path, kind: Kind) -> Mapping[str, str]:
     return listed
 
 
-def _upload(out: Path, repo: str, private: bool, kind: Kind) -> None:
+def _upload(out: Path, repo: str, private: bool, kind: Upload) -> None:
     token = get_token()
     if token is None:
         raise InputError(f"--push {repo}: no token of the hub is here: run `hf auth login`, or set HF_TOKEN")

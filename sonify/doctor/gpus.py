@@ -227,7 +227,7 @@ def judge_gpus(seen: Gpus, asks: Sequence[Ask], *, elsewhere: bool = False) -> F
         return finding(Outcome.FAULT, str(missing("torch", "models", in_torch[0].key)))
     if seen.traces and in_torch and not seen.torch_gpus:
         why = why_no_cuda(seen.torch_cuda or None, seen.driver)
-        todo = how_to_mend(seen)
+        todo = f"{how_to_mend(seen)}; `device: cpu` of a run does without"
         return finding(Outcome.FAULT, f"{seen.traces}, and torch {seen.torch} finds none: {why}", todo)
     if not seen.traces:
         return _judge_none(finding, asking, elsewhere)
@@ -261,11 +261,11 @@ def _judge_none(finding: Any, asking: Sequence[Ask], elsewhere: bool) -> Finding
 def how_to_mend(seen: Gpus) -> str:
     """What to do where a machine has GPUs and torch finds none of them."""
     if not seen.torch_cuda:
-        return "install a torch that is built for CUDA; `device: cpu` of a run does without"
+        return "install a torch that is built for CUDA"
     oldest = OLDEST_DRIVERS.get(int(seen.torch_cuda.partition(".")[0]))
     of_cuda = f", or install a torch that is built for CUDA {seen.driver_cuda} at most" if seen.driver_cuda else ""
     needed = f" {oldest} or newer" if oldest else ""
-    return f"have driver{needed} on the machine and in the container{of_cuda}; `device: cpu` of a run does without"
+    return f"have driver{needed} on the machine and in the container{of_cuda}"
 
 
 def judge_gpu_memory(found: Sequence[Gpu], asks: Sequence[Ask], needed: Mapping[str, int]) -> Iterator[Finding]:

@@ -235,7 +235,7 @@ def print_rejects(rejects: Iterable[Reject], file: TextIO) -> None:
         detail = f": {reject.row.detail}" if reject.row.detail else ""
         file.write(f"{stage:<16} {reject.row.reason:<14} {printable(reject.name + scene + detail)}\n")
     counts = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
-    file.write(f"{reasons.total():,} rows left{': ' if counts else ''}{counts}\n")
+    file.write(f"{reasons.total():,} rejected{': ' if counts else ''}{counts}\n")
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import search, training
-from benchmarks.gpu.report import Figure, Measured, Report, read_report, table_of, write_report
+from benchmarks.gpu.report import Figure, PartReport, Report, read_report, table_of, write_report
 from benchmarks.gpu.room import TINY, Room
 from benchmarks.on_gpu import PARTS, Part, main, run_part
 from sonify.errors import InputError
@@ -22,10 +23,21 @@ PART = Part(name="search", module="search", title="Search", seconds=60)
 FIGURE = Figure(name="rate", value=12.5, unit="images/s", note="a | note")
 
 
-def ran(code: str, seconds: float = 20.0, told: list[Measured] | None = None) -> Measured:
+def ran(code: str, seconds: float = 20.0, told: list[PartReport] | None = None) -> PartReport:
     """What a part comes to whose process runs some Python."""
-    noted: list[Measured] = [] if told is None else told
+    noted: list[PartReport] = [] if told is None else told
     return run_part(PART, seconds, [sys.executable, "-c", code], noted.append)
+
+
+def is_gone(number: int) -> bool:
+    """Whether a process ends within some seconds; who has it as a child may still have to hear of it."""
+    for _ in range(100):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.05)
+                continue
+        return True
+    return False
 
 
 def printing(*figures: Figure) -> str:
@@ -34,7 +46,7 @@ def printing(*figures: Figure) -> str:
 
 
 def test_each_figure_is_told_as_it_comes():
-    told: list[Measured] = []
+    told: list[PartReport] = []
     measured = ran(
         printing(FIGURE) + "print('a library says hello')\n" + printing(FIGURE) + "print('{', end='')", told=told
     )
@@ -63,12 +75,7 @@ def test_a_part_that_is_late_is_ended_with_all_that_it_started(tmp_path):
     assert time.monotonic() - started < 30
     assert (measured.outcome, measured.why) == ("not measured", "not ready within 5 s")
     assert measured.figures == (FIGURE,)
-    number = int((tmp_path / "pid").read_text())
-    for _ in range(100):
-        if not Path(f"/proc/{number}").exists() or "Z" in Path(f"/proc/{number}/stat").read_text().split()[2]:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{number} is still there")
+    assert is_gone(int((tmp_path / "pid").read_text()))
 
 
 def test_with_no_time_left_nothing_is_begun(tmp_path, capsys):
@@ -114,11 +121,22 @@ def test_a_killed_conductor_leaves_its_figures_and_nobody_behind(tmp_path):
     assert machine.outcome == "done"
     assert (searched.outcome, searched.why) == ("not measured", "being measured")
     assert len(children) == 1
-    for _ in range(100):
-        if not Path(f"/proc/{children[0]}").exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError("the part goes on without its conductor")
+    assert is_gone(int(children[0]))
+
+
+def test_a_part_ends_with_its_conductor_whatever_it_is_at():
+    part = (
+        "from benchmarks.on_gpu import die_with_parent, time\ndie_with_parent()\nprint('r', flush=True)\ntime.sleep(60)"
+    )
+    begun = f"subprocess.Popen([sys.executable, '-c', {part!r}])"
+    conductor = f"import subprocess, sys\npart = {begun}\nprint(part.pid, flush=True)\npart.wait()"
+    process = subprocess.Popen([sys.executable, "-c", conductor], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    number = int(process.stdout.readline())
+    assert process.stdout.readline() == "r\n"
+    process.kill()
+    process.wait()
+    assert is_gone(number)
 
 
 def best(numbers: Sequence[int], scores: Sequence[float]) -> Best:
@@ -137,14 +155,14 @@ def test_saving_is_measured_on_a_whole_checkpoint(tmp_path):
     assert figures["size of a checkpoint"] == pytest.approx(figures["estimated size"], rel=0.05)
 
 
-def report_of(*parts: Measured, tiny: bool = False) -> Report:
+def report_of(*parts: PartReport, tiny: bool = False) -> Report:
     return Report(tiny=tiny, device="cuda", parts=parts)
 
 
 def test_a_table_has_all_figures_and_says_what_is_missing():
-    done = Measured(part="a", title="A", outcome="done", seconds=12.3, figures=(FIGURE,))
-    late = Measured(part="b", title="B", outcome="not measured", why="not ready within 5 s", seconds=5.0)
-    counted = Measured(part="c", title="C", outcome="done", figures=(Figure(name="n", value=607_000_000),))
+    done = PartReport(part="a", title="A", outcome="done", seconds=12.3, figures=(FIGURE,))
+    late = PartReport(part="b", title="B", outcome="not measured", why="not ready within 5 s", seconds=5.0)
+    counted = PartReport(part="c", title="C", outcome="done", figures=(Figure(name="n", value=607_000_000),))
     assert list(table_of(report_of(done, late, counted))) == [
         "| what | figure | |",
         "|---|---|---|",
@@ -158,7 +176,7 @@ def test_a_table_has_all_figures_and_says_what_is_missing():
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):
-    written = report_of(Measured(part="a", title="A", outcome="failed", why="w", figures=(FIGURE,)))
+    written = report_of(PartReport(part="a", title="A", outcome="failed", why="w", figures=(FIGURE,)))
     write_report(tmp_path / "r.json", written)
     assert read_report(tmp_path / "r.json") == written
 

@@ -101,7 +101,7 @@ def test_every_row_that_left_is_named(finished):
     print_rejects(rejects, text)
     lines = text.getvalue().splitlines()
     assert "pair             no_match       frog.jpg [captions]: frog croaking" in lines
-    assert lines[-1].startswith("6 rows left: 1 silent, ")
+    assert lines[-1].startswith("6 rejected: 1 silent, ")
 
 
 def test_rejects_are_a_table_for_other_programs(finished):

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from sonify.config.loader import make_settings
 from sonify.errors import InputError
 from tests.train.runs import plain_config, write_pool
-from train.card import NOTHING_SAID, Terms, TrainedOn, check_licence, count_licences, make_card, objections
+from train.card import NOTHING_SAID, Terms, TrainedOn, check_model_licence, count_licences, make_card, objections
 from train.config import TrainConfig
 
 PIXART = "PixArt-alpha/PixArt-XL-2-512x512"
@@ -155,7 +155,7 @@ def test_a_model_that_binds_what_is_made_of_it_is_named(licence: str, number: in
 )
 def test_what_chooses_no_licence_is_refused(licence: str) -> None:
     with pytest.raises(InputError, match="names no licence: expected a name as the hub has them") as refused:
-        check_licence(licence)
+        check_model_licence(licence)
     assert "\n" not in str(refused.value)
 
 
@@ -170,7 +170,7 @@ def test_what_chooses_no_licence_is_refused(licence: str) -> None:
     ],
 )
 def test_a_licence_that_the_hub_may_not_know_is_odd(licence: str, odd: str | None) -> None:
-    said = check_licence(licence)
+    said = check_model_licence(licence)
     assert said is None if odd is None else odd in (said or "")
 
 

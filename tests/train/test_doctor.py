@@ -8,13 +8,15 @@ import pytest
 
 from sonify.config.loader import load_settings
 from sonify.config.shipped import find_config
+from sonify.doctor import machine
 from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.gpus import how_to_mend, look_for_gpus
 from tests.feature_runs import make_feature_run
 from tests.servers import MODEL, away_from_hub, running_hub
 from tests.train.runs import WIDTH, training_config, training_input
 from train import doctor
 from train.config import TrainConfig
-from train.doctor import examine_training, judge_loader, judge_memory, judge_peak, judge_step
+from train.doctor import examine_training, judge_estimate, judge_loader, judge_peak, judge_step
 from train.memory import GB, estimate_memory, with_batch
 from train.model import init_transformer
 from train.trial import Step
@@ -69,7 +71,7 @@ def test_what_trains_is_found_whole_in_order_and_leaves_nothing(root):
         ({"run_dir": "."}, "run_dir", "is the current folder", set()),
         ({"trackers": ["mlflow"]}, "a step", "trackers: mlflow is not installed here", set()),
         ({"vae": "no such thing"}, "vae", "not a hub id", {"networks", "features", "loader", "a step"}),
-        ({"model": {"layers": 10**6}}, "disk", "are free", {"a step"}),
+        ({"model": {"layers": 10**6}}, "disk", "GB free, ", {"a step"}),
         ({"data": {"workers": 64}, "batch": {"total": 10**8, "per_device": 10**8}}, "/dev/shm", "MB are", {"a step"}),
     ],
 )
@@ -78,6 +80,36 @@ def test_what_does_not_fit_is_a_fault_and_what_depends_on_it_is_not_tried(root, 
     assert says in told(findings.values(), Outcome.FAULT)[about]
     assert told(findings.values(), Outcome.NOT_TRIED).keys() == not_tried
     assert not findings[about].found.startswith(f"{about}: ")
+
+
+def test_what_loaders_hold_and_what_is_written_are_counted_in_full(root):
+    """Against the configuration by hand: no data of theirs is read to say so."""
+    config = training_config(root, data={"workers": 3, "runs": ["."]}, checkpoints={"keep": 4}, batch={"per_device": 4})
+    one = examined(config)
+    (two,) = [row for row in examine_training(config.model_copy(update={"devices": 2})) if row.about == "/dev/shm"]
+    sample = 4 * (2 * 4 * 8 * 8 + 49 * WIDTH)
+    assert one["/dev/shm"].facts["needed_bytes"] == 3 * 2 * 4 * sample
+    assert two.facts["needed_bytes"] == 2 * one["/dev/shm"].facts["needed_bytes"]
+    disk = one["disk"].facts
+    assert disk["needed_bytes"] == 5 * disk["checkpoint_bytes"] + disk["release_bytes"]
+
+
+def test_a_disk_that_is_nearly_full_is_told_though_the_training_fits(root, monkeypatch):
+    config = training_config(root)
+    monkeypatch.setattr(machine, "SPARE_BYTES", 1 << 62)
+    disk = examined(config)["disk"]
+    assert disk.outcome is Outcome.NOTE
+    assert "to spare" in disk.todo
+    assert disk.todo.endswith("; or set checkpoints.keep lower")
+
+
+def test_what_others_say_is_one_line_that_no_terminal_obeys(root, tmp_path):
+    run = tmp_path / "a\x1b[31m\nrun"
+    run.mkdir()
+    data = examined(training_config(root, data={"runs": [str(run)]}))["data"]
+    assert data.outcome is Outcome.FAULT
+    assert data.found.isprintable()
+    assert "/a run: not a run" in data.found
 
 
 def test_without_data_all_else_is_looked_at(root, tmp_path):
@@ -129,8 +161,9 @@ def test_networks_that_are_neither_here_nor_to_be_had_are_a_fault(root):
 
 
 def test_a_step_has_random_weights_where_the_checkpoint_is_not_here(root):
-    findings = examined(training_config(root, model={"init": {"kind": "checkpoint"}}))
-    assert "PixArt-alpha/PixArt-XL-2-512x512 is not here" in told(findings.values(), Outcome.FAULT)["model"]
+    findings = examined(training_config(root, model={"init": {"kind": "checkpoint", "revision": "50f7"}}))
+    assert "PixArt-alpha/PixArt-XL-2-512x512@50f7 is not here" in told(findings.values(), Outcome.FAULT)["model"]
+    assert "`hf download PixArt-alpha/PixArt-XL-2-512x512 --revision 50f7" in findings["model"].todo
     assert "4 images of random weights on cpu" in findings["a step"].found
 
 
@@ -138,6 +171,7 @@ def test_a_gpu_that_was_reserved_and_is_not_found_is_a_fault_and_no_cpu_stands_i
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     findings = examined(training_config(root))
     assert "reserved by CUDA_VISIBLE_DEVICES=0, and torch" in told(findings.values(), Outcome.FAULT)["devices"]
+    assert findings["devices"].todo == how_to_mend(look_for_gpus(with_torch=True))
     assert told(findings.values(), Outcome.NOT_TRIED).keys() == {"a step"}
 
 
@@ -156,6 +190,10 @@ def test_a_step_has_the_checkpoints_weights_where_it_is_here(root, tmp_path):
 def test_a_run_that_is_begun_is_told(root, tmp_path):
     (tmp_path / "begun" / "checkpoints" / "step-00000004").mkdir(parents=True)
     findings = examined(training_config(root, run_dir=str(tmp_path / "begun")))
+    whole = findings["disk"].facts["needed_bytes"]
+    (tmp_path / "begun" / "checkpoints" / "step-00000004" / "model.safetensors").write_bytes(bytes(1000))
+    again = examined(training_config(root, run_dir=str(tmp_path / "begun")))
+    assert again["disk"].facts["needed_bytes"] == whole - 1000  # what is written already needs no room again
     assert findings["run_dir"].found.endswith("goes on from its newest checkpoint, step-00000004")
 
 
@@ -175,20 +213,20 @@ def paper() -> TrainConfig:
     ],
 )
 def test_memory_that_is_too_little_is_told_with_what_would_fit(has_gb, outcome, todo):
-    found = judge_memory(paper(), 49, 8, has_gb * GB)
+    found = judge_estimate(paper(), 49, 8, has_gb * GB)
     assert (found.outcome, found.todo) == (outcome, todo)
     assert f"it has {has_gb}.0 GB" in found.found
 
 
 def test_what_is_proposed_fits():
     config = with_batch(paper(), 20)
-    assert judge_memory(config, 49, 8, 80 * GB).outcome is Outcome.OK
+    assert judge_estimate(config, 49, 8, 80 * GB).outcome is Outcome.OK
     again = with_batch(paper(), 40, recompute=True)
     assert estimate_memory(again, 49, 8).total / GB == pytest.approx(26, abs=0.5)
 
 
 def test_without_a_gpu_memory_is_not_compared():
-    found = judge_memory(paper(), 49, 8, None)
+    found = judge_estimate(paper(), 49, 8, None)
     assert found.outcome is Outcome.NOTE
     assert found.found.endswith("there is none here to compare it with")
 

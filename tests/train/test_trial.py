@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.train.runs import training_config, training_input
 from train.config import TrainConfig
@@ -14,7 +15,7 @@ from train.metrics import read_metrics
 from train.model import init_transformer
 from train.pixart import train
 from train.shards import open_feature_data
-from train.trial import Trial, images_for_cpu, make_batch, read_for
+from train.trial import Trainee, images_for_cpu, make_batch, read_for
 
 
 def made(config: TrainConfig, count: int = 10**6, seconds: float = 0.0) -> Iterator[Batch]:
@@ -38,25 +39,33 @@ def test_a_batch_is_cut_to_its_first_images(config):
     assert len(cut.dropped_B) == len(cut.timesteps_B) == len(cut.noise_BCHW) == 3
 
 
-def trial_of(config: TrainConfig) -> Trial:
+def trainee_of(config: TrainConfig) -> Trainee:
     transformer, _ = init_transformer(config.model, config.seed)
-    return Trial(config, start_accelerator(config), transformer, torch.zeros(5, config.model.caption_channels))
+    return Trainee(config, start_accelerator(config), transformer, torch.zeros(5, config.model.caption_channels))
 
 
 def test_the_first_step_is_that_of_the_training_itself(config):
+    clipping = config.optimizer.model_copy(update={"clip_norm": 0.1})
+    config = config.model_copy(update={"optimizer": clipping})
     data = open_feature_data(config.data)
     scale = load_networks(config).vae.config["scaling_factor"]
     batches = make_loader(data, config, scaling_factor=scale, start_step=0, rank=0, world=1)
-    trial = trial_of(config)
-    before = {name: weight.clone() for name, weight in trial.ema.state_dict().items()}
-    step = trial.step([next(batches), next(batches)])
+    trainee = trainee_of(config)
+    before = {name: weight.clone() for name, weight in trainee.ema.state_dict().items()}
+    step = trainee.step([next(batches), next(batches)])
     train(config.model_copy(update={"max_steps": 1}))
     (line,) = read_metrics(config.run_dir)
     assert step.loss == pytest.approx(line["loss"], rel=1e-6)
     assert step.gradient_norm == pytest.approx(line["gradient_norm"], rel=1e-5)
-    moved = [name for name, weight in trial.ema.state_dict().items() if not torch.equal(weight, before[name])]
-    assert len(moved) > len(before) / 2
-    assert all(parameter.grad is None for parameter in trial.transformer.parameters())
+    saved = load_file(config.run_dir / "checkpoints" / "step-00000001" / "ema.safetensors")
+    moments = load_file(config.run_dir / "checkpoints" / "step-00000001" / "optimizer.safetensors")
+    for name, weight in trainee.transformer.named_parameters():
+        assert torch.equal(trainee.optimizer.state[weight]["exp_avg"], moments[f"{name}/exp_avg"])
+    averaged = trainee.ema.state_dict()
+    assert averaged.keys() == saved.keys()
+    assert all(torch.equal(weight, saved[name]) for name, weight in averaged.items())
+    assert sum(not torch.equal(weight, before[name]) for name, weight in averaged.items()) > len(before) / 2
+    assert all(parameter.grad is None for parameter in trainee.transformer.parameters())
 
 
 def test_a_rate_leaves_out_what_was_made_ahead(config):

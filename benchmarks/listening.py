@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from eval.pairing import Judge, Pool, figures_of, meet, read_labelled
 from eval.pairing import classes_of as classes_of_text
 from sonify.config import Purity, Retrieval, Tagger
 from sonify.features.taggers import Label, load_tagger
+from sonify.io.machine import processor
 from sonify.media.clips import cut_recording
 from sonify.media.mixing import measure_loudness
 from sonify.retrieval.candidates import PoolClips
@@ -60,7 +60,7 @@ def main() -> None:
         "listener": Path(asked.model).name,
         "recordings": len(rows),
         "seconds_a_clip": round((time.perf_counter() - started) / len(rows), 5),
-        "cpu": cpu_family(),
+        "cpu": processor(),
         "confirmation": measure_confirmation(tags, kinds, settings),
         "purity": measure_purity(tags, kinds, settings, sounds, tagger),
         "speech": measure_speech(tags, kinds, settings),
@@ -75,16 +75,6 @@ def read_recordings(data: Path, only: Path | None) -> list[dict[str, str]]:
     kept = set(only.read_text().split()) if only else None
     with (data / "sounds" / "metadata.csv").open(newline="") as file:
         return [row for row in csv.DictReader(file) if kept is None or row["file"] in kept]
-
-
-def cpu_family() -> str:
-    """The processor as the system names it."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return names[0] if names else platform.processor()
 
 
 def heard_in(scores: Any, labels: Sequence[Label]) -> ClipTags:

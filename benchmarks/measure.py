@@ -4,8 +4,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from sonify.io.machine import processor
 from sonify.retrieval.halves import has_half_units
 
 
@@ -32,9 +32,6 @@ def report(name: str, ours: float, theirs: float, unit: str, **extra: object) ->
     print(json.dumps({**line, "unit": unit, **extra}))
 
 
-def processor() -> str:
-    """The CPU family that the figures are of."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in names.items()}
-    return f"{fields['model name']} family {fields['cpu family']}" + (", avx512_bf16" if has_half_units() else "")
+def cpu_name() -> str:
+    """The CPU that the figures are of, and whether it has half-precision units."""
+    return processor() + (", avx512_bf16" if has_half_units() else "")

@@ -21,7 +21,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from benchmarks.measure import interleaved, processor, report
+from benchmarks.measure import cpu_name, interleaved, report
 from sonify import layout
 from sonify.config import Config, make_config
 from sonify.io.commits import Commit, Count, write_commit
@@ -115,7 +115,7 @@ def measure_speed(size: int) -> None:
     encoder = encoder_of(queries)
     index = faiss.IndexFlatIP(DIMENSION)
     index.add(pool)
-    extra = {"pool": size, "threads": THREADS, "cpu": processor()}
+    extra = {"pool": size, "threads": THREADS, "cpu": cpu_name()}
     distinct = images_of(range(BATCH))
 
     def search_batch() -> None:

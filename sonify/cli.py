@@ -164,6 +164,12 @@ def _add_doctor(subparsers: Any) -> None:
     command.add_argument("--fetch", action="store_true", help="download first what is not here of the models")
     command.add_argument("--json", action="store_true", help="one document, at the end")
     command.add_argument("--record", type=argument_of(to_folder), metavar="FILE", help="keep that document too")
+    command.add_argument(
+        "--compare",
+        type=argument_of(to_place),
+        metavar="FILE",
+        help="of an earlier --record: models that differ are a fault",
+    )
     command.set_defaults(name="doctor")
 
 
@@ -466,7 +472,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     findings: list[Finding] = []
     overrides = [*_shortcuts(arguments), *arguments.overrides]
-    for finding in examine(config, overrides, arguments.jobs, fetch=arguments.fetch):
+    for finding in examine(config, overrides, arguments.jobs, fetch=arguments.fetch, compare=arguments.compare):
         findings.append(finding)
         if not arguments.json:
             _print_finding(finding)

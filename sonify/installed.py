@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Literal
@@ -86,6 +86,14 @@ def how_to_install(extra: str) -> str:
     origin = _origin(extra)
     wanted = [origin] if origin else sorted(set(_libraries(extra)))
     return f"`{_pip('install')} {shlex.join(wanted)}`"
+
+
+def version_of(library: str) -> str:
+    """The version that is installed; empty where there is none."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
 
 
 def faiss_trouble() -> str:

@@ -303,6 +303,10 @@ def test_doctor_says_what_it_finds_and_ends_with_0_or_3(config_file, tmp_path, c
     document = json.loads(capsys.readouterr().out)
     assert document["findings"][0]["outcome"] == "fault"
     assert document.keys() == {"findings", "versions", "machine", "seconds"}
+    assert main(["doctor", "--config", str(config_file), "--compare", str(record)]) == 0
+    assert "ok         compared: models and versions are as they were recorded" in capsys.readouterr().out
+    assert main(["doctor", "--config", str(config_file), "--compare", str(config_file)]) == 2
+    assert "expected a recording of `sonify doctor --record FILE`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from sonify import installed
-from sonify.installed import how_to_install, spell, spell_redo
+from sonify.installed import how_to_install, spell, spell_redo, version_of
 from tests.builders import small_input
 from train.launch import child_command
 
@@ -33,6 +33,11 @@ def started(monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     return start
+
+
+def test_the_version_of_what_is_not_installed_is_empty():
+    assert version_of("numpy")[0].isdigit()
+    assert version_of("no-such-library") == ""
 
 
 def program(folder: Path) -> Path:

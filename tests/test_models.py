@@ -116,7 +116,7 @@ def test_without_files_and_network_a_line_says_how_to_get_them(
 
     assert len(hub.asked) == (0 if offline else 1)  # nobody waits for it again and again
 
-    assert f"hf download {MODEL}{f' --revision {revision}' if revision else ''}`" in said
+    assert f"hf download {MODEL}{f' --revision {revision}' if revision else ''} --include '*.json'" in said
     assert said.startswith(f"{MODEL}@{revision}" if revision else MODEL)
     assert "HF_HOME" in said
 

@@ -1,6 +1,5 @@
 """What the figures of `benchmarks.on_gpu` are of."""
 
-import os
 import platform
 from collections.abc import Iterator
 
@@ -8,11 +7,10 @@ import torch
 
 from benchmarks.gpu.report import Figure
 from benchmarks.gpu.room import Room
-from benchmarks.measure import processor
-from sonify.io.machine import nvidia_driver, usable_cpus
+from benchmarks.measure import cpu_name
+from sonify.io.machine import memory_bytes, nvidia_driver, usable_cpus
 from train.device import device_bytes
-
-GB = 10**9
+from train.memory import GB
 
 
 def machine(room: Room) -> Iterator[Figure]:
@@ -24,9 +22,7 @@ def machine(room: Room) -> Iterator[Figure]:
     yield Figure(name="driver", value=nvidia_driver() or "none")
     yield Figure(name="CUDA of torch", value=torch.version.cuda or "none")
     yield Figure(name="torch", value=torch.__version__)
-    yield Figure(name="CPU", value=processor())
+    yield Figure(name="CPU", value=cpu_name())
     yield Figure(name="CPUs", value=usable_cpus())
-    yield Figure(
-        name="memory", value=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, 1), unit="GB"
-    )
+    yield Figure(name="memory", value=round(memory_bytes() / GB, 1), unit="GB")
     yield Figure(name="Python", value=platform.python_version())

@@ -11,14 +11,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.findings import Finding, Outcome, one_line
 from sonify.errors import InputError, TransientError, WorkError
 
-Trial = Callable[..., Finding]  # of what it is about, and whatever it needs
+Attempt = Callable[..., Finding]  # of what it is about, and whatever it needs
 Look = Callable[[], Finding]
 
 GRACE_SEC = 15.0  # an engine of the trial's ends in ten
-LONGEST_CHARS = 400
+# Of our own errors, which may quote the end of a log.
+LONGEST_CHARS = 1000
 
 
 class Apart:
@@ -28,7 +29,7 @@ class Apart:
         self._process: SpawnProcess | None = None
         self._wire: Connection | None = None
 
-    def __call__(self, trial: Trial, about: str, *arguments: Any) -> Finding:
+    def __call__(self, trial: Attempt, about: str, *arguments: Any) -> Finding:
         """Do one trial; whatever becomes of it is a finding."""
         started = time.monotonic()
         process, wire = self._running()
@@ -88,10 +89,10 @@ def tried(about: str, look: Look) -> Finding:
     try:
         return look()
     except (InputError, WorkError, TransientError) as error:
-        found = str(error)
+        found = one_line(error, LONGEST_CHARS)
     except Exception as error:  # noqa: BLE001 - whatever a library raises is what was to be found out
-        found = f"{type(error).__name__}: {error}"[:LONGEST_CHARS]
-    return Finding(about=about, outcome=Outcome.FAULT, found=" ".join(found.split()))
+        found = one_line(f"{type(error).__name__}: {error}")
+    return Finding(about=about, outcome=Outcome.FAULT, found=found)
 
 
 def _free() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from sonify import __version__
 from sonify.config import Config, Engine
 from sonify.doctor.engines import EngineProgram, examine_program
-from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.findings import Finding, Outcome, one_line
 from sonify.doctor.gpus import Ask
 from sonify.errors import InputError, WorkError
 from sonify.installed import ROOT
@@ -37,7 +37,7 @@ PROCESS = "import sys; sys.path.insert(0, sys.argv[1]); from sonify.doctor.clust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Seen:
     """What a worker found around it; `device` says why torch cannot use the GPU that it was given."""
 
     node: str
@@ -102,7 +102,7 @@ def _ask(question: str, seconds: float) -> tuple[list[dict[str, Any]], str]:
         raise
     rows = [json.loads(line.removeprefix(ROW)) for line in said.splitlines() if line.startswith(ROW)]
     if not error and process.returncode:
-        last = " | ".join(errors.split("\n")[-4:]).strip(" |")[-300:]
+        last = one_line(" | ".join(errors.split("\n")[-4:]).strip(" |")[-300:])
         error = f"the process that tried Ray ended with {process.returncode}: {last or '(nothing said)'}"
     return rows, error
 
@@ -168,7 +168,7 @@ def answer(question: str) -> None:
     try:
         end = connect(engine, to_run_dir(asked["run_dir"]))
     except (InputError, WorkError) as error:
-        _say({"error": " ".join(str(error).split())})
+        _say({"error": one_line(error, 1000)})
         return
     try:
         named = named_address(engine)
@@ -236,12 +236,12 @@ def _look_around(
         except GetTimeoutError:
             yield {"unseen": f"no worker has a place, or answers, in {LOOK_SECONDS - 10:g} s", "node": name}
         except RayError as error:
-            yield {"broken": " ".join(str(error).split())[-300:], "node": name}
+            yield {"broken": one_line(str(error)[-300:]), "node": name}
         else:
             yield {"look": asdict(found), "seconds": round(time.monotonic() - started, 3)}
 
 
-def look_here(node: str, programs: Sequence[EngineProgram], in_torch: bool) -> Look:
+def look_here(node: str, programs: Sequence[EngineProgram], in_torch: bool) -> Seen:
     """What a worker finds around it."""
     device, gpus = "", 0
     if in_torch:
@@ -254,4 +254,4 @@ def look_here(node: str, programs: Sequence[EngineProgram], in_torch: bool) -> L
         except InputError as error:
             device = str(error)
     engines = tuple(asdict(examine_program(program)) for program in programs)
-    return Look(node=node, version=__version__, gpus=gpus, device=device, engines=engines)
+    return Seen(node=node, version=__version__, gpus=gpus, device=device, engines=engines)

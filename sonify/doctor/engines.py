@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sonify.config import Config, ServerVlm
-from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.findings import Finding, Outcome, one_line
 from sonify.vlm.server import COMMANDS, engine_environment, find_program
 
 # An engine imports torch first.
@@ -97,4 +97,4 @@ def _ask_version(command: list[str], environment: Mapping[str, str]) -> tuple[in
                 os.killpg(process.pid, signal.SIGKILL)
     lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r"\d+\.\d+", line)] if process.returncode == 0 else lines
-    return process.returncode, (telling or lines or [""])[-1][:200]
+    return process.returncode, one_line((telling or lines or [""])[-1], 200)

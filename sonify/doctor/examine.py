@@ -12,10 +12,8 @@ probed and left as it was: nothing of a run is made, and no other Ray is touched
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,15 @@ from sonify import __version__
 from sonify.config import Config, Section, load_settings, wrong_paths
 from sonify.config.shipped import family_of, find_config
 from sonify.config.text import read_text
-from sonify.doctor.findings import Finding, Outcome, as_rows
+from sonify.doctor.findings import Finding, Outcome, as_rows, one_line
 from sonify.doctor.jobs import examine_jobs
 from sonify.doctor.machine import examine_fit, examine_machine
 from sonify.doctor.models import examine_models
+from sonify.doctor.record import Examination, compare_examinations, read_examination
 from sonify.errors import InputError, TransientError, WorkError, missing
-from sonify.installed import PACKAGES, pin_packages
-from sonify.io.machine import usable_cpus
+from sonify.installed import PACKAGES, pin_packages, version_of
+from sonify.io.machine import memory_bytes, processor, usable_cpus
+from sonify.stores import Place
 
 # What is recorded beside the findings: a later recording may differ because one of these does.
 LIBRARIES = ("ray", "torch", "transformers", "diffusers", "accelerate", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow")
@@ -44,6 +44,7 @@ def examine(
     jobs: Path | None = None,
     *,
     fetch: bool = False,
+    compare: Place | None = None,
 ) -> Iterator[Finding]:
     """Examine a configuration, a folder of job files, or both.
 
@@ -52,10 +53,11 @@ def examine(
         overrides: each `key=value`, as behind `sonify run`.
         jobs: a folder of files for clusters, such as jobs/.
         fetch: download first what is not here of the models.
+        compare: what `--record` kept of an earlier examination; what is otherwise now is found at the end.
 
     Raises:
-        InputError: the configuration cannot be read, or there is no such folder; what the configuration names and is
-            not there is a finding.
+        InputError: the configuration or `compare` cannot be read, or there is no such folder; what the configuration
+            names and is not there is a finding.
     """
     if config is None and jobs is None:
         raise InputError("doctor: expected --config F, --jobs DIR or both")
@@ -63,7 +65,11 @@ def examine(
         raise InputError(f"doctor: {overrides[0]} overrides a configuration, and there is none: give --config F")
     if jobs is not None and not jobs.is_dir():
         raise InputError(f"--jobs {jobs}: no such folder")
-    yield from _timed(_examine_all(config, overrides, jobs, fetch))
+    before = read_examination(compare) if compare is not None else None
+    found: list[Finding] = []
+    yield from _kept(_timed(_examine_all(config, overrides, jobs, fetch)), found)
+    if before is not None:
+        yield from compare_examinations(before, Examination(findings=tuple(found), versions=installed_versions()))
 
 
 def _examine_all(
@@ -76,14 +82,19 @@ def _examine_all(
     elif config is not None:
         settings = _load_run(config, overrides)
         yield from _examine_paths(settings)
-        yield from _going_on("machine", lambda: examine_machine(settings))
-        models: list[Finding] = []
-        for finding in _going_on("models", lambda: examine_models(settings, fetch=fetch)):
-            models.append(finding)
-            yield finding
-        yield from examine_fit(settings, models)
+        found: list[Finding] = []
+        yield from _kept(_going_on("machine", lambda: examine_machine(settings)), found)
+        yield from _kept(_going_on("models", lambda: examine_models(settings, fetch=fetch)), found)
+        yield from examine_fit(settings, found)
     if jobs is not None:
         yield from _going_on("jobs", lambda: examine_jobs(jobs))
+
+
+def _kept(findings: Iterable[Finding], into: list[Finding]) -> Iterator[Finding]:
+    """The same findings, kept as they pass."""
+    for finding in findings:
+        into.append(finding)
+        yield finding
 
 
 def _examine_training(config: Section, fetch: bool) -> Iterator[Finding]:
@@ -139,7 +150,7 @@ def _going_on(about: str, examination: Callable[[], Iterable[Finding]], extra: s
         yield Finding(about=about, outcome=Outcome.FAULT, found=str(missing(library, extra)))
     except (InputError, TransientError, WorkError) as error:
         took = time.monotonic() - started
-        yield Finding(about=about, outcome=Outcome.FAULT, found=" ".join(str(error).split()), seconds=took)
+        yield Finding(about=about, outcome=Outcome.FAULT, found=one_line(error, 1000), seconds=took)
 
 
 def summarise(findings: Sequence[Finding], seconds: float) -> str:
@@ -162,11 +173,8 @@ def make_document(findings: Sequence[Finding], seconds: float) -> dict[str, Any]
 
 def installed_versions() -> dict[str, str]:
     """Of this package, and of the libraries that decide what models say, those that are here."""
-    found = {"sonify": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    libraries = {name: found for name in LIBRARIES if (found := version_of(name))}
+    return {"sonify": __version__, "python": platform.python_version(), **libraries}
 
 
 def describe_machine() -> Mapping[str, Any]:
@@ -174,26 +182,8 @@ def describe_machine() -> Mapping[str, Any]:
     return {
         "system": platform.system(),
         "kernel": platform.release(),
-        "processor": _processor(),
+        "processor": processor(),
         "architecture": platform.machine(),
         "cpus": usable_cpus(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory_bytes(),
     }
-
-
-def _processor() -> str:
-    """What /proc calls it; empty where it says nothing."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor()
-
-
-def _memory_bytes() -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024
-    return None

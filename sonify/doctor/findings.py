@@ -39,18 +39,22 @@ class Finding:
 
 def one_line(text: object, longest: int = 400) -> str:
     """What somebody else said in one line of at most so many characters, with nothing in it that a terminal obeys."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in ESCAPES.sub("", str(text))).split())
+    line = " ".join(_shown(str(text)).split())
     return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
+def _shown(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in ESCAPES.sub("", text))
+
+
 def tell(findings: Iterable[Finding]) -> Iterator[str]:
-    """The lines of a report, as the findings come in."""
+    """The lines of a report, as the findings come in; names of files are in them, and what models say."""
     for finding in findings:
         took = "" if finding.seconds is None or finding.seconds < 0.1 else f" ({finding.seconds:.1f} s)"
-        yield f"{finding.outcome:9}  {finding.about}: {finding.found}{took}"
+        yield _shown(f"{finding.outcome:9}  {finding.about}: {finding.found}{took}")
         if finding.todo:
-            yield f"{'':11}{finding.todo}"
-        yield from (f"{'':11}{line}" for line in finding.shown)
+            yield _shown(f"{'':11}{finding.todo}")
+        yield from (_shown(f"{'':11}{line}") for line in finding.shown)
 
 
 def as_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:

@@ -7,19 +7,25 @@ import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sonify.config import ClapEncoder, ClapModel, Config, Features, ServerVlm, Tagger, TransformersVlm, VlmExtractor
+from sonify.config import ClapEncoder, Config, ServerVlm, Tagger, TransformersVlm
 from sonify.doctor.findings import Finding, Outcome
 from sonify.errors import InputError, missing
-from sonify.installed import faiss_trouble
+from sonify.installed import faiss_trouble, version_of
 from sonify.io.machine import OLDEST_DRIVERS, given_gpus, nvidia_driver, why_no_cuda
 from sonify.models.fetch import named
 from sonify.retrieval.encoders import clap_of
 from sonify.retrieval.search import check_gpu, check_gpu_list
+from sonify.stages.table import (
+    encoder_resources,
+    listener_resources,
+    model_resources,
+    network_resources,
+    pairing_resources,
+)
 from sonify.vlm.backends import model_name
 
 SMI_SECONDS = 20.0
@@ -83,46 +89,43 @@ class Ask:
 
 
 def asks_of(config: Config) -> list[Ask]:
-    """What the workers of a run take, by the part of the configuration that says so."""
+    """What the workers of a run take, by the part of the configuration that says so, as its stages have it."""
     vlms = [(f"concepts.extractors.{n}", each) for n, each in enumerate(config.concepts.extractors)]
     vlms += [("concepts.checker", config.concepts.checker)] if config.concepts.checker else []
-    asks = [_ask_of_vlm(key, vlm) for key, vlm in vlms if isinstance(vlm, TransformersVlm | ServerVlm)]
-    clap = clap_of(config.retrieval.encoder)
-    if isinstance(clap, ClapEncoder):
-        asks.append(_ask_of_network("retrieval.encoder", clap, named(clap.model, clap.revision)))
-    elif clap is not None:
-        asks.append(_ask_of_network("retrieval.encoder", clap, str(clap.checkpoint)))
-    confirm = config.retrieval.confirm
+    asks = [
+        _ask(key, model_resources(vlm), vlm.name, model_name(vlm), in_torch=isinstance(vlm, TransformersVlm))
+        for key, vlm in vlms
+        if isinstance(vlm, TransformersVlm | ServerVlm)
+    ]
+    retrieval = config.retrieval
+    clap = clap_of(retrieval.encoder)
+    if clap is not None:
+        model = named(clap.model, clap.revision) if isinstance(clap, ClapEncoder) else str(clap.checkpoint)
+        asks.append(_ask("retrieval.encoder", encoder_resources(retrieval.encoder), model=model))
+    confirm = retrieval.confirm
     if isinstance(confirm, Tagger):
-        key = "retrieval.confirm"
-        on_cpu = Ask(key=key, name=confirm.model, cpus=confirm.cpus, gpus=0, in_torch=False)
-        model = named(confirm.model, confirm.revision)
-        asks.append(on_cpu if confirm.is_tflite else _ask_of_network(key, confirm, model))
+        name, model = (confirm.model, "") if confirm.is_tflite else ("", named(confirm.model, confirm.revision))
+        resources = listener_resources(confirm)
+        asks.append(_ask("retrieval.confirm", resources, name, model, in_torch=not confirm.is_tflite))
     if config.features is not None:
         model = named(config.features.ast, config.features.ast_revision)
-        asks.append(_ask_of_network("features", config.features, model))
-    if config.retrieval.search.device == "cuda":
-        gpus = clap.gpus if clap else 1.0
-        asks.append(Ask(key="retrieval.search", name="the search", cpus=1, gpus=gpus, needs_gpu=True, in_torch=False))
+        asks.append(_ask("features", network_resources(config.features), model=model))
+    if retrieval.search.device == "cuda":
+        asks.append(_ask("retrieval.search", pairing_resources(retrieval), "the search", in_torch=False))
     return asks
 
 
-def _ask_of_vlm(key: str, vlm: VlmExtractor) -> Ask:
-    if isinstance(vlm, TransformersVlm):
-        return _ask_of_network(key, vlm, model_name(vlm), vlm.name)
-    assert isinstance(vlm, ServerVlm), vlm
-    needs = vlm.gpus > 0
+def _ask(key: str, resources: Mapping[str, Any], name: str = "", model: str = "", *, in_torch: bool = True) -> Ask:
+    gpus = resources.get("num_gpus", 0)
     return Ask(
-        key=key, name=vlm.name, cpus=vlm.cpus, gpus=vlm.gpus, needs_gpu=needs, in_torch=False, model=model_name(vlm)
+        key=key,
+        name=name or key,
+        cpus=resources.get("num_cpus", 1),
+        gpus=gpus,
+        needs_gpu=gpus > 0 and not resources.get("gpu_optional", False),
+        in_torch=in_torch,
+        model=model,
     )
-
-
-def _ask_of_network(
-    key: str, settings: TransformersVlm | ClapModel | Tagger | Features, model: str, name: str = ""
-) -> Ask:
-    gpus = 0.0 if settings.device == "cpu" else settings.gpus
-    needs = settings.device == "cuda"
-    return Ask(key=key, name=name or key, cpus=settings.cpus, gpus=gpus, needs_gpu=needs, model=model)
 
 
 def examine_gpus(config: Config, elsewhere: bool = False) -> Iterator[Finding]:
@@ -265,7 +268,7 @@ def how_to_mend(seen: Gpus) -> str:
     return f"have driver{needed} on the machine and in the container{of_cuda}; `device: cpu` of a run does without"
 
 
-def judge_memory(found: Sequence[Gpu], asks: Sequence[Ask], needed: Mapping[str, int]) -> Iterator[Finding]:
+def judge_gpu_memory(found: Sequence[Gpu], asks: Sequence[Ask], needed: Mapping[str, int]) -> Iterator[Finding]:
     """Compare a GPU's memory with what is known of each worker, by its key: its weights as stored, its search's tiles.
 
     Activations and caches come on top, and are not known here.
@@ -295,14 +298,6 @@ def _examine_faiss(config: Config, elsewhere: bool) -> Finding:
             trouble = str(error)
     if trouble:
         return Finding(about="faiss", outcome=Outcome.FAULT, found=trouble)
-    wheels = dict(_faiss_wheels())
+    wheels = {name: wheel for name in ("faiss-cpu", "faiss-gpu") if (wheel := version_of(name))}
     found = ", ".join(f"{name} {wheel}" for name, wheel in wheels.items()) or "a build of its own"
     return Finding(about="faiss", outcome=Outcome.OK, found=f"{found}; retrieval.search.device: {device}", facts=wheels)
-
-
-def _faiss_wheels() -> Iterator[tuple[str, str]]:
-    for name in ("faiss-cpu", "faiss-gpu"):
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue

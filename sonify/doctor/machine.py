@@ -5,7 +5,6 @@ What is probed is left as it was: a file or an object of our own is made beside 
 
 import math
 import os
-import resource
 import shutil
 import tempfile
 import uuid
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sonify.config import Config, wrong_paths
-from sonify.config.models import Requests
 from sonify.dataset.render_from import adopt_settings
 from sonify.doctor.cluster import examine_ray
 from sonify.doctor.engines import examine_program, programs_of
-from sonify.doctor.findings import Finding, Outcome
-from sonify.doctor.gpus import asks_of, examine_gpus, judge_memory, look_for_gpus
+from sonify.doctor.findings import Finding, Outcome, one_line
+from sonify.doctor.gpus import Gpu, asks_of, examine_gpus, judge_gpu_memory
 from sonify.engine.lease import hold
 from sonify.engine.plan import Plan
 from sonify.errors import InputError, TransientError, WorkError
@@ -40,8 +38,6 @@ BATCHES_AHEAD = 2
 AST_VECTORS = 49
 # Beside a run's files: Ray's logs, unpacked parts, what a worker makes before it is uploaded.
 SPARE_BYTES = 1 << 30
-# Of a process that keeps so many requests in flight, with what Python, Ray and a loader hold open beside them.
-OPEN_FILES = 1024
 PROBE = b"made by `sonify doctor`, and removed at once"
 
 
@@ -56,7 +52,6 @@ def examine_machine(config: Config) -> Iterator[Finding]:
     yield from examine_disks(config)
     several = any(ask.gpus > 1 for ask in asks_of(config))
     yield examine_shared_memory(several_gpus=several)
-    yield judge_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE), requests=_requests(config))
     yield from examine_ray(config, asks_of(config), programs)
 
 
@@ -90,7 +85,7 @@ def _examine_folder(run_dir: Path) -> Finding:
         return Finding(
             about="run_dir",
             outcome=Outcome.FAULT,
-            found=f"{run_dir}: cannot be written as a run does: {_line(why)}",
+            found=f"{run_dir}: cannot be written as a run does: {one_line(why)}",
             todo="set run_dir to a folder that can be written, or give the user that runs this a right to it (on"
             " Kubernetes: fsGroup)",
         )
@@ -118,7 +113,7 @@ def _examine_store(run_dir: Place) -> Finding:
         return Finding(
             about="run_dir",
             outcome=Outcome.FAULT,
-            found=_line(error),
+            found=one_line(error),
             todo="check the bucket's name and region, and the credentials in the environment (read, write and delete)",
             facts=facts,
         )
@@ -167,7 +162,7 @@ def examine_disks(config: Config) -> Iterator[Finding]:
             plans = plan_run(config)
             expected = estimate(config, plans)
         except (InputError, TransientError, WorkError, OSError) as error:
-            yield Finding(about="estimate", outcome=Outcome.FAULT, found=_line(error))
+            yield Finding(about="estimate", outcome=Outcome.FAULT, found=one_line(error))
         else:
             todo_bytes = bytes_left(expected, plans)
             yield _describe_estimate(expected, todo_bytes)
@@ -279,37 +274,18 @@ def loader_bytes(
     return BATCHES_AHEAD * workers * processes * images * 4 * numbers
 
 
-def judge_open_files(soft: int, hard: int, *, requests: int) -> Finding:
-    """Whether a process may hold open what it will; Ray's own processes raise the limit to the hard one."""
-    needed = OPEN_FILES + requests
-    limits = [f"{limit:,}" if limit != resource.RLIM_INFINITY else "no limit" for limit in (soft, hard)]
-    found = f"a process may open {limits[0]} (at most {limits[1]})"
-    too_few = soft != resource.RLIM_INFINITY and soft < needed
-    todo = f"{needed:,} may be needed: `ulimit -n 8192` before the command, or limits.conf" if too_few else ""
-    outcome = Outcome.NOTE if too_few else Outcome.OK
-    return Finding(about="open files", outcome=outcome, found=found, todo=todo, facts={"soft": soft, "hard": hard})
-
-
-def _requests(config: Config) -> int:
-    """How many questions to servers are on their way at once, of the part of a run that has most."""
-    asking = [*config.concepts.extractors, config.concepts.checker, config.retrieval.confirm]
-    return max((each.concurrency for each in asking if isinstance(each, Requests)), default=0)
-
-
 # --- what depends on the models
 
 
-def examine_fit(config: Config, models: Sequence[Finding]) -> Iterator[Finding]:
-    """Compare what the examination of the models found with the GPUs' memory and the disk that they are fetched to."""
-    sizes = {row.facts["model"]: row.facts["size_bytes"] for row in models if {"model", "size_bytes"} <= {*row.facts}}
+def examine_fit(config: Config, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Compare what was found of models with the GPUs' memory that was found, and with the disk they are fetched to."""
+    rows = [finding.facts for finding in findings]
+    sizes = {facts["model"]: facts["size_bytes"] for facts in rows if {"model", "size_bytes"} <= {*facts}}
     asks = asks_of(config)
     needed = {ask.key: sizes.get(ask.model, 0) for ask in asks}
     needed["retrieval.search"] = int(config.retrieval.search.memory_gib * 2**30)
-    yield from judge_memory(look_for_gpus(with_torch=False).found, asks, needed)
-    to_fetch = sum(row.facts.get("missing_bytes", 0) for row in models)
+    seen = next((finding.facts["found"] for finding in findings if finding.about == "gpu"), ())
+    yield from judge_gpu_memory([Gpu(**gpu) for gpu in seen], asks, needed)
+    to_fetch = sum(facts.get("missing_bytes", 0) for facts in rows)
     if to_fetch:
         yield from judge_disks([Need(name="HF_HOME", folder=_hub_folder(), needed_bytes=to_fetch)])
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -21,7 +21,7 @@ from sonify.config import (
     TransformersVlm,
     VlmExtractor,
 )
-from sonify.doctor.apart import Apart, Look, Trial, tried
+from sonify.doctor.apart import Apart, Attempt, Look, tried
 from sonify.doctor.findings import Finding, Outcome
 from sonify.doctor.specimens import Picture, choose_picture
 from sonify.doctor.trials import try_ast, try_checker, try_clap, try_listener, try_vae, try_vlm
@@ -63,7 +63,7 @@ class Part:
 
     name: str
     looks: tuple[Look, ...]
-    trial: Trial
+    trial: Attempt
     about: str
     arguments: tuple[Any, ...]
 
@@ -108,7 +108,7 @@ def _parts_of(config: Config, fetch: bool) -> Iterator[Part]:
         yield from _of_features(config.features, config, fetch, picture)
 
 
-def _of_vlm(vlm: VlmExtractor, fetch: bool, trial: Trial, about: str, arguments: tuple[Any, ...]) -> Part:
+def _of_vlm(vlm: VlmExtractor, fetch: bool, trial: Attempt, about: str, arguments: tuple[Any, ...]) -> Part:
     if isinstance(vlm, EndpointVlm):
         look = partial(_look_at_server, vlm.name, vlm.url, partial(fetch_vlm, vlm))
     else:
@@ -192,7 +192,7 @@ def _to_fetch(about: str, model: str, revision: str | None, files: Files) -> Fin
         hub = ask_hub(model, revision, files)
     except HubAway as error:
         found = f"{name} is not here; size not known: the hub was not reached ({error.reason})"
-        todo = how_to_download(model, revision)
+        todo = how_to_download(model, revision, files)
         return Finding(about=about, outcome=Outcome.FAULT, found=found, todo=todo, facts=facts)
     except InputError as error:
         return Finding(about=about, outcome=Outcome.FAULT, found=str(error), facts=facts)

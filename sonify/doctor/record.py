@@ -1,4 +1,4 @@
-"""A recorded examination beside a later one: which answers, cosines, sizes and versions differ.
+"""An examination that was recorded, beside a later one: which answers, cosines, sizes and versions differ.
 
 A recording is what `sonify doctor --record FILE` keeps. Times differ always and are not compared, nor is what a machine
 has; outcomes are, of what was found about models.
@@ -7,148 +7,106 @@ has; outcomes are, of what was found about models.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.findings import Finding, Outcome, one_line
 from sonify.errors import InputError
-from sonify.io.places import read_bytes
+from sonify.io.places import read_whole
 from sonify.stores import Place
 
-MAX_BYTES = 64 << 20
-
-
-class Kind(StrEnum):
-    """What differs."""
-
-    OUTCOME = "outcome"
-    ANSWER = "answer"
-    NUMBER = "number"
-    SIZE = "size"
-    MODEL = "model"
-    INPUT = "input"  # another picture was shown, so that other answers are to be expected
-    VERSION = "version"
-
-
-# The facts that are compared. Of numbers how far they may lie apart: other libraries, threads and devices move a cosine
-# in its last digits, and bfloat16 in its third; a VAE's bfloat16 takes some hundredths of a dB.
+# Of numbers how far they may lie apart: other libraries, threads and devices move a cosine in its last digits, and
+# bfloat16 in its third; a VAE's bfloat16 takes some hundredths of a dB.
 TOLERANCES: Mapping[str, float] = {"cosines": 0.01, "psnr_db": 0.5, "mean": 0.01, "deviation": 0.01}
-COMPARED: Mapping[str, Kind] = {
-    "picture_sha256": Kind.INPUT,
-    "sounds": Kind.INPUT,
-    "model": Kind.MODEL,
-    "identity": Kind.MODEL,
-    "is_gated": Kind.MODEL,
-    "size_bytes": Kind.SIZE,
-    "shape": Kind.SIZE,
-    "dimension": Kind.SIZE,
-    "answer": Kind.ANSWER,
-    "finished": Kind.ANSWER,
-    "concepts": Kind.ANSWER,
-    "reason": Kind.ANSWER,
-    "medium": Kind.ANSWER,
-    "confirmed": Kind.ANSWER,
-    "rows_won": Kind.NUMBER,
-    "columns_won": Kind.NUMBER,
-    **dict.fromkeys(TOLERANCES, Kind.NUMBER),
-}
-# What follows from the picture that was shown.
-OF_PICTURE = frozenset(("answer", "finished", "concepts", "reason", "medium", "psnr_db"))
+# What was shown and played: where it was another, other answers are to be expected.
+PICTURE, SOUNDS = "picture_sha256", "sounds"
+OF_PICTURE = ("answer", "finished", "concepts", "reason", "medium", "psnr_db")
+OF_SOUNDS = ("rows_won", "columns_won", "cosines")
+OF_MODELS = ("model", "identity", "size_bytes", "shape", "dimension", "confirmed", "mean", "deviation")
+COMPARED = (PICTURE, SOUNDS, *OF_MODELS, *OF_PICTURE, *OF_SOUNDS)
+# From what one wishes for to what one does not; what is not looked at any more is last.
+WORSE = (Outcome.OK, Outcome.NOTE, Outcome.NOT_TRIED, Outcome.FAULT, None)
+LONGEST_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
+class Examination:
     """The findings of an examination and the versions of the libraries that it was made with."""
 
     findings: tuple[Finding, ...]
     versions: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One thing that was otherwise; what is on one side only is None on the other."""
-
-    kind: Kind
-    about: str
-    what: str
-    before: Any
-    after: Any
-
-    def __str__(self) -> str:
-        return f"{self.about}: {self.what} was {_spelt(self.before)}, and is {_spelt(self.after)}"
-
-
-def read_recording(place: Place) -> Recording:
+def read_examination(place: Place) -> Examination:
     """Read what `sonify doctor --record` wrote.
 
     Raises:
         InputError: it cannot be read, or is no recording.
     """
     try:
-        data = read_bytes(place, MAX_BYTES + 1)
+        document = json.loads(read_whole(place))
+        findings = tuple(_finding(row) for row in document["findings"])
+        return Examination(findings=findings, versions=dict(document["versions"]))
     except OSError as error:
         raise InputError(f"{place}: cannot be read: {error.strerror or error}") from error
-    try:
-        document = json.loads(data, parse_int=_whole)
-        findings = tuple(_finding(row) for row in _typed(document["findings"], list))
-        versions = {str(name): _typed(value, str) for name, value in _typed(document["versions"], dict).items()}
     except (ValueError, TypeError, KeyError, RecursionError) as error:  # text that is not UTF-8 is a ValueError
         raise InputError(f"{place}: expected a recording of `sonify doctor --record FILE`: record it again") from error
-    return Recording(findings=findings, versions=versions)
 
 
-def _whole(digits: str) -> int | float:
-    """A whole number; one that no arithmetic with fractions takes is infinite."""
-    return int(digits) if len(digits) < 300 else float(digits)
+def _finding(row: dict[str, Any]) -> Finding:
+    typed = {"outcome": Outcome(row["outcome"]), "shown": tuple(row["shown"]), "facts": dict(row["facts"])}
+    return Finding(**(row | typed))
 
 
-def _finding(row: Mapping[str, Any]) -> Finding:
-    seconds = row["seconds"]
-    return Finding(
-        about=_typed(row["about"], str),
-        outcome=Outcome(row["outcome"]),
-        found=_typed(row["found"], str),
-        todo=_typed(row["todo"], str),
-        shown=tuple(_typed(line, str) for line in _typed(row["shown"], list)),
-        facts=_typed(row["facts"], dict),
-        seconds=None if seconds is None else float(seconds),
-    )
+def compare_examinations(before: Examination, after: Examination) -> Iterator[Finding]:
+    """What differs beyond `TOLERANCES`, of models and versions, each a finding.
+
+    A note is what explains others or is better than it was: a version, what was shown or played, an outcome.
+    """
+    differences = [
+        *_compare_findings(before.findings, after.findings),
+        *(
+            _difference(Outcome.NOTE, "versions", name, before.versions.get(name), after.versions.get(name))
+            for name in sorted({*before.versions, *after.versions})
+            if before.versions.get(name) != after.versions.get(name)
+        ),
+    ]
+    yield from differences
+    if not differences:
+        yield Finding(about="compared", outcome=Outcome.OK, found="models and versions are as they were recorded")
 
 
-def _typed(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError(value)
-    return value
+def _compare_findings(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Finding]:
+    then, now = ({one.about: one for one in findings} for findings in (before, after))
+    compared = [one.about for one in (*before, *after) if not one.facts.keys().isdisjoint(COMPARED)]
+    for about in dict.fromkeys(compared):
+        was, found = then.get(about), now.get(about)
+        outcomes = [one.outcome if one else None for one in (was, found)]
+        if outcomes[0] != outcomes[1]:
+            is_worse = WORSE.index(outcomes[1]) > WORSE.index(outcomes[0])
+            yield _difference(Outcome.FAULT if is_worse else Outcome.NOTE, about, "it", *outcomes)
+        if was and found:
+            yield from _compare_facts(about, was.facts, found.facts)
 
 
-def compare(before: Recording, after: Recording) -> list[Difference]:
-    """What differs beyond `TOLERANCES`, of models and versions."""
-    return [*_compare_findings(before.findings, after.findings), *_compare_versions(before.versions, after.versions)]
-
-
-def _compare_findings(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Difference]:
-    then, now = ({one.about: one for one in findings if _is_compared(one)} for findings in (before, after))
-    known_now = {one.about: one.outcome for one in after}
-    known_then = {one.about: one.outcome for one in before}
-    for about in dict.fromkeys((*then, *now)):
-        was, found = known_then.get(about), known_now.get(about)
-        if was != found:
-            yield Difference(kind=Kind.OUTCOME, about=about, what="it", before=was, after=found)
-        if about in then and about in now:
-            yield from _compare_facts(about, then[about].facts, now[about].facts)
-
-
-def _is_compared(finding: Finding) -> bool:
-    return not COMPARED.keys().isdisjoint(finding.facts)
-
-
-def _compare_facts(about: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
-    same_picture = before.get("picture_sha256") == after.get("picture_sha256")
-    for name, kind in COMPARED.items():
+def _compare_facts(about: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Finding]:
+    explained: set[str] = set()
+    for shown, follows in ((PICTURE, OF_PICTURE), (SOUNDS, OF_SOUNDS)):
+        if before.get(shown) != after.get(shown):
+            explained.update(follows)
+            yield _difference(Outcome.NOTE, about, shown, before.get(shown), after.get(shown))
+    for name in (*OF_MODELS, *OF_PICTURE, *OF_SOUNDS):
         was, found = before.get(name), after.get(name)
-        comparable = same_picture or name not in OF_PICTURE
-        if comparable and not _alike(was, found, TOLERANCES.get(name, 0.0)):
-            yield Difference(kind=kind, about=about, what=name, before=was, after=found)
+        if name not in explained and not _alike(was, found, TOLERANCES.get(name, 0.0)):
+            yield _difference(Outcome.FAULT, about, name, was, found)
+
+
+def _difference(outcome: Outcome, about: str, what: str, before: Any, after: Any) -> Finding:
+    return Finding(
+        about="compared",
+        outcome=outcome,
+        found=f"{about}: {what} was {_spelt(before)}, and is {_spelt(after)}",
+        facts={"about": about, "what": what, "before": before, "after": after},
+    )
 
 
 def _alike(before: Any, after: Any, tolerance: float) -> bool:
@@ -162,13 +120,5 @@ def _alike(before: Any, after: Any, tolerance: float) -> bool:
     return before == after
 
 
-def _compare_versions(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Difference]:
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            yield Difference(
-                kind=Kind.VERSION, about="versions", what=name, before=before.get(name), after=after.get(name)
-            )
-
-
 def _spelt(value: Any) -> str:
-    return "not there" if value is None else json.dumps(value, ensure_ascii=False)
+    return "not there" if value is None else one_line(json.dumps(value, ensure_ascii=False), LONGEST_CHARS)

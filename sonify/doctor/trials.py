@@ -14,7 +14,7 @@ import numpy as np
 from sonify import layout
 from sonify.config import Audio, Confirm, Features, Retrieval, Tagger, TransformersVlm, VlmExtractor
 from sonify.config.models import AST_SAMPLE_RATE_HZ, Requests
-from sonify.doctor.findings import Finding, Outcome
+from sonify.doctor.findings import Finding, Outcome, one_line
 from sonify.doctor.specimens import SOUNDS, HeardSound, Picture, laid_out_sounds
 from sonify.io.tables import write_rows
 from sonify.media.mixing import FULL_SCALE
@@ -146,27 +146,18 @@ def _times(facts: dict[str, Any]) -> str:
 
 def _refused(about: str, answer: NoAnswer, facts: dict[str, Any]) -> Finding:
     found = f"no answer: {answer.detail or answer.reason}"
-    return Finding(about=about, outcome=Outcome.FAULT, found=_one_line(found), facts=facts | {"reason": answer.reason})
+    return Finding(about=about, outcome=Outcome.FAULT, found=one_line(found), facts=facts | {"reason": answer.reason})
 
 
 def _reason_of(unusable: Unusable) -> str:
-    return _one_line(f"{unusable.reason}{unusable.detail and f' ({unusable.detail})'}")
+    return one_line(f"{unusable.reason}{unusable.detail and f' ({unusable.detail})'}")
 
 
 def _shown(text: str) -> tuple[str, ...]:
     """The first lines of what a model said."""
     lines = [line for line in text.splitlines() if line.strip()] or ["(nothing)"]
-    cut = [f"| {_cut(line)}" for line in lines[:MOST_LINES]]
+    cut = [f"| {one_line(line, MOST_CHARS)}" for line in lines[:MOST_LINES]]
     return tuple(cut) if len(lines) <= MOST_LINES else (*cut, f"| ... {len(lines) - MOST_LINES} more lines")
-
-
-def _cut(line: str) -> str:
-    plain = "".join(char if char.isprintable() else " " for char in line)  # escapes are no business of a terminal's
-    return plain if len(plain) <= MOST_CHARS else f"{plain[:MOST_CHARS]}..."
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 # --- what hears
@@ -288,7 +279,7 @@ def _confirmed(retrieval: Retrieval, clips: Sequence[Clip], said: Sequence[Heard
 
 def _heard(one: HeardClip) -> str:
     tags = ", ".join(f"{tag.name} {tag.score:.2f}" for tag in one.tags[:3])
-    return _cut(_one_line(one.refused or tags or "nothing"))
+    return one_line(one.refused or tags or "nothing", MOST_CHARS)
 
 
 # --- the networks of features

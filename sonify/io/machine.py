@@ -1,7 +1,8 @@
-"""What a machine lets us use: CPUs, GPUs, and a folder that a socket's path fits into."""
+"""What a machine is and lets us use: CPUs, memory, GPUs, and a folder that a socket's path fits into."""
 
 import math
 import os
+import platform
 import re
 import socket
 import tempfile
@@ -67,6 +68,21 @@ def _quota_of(group: Path) -> Iterator[float]:
         match words:  # `max 100000` and `-1 100000` are no limit
             case [quota, period] if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
                 yield int(quota) / int(period)
+
+
+def processor(root: Path = Path("/")) -> str:
+    """The CPU as the system names it; empty where it does not."""
+    try:
+        text = (root / "proc/cpuinfo").read_text()
+    except (OSError, ValueError):
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, whatever of it this process may use."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def given_gpus() -> tuple[str, ...]:

@@ -6,6 +6,7 @@ used: a revision that is not pinned stays what it was when it was fetched, and w
 
 import hashlib
 import json
+import shlex
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ def ask_hub(model: str, revision: str | None, files: Files) -> HubModel:
     try:
         info = _reach(model, revision, sizes=True)
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - as below
-        raise _away(model, revision, error) from error
+        raise _away(model, revision, files, error) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     taken = _taken(sizes, files)
     here = {name for name in taken if isinstance(try_to_load_from_cache(model, name, revision=info.sha), str)}
@@ -276,10 +277,12 @@ def is_let_in(model: str) -> bool:
     return True
 
 
-def how_to_download(model: str, revision: str | None) -> str:
-    """The command that brings a model to a machine without a network."""
-    at = f" --revision {revision}" if revision else ""
-    return f"run `hf download {model}{at}` where there is a network, and set HF_HOME to the folder that it fills"
+def how_to_download(model: str, revision: str | None, files: Files) -> str:
+    """The command that brings what is used of a model to a machine without a network."""
+    words = ["hf", "download", model, *(["--revision", revision] if revision else [])]
+    words += [word for pattern in files.patterns for word in ("--include", pattern)]
+    words += [word for pattern in files.ignored for word in ("--exclude", pattern)]
+    return f"run `{shlex.join(words)}` where there is a network, and set HF_HOME to the folder that it fills"
 
 
 def _find_folder(model: str, revision: str | None, files: Files) -> FetchedModel | None:
@@ -342,12 +345,12 @@ def _find_or_download(model: str, revision: str | None, files: Files) -> Path:
     except InputError as error:
         raise wrong_here or error from None
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - httpx of either version
-        raise wrong_here or _away(model, revision, error) from error
+        raise wrong_here or _away(model, revision, files, error) from error
 
 
-def _away(model: str, revision: str | None, error: Exception) -> HubAway:
+def _away(model: str, revision: str | None, files: Files, error: Exception) -> HubAway:
     reason = f"{type(error).__name__}: {_first_line(error)}"
-    return HubAway(named(model, revision), reason, how_to_download(model, revision))
+    return HubAway(named(model, revision), reason, how_to_download(model, revision, files))
 
 
 def _reach(model: str, revision: str | None, *, sizes: bool = False) -> "ModelInfo":

@@ -188,7 +188,7 @@ def _drawn(config: Config, pick: Pick) -> tuple[Stage, ...]:
         | {"concepts.extractors": [extractor.name for extractor in config.concepts.extractors]}
         | {"threads": pair.THREADS},
         load=lambda: pair.pair_job(config),
-        **_pairing_resources(config.retrieval),
+        **pairing_resources(config.retrieval),
         check=lambda: pair.check_pool(config),
         acted=lambda: pair.acted_rules(config),
         upstream=tuple(stage.key for stage in checkers or extractors),
@@ -230,7 +230,7 @@ def _adopted(config: Config, pick: Pick, published: Published) -> tuple[Stage, .
         | {"images.exclude": _content(config.images.exclude)}
         | (drawn if repairs else {}),
         load=lambda: adopt_job(config),
-        **(_pairing_resources(config.retrieval) if repairs else {}),
+        **(pairing_resources(config.retrieval) if repairs else {}),
         check=lambda: check_adoption(config),
         acted=(lambda: pair.acted_rules(config)) if repairs else None,
         upstream=(found.key,),
@@ -278,7 +278,7 @@ def _embeddings(config: Config, pick: Pick) -> Stage:
         settings=_encoder_settings(config, "weight")
         | ({} if isinstance(config.retrieval.encoder, TextEncoder) else pick("retrieval.hears")),
         load=lambda: embeddings.embeddings_job(config.run_dir, config.audio, config.retrieval),
-        **_encoder_resources(config.retrieval.encoder),
+        **encoder_resources(config.retrieval.encoder),
         upstream=("pool",),
         rows_expected=lambda upstream: upstream[0].clips_out,
     )
@@ -303,7 +303,7 @@ def _listen(config: Config) -> tuple[Stage, ...]:
             rows_expected=lambda upstream: upstream[0].clips_out,
             models=(listen.model_of(confirm),),
             fetch=lambda: listen.fetch_listener(confirm),
-            **_listener_resources(confirm),
+            **listener_resources(confirm),
         ),
     )
 
@@ -334,7 +334,7 @@ def _features(config: Config, pick: Pick, settings: Features, render_digest: str
         rows_expected=lambda upstream: upstream[0].rows_out,
         models=(named(settings.vae, settings.vae_revision), named(settings.ast, settings.ast_revision)),
         fetch=lambda: features.fetch_features(settings),
-        **_network_resources(settings),
+        **network_resources(settings),
     )
 
 
@@ -360,7 +360,7 @@ def _concepts(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         )
     return Stage(
         **common,
-        **_model_resources(extractor),
+        **model_resources(extractor),
         units_answered=concepts.asked_for_concepts(extractor, config.concepts.max_concepts).units_answered,
         version=1,
         settings=settings | _extractor_settings(extractor) | _form_settings(extractor),
@@ -380,7 +380,7 @@ def _check(config: Config, pick: Pick, extractor: Extractor) -> Stage:
         upstream=(f"concepts/{extractor.name}",),
         rows_expected=lambda upstream: upstream[0].rows_out,
         units_answered=checks.asked_in_check(extractor.name, checker, config.seed).units_answered,
-        **_model_resources(checker),
+        **model_resources(checker),
     )
 
 
@@ -447,37 +447,40 @@ def _speech_settings(config: Config) -> dict[str, Any]:
     return {"audio.speech": "drop"} if config.audio.speech == "drop" else {}
 
 
-def _listener_resources(confirm: Confirm) -> dict[str, Any]:
+def listener_resources(confirm: Confirm) -> dict[str, Any]:
+    """What a worker takes that hears clips; a server takes nothing of ours."""
     if not isinstance(confirm, Tagger):
         return {}
-    return {"num_cpus": confirm.cpus} if confirm.is_tflite else _network_resources(confirm)
+    return {"num_cpus": confirm.cpus} if confirm.is_tflite else network_resources(confirm)
 
 
-def _encoder_resources(encoder: Encoder) -> dict[str, Any]:
+def encoder_resources(encoder: Encoder) -> dict[str, Any]:
+    """What a worker takes that embeds clips, and the models that it loads; nothing where words are compared."""
     clap = encoders.clap_of(encoder)
     if clap is None:
         return {}
     models = (clap.model,) if isinstance(clap, ClapEncoder) else (str(clap.checkpoint), clap.roberta)
-    return {"models": models, "fetch": lambda: encoders.fetch_encoder(encoder), **_network_resources(clap)}
+    return {"models": models, "fetch": lambda: encoders.fetch_encoder(encoder), **network_resources(clap)}
 
 
-def _pairing_resources(retrieval: Retrieval) -> dict[str, Any]:
+def pairing_resources(retrieval: Retrieval) -> dict[str, Any]:
     """What encodes the texts and searches for them: a GPU where it searches, a part of one where it only encodes."""
-    encoding = _encoder_resources(retrieval.encoder)
+    encoding = encoder_resources(retrieval.encoder)
     if retrieval.search.device == "cpu":
         return encoding | {"num_gpus": min(encoding.get("num_gpus", 0.0), TEXTS_GPUS)}
     clap = encoders.clap_of(retrieval.encoder)
     return encoding | {"num_gpus": clap.gpus if clap else 1.0, "gpu_optional": False}
 
 
-def _model_resources(vlm: VlmExtractor) -> dict[str, Any]:
+def model_resources(vlm: VlmExtractor) -> dict[str, Any]:
+    """What a worker takes that asks about images, and the model that it loads or whose engine it starts."""
     fetched: dict[str, Any] = {"models": (model_name(vlm),), "fetch": lambda: fetch_vlm(vlm)}
     if isinstance(vlm, TransformersVlm):
-        return fetched | _network_resources(vlm)
+        return fetched | network_resources(vlm)
     return fetched if isinstance(vlm, EndpointVlm) else fetched | {"num_cpus": vlm.cpus, "num_gpus": vlm.gpus}
 
 
-def _network_resources(settings: ClapModel | Features | Tagger | TransformersVlm) -> dict[str, Any]:
+def network_resources(settings: ClapModel | Features | Tagger | TransformersVlm) -> dict[str, Any]:
     """What a worker with a network in it asks for; CPUs are also the threads that the network uses."""
     return {
         "num_cpus": settings.cpus,

@@ -1,5 +1,6 @@
 """Trials in a process of their own, and what becomes of it."""
 
+import gc
 import os
 import signal
 import sys
@@ -31,6 +32,19 @@ def ended_by(_about: str, number: int) -> Finding:
 
 def leaving(_about: str, code: int) -> Finding:
     os._exit(code)
+
+
+class Model:
+    """What a library holds in a circle, as models are, of which only a collection gets rid."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def holding(about: str) -> Finding:
+    held = sum(isinstance(one, Model) for one in gc.get_objects())
+    Model()
+    return Finding(about=about, outcome=Outcome.OK, found=str(held))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +82,10 @@ def test_an_error_is_a_fault_of_one_line(error, found):
     assert tried("llava", lambda: failing("llava", error, "model: two\n lines")) == Finding(
         about="llava", outcome=Outcome.FAULT, found=found
     )
+
+
+def test_what_a_trial_held_is_gone_before_the_next(apart):
+    assert [apart(holding, "llava").found for _ in range(2)] == ["0", "0"]
 
 
 def test_what_a_library_says_at_length_is_cut():

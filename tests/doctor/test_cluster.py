@@ -171,9 +171,9 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(tmp_path, engine, words):
 def test_what_does_not_answer_is_given_up_and_ended(tmp_path, monkeypatch):
     silent = f"import os, sys, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     monkeypatch.setattr(doctor, "PROCESS", silent)
-    monkeypatch.setattr(doctor, "START_SECONDS", 3.0)
+    monkeypatch.setattr(doctor, "START_SECONDS", 1.0)
     (finding,) = examine_ray(config(tmp_path), [], [])
-    assert (finding.outcome, finding.found) == (Outcome.FAULT, "no answer in 3 s")
+    assert (finding.outcome, finding.found) == (Outcome.FAULT, "no answer in 1 s")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -184,12 +184,12 @@ def test_one_that_hears_no_signal_is_killed_and_what_it_said_first_counts(tmp_pa
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('noise');"
     deaf += f" print('{{'); print({doctor.ROW + said!r}, flush=True); time.sleep(600)"
     monkeypatch.setattr(doctor, "PROCESS", deaf)
-    monkeypatch.setattr(doctor, "START_SECONDS", 3.0)
+    monkeypatch.setattr(doctor, "START_SECONDS", 1.0)
     monkeypatch.setattr(doctor, "END_SECONDS", 1.0)
     slow, silent = examine_ray(config(tmp_path), [], [])
     assert (slow.outcome, slow.found) == (Outcome.NOTE, "starts on this machine in 16.5 s: 2 CPUs")
     assert "have scripts wait longer" in slow.todo
-    assert (silent.outcome, silent.found) == (Outcome.FAULT, "workers: no answer in 3 s")
+    assert (silent.outcome, silent.found) == (Outcome.FAULT, "workers: no answer in 1 s")
 
 
 def test_a_process_that_ends_badly_is_quoted(tmp_path, monkeypatch):

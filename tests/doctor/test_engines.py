@@ -52,8 +52,10 @@ def test_a_broken_engine_is_a_fault_and_somebodys_own_command_a_note(folder):
 def test_what_does_not_answer_is_ended_with_all_that_it_started(folder, monkeypatch):
     monkeypatch.setattr(engines, "VERSION_SECONDS", 1.0)
     pids = folder / "pids"
-    script(folder, "vllm", f"sleep 60 & echo $! > {pids}; sleep 60")
+    script(folder, "vllm", f"sleep 30 & echo $! > {pids}; sleep 10")
+    started = time.monotonic()
     finding = examine_program(asked("vllm"))
+    assert time.monotonic() - started < 8
     assert finding.outcome is Outcome.FAULT
     assert "does not say its version in 1 s" in finding.found
     child = Path(f"/proc/{pids.read_text().strip()}/stat")

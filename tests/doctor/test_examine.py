@@ -7,7 +7,7 @@ import yaml
 
 from sonify.doctor.examine import examine, make_document, summarise
 from sonify.doctor.findings import Finding, Outcome, count_faults
-from sonify.doctor.record import read_recording
+from sonify.doctor.record import read_examination
 from sonify.errors import InputError
 from sonify.installed import ROOT
 from tests.builders import small_config, small_input
@@ -112,7 +112,7 @@ def test_a_document_is_what_a_recording_is_read_from(config_file, tmp_path):
     findings = list(examine(config_file))
     document = make_document(findings, 1.25)
     (tmp_path / "record.json").write_text(json.dumps(document))
-    recording = read_recording(tmp_path / "record.json")
+    recording = read_examination(tmp_path / "record.json")
     assert list(recording.findings) == [
         Finding(**{**row, "outcome": Outcome(row["outcome"]), "shown": tuple(row["shown"])})
         for row in json.loads(json.dumps(document))["findings"]
@@ -122,6 +122,17 @@ def test_a_document_is_what_a_recording_is_read_from(config_file, tmp_path):
     assert document["seconds"] == 1.25
     assert document["machine"]["cpus"] >= 1
     assert document["machine"]["memory_bytes"] > 1 << 28
+
+
+def test_what_differs_from_a_recording_is_found_at_the_end(config_file, tmp_path):
+    row = {"about": "llava", "outcome": "ok", "found": "", "todo": "", "shown": [], "facts": {"model": "a/b"}}
+    document = make_document([], 0.0) | {"findings": [row | {"seconds": None}]}
+    (tmp_path / "record.json").write_text(json.dumps(document))
+    *others, last = examine(config_file, compare=tmp_path / "record.json")
+    assert count_faults(others) == 0
+    assert (last.outcome, last.found) == (Outcome.FAULT, 'llava: it was "ok", and is not there')
+    with pytest.raises(InputError, match="cannot be read"):
+        next(examine(config_file, compare=tmp_path / "nowhere.json"))
 
 
 def test_all_is_summed_up_in_one_line():

@@ -21,6 +21,11 @@ def test_a_report_says_what_was_seen_what_mends_it_and_what_to_look_at():
     ]
 
 
+def test_no_name_of_a_file_moves_a_terminals_cursor():
+    odd = Finding(about="a\x1b[2J", outcome=Outcome.OK, found="b\x07", todo="c\r", shown=("d   e\x1b[1m",))
+    assert list(tell([odd])) == ["ok         a: b ", "           c ", "           d   e"]
+
+
 def test_only_what_would_stop_the_work_counts_as_a_fault():
     assert count_faults(FINDINGS) == 1
 

@@ -11,8 +11,8 @@ from sonify.doctor.gpus import (
     Gpus,
     asks_of,
     examine_gpus,
+    judge_gpu_memory,
     judge_gpus,
-    judge_memory,
     look_for_gpus,
     parse_cuda,
     parse_gpus,
@@ -131,10 +131,10 @@ def test_gpus_that_were_given_are_counted_and_not_the_machines():
 )
 def test_memory_is_compared_with_what_is_known_of_a_worker(needed, outcomes):
     half = Ask(key=VLM.key, name="eye", cpus=1, gpus=0.5)
-    findings = list(judge_memory([ONE], [half], needed))
+    findings = list(judge_gpu_memory([ONE], [half], needed))
     assert [finding.outcome for finding in findings] == outcomes
     assert all(bool(finding.todo) is (finding.outcome is not Outcome.OK) for finding in findings)
-    assert not list(judge_memory([], [half], needed))
+    assert not list(judge_gpu_memory([], [half], needed))
 
 
 @pytest.fixture

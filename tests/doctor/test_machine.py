@@ -1,5 +1,5 @@
 import json
-import resource
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from sonify.doctor.machine import (
     examine_run_dir,
     examine_shared_memory,
     judge_disks,
-    judge_open_files,
     loader_bytes,
 )
 from sonify.running import run
@@ -184,6 +183,27 @@ def test_what_is_fetched_takes_room_where_the_hub_keeps_it(config, tmp_path, mon
     assert (disk.outcome, disk.about) == (Outcome.FAULT, f"disk of HF_HOME {tmp_path}/hf/hub")
 
 
+def test_what_a_worker_takes_is_compared_with_the_gpus_that_were_found(config):
+    search = config.retrieval.search.model_copy(update={"device": "cuda", "memory_gib": 30.0})
+    config = config.model_copy(update={"retrieval": config.retrieval.model_copy(update={"search": search})})
+    gpus = {"found": [{"name": "NVIDIA A10G", "memory_bytes": 24 * 10**9, "free_bytes": 0}]}
+    seen = Finding(about="gpu", outcome=Outcome.OK, found="", facts=gpus)
+    (memory,) = examine_fit(config, [seen])
+    assert (memory.about, memory.outcome) == ("gpu memory, the search", Outcome.FAULT)
+    assert memory.facts == {"needed_bytes": 30 << 30, "share_bytes": 24 * 10**9}
+    assert not list(examine_fit(config, []))
+
+
+def test_what_goes_to_a_store_is_made_in_a_temporary_folder_first(config, store):
+    config = config.model_copy(update={"run_dir": to_run_dir("s3://bucket/run")})
+    estimate, disk = examine_disks(config)
+    assert disk.about.startswith("disk of TMPDIR")
+    assert 0 < disk.facts["needed_bytes"] <= estimate.facts["bytes_to_write"] * (os.cpu_count() or 1)
+    alone = config.model_copy(update={"engine": config.engine.model_copy(update={"workers": 3})})
+    assert list(examine_disks(alone))[1].facts["needed_bytes"] % 3 == 0
+    assert objects(store) == []
+
+
 # --- limits
 
 
@@ -215,33 +235,17 @@ def test_a_trainings_batches_under_way_are_those_of_all_its_loader_processes():
     assert needed == 2 * 3 * 11 * 5 * (2 * 4 * 8 * 16 + 49 * 7) * 4
 
 
-@pytest.mark.parametrize(
-    ("soft", "requests", "outcome"),
-    [
-        (1024, 0, Outcome.OK),
-        (1024, 32, Outcome.NOTE),
-        (1023, 0, Outcome.NOTE),
-        (65536, 1024, Outcome.OK),
-        (resource.RLIM_INFINITY, 1024, Outcome.OK),
-    ],
-)
-def test_open_files_are_compared_with_the_requests_on_their_way(soft, requests, outcome):
-    finding = judge_open_files(soft, resource.RLIM_INFINITY, requests=requests)
-    assert finding.outcome is outcome
-    assert "no limit" in finding.found
-
-
 # --- the whole
 
 
 def test_a_whole_machine_is_examined_without_writing_into_the_run(tmp_path, monkeypatch):
     small_input(tmp_path, photos=2)
-    config = small_config(tmp_path, concepts={"extractors": [vlm_at("http://127.0.0.1:1/v1", concurrency=7)]})
+    config = small_config(tmp_path, concepts={"extractors": [vlm_at("http://127.0.0.1:1/v1")]})
     before = sorted(path.name for path in tmp_path.iterdir())
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     findings = {finding.about.partition(" /")[0]: finding for finding in machine.examine_machine(config)}
     assert [*findings][:3] == ["gpu", "faiss", "run_dir"]
-    assert [*findings][-3:] == ["shared memory", "open files", "ray"]
+    assert [*findings][-2:] == ["shared memory", "ray"]
     assert findings["ray"].found == "not used: engine.kind is local"
     assert not [each for each in findings.values() if each.outcome is Outcome.FAULT], findings
     assert sorted(path.name for path in tmp_path.iterdir()) == before

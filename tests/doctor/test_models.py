@@ -235,7 +235,8 @@ def test_without_the_hub_what_is_not_here_is_a_fault_with_the_command(hub, confi
     found = look(configure(**llava(MODEL, revision=COMMIT)), fetch=fetch)
     assert found.outcome is Outcome.FAULT
     assert "size not known: the hub was not reached" in found.found
-    assert f"`hf download {MODEL} --revision {COMMIT}`" in found.todo
+    assert f"`hf download {MODEL} --revision {COMMIT} --include '*.json' --include '*.txt'" in found.todo
+    assert "--include '*.safetensors' --exclude '*/*' --exclude 'consolidated*'`" in found.todo
     assert "\n" not in found.found
 
 

@@ -1,6 +1,7 @@
 """What a machine lets us use, by files as kernels write them and by sockets that are really made."""
 
 import os
+import platform
 import shutil
 import socket
 import stat
@@ -16,7 +17,9 @@ from sonify.io.machine import (
     MAX_SOCKET_PATH_BYTES,
     fits_sockets,
     given_gpus,
+    memory_bytes,
     nvidia_driver,
+    processor,
     short_folder,
     usable_cpus,
     why_no_cuda,
@@ -245,3 +248,23 @@ def test_the_gpus_that_somebody_chose_are_those_before_one_that_is_none(monkeypa
 )
 def test_why_torch_finds_no_gpu_is_told_by_its_cuda_and_the_driver(cuda, driver, words):
     assert words in why_no_cuda(cuda, driver)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC 9B14\nprocessor\t: 1\nmodel name\t: Other\n", "AMD EPYC 9B14"),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", platform.processor()),  # of ARM
+        (None, platform.processor()),
+    ],
+)
+def test_the_cpu_is_named_as_the_system_does(tmp_path, text, name):
+    (tmp_path / "proc").mkdir()
+    if text is not None:
+        (tmp_path / "proc" / "cpuinfo").write_text(text)
+    assert processor(tmp_path) == name
+
+
+def test_the_memory_is_the_machines():
+    of_kernel = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+    assert memory_bytes() == int(of_kernel.split()[1]) << 10

@@ -441,4 +441,4 @@ def test_without_a_network_a_line_says_how_to_get_it(
 
     error = capsys.readouterr().err
     assert f"{MODEL}: no folder here, not in the hub's cache, and not to be downloaded from here" in error
-    assert f"run `hf download {MODEL}` where there is a network" in error
+    assert f"run `hf download {MODEL} --include" in error

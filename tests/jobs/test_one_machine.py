@@ -39,10 +39,9 @@ def addresses_of(processes: list[int]) -> list[str]:
     """Where they listen, in the kernel's spelling."""
     sockets = set()
     for process in processes:
-        try:
-            sockets |= {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
-        except OSError:  # a file that was closed, or a process that ended, meanwhile
-            continue
+        for file in Path(f"/proc/{process}/fd").glob("*"):
+            with suppress(OSError):  # closed meanwhile
+                sockets.add(os.readlink(file))
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     return [row[1].split(":")[0] for row in rows if row[3] == LISTENS and f"socket:[{row[9]}]" in sockets]
 

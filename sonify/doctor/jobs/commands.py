@@ -35,7 +35,7 @@ _KEEP, _GIVE_BACK = str.maketrans("${}", "\0\1\2"), str.maketrans("\0\1\2", "${}
 # The options of `train.pixart`, and how many words follow each.
 TRAINING_OPTIONS = {"--config": 1, "--dry-run": 0, "--prices": 1}
 SHELLS = ("bash", "sh", "/bin/bash", "/bin/sh")
-_BEFORE_A_PROGRAM = ("--", "exec", "srun", "nohup", "setsid")
+_BEFORE_A_PROGRAM = ("--", "exec", "srun", "nohup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

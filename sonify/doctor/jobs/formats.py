@@ -214,7 +214,7 @@ def _ray_words(jobs: JobSet) -> Iterator[Finding]:
 
     for source, command in used:
         words = command.words[command.words.index("ray") + 1 :]
-        if command.words.index("ray") and command.words[0] not in ("srun", "nohup", "setsid", "timeout", "uv", "exec"):
+        if command.words.index("ray") and command.words[0] not in ("srun", "nohup", "timeout", "uv", "exec"):
             continue
         group: Any = cli
         while words and hasattr(group, "commands") and words[0] in group.commands:

@@ -18,8 +18,8 @@ MAX_VALUES = 50_000  # of one file, aliases written out
 _CONTROL = {";", "&&", "||", "|", "&", "(", ")", ";;", "|&", "\n"}
 # What may stand before a command.
 _SKIPPED = (
-    "if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "sudo", "setsid", "export",
-    "env",
+    "if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "sudo", "setsid",
+    "export", "env",
 )  # fmt: skip
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
 

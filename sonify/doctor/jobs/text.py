@@ -22,7 +22,8 @@ _KEEP, _GIVE_BACK = str.maketrans("${}", "\0\1\2"), str.maketrans("\0\1\2", "${}
 _CONTROL = {";", "&&", "||", "|", "&", "(", ")", ";;", "|&", "\n"}
 # What may stand before a command.
 _SKIPPED = (
-    "if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "sudo", "export", "env",
+    "if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "sudo", "setsid",
+    "export", "env",
 )  # fmt: skip
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
 

@@ -43,7 +43,7 @@ OUTPUTS = ("pil", "np", "pt", "latent")
 NEGATIVE = "negative_audio_features"
 # One recording, or several: files, arrays, or what `datasets` has for one.
 Recording = str | os.PathLike | np.ndarray | torch.Tensor | dict
-Generators = torch.Generator | Sequence[torch.Generator]
+Generators = torch.Generator | list[torch.Generator]
 
 AST_SAMPLE_RATE_HZ = 16_000
 LEADING_TOKENS = 2  # of an AST, for the class and for distillation
@@ -165,7 +165,7 @@ class AudioPixArtPipeline(DiffusionPipeline):
         guidance_interval: Sequence[float] | None = None,
         eta: float = 0.0,
         seeds: Sequence[int] | np.ndarray | torch.Tensor | None = None,
-        generator: Generators | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: np.ndarray | torch.Tensor | None = None,
         batch_size: int = 1,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
@@ -218,7 +218,7 @@ class AudioPixArtPipeline(DiffusionPipeline):
         )
         num_images_per_prompt = _as_count("num_images_per_prompt", num_images_per_prompt)
         batch_size = _as_count("batch_size", batch_size)
-        seeds, generator = _as_seeds(seeds), _as_generators(generator)
+        seeds, generators = _as_seeds(seeds), _as_generators(generator)
         self._check_call(sampling, output_type)
         if sum(given is not None for given in (audio, audio_features, audio_BS)) != 1:
             raise ValueError("expected audio, or audio_features, or audio_BS, and only one of them")
@@ -236,7 +236,7 @@ class AudioPixArtPipeline(DiffusionPipeline):
         null_BTD = self._null(audio_BTD, negative_audio_features) if sampling.guidance_scale > 1 else None
         if seeds is None and generator is None and latents is None:
             seeds = torch.randint(MAX_SEED, (len(audio_BTD),)).tolist()
-        noise_BCHW, generator = self._noise(len(audio_BTD), seeds, generator, latents)
+        noise_BCHW, generators = self._noise(len(audio_BTD), seeds, generators, latents)
 
         made: list[torch.Tensor] = []
         self._guidance_scale, self._interrupt = sampling.guidance_scale, False
@@ -245,7 +245,7 @@ class AudioPixArtPipeline(DiffusionPipeline):
         with bar(total=len(starts) * sampling.steps) as progress:
             for part in (slice(start, start + batch_size) for start in starts):
                 null_part_BTD = None if null_BTD is None else null_BTD[part]
-                of_part = generator[part] if isinstance(generator, list) else generator
+                of_part = generators[part] if isinstance(generators, list) else generators
                 made.append(self._sample(sampling, noise_BCHW[part], audio_BTD[part], null_part_BTD, of_part, progress))
         # the VAE comes last: with offloading, the transformer would leave the device for each batch
         parts = made if output_type == "latent" else [self._decode(latents_BCHW, output_type) for latents_BCHW in made]

@@ -477,7 +477,7 @@ def _shards_of(index: Path) -> list[str]:
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise InputError(f"{index}: expected a `weight_map` of tensors to files; fetch the model again")
     for name in shards.values():
-        if name != Path(name).name or "\0" in name:
+        if name in {"", ".."} or name != Path(name).name or "\0" in name:
             raise InputError(
                 f"{index}: expected the names of files beside it, found {name[:100]!r}; fetch the model again"
             )

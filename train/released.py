@@ -24,7 +24,6 @@ from sonify.models.fetch import (
     VAE_FILES,
     FetchedModel,
     Files,
-    check_attention,
     check_weights,
     diffusers_class,
     fetch_model,
@@ -158,8 +157,6 @@ def _check_settings_of_networks(folder: Path) -> None:
         numbers = {int(match[1]) for name in read_shapes(path.parent) if (match := layer.match(name))}
         if (found := read_json(path).get(key)) != len(numbers):
             raise InputError(f"{path}: expected {key} {len(numbers)}, as many as in its weights, found {found}")
-    if (folder / "audio_encoder" / "config.json").is_file():
-        check_attention(folder / "audio_encoder")
 
 
 INDEX_FILES = Files(patterns=(AudioPixArtPipeline.config_name,), checks=(check_index,))

@@ -112,7 +112,8 @@ MODEL, COMMIT = "some-people/tiny-model", "0123456789abcdef0123456789abcdef01234
 class ModelHub(ThreadingHTTPServer):
     """What `snapshot_download` asks of a hub, for one model at one commit; it remembers what was asked for.
 
-    Where it is `away`, a connection ends without an answer; where it is `gated`, it says so and lets nobody in.
+    Where it is `away`, a connection ends without an answer; where it is `gated`, it says so and lets nobody in. What it
+    `twists` is any answer in JSON, and `commit` is what it says beside a file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,6 +122,8 @@ class ModelHub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.away = False
         self.gated: Literal[False, "manual"] = False  # nobody is let in then
+        self.twists: Callable[[Any], Any] = lambda answer: answer
+        self.commit = COMMIT
 
 
 class _HubRequest(BaseHTTPRequestHandler):
@@ -146,11 +149,11 @@ class _HubRequest(BaseHTTPRequestHandler):
         if path == f"/api/models/{MODEL}/auth-check" and self.server.gated:
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif path in (f"/api/models/{MODEL}/revision/{name}" for name in ("main", COMMIT)):
-            self._send(200, json.dumps(about).encode())
+            self._send(200, json.dumps(self.server.twists(about)).encode())
         elif path == f"/api/models/{MODEL}/tree/{COMMIT}":
-            self._send(200, json.dumps(files).encode())
+            self._send(200, json.dumps(self.server.twists(files)).encode())
         elif path == f"/api/models/{MODEL}":
-            self._send(200, json.dumps(about).encode())
+            self._send(200, json.dumps(self.server.twists(about)).encode())
         elif path.startswith(f"/api/models/{MODEL}/revision/"):
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif path.startswith((f"/{MODEL}/resolve/{COMMIT}/", f"/{MODEL}/resolve/main/")):
@@ -160,7 +163,7 @@ class _HubRequest(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        etag = {"ETag": f'"{hash(body):x}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}
+        etag = {"ETag": f'"{hash(body):x}"', "X-Repo-Commit": self.server.commit, "Content-Length": str(len(body))}
         for name, value in (etag | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()

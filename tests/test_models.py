@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from sonify.errors import InputError
-from sonify.models.fetch import CLAP_FILES, TOKENIZER_FILES, VLM_FILES, Files, fetch_model
+from sonify.models.fetch import CLAP_FILES, TOKENIZER_FILES, VLM_FILES, Files, ask_hub, fetch_model
 from sonify.models.loading import choose_device, load_network, load_part
 from tests.builders import refused
 from tests.servers import COMMIT, MODEL, ModelHub, away_from_hub, put_into_cache, running_hub
@@ -94,6 +95,58 @@ def test_an_unfinished_snapshot_is_completed(hub: ModelHub) -> None:
 def test_unknown_models_and_revisions_are_told_apart(hub: ModelHub) -> None:
     assert "no such model" in refusal("some-people/another")
     assert f"has {MODEL}, but no revision v9" in refusal(MODEL, "v9")
+
+
+def _twist(kind: type, change: Callable[[Any], Any]) -> Callable[[ModelHub], None]:
+    """Change the answers that are about a model (a dict), or its list of files."""
+
+    def apply(hub: ModelHub) -> None:
+        hub.twists = lambda answer: change(answer) if isinstance(answer, kind) else answer
+
+    return apply
+
+
+def _other_commit(hub: ModelHub) -> None:
+    hub.commit = "../../../../evil"
+
+
+NO_ANSWERS = [
+    _twist(dict, lambda about: about | {"sha": "../../../../evil"}),
+    _twist(dict, lambda about: about | {"sha": None}),
+    _twist(dict, lambda about: about | {"sha": 5}),
+    _twist(dict, lambda about: about | {"siblings": [{}]}),
+    _twist(dict, lambda _about: {}),
+    _twist(dict, lambda _about: []),
+    _twist(dict, lambda _about: None),
+]
+NO_FILES = [
+    _other_commit,
+    _twist(list, lambda _files: {"no": "list"}),
+    _twist(list, lambda _files: [{}]),
+    _twist(list, lambda _files: None),
+]
+
+
+@pytest.mark.parametrize("harm", [*NO_ANSWERS, *NO_FILES])
+def test_an_answer_of_the_hub_that_is_none_is_one_line(
+    hub: ModelHub, tmp_path: Path, harm: Callable[[ModelHub], None]
+) -> None:
+    harm(hub)
+
+    said = refusal(MODEL)
+
+    assert said.startswith(f"{MODEL}: what the hub answers is of no use (")
+    assert "\n" not in said
+    assert not [path for path in tmp_path.parent.rglob("*evil*") if tmp_path in path.parents]
+
+
+@pytest.mark.parametrize("harm", [*NO_ANSWERS, _twist(dict, lambda about: about | {"siblings": [{"rfilename": 5}]})])
+def test_a_size_that_the_hub_does_not_tell_is_one_line(hub: ModelHub, harm: Callable[[ModelHub], None]) -> None:
+    assert ask_hub(MODEL, None, VLM_FILES).commit == COMMIT
+    harm(hub)
+
+    with refused(f"{MODEL}: what the hub answers is of no use"):
+        ask_hub(MODEL, None, VLM_FILES)
 
 
 def test_a_model_in_the_cache_needs_no_network(cache: Path, llava: Path) -> None:
@@ -187,6 +240,22 @@ def _without_a_shard(folder: Path) -> None:
     sorted(folder.glob("model-*.safetensors"))[0].unlink()
 
 
+def _index_leads_out(folder: Path) -> None:
+    shard(folder)
+    edit_json(
+        folder / "model.safetensors.index.json",
+        lambda index: index["weight_map"].update(dict.fromkeys(index["weight_map"], "../other/model.safetensors")),
+    )
+
+
+def _index_beside_the_whole(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "/etc/passwd"}}')
+
+
+def _index_of_no_name(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": ""}}')
+
+
 def _without_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
@@ -226,6 +295,9 @@ def _without_type(folder: Path) -> None:
         (_empty, "cut short"),
         (_pointer, "cut short"),
         (_without_a_shard, "which is missing"),
+        (_index_leads_out, "expected the names of files beside it, found '../other/model.safetensors'"),
+        (_index_beside_the_whole, "expected the names of files beside it, found '/etc/passwd'"),
+        (_index_of_no_name, "expected the names of files beside it, found ''"),
         (_without_tokenizer, "tokenizer"),
         (_without_processor, "processor"),
     ],
@@ -282,6 +354,33 @@ def test_weights_of_another_shape_are_refused(llava: Path) -> None:
 
     with refused("in another shape, such as model"):
         load_network(AutoModelForImageTextToText, fetched, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attn_implementation": "people/evil"},
+        {"_attn_implementation": "paged|people/evil@main"},
+        {"text_config": {"_attn_implementation_internal": "people/evil"}},
+        {"attn_implementation": {"": "sdpa", "vision_config": "people/evil"}},
+    ],
+)
+def test_attention_that_is_code_of_a_repository_is_refused(llava: Path, settings: dict) -> None:
+    edit_json(llava / "config.json", lambda config: config["text_config"].update(settings.get("text_config", {})))
+    edit_json(llava / "config.json", lambda config: config.update(settings | {"text_config": config["text_config"]}))
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    with refused("its attention is code of the repository .*people/evil.*, which is never run here"):
+        load_network(AutoModelForImageTextToText, fetched, CPU, torch.float32)
+
+
+def test_attention_of_the_library_is_used(llava: Path) -> None:
+    edit_json(llava / "config.json", lambda config: config.update(attn_implementation="eager"))
+    fetched = fetch_model(str(llava), None, VLM_FILES)
+
+    network: Any = load_network(AutoModelForImageTextToText, fetched, CPU, torch.float32)
+
+    assert network.config._attn_implementation == "eager"
 
 
 def test_tied_weights_are_not_missing(llava: Path) -> None:

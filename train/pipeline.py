@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import math
 import os
+import sys
 import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ MAX_SEED = 2**63 - 1
 Level = Literal["window", "recording"]
 LEVELS = ("window", "recording")
 OUTPUTS = ("pil", "np", "pt", "latent")
+NEGATIVE = "negative_audio_features"
 # One recording, or several: files, arrays, or what `datasets` has for one.
 Recording = str | os.PathLike | np.ndarray | torch.Tensor | dict
 Generators = torch.Generator | list[torch.Generator]
@@ -161,11 +163,11 @@ class AudioPixArtPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         num_inference_steps: int = 20,
         guidance_scale: float = 4.5,
-        guidance_interval: tuple[float, float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
         eta: float = 0.0,
-        seeds: Sequence[int] | None = None,
-        generator: Generators | None = None,
-        latents: torch.Tensor | None = None,
+        seeds: Sequence[int] | np.ndarray | torch.Tensor | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: np.ndarray | torch.Tensor | None = None,
         batch_size: int = 1,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,
@@ -185,11 +187,11 @@ class AudioPixArtPipeline(DiffusionPipeline):
             negative_audio_features: (T, D), or one for each condition, what guidance leads away from; the null
                 condition that the model was trained with, if None.
             num_images_per_prompt: images of each window or condition; they follow each other.
-            num_inference_steps: of the sampler.
+            num_inference_steps: of the sampler; at most as many as its schedule has.
             guidance_scale: how far to lead away from the null condition; 1 is no guidance, at half the cost.
             guidance_interval: the noise levels, sigma from low to high, at which there is guidance; all, if None.
                 Sigma is that of EDM: 0.02 before the last of 1,000 steps, 157 at the first.
-            eta: of DDIM.
+            eta: of DDIM, from 0 to 1.
             seeds: one for each image, from 0 on; an image of a seed is the same beside whatever it is made. Drawn from
                 torch's own generator, if there are neither these nor `generator` nor `latents`.
             generator: of the noise, one, or one for each image.
@@ -202,19 +204,23 @@ class AudioPixArtPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: which it is given, of `_callback_tensor_inputs`.
 
         Raises:
-            ValueError: the arguments contradict each other, a sound cannot be read or is silent, or there is no AST.
+            ValueError: the arguments are none or contradict each other, a sound cannot be read or is silent, there is
+                no AST, or what was made is not finite.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         sampling = _Sampling(
-            guidance_scale=guidance_scale,
-            interval=guidance_interval,
-            steps=num_inference_steps,
-            eta=eta,
+            guidance_scale=_as_number("guidance_scale", guidance_scale, 1),
+            interval=_as_interval(guidance_interval),
+            steps=_as_count("num_inference_steps", num_inference_steps, self._most_steps()),
+            eta=_as_number("eta", eta, 0, 1),
             callback=callback_on_step_end,
             callback_inputs=callback_on_step_end_tensor_inputs,
         )
-        self._check_call(sampling, min(batch_size, num_images_per_prompt), output_type)
+        num_images_per_prompt = _as_count("num_images_per_prompt", num_images_per_prompt)
+        batch_size = _as_count("batch_size", batch_size)
+        seeds, generators = _as_seeds(seeds), _as_generators(generator)
+        self._check_call(sampling, output_type)
         if sum(given is not None for given in (audio, audio_features, audio_BS)) != 1:
             raise ValueError("expected audio, or audio_features, or audio_BS, and only one of them")
         windows = None
@@ -223,23 +229,24 @@ class AudioPixArtPipeline(DiffusionPipeline):
         elif not (sampling_rate is level is target_lufs is None):
             raise ValueError("sampling_rate, level and target_lufs are for `audio`: the model hears the rest as it is")
         if audio_BS is not None:
-            audio_BTD = torch.cat([self.encode_audio(part_BS) for part_BS in _parts(audio_BS, batch_size)])
+            parts_BS = _parts(_as_sounds(audio_BS), batch_size)
+            audio_BTD = torch.cat([self.encode_audio(part_BS) for part_BS in parts_BS])
         else:
-            audio_BTD = _as_trained(torch.as_tensor(audio_features))
+            audio_BTD = _as_trained("audio_features", audio_features)
         audio_BTD = self._check_condition(audio_BTD).repeat_interleave(num_images_per_prompt, dim=0)
-        null_BTD = self._null(audio_BTD, negative_audio_features) if guidance_scale > 1 else None
+        null_BTD = self._null(audio_BTD, negative_audio_features) if sampling.guidance_scale > 1 else None
         if seeds is None and generator is None and latents is None:
             seeds = torch.randint(MAX_SEED, (len(audio_BTD),)).tolist()
-        noise_BCHW, generator = self._noise(len(audio_BTD), seeds, generator, latents)
+        noise_BCHW, generators = self._noise(len(audio_BTD), seeds, generators, latents)
 
         made: list[torch.Tensor] = []
-        self._guidance_scale, self._interrupt = guidance_scale, False
+        self._guidance_scale, self._interrupt = sampling.guidance_scale, False
         starts = range(0, len(audio_BTD), batch_size)
         bar: Any = self.progress_bar  # annotated as what decorates a method
-        with bar(total=len(starts) * num_inference_steps) as progress:
+        with bar(total=len(starts) * sampling.steps) as progress:
             for part in (slice(start, start + batch_size) for start in starts):
                 null_part_BTD = None if null_BTD is None else null_BTD[part]
-                of_part = generator[part] if isinstance(generator, list) else generator
+                of_part = generators[part] if isinstance(generators, list) else generators
                 made.append(self._sample(sampling, noise_BCHW[part], audio_BTD[part], null_part_BTD, of_part, progress))
         # the VAE comes last: with offloading, the transformer would leave the device for each batch
         parts = made if output_type == "latent" else [self._decode(latents_BCHW, output_type) for latents_BCHW in made]
@@ -270,11 +277,11 @@ class AudioPixArtPipeline(DiffusionPipeline):
             raise ValueError("expected a recording, found an empty list")
         if sampling_rate is not None and all(isinstance(one, str | os.PathLike | dict) for one in recordings):
             raise ValueError("sampling_rate is of samples: a file says its own")
-        level = level or self.config["level"]
-        if level not in LEVELS:
+        level = self.config["level"] if level is None else level
+        if not isinstance(level, str) or level not in LEVELS:
             raise ValueError(f"expected a level, {' or '.join(LEVELS)}, found {level!r}")
         middle_lufs: float = sum(self.config["loudness_lufs"]) / 2
-        target_lufs = middle_lufs if target_lufs is None else target_lufs
+        target_lufs = middle_lufs if target_lufs is None else _as_number("target_lufs", target_lufs, -70, 0)
         clips: list[np.ndarray] = []
         begun: list[tuple[int, float]] = []
         for number, recording in enumerate(recordings):
@@ -297,18 +304,18 @@ class AudioPixArtPipeline(DiffusionPipeline):
         """The condition (B, T, D) that sounds are, as the training shards hold it.
 
         Raises:
-            ValueError: the pipeline has no AST, or the sounds are not mono or longer than it hears.
+            ValueError: the pipeline has no AST, or the sounds are none, not mono or longer than it hears.
         """
         if self.audio_encoder is None or self.feature_extractor is None:
             raise ValueError("this pipeline has no AST: its condition is passed as audio_features")
-        if audio_BS.ndim != 2:
-            raise ValueError(f"expected (B, S), mono sounds of one length, found {tuple(audio_BS.shape)}")
+        given_BS = _as_sounds(audio_BS)
         longest = self.feature_extractor.max_length * HOP
-        if audio_BS.shape[1] > longest:
-            found_sec, longest_sec = audio_BS.shape[1] / AST_SAMPLE_RATE_HZ, longest / AST_SAMPLE_RATE_HZ
+        if given_BS.shape[1] > longest:
+            found_sec, longest_sec = given_BS.shape[1] / AST_SAMPLE_RATE_HZ, longest / AST_SAMPLE_RATE_HZ
             raise ValueError(f"a sound of {found_sec:g} s: this AST hears {longest_sec:g} s at most; cut it into clips")
-        sounds_BS = torch.as_tensor(audio_BS, dtype=torch.float32).to(self._execution_device)
-        return _as_trained(hear(self.audio_encoder, self.feature_extractor, sounds_BS, self.config["frequency"]))
+        sounds_BS = given_BS.to(torch.float32).to(self._execution_device)
+        heard_BTD = hear(self.audio_encoder, self.feature_extractor, sounds_BS, self.config["frequency"])
+        return _as_trained("what the AST hears", heard_BTD)
 
     def encode_null(self, num_times: int) -> torch.Tensor:
         """The null condition (T, D) beside a condition of `num_times` vectors; silence is repeated to that length.
@@ -334,13 +341,12 @@ class AudioPixArtPipeline(DiffusionPipeline):
         """Of the call that is under way."""
         return self._num_timesteps
 
-    def _check_call(self, sampling: _Sampling, counts: int, output_type: str) -> None:
-        if sampling.guidance_scale < 1 or sampling.steps < 1 or counts < 1:
-            raise ValueError("guidance_scale, num_inference_steps, num_images_per_prompt and batch_size are at least 1")
+    def _most_steps(self) -> float:
+        return self.scheduler.config.get("num_train_timesteps", math.inf)
+
+    def _check_call(self, sampling: _Sampling, output_type: str) -> None:
         if output_type not in OUTPUTS:
             raise ValueError(f"expected an output_type, one of {', '.join(OUTPUTS)}, found {output_type!r}")
-        if sampling.interval is not None and not 0 <= sampling.interval[0] <= sampling.interval[1]:
-            raise ValueError(f"expected guidance_interval as (low, high) of sigma, found {sampling.interval}")
         if foreign := {*sampling.callback_inputs} - {*self._callback_tensor_inputs}:
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs: expected of {self._callback_tensor_inputs}, found {[*foreign]}"
@@ -348,13 +354,13 @@ class AudioPixArtPipeline(DiffusionPipeline):
 
     def _check_condition(self, audio_BTD: torch.Tensor) -> torch.Tensor:
         width = self.transformer.config["caption_channels"]
-        if audio_BTD.ndim != 3 or audio_BTD.shape[-1] != width or not len(audio_BTD):
+        if audio_BTD.ndim != 3 or audio_BTD.shape[-1] != width or not audio_BTD.numel():
             raise ValueError(f"expected a condition of shape (B, T, {width}), found {tuple(audio_BTD.shape)}")
         return audio_BTD
 
     def _null(self, audio_BTD: torch.Tensor, given: np.ndarray | torch.Tensor | None) -> torch.Tensor:
         """What guidance leads away from, beside each image's condition."""
-        null_BTD = self.encode_null(audio_BTD.shape[1]) if given is None else _as_trained(torch.as_tensor(given))
+        null_BTD = self.encode_null(audio_BTD.shape[1]) if given is None else _as_trained(NEGATIVE, given)
         null_BTD = null_BTD[None] if null_BTD.ndim == 2 else null_BTD
         times = len(audio_BTD) // max(1, len(null_BTD))
         if null_BTD.shape[1:] != audio_BTD.shape[1:] or times * len(null_BTD) != len(audio_BTD):
@@ -367,9 +373,9 @@ class AudioPixArtPipeline(DiffusionPipeline):
     def _noise(
         self,
         num_images: int,
-        seeds: Sequence[int] | None,
+        seeds: list[int] | None,
         generator: Generators | None,
-        latents: torch.Tensor | None,
+        latents: np.ndarray | torch.Tensor | None,
     ) -> tuple[torch.Tensor, Generators | None]:
         """Noise of variance 1 for each image, and what noise of the sampler's own comes from."""
         config = self.transformer.config
@@ -379,8 +385,6 @@ class AudioPixArtPipeline(DiffusionPipeline):
                 raise ValueError("expected seeds, or generator and latents, and not both")
             if len(seeds) != num_images:
                 raise ValueError(f"expected a seed for each image, found {len(seeds)} for {num_images}")
-            if not all(0 <= seed <= MAX_SEED for seed in seeds):
-                raise ValueError(f"expected seeds from 0 to {MAX_SEED}, found {list(seeds)}")
             # on the CPU, whose numbers are the same everywhere; one for an image, so that no other has a part in it
             generator = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         if isinstance(generator, list) and len(generator) != num_images:
@@ -388,9 +392,10 @@ class AudioPixArtPipeline(DiffusionPipeline):
         if latents is None:
             device = self._execution_device
             return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32), generator
-        if latents.shape != shape:
-            raise ValueError(f"expected latents of shape {shape}, found {tuple(latents.shape)}")
-        return latents.to(self._execution_device, torch.float32), generator
+        given_BCHW = _as_tensor("latents", latents)
+        if given_BCHW.shape != shape:
+            raise ValueError(f"expected latents of shape {shape}, found {tuple(given_BCHW.shape)}")
+        return given_BCHW.to(self._execution_device, torch.float32), generator
 
     def _sample(
         self,
@@ -439,6 +444,10 @@ class AudioPixArtPipeline(DiffusionPipeline):
                 state |= {key: returned[key] for key in state.keys() & returned.keys()}
             if step == len(scheduler.timesteps) - 1 or (step + 1) % scheduler.order == 0:
                 progress.update()
+        if not state["latents"].isfinite().all():
+            raise ValueError(
+                "the sampler ended with latents that are not finite: try a lower guidance_scale or float32"
+            )
         return state["latents"]
 
     def _decode(self, latents_BCHW: torch.Tensor, output_type: str) -> Any:
@@ -453,9 +462,101 @@ class AudioPixArtPipeline(DiffusionPipeline):
         return shares_BCHW if output_type == "pt" else shares_BCHW.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _as_trained(audio_BTD: torch.Tensor) -> torch.Tensor:
+def _as_trained(name: str, given: Any) -> torch.Tensor:
     """Round to the float16 of the training shards."""
-    return audio_BTD.to("cpu", torch.float16).float()
+    rounded = _as_tensor(name, given).to("cpu", torch.float16).float()
+    if not rounded.isfinite().all():
+        raise ValueError(f"expected {name} within the {torch.finfo(torch.float16).max:g} of float16, found larger ones")
+    return rounded
+
+
+def _as_tensor(name: str, given: Any) -> torch.Tensor:
+    """Finite real numbers as a tensor: an array of either library, or lists."""
+    if isinstance(given, np.ndarray):  # torch takes neither another byte order nor a view from the end
+        given = np.ascontiguousarray(given, given.dtype.newbyteorder("="))
+    try:
+        tensor = torch.as_tensor(given)
+        is_real = not tensor.is_complex() and tensor.dtype != torch.bool
+        if is_real and tensor.layout == torch.strided and tensor.isfinite().all():
+            return tensor
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"expected {name} as an array of numbers, found {_told(given)} ({error})") from error
+    raise ValueError(f"expected {name} as an array of finite, real numbers, found {_told(given)}")
+
+
+def _as_sounds(audio_BS: Any) -> torch.Tensor:
+    sounds_BS = _as_tensor("audio_BS", audio_BS)
+    if sounds_BS.ndim != 2 or not len(sounds_BS):
+        raise ValueError(f"expected (B, S), mono sounds of one length, found {tuple(sounds_BS.shape)}")
+    if not sounds_BS.is_floating_point():
+        raise ValueError(f"expected audio_BS as floats within 1, found {sounds_BS.dtype}: divide by its full scale")
+    return sounds_BS
+
+
+def _as_number(name: str, given: Any, low: float, high: float = math.inf) -> float:
+    """A finite number, as an array of no dimension is one too."""
+    value = _one_of(given)
+    if isinstance(value, int | float) and low <= value <= min(high, sys.float_info.max):
+        return float(value)
+    limits = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+    raise ValueError(f"expected {name}, a number of {limits}, found {_told(given)}")
+
+
+def _as_count(name: str, given: Any, most: float = math.inf) -> int:
+    value = _one_of(given)
+    if isinstance(value, int) and 1 <= value <= most:
+        return value
+    limits = "at least 1" if most == math.inf else f"at least 1 and at most {most}"
+    raise ValueError(f"expected {name}, a whole number of {limits}, found {_told(given)}")
+
+
+def _as_interval(given: Any) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    ends = [_one_of(end) for end in _listed(given) or ()]
+    if len(ends) == 2 and all(isinstance(end, int | float) for end in ends) and 0 <= ends[0] <= ends[1]:
+        return ends[0], ends[1]
+    raise ValueError(f"expected guidance_interval as (low, high) of sigma, found {_told(given)}")
+
+
+def _as_seeds(given: Any) -> list[int] | None:
+    if given is None:
+        return None
+    listed = _listed(given)
+    seeds = [_one_of(seed) for seed in listed or ()]
+    if listed is None or not all(isinstance(seed, int) and 0 <= seed <= MAX_SEED for seed in seeds):
+        raise ValueError(f"expected seeds from 0 to {MAX_SEED}, one for each image, found {_told(given)}")
+    return seeds
+
+
+def _as_generators(given: Any) -> Generators | None:
+    if given is None or isinstance(given, torch.Generator):
+        return given
+    listed = _listed(given)
+    if listed is None or not all(isinstance(one, torch.Generator) for one in listed):
+        raise ValueError(f"expected a torch.Generator, or one for each image, found {_told(given)}")
+    return listed
+
+
+def _listed(given: Any) -> list | None:
+    """A row of things, whatever holds it; None where it is none, as a text or a single number."""
+    if isinstance(given, list | tuple | range):
+        return [*given]
+    is_row = isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 1
+    return given.tolist() if is_row else None
+
+
+def _one_of(given: Any) -> Any:
+    """A number of numpy's or torch's as Python's; what is none, or a truth value, as None."""
+    if isinstance(given, np.generic | np.ndarray | torch.Tensor) and given.ndim == 0:
+        given = None if isinstance(given, torch.Tensor) and given.is_meta else given.item()
+    return None if isinstance(given, bool) else given
+
+
+def _told(given: Any) -> str:
+    if isinstance(given, np.ndarray | torch.Tensor) and given.ndim:
+        return f"{type(given).__name__} of shape {tuple(given.shape)} and {given.dtype}"
+    return " ".join(repr(given).split())[:100]
 
 
 def _is_within(scheduler: Any, timestep: torch.Tensor, interval: tuple[float, float] | None) -> bool:
@@ -485,10 +586,14 @@ def read_recording(recording: Recording, sampling_rate_hz: int | None) -> np.nda
         ValueError: it cannot be read, its rate is not known, or it holds no samples.
     """
     if isinstance(recording, dict):
+        if not {"array", "sampling_rate"} <= {*recording}:
+            raise ValueError(f"expected a dict with `array` and `sampling_rate`, found {_told([*recording])}")
         recording, sampling_rate_hz = recording["array"], recording["sampling_rate"]
     elif isinstance(recording, str | os.PathLike):
         recording, sampling_rate_hz = read_file(Path(recording))
-    elif isinstance(recording, torch.Tensor):
+    if isinstance(recording, torch.Tensor):
+        if recording.layout != torch.strided or recording.is_meta:
+            raise ValueError(f"expected samples as a dense tensor, found {recording.layout} on {recording.device}")
         recording = recording.detach().cpu()
         recording = (recording.float() if recording.is_floating_point() else recording).numpy()
     if sampling_rate_hz is None:
@@ -496,9 +601,12 @@ def read_recording(recording: Recording, sampling_rate_hz: int | None) -> np.nda
             "samples without their rate: pass sampling_rate=44100, or whatever it is; clips that are ready for the"
             " model, at 16 kHz, go in as audio_BS"
         )
-    if not RATES_HZ[0] <= sampling_rate_hz <= RATES_HZ[1]:
-        raise ValueError(f"expected a sampling_rate of {RATES_HZ[0]} to {RATES_HZ[1]} Hz, found {sampling_rate_hz}")
-    return resample(to_mono(np.asarray(recording)), round(sampling_rate_hz))
+    rate_hz = _one_of(sampling_rate_hz)
+    if not isinstance(rate_hz, int | float) or not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        raise ValueError(
+            f"expected a sampling_rate of {RATES_HZ[0]} to {RATES_HZ[1]} Hz, found {_told(sampling_rate_hz)}"
+        )
+    return resample(to_mono(np.asarray(recording)), round(rate_hz))
 
 
 def read_file(path: Path) -> tuple[np.ndarray, int]:

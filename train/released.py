@@ -5,6 +5,8 @@ code of the package: a stranger's release is data here.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +20,25 @@ from transformers import ASTFeatureExtractor, ASTModel
 from sonify.config.models import AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.vae import load_vae
-from sonify.models.fetch import VAE_FILES, FetchedModel, Files, check_weights, fetch_model, named
+from sonify.models.fetch import (
+    VAE_FILES,
+    FetchedModel,
+    Files,
+    check_weights,
+    diffusers_class,
+    fetch_model,
+    named,
+    read_json,
+    read_shapes,
+)
 from sonify.models.loading import cannot_load, check_whole, load_network, load_part, place_network
 from train import pipeline as released_code
 from train.pipeline import AST_SAMPLE_RATE_HZ, LEVELS, AudioPixArtPipeline, make_scheduler
 
 # The name under which diffusers looks for a pipeline's code.
 PIPELINE_CODE = "pipeline.py"
+# What is read of a release, and what of a network is as many as there are parts of it.
+READ, COUNTED = {".json", ".safetensors"}, re.compile("layers|blocks")
 # What a sampler has to agree on with the schedule that the model was trained on; its order or spacing may differ.
 SCHEDULE = (
     *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr"),
@@ -44,6 +58,13 @@ PARTS = {
     "feature_extractor": "preprocessor_config.json",
 }
 NETWORKS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "audio_encoder": "model"}
+# How a network's settings call the number of its layers, and its weights each of them, in either of AST's spellings.
+LAYERS = {
+    "transformer": ("num_layers", re.compile(r"transformer_blocks\.(\d+)\.")),
+    "audio_encoder": ("num_hidden_layers", re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.")),
+}
+# No number of a part's settings is larger, unless a side of its weights is; the side of the latents is far smaller.
+MAX_SETTING, MAX_LATENT_SIDE = 65_536, 512
 
 
 def find_release(model: str) -> FetchedModel:
@@ -74,8 +95,9 @@ def check_index(folder: Path) -> None:
 
 
 def check_whole_release(folder: Path) -> None:
-    """Refuse a release of which a part is missing or cut short."""
+    """Refuse a release of which a part is missing or cut short, or says what would keep a machine busy for nothing."""
     settings = read_settings(folder)
+    _check_links(folder)
     optional = ("audio_encoder", "feature_extractor")
     for part, name in PARTS.items():
         if part in optional and not _is_there(settings, part):
@@ -84,6 +106,57 @@ def check_whole_release(folder: Path) -> None:
             raise InputError(f"{folder / part}: expected {name} in it, found none; fetch the model again")
         if part in NETWORKS:
             check_weights(folder / part)
+        _check_numbers(folder / part / name)
+    _check_settings_of_networks(folder)
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse files that lie elsewhere: those of a snapshot in the hub's cache lie beside it, among its `blobs`."""
+    whole = folder.resolve()
+    homes = [whole, *([whole.parent.parent / "blobs"] if whole.parent.name == "snapshots" else [])]
+    for path in (folder, *(folder / part for part in PARTS)):
+        for file in sorted(path.glob("*")):
+            if file.suffix in READ and not any(file.resolve().is_relative_to(home) for home in homes):
+                raise InputError(f"{file}: is a link out of the release; take one that holds its own files")
+
+
+def _check_numbers(path: Path) -> None:
+    """Refuse numbers in a part's settings that none has, before a library builds by them whatever they ask for."""
+    shapes = read_shapes(path.parent)
+    largest = max(MAX_SETTING, *(size for sizes in shapes.values() for size in sizes), 0)
+    for key, value in read_json(path).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > largest:
+                raise InputError(f"{path}: expected {key} of {largest} at most, found {number}; take another release")
+            if isinstance(number, float) and shapes and not math.isfinite(number):
+                raise InputError(f"{path}: expected {key} as a finite number, found {number}; take another release")
+            if isinstance(number, int) and shapes and COUNTED.search(key) and number > len(shapes):
+                raise InputError(
+                    f"{path}: expected {key} of {len(shapes)} at most, the tensors in its weights, found {number}"
+                )
+
+
+def _check_settings_of_networks(folder: Path) -> None:
+    """Refuse a transformer that is none, or of other sizes than its weights, and an audio encoder of more layers."""
+    transformer = folder / "transformer"
+    if (found := diffusers_class(transformer)) != PixArtTransformer2DModel.__name__:
+        raise InputError(
+            f"{transformer}: expected the class {PixArtTransformer2DModel.__name__}, found {found}; release the"
+            " pipeline again"
+        )
+    side = read_json(transformer / "config.json").get("sample_size")
+    if not (type(side) is int and 1 <= side <= MAX_LATENT_SIDE):
+        raise InputError(
+            f"{transformer / 'config.json'}: expected sample_size, the side of latents, of 1 to {MAX_LATENT_SIDE},"
+            f" found {side}"
+        )
+    for part, (key, layer) in LAYERS.items():
+        path = folder / part / "config.json"
+        if not path.is_file():
+            continue
+        numbers = {int(match[1]) for name in read_shapes(path.parent) if (match := layer.match(name))}
+        if (found := read_json(path).get(key)) != len(numbers):
+            raise InputError(f"{path}: expected {key} {len(numbers)}, as many as in its weights, found {found}")
 
 
 INDEX_FILES = Files(patterns=(AudioPixArtPipeline.config_name,), checks=(check_index,))
@@ -113,6 +186,7 @@ def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Aud
         InputError: the folder holds another kind of model, or is damaged, or its parts do not belong together, or it
             does not fit on the GPU.
     """
+    check_whole_release(folder)
     settings = read_settings(folder)
     diffusers_logging.disable_progress_bar()
     parts: dict[str, Any] = {
@@ -231,6 +305,9 @@ def _is_component(entry: object) -> bool:
 def _check_parts(folder: Path, parts: Mapping[str, Any]) -> None:
     """Check loaded parts against the sampler of training and each other."""
     checks = [*_of_scheduler(parts["scheduler"]), *_of_shapes(parts), *_of_ast(parts)]
+    factor: Any = parts["vae"].config["scaling_factor"]
+    if not (_is_number(factor) and 0 < factor < math.inf):
+        raise InputError(f"{folder / 'vae'}: expected a scaling_factor above 0, found {factor!r}; take another release")
     for part, what, expected, found in checks:
         if found != expected:
             raise InputError(f"{folder / part}: expected {what} {expected}, found {found}; release the pipeline again")

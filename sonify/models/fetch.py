@@ -6,9 +6,11 @@ used: a revision that is not pinned stays what it was when it was fetched, and w
 
 import hashlib
 import json
+import re
 import shlex
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,8 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 # The library's own limit on a safetensors header.
 MAX_HEADER_BYTES = 100_000_000
 SAMPLE_BYTES = 4096
+COMMIT = re.compile("[0-9a-f]{40}")
+ATTENTION = "attn_implementation"
 SETTINGS = {".json", ".jinja", ".txt", ".model"}
 # What is fetched beside the weights, and copies of them in another layout (`original/`, `onnx/`, Mistral's own).
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -87,7 +91,7 @@ def check_vlm(folder: Path) -> None:
     found = _named_in_config(folder, "model_type")
     if found in KNOWN:
         return
-    if "auto_map" in _read_json(folder / "config.json"):
+    if "auto_map" in read_json(folder / "config.json"):
         raise InputError(
             f"{folder}: a model of type '{found}' is loaded by code from its repository, which is never run here;"
             " serve it by an engine that knows it, with `backend: server`"
@@ -124,10 +128,46 @@ def check_weights(folder: Path) -> None:
         )
     if not files:
         raise InputError(f"{folder}: expected weights in {' or '.join(WEIGHTS)} or their index, found neither")
+    for index in INDEXES:  # where there is a whole file as well, a library may still follow the index
+        if (folder / index).is_file():
+            _shards_of(folder / index)
     for file in files:
         if not file.is_file():
             raise InputError(f"{folder}: its index names {file.name}, which is missing; fetch the model again")
         _read_header(file)
+
+
+def read_shapes(folder: Path) -> dict[str, list[int]]:
+    """The names and shapes of the tensors in a folder's weights, by the headers of their files."""
+    shapes: dict[str, list[int]] = {}
+    for file in _weight_files(folder):
+        for name, tensor in _read_header(file).items():
+            if name == "__metadata__":
+                continue
+            match tensor.get("shape"):
+                case [*sizes] if all(type(size) is int and size >= 0 for size in sizes):
+                    shapes[name] = sizes
+                case found:
+                    raise InputError(f"{file}: expected a shape of {name}, found {found}; fetch the model again")
+    return shapes
+
+
+def check_attention(folder: Path) -> None:
+    """Refuse settings that would have transformers fetch code for the attention from a repository, and run it."""
+    if named := next(_attention_of(read_json(folder / "config.json")), None):
+        raise InputError(
+            f"{folder / 'config.json'}: its attention is code of the repository {named}, which is never run here; take"
+            " that setting out of the file, or another model"
+        )
+
+
+def _attention_of(settings: object, key: str = "") -> Iterator[str]:
+    """The repositories that settings of the attention name, in those of the parts as well."""
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            yield from _attention_of(value, key if ATTENTION in key else name)
+    elif isinstance(settings, str) and ATTENTION in key and "/" in settings:
+        yield settings
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -241,15 +281,16 @@ def ask_hub(model: str, revision: str | None, files: Files) -> HubModel:
         info = _reach(model, revision, sizes=True)
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - as below
         raise _away(model, revision, files, error) from error
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    taken = _taken(sizes, files)
-    here = {name for name in taken if isinstance(try_to_load_from_cache(model, name, revision=info.sha), str)}
-    return HubModel(
-        commit=info.sha or "",
-        size_bytes=sum(sizes[name] for name in taken),
-        missing_bytes=sum(sizes[name] for name in taken if name not in here),
-        is_gated=bool(info.gated),
-    )
+    with _of_use(named(model, revision)):
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        taken = _taken(sizes, files)
+        here = {name for name in taken if isinstance(try_to_load_from_cache(model, name, revision=info.sha), str)}
+        return HubModel(
+            commit=info.sha or "",
+            size_bytes=sum(sizes[name] for name in taken),
+            missing_bytes=sum(sizes[name] for name in taken if name not in here),
+            is_gated=bool(info.gated),
+        )
 
 
 def size_of_model(folder: Path, files: Files) -> int:
@@ -341,7 +382,8 @@ def _find_or_download(model: str, revision: str | None, files: Files) -> Path:
         wrong_here = error
     try:
         _reach(model, revision)
-        return _snapshot(model, revision, files, here=False)
+        with _of_use(named(model, revision)):
+            return _snapshot(model, revision, files, here=False)
     except InputError as error:
         raise wrong_here or error from None
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage] - httpx of either version
@@ -359,12 +401,28 @@ def _reach(model: str, revision: str | None, *, sizes: bool = False) -> "ModelIn
 
     spelt = named(model, revision)
     try:
-        return HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_SEC, files_metadata=sizes)
+        with _of_use(spelt):
+            info = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_SEC, files_metadata=sizes)
+            if not COMMIT.fullmatch(info.sha or ""):  # it becomes the name of a folder
+                raise ValueError(f"expected a commit of 40 hexadecimal digits, found {info.sha!r}")
+            return info
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{spelt}: the hub has {model}, but no revision {revision}") from error
     except errors.RepositoryNotFoundError as error:  # the hub says the same of what is private or gated
         raise InputError(
             f"{spelt}: the hub has no such model, or wants a login: see its page, then `hf auth login` or HF_TOKEN"
+        ) from error
+
+
+@contextmanager
+def _of_use(spelt: str) -> Iterator[None]:
+    """Say in one line that an answer of the hub is none: the library raises whatever its code meets in it."""
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {_first_line(error)}"[:300]
+        raise InputError(
+            f"{spelt}: what the hub answers is of no use ({why}); try again, or see what HF_ENDPOINT leads to"
         ) from error
 
 
@@ -413,10 +471,20 @@ def _weight_files(folder: Path) -> list[Path]:
     index = _first_of(folder, INDEXES)
     if index is None:
         return []
-    shards = _read_json(index).get("weight_map")
+    return [folder / name for name in _shards_of(index)]
+
+
+def _shards_of(index: Path) -> list[str]:
+    """The files beside an index that it names."""
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise InputError(f"{index}: expected a `weight_map` of tensors to files; fetch the model again")
-    return [folder / Path(name).name for name in sorted(set(shards.values()))]
+    for name in shards.values():
+        if name in {"", ".."} or name != Path(name).name or "\0" in name:
+            raise InputError(
+                f"{index}: expected the names of files beside it, found {name[:100]!r}; fetch the model again"
+            )
+    return sorted(set(shards.values()))
 
 
 def _first_of(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -453,13 +521,18 @@ def _named_in_config(folder: Path, key: str) -> str:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder}: no config.json, so it is not the folder of a model")
-    found = _read_json(path).get(key)
+    found = read_json(path).get(key)
     if not isinstance(found, str):
         raise InputError(f"{path}: expected a `{key}`, found none")
     return found
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """A JSON object.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:  # not UTF-8 is a ValueError as well

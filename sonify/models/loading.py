@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sonify.errors import InputError
 from sonify.io.machine import given_gpus, nvidia_driver, why_no_cuda
-from sonify.models.fetch import FetchedModel
+from sonify.models.fetch import FetchedModel, check_attention
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -59,9 +59,10 @@ def load_network(auto_class: Any, fetched: FetchedModel, device: torch.device, d
     """Load a model class's weights for inference.
 
     Raises:
-        InputError: the library cannot build it, it does not fit on the GPU, or weights are missing: the library would
-            fill in random numbers.
+        InputError: the library cannot build it, it does not fit on the GPU, its settings ask for code of a repository,
+            or weights are missing: the library would fill in random numbers.
     """
+    check_attention(fetched.path)
     transformers.logging.disable_progress_bar()  # every worker's own bars would be written over each other
     network, report = read_network(auto_class, fetched, dtype=dtype, trust_remote_code=False)
     check_whole(network, report, fetched)

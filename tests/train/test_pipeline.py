@@ -185,6 +185,27 @@ def test_a_generator_draws_the_noise_as_diffusers_has_it(plain: AudioPixArtPipel
     )
 
 
+def test_numbers_are_taken_from_whatever_holds_them(plain: AudioPixArtPipeline) -> None:
+    given: Any = {"audio_features": features(0, 2), "num_inference_steps": 2}
+    expected = latents(plain, **given, seeds=[3, 4])
+
+    for seeds in (np.array([3, 4]), torch.tensor([3, 4]), (3, 4), range(3, 5), [np.int64(3), torch.tensor(4)]):
+        made = plain(**given, seeds=seeds, output_type="latent")
+        assert torch.equal(made.images, expected)
+        assert made.seeds == [3, 4]
+        assert {type(seed) for seed in made.seeds} == {int}
+    each = tuple(torch.Generator().manual_seed(seed) for seed in (3, 4))
+    assert torch.equal(latents(plain, **given, generator=each), expected)
+    noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    of_noise = latents(plain, **given, latents=noise)
+    for other in (noise.numpy(), noise.numpy().astype(">f8"), noise.numpy()[:, :, ::-1].copy()[:, :, ::-1]):
+        assert torch.equal(latents(plain, **given, latents=other), of_noise)
+    counts: Any = {"num_inference_steps": np.int64(2), "batch_size": torch.tensor(1), "guidance_scale": np.float32(4.5)}
+    assert torch.equal(latents(plain, **(given | counts), seeds=[3, 4]), expected)
+    of_all: Any = {"guidance_interval": np.array([0.0, np.inf]), "audio_features": features(0, 2).tolist()}
+    assert torch.equal(latents(plain, **(given | of_all), seeds=[3, 4]), expected)
+
+
 SAMPLERS: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
     (DPMSolverMultistepScheduler, {}, {}),
     (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, {}),
@@ -423,6 +444,54 @@ def test_a_sound_that_the_ast_cannot_take_is_refused(
         pipeline.encode_audio(np.zeros(shape, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("audio_BS", "message"),
+    [
+        (np.zeros((0, 80_000), np.float32), r"expected \(B, S\).* found \(0, 80000\)"),
+        ((SOUNDS_BS * 32767).astype(np.int16), "audio_BS as floats within 1, found torch.int16"),
+        (SOUNDS_BS * np.float32(np.nan), "audio_BS as an array of finite, real numbers"),
+        (SOUNDS_BS * 1j, "audio_BS as an array of finite, real numbers"),
+        (SOUNDS_BS.astype(object), "audio_BS as an array of numbers"),
+        ("a.wav", "audio_BS as an array of numbers"),
+    ],
+)
+def test_what_is_no_sound_is_refused(audio_BS: Any, message: str, pipeline: AudioPixArtPipeline) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline.encode_audio(audio_BS)
+    with pytest.raises(ValueError, match=message):
+        pipeline(audio_BS=audio_BS, num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("recording", "given", "message"),
+    [
+        *(
+            (SOUNDS_BS[0], {"sampling_rate": rate}, "recording 0: expected a sampling_rate of 1000 to 192000 Hz")
+            for rate in ("16000", [16_000], 16_000j, True, float("nan"), np.array([16_000]))
+        ),
+        *(({key: SOUNDS_BS[0]}, {}, "expected a dict with `array` and `sampling_rate`") for key in ("array", "path")),
+        (torch.from_numpy(SOUNDS_BS[0]).to_sparse(), {"sampling_rate": 16_000}, "samples as a dense tensor"),
+        *(
+            (SOUNDS_BS[0], {"sampling_rate": 16_000, "target_lufs": lufs}, "target_lufs, a number of -70 to 0")
+            for lufs in (float("inf"), -float("inf"), float("nan"), "-30", 1, -71)
+        ),
+        *((SOUNDS_BS[0], {"sampling_rate": 16_000, "level": level}, "expected a level") for level in ("", ["window"])),
+    ],
+)
+def test_what_is_no_recording_is_refused(
+    recording: Any, given: dict, message: str, pipeline: AudioPixArtPipeline
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline(recording, num_inference_steps=1, **given)
+
+
+def test_a_rate_is_taken_from_whatever_holds_it(pipeline: AudioPixArtPipeline) -> None:
+    expected, _ = pipeline.cut(SOUNDS_BS[0], 16_000)
+
+    for rate in (np.int64(16_000), np.float32(16_000), torch.tensor(16_000)):
+        assert np.array_equal(pipeline.cut({"array": SOUNDS_BS[0], "sampling_rate": rate})[0], expected)
+
+
 def test_the_longest_sound_is_heard(pipeline: AudioPixArtPipeline) -> None:
     assert pipeline.encode_audio(np.zeros((1, 163_840), np.float32)).shape == (1, 101, 32)
 
@@ -447,6 +516,10 @@ def test_the_sampler_is_pixart_alphas() -> None:
     assert {key: config[key] for key in expected} == expected
 
 
+# What is no condition, once each number of one is multiplied by it: not finite, not in float16 or not real.
+BAD = (features(0) + 1, [float("nan"), float("inf"), 1e6, 1j])
+
+
 def generators(count: int) -> list[torch.Generator]:
     return [torch.Generator() for _ in range(count)]
 
@@ -463,6 +536,40 @@ def generators(count: int) -> list[torch.Generator]:
         ({"num_images_per_prompt": 2, "seeds": [0]}, "a seed for each image, found 1 for 2"),
         ({"audio_features": features(0, count=0), "seeds": []}, r"\(B, T, 24\)"),
         ({"seeds": [-1]}, "seeds from 0"),
+        *(
+            ({"seeds": seeds}, "seeds from 0")
+            for seeds in (5, "7", [1.5], [True], [None], ["1"], np.array([1.0]), np.array([[1]]), torch.tensor([-1]))
+        ),
+        *(({"audio_features": BAD[0] * factor}, "audio_features") for factor in BAD[1]),
+        *(({"negative_audio_features": BAD[0] * factor}, "negative_audio_features") for factor in BAD[1]),
+        ({"audio_features": features(0)[:, :0]}, r"\(B, T, 24\)"),
+        *(
+            ({"audio_features": given}, "audio_features as an array")
+            for given in ("x", features(0).astype(object), torch.zeros(1, 10, 24).to_sparse(), features(0) > 0.5)
+        ),
+        *(
+            ({"latents": torch.zeros(1, 4, 8, 8) + given}, "latents as an array of finite, real numbers")
+            for given in (float("nan"), float("inf"), 1j)
+        ),
+        ({"latents": [1]}, "latents of shape"),
+        ({"latents": torch.zeros(1, 4, 8, 8, device="meta")}, "latents as an array"),
+        *(
+            ({key: given}, key)
+            for key in ("num_images_per_prompt", "num_inference_steps", "batch_size")
+            for given in (1.5, True, None, "2", float("nan"), np.array([2]), torch.tensor(True))
+        ),
+        ({"num_inference_steps": 1001}, "at least 1 and at most 1000, found 1001"),
+        *(
+            ({"guidance_scale": given}, "guidance_scale")
+            for given in (float("nan"), float("inf"), None, "4", 4j, 10**400, True)
+        ),
+        ({"guidance_scale": 1e38, "num_inference_steps": 2}, "latents that are not finite"),
+        *(({"eta": given}, "expected eta, a number of 0 to 1") for given in ("x", None, -0.1, 1.1, float("nan"))),
+        *(
+            ({"guidance_interval": given}, "guidance_interval as")
+            for given in ((1,), (), (1, 2, 3), "ab", 5, (None, 1), (float("nan"), 1), (0, float("nan")), (False, True))
+        ),
+        *(({"generator": given}, "expected a torch.Generator") for given in (5, [5], [None], "x")),
         ({"seeds": [2**63]}, "seeds from 0"),
         ({"audio_features": features(0, width=20), "seeds": [0]}, r"\(B, T, 24\)"),
         ({"guidance_scale": 0.5}, "at least 1"),
@@ -485,6 +592,8 @@ def generators(count: int) -> list[torch.Generator]:
         ),
     ],
 )
-def test_contradicting_arguments_are_refused(arguments: dict, message: str, plain: AudioPixArtPipeline) -> None:
+def test_contradicting_or_senseless_arguments_are_refused(
+    arguments: dict, message: str, plain: AudioPixArtPipeline
+) -> None:
     with pytest.raises(ValueError, match=message):
         plain(**({"audio_features": features(0), "num_inference_steps": 1} | arguments))

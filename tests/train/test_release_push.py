@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -19,7 +20,7 @@ from tests.builders import RATE_HZ, sine
 from tests.dataset.hub import Hub, logged_in, plainly
 from tests.processes import run_python
 from tests.servers import COMMIT, MODEL, ModelHub, running_hub
-from tests.tiny_networks import write_tiny_pixart
+from tests.tiny_networks import edit_json, write_tiny_pixart
 from tests.train.runs import plain_config
 from train.card import Terms, TrainedOn, make_card
 from train.config import TrainConfig
@@ -430,6 +431,65 @@ def test_a_model_that_is_nowhere_is_one_line(
 
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train.generate:"))
     assert expected in line
+
+
+def leading_out(out: Path) -> str:
+    weights = "audio_encoder/model.safetensors"
+    (out / f"{weights}.index.json").write_text('{"weight_map": {"a": "../../model.safetensors"}}')
+    return "expected the names of files beside it, found '../../model.safetensors'"
+
+
+def of_too_many_layers(out: Path) -> str:
+    edit_json(out / "transformer" / "config.json", lambda config: config.update(num_layers=100_000))
+    return "transformer/config.json: expected num_layers of"
+
+
+def class_of_another(out: Path) -> str:
+    (out / "transformer" / "config.json").write_text(f'"{MODEL}"')
+    return "transformer/config.json: expected a JSON object, found str"
+
+
+@pytest.mark.parametrize("harm", [leading_out, of_too_many_layers, class_of_another])
+def test_what_a_release_of_the_hub_asks_for_is_one_line(
+    harm: Callable[[Path], str],
+    out: Path,
+    models: ModelHub,
+    sound: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    expected = harm(out)
+
+    assert generate(MODEL, sound, tmp_path / "out.png") == 2
+
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train.generate:"))
+    assert expected in line
+
+
+def not_a_commit(about: Any) -> Any:
+    return about | {"sha": "../../../../evil"} if isinstance(about, dict) else about
+
+
+def not_a_list(answer: Any) -> Any:
+    return {"no": "list"} if isinstance(answer, list) else answer
+
+
+def out_of_the_folder(answer: Any) -> Any:
+    evil = "transformer/diffusion_pytorch_model/../../../../evil.safetensors"
+    return [*answer, {**answer[0], "path": evil}] if isinstance(answer, list) else answer
+
+
+@pytest.mark.parametrize("twist", [not_a_commit, not_a_list, out_of_the_folder])
+def test_an_answer_of_the_hub_that_is_none_is_one_line(
+    twist: Callable[[Any], Any], models: ModelHub, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    models.twists = twist
+
+    assert generate(MODEL, sound, tmp_path / "out.png") == 2
+
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train.generate:"))
+    assert "what the hub answers is of no use" in line
+    assert not [*tmp_path.rglob("*evil*")]
 
 
 def test_without_a_network_a_line_says_how_to_get_it(

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors.torch import load_file
 
 import train.pipeline
 from sonify.config import Mix
 from tests.builders import RATE_HZ, refused, sine, write_sound
 from tests.processes import run_python
+from tests.servers import MODEL, running_hub
 from tests.tiny_networks import edit_json, edit_weights, tiny_transformer, write_tiny_pixart
-from train.released import PIPELINE_CODE, load_pipeline, pipeline_source
+from train.released import PARTS, PIPELINE_CODE, load_pipeline, pipeline_source
 
 CPU = torch.device("cpu")
 # What a release's code may ask of whoever has not this package.
@@ -181,6 +183,32 @@ def other_width(folder: Path) -> None:
     tiny_transformer(caption_channels=48).save_pretrained(folder / "transformer")
 
 
+def write(path: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).write_text(text)
+
+
+def index_leads_out(folder: Path) -> None:
+    whole = folder / AST
+    names = load_file(whole)
+    whole.rename(folder.parent / "elsewhere.safetensors")
+    weight_map = dict.fromkeys(names, "../../elsewhere.safetensors")
+    (folder / f"{AST}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def weights_lie_elsewhere(folder: Path) -> None:
+    (folder / VAE).rename(folder.parent / "elsewhere.safetensors")
+    (folder / VAE).symlink_to(folder.parent / "elsewhere.safetensors")
+
+
+def settings_lie_elsewhere(folder: Path) -> None:
+    (folder / "vae").rename(folder.parent / "vae")
+    (folder / "vae").symlink_to(folder.parent / "vae")
+
+
+def set_vae(**settings: object) -> Callable[[Path], object]:
+    return set_in("vae/config.json", **settings)
+
+
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 VAE, AST = "vae/diffusion_pytorch_model.safetensors", "audio_encoder/model.safetensors"
 
@@ -221,8 +249,47 @@ VAE, AST = "vae/diffusion_pytorch_model.safetensors", "audio_encoder/model.safet
         (cut(TRANSFORMER), "transformer"),
         (
             set_in("transformer/config.json", num_layers=3),
-            "of the tensors of PixArtTransformer2DModel are not in the weights",
+            "config.json: expected num_layers 2, as many as in its weights, found 3",
         ),
+        (
+            set_in("transformer/config.json", num_layers=100_000),
+            "config.json: expected num_layers of 65536 at most, found 100000",
+        ),
+        (
+            set_in("transformer/config.json", num_layers=59),
+            "config.json: expected num_layers of 57 at most, the tensors in its weights, found 59",
+        ),
+        (set_in("transformer/config.json", sample_size=513), "expected sample_size, the side of latents, of 1 to 512"),
+        (set_in("transformer/config.json", sample_size="8"), "expected sample_size, the side of latents"),
+        (set_in("transformer/config.json", norm_eps=float("nan")), "expected norm_eps as a finite number, found nan"),
+        (set_in("transformer/config.json", _class_name="UNet2DModel"), "PixArtTransformer2DModel, found UNet2DModel"),
+        (set_in("audio_encoder/config.json", num_hidden_layers=3), "expected num_hidden_layers 2, as many as in its"),
+        (set_vae(layers_per_block=60_000), "vae/config.json: expected layers_per_block of 176 at most"),
+        (set_vae(block_out_channels=[8, 8, 8, 10**6]), "vae/config.json: expected block_out_channels of 65536 at most"),
+        (set_vae(scaling_factor=0), "vae: expected a scaling_factor above 0, found 0"),
+        (set_vae(scaling_factor="x"), "vae: expected a scaling_factor above 0, found 'x'"),
+        (set_vae(scaling_factor=True), "vae: expected a scaling_factor above 0, found True"),
+        (set_vae(scaling_factor=-0.1), "vae: expected a scaling_factor above 0, found -0.1"),
+        (set_vae(scaling_factor=float("nan")), "expected scaling_factor as a finite number, found nan"),
+        (set_vae(scaling_factor=float("inf")), "expected scaling_factor as a finite number, found inf"),
+        (set_scheduler(solver_order=10**9), "scheduler_config.json: expected solver_order of 65536 at most"),
+        (set_front_end(num_mel_bins=10**9), "preprocessor_config.json: expected num_mel_bins of 65536 at most"),
+        (
+            set_in("audio_encoder/config.json", attn_implementation="people/evil"),
+            "its attention is code of the repository people/evil, which is never run here",
+        ),
+        *(
+            (write(f"{part}/{name}", text), f"{part}/{name}: {said}")
+            for part, name in PARTS.items()
+            for text, said in (
+                ('"x"', "expected a JSON object, found str"),
+                ("[]", "expected a JSON object"),
+                ("{", "not"),
+            )
+        ),
+        (index_leads_out, "index.json: expected the names of files beside it, found '../../elsewhere.safetensors'"),
+        (weights_lie_elsewhere, f"{VAE}: is a link out of the release"),
+        (settings_lie_elsewhere, "vae/config.json: is a link out of the release"),
         (cut(VAE), "vae"),
         (cut(AST), "audio_encoder"),
         (without("scheduler/scheduler_config.json"), "scheduler"),
@@ -239,3 +306,32 @@ def test_another_or_damaged_model_is_one_clear_line(
         load_pipeline(model, CPU, torch.float32)
 
     assert str(model) in str(error.value)
+
+
+def test_a_release_whose_settings_name_a_model_asks_no_hub(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(whole, tmp_path / "model"))
+    (model / "transformer" / "config.json").write_text(json.dumps(MODEL))
+
+    with running_hub(monkeypatch, tmp_path / "cache", whole / "transformer") as hub:
+        with refused("expected a JSON object, found str"):
+            load_pipeline(model, CPU, torch.float32)
+        assert hub.asked == []
+
+
+def test_links_of_the_hubs_cache_into_its_blobs_are_followed(whole: Path, tmp_path: Path) -> None:
+    blobs = tmp_path / "models--me--set" / "blobs"
+    snapshot = Path(shutil.copytree(whole, blobs.parent / "snapshots" / "0"))
+    blobs.mkdir()
+    for number, file in enumerate(path for path in sorted(snapshot.rglob("*")) if path.is_file()):
+        file.rename(blobs / str(number))
+        file.symlink_to(os.path.relpath(blobs / str(number), file.parent))
+
+    load_pipeline(snapshot, CPU, torch.float32)
+
+    (tmp_path / "elsewhere").write_bytes((snapshot / VAE).read_bytes())
+    (snapshot / VAE).unlink()
+    (snapshot / VAE).symlink_to(tmp_path / "elsewhere")
+    with refused("is a link out of the release"):
+        load_pipeline(snapshot, CPU, torch.float32)

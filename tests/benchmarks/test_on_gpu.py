@@ -129,6 +129,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_that_of_a_live_one_is
         f"import sys; from benchmarks.on_gpu import *; run_part(PARTS[0], 60, [sys.executable, '-c', {waits!r}], print)"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    children: list[int] = []
     runs = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     try:
         while len(left := list(tmp_path.glob("sonify-on-gpu-*/said"))) < 2:

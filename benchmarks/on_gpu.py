@@ -16,9 +16,11 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 
 import argparse
 import ctypes
+import fcntl
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -34,12 +36,14 @@ from pathlib import Path
 from benchmarks.gpu.report import Figure, PartReport, Report, read_figure, read_report, rows_of, table_of, write_report
 from sonify.errors import InputError
 from sonify.installed import ROOT
+from sonify.io.write import find_target
 from sonify.terminal import Parser, run_command
 
 LEAST_SECONDS = 15.0  # a part is not begun with less than that: its libraries take as long to load
 WRITING_SECONDS = 3.0  # kept back at the end
 TAIL_CHARACTERS = 600  # of what a part said last
 POLL_SECONDS = 0.05
+FOLDER, LOCK = "sonify-on-gpu-", "lock"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -85,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return None
         if arguments.part:
             return _do(arguments.part, arguments.device, arguments.tiny, arguments.folder)
+        if not arguments.minutes > 0:  # nor is a number that is none
+            raise InputError(f"--minutes: expected a number above 0, found {arguments.minutes:g}")
+        find_target(arguments.out)
         names = arguments.parts.split(",") if arguments.parts else [part.name for part in PARTS]
         return measure(arguments, [_part_of(name) for name in names])
 
@@ -130,7 +137,7 @@ def run_part(part: Part, seconds: float, command: Sequence[str], note: Callable[
     """Run a part in a process group of its own, which is killed when its time is over."""
     started = time.monotonic()
     measured = PartReport(part=part.name, title=part.title, outcome="not measured", why="being measured")
-    with tempfile.TemporaryDirectory(prefix="sonify-on-gpu-") as folder, open(f"{folder}/said", "w+") as said:
+    with _open_folder() as folder, open(f"{folder}/said", "w+") as said:
         child = subprocess.Popen(
             [*command, "--folder", folder],
             cwd=ROOT,
@@ -155,6 +162,27 @@ def run_part(part: Part, seconds: float, command: Sequence[str], note: Callable[
     if code:
         return replace(measured, outcome="failed", why=f"exit code {code}: {last}")
     return replace(measured, outcome="done", why="")
+
+
+@contextmanager
+def _open_folder() -> Iterator[str]:
+    """A folder for what a part writes; those of runs that were killed go first, a checkpoint is 10 GB.
+
+    Whoever works in one holds its lock, which ends with the process, in whatever container it is.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/{LOCK}"):
+        with suppress(OSError):  # another user's, or it is gone
+            if not left.parent.is_symlink() and left.parent.stat().st_uid == os.getuid():
+                _remove_unless_held(left)
+    with tempfile.TemporaryDirectory(prefix=FOLDER) as folder, open(f"{folder}/{LOCK}", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield folder
+
+
+def _remove_unless_held(lock: Path) -> None:
+    with lock.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _figures_of(child: subprocess.Popen[str], deadline: float) -> Iterator[Figure]:

@@ -465,10 +465,12 @@ def _words(option: str, text: str | None) -> tuple[str, ...]:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from sonify.doctor.examine import examine, make_document, summarise
-    from sonify.io.write import write_whole
+    from sonify.io.write import find_target, write_whole
 
     given = any(getattr(arguments, name) is not None for name in ("config", *SHORTCUTS))
     config = _config_of(arguments) if given or arguments.jobs is None else None
+    if arguments.record is not None:
+        find_target(arguments.record)  # what cannot be kept is not found out after minutes
     started = time.monotonic()
     findings: list[Finding] = []
     overrides = [*_shortcuts(arguments), *arguments.overrides]

@@ -63,7 +63,7 @@ def expand_user(text: str) -> Path:
 
 def to_folder(value: str) -> Path:
     """A place on this machine, which is all that some things can be written to."""
-    if "://" in value:
+    if not value or "://" in value:
         raise ValueError("expected a folder on this machine")
     return Path(value)
 

@@ -94,7 +94,8 @@ def run_module(module: str, argv: Sequence[str] | None = None, *, extra: str, na
 
 
 def _fail(name: str, error: object, code: int) -> int:
-    sys.stderr.write(f"{name}: {' '.join(str(error).split())}\n")
+    line = " ".join(str(error).split())  # names of files are in it, and keys: no control sequence gets through
+    sys.stderr.write(f"{name}: {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)}\n")
     return code
 
 

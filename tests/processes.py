@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,18 @@ def ray_workers() -> list[int]:
 def children_of(pid: int) -> list[int]:
     """Pids of the processes that a process started."""
     return _processes(lambda entry: _parent_of(entry.name) == str(pid))
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process that was ended is no more, within five seconds; one that nobody waits for has ended."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _parent_of(pid: str) -> str:

@@ -24,6 +24,23 @@ def config_file(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("option", ["--jobs", "--record"])
+def test_an_empty_folder_name_is_refused_and_not_taken_for_the_working_one(option, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["doctor", option, ""])
+    assert raised.value.code == 2
+    assert "expected a folder on this machine, found ''" in capsys.readouterr().err
+
+
+def test_a_record_that_cannot_be_kept_is_refused_before_anything_is_examined(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "jobs").mkdir()
+    assert main(["doctor", "--jobs", str(tmp_path / "jobs"), "--record", str(tmp_path / "pipe")]) == 2
+    said = capsys.readouterr()
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_run_status_verify_and_gallery_end_with_0(config_file, tmp_path, capsys):
     assert main(["run", "--config", str(config_file)]) == 0
     run_dir = str(tmp_path / "run")

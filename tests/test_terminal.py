@@ -26,6 +26,7 @@ def raising(error: BaseException):
     ("error", "code", "line"),
     [
         (InputError("two\nlines of it"), 2, "a.command: two lines of it"),
+        (InputError("\x1b]0;a\x07 b\x9b31m\u202eé"), 2, "a.command: \\x1b]0;a\\x07 b\\x9b31m\\u202eé"),
         (WorkError("damage"), 3, "a.command: damage"),
         (DiskFull("no room"), 3, "a.command: no room"),
         (TransientError("no server"), 3, "a.command: no server"),

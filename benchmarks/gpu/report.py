@@ -77,13 +77,13 @@ def read_report(path: Path) -> Report:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: no file of benchmarks.on_gpu: {where}: {first['msg']}") from error
+        raise InputError(f"{path}: no file of benchmarks.on_gpu: {_printable(where)}: {first['msg']}") from error
 
 
 def table_of(report: Report) -> Iterator[str]:
     """The lines of a table in Markdown."""
     if report.tiny or report.device == "cpu":
-        yield f"**Tiny sizes, {report.device}: these figures say nothing but that the code runs.**"
+        yield f"**Tiny sizes, {_printable(report.device)}: these figures say nothing but that the code runs.**"
         yield ""
     yield "| what | figure | |"
     yield "|---|---|---|"
@@ -105,5 +105,10 @@ def _spelt(value: float | str) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
+def _printable(text: str) -> str:
+    """What a file or a library says, as a terminal may have it: no control sequence gets through."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(' '.join(_printable(cell).split()).replace('|', '/') for cell in cells)} |"

@@ -22,7 +22,7 @@ from sonify.config.models import Tagger
 from sonify.config.problems import describe, explain_word, short
 from sonify.config.sections import Config
 from sonify.config.shipped import find_config
-from sonify.config.text import BACKSLASH, read_text
+from sonify.config.text import BACKSLASH, read_text, read_value
 from sonify.errors import InputError, TransientError
 from sonify.stores import Place, kind_of
 
@@ -176,7 +176,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not all(key.split(".")):
         raise InputError(f"override {short(override)}: expected key=value, such as mix.lufs=[-34,-30]")
     try:
-        value = yaml.safe_load(text)
+        value = read_value(f"override {short(override)}", text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         hint = "" if text.count("[") == text.count("]") else "; quote it for the shell: 'mix.lufs=[-34, -30]'"
         raise InputError(f"override {short(override)}: the value is not YAML{hint}") from error

@@ -1,7 +1,9 @@
 """The text of a configuration: YAML, with the line of every key, and what people get wrong in it said line by line."""
 
 import codecs
+import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ import yaml
 from sonify.errors import InputError
 
 MAX_BYTES = 4 << 20
+MAX_VALUES = 50_000  # of one file, what an alias names counted at each use
+TEXT_OF_A_VALUE = 100  # characters; a longer text counts as several values, since aliases multiply it as well
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NO_BLANK = re.compile(r"^\s*(?:- )?\s*([A-Za-z_][\w-]*):([^\s/\\].*)$")
 
@@ -49,7 +53,7 @@ def read_text(path: Path) -> Text:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        values = None if node is None else loader.construct_document(node)
+        values = None if node is None else _construct(where, loader, node)
     except yaml.MarkedYAMLError as error:
         raise InputError(f"{where} {_explain(error, text.splitlines())}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -61,8 +65,61 @@ def read_text(path: Path) -> Text:
     return Text(values=values, lines=_lines_of(where, node))
 
 
+def read_value(where: str, text: str) -> Any:
+    """One value of YAML, as it stands behind a key.
+
+    Raises:
+        InputError: it is too large with its aliases written out.
+        ValueError, RecursionError, yaml.YAMLError: it is none.
+    """
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    return None if node is None else _construct(where, loader, node)
+
+
+def _construct(where: str, loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """The values of a document, counted before: merging keys writes aliases out, and so does whoever reads on."""
+    _count(where, node, {})
+    return loader.construct_document(node)
+
+
+def _count(where: str, node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values there are with each alias written out; what was counted before is not looked at again.
+
+    Raises:
+        InputError: they are too many, or one holds itself.
+    """
+    found = known.get(id(node))
+    if found is None:
+        known[id(node)] = 0
+        count = 1
+        if isinstance(node, yaml.ScalarNode):
+            count += len(node.value) // TEXT_OF_A_VALUE
+        for child in _below(node):
+            count += _count(where, child, known)
+        if count > MAX_VALUES and isinstance(node, yaml.CollectionNode):
+            raise InputError(
+                f"{where} line {node.start_mark.line + 1}: {count:,} values here, those of aliases counted at each use;"
+                f" expected at most {MAX_VALUES:,}: write lists of that size to files"
+            )
+        found = known[id(node)] = count
+    elif not found:
+        raise InputError(f"{where} line {node.start_mark.line + 1}: a value that holds itself")
+    return found
+
+
+def _below(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        yield from (each for pair in node.value for each in pair)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
 def _read(where: str, path: Path) -> bytes:
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe may never be written; what a folder is, `open` says
+            raise InputError(f"{where}: a device, a pipe or a socket; --config takes a YAML file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:

@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,10 +31,11 @@ from sonify.stages.table import (
 )
 from sonify.vlm.backends import model_name
 
-SMI_SECONDS = 20.0
+SMI_SECONDS = 10.0  # for all that it is asked
 SMI_FIELDS = "index,name,driver_version,memory.total,memory.free"
 # What container runtimes and schedulers say of GPUs that were reserved; `all` stands in every CUDA image.
 RESERVATIONS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "NVIDIA_VISIBLE_DEVICES")
+_LATE: set[str] = set()  # programs that hung: examinations that follow do not wait again
 NOT_RESERVED = ("", "all", "none", "void", "nodevfiles")
 
 
@@ -131,14 +135,15 @@ def _ask(key: str, resources: Mapping[str, Any], name: str = "", model: str = ""
 def examine_gpus(config: Config, elsewhere: bool = False) -> Iterator[Finding]:
     """Examine this machine's GPUs for a run; `elsewhere` says that its workers are on other machines."""
     asks = asks_of(config)
-    seen = look_for_gpus(with_torch=any(ask.in_torch for ask in asks))
+    wanted = any(ask.gpus > 0 for ask in asks)
+    seen = look_for_gpus(with_torch=any(ask.in_torch for ask in asks)) if wanted else Gpus()
     yield judge_gpus(seen, asks, elsewhere=elsewhere)
     yield _examine_faiss(config, elsewhere)
 
 
 def look_for_gpus(*, with_torch: bool) -> Gpus:
     """Ask the driver, the environment and, where it is needed, torch, whose import takes seconds."""
-    listed, header = _ask_smi(f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits"), _ask_smi()
+    listed, header = _ask_smi()
     found, driver = parse_gpus(listed)
     torch, torch_cuda, torch_gpus = _ask_torch() if with_torch and find_spec("torch") else ("", "", 0)
     return Gpus(
@@ -154,18 +159,34 @@ def look_for_gpus(*, with_torch: bool) -> Gpus:
     )
 
 
-def _ask_smi(*words: str) -> str:
-    """What NVIDIA's program says; nothing where there is none, or where it fails."""
+def _ask_smi() -> tuple[str, str]:
+    """NVIDIA's list of GPUs and its table; nothing where there is no program of it, or where it fails or is late."""
     program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
+    if program is None or program in _LATE:
+        return "", ""
+    deadline = time.monotonic() + SMI_SECONDS
+    listed = _say(program, deadline, f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits")
+    return listed, _say(program, deadline) if program not in _LATE else ""
+
+
+def _say(program: str, deadline: float, *words: str) -> str:
     try:
-        done = subprocess.run(  # noqa: S603 - found on PATH, and only asked
-            [program, *words], capture_output=True, timeout=SMI_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(  # noqa: S603 - found on PATH, and only asked
+            [program, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError:
         return ""
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    with process:
+        try:
+            said, _ = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _LATE.add(program)
+            return ""
+        finally:  # what it may have started, too, which would hold its output open
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return said.decode(errors="replace") if process.returncode == 0 else ""
 
 
 def parse_gpus(listed: str) -> tuple[tuple[Gpu, ...], str]:

@@ -17,6 +17,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -61,10 +62,13 @@ def write_atomically(run_dir: Place, relative: str, data: bytes) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Make a file outside a run visible whole or not at all; its folder is made if there is none.
 
+    A link stays, and what it leads to is written.
+
     Raises:
         DiskFull: no room is left.
-        InputError: the place cannot be written to.
+        InputError: the place cannot be written to, or what is there is no regular file.
     """
+    path = find_target(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with naming_full_disk(path.parent), naming_place(path):
@@ -74,6 +78,25 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         if path.parent.is_dir():
             partial.unlink(missing_ok=True)
+
+
+def find_target(path: Path) -> Path:
+    """Where the bytes of a file that is written whole go: the place itself, or what a link there leads to.
+
+    Raises:
+        InputError: a device, a pipe or a folder is there, which a file would take the place of.
+    """
+    with naming_place(path):
+        try:
+            mode = path.lstat().st_mode
+            is_link = stat.S_ISLNK(mode)
+            mode = path.stat().st_mode if is_link else mode
+        except FileNotFoundError:  # nothing is there, or a link to nothing
+            return Path(os.path.realpath(path)) if path.is_symlink() else path
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+        raise InputError(f"{path}: cannot be written (is {what}); name a file")
+    return Path(os.path.realpath(path)) if is_link else path
 
 
 @contextmanager

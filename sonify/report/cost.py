@@ -45,7 +45,7 @@ class Prices(Section):
     cpu_hour: NotNegative | None = None
     gpu_watts: NotNegative | None = None
     cpu_watts: NotNegative | None = None
-    currency: str = Field(default="money", pattern=r"^[^\s,]{1,12}$")
+    currency: str = Field(default="money", pattern=r"^[^\s,\p{C}]{1,12}$")
     device_tflops: float | None = Field(default=None, gt=0)
     mfu: float | None = Field(default=None, gt=0, le=1)
 

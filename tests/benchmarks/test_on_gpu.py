@@ -18,6 +18,7 @@ from benchmarks.gpu.room import TINY, Room
 from benchmarks.on_gpu import PARTS, Part, main, run_part
 from sonify.errors import InputError
 from sonify.retrieval.search import NONE_TIED, Best
+from tests.processes import children_of
 
 PART = Part(name="search", module="search", title="Search", seconds=60)
 FIGURE = Figure(name="rate", value=12.5, unit="images/s", note="a | note")
@@ -139,6 +140,50 @@ def test_a_part_ends_with_its_conductor_whatever_it_is_at():
     assert is_gone(number)
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next_and_that_of_a_live_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    waits = "import time; print('{}', flush=True); time.sleep(60)"
+    code = (
+        f"import sys; from benchmarks.on_gpu import *; run_part(PARTS[0], 60, [sys.executable, '-c', {waits!r}], print)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    children: list[int] = []
+    runs = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    try:
+        while len(left := list(tmp_path.glob("sonify-on-gpu-*/said"))) < 2:
+            time.sleep(0.05)
+        children = [child for run in runs for child in children_of(run.pid)]
+        os.kill(runs[0].pid, signal.SIGKILL)
+        runs[0].wait()
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/lock").touch()
+        (tmp_path / "sonify-on-gpu-link").symlink_to(tmp_path / "elsewhere")
+        assert ran("pass").outcome == "done"
+        assert len([each for each in left if each.parent.is_dir()]) == 1
+        assert (tmp_path / "elsewhere/lock").exists()
+        os.kill(runs[1].pid, signal.SIGKILL)
+        runs[1].wait()
+        assert ran("pass").outcome == "done"
+        assert sorted(os.listdir(tmp_path)) == ["elsewhere", "sonify-on-gpu-link"]
+    finally:
+        for each in (*(run.pid for run in runs if run.poll() is None), *children):
+            os.kill(each, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("minutes", ["nan", "-1", "0"])
+def test_minutes_that_are_none_are_refused(tmp_path, minutes, capsys):
+    assert main(["--out", str(tmp_path / "r.json"), f"--minutes={minutes}"]) == 2
+    assert f"--minutes: expected a number above 0, found {minutes}" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_place_that_no_file_can_take_is_refused_before_anything_is_measured(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["--out", str(tmp_path / "pipe"), "--tiny", "--device", "cpu"]) == 2
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def best(numbers: Sequence[int], scores: Sequence[float]) -> Best:
     return Best(np.array(scores, np.float32), np.array(numbers), NONE_TIED)
 
@@ -173,6 +218,18 @@ def test_a_table_has_all_figures_and_says_what_is_missing():
         "| n | 607,000,000 |  |",
     ]
     assert "these figures say nothing" in next(table_of(report_of(done, tiny=True)))
+
+
+def test_nothing_that_a_file_says_reaches_the_terminal_as_a_command(tmp_path, capsys):
+    evil = "a\x1b]0;title\x07\x9b31m\u202e|\nb"
+    figure = Figure(name=evil, value=evil, unit=evil, note=evil)
+    parts = (PartReport(part=evil, title=evil, outcome="failed", why=evil, figures=(figure,)),)
+    write_report(tmp_path / "r.json", Report(tiny=True, device=evil, parts=parts))
+    assert main(["--table", str(tmp_path / "r.json")]) == 0
+    (tmp_path / "r.json").write_text(json.dumps({"format": 1, "tiny": False, "device": "", "parts": [], evil: 1}))
+    assert main(["--table", str(tmp_path / "r.json")]) == 2
+    said = capsys.readouterr()
+    assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):

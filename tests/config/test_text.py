@@ -1,4 +1,6 @@
+import os
 import random
+import time
 
 import pytest
 import yaml
@@ -19,6 +21,16 @@ audio:
     - {kind: folder, path: sounds}
   validation: 0
 """
+
+
+# A few hundred bytes that come to millions of values: lists of lists, keys that are merged, and one long text.
+LAUGHS = b"a0: &a0 [x, x, x, x, x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 5)) for n in range(1, 30)
+)
+MERGED = b"a0: &a0 {k: 1, l: 2, m: 3, n: 4}\n" + b"".join(
+    b"a%d: &a%d {<<: [%s]}\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 5)) for n in range(1, 30)
+)
+LONG = b"a: &a " + b"x" * 20_000 + b"\nb: [" + b"*a, " * 1000 + b"]\n"
 
 
 @pytest.fixture
@@ -81,7 +93,10 @@ def test_a_mistake_in_yaml_is_one_line_that_says_where_and_what_to_do(folder, ol
         (b"ok: 1\nbad: \xe4", "line 2: not text in UTF-8"),
         (b"mine.yaml\0\0\0\0", "not text; --config takes a YAML file"),
         (b"#" * (MAX_BYTES + 1), "larger than 4 MiB"),
-        (b"a: &x [*x]\n", "not a mapping of sections: Circular reference"),
+        (b"a: &x [*x]\n", "line 1: a value that holds itself"),
+        (LAUGHS, "line 7: 97,656 values here, those of aliases counted at each use; expected at most 50,000"),
+        (MERGED, "line 7: .* values here, those of aliases counted at each use"),
+        (LONG, "line 2: .* values here, those of aliases counted at each use"),
         (b"when: 2024-99-99\n", "not YAML: month must be in 1..12"),
         (b"[" * 5000, "line 1|not YAML"),
     ],
@@ -92,6 +107,34 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, data, message):
     with pytest.raises(InputError, match=message) as raised:
         load_config(path)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_is_counted_is_not_expanded(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(LAUGHS.replace(b"30", b"300"))
+    started = time.monotonic()
+    with pytest.raises(InputError, match="those of aliases"):
+        read_text(tmp_path / "mine.yaml")
+    assert time.monotonic() - started < 5
+
+
+def test_an_override_is_counted_as_well(folder):
+    bomb = "&a [x, x, x, x, x, x, x, x, x, x]"
+    for name in "bcdef":
+        bomb = f"&{name} [{bomb}, {', '.join([f'*{chr(ord(name) - 1)}'] * 9)}]"
+    with pytest.raises(InputError, match=r"override 'seed=.* line 1: 111,111 values here"):
+        load_config(write(folder, GOOD), [f"seed={bomb}"])
+
+
+def test_a_large_list_without_aliases_is_read(folder):
+    text = "a: [" + "x, " * 40_000 + "]\n"
+    assert len(read_text(write(folder, text)).values["a"]) == 40_000
+
+
+def test_a_pipe_that_nobody_writes_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mine.yaml")
+    for place in (tmp_path / "mine.yaml", "/dev/null"):
+        with pytest.raises(InputError, match="a device, a pipe or a socket; --config takes a YAML file"):
+            load_config(place)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])

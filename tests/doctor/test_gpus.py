@@ -1,6 +1,7 @@
 """What GPUs come to. There is none here: what the driver says is text as real ones print it, read by what reads it."""
 
 import re
+import time
 
 import pytest
 
@@ -18,6 +19,7 @@ from sonify.doctor.gpus import (
     parse_gpus,
 )
 from tests.builders import small_config, small_input
+from tests.processes import is_gone
 
 # As `nvidia-smi` of these drivers prints them.
 H200 = "0, NVIDIA H200, 580.82.07, 143771, 143155\n1, NVIDIA H200, 580.82.07, 143771, 9011\n"
@@ -194,6 +196,30 @@ def test_what_nvidias_program_says_is_asked_for_and_found(tmp_path, monkeypatch)
     assert (len(seen.found), seen.driver, seen.driver_cuda, seen.torch) == (2, "580.82.07", "13.0", "")
     program.write_text(f'#!/bin/sh\nprintf "{H200}"; echo NVIDIA-SMI has failed; exit 9\n')
     assert look_for_gpus(with_torch=False).found == ()
+
+
+def test_a_program_of_nvidia_that_hangs_is_ended_whole_and_not_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("sonify.doctor.gpus.SMI_SECONDS", 1.0)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nsleep 777 &\necho $$ $! >> {tmp_path}/asked\nsleep 777\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    started = time.monotonic()
+    assert look_for_gpus(with_torch=False).found == ()
+    assert look_for_gpus(with_torch=False).found == ()
+    assert time.monotonic() - started < 5
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert all(is_gone(int(number)) for number in asked.split())
+
+
+def test_where_nothing_asks_for_a_gpu_nobody_is_asked(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    small_input(tmp_path, photos=1)
+    gpu = next(examine_gpus(small_config(tmp_path)))
+    assert (gpu.outcome, gpu.found) == (Outcome.OK, "nothing in the configuration asks for one")
+    assert not (tmp_path / "asked").exists()
 
 
 @pytest.mark.parametrize(

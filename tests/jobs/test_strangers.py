@@ -1,12 +1,15 @@
 """A folder of anybody's: whatever lies in it is a finding, nothing of it is run, and nothing ends in a traceback."""
 
 import os
+import time
 
 import pytest
 
 from sonify.doctor.findings import Outcome
 from sonify.doctor.jobs import examine_jobs
-from sonify.doctor.jobs.text import MAX_BYTES, MAX_VALUES
+from sonify.doctor.jobs.commands import find_commands
+from sonify.doctor.jobs.text import MAX_BYTES, MAX_VALUES, read_source
+from tests.processes import is_gone
 
 JOB = """\
 # A job.
@@ -88,7 +91,81 @@ def test_no_file_outside_of_the_set_is_opened(tmp_path):
     (tmp_path / "theirs/b.yaml").symlink_to(tmp_path / "pipe.yaml")
     assert any("pipe.yaml: not in this set" in fault for fault in said(findings, Outcome.FAULT))
     again = said(list(examine_jobs(tmp_path / "theirs")), Outcome.FAULT)
-    assert "b.yaml:1: not read: not a file" in again
+    assert "b.yaml:1: not read: a link that leads out of the folder" in again
+
+
+def test_a_link_within_the_folder_is_read_and_one_out_of_it_is_not(tmp_path):
+    (tmp_path / "secret.sh").write_text("frobnicate --with $(\n")
+    examine(tmp_path, a__sh="#!/bin/bash\nset -euo pipefail\ntrue\n")
+    for name, target in (("b.sh", "a.sh"), ("c.sh", tmp_path / "secret.sh"), ("d.sh", "../secret.sh")):
+        (tmp_path / "theirs" / name).symlink_to(target)
+    findings = list(examine_jobs(tmp_path / "theirs"))
+    why = "not read: a link that leads out of the folder"
+    assert said(findings, Outcome.FAULT) == [f"c.sh:1: {why}", f"d.sh:1: {why}"]
+    assert [each.partition(":")[0] for each in said(findings, Outcome.OK)] == ["a.sh", "b.sh"]
+    assert not any("frobnicate" in each.found for each in findings)
+
+
+def test_files_that_were_not_looked_at_are_told_of_and_none_of_them_is_ok(tmp_path, monkeypatch):
+    monkeypatch.setattr("sonify.doctor.jobs.folder.MAX_FILES", 3)
+    files = {f"{name}__md": "# A page.\n" for name in "abcde"}
+    findings = examine(tmp_path, **{name: files[name] for name in ("a__md", "b__md", "c__md")})
+    assert said(findings, Outcome.NOTE) == []
+    findings = examine(tmp_path, **files)
+    (note,) = said(findings, Outcome.NOTE)
+    assert note.startswith("theirs: holds more than 3 files: those behind")
+    assert note.endswith("c.md were not looked at")
+    assert [each.partition(":")[0] for each in said(findings, Outcome.OK)] == ["a.md", "b.md", "c.md"]
+
+
+def test_a_file_whose_faults_are_not_shown_is_not_ok(tmp_path, monkeypatch):
+    monkeypatch.setattr("sonify.doctor.jobs.MAX_SHOWN", 2)
+    findings = examine(tmp_path, a__yaml="[", b__yaml="[", c__yaml="[", d__sh='set -euo pipefail\necho "\n')
+    shown = said(findings, Outcome.FAULT)
+    assert [each.partition(":")[0] for each in shown] == ["a.yaml", "b.yaml", "theirs"]
+    assert "further findings are not shown" in shown[-1]
+    assert said(findings, Outcome.OK) == []
+
+
+def test_notes_that_are_not_shown_are_a_note(tmp_path, monkeypatch):
+    monkeypatch.setattr("sonify.doctor.jobs.MAX_SHOWN", 1)
+    findings = examine(tmp_path, a__yaml="colour: blue\n", b__yaml="colour: blue\n")
+    assert said(findings, Outcome.FAULT) == []
+    assert said(findings, Outcome.NOTE)[-1] == "theirs: 1 further findings are not shown, 0 of them faults"
+
+
+@pytest.mark.parametrize("name", ["a__sh", "Dockerfile"])
+@pytest.mark.parametrize("opens", ["( ", "$(", '"$(echo ', "{ ", "[[ "])
+def test_a_deep_file_is_a_finding_and_given_to_no_linter(tmp_path, name, opens):
+    started = time.monotonic()
+    findings = examine(tmp_path, **{name: f"RUN echo \n{opens * 20_000}\n"})
+    assert time.monotonic() - started < 10
+    (fault,) = said(findings, Outcome.FAULT)
+    assert fault.endswith(":2: not read: more than 12 brackets open within each other")
+
+
+def test_scripts_as_people_write_them_are_not_deep(tmp_path):
+    text = 'set -euo pipefail\ncase "$1" in a) x=$(echo "$(cat "${f[$((1 + 1))]}")") ;; esac\n# ((((((((((((((((\n'
+    assert not any("brackets" in each.found for each in examine(tmp_path, a__sh=text * 100))
+
+
+def test_many_commands_of_many_variables_take_no_square_of_time(tmp_path):
+    text = "set -euo pipefail\n" + "".join(f"v{n}={n}\necho $v{n}\n" for n in range(3000))
+    (tmp_path / "a.sh").write_text(text)
+    source = read_source(tmp_path / "a.sh", "a.sh")
+    started = time.monotonic()
+    assert list(find_commands([source], (), (), ())) == []
+    assert time.monotonic() - started < 5
+
+
+def test_a_linter_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("sonify.doctor.jobs.formats.LINT_TIMEOUT_SEC", 0.5)
+    monkeypatch.setattr("sonify.doctor.jobs.formats._program", lambda _name: str(tmp_path / "linter"))
+    (tmp_path / "linter").write_text(f"#!/bin/sh\n/bin/sleep 777 &\necho $! > {tmp_path}/pid\n/bin/sleep 777\n")
+    (tmp_path / "linter").chmod(0o755)
+    findings = examine(tmp_path, a__sh="set -euo pipefail\ntrue\n")
+    assert any("not tried" in each and "timed out" in each for each in said(findings, Outcome.NOTE))
+    assert is_gone(int((tmp_path / "pid").read_text()))
 
 
 def test_nothing_that_a_script_says_is_run(tmp_path, monkeypatch):

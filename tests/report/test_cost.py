@@ -99,6 +99,8 @@ def test_prices_come_from_pairs_or_from_a_file(tmp_path):
         ("gpu_hour", "or a YAML file of such keys, found 'gpu_hour'"),
         ("", "or a YAML file of such keys, found ''"),
         ("currency=a b", "--prices: currency: "),
+        ("currency=\x1b[31m", "--prices: currency: "),
+        ("currency=E\u202e", "--prices: currency: "),
         ("mfu=45", "--prices: mfu: input should be less than or equal to 1, found 45.0"),
         ("device_tflops=0", "--prices: device_tflops: input should be greater than 0"),
     ],
@@ -107,7 +109,16 @@ def test_prices_that_make_no_sense_are_one_line(text, message):
     with refused(None) as caught:
         read_prices(text)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_of_prices_that_aliases_blow_up_is_refused_unexpanded(tmp_path):
+    file = tmp_path / "prices.yaml"
+    file.write_text(
+        "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    )
+    with refused("values here, those of aliases counted at each use"):
+        read_prices(str(file))
 
 
 def test_a_file_of_prices_is_as_strict_and_names_the_line(tmp_path):

@@ -28,14 +28,23 @@ def examine_jobs(folder: Path) -> Iterator[Finding]:
     jobs, unread = read_folder(folder)
     seen: set[tuple[str, str]] = set()
     troubled: set[str] = set()
+    untold: list[Outcome] = []
     for finding in (*unread, *_ask(jobs)):
         # a container's mistake that three pods share by an alias is one mistake
-        if (finding.about, finding.found) in seen or len(seen) >= MAX_SHOWN:
+        if (finding.about, finding.found) in seen:
             continue
         seen.add((finding.about, finding.found))
         if finding.outcome is Outcome.FAULT:
             troubled.add(finding.about.rpartition(":")[0])
-        yield finding
+        if len(seen) <= MAX_SHOWN:
+            yield finding
+        else:
+            untold.append(finding.outcome)
+    if untold:
+        faults = untold.count(Outcome.FAULT)
+        what = f"{len(untold)} further findings are not shown, {faults} of them faults"
+        outcome = Outcome.FAULT if faults else Outcome.NOTE  # which the exit code goes by
+        yield Finding(about=str(folder), outcome=outcome, found=what, todo="mend those above, and ask again")
     for source in jobs.sources:
         if source.name not in troubled and source.kind is not FileKind.OTHER:
             yield Finding(about=source.name, outcome=Outcome.OK, found=_describe(jobs, source))

@@ -113,8 +113,9 @@ def find_commands(
         own_pods = tuple(pod for pod in pods if pod.source is source)
         own_nodes = tuple(node for node in nodes if node.source is source)
         script = next((each for each in slurm if each.source is source), None)
+        variables = variables_set(source) if source.kind is FileKind.SHELL else {}
         for words in source.commands:
-            found = ours_in(_filled(words.words, source))
+            found = ours_in(tuple(expand(word, variables) for word in words.words))
             if found is None or (script is not None and not words.comment):
                 continue
             by_ray = "submit" in words.words
@@ -125,11 +126,6 @@ def find_commands(
         if script is not None:
             yield from _of_script(script, sources)
         yield from _of_objects(source, pods)
-
-
-def _filled(words: Sequence[str], source: Source) -> tuple[str, ...]:
-    variables = variables_set(source) if source.kind is FileKind.SHELL else {}
-    return tuple(expand(word, variables) for word in words)
 
 
 def _of_script(script: SlurmScript, sources: Sequence[Source]) -> Iterator[Command]:

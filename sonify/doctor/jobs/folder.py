@@ -1,5 +1,6 @@
 """A folder of jobs as one set: what its files provide each other, and what they tell people to bring."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from sonify.doctor.jobs.text import FileKind, Source, Unreadable, kind_of, read_
 from sonify.installed import ROOT
 
 MAX_FILES = 500
+# Brackets within brackets. Those of scripts that people wrote reach 11; of 14 command substitutions in each other
+# shellcheck makes 6 s, and twice that of each more.
+MAX_NESTING = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +93,18 @@ def read_folder(folder: Path) -> tuple[JobSet, list[Finding]]:
     sources: list[Source] = []
     stages: list[Stage] = []
     findings: list[Finding] = []
-    for path in _files_of(folder):
+    files, is_cut = _files_of(folder)
+    if is_cut:
+        what = f"holds more than {MAX_FILES} files: those behind {one_line(str(files[-1]))} were not looked at"
+        todo = "name a folder that holds the jobs alone"
+        findings.append(Finding(about=one_line(str(folder)), outcome=Outcome.NOTE, found=what, todo=todo))
+    for path in files:
         name = f"{folder}/{path.relative_to(folder)}"
         try:
+            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                raise Unreadable(1, "a link that leads out of the folder")
             source = read_source(path, one_line(name))
+            _refuse_deep(source)
             stages += read_stages(source) if source.kind is FileKind.DOCKERFILE else ()
         except Unreadable as error:
             outcome = Outcome.NOTE if kind_of(path) is FileKind.OTHER else Outcome.FAULT
@@ -106,16 +118,34 @@ def read_folder(folder: Path) -> tuple[JobSet, list[Finding]]:
     return _to_set(folder, sources, stages), findings
 
 
-def _files_of(folder: Path) -> list[Path]:
-    """The files of a folder, and those hidden below it not; links to elsewhere are not followed."""
+def _files_of(folder: Path) -> tuple[list[Path], bool]:
+    """The files of a folder without hidden ones, and whether there are more; links to folders are not followed."""
     found: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
-        if not hidden and not path.is_dir():
-            found.append(path)
-        if len(found) == MAX_FILES:
-            break
-    return found
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        found += (Path(where, name) for name in sorted(names) if not name.startswith("."))
+        if len(found) > MAX_FILES:
+            return found[:MAX_FILES], True
+    return found, False
+
+
+def _refuse_deep(source: Source) -> None:
+    """A text that keeps linters busy for ever is given to none.
+
+    Raises:
+        Unreadable: brackets lie too deep in each other.
+    """
+    if source.kind not in (FileKind.SHELL, FileKind.DOCKERFILE):
+        return
+    depth = 0
+    for number, line in enumerate(source.text.splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        for bracket in re.findall(r"[()\[\]{}]", line):
+            # of `case`, some only close
+            depth = depth + 1 if bracket in "([{" else max(depth - 1, 0)
+            if depth > MAX_NESTING:
+                raise Unreadable(number, f"more than {MAX_NESTING} brackets open within each other")
 
 
 def _to_set(folder: Path, sources: Sequence[Source], stages: Sequence[Stage]) -> JobSet:

@@ -5,12 +5,15 @@ run.
 """
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +26,7 @@ from sonify.doctor.jobs.pods import cluster_of, is_cluster_file, objects_of
 from sonify.doctor.jobs.text import FileKind, Node, Source
 from sonify.errors import did_you_mean
 
-LINT_TIMEOUT_SEC = 60
+LINT_TIMEOUT_SEC = 20
 KUBERNETES = "1.33"
 # The fields of KubeRay 1.5; Source: ray-operator/apis/ray/v1/*_types.go.
 _POD = ("template", "rayStartParams", "resources", "labels")
@@ -257,10 +260,16 @@ def _rows(text: str) -> list[dict[str, Any]]:
 def _ask(command: tuple[str, ...], text: str) -> str:
     """What a program says of a text that it reads from its standard input."""
     try:
-        done = subprocess.run(  # noqa: S603 - a linter or `bash -n`: it reads, and runs nothing of what it reads
-            command, input=text, capture_output=True, text=True, timeout=LINT_TIMEOUT_SEC, env={"LANG": "C.UTF-8"},
-            cwd="/", check=False,
+        process = subprocess.Popen(  # noqa: S603 - a linter or `bash -n`: it reads, and runs nothing of what it reads
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={"LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
         )  # fmt: skip
+        with process:
+            try:
+                said, complained = process.communicate(text, timeout=LINT_TIMEOUT_SEC)
+            finally:  # also where this command is interrupted
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
     except (OSError, subprocess.TimeoutExpired) as error:
         return json.dumps([{"level": "info", "line": 1, "code": "", "message": f"not tried: {error}"}])
-    return done.stdout or done.stderr
+    return said or complained

@@ -486,6 +486,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(summarise(findings, seconds))
     if arguments.record is not None:
         write_whole(arguments.record, f"{json.dumps(document, indent=2, sort_keys=True)}\n".encode())
+        log.info("kept in %s", arguments.record)
     return 3 if count_faults(findings) else 0
 
 

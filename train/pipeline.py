@@ -408,6 +408,8 @@ class AudioPixArtPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Latents as the model sees them, float32; where nothing is guided there is no second pass."""
         device, dtype, scheduler = self._execution_device, self.transformer.dtype, self.scheduler
+        if not hasattr(scheduler, "init_noise_sigma") or not hasattr(scheduler, "scale_model_input"):
+            raise ValueError(f"expected a sampler of noise levels, such as Euler's, found {type(scheduler).__name__}")
         scheduler.set_timesteps(sampling.steps, device=device)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
@@ -615,9 +617,12 @@ def read_file(path: Path) -> tuple[np.ndarray, int]:
     Raises:
         ValueError: neither can read it.
     """
+    if not path.is_file():
+        raise ValueError("is a folder, no sound" if path.is_dir() else "no such file")
+    # not by an import statement: diffusers would tell who loads this file that it needs the library
+    is_there = importlib.util.find_spec("soundfile") is not None
     try:
-        # not by an import statement: diffusers would tell who loads this file that it needs the library
-        if importlib.util.find_spec("soundfile") is not None:
+        if is_there:
             return importlib.import_module("soundfile").read(path, dtype="float32", always_2d=True)
         with wave.open(str(path)) as file:
             width, num_channels, rate_hz = file.getsampwidth(), file.getnchannels(), file.getframerate()
@@ -625,8 +630,9 @@ def read_file(path: Path) -> tuple[np.ndarray, int]:
         if width > 4:
             raise wave.Error(f"samples of {width} bytes")
     except (OSError, EOFError, RuntimeError, wave.Error) as error:  # soundfile's own is a RuntimeError
+        todo = "" if is_there else "install soundfile, or "
         raise ValueError(
-            f"cannot be read as a sound ({error}): install soundfile, or pass the samples and their sampling_rate"
+            f"cannot be read as a sound ({error}): {todo}pass the samples and their sampling_rate"
         ) from error
     whole = data[: len(data) // (width * num_channels) * width * num_channels].reshape(-1, width)
     if width == 1:

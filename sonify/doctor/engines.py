@@ -59,8 +59,8 @@ def examine_program(asked: EngineProgram, elsewhere: bool = False) -> Finding:
             about=about,
             outcome=Outcome.FAULT,
             found=f"{asked.program} is not on PATH",
-            todo="install it in an environment of its own, and give `command` as a list with its full path, or set"
-            " environment.PATH",
+            todo="install it in an environment of its own (`bash jobs/engines.sh DIR` does, for vLLM and LMDeploy), and"
+            " give `command` as a list with its full path, or set environment.PATH",
         )
     code, said = _ask_version([found, *asked.words], engine_environment(os.environ, asked.environment))
     facts = {"program": found, "version": said if code == 0 else "", "exit_code": code}

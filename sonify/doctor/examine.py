@@ -11,6 +11,7 @@ probed and left as it was: nothing of a run is made, and no other Ray is touched
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -64,7 +65,7 @@ def examine(
     if config is None and overrides:
         raise InputError(f"doctor: {overrides[0]} overrides a configuration, and there is none: give --config F")
     if jobs is not None and not jobs.is_dir():
-        raise InputError(f"--jobs {jobs}: no such folder")
+        raise InputError(f"--jobs {jobs}: {'is no folder' if jobs.exists() else 'no such folder'}")
     before = read_examination(compare) if compare is not None else None
     found: list[Finding] = []
     yield from _kept(_timed(_examine_all(config, overrides, jobs, fetch)), found)
@@ -165,6 +166,7 @@ def make_document(findings: Sequence[Finding], seconds: float) -> dict[str, Any]
     """What `--json` prints and `--record` keeps: of JSON's types."""
     return {
         "findings": as_rows(findings),
+        "counts": dict(Counter(finding.outcome for finding in findings)),
         "versions": installed_versions(),
         "machine": describe_machine(),
         "seconds": round(seconds, 3),

@@ -92,7 +92,11 @@ def _examine_folder(run_dir: Path) -> Finding:
     finally:
         if folder.is_dir():
             remove(folder)
-    where = "is there and can be written" if above == run_dir else f"will be made in {above}, which can be written"
+    where = (
+        "is there and can be written"
+        if above == run_dir.absolute()
+        else f"will be made in {above}, which can be written"
+    )
     return Finding(about="run_dir", outcome=Outcome.OK, found=f"{run_dir}: {where}, files are renamed, locks hold")
 
 

@@ -611,10 +611,10 @@ def features(config: dict[str, Any], configure: Callable[..., Config]) -> Any:
     return configure(features={"device": "cpu", "size": 64} | config).features
 
 
-def test_a_vae_of_random_weights_is_a_fault(configure, tmp_path):
+def test_a_vae_of_random_weights_is_told(configure, tmp_path):
     settings = features({"vae": str(write_tiny_vae(tmp_path / "vae"))}, configure)
     found = try_vae("vae", settings, draw_picture())
-    assert found.outcome is Outcome.FAULT
+    assert found.outcome is Outcome.NOTE
     assert "its mean colour alone has" in found.todo
 
 

@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from PIL import Image
@@ -425,6 +426,12 @@ def test_features_of_a_sound_are_the_sound(pipeline: AudioPixArtPipeline) -> Non
     assert audio_BTD.shape == (1, 49, 32)
     heard = pipeline(audio_BS=SOUNDS_BS[:1], **given).images
     assert np.array_equal(heard, pipeline(audio_features=audio_BTD, **given).images)
+
+
+def test_a_sampler_of_another_kind_is_refused(plain: AudioPixArtPipeline) -> None:
+    plain.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match=r"expected a sampler of noise levels.* found FlowMatchEulerDiscreteScheduler"):
+        plain(audio_features=np.zeros((1, 4, 24), np.float32))
 
 
 @pytest.mark.parametrize(

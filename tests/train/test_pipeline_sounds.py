@@ -259,19 +259,33 @@ def write_text(path: Path) -> None:
 
 
 @pytest.mark.parametrize("installed", [True, False])
-@pytest.mark.parametrize("make", [write_text, Path.touch, Path.mkdir, lambda _path: None])
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (write_text, r"cannot be read as a sound \(.*pass the samples"),
+        (Path.touch, r"cannot be read as a sound \(.*pass the samples"),
+        (Path.mkdir, "is a folder, no sound"),
+        (lambda _path: None, "no such file"),
+    ],
+)
 def test_a_file_that_is_no_sound_is_named(
-    make: Callable[[Path], object], installed: bool, pipeline: AudioPixArtPipeline, tmp_path: Path, monkeypatch
+    make: Callable[[Path], object],
+    why: str,
+    installed: bool,
+    pipeline: AudioPixArtPipeline,
+    tmp_path: Path,
+    monkeypatch,
 ) -> None:
     path = tmp_path / "a.wav"
     make(path)
     if not installed:
         monkeypatch.setitem(sys.modules, "soundfile", None)
 
-    with pytest.raises(ValueError, match=r"cannot be read as a sound .* pass the samples") as error:
+    with pytest.raises(ValueError, match=why) as error:
         pipeline.cut(path)
 
     assert str(error.value).startswith(f"{path}: ")
+    assert ("install soundfile" in str(error.value)) == ("read as" in why and not installed)
 
 
 def test_damaged_files_are_a_refusal_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

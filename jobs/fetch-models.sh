@@ -6,7 +6,7 @@
 #
 # Needs: `hf` (huggingface-hub: `make setup`, or the images), the hub; HF_HOME=FOLDER for the runs that use them.
 # Whoever overrides a model fetches that one. The names and revisions are the configurations'.
-# Takes: 54 GB (CogVLM 35, LLaVA 14, PixArt 2.5, CLAP 0.6, AST 0.4, VAE 0.3; by the hub's listings); run again, it goes on.
+# Takes: some 54 GB (CogVLM 35, LLaVA 14, PixArt 2.5, CLAP 0.6, AST 0.4, VAE 0.3: not measured); run again, it goes on.
 set -euo pipefail
 folder="$(realpath -m "${1:?say where: bash jobs/fetch-models.sh FOLDER}")"
 shift

@@ -319,7 +319,8 @@ def test_doctor_says_what_it_finds_and_ends_with_0_or_3(config_file, tmp_path, c
     assert main(["doctor", "--config", str(config_file), "images.path=nowhere", "--json"]) == 3
     document = json.loads(capsys.readouterr().out)
     assert document["findings"][0]["outcome"] == "fault"
-    assert document.keys() == {"findings", "versions", "machine", "seconds"}
+    assert document.keys() == {"findings", "counts", "versions", "machine", "seconds"}
+    assert document["counts"]["fault"] == 1
     assert main(["doctor", "--config", str(config_file), "--compare", str(record)]) == 0
     assert "ok         compared: models and versions are as they were recorded" in capsys.readouterr().out
     assert main(["doctor", "--config", str(config_file), "--compare", str(config_file)]) == 2

@@ -68,6 +68,7 @@ def test_a_part_that_kills_itself_is_a_failure():
     assert ran("import os; os.kill(os.getpid(), 9)").why.startswith("exit code -9")
 
 
+@pytest.mark.slow
 def test_a_part_that_is_late_is_ended_with_all_that_it_started(tmp_path):
     started = time.monotonic()
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
@@ -106,6 +107,7 @@ def test_a_device_that_is_not_there_is_said(tmp_path):
     assert "--device: torch finds no GPU here" in measured.why
 
 
+@pytest.mark.slow
 def test_a_killed_conductor_leaves_its_figures_and_nobody_behind(tmp_path):
     out = tmp_path / "on_gpu.json"
     command = [sys.executable, "-m", "benchmarks.on_gpu", "--parts", "machine,search", "--tiny", "--device", "cpu"]

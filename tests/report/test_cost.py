@@ -189,7 +189,7 @@ def test_only_prices_that_are_used_are_asked_for(root):
     assert "GPU h" in lines[2]
 
 
-@pytest.mark.parametrize("kind", ["local", "ray"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("_small_units")
 def test_a_probe_does_one_unit_of_each_stage_and_the_run_goes_on_to_the_same_bytes(root, kind):
     engine = Engine(kind=kind, workers=2 if kind == "ray" else None).model_dump()

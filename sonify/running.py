@@ -35,6 +35,7 @@ from sonify.sources.mistakes import HOW_TO_CAPTION
 from sonify.stages.checks import count_foils
 from sonify.stages.table import stages_of
 from sonify.stores import Place
+from sonify.terminal import stop_if_asked
 
 log = logging.getLogger(__name__)
 # A store that refuses, a model that is gone: what is wrong with so many units is not the units.
@@ -271,6 +272,7 @@ class _Work:
         try:
             executor = self._executor()
             for outcome in executor(plan.stage, tasks):
+                stop_if_asked()
                 if outcome.commit is None:
                     self._give_up(plan.stage, outcome)
                     continue

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -24,6 +25,7 @@ from sonify.installed import PACKAGES
 Argument = TypeVar("Argument")
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
+_asked = threading.Event()  # of the command at work: a handler has no other way to tell
 
 
 def run_command(name: str, work: Callable[[], int | None], *, verbose: bool = False) -> int:
@@ -36,6 +38,7 @@ def run_command(name: str, work: Callable[[], int | None], *, verbose: bool = Fa
     for library in ("faiss", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="PIL")  # damaged EXIF of one image among millions is no news
+    _asked.clear()
     before = {number: signal.signal(number, _interrupt) for number in ENDING}
     try:
         code = work() or 0
@@ -56,6 +59,7 @@ def run_command(name: str, work: Callable[[], int | None], *, verbose: bool = Fa
         _drop_output()
         return _fail(name, f"no room left for what is written ({error.strerror})", 3)
     finally:
+        _asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -103,7 +107,14 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
     """End in good order; whoever is impatient and asks again is not heard."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+    _asked.set()
     raise KeyboardInterrupt
+
+
+def stop_if_asked() -> None:
+    """End where a command was asked to and a library has swallowed it, as some do while they load or connect."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
 
 
 class Interrupt:

@@ -2,12 +2,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sonify.errors import DiskFull, InputError, TransientError, WorkError
-from sonify.terminal import Interrupt, Parser, run_command, run_module
+from sonify.terminal import Interrupt, Parser, run_command, run_module, stop_if_asked
 from tests.processes import run_first
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,23 @@ def test_a_signal_ends_the_work_and_is_not_heard_twice(number):
     assert run_command("a.command", work) == 130
     assert ended == ["in good order"]
     assert [signal.getsignal(each) for each in ENDING] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_library_swallowed_ends_the_work_at_its_next_step(capsys, number):
+    steps: list[int] = []
+
+    def work():
+        for step in range(3):
+            stop_if_asked()
+            steps.append(step)
+            with suppress(KeyboardInterrupt):  # as what catches everything does
+                os.kill(os.getpid(), number)
+
+    assert run_command("sonify", work) == 130
+    assert steps == [0]
+    assert "interrupted" in capsys.readouterr().err
+    assert run_command("sonify", stop_if_asked) == 0, "the next command was not asked"
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -1,4 +1,4 @@
-"""What a folder of generated images holds: `manifest.jsonl`, one line an image. Evaluation reads nothing else.
+"""What a folder of made images holds: `manifest.jsonl`, one line an image. Evaluation reads nothing else.
 
 The manifest is written when all its images are there. Each image carries the digest of its own line, so that a folder
 that was begun goes on, an image made under other settings is made again, and one of an earlier request is removed.
@@ -8,11 +8,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
 
 from sonify.errors import InputError
 from sonify.io.commits import canonical_json, digest_of
@@ -42,6 +42,55 @@ class GenerationSettings:
     separate: bool
     clip_seconds: float
     level: str = "window"
+    kind: Literal["generate"] = "generate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What another model hears of a sound: at which rate, how long, and what it does with a shorter one."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    sample_rate_hz: int
+    seconds: float
+    repeat: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideSettings:
+    """How a model that is not this project's made images, as its recipe says; null is not known or not there."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["outside"]
+    command: tuple[str, ...]
+    repository: str | None
+    commit: str | None
+    heard: Heard | None
+    image_px: int | None
+    guidance: float | None
+    steps: int | None
+    trained_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlSettings:
+    """An image that was not made from its sound: of the item `donor`, by the model `of` (`references`: a real one)."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["control"]
+    control: Literal["shuffled", "references"]
+    of: str
+    donor: str
+
+
+Settings = GenerationSettings | OutsideSettings | ControlSettings
+
+
+def _kind_of(settings: object) -> str:
+    """By which kind settings are read; a line from before there were several names none."""
+    return str(settings.get("kind", "generate") if isinstance(settings, dict) else getattr(settings, "kind", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +113,19 @@ class GeneratedImage:
     seed: int
     model: str
     model_sha256: str
-    settings: GenerationSettings
+    settings: Annotated[
+        Annotated[GenerationSettings, Tag("generate")]
+        | Annotated[OutsideSettings, Tag("outside")]
+        | Annotated[ControlSettings, Tag("control")],
+        Discriminator(_kind_of),
+    ]
 
 
 _LINE = TypeAdapter(GeneratedImage)
 
 
 def read_manifest(folder: Path) -> list[GeneratedImage]:
-    """Read the lines of a folder that `train.generate` filled.
+    """Read the lines of a folder that `train.generate` or `eval.baseline` filled.
 
     Raises:
         InputError: there is none, a line is not one of a manifest, or an image is missing.
@@ -80,7 +134,9 @@ def read_manifest(folder: Path) -> list[GeneratedImage]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); `train.generate` writes one beside its images") from error
+        raise InputError(
+            f"{path}: cannot be read ({error}); `train.generate` and `eval.baseline` write one beside the images"
+        ) from error
     rows = [_read_line(path, number, line) for number, line in enumerate(text.splitlines(), start=1)]
     for row in rows:
         if not is_below(row.image) or not (folder / row.image).is_file():
@@ -98,10 +154,13 @@ def _read_line(path: Path, number: int, line: str) -> GeneratedImage:
 
 
 def _line_of(row: GeneratedImage) -> dict[str, Any]:
-    """What stands in the manifest: for `window` as it was when there was no other, so that older folders go on."""
+    """What stands in the manifest: of `train.generate` and for `window` as it was when there was no other, so that
+    folders of before go on."""
     line = asdict(row)
-    if row.settings.level == "window":
-        del line["settings"]["level"]
+    if isinstance(row.settings, GenerationSettings):
+        del line["settings"]["kind"]
+        if row.settings.level == "window":
+            del line["settings"]["level"]
     return line
 
 

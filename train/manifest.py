@@ -149,7 +149,9 @@ def _read_line(path: Path, number: int, line: str) -> GeneratedImage:
         return _LINE.validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "line"
+        # below `settings` the union puts the kind, which is no key
+        parts = [str(part) for n, part in enumerate(first["loc"]) if not (n == 1 and first["loc"][0] == "settings")]
+        key = ".".join(parts) or "line"
         raise InputError(f"{path}, line {number}: {key}: {first['msg']}; expected a line of `train.generate`") from None
 
 

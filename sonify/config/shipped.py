@@ -9,7 +9,7 @@ from sonify.stores import expand_user
 
 ENDINGS = (".yaml", ".yml")
 # The command that reads those of each folder.
-COMMANDS = {"sonify": "run", "train": "train"}
+COMMANDS = {"sonify": "run", "train": "train", "baselines": "eval baseline"}
 
 
 def find_config(name: str | Path, family: str) -> Path:

@@ -4,7 +4,7 @@ A `Mean` gives a picture a value by what it is given to; a `Distance` compares t
 real ones. The arithmetic is in `eval.metrics`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,7 +81,7 @@ class Mean:
     definition: str
     needs: tuple[Need, ...]
     measure: Callable[[Case], Values]
-    texts: Callable[[Suite], Mapping[str, Collection[str]]] = lambda suite: {}
+    texts: Callable[[Suite], Mapping[str, Collection[str]]] = lambda _: {}
     of: Literal["sounds", "references", "labels", "captions"]
     in_pool: bool = False
     better: Better = "higher"
@@ -203,7 +203,8 @@ MEANS: tuple[Mean, ...] = (
     Mean(
         name="ais_rank",
         asked="ais_rank",
-        definition="percent of the pool's sounds that are less like the picture than its own (SonicDiffusion); chance 50",
+        definition="percent of the pool's sounds that are less like the picture than its own; chance 50"
+        " (SonicDiffusion)",
         needs=(WAV2CLIP, B32),
         measure=_rank("sounds", "clip_b32", "wav2clip"),
         of="sounds",
@@ -329,7 +330,7 @@ MEANS: tuple[Mean, ...] = (
 )
 
 
-def _features(estimate: Callable[..., Estimate], name: str, logits: bool = False) -> Callable[..., dict[str, Estimate]]:
+def _features(estimate: Callable[..., Estimate], name: str) -> Callable[..., dict[str, Estimate]]:
     def measure(real_ND: np.ndarray, made_ND: np.ndarray, *groups: np.ndarray) -> dict[str, Estimate]:
         return {name: estimate(real_ND, made_ND, *groups)}
 
@@ -352,7 +353,8 @@ DISTANCES: tuple[Distance, ...] = (
     Distance(
         names={"kid": "lower"},
         asked="kid",
-        definition="squared maximum mean discrepancy of the same features under (x.y/d + 1)^3, unbiased, over all pairs",
+        definition="squared maximum mean discrepancy of the same features under (x.y/d + 1)^3, unbiased, over all"
+        " pairs (Binkowski et al. 2018)",
         need=Need("inception", "images"),
         measure=_features(distributions.kid_estimate, "kid"),
     ),

@@ -178,3 +178,21 @@ def _short(value: float | None) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+
+
+def left_out(report: Report) -> list[str]:
+    """What a report does not rest on, a line each: what the suite misses, what the model did not make, what it met."""
+    lines: list[str] = []
+    if report.wanted > report.found:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.missing_in_suite.items())
+        lines.append(f"{report.wanted - report.found:,} of the suite's {report.wanted:,} items are missing ({reasons})")
+    if report.items_without_picture:
+        lines.append(f"{len(report.items_without_picture):,} of {report.found:,} items have no picture")
+    if report.unusable:
+        name, why = next(iter(report.unusable.items()))
+        lines.append(f"{len(report.unusable):,} pictures cannot be used, such as {name} ({why})")
+    if report.failed:
+        lines.append(f"{report.failed:,} pictures failed when they were made (failed.csv)")
+    counts = ", ".join(f"{count:,} {level}" for level, count in report.met.items() if count)
+    lines.append(f"in or out of sample: {counts}" + ("" if report.trained_on else "; --trained-on tells"))
+    return lines

@@ -16,12 +16,12 @@ import numpy as np
 from eval.evidence import Evidence, Need, gather, tower_of, way_of
 from eval.measures import DISTANCES, INCEPTION_SCORE, MEANS, Distance, Mean, case_of
 from eval.metrics import distributions
-from eval.metrics.alignment import Means, Values, aggregate
+from eval.metrics.alignment import LEAST_LABELS, Means, Values, aggregate
 from eval.pictures import Made, Picture
 from eval.scores import Score
 from eval.statistics import Estimate, groups_of, mean_estimate, seed_spread
 from eval.suites.derange import derange
-from eval.suites.suite import Item, Suite
+from eval.suites.suite import Suite
 from eval.towers.cache import Vectors
 from eval.towers.tower import Judges
 from sonify.errors import InputError
@@ -69,21 +69,19 @@ def picture_values(evidence: Evidence, pictures: Sequence[Picture], metrics: Col
 
 def why_not(evidence: Evidence, mean: Mean) -> str:
     """Why a metric has no value on this suite with these towers; empty where it has one."""
-    if without := [need for need in mean.needs if way_of(evidence.judges, need) is None]:
-        return _no_tower(without[0])
     items = evidence.suite.items
-    if mean.of == "references" and not any(item.references for item in items):
-        return "the suite has no reference pictures"
-    if mean.of == "captions" and not any(item.captions for item in items):
-        return "the suite has no captions"
-    labels = {label for item in items for label in item.labels}
-    if mean.of == "labels" and len(labels) < 2:
-        return f"it takes two labels at least, the suite has {len(labels)}"
-    if mean.asked == "ais_clap" and len(labels) < 8:
-        return f"it takes 8 labels at least, the suite has {len(labels)}"
-    if mean.asked == "recall_all" and not any(len(set(item.labels)) > 1 for item in items):
-        return "no item of the suite has several labels"
-    return ""
+    labels = len({label for item in items for label in item.labels})
+    least = LEAST_LABELS if mean.asked == "ais_clap" else 2
+    without = [need for need in mean.needs if way_of(evidence.judges, need) is None]
+    reasons = {
+        _no_tower(without[0]) if without else "": bool(without),
+        "the suite has no reference pictures": mean.of == "references" and not any(item.references for item in items),
+        "the suite has no captions": mean.of == "captions" and not any(item.captions for item in items),
+        f"it takes {least} labels at least, the suite has {labels}": mean.of == "labels" and labels < least,
+        "no item of the suite has several labels": mean.asked == "recall_all"
+        and not any(len(set(item.labels)) > 1 for item in items),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _no_tower(need: Need) -> str:
@@ -130,20 +128,33 @@ def _score_means(
     items: dict[str, np.ndarray] = {}
     for mean in (mean for mean in MEANS if mean.asked in metrics):
         if mean.name not in found:
-            scores.append(_without(evidence, mean.name, mean, pictures, why_not(evidence, mean)))
+            scores.append(_without(mean.name, mean, pictures, why_not(evidence, mean)))
             continue
         means = _aggregate(evidence, pictures, found[mean.name])
         if not means.values_R.size:
             reasons = ", ".join(f"{count}: {why}" for why, count in found[mean.name].without.items())
-            scores.append(_without(evidence, mean.name, mean, pictures, f"no picture has a value ({reasons})"))
+            scores.append(_without(mean.name, mean, pictures, f"no picture has a value ({reasons})"))
             continue
         items[mean.name] = means.values_I
-        beside = _beside(evidence, pictures, found[mean.name], means)
+        beside = _beside(pictures, found[mean.name], means)
         if mean.name in real and mean.of != "references":
             beside |= _mean_of("ceiling", evidence, _real_pictures(evidence.suite, pictures), [real[mean.name]])
         beside |= _mean_of("floor", evidence, pictures, [values[mean.name] for values in foreign])
-        estimate = mean_estimate(means.values_R, seed)
-        scores.append(_with(evidence, mean.name, mean, pictures, means, estimate, beside))
+        scores.append(
+            Score(
+                metric=mean.name,
+                definition=mean.definition,
+                better=mean.better,
+                estimate=mean_estimate(means.values_R, seed),
+                images=means.images,
+                items=int((~np.isnan(means.values_I)).sum()),
+                recordings=len(means.recordings_R),
+                seeds=len({picture.seed for picture in pictures}),
+                pool_sha256=evidence.suite.pool_sha256 if mean.in_pool else None,
+                beside=beside,
+                **_named(evidence, mean.needs),
+            )
+        )
     return scores, items
 
 
@@ -152,7 +163,7 @@ def _aggregate(evidence: Evidence, pictures: Sequence[Picture], values: Values) 
     return aggregate(values.values_N, case.join.item_of_N, case.join.recordings_I)
 
 
-def _beside(evidence: Evidence, pictures: Sequence[Picture], values: Values, means: Means) -> dict[str, float]:
+def _beside(pictures: Sequence[Picture], values: Values, means: Means) -> dict[str, float]:
     """Figures of the same values: the mean that others print, ties, what the seeds alone change."""
     beside = {"mean_over_images": means.mean_over_images}
     if values.ties:
@@ -210,7 +221,7 @@ def give(pictures: Sequence[Picture], donors: Mapping[str, str]) -> list[Picture
     ]
 
 
-def _without(evidence: Evidence, name: str, metric: Mean | Distance, pictures: Sequence[Picture], why: str) -> Score:
+def _without(name: str, metric: Mean | Distance, pictures: Sequence[Picture], why: str) -> Score:
     better = metric.better if isinstance(metric, Mean) else metric.names[name]
     return Score(
         metric=name,
@@ -220,30 +231,6 @@ def _without(evidence: Evidence, name: str, metric: Mean | Distance, pictures: S
         reason=why,
         **_counts(pictures),
         towers={},
-    )
-
-
-def _with(
-    evidence: Evidence,
-    name: str,
-    mean: Mean,
-    pictures: Sequence[Picture],
-    means: Means,
-    estimate: Estimate,
-    beside: Mapping[str, float],
-) -> Score:
-    return Score(
-        metric=name,
-        definition=mean.definition,
-        better=mean.better,
-        estimate=estimate,
-        images=means.images,
-        items=int((~np.isnan(means.values_I)).sum()),
-        recordings=len(means.recordings_R),
-        seeds=len({picture.seed for picture in pictures}),
-        pool_sha256=evidence.suite.pool_sha256 if mean.in_pool else None,
-        beside=beside,
-        **_named(evidence, mean.needs),
     )
 
 
@@ -314,7 +301,7 @@ def _distance_score(
     evidence: Evidence, distance: Distance, name: str, pictures: Sequence[Picture], estimate: Estimate | None
 ) -> Score:
     if estimate is None:
-        return _without(evidence, name, distance, pictures, _why_no_distance(evidence, distance, pictures))
+        return _without(name, distance, pictures, _why_no_distance(evidence, distance, pictures))
     return Score(
         metric=name,
         definition=distance.definition,

@@ -62,7 +62,13 @@ def select(
     An entry's class is its first label. Of several entries of one recording the first in that order is kept where
     `one_per_recording` says so, whatever their classes: the others are neither wanted nor in the rest, so that no
     replacement brings a recording back.
+
+    Raises:
+        InputError: the list names an id twice.
     """
+    counted = Counter(entry.id for entry in entries)
+    if twice := next((id for id, count in counted.items() if count > 1), None):
+        raise InputError(f"{name}: its list names the id {twice!r} {counted[twice]} times; an id is given once")
     ordered = sorted(entries, key=lambda entry: hashlib.sha256(f"{name}:{entry.id}".encode()).digest())
     seen: set[str] = set()
     taken: Counter[str] = Counter()

@@ -16,6 +16,7 @@ from pathlib import Path
 from sonify.errors import InputError
 from sonify.stores import Place
 
+TAB = "\t"
 YOUTUBE_ID = r"[A-Za-z0-9_-]{11}"
 # The longest published list has 40,000 lines and 2 MB; a video that was named by mistake is larger.
 MAX_LIST_BYTES = 64 << 20
@@ -26,8 +27,8 @@ _SHOWN = 60  # characters of what was found
 class Entry:
     """One entry of a corpus.
 
-    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, and None for a picture.
-    `audio_seconds` None means to the end. `more_images` are further pictures of the same recording. `image` is None
+    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, None its middle; it is None for
+    a picture. `audio_seconds` None means to the end. `more_images` are further pictures of the same recording. `image` is None
     where the corpus has none. `ids`, `labels`, `captions`, `group` are those of `Item`.
     """
 
@@ -119,41 +120,46 @@ def local(place: Place) -> Path:
     return place
 
 
-def read_lines(place: Place, what: str) -> list[Row]:
+def read_lines(place: Place, what: str, *, may_be_empty: bool = False) -> list[Row]:
     """Read a list of one name a line; lines without anything, and spaces around a name, mean nothing."""
     path = local(place)
     rows = [Row(number, (line.strip(),)) for number, line in enumerate(_lines_of(path), start=1) if line.strip()]
-    if not rows:
+    if not rows and not may_be_empty:
         raise InputError(f"{path}: expected {what}, found an empty file")
     return rows
 
 
 def read_table(
-    place: Place, what: str, *, columns: Sequence[str], header: bool, delimiter: str = ",", quoted: bool = True
+    place: Place, what: str, *, columns: Sequence[str], header: bool = True, delimiter: str = ","
 ) -> list[Row]:
-    """Read a list whose lines all have these columns, under a line that names them where `header` says so.
+    """Read these columns of a list, found by the line that names them; without such a line it has these and no others.
 
     Raises:
         InputError: it is no such list; the line, what was expected and what was found are named.
     """
     path = local(place)
-    shown = delimiter.replace("\t", "<TAB>").join(columns)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    rows: list[Row] = []
+    shown = delimiter.replace(TAB, "<TAB>").join(columns)
+    rows = _cells_of(path, delimiter, shown)
+    if not rows:
+        raise InputError(f"{path}: expected {what}, found an empty file")
+    names = rows[0].cells if header else tuple(columns)
+    if missing := [name for name in columns if name not in names]:
+        raise wrong(path, rows[0].line, f"the columns {shown}", f"no {missing[0]} in {delimiter.join(names)}")
+    if bad := next((row for row in rows if len(row.cells) != len(names)), None):
+        expected = f"{len(names)} columns ({delimiter.replace(TAB, '<TAB>').join(names)})"
+        raise wrong(path, bad.line, expected, delimiter.join(bad.cells))
+    if not rows[header:]:
+        raise InputError(f"{path}: expected {what}, found no line under the columns")
+    at = [names.index(name) for name in columns]
+    return [Row(row.line, tuple(row.cells[index] for index in at)) for row in rows[header:]]
+
+
+def _cells_of(path: Path, delimiter: str, shown: str) -> list[Row]:
+    reader = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter, strict=True)
     try:
-        for cells in reader:
-            if cells and any(cells):
-                rows.append(Row(reader.line_num, tuple(cell.strip() for cell in cells)))
-                if len(cells) != len(columns):
-                    raise wrong(path, reader.line_num, f"{len(columns)} columns ({shown})", delimiter.join(cells))
+        return [Row(reader.line_num, tuple(map(str.strip, cells))) for cells in reader if any(cells)]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: expected {shown}, found no such line ({error})") from None
-    if header and rows and rows[0].cells != tuple(columns):
-        raise wrong(path, rows[0].line, f"the columns {shown}", delimiter.join(rows[0].cells))
-    if rows[header:]:
-        return rows[header:]
-    raise InputError(f"{path}: expected {what}, found {'no line under the columns' if rows else 'an empty file'}")
 
 
 def wrong(path: Path, line: int, expected: str, found: str) -> InputError:

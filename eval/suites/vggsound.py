@@ -74,8 +74,8 @@ class _Label:
 def list_vggsound(config: VggSound) -> list[Entry]:
     """List the clips of the classes that are asked for, and of those the confirmed ones.
 
-    Classes of which `per_class` clips are not to be had are an error in the whole list. Of confirmed clips they are left
-    out, and said: a class with fewer would weigh less than the others.
+    Classes of which `per_class` clips are not to be had are an error in the whole list. Of confirmed clips they are
+    left out, and said: a class with fewer would weigh less than the others.
 
     Raises:
         InputError: a list is not as published, or has fewer of a class than are asked for.
@@ -102,7 +102,7 @@ def list_vggsound(config: VggSound) -> list[Entry]:
     return _balanced(entries, config, path)
 
 
-def _entry_of(clip: _Clip, video: Path, frame_sec: float, more: tuple[str, ...]) -> Entry:
+def _entry_of(clip: _Clip, video: Path, frame_sec: float | None, more: tuple[str, ...]) -> Entry:
     return Entry(
         id=clip.id,
         recording=clip.youtube_id,
@@ -187,7 +187,7 @@ def _has_flags(label: _Label, config: Confirmed) -> bool:
 def _read_vggsounder(path: Path, config: Confirmed) -> dict[str, list[_Label]]:
     table: dict[str, dict[str, _Label]] = {}
     has_music = False
-    for row in read_table(path, "VGGSounder's table", columns=TABLE, header=True):
+    for row in read_table(path, "VGGSounder's table", columns=TABLE):
         video, label, modality, *flags = row.cells
         if not _VIDEO.fullmatch(video):
             raise wrong(path, row.line, "<YouTube id>_<start, six digits>", video)
@@ -203,8 +203,8 @@ def _read_vggsounder(path: Path, config: Confirmed) -> dict[str, list[_Label]]:
     if not has_music and config.background_music is not False:
         # the package has two tables, and the one with the plainer name lacks 3,055 of 15,069 clips
         raise InputError(
-            f"{path}: expected clips with background music too, found none: take vggsounder+background-music.csv of the "
-            "same package, or set confirmed.background_music: false"
+            f"{path}: expected clips with background music too, found none: take vggsounder+background-music.csv of "
+            "the same package, or set confirmed.background_music: false"
         )
     return {video: list(labels.values()) for video, labels in table.items()}
 
@@ -212,15 +212,15 @@ def _read_vggsounder(path: Path, config: Confirmed) -> dict[str, list[_Label]]:
 # --- frames, and where clips lie
 
 
-def _read_frames(config: VggSound, clips: list[_Clip]) -> dict[str, float]:
-    """The time of the frame in each clip that has one."""
+def _read_frames(config: VggSound, clips: list[_Clip]) -> dict[str, float | None]:
+    """The time of the frame in each clip that has one; None is the middle, as some clips are shorter than others."""
     if config.frame == "middle":
-        return {clip.id: CLIP_SECONDS / 2 for clip in clips}
+        return {clip.id: None for clip in clips}
     if config.top1 is None:
         raise InputError("config: frame: top1 needs top1, Sound2Scene's top1_boxes_top10_moments.json, found null")
     path = local(config.top1)
     moments = _read_json(path)
-    frames: dict[str, float] = {}
+    frames: dict[str, float | None] = {}
     for clip in clips:
         if clip.id_ms in moments:
             numbers = moments[clip.id_ms]

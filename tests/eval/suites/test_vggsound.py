@@ -1,7 +1,5 @@
 """VGGSound's list is read as it is published, and what is taken of it does not depend on the disk."""
 
-import csv
-import json
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +11,6 @@ from eval.suites.config import VggSound
 from eval.suites.entries import Entry, select
 from eval.suites.vggsound import list_vggsound
 from sonify.config.loader import make_settings
-from sonify.errors import InputError
 
 CLASSES = Path(__file__).parents[3] / "configs" / "eval" / "classes" / "sound2scene_50.txt"
 ALL_FLAGS = {"static_image": False, "voice_over": False, "background_music": False}

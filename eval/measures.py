@@ -385,7 +385,7 @@ DISTANCES: tuple[Distance, ...] = (
         asked="prdc",
         definition="precision, recall, density and coverage of DINOv2's embeddings, k = 5 (Naeem et al. 2020)",
         need=Need("dinov2", "images"),
-        measure=distributions.prdc_estimates,
+        measure=distributions.prdc_estimate,
     ),
 )
 INCEPTION_SCORE = "inception_score"

@@ -258,7 +258,7 @@ def _named(evidence: Evidence, needs: Sequence[Need]) -> dict[str, Any]:
 def _score_distances(evidence: Evidence, pictures: Sequence[Picture], metrics: Collection[str]) -> list[Score]:
     found = distance_estimates(evidence, pictures, metrics)
     scores = [
-        _distance_score(evidence, distance, name, pictures, found.get(name))
+        _distance_score(evidence, distance, name, pictures, found[name])
         for distance in DISTANCES
         if distance.asked in metrics
         for name in distance.names
@@ -268,26 +268,37 @@ def _score_distances(evidence: Evidence, pictures: Sequence[Picture], metrics: C
 
 def distance_estimates(
     evidence: Evidence, pictures: Sequence[Picture], metrics: Collection[str]
-) -> dict[str, Estimate]:
-    """The distances of made pictures from the references of the items that they are of, by name.
+) -> dict[str, Estimate | str]:
+    """The distances of made pictures from the references of the items that they are of, by name; or why there is none.
 
     Without each group of recordings both the pictures made for it and its references are left out.
     """
+    found: dict[str, Estimate | str] = {}
+    for distance in (distance for distance in DISTANCES if distance.asked in metrics):
+        if way_of(evidence.judges, distance.need) is None:
+            found |= dict.fromkeys(distance.names, _no_tower(distance.need))
+        else:
+            found |= _estimates(evidence, distance, pictures)
+    return found
+
+
+def _estimates(evidence: Evidence, distance: Distance, pictures: Sequence[Picture]) -> Mapping[str, Estimate | str]:
     items = list({picture.item.id: picture.item for picture in pictures}.values())
     real = [(reference.sha256, item.recording) for item in items for reference in item.references]
-    if not real or len({item.recording for item in items}) < 2:
-        return {}
     recordings = sorted({item.recording for item in items})
+    if not real:
+        return dict.fromkeys(distance.names, "the suite has no reference pictures")
+    if len(recordings) < 2:
+        return dict.fromkeys(distance.names, "it takes two recordings at least, found 1")
     group = dict(zip(recordings, groups_of(recordings).tolist(), strict=True))
     real_groups_N = np.array([group[recording] for _, recording in real], dtype=int)
     made_groups_N = np.array([group[picture.item.recording] for picture in pictures], dtype=int)
-    found: dict[str, Estimate] = {}
-    for distance in DISTANCES:
-        if distance.asked in metrics and way_of(evidence.judges, distance.need) is not None:
-            real_ND = _features(evidence, distance.need, [sha256 for sha256, _ in real])
-            made_ND = _features(evidence, distance.need, [picture.sha256 for picture in pictures])
-            found.update(distance.measure(real_ND, made_ND, real_groups_N, made_groups_N))
-    return found
+    real_ND = _features(evidence, distance.need, [sha256 for sha256, _ in real])
+    made_ND = _features(evidence, distance.need, [picture.sha256 for picture in pictures])
+    try:
+        return distance.measure(real_ND, made_ND, real_groups_N, made_groups_N)
+    except ValueError as error:  # too few pictures, or vectors that are not finite
+        return dict.fromkeys(distance.names, str(error))
 
 
 def _features(evidence: Evidence, need: Need, keys: Sequence[str]) -> np.ndarray:
@@ -298,27 +309,19 @@ def _features(evidence: Evidence, need: Need, keys: Sequence[str]) -> np.ndarray
 
 
 def _distance_score(
-    evidence: Evidence, distance: Distance, name: str, pictures: Sequence[Picture], estimate: Estimate | None
+    evidence: Evidence, distance: Distance, name: str, pictures: Sequence[Picture], found: Estimate | str
 ) -> Score:
-    if estimate is None:
-        return _without(name, distance, pictures, _why_no_distance(evidence, distance, pictures))
+    if isinstance(found, str):
+        return _without(name, distance, pictures, found)
     return Score(
         metric=name,
         definition=distance.definition,
         better=distance.names[name],
-        estimate=estimate,
+        estimate=found,
         **_counts(pictures),
         beside=_distance_floor(evidence, distance, name, pictures),
         **_named(evidence, (distance.need,)),
     )
-
-
-def _why_no_distance(evidence: Evidence, distance: Distance, pictures: Sequence[Picture]) -> str:
-    if way_of(evidence.judges, distance.need) is None:
-        return _no_tower(distance.need)
-    if not any(picture.item.references for picture in pictures):
-        return "the suite has no reference pictures"
-    return "it takes two recordings at least"
 
 
 def _distance_floor(evidence: Evidence, distance: Distance, name: str, pictures: Sequence[Picture]) -> dict[str, float]:
@@ -329,9 +332,12 @@ def _distance_floor(evidence: Evidence, distance: Distance, name: str, pictures:
     if len(others) < 2:
         return {"references": float(len(real))}
     real_ND, others_ND = (_features(evidence, distance.need, keys) for keys in (real, others))
-    groups_N, other_groups_N = np.arange(len(real)) % 2, np.arange(len(others)) % 2
-    floor = distance.measure(real_ND, others_ND, groups_N, other_groups_N)[name].value
-    return {"references": float(len(real)), "floor": floor, "floor_images": float(len(others))}
+    groups = [np.arange(len(side)) % 2 for side in (real, others)]
+    try:
+        found = distance.measure(real_ND, others_ND, *groups)
+    except ValueError:  # too few
+        return {"references": float(len(real))}
+    return {"references": float(len(real)), "floor": found[name].value, "floor_images": float(len(others))}
 
 
 def _inception_score(evidence: Evidence, pictures: Sequence[Picture]) -> Score:
@@ -349,11 +355,11 @@ def _inception_score(evidence: Evidence, pictures: Sequence[Picture]) -> Score:
     if len(pictures) < SPLITS[0]:
         why = f"it takes {SPLITS[0]} pictures at least, found {len(pictures)}"
         return Score(**common, estimate=None, reason=why, towers={}, **_counts(pictures))
-    in_ten, in_one = (distributions.inception_score(logits_NC, splits) for splits in SPLITS)
+    (in_ten, deviation), (in_one, _) = (distributions.inception_score(logits_NC, splits) for splits in SPLITS)
     return Score(
         **common,
-        estimate=Estimate(value=in_ten.mean, note="no interval: its splits are not independent of each other"),
-        beside={"split_sd": in_ten.deviation, "in_one_split": in_one.mean},
+        estimate=Estimate(value=in_ten, note="no interval: its splits are not independent of each other"),
+        beside={"split_sd": deviation, "in_one_split": in_one},
         **_counts(pictures),
         **_named(evidence, (need,)),
     )

@@ -74,7 +74,9 @@ def _list_split(root: Path, path: Path, config: GreatestHits, seen: dict[str, st
                 id=video if config.events == "middle" else f"{video}_{round(event.seconds * 1000):06d}",
                 recording=video,
                 audio=sound,
-                audio_start_sec=max(0.0, event.seconds - seconds / 2),  # and whoever reads it shifts it back from the end
+                audio_start_sec=max(
+                    0.0, event.seconds - seconds / 2
+                ),  # and whoever reads it shifts it back from the end
                 audio_seconds=seconds,
                 image=root / f"{video}_denoised.mp4",
                 image_sec=event.seconds,

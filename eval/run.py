@@ -13,12 +13,12 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.run", extra="eval"))
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -41,7 +41,6 @@ from eval.report import (
     scores_latex,
 )
 from eval.score import Scored, gather_for, score
-from eval.scores import Score
 from eval.suites.config import METRICS
 from eval.suites.suite import Suite, read_suite
 from eval.towers import config
@@ -54,8 +53,8 @@ from sonify.io.write import naming_full_disk, naming_place, replacing
 from sonify.stores import Place, to_place
 from sonify.terminal import Parser, argument_of, run_command
 
-log = logging.getLogger(__name__)
 VECTORS = "vectors"
+TABLE_COLUMNS = 100  # what a table of scores needs, where the terminal is narrower or there is none
 TOWERS = "towers"  # the configuration that comes along
 
 
@@ -204,19 +203,36 @@ def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Sc
 
 def tell(report: Report) -> None:
     """Print the scores, and what was left out of them."""
-    table = Table(title=f"{report.model} on {report.suite}", title_justify="left")
-    for column in ("metric", "on", "value (95 %)", "floor", "ceiling", "n", "note"):
-        table.add_column(column, justify="right" if column in ("floor", "ceiling", "n") else "left")
-    for each in report.scores:
-        table.add_row(each.metric, each.on, say_value(each), *_besides(each.beside), str(each.images), _note(each))
-    Console(file=sys.stdout).print(table)
-    for line in left_out(report):
-        log.info("%s", line)
+    table = Table(title=f"{report.model} on {report.suite}", title_justify="left", box=box.SIMPLE_HEAD)
+    parts = {each.on for each in report.scores}
+    for column in ("metric", *(["on"] if len(parts) > 1 else []), "value [95 %]", "floor", "ceiling", "pictures"):
+        table.add_column(
+            column, justify="right" if column in ("floor", "ceiling", "pictures") else "left", no_wrap=True
+        )
+    for each in (each for each in report.scores if each.estimate is not None):
+        on = [each.on] if len(parts) > 1 else []
+        table.add_row(each.metric, *on, say_value(each), *_besides(each.beside), f"{each.images:,}")
+    Console(file=sys.stdout, width=max(Console().width, TABLE_COLUMNS)).print(table)
+    for line in [*_unmeasured(report), *_notes(report), *left_out(report)]:
+        sys.stdout.write(f"{line}\n")
 
 
 def _besides(beside: Mapping[str, float]) -> list[str]:
-    return ["" if beside.get(name) is None else f"{beside[name]:.4g}" for name in ("floor", "ceiling")]
+    return [f"{beside[name]:.4g}" if name in beside else "" for name in ("floor", "ceiling")]
 
 
-def _note(each: Score) -> str:
-    return each.reason or (each.estimate.note if each.estimate else "")
+def _unmeasured(report: Report) -> list[str]:
+    return _by_text("not measured: ", {each.metric: each.reason for each in report.scores if each.estimate is None})
+
+
+def _notes(report: Report) -> list[str]:
+    notes = {each.metric: each.estimate.note for each in report.scores if each.estimate and each.estimate.note}
+    return _by_text("", notes)
+
+
+def _by_text(before: str, texts: Mapping[str, str]) -> list[str]:
+    """A line for each text, with all that it is said of."""
+    named: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        named.setdefault(text, []).append(name)
+    return [f"{before}{', '.join(names)}: {text}" for text, names in named.items()]

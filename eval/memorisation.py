@@ -25,7 +25,7 @@ import io
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -49,7 +49,7 @@ from eval.metrics.copying import (
     ratio_excess,
 )
 from eval.metrics.distributions import authentic_percent, c_t
-from eval.pictures import Made, Picture, read_made
+from eval.pictures import Made, read_made
 from eval.study import check_out, write_study
 from eval.suites.suite import Suite, read_suite
 from eval.towers.config import Towers
@@ -87,7 +87,7 @@ class Real:
     """Real images: their names, vectors of length 1, perceptual hashes, and how many more could not be read."""
 
     names: tuple[str, ...]
-    vectors_ND: np.ndarray  # noqa: N815 - shape suffix
+    vectors_ND: np.ndarray
     hashes: tuple[np.ndarray, ...]
     unreadable: int
 
@@ -226,7 +226,6 @@ def find_memorisation(
     held_out: Place,
     judges: Judges,
     pairs: Mapping[str, Sequence[str]] | None = None,
-    seed: int = 0,
 ) -> tuple[Memorisation, Real, Near]:
     """Compare a model's pictures with its training images; returns these and what is nearest to each picture, too.
 
@@ -237,7 +236,6 @@ def find_memorisation(
         held_out: likewise, of the same source.
         judges: of them, SSCD or DINOv2 looks.
         pairs: by item, the names of the training images that its sound was trained with.
-        seed: of the resamples.
 
     Raises:
         InputError: no image can be read, a name in `pairs` is none, or the held-out images are all training images.
@@ -247,8 +245,7 @@ def find_memorisation(
     tower = choose_tower(judges)
     train = _some(embed_real(read_real(training, "train"), tower), training)
     held = _some(embed_real(read_real(held_out, "validation"), tower), held_out)
-    known = NearHashes(train.hashes)
-    apart, left_out = _apart(held, known)
+    apart, left_out = _apart(held, train)
     if not apart.names:
         raise InputError(f"{held_out}: each of its {left_out} images looks like a training image; expected others")
     pictures = made.pictures
@@ -257,8 +254,11 @@ def find_memorisation(
     near, near_H = look_up(train.vectors_ND, made_ND), look_up(train.vectors_ND, apart.vectors_ND)
     matched = label_weights([_label(name) for name in apart.names], [picture.item.labels for picture in pictures])
     weights_H, without = matched or (np.ones(len(apart.names)), ())
-    own = None if pairs is None else _own_pairs(suite, pictures, made_ND, train, known, tower, pairs, seed)
-    nearness, ratio = near_excess(near, recordings, near_H, weights_H), ratio_excess(near, recordings, near_H, weights_H)
+    own = _own_pairs(suite, made, made_ND, train, tower, pairs) if pairs else None
+    nearness, ratio = (
+        near_excess(near, recordings, near_H, weights_H),
+        ratio_excess(near, recordings, near_H, weights_H),
+    )
     is_fine, is_small = len(apart.names) >= FINE_HELD_OUT, len(train.names) <= MOST_FOR_AUTHENTIC
     found = Memorisation(
         model=made.model,
@@ -294,9 +294,9 @@ def _some(real: Real, place: Place) -> Real:
     return real
 
 
-def _apart(held: Real, known: NearHashes) -> tuple[Real, int]:
+def _apart(held: Real, train: Real) -> tuple[Real, int]:
     """The held-out images that do not look like a training image, and how many do."""
-    kept = [n for n, (bits, _) in enumerate(known.nearest(held.hashes)) if bits > DISTANCE]
+    kept = [n for n, (bits, _) in enumerate(NearHashes(train.hashes).nearest(held.hashes)) if bits > DISTANCE]
     apart = Real(
         names=tuple(held.names[n] for n in kept),
         vectors_ND=held.vectors_ND[kept],
@@ -313,19 +313,19 @@ def _label(name: str) -> str:
 
 def _own_pairs(
     suite: Suite,
-    pictures: Sequence[Picture],
+    made: Made,
     made_ND: np.ndarray,
     train: Real,
-    known: NearHashes,
     tower: Tower,
     pairs: Mapping[str, Sequence[str]],
-    seed: int,
 ) -> OwnPair | None:
     """Put the references of sounds that were not trained with among the training images, and see who finds its own."""
     numbers = {name: n for n, name in enumerate(train.names)}
     own = {item: frozenset(_number(numbers, name, item) for name in names) for item, names in pairs.items()}
-    paths = [(item.id, suite.folder / one.file) for item in suite.items if item.id not in own for one in item.references]
-    strange = known.nearest([perceptual_hash(path.read_bytes()) for _, path in paths])
+    paths = [
+        (item.id, suite.folder / one.file) for item in suite.items if item.id not in own for one in item.references
+    ]
+    strange = NearHashes(train.hashes).nearest([perceptual_hash(path.read_bytes()) for _, path in paths])
     added = [one for one, (bits, _) in zip(paths, strange, strict=True) if bits > DISTANCE]
     rows = defaultdict(set)
     for n, (item, _) in enumerate(added, start=len(train.names)):
@@ -334,17 +334,16 @@ def _own_pairs(
         return None
     all_TD = np.concatenate([train.vectors_ND, embed_files([path for _, path in added], tower)])
     sought = {item: frozenset(found) for item, found in rows.items()} | own
-    asked = [n for n, picture in enumerate(pictures) if picture.item.id in sought]
+    asked = [n for n, picture in enumerate(made.pictures) if picture.item.id in sought]
     if not asked:
         return None
     nearest = find_nearest(all_TD, made_ND[asked], 1)[1][:, 0]
-    items = [pictures[n].item for n in asked]
+    items = [made.pictures[n].item for n in asked]
     return compare_own(
         [int(row) in sought[item.id] for row, item in zip(nearest, items, strict=True)],
         [item.id in own for item in items],
         [item.recording for item in items],
         chance=float(np.mean([len(sought[item.id]) for item in items]) / len(all_TD)),
-        seed=seed,
     )
 
 
@@ -482,7 +481,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.memorisa
     add("--held-out", type=argument_of(to_place), required=True, metavar="RUN|DIR", help="others of the same source")
     add("--pairs", type=Path, metavar="CSV", help="item,image: what each sound was trained with")
     add("--towers", type=Path, metavar="FILE", help="networks that judge (those of the suite)")
-    add("--seed", type=int, default=0, help="of the resamples (default: %(default)s)")
     add("--out", type=argument_of(to_folder), required=True, help="folder for what is found")
     arguments = parser.parse_args(argv)
     return run_command("eval.memorisation", lambda: _run(arguments))
@@ -502,7 +500,6 @@ def _run(arguments: argparse.Namespace) -> None:
         held_out=arguments.held_out,
         judges=judges,
         pairs=pairs,
-        seed=arguments.seed,
     )
     title = f"{made.model}: {found.verdict}. Pictures and the training images that are nearest to them"
     figure = contact_sheet(made, train, near, arguments.training, title)

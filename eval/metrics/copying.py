@@ -4,7 +4,7 @@ N  pictures, H  held-out images, R  recordings, T  training images, K  neighbour
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from sonify.errors import require_faiss
 EXPECTED = 0.01  # of pictures that copy nothing: as many held-out images pass the thresholds
 NEIGHBOURS = 10  # a training image may be there up to nine times, and a copy of it still stands out
 SIGNIFICANT = 0.05
+SEED = 0  # of the resamples
 CHUNK = 1 << 16  # training images in an index: 256 MB at a width of 1024
 
 
@@ -26,9 +27,9 @@ class Near:
     A copy has one training image far nearer than the others, and so a small ratio; what is only typical has not.
     """
 
-    row_N: np.ndarray  # noqa: N815 - shape suffix
-    cosine_N: np.ndarray  # noqa: N815 - shape suffix
-    ratio_N: np.ndarray  # noqa: N815 - shape suffix
+    row_N: np.ndarray
+    cosine_N: np.ndarray
+    ratio_N: np.ndarray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ class OwnPair:
 def find_nearest(train_TD: np.ndarray, asked_ND: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
     """The cosines (N, K) and rows (N, K) of the nearest training images, the nearest first: exact, chunk by chunk.
 
+    Training vectors are of length 1.
     FAISS finds them in float32, where nearly equal ones may change places; the cosines are computed again in float64.
     """
     require_faiss()
@@ -111,14 +113,8 @@ def look_up(train_TD: np.ndarray, asked_ND: np.ndarray) -> Near:
 
 
 def quantile(values_H: np.ndarray, share: float, weights_H: np.ndarray) -> float:
-    """A weighted quantile; with equal weights it is numpy's, which interpolates linearly."""
-    kept = weights_H > 0
-    order = np.argsort(values_H[kept], kind="stable")
-    values, weights = values_H[kept][order], weights_H[kept][order]
-    at = np.cumsum(weights) - weights / 2
-    if len(values) == 1:
-        return float(values[0])
-    return float(np.interp(share, (at - at[0]) / (at[-1] - at[0]), values))
+    """The least of the values up to which so much of the weight lies: one of them, and nothing between two."""
+    return float(np.quantile(values_H, share, method="inverted_cdf", weights=weights_H))
 
 
 def label_weights(
@@ -147,15 +143,14 @@ def excess_of(
     *,
     threshold: float,
     expected: float = EXPECTED,
-    seed: int = 0,
 ) -> Excess:
     """Hold the share of pictures beyond a threshold against that of held-out images.
 
     Shares lie between 0 and 1 and are mostly 0, so that signs cannot be flipped. Each recording is one trial, which is
     exact where it has one picture and cautious where it has several: its successes are the recordings' shares added up,
-    rounded down. Against the held-out images the trials are beta-binomial, as a threshold that `b` of H pass lets
-    pass, of other images, a share between the distributions of Beta(b, H - b + 1) and Beta(b + 1, H - b): the latter,
-    which is cautious, is taken. Weighted images count as many as their weights are worth (Kish).
+    rounded down. Against the held-out images the trials are beta-binomial: the threshold is one of H, `b` lie beyond
+    it, and of other images a share of the distribution Beta(b + 1, H - b) does. Weighted images count as many as their
+    weights are worth (Kish), which is an approximation.
     """
     _, shares_R = recording_means(beyond_N.astype(np.float64), recordings)
     held_out_share = float(np.average(beyond_H.astype(np.float64), weights=weights_H))
@@ -171,7 +166,7 @@ def excess_of(
         expected=expected,
         share=float(beyond_N.mean()),
         held_out_share=held_out_share,
-        copy_share=mean_estimate(shares_R - expected, seed),
+        copy_share=mean_estimate(shares_R - expected, SEED),
         p=float(p[successes]),
         p_held_out=float(p_held_out[successes]),
         detectable=float(enough[0] / len(shares_R)) if enough.size else None,
@@ -195,7 +190,7 @@ def ratio_excess(made: Near, recordings: Sequence[str], held_out: Near, weights_
 
 
 def compare_own(
-    hits_N: Sequence[bool], seen_N: Sequence[bool], recordings: Sequence[str], chance: float, seed: int = 0
+    hits_N: Sequence[bool], seen_N: Sequence[bool], recordings: Sequence[str], chance: float
 ) -> OwnPair | None:
     """Compare pictures of sounds that were trained with an image with those of others; None where one kind has none."""
     means: dict[bool, np.ndarray] = {}
@@ -211,11 +206,11 @@ def compare_own(
         seen_recordings=means[True].size,
         unseen_recordings=means[False].size,
         chance=chance,
-        difference=_difference(means[True], means[False], seed),
+        difference=_difference(means[True], means[False]),
     )
 
 
-def _difference(seen_R: np.ndarray, unseen_R: np.ndarray, seed: int) -> Estimate:
+def _difference(seen_R: np.ndarray, unseen_R: np.ndarray) -> Estimate:
     """The difference of the means of two sets of recordings, of which each is drawn again."""
     value, fewest = float(seen_R.mean() - unseen_R.mean()), min(seen_R.size, unseen_R.size)
     if fewest < 2:
@@ -226,7 +221,7 @@ def _difference(seen_R: np.ndarray, unseen_R: np.ndarray, seed: int) -> Estimate
         n_resamples=RESAMPLES,
         method="percentile",
         vectorized=True,
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(SEED),
     )
     return Estimate(
         value=value,

@@ -8,6 +8,7 @@ from sonify.terminal import run_module
 
 STUDIES = {
     "prepare": "a suite of sounds and reference pictures, from a corpus or one's own files",
+    "baseline": "have a model, or a control, make the pictures of a suite",
     "semantic_mixing": "does a mixture of two sounds give a picture of both?",
     "loudness": "does the louder of two sounds show more in the picture?",
     "separation": "do two sources show better when they are heard one after the other?",

@@ -19,8 +19,12 @@ from typing import Any
 
 from eval.suites.config import DemoSuite, SuiteConfig, load_suite_config
 from eval.suites.entries import Entry, Selection, select
+from eval.suites.greatest_hits import list_greatest_hits
+from eval.suites.landscapes import list_itw, list_landscapes, list_landscapes_itw
 from eval.suites.own import list_folder, select_demo
 from eval.suites.suite import MISSING, SOUNDS, Suite
+from eval.suites.vegas import list_vegas
+from eval.suites.vggsound import list_vggsound
 from eval.suites.write import write_suite
 from sonify.errors import InputError
 from sonify.io.machine import usable_cpus
@@ -30,6 +34,12 @@ from sonify.terminal import Parser, argument_of, run_command
 # Who lists the entries of each kind.
 READERS: Mapping[str, Callable[[Any], list[Entry]]] = {
     "folder": list_folder,
+    "vggsound": list_vggsound,
+    "landscapes": list_landscapes,
+    "itw": list_itw,
+    "landscapes_itw": list_landscapes_itw,
+    "vegas": list_vegas,
+    "greatest_hits": list_greatest_hits,
 }
 EPILOG = """\
 What follows are keys of the configuration, such as per_class=5 or replace_missing=true.

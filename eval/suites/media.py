@@ -261,7 +261,8 @@ def encode_square(image: Image.Image, side: int) -> bytes:
     if short != side:
         square = square.resize((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    square.save(buffer, "PNG")
+    # the pixels alone: a picture brought to sRGB carries a profile that holds the time of day
+    Image.fromarray(np.asarray(square)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

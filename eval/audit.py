@@ -27,24 +27,29 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from eval.figures import COLOURS
-from eval.pictures import Made, read_made
+from eval.pictures import Made, Picture, read_made
+from eval.run import VECTORS, choose_metrics, choose_towers
+from eval.score import gather_for, give, picture_values
 from eval.statistics import Difference, Estimate, difference_estimate, holm, mean_estimate, recording_means
 from eval.study import check_out, write_study
 from eval.suites.derange import derange
-from eval.suites.suite import Item, Suite, read_suite
+from eval.suites.suite import Suite, read_suite
+from eval.towers.cache import Vectors
+from eval.towers.opened import open_judges
 from sonify.errors import InputError
 from sonify.io.write import write_whole
 from sonify.stores import to_folder
 from sonify.terminal import Parser, argument_of, run_command
 
-# What a metric says of each picture, in the order of `Made.pictures`, more being better; NaN where it says nothing. A
-# picture whose `donor` is set is scored against the sound of its `item`, and the donor's is left out of the pool.
-Scorer = Callable[[Suite, Made], Mapping[str, np.ndarray]]
+# What each metric says of pictures, in their order, more being better; NaN where it says nothing. A picture is held
+# against its `item`; where it has a `donor`, that one's sound is left out of the pool.
+Scorer = Callable[[Sequence[Picture]], Mapping[str, np.ndarray]]
 
 NAME = "audit"
 OTHER_LABEL, OTHER_RECORDING, NULL = "other label", "other recording", "guidance off"
@@ -60,8 +65,8 @@ class Finding:
 
     `difference` is of recordings' means; `p_holm` is its p, adjusted for all findings of the audit. `share` of
     the items have more for the true picture than for the wrong one (a tie is half): 0.5 is chance, and its interval is
-    of recordings too. `verdict` is `tells` where the interval of the primary control lies above 0, else `does not tell`,
-    and empty for other controls. `left_out` items have no value of either kind.
+    of recordings too. `verdict` is `tells` where the interval of the primary control lies above 0, else `does not
+    tell`, and empty for other controls. `left_out` items lack a value of one kind.
     """
 
     metric: str
@@ -108,12 +113,11 @@ def audit(
     for made in models:
         controls, missing = _controls(made, draws)
         notes += missing
-        controls |= {NULL: [null for null in nulls if null.model == made.model]}
-        true = _by_item(made, scorer(suite, made))
+        controls |= {NULL: [null.pictures for null in nulls if null.model == made.model]}
+        true = _by_item(made.pictures, scorer(made.pictures))
         for control, others in controls.items():
-            if others:
-                wrong = [_by_item(other, scorer(suite, other)) for other in others]
-                findings += _compare(suite, made.model, control, true, wrong)
+            wrong = [_by_item(pictures, scorer(pictures)) for pictures in others]
+            findings += _compare(suite, made.model, control, true, wrong)
     if not findings:
         raise InputError(f"no metric could be audited: {'; '.join(notes) or 'the scorer has none'}")
     tested = [n for n, one in enumerate(findings) if one.difference.p is not None]
@@ -128,46 +132,33 @@ def audit(
     )
 
 
-def _controls(made: Made, draws: int) -> tuple[dict[str, list[Made]], list[str]]:
+def _controls(made: Made, draws: int) -> tuple[dict[str, list[Sequence[Picture]]], list[str]]:
     """The model's own pictures, given to others: some permutations of each kind, and why a kind cannot be had."""
     items = list({picture.item.id: picture.item for picture in made.pictures}.values())
-    controls: dict[str, list[Made]] = {}
+    controls: dict[str, list[Sequence[Picture]]] = {}
     notes: list[str] = []
-    if any(item.labels for item in items):
-        kinds = {OTHER_LABEL: "labels", OTHER_RECORDING: "recordings"}
-    else:
-        kinds = {OTHER_RECORDING: "recordings"}
+    kinds: dict[str, Literal["labels", "recordings"]] = {OTHER_LABEL: "labels", OTHER_RECORDING: "recordings"}
+    if not any(item.labels for item in items):
+        del kinds[OTHER_LABEL]
         notes.append(f"{made.model}: no item has a label: the primary control, {OTHER_LABEL}, cannot be had")
     for control, across in kinds.items():
         try:
-            controls[control] = [
-                give_away(
-                    made, items, derange(items, SEED + n, across="labels" if across == "labels" else "recordings")
-                )
-                for n in range(draws)
-            ]
+            donors = [derange(items, SEED + n, across) for n in range(draws)]
         except InputError as error:
             notes.append(f"{made.model}: {control}: {error}")
+            continue
+        controls[control] = [give(made.pictures, each) for each in donors]
     return controls, notes
 
 
-def give_away(made: Made, items: Sequence[Item], donors: Mapping[str, str]) -> Made:
-    """The same pictures, each given to the item whose donor it is of; seeds stay as they are."""
-    by_id = {item.id: item for item in items}
-    takers = {donor: by_id[taker] for taker, donor in donors.items()}
-    given = [replace(one, item=takers[one.item.id], donor=one.donor or one.item.id) for one in made.pictures]
-    given.sort(key=lambda one: (one.item.id, one.seed, one.start_sec))
-    return replace(made, pictures=tuple(given))
-
-
-def _by_item(made: Made, values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+def _by_item(pictures: Sequence[Picture], values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """For each metric the mean of each item's pictures, of those of which it says something."""
     found: dict[str, dict[str, float]] = {}
     for metric, values_N in values.items():
-        if values_N.shape != (len(made.pictures),):
-            raise ValueError(f"{metric}: expected a value for each of {len(made.pictures)}, found {values_N.shape}")
+        if values_N.shape != (len(pictures),):
+            raise ValueError(f"{metric}: expected a value for each of {len(pictures)}, found {values_N.shape}")
         of_item: dict[str, list[float]] = defaultdict(list)
-        for picture, value in zip(made.pictures, values_N.tolist(), strict=True):
+        for picture, value in zip(pictures, values_N.tolist(), strict=True):
             if np.isfinite(value):
                 of_item[picture.item.id].append(value)
         found[metric] = {item: float(np.mean(some)) for item, some in of_item.items()}
@@ -322,7 +313,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.audit") 
     )
     add("--null", type=argument_of(to_folder), nargs="+", default=[], metavar="FOLDER", help="with guidance off")
     add("--draws", type=int, default=DRAWS, help="permutations of each control (default: %(default)s)")
-    add("--towers", type=Path, metavar="FILE", help="networks that judge (those of the suite)")
+    add("--metrics", nargs="+", metavar="METRIC", help="a part of the suite's metrics")
+    add("--towers", metavar="FILE", help="networks that judge (default: those of the suite)")
+    add("--vectors", type=argument_of(to_folder), help="where vectors are kept (default: `vectors` beside DIR)")
     add("--out", type=argument_of(to_folder), required=True, help="folder for what is found")
     arguments = parser.parse_args(argv)
     return run_command("eval.audit", lambda: _run(arguments))
@@ -332,9 +325,17 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.draws < 1:
         raise InputError(f"--draws: expected 1 at least, found {arguments.draws}")
     suite = read_suite(arguments.suite)
+    metrics = choose_metrics(suite, arguments.metrics)
     models, nulls = ([read_made(suite, one) for one in some] for some in (arguments.manifests, arguments.null))
+    judges = open_judges(choose_towers(suite, arguments.towers))
     check_out(arguments.out)
-    write_audit(audit(suite, models, open_scorer(suite, arguments.towers), nulls, arguments.draws), arguments.out)
+    vectors = Vectors(arguments.vectors or arguments.out.absolute().parent / VECTORS)
+    evidence = gather_for(suite, [*models, *nulls], judges, vectors, metrics)
+
+    def scorer(pictures: Sequence[Picture]) -> Mapping[str, np.ndarray]:
+        return {name: values.values_N for name, values in picture_values(evidence, pictures, metrics).items()}
+
+    write_audit(audit(suite, models, scorer, nulls, arguments.draws), arguments.out)
 
 
 def write_audit(found: Audit, out: Path) -> None:
@@ -342,8 +343,3 @@ def write_audit(found: Audit, out: Path) -> None:
     write_whole(out / f"{NAME}.csv", as_csv(found))
     write_study(out, NAME, {NAME: found, "verdicts": verdicts(found)}, draw(found))
     sys.stdout.write(f"{summary(found)}\n")
-
-
-def open_scorer(suite: Suite, towers: Path | None) -> Scorer:
-    """The metrics of the report, by the networks that a file names or those of the suite."""
-    raise NotImplementedError

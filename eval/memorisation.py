@@ -50,13 +50,12 @@ from eval.metrics.copying import (
 )
 from eval.metrics.distributions import authentic_percent, c_t
 from eval.pictures import Made, read_made
+from eval.run import choose_towers
 from eval.study import check_out, write_study
 from eval.suites.suite import Suite, read_suite
-from eval.towers.config import Towers
-from eval.towers.opened import load_towers, open_judges
+from eval.towers.opened import open_judges
 from eval.towers.tower import Judges, Tower
 from sonify import layout
-from sonify.config.loader import make_settings
 from sonify.errors import InputError, require
 from sonify.io.places import is_file, open_local, stems
 from sonify.io.tars import iter_files, read_member
@@ -480,7 +479,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.memorisa
     add("--training", type=argument_of(to_place), required=True, metavar="RUN|DIR", help="the training images")
     add("--held-out", type=argument_of(to_place), required=True, metavar="RUN|DIR", help="others of the same source")
     add("--pairs", type=Path, metavar="CSV", help="item,image: what each sound was trained with")
-    add("--towers", type=Path, metavar="FILE", help="networks that judge (those of the suite)")
+    add("--towers", metavar="FILE", help="networks that judge (default: those of the suite)")
     add("--out", type=argument_of(to_folder), required=True, help="folder for what is found")
     arguments = parser.parse_args(argv)
     return run_command("eval.memorisation", lambda: _run(arguments))
@@ -491,7 +490,7 @@ def _run(arguments: argparse.Namespace) -> None:
     suite = read_suite(arguments.suite)
     made = read_made(suite, arguments.manifest)
     pairs = read_pairs(arguments.pairs, suite) if arguments.pairs else None
-    judges = open_judges(towers_of(suite, arguments.towers))
+    judges = open_judges(choose_towers(suite, arguments.towers))
     check_out(arguments.out)
     found, train, near = find_memorisation(
         suite,
@@ -506,8 +505,3 @@ def _run(arguments: argparse.Namespace) -> None:
     write_whole(arguments.out / NEAREST, nearest_table(made, train, near, found))
     write_study(arguments.out, NAME, {"memorisation": found}, figure)
     sys.stdout.write(f"{summary(found)}\n")
-
-
-def towers_of(suite: Suite, file: Path | None) -> Towers:
-    """The networks that a file names, or else those of the suite's own configuration."""
-    return load_towers(file) if file else make_settings(dict(suite.settings.get("towers") or {}), Towers)

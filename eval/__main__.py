@@ -14,6 +14,8 @@ STUDIES = {
     "separation": "do two sources show better when they are heard one after the other?",
     "reverberation": "what does the room in which a sound is heard change in the picture?",
     "ast_loudness": "how much loudness do AST's features keep, against HuBERT's?",
+    "memorisation": "are a model's pictures copies of what it was trained on?",
+    "audit": "which metric tells a true sound from a wrong one?",
     "met": "what was a model trained on, as ids that others can look up?",
 }
 

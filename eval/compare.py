@@ -23,12 +23,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from eval.metrics.alignment import aggregate
+from eval.report import ITEMS, REPORT, Report, read_report
 from eval.scores import Score
 from eval.statistics import Difference, Estimate, difference_estimate, holm, jackknife_difference
 from sonify.errors import InputError
@@ -36,8 +36,6 @@ from sonify.io.write import write_whole
 from sonify.stores import to_folder
 from sonify.terminal import Parser, argument_of, run_command
 
-REPORT = "report.json"
-ITEMS = "items.csv"
 COLUMNS = ("id", "recording", "group", "labels", "images")
 CSV_COLUMNS = (
     *("metric", "better", "a", "b", "value_a", "value_b", "difference", "low", "high", "p", "p_holm"),
@@ -46,21 +44,9 @@ CSV_COLUMNS = (
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROUNDING = 1e-6  # of a score that is computed again from what items.csv holds
 
-# A report's distances on some of its items: estimates with replicates, by metric.
-Distances = Callable[[Path, Collection[str]], Mapping[str, Estimate]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What is read of `report.json`; it holds more."""
-
-    __pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-    suite: str
-    suite_digest: str
-    model: str
-    model_sha256: str
-    scores: tuple[Score, ...]
+# A report's distances on some of its items: estimates with replicates by metric, or why there is none.
+Found = Mapping[str, Estimate | str]
+Distances = Callable[["Side", Collection[str]], Found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,34 +122,27 @@ class Comparison:
     rows: tuple[Row, ...]
 
 
-_REPORT = TypeAdapter(Report)
-
-
 def read_side(folder: Path) -> Side:
     """Read what `eval.run` wrote.
 
     Raises:
         InputError: it is no report, a line of it is damaged, or its two files are not of one run.
     """
+    report = read_report(folder)
     try:
-        report = _REPORT.validate_json((folder / REPORT).read_bytes())
         text = (folder / ITEMS).read_bytes().decode("utf-8")
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{folder / REPORT}: {key}: {first['msg']}; write the report again") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{folder}: not a report ({reason}); `python -m eval.run` writes one") from None
+        raise InputError(f"{folder / ITEMS}: cannot be read ({reason}); run `python -m eval.run` again") from None
     scores = [score for score in report.scores if score.on == "all"]
     for score in scores:
         _check_score(folder, score)
     if len({score.metric for score in scores}) < len(scores):
-        raise InputError(f"{folder / REPORT}: names a metric twice; write the report again")
+        raise InputError(f"{folder / REPORT}: names a metric twice; run `python -m eval.run` again")
     try:
         means, items = _read_items(text)
     except (ValueError, csv.Error) as error:
-        raise InputError(f"{folder / ITEMS}: {error}; write the report again") from None
+        raise InputError(f"{folder / ITEMS}: {error}; run `python -m eval.run` again") from None
     side = Side(
         folder=folder, report=report, scores={score.metric: score for score in scores}, means=means, items=items
     )
@@ -177,7 +156,7 @@ def _check_score(folder: Path, score: Score) -> None:
     numbers = () if score.estimate is None else (score.estimate.value, *score.estimate.replicates)
     if not all(map(math.isfinite, numbers)):
         raise InputError(
-            f"{folder / REPORT}: {score.metric}: holds a number that is not finite; write the report again"
+            f"{folder / REPORT}: {score.metric}: holds a number that is not finite; run `python -m eval.run` again"
         )
 
 
@@ -217,7 +196,9 @@ def _check_means(side: Side) -> None:
     for metric in side.means:
         score = side.scores.get(metric)
         if score is None:
-            raise InputError(f"{side.folder / ITEMS}: has {metric}, which {REPORT} does not know; write it again")
+            raise InputError(
+                f"{side.folder / ITEMS}: has {metric}, which {REPORT} does not know; run `python -m eval.run` again"
+            )
         means_R = _by_recording(metric, side.items.values())
         again = float(means_R.mean()) if means_R.size else None
         found = score.estimate.value if score.estimate else None
@@ -228,7 +209,7 @@ def _check_means(side: Side) -> None:
         if not alike:
             raise InputError(
                 f"{side.folder}: {metric} is {found} by {REPORT} and {again} by {ITEMS}: not of one run, or changed;"
-                " write the report again"
+                " run `python -m eval.run` again"
             )
 
 
@@ -320,7 +301,7 @@ def _short(value: object) -> str:
 
 def _compare_pair(a: Side, b: Side, letter: str, seed: int, distances: Distances | None) -> Iterator[Row]:
     metrics = [*a.scores, *(metric for metric in b.scores if metric not in a.scores)]
-    sets: tuple[Mapping[str, Estimate], Mapping[str, Estimate]] | str | None = None  # asked for once, and if at all
+    sets: tuple[Found, Found] | str | None = None  # asked for once, and if at all
     for metric in metrics:
         known = a.scores.get(metric) or b.scores[metric]
         row = Row(metric=metric, better=known.better, a="A", b=letter)
@@ -366,9 +347,7 @@ def _compare_means(row: Row, a: Side, b: Side, seed: int) -> Row:
     )
 
 
-def _distances_of(
-    a: Side, b: Side, letter: str, distances: Distances | None
-) -> tuple[Mapping[str, Estimate], Mapping[str, Estimate]] | str:
+def _distances_of(a: Side, b: Side, letter: str, distances: Distances | None) -> tuple[Found, Found] | str:
     """The distances of both on the same items, or why they cannot be had."""
     common = a.pictured & b.pictured
     images_a, images_b = (sum(side.items[item].images for item in common) for side in (a, b))
@@ -384,15 +363,18 @@ def _distances_of(
     if distances is None:
         return "the reports have other items, and a distance on the common ones is not computed here"
     try:
-        return distances(a.folder, common), distances(b.folder, common)
+        return distances(a, common), distances(b, common)
     except InputError as error:
         return f"on the common items it cannot be had: {error}"
 
 
-def _compare_distances(row: Row, a: Side, b: Side, sets: tuple[Mapping[str, Estimate], Mapping[str, Estimate]]) -> Row:
+def _compare_distances(row: Row, a: Side, b: Side, sets: tuple[Found, Found]) -> Row:
     of_a, of_b = (estimates.get(row.metric) for estimates in sets)
-    if of_a is None or of_b is None:
-        return replace(row, note="on the common items it was not computed")
+    for found in (of_a, of_b):
+        if not isinstance(found, Estimate):
+            return replace(row, note=found or "on the common items it is not computed")
+    assert isinstance(of_a, Estimate)
+    assert isinstance(of_b, Estimate)
     common = a.pictured & b.pictured
     row = replace(
         row,

@@ -1,6 +1,5 @@
 import csv
 import json
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from eval import compare
 from eval.compare import compare_reports, print_comparison, read_side, write_comparison
+from eval.report import VERSION, Report, report_bytes
 from eval.scores import Score
 from eval.statistics import jackknife, mean_estimate
 from sonify.errors import InputError
@@ -53,18 +53,31 @@ def write_report(folder, values, *, scores=(), recordings=None, images: Any = 1,
     recordings = recordings or [f"recording {i}" for i in range(count)]
     per_item = [images] * count if isinstance(images, int) else images
     means = [mean_score(metric, given, recordings, **dict(changed)) for metric, given in values.items()]
-    report = {
-        "version": 1,
+    settings: dict[str, Any] = {
+        "version": VERSION,
         "suite": "landscapes",
+        "suite_folder": "/suites/landscapes",
         "suite_digest": "a" * 64,
+        "wanted": count,
+        "found": count,
+        "missing_in_suite": {},
         "model": f"/models/{folder.name}",
         "model_sha256": "b" * 64,
-        "scores": [asdict(score) for score in [*scores, *means]],
-        "further": {"unknown": [1]},
+        "manifest": f"/made/{folder.name}",
+        "items_without_picture": (),
+        "unusable": {},
+        "failed": 0,
+        "met": {},
+        "trained_on": (),
+        "towers": {},
+        "vectors": None,
+        "metrics": (),
+        "seed": 0,
+        "scores": (*scores, *means),
         **record,
     }
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.json").write_bytes(report_bytes(Report(**settings)))
     with (folder / "items.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "recording", "group", "labels", "images", *values])
@@ -208,9 +221,9 @@ def test_distances_go_by_the_jackknife_of_their_difference(tmp_path, distances):
 def test_of_other_items_distances_are_computed_on_the_common_ones(tmp_path, distances):
     asked = []
 
-    def computed(folder, items):
-        asked.append((folder.name, sorted(items)))
-        return {"fid": jackknife(*{"a": (1.0, [1, 1.1]), "b": (3.0, [3, 3.1])}[folder.name])}
+    def computed(side, items):
+        asked.append((side.folder.name, sorted(items)))
+        return {"fid": jackknife(*{"a": (1.0, [1, 1.1]), "b": (3.0, [3, 3.1])}[side.folder.name])}
 
     a = write_report(tmp_path / "a", {"m": [1.0, 1.0, 1.0]}, scores=distances[:1], images=[2, 2, 2])
     b = write_report(tmp_path / "b", {"m": [1.0, 1.0, None]}, scores=distances[1:], images=[2, 2, 0])
@@ -225,7 +238,7 @@ def test_of_other_items_distances_are_computed_on_the_common_ones(tmp_path, dist
 
 
 def test_what_hinders_a_distance_leaves_the_means_compared(tmp_path, distances):
-    def gone(folder, items):
+    def gone(side, items):
         raise InputError("the suite is not there any more")
 
     a = write_report(tmp_path / "a", {"m": RIGHT[:3]}, scores=distances[:1])
@@ -379,8 +392,8 @@ def cut(name):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "report.json").unlink(), "not a report (No such file or directory)"),
-        (lambda folder: (folder / "items.csv").unlink(), "not a report (No such file or directory)"),
+        (lambda folder: (folder / "report.json").unlink(), "report.json: cannot be read (No such file or directory)"),
+        (lambda folder: (folder / "items.csv").unlink(), "items.csv: cannot be read (No such file or directory)"),
         (cut("report.json"), "Invalid JSON"),
         (cut("items.csv"), "items.csv"),
         (change_json(scores=[{"metric": "m"}]), "scores.0.definition: "),
@@ -398,7 +411,7 @@ def cut(name):
         (change_items(",1,1.0", ",1,1.0,2"), "line 2: expected 6 cells, found 7"),
         (change_items("item 3", "item 2"), "line 5: names 'item 2' twice"),
         (change_items("item 3", '"item 3'), "items.csv: "),
-        (lambda folder: (folder / "items.csv").write_bytes(b"\xff\xfe"), "not a report"),
+        (lambda folder: (folder / "items.csv").write_bytes(b"\xff\xfe"), "items.csv: cannot be read ("),
         (lambda folder: (folder / "items.csv").write_text("id,recording,group,labels,images,m\n"), "names no item"),
         (lambda folder: (folder / "items.csv").write_text(""), "expected the columns"),
     ],

@@ -244,15 +244,16 @@ def test_z_scores_look_at_images_of_other_recordings_only():
     assert found[1] == pytest.approx((cosines[0, 1] - others.mean()) / others.std())
 
 
-def shuffled(seed, classes=6, each=4, width=24):
-    """A good model's images, each given to an item of another class: the sounds, the images, their join."""
+def shuffled(seed, *, across="labels", classes=6, each=4, width=24):
+    """A good model's images, each given to another item, mostly of another class: sounds, images, donors, labels."""
     random = np.random.RandomState(seed)
     class_of_I = np.repeat(np.arange(classes), each)
     sounds = random.standard_normal((classes, width))[class_of_I] + 0.7 * random.standard_normal(
         (len(class_of_I), width)
     )
     order = random.permutation(len(class_of_I))
-    while (same := np.flatnonzero(class_of_I[order] == class_of_I)).size:
+    alike_I = class_of_I if across == "labels" else np.arange(len(class_of_I))
+    while (same := np.flatnonzero(alike_I[order] == alike_I)).size:
         other = random.randint(len(order))
         order[[same[0], other]] = order[[other, same[0]]]
     images = sounds[order] + 0.5 * random.standard_normal(sounds.shape)
@@ -275,6 +276,20 @@ def test_a_shuffled_control_has_rank_50_only_without_the_kin_of_its_donors(kind)
     assert np.mean(zs) == pytest.approx(0, abs=0.05)
     assert np.mean(without_donors) < 47
     assert np.mean(recording_alone) < 46  # the rest of the donor's class still wins
+
+
+def test_a_control_that_is_shuffled_within_labels_too_has_rank_50():
+    """Of two classes, as where a label has more than half of the items: some items share the donor's label, and are
+    compared with what shares it, the others with what does not."""
+    found = []
+    for seed in range(300):
+        sounds, images, order, labels = shuffled(seed, across="recordings", classes=2, each=8)
+        control = join(16, donors=order, labels=labels)
+        found.append([score(sounds, images, control).values_N.mean() for score in (rank_scores, z_scores)])
+
+    rank, z = np.mean(found, axis=0)
+    assert rank == pytest.approx(50, abs=1.1)
+    assert z == pytest.approx(0, abs=0.05)
 
 
 def test_of_sounds_without_labels_a_shuffled_control_has_rank_50_without_its_donors_alone():

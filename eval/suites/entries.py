@@ -27,9 +27,9 @@ _SHOWN = 60  # characters of what was found
 class Entry:
     """One entry of a corpus.
 
-    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, None its middle; it is None for
-    a picture. `audio_seconds` None means to the end. `more_images` are further pictures of the same recording. `image` is None
-    where the corpus has none. `ids`, `labels`, `captions`, `group` are those of `Item`.
+    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, None its middle; it is None
+    for a picture. `audio_seconds` None means to the end. `more_images` are further pictures of the same recording.
+    `image` is None where the corpus has none. `ids`, `labels`, `captions`, `group` are those of `Item`.
     """
 
     id: str

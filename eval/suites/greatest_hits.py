@@ -54,6 +54,8 @@ def list_greatest_hits(config: GreatestHits) -> list[Entry]:
         raise InputError(
             f"{root}: expected events of a known material, hit or scratch, found none in {len(seen)} videos"
         )
+    if without := len(seen) - len({entry.recording for entry in entries}):
+        log.warning("%s: %d of %d videos have no event of a known material and are left out", root, without, len(seen))
     return entries
 
 
@@ -74,7 +76,9 @@ def _list_split(root: Path, path: Path, config: GreatestHits, seen: dict[str, st
                 id=video if config.events == "middle" else f"{video}_{round(event.seconds * 1000):06d}",
                 recording=video,
                 audio=sound,
-                audio_start_sec=max(0.0, event.seconds - seconds / 2),  # and whoever reads it shifts it back from the end
+                audio_start_sec=max(
+                    0.0, event.seconds - seconds / 2
+                ),  # and whoever reads it shifts it back from the end
                 audio_seconds=seconds,
                 image=root / f"{video}_denoised.mp4",
                 image_sec=event.seconds,

@@ -74,6 +74,16 @@ def test_columns_are_found_by_their_names(tmp_path):
         read_table(path, "a table", columns=("a", "c"))
 
 
+@pytest.mark.parametrize("cell", ["x" * 201, "a\x1bb", '"a\nb"'])
+def test_what_no_message_could_show_is_no_cell(tmp_path, cell):
+    path = tmp_path / "table.csv"
+    path.write_text(f"a,b\n1,{cell}\n")
+    with pytest.raises(InputError, match=r"line \d: expected at most 200 characters of text in a cell") as error:
+        read_table(path, "a table", columns=("a", "b"))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < len(str(path)) + 200
+
+
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e999", "", "1_0", "x", "١", "1e", "--1"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(InputError, match=r"^t, line 7: expected a time, found"):

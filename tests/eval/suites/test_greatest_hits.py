@@ -94,6 +94,7 @@ def test_another_length_of_sound_may_be_asked_for(tmp_path):
         (f"{FIRST}_times.txt", TIMES + "\nx wood hit static", "line 9: expected a time in seconds, found 'x'"),
         (f"{FIRST}_times.txt", "-1 wood hit static", "line 1: expected a time in seconds, found '-1'"),
         ("train.txt", "", "train.txt: expected a video on each line, found an empty file"),
+        ("train.txt", "x" * 101, "train.txt, line 1: expected the name of a video"),
         ("train.txt", "../x\n", "train.txt, line 1: expected the name of a video, found '../x'"),
         ("train.txt", f"{FIRST}\n{FIRST}\n", r"train.txt, line 2: expected each video once \(train.txt, line 1"),
         ("test.txt", f"{FIRST}\n", r"test.txt, line 1: expected each video once \(train.txt, line 1 has this one\)"),

@@ -162,6 +162,7 @@ def test_videos_of_the_table_may_lie_in_folders(tmp_path):
         (TABLE + "thunder,-WrD5DwI6_4#1#2\n", r"line 4: expected 2 columns \(event_labels<TAB>filename\)"),
         ("thunder\t-WrD5DwI6_4#1#2\n", "line 1: expected the columns event_labels<TAB>filename"),
         ("event_labels\tfilename\n", "found no line under the columns"),
+        ('"thunder" x\t-WrD5DwI6_4#1#2\n', "line 1: expected event_labels<TAB>filename, found '<TAB>' expected after"),
     ],
 )
 def test_a_damaged_table_is_refused(tmp_path, content, said):

@@ -27,7 +27,7 @@ def make_entries(
 ) -> list[Entry]:
     """Entries with a sound and a picture of their own: `s000` of label 0, `s001` of label 1, and so on.
 
-    `per_recording` of them in turn are of one recording. `captions` and `ids` (`youtube:yt000`) are given.
+    `per_recording` of them in turn are of one recording. `captions` and `ids` (`youtube:recordin000`, eleven characters) are given.
     """
     entries: list[Entry] = []
     for n in range(sounds):
@@ -42,7 +42,7 @@ def make_entries(
             image=image,
             labels=(label,),
             captions=(f"a {label} is heard",),
-            ids=(f"youtube:yt{recording}",),
+            ids=(f"youtube:recordin{recording}",),
         )
         entries.append(entry)
     return entries

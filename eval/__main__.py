@@ -7,12 +7,17 @@ from sonify.errors import did_you_mean
 from sonify.terminal import run_module
 
 STUDIES = {
+    "prepare": "a suite of sounds and reference pictures, from a corpus or one's own files",
     "baseline": "have a model, or a control, make the pictures of a suite",
     "semantic_mixing": "does a mixture of two sounds give a picture of both?",
     "loudness": "does the louder of two sounds show more in the picture?",
     "separation": "do two sources show better when they are heard one after the other?",
     "reverberation": "what does the room in which a sound is heard change in the picture?",
+    "compare": "by how much do two models differ on a suite, and is it more than chance?",
     "ast_loudness": "how much loudness do AST's features keep, against HuBERT's?",
+    "memorisation": "are a model's pictures copies of what it was trained on?",
+    "audit": "which metric tells a true sound from a wrong one?",
+    "met": "what was a model trained on, as ids that others can look up?",
 }
 
 

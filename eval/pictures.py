@@ -13,12 +13,16 @@ from train.manifest import ControlSettings, GeneratedImage, read_manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One image of an item; `donor` is the item that it truly belongs to, where that is another."""
+    """One image of an item; `donor` is the item that it truly belongs to, where that is another.
+
+    `sha256` is of the file's bytes.
+    """
 
     item: Item
     seed: int
     start_sec: float
     path: Path
+    sha256: str
     donor: str | None
 
 
@@ -69,8 +73,8 @@ def read_made(suite: Suite, folder: Path) -> Made:
     items = _items_of(suite, folder, rows)
     _refuse_twice(folder, rows, items)
     looks = mark_odd_sizes([look_at_file(folder / row.image) for row in rows])
-    usable = [(row, item) for row, item, look in zip(rows, items, looks, strict=True) if not look.wrong]
-    pictures = [_picture(folder, row, item) for row, item in usable]
+    usable = [(row, item, look) for row, item, look in zip(rows, items, looks, strict=True) if not look.wrong]
+    pictures = [_picture(folder, row, item, look) for row, item, look in usable]
     there = {picture.item.id for picture in pictures}
     return Made(
         folder=folder.absolute(),
@@ -126,10 +130,17 @@ def _item_of(row: GeneratedImage, by_sound: Mapping[str, list[Item]]) -> Item | 
     return next((item for item in items if item.id == Path(row.sound).stem), items[0] if items else None)
 
 
-def _picture(folder: Path, row: GeneratedImage, item: Item) -> Picture:
+def _picture(folder: Path, row: GeneratedImage, item: Item, look: Look) -> Picture:
     settings = row.settings
     donor = settings.donor if isinstance(settings, ControlSettings) and settings.donor != item.id else None
-    return Picture(item=item, seed=row.seed, start_sec=row.start_sec, path=(folder / row.image).absolute(), donor=donor)
+    return Picture(
+        item=item,
+        seed=row.seed,
+        start_sec=row.start_sec,
+        path=(folder / row.image).absolute(),
+        sha256=look.sha256,
+        donor=donor,
+    )
 
 
 def _refuse_twice(folder: Path, rows: Sequence[GeneratedImage], items: Sequence[Item]) -> None:

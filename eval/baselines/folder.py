@@ -213,9 +213,10 @@ def spell_pair(pair: Pair) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What is seen of a picture: its size, and the sha256 of its pixels; or why it is none."""
+    """What is seen of a picture: its size, and the sha256 of its bytes and of its pixels; or why it is none."""
 
     size: tuple[int, int] = (0, 0)
+    sha256: str = ""
     pixels_sha256: str = ""
     wrong: str = ""
 
@@ -234,7 +235,11 @@ def look_at(data: bytes) -> Look:
     except _DECODER_ERRORS as error:
         said = "not a picture of a known kind" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         return Look(wrong=one_line(said) or type(error).__name__)
-    return Look(size=rgb.size, pixels_sha256=hashlib.sha256(rgb.tobytes()).hexdigest())
+    return Look(
+        size=rgb.size,
+        sha256=hashlib.sha256(data).hexdigest(),
+        pixels_sha256=hashlib.sha256(rgb.tobytes()).hexdigest(),
+    )
 
 
 def look_at_file(path: Path) -> Look:

@@ -119,7 +119,7 @@ def check_audio_classifier(folder: Path) -> None:
 
 def check_weights(folder: Path) -> None:
     """Refuse weights that are missing, cut short, or pickled."""
-    files = _weight_files(folder)
+    files = weight_files(folder)
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if not files and pickles:
         raise InputError(
@@ -140,7 +140,7 @@ def check_weights(folder: Path) -> None:
 def read_shapes(folder: Path) -> dict[str, list[int]]:
     """The names and shapes of the tensors in a folder's weights, by the headers of their files."""
     shapes: dict[str, list[int]] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         for name, tensor in _read_header(file).items():
             if name == "__metadata__":
                 continue
@@ -445,7 +445,7 @@ def _identify_folder(folder: Path) -> str:
     for file in sorted(path for path in folder.iterdir() if path.suffix in SETTINGS and path.is_file()):
         data = file.read_bytes()
         digest.update(f"{file.name} {len(data)}\n".encode() + data)
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())
         for sample in _sample_tensors(file):
             digest.update(sample)
@@ -464,7 +464,7 @@ def _sample_tensors(file: Path) -> Iterator[bytes]:
                 yield stream.read(min(SAMPLE_BYTES, end - at))
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that the library would load: one, those that an index names, or none."""
     if whole := _first_of(folder, WEIGHTS):
         return [whole]

@@ -1,0 +1,79 @@
+"""Small suites for tests: real sounds and pictures, prepared as the command does it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval.prepare import prepare
+from eval.suites.config import DemoSuite, FolderSuite
+from eval.suites.entries import Entry, Selection
+from eval.suites.suite import Suite
+from eval.suites.write import write_suite
+from sonify.config.loader import make_settings
+from tests.builders import SUBJECTS, picture, tone, write_sound
+
+SIDE = 32
+
+
+def folder_config(path: Path, **keys: Any) -> FolderSuite:
+    """The configuration of a suite of one's own; small pictures."""
+    return make_settings({"kind": "folder", "name": "small", "path": str(path), "image": {"side": SIDE}} | keys,
+                         FolderSuite)  # fmt: skip
+
+
+def make_entries(
+    folder: Path, sounds: int = 8, labels: Sequence[str] = SUBJECTS[:4], seconds: float = 6.0, per_recording: int = 1
+) -> list[Entry]:
+    """Entries with a sound and a picture of their own: `s000` of label 0, `s001` of label 1, and so on.
+
+    `per_recording` of them in turn are of one recording. `captions` and `ids` (`youtube:yt000`) are given.
+    """
+    entries: list[Entry] = []
+    for n in range(sounds):
+        audio = write_sound(folder / f"s{n:03d}.flac", tone(n, seconds), 16_000)
+        image = folder / f"s{n:03d}.jpg"
+        image.write_bytes(picture(n))
+        label, recording = labels[n % len(labels)], f"{n // per_recording:03d}"
+        entry = Entry(
+            id=f"s{n:03d}",
+            recording=f"r{recording}",
+            audio=audio,
+            image=image,
+            labels=(label,),
+            captions=(f"a {label} is heard",),
+            ids=(f"youtube:yt{recording}",),
+        )
+        entries.append(entry)
+    return entries
+
+
+def make_suite(
+    folder: Path,
+    sounds: int = 8,
+    labels: Sequence[str] = SUBJECTS[:4],
+    *,
+    others: int = 4,
+    seconds: float = 6.0,
+    per_recording: int = 1,
+    pictures: bool = True,
+    **keys: Any,
+) -> Suite:
+    """A suite in FOLDER/suite of so many items (see `make_entries`), and of `others` further pictures.
+
+    Without `pictures` no item has a reference. Further keyword arguments are keys of the configuration:
+    `make_suite(tmp_path, sounds=6, towers={"clip_b32": {"kind": "random"}})`.
+    """
+    entries = make_entries(folder / "media", sounds + others, labels, seconds, per_recording)
+    if not pictures:
+        entries = [replace(entry, image=None) for entry in entries]
+    config = folder_config(folder / "media", others=others, **keys)
+    selection = Selection(wanted=tuple(entries[:sounds]), rest=tuple(entries[sounds:]))
+    return write_suite(config, selection, folder / "suite")
+
+
+def demo_suite(folder: Path, sounds: int = 24, **keys: Any) -> Suite:
+    """The suite of the demo's sounds and photographs, in FOLDER/suite."""
+    raw = {"kind": "demo", "name": "smoke", "sounds": sounds, "image": {"side": SIDE}} | keys
+    config = make_settings(raw, DemoSuite)
+    return prepare(config, folder / "suite")

@@ -4,12 +4,9 @@ The selection is a function of the list and the suite's name alone: what is miss
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from sonify.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +47,7 @@ def select(
     """Take the first `per_class` of each label in the order of `sha256("<name>:<id>")`; None takes all.
 
     Of several entries of one recording the first in that order is taken where `one_per_recording` says so.
-
-    Raises:
-        InputError: the list names an id twice.
     """
-    counted = Counter(entry.id for entry in entries)
-    if twice := next((id for id, count in counted.items() if count > 1), None):
-        raise InputError(f"{name}: its list names the id {twice!r} {counted[twice]} times; an id is given once")
     ordered = sorted(entries, key=lambda entry: hashlib.sha256(f"{name}:{entry.id}".encode()).digest())
     seen: set[str] = set()
     taken: dict[str, int] = {}

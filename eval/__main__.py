@@ -16,7 +16,7 @@ COMMANDS = {
     "compare": "does one model differ from another on the same items, by more than chance?",
     "memorisation": "does a model copy its training images?",
     "audit": "which metric tells a true sound from a wrong one?",
-    "met": "write down which recordings a run holds, for whoever judges a model that was trained on it",
+    "met": "what was a model trained on, as ids that others can look up?",
     "reproduce": "the paper's table, as far as this machine can go",
     "convert_weights": "published pickles of weights to safetensors",
 }

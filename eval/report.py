@@ -49,6 +49,7 @@ class Report:
     met: dict[str, int]  # items by level: in, audio, out, unknown
     trained_on: tuple[str, ...]
     towers: dict[str, str]  # by role: the name and the model
+    judged_by: dict[str, Any] | None = None  # the sections of the towers; None: a caller's own
     vectors: str | None
     metrics: tuple[str, ...]
     seed: int

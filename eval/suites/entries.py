@@ -68,9 +68,6 @@ def select(
     Raises:
         InputError: the list names an id twice.
     """
-    counted = Counter(entry.id for entry in entries)
-    if twice := next((id for id, count in counted.items() if count > 1), None):
-        raise InputError(f"{name}: its list names the id {twice!r} {counted[twice]} times; an id is given once")
     ordered = sorted(entries, key=lambda entry: hashlib.sha256(f"{name}:{entry.id}".encode()).digest())
     seen: set[str] = set()
     taken: Counter[str] = Counter()

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from eval.metrics.alignment import aggregate
 from eval.report import ITEMS, REPORT, Report, read_report
+from eval.run import distances_on
 from eval.scores import Score
 from eval.statistics import Difference, Estimate, difference_estimate, holm, jackknife_difference
 from sonify.errors import InputError
@@ -494,6 +495,11 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.seed < 0:
         raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
     sides = [read_side(folder) for folder in arguments.reports]
-    comparison = compare_reports(sides, alpha=arguments.alpha, seed=arguments.seed)
+    comparison = compare_reports(
+        sides,
+        alpha=arguments.alpha,
+        seed=arguments.seed,
+        distances=lambda side, common: distances_on(side.report, common),
+    )
     write_comparison(comparison, arguments.out)
     print_comparison(comparison, Console() if sys.stdout.isatty() else Console(width=200))

@@ -255,13 +255,13 @@ def _grid(cells: Sequence[Cell]) -> tuple[list[str], list[str], dict[tuple[str, 
     return models, suites, {(cell.model, cell.suite, cell.metric): cell for cell in cells}
 
 
-def _say(cell: Cell | None, dash: str = "–") -> str:
+def _say(cell: Cell | None) -> str:
     if cell is None:
         return ""
     if cell.value is None:
         return NOT_MEASURED
     text = f"{cell.value:.3g}"
-    return text if cell.low is None or cell.high is None else f"{text} ({cell.low:.3g}{dash}{cell.high:.3g})"
+    return text if cell.low is None or cell.high is None else f"{text} [{cell.low:.3g}, {cell.high:.3g}]"
 
 
 def _print(cells: Sequence[Cell]) -> None:
@@ -288,6 +288,6 @@ def _latex(cells: Sequence[Cell]) -> str:
         r"\midrule",
     ]
     for model in models:
-        values = [_say(at.get((model, suite, metric)), "--") for suite in suites for metric in METRICS]
+        values = [_say(at.get((model, suite, metric))) for suite in suites for metric in METRICS]
         lines.append(" & ".join([model.replace("_", r"\_"), *values]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -15,11 +15,13 @@ from pathlib import Path, PurePosixPath
 from eval.baselines.folder import (
     BASELINE,
     Asked,
+    Counts,
     Failed,
-    Look,
     MadeFor,
     Pair,
     ask,
+    check_identical,
+    count,
     look_at_file,
     mark_odd_sizes,
     write_failed,
@@ -27,7 +29,7 @@ from eval.baselines.folder import (
 from eval.baselines.recipe import ImagesRecipe, ShuffledRecipe, on_disk, outside_settings
 from eval.pictures import Picture, read_made
 from eval.suites.suite import Item, Stored, Suite
-from sonify.errors import InputError, WorkError
+from sonify.errors import InputError
 from sonify.io.commits import digest_of
 from sonify.io.listing import iter_inputs
 from sonify.io.places import is_below
@@ -171,23 +173,6 @@ def _read_row(where: str, row: Mapping[str, str | None], asked: Asked) -> tuple[
     return (id, int(seed)), image
 
 
-def check_identical(looks: Mapping[Pair, Look], name: str) -> None:
-    """Refuse two pictures that are pixel for pixel the same.
-
-    Raises:
-        WorkError: there are such.
-    """
-    first: dict[str, Pair] = {}
-    for pair, look in looks.items():
-        other = first.setdefault(look.pixels_sha256, pair)
-        if other != pair:
-            raise WorkError(
-                f"{name}: the pictures of {_spell(other)} and of {_spell(pair)} are the same, pixel for pixel"
-                f" ({len(looks):,} in all, {len({look.pixels_sha256 for look in looks.values()}):,} different);"
-                " `deterministic: true` in the recipe says that this is meant"
-            )
-
-
 def take_shuffled(recipe: ShuffledRecipe, suite: Suite, seeds: range) -> tuple[Asked, Taken]:
     """The pictures of a model, or the references, each given to the sound of another item.
 
@@ -273,7 +258,7 @@ def _why_not(items: Sequence[Item]) -> str:
 
 def write_taken(
     asked: Asked, taken: Taken, made_for: MadeFor, folder: Path, outside: ImagesRecipe | None = None
-) -> None:
+) -> Counts:
     """Write the folder, whole or not at all; `outside` says what the manifest tells of the pictures of a model.
 
     Raises:
@@ -290,6 +275,7 @@ def write_taken(
         (partial / BASELINE).write_bytes(made_for.to_bytes())
         write_failed(partial, taken.failed)
         write_manifest(partial, rows)
+    return count(taken.sources.keys(), taken.failed)
 
 
 def _settings(taken: Taken, source: Source, outside: ImagesRecipe | None) -> Settings:
@@ -320,10 +306,6 @@ def _copy(source: Source, target: Path) -> str:
 
 def _failed(pair: Pair, error: str) -> Failed:
     return Failed(id=pair[0], seed=pair[1], error=error)
-
-
-def _spell(pair: Pair) -> str:
-    return f"{pair[0]} with seed {pair[1]}"
 
 
 def _some(names: Sequence[str]) -> str:

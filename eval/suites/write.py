@@ -251,7 +251,7 @@ def do_task(task: Task) -> Done:
         media = read_media(entry, task.seconds, task.heard, task.side)
     except Unusable as error:
         return Miss(id=entry.id, reason=error.reason, detail=error.detail)
-    names = [f"images/{entry.id}{f'-{n}' if n > 1 else ''}.png" for n in range(1, len(media.references) + 1)]
+    names = [f"images/{entry.id}{f'+{n}' if n > 1 else ''}.png" for n in range(1, len(media.references) + 1)]
     window = media.window
     return Item(
         id=entry.id,

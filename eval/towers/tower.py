@@ -12,10 +12,11 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """What a tower hears: mono float32 in [-1, 1], at its own rate."""
+    """What a tower hears: mono float32 in [-1, 1], at its own rate; `name` is the file's, for messages."""
 
     samples_S: np.ndarray
     sample_rate_hz: int
+    name: str = "a sound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

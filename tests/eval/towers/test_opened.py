@@ -1,0 +1,93 @@
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from eval.towers.config import Random, Towers, Wav2Clip
+from eval.towers.opened import LIBRARIES, load_towers, open_judges
+from sonify.config.inputs import Section
+from tests.builders import refused
+from tests.processes import run_python
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_every_role_can_be_a_random_tower():
+    roles = list(Towers.model_fields)
+    judges = open_judges(Towers(**dict.fromkeys(roles, Random(kind="random"))))
+    for role in roles:
+        tower = getattr(judges, role)
+        assert tower.name.startswith("random projection (no judge)")
+        assert bool(tower.logits) == (role == "inception")
+
+
+def test_a_tower_that_is_null_is_left_out():
+    judges = open_judges(Towers(clip_b32=Random(kind="random")))
+    assert judges.clip_b32 is not None
+    assert judges.inception is judges.wav2clip is judges.peav is None
+
+
+def test_every_kind_of_the_configuration_has_an_opener():
+    sections = [section for section in Section.__subclasses__() if section.__module__ == "eval.towers.config"]
+    kinds = {kind for section in sections for kind in get_args(section.__annotations__.get("kind"))}
+    assert kinds == {"random", *LIBRARIES}
+
+
+def test_weights_that_are_not_there_are_named_by_their_tower(tmp_path):
+    section = Wav2Clip(kind="wav2clip", weights=tmp_path / "none.safetensors")
+    with refused(r"^towers.wav2clip: \S*none.safetensors: expected a file of weights on this machine, found none"):
+        open_judges(Towers(wav2clip=section))
+
+
+def test_a_file_of_towers_is_read_and_overridden(tmp_path):
+    path = write(tmp_path / "t.yaml", "towers:\n  clip_b32: {kind: random, width: 8}\n  dinov2: {kind: random}\n")
+    towers = load_towers(path, ["towers.dinov2=null", "towers.clip_b32.seed=3"])
+    assert towers == Towers(clip_b32=Random(kind="random", width=8, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("towers: {clap_b32: {kind: random}}", "towers.clap_b32"),
+        ("towers: {clip_b32: {kind: inception}}", "towers.clip_b32"),
+        ("towers: {wav2clip: {kind: wav2clip}}", "towers.wav2clip"),
+        ("towers: {wav2clip: {kind: wav2clip, weights: a, sha256: abc}}", "sha256"),
+        ("towers: {clip_b32: {kind: random, width: 1}}", "width"),
+        ("tower: {}", "tower"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_towers_is_one_line(tmp_path, text, message):
+    with refused(message) as caught:
+        load_towers(write(tmp_path / "t.yaml", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_that_comes_along_has_every_tower_and_says_what_each_is():
+    path = Path(__file__).parents[3] / "configs/eval/towers.yaml"
+    towers = load_towers(path)
+    assert all(getattr(towers, role) is not None for role in Towers.model_fields)
+    assert all(getattr(towers, role).kind != "random" for role in Towers.model_fields)
+    text = path.read_text()
+    assert text.startswith("# ")
+    for role, section in yaml.safe_load(text)["towers"].items():
+        pinned = "weights" in section or len(str(section.get("revision"))) == 40 or "not pinned" in text
+        assert pinned, role
+
+
+def test_what_needs_no_network_does_not_import_torch():
+    code = """
+import sys
+from eval.towers.cache import Vectors
+from eval.towers.config import Random, Towers
+from eval.towers.opened import open_judges
+judges = open_judges(Towers(clip_b32=Random(kind="random")))
+Vectors(None).embed_texts(judges.clip_b32, ["a dog"])
+assert "torch" not in sys.modules, "torch was imported"
+"""
+    run_python(code, python=sys.executable)

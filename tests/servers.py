@@ -198,9 +198,9 @@ def running_hub(monkeypatch: pytest.MonkeyPatch, cache: Path, folder: Path) -> I
         thread.join()
 
 
-def put_into_cache(cache: Path, folder: Path) -> Path:
-    """Lay a folder into the hub's cache as `MODEL`, as its tools do; return the snapshot."""
-    model = cache / f"models--{MODEL.replace('/', '--')}"
+def put_into_cache(cache: Path, folder: Path, name: str = MODEL) -> Path:
+    """Lay a folder into the hub's cache as a model, as its tools do; return the snapshot."""
+    model = cache / f"models--{name.replace('/', '--')}"
     (model / "refs").mkdir(parents=True)
     (model / "refs" / "main").write_text(COMMIT)
     return Path(shutil.copytree(folder, model / "snapshots" / COMMIT))

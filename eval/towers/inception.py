@@ -15,7 +15,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from eval.towers.config import Inception
 from eval.towers.pixels import TF1_299, Preparation
 from eval.towers.tower import Tower, Way
-from eval.towers.weights import Embedding, Forward, Shapes, hash_file, read_tensors
+from eval.towers.weights import Embedding, Forward, Shapes, check_tensors, hash_file, read_tensors
 
 NAME = "Inception (FID, 2015-12-05)"
 LOGITS = 1008
@@ -25,9 +25,11 @@ def open_inception(section: Inception, preparation: Preparation = TF1_299) -> To
     """FID's network: 2048 features and, behind them, the 1008 logits without their bias.
 
     Raises:
-        InputError: the weights are not there, or of another hash than was asked for.
+        InputError: the weights are not there, of another hash than was asked for, or of another network.
     """
     path, sha256 = hash_file(section.weights, section.sha256)
+    shapes = inception_shapes()
+    check_tensors(path, shapes, NAME, counters(shapes))  # before other towers have worked for hours
     embed = Embedding(preparation.prepare, partial(_load, path))
     images = Way(preprocessing=preparation.id, embed=embed)
     return Tower(name=NAME, model=str(path), sha256=sha256, images=images, logits=LOGITS)

@@ -4,11 +4,12 @@ B  inputs, D  width of a vector
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from sonify.models.loading import choose_device, computing
 from sonify.stores import Place
 
 BATCH = 32
+# What float32 holds exactly; I64 are counters.
+WIDENED = ("F16", "BF16", "F32", "I64")
+HALVES = (torch.float16, torch.bfloat16)
 Input = TypeVar("Input")
 Shapes = Mapping[str, tuple[int, ...]]
 Forward = Callable[[Tensor], Tensor]
@@ -52,21 +56,40 @@ def hash_models(*models: FetchedModel) -> str:
     )
 
 
-def read_tensors(path: Path, wanted: Shapes, network: str, optional: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which has all that a network has, in its shapes, and no others.
+def check_tensors(path: Path, wanted: Shapes, network: str, optional: Sequence[str] = ()) -> None:
+    """Refuse a safetensors file, by its header, that has not all that a network has, in its shapes, and no more.
 
     Raises:
         InputError: it is damaged, or holds something else.
     """
+    with _opened(path) as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        check_shapes(str(path), found, wanted, network, optional)
+        kinds = {name: file.get_slice(name).get_dtype() for name in found}
+    if odd := next((name for name in sorted(kinds) if kinds[name] not in WIDENED), None):
+        raise InputError(
+            f"{path}: {odd} is of type {kinds[odd]}; expected {', '.join(WIDENED)}: take weights that are not quantised"
+        )
+
+
+def read_tensors(path: Path, wanted: Shapes, network: str, optional: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that `check_tensors` lets pass, in float32.
+
+    Raises:
+        InputError: it is damaged, or holds something else.
+    """
+    check_tensors(path, wanted, network, optional)
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - as above
+    # copied: where in the file a tensor begins would change the last bits of its products
+    return {name: tensor.float() if tensor.dtype in HALVES else tensor.clone() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-            check_shapes(f"{path}", found, wanted, network, optional)
-            kinds = {name: file.get_slice(name).get_dtype() for name in found}
-            if odd := next((name for name in sorted(kinds) if kinds[name] not in ("F32", "I64")), None):
-                raise InputError(f"{path}: {odd} is {kinds[odd]} instead of F32; take weights of full precision")
-            # copied: where in the file a tensor begins would change the last bits of its products
-            return {name: file.get_tensor(name).clone() for name in found}
+            yield file
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file, or damaged ({error}); fetch or convert it again") from error
 

@@ -8,7 +8,7 @@ FULL   := $(VENV)/.installed-full
 LIGHT  := .venv-light/.installed-light
 DEMO   := $(or $(wildcard $(FULL)),$(LIGHT))
 
-.PHONY: help setup demo test test-slow check format bench docs lock clean
+.PHONY: help setup demo test test-slow check format bench reproduce docs lock clean
 
 help:
 	@echo "make demo       the whole job on the embedded sample, into runs/demo"
@@ -16,6 +16,7 @@ help:
 	@echo "make check      formatting, lint, types"
 	@echo "make test       the tests; make test-slow runs the slow ones too"
 	@echo "make bench      side-by-side measurements, one JSON line each"
+	@echo "make reproduce  the paper's table: says what it needs, does what can be done here, into runs/reproduce"
 	@echo "make docs       the documentation as pages to read from disk, into site"
 	@echo "make lock       resolve the lock files again"
 
@@ -46,6 +47,9 @@ format: $(FULL)
 
 bench: $(FULL)
 	$(BIN)/python -m benchmarks
+
+reproduce: $(FULL)
+	$(BIN)/python -m eval.reproduce --out runs/reproduce
 
 docs: $(FULL)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.stats import bootstrap
 
-RESAMPLES = 2000
+from eval.statistics import mean_estimate
+
 # Told apart by readers who see red and green as one (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("o-", "s--", "^:", "D-.", "v-", "P--")  # lines that lie upon each other are all seen
@@ -29,12 +29,10 @@ class Interval:
 
 def mean_interval(values: Sequence[float] | np.ndarray, seed: int) -> Interval:
     """The mean of independent values (one a seed, or one a clip) with its interval."""
-    values = np.asarray(values, np.float64)
-    if values.size < 2:
-        raise ValueError(f"expected two values at least, found {values.size}")
-    rng = np.random.default_rng(seed)
-    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
-    return Interval(mean=float(values.mean()), low=float(found.low), high=float(found.high))
+    found = mean_estimate(values, seed)
+    if found.low is None or found.high is None:
+        raise ValueError("expected two values at least, found 1")
+    return Interval(mean=found.value, low=found.low, high=found.high)
 
 
 def image_grid(

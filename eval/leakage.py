@@ -251,7 +251,7 @@ class EvaluationImages:
         self.by_sha256: dict[str, str] = {}
         self.unreadable = 0
         hashes: list[np.ndarray] = []
-        for found in _images(place):
+        for found in images_of(place):
             try:
                 if isinstance(found, Rejected):
                     raise UnreadableImage(found.reason, found.detail)
@@ -301,7 +301,7 @@ def _tells(name: str) -> bool:
     return _NUMBER.fullmatch(PurePosixPath(name).stem) is None
 
 
-def _images(place: Place) -> Iterator[SourceImage | Rejected]:
+def images_of(place: Place) -> Iterator[SourceImage | Rejected]:
     """Every image of a folder's files and tar archives; of its Parquet tables where it has neither."""
     sets: list[FolderImages | WebDatasetImages | ParquetImages] = []
     if list_files(place, IMAGE_SUFFIXES).files:

@@ -1,13 +1,11 @@
 """What a model made for a suite: its manifest, joined with the items by the sounds that it names."""
 
-import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from eval.baselines.folder import Failed, Look, look_at_file, mark_odd_sizes, read_failed, read_made_for
 from eval.suites.suite import Item, Suite
 from sonify.errors import InputError
 from train.manifest import ControlSettings, GeneratedImage, read_manifest
@@ -15,18 +13,27 @@ from train.manifest import ControlSettings, GeneratedImage, read_manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One image of an item; `donor` is the item that it truly belongs to, where that is another."""
+    """One image of an item; `donor` is the item that it truly belongs to, where that is another.
+
+    `sha256` is of the file's bytes.
+    """
 
     item: Item
     seed: int
     start_sec: float
     path: Path
+    sha256: str
     donor: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """All images of a model for a suite. `missing` are items without one, `unusable` files that are no picture."""
+    """All images of a model for a suite.
+
+    `missing` are items without one, `unusable` files that are no picture or are of another size than most, with the
+    reason, `failed` what the model itself gave up. `identical` counts pictures that are pixel for pixel that of
+    another item or seed.
+    """
 
     folder: Path
     model: str
@@ -34,18 +41,28 @@ class Made:
     pictures: tuple[Picture, ...]
     missing: tuple[str, ...]
     unusable: Mapping[str, str]
+    failed: tuple[Failed, ...]
+    identical: int
     trained_on: tuple[str, ...]
 
 
 def read_made(suite: Suite, folder: Path) -> Made:
     """Join a folder's manifest with the suite.
 
-    An image that cannot be decoded is not counted and said; so is an item without an image.
+    An image that is missing, cannot be decoded or is of another size than most is not counted and said; so is an item
+    without an image.
 
     Raises:
-        InputError: there is no manifest, it is of other sounds or of several models, or names an image twice.
+        InputError: there is no manifest, it is of other sounds or of several models, or names an image twice; or the
+            folder was made for the suite as it was before.
     """
-    rows = read_manifest(folder)
+    made_for = read_made_for(folder)
+    if made_for is not None and made_for.suite_digest != suite.digest:
+        raise InputError(
+            f"{folder}: was made for {_what_suite(made_for.suite, suite)}; make the pictures again, for the suite as"
+            " it is now"
+        )
+    rows = read_manifest(folder, with_images=False)
     if not rows:
         raise InputError(f"{folder}: its manifest names no image")
     models = {(row.model, row.model_sha256) for row in rows}
@@ -53,24 +70,11 @@ def read_made(suite: Suite, folder: Path) -> Made:
         raise InputError(
             f"{folder}: expected images of one model, found {len(models)}; evaluate each in its own folder"
         )
-    by_sound = _by_sound(suite)
-    pictures: list[Picture] = []
-    unusable: dict[str, str] = {}
-    foreign: list[str] = []
-    for row in rows:
-        item = _item_of(row, by_sound)
-        if item is None:
-            foreign.append(row.sound)
-        elif why := _undecodable(folder / row.image):
-            unusable[row.image] = why
-        else:
-            pictures.append(_picture(folder, row, item))
-    if foreign:
-        raise InputError(
-            f"{folder}: {len(foreign)} of {len(rows)} images are of sounds that are not in the suite {suite.name}, such"
-            f" as {foreign[0]}; make the images from {suite.folder / 'sounds.csv'}"
-        )
-    _refuse_twice(folder, pictures)
+    items = _items_of(suite, folder, rows)
+    _refuse_twice(folder, rows, items)
+    looks = mark_odd_sizes([look_at_file(folder / row.image) for row in rows])
+    usable = [(row, item, look) for row, item, look in zip(rows, items, looks, strict=True) if not look.wrong]
+    pictures = [_picture(folder, row, item, look) for row, item, look in usable]
     there = {picture.item.id for picture in pictures}
     return Made(
         folder=folder.absolute(),
@@ -78,9 +82,37 @@ def read_made(suite: Suite, folder: Path) -> Made:
         model_sha256=rows[0].model_sha256,
         pictures=tuple(sorted(pictures, key=lambda picture: (picture.item.id, picture.seed, picture.start_sec))),
         missing=tuple(item.id for item in suite.items if item.id not in there),
-        unusable=unusable,
-        trained_on=getattr(rows[0].settings, "trained_on", ()),
+        unusable={row.image: look.wrong for row, look in zip(rows, looks, strict=True) if look.wrong},
+        failed=read_failed(folder),
+        identical=_count_identical(looks),
+        trained_on=getattr(rows[0].settings, "trained_on", ()) or (made_for.trained_on if made_for else ()),
     )
+
+
+def _what_suite(name: str, suite: Suite) -> str:
+    return f"the suite {name} as it was before" if name == suite.name else f"the suite {name}, not for {suite.name}"
+
+
+def _items_of(suite: Suite, folder: Path, rows: Sequence[GeneratedImage]) -> list[Item]:
+    """The item of each line.
+
+    Raises:
+        InputError: a line is of none.
+    """
+    by_sound = _by_sound(suite)
+    found = [_item_of(row, by_sound) for row in rows]
+    foreign = [row.sound for row, item in zip(rows, found, strict=True) if item is None]
+    if foreign:
+        raise InputError(
+            f"{folder}: {len(foreign)} of {len(rows)} images are of sounds that are not in the suite {suite.name}, such"
+            f" as {foreign[0]}; make the images from {suite.folder / 'sounds.csv'}"
+        )
+    return [item for item in found if item is not None]
+
+
+def _count_identical(looks: Sequence[Look]) -> int:
+    counted = Counter(look.pixels_sha256 for look in looks if not look.wrong)
+    return sum(count for count in counted.values() if count > 1)
 
 
 def _by_sound(suite: Suite) -> dict[str, list[Item]]:
@@ -98,22 +130,23 @@ def _item_of(row: GeneratedImage, by_sound: Mapping[str, list[Item]]) -> Item | 
     return next((item for item in items if item.id == Path(row.sound).stem), items[0] if items else None)
 
 
-def _undecodable(path: Path) -> str:
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return " ".join(str(error).split())[:200]
-    return ""
-
-
-def _picture(folder: Path, row: GeneratedImage, item: Item) -> Picture:
+def _picture(folder: Path, row: GeneratedImage, item: Item, look: Look) -> Picture:
     settings = row.settings
     donor = settings.donor if isinstance(settings, ControlSettings) and settings.donor != item.id else None
-    return Picture(item=item, seed=row.seed, start_sec=row.start_sec, path=(folder / row.image).absolute(), donor=donor)
+    return Picture(
+        item=item,
+        seed=row.seed,
+        start_sec=row.start_sec,
+        path=(folder / row.image).absolute(),
+        sha256=look.sha256,
+        donor=donor,
+    )
 
 
-def _refuse_twice(folder: Path, pictures: list[Picture]) -> None:
-    counted = Counter((picture.item.id, picture.seed, picture.start_sec) for picture in pictures)
+def _refuse_twice(folder: Path, rows: Sequence[GeneratedImage], items: Sequence[Item]) -> None:
+    counted = Counter((item.id, row.seed, row.start_sec) for row, item in zip(rows, items, strict=True))
     if twice := next((key for key, count in counted.items() if count > 1), None):
         raise InputError(f"{folder}: names item {twice[0]} with seed {twice[1]} twice; a manifest has each once")
+    images = Counter(row.image for row in rows)
+    if again := next((image for image, count in images.items() if count > 1), None):
+        raise InputError(f"{folder}: names {again} for {images[again]} images; a manifest has each once")

@@ -124,11 +124,11 @@ class GeneratedImage:
 _LINE = TypeAdapter(GeneratedImage)
 
 
-def read_manifest(folder: Path) -> list[GeneratedImage]:
+def read_manifest(folder: Path, *, with_images: bool = True) -> list[GeneratedImage]:
     """Read the lines of a folder that `train.generate` or `eval.baseline` filled.
 
     Raises:
-        InputError: there is none, a line is not one of a manifest, or an image is missing.
+        InputError: there is none, a line is not one of a manifest, or, `with_images`, an image is missing.
     """
     path = folder / MANIFEST
     try:
@@ -139,7 +139,7 @@ def read_manifest(folder: Path) -> list[GeneratedImage]:
         ) from error
     rows = [_read_line(path, number, line) for number, line in enumerate(text.splitlines(), start=1)]
     for row in rows:
-        if not is_below(row.image) or not (folder / row.image).is_file():
+        if not is_below(row.image) or (with_images and not (folder / row.image).is_file()):
             raise InputError(f"{path}: names {row.image}, which is missing; run the same `train.generate` again")
     return rows
 

@@ -1,21 +1,36 @@
-"""What a published list names, before any file is looked at, and which of it is taken.
+"""What a published list names, before any media are looked at, and which of it is taken.
 
 The selection is a function of the list and the suite's name alone: what is missing on the disk never changes it.
 """
 
+import csv
 import hashlib
-from collections.abc import Sequence
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from sonify.errors import InputError
+from sonify.stores import Place
+
+TAB = "\t"
+YOUTUBE_ID = r"[A-Za-z0-9_-]{11}"
+# The longest published list has 40,000 lines and 2 MB; a video that was named by mistake is larger.
+MAX_LIST_BYTES = 64 << 20
+MAX_CELL = 200  # characters: a name of a file has at most 255 bytes
+_SHOWN = 60  # characters of what was found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One entry of a corpus.
 
-    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, and None for a picture.
-    `audio_seconds` None means to the end. `more_images` are further pictures of the same recording. `image` is None
-    where the corpus has none. `ids`, `labels`, `captions`, `group` are those of `Item`.
+    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, None its middle; it is None
+    for a picture. `audio_seconds` None means to the end. `more_images` are further pictures of the same recording.
+    `image` is None where the corpus has none. `ids`, `labels`, `captions`, `group` are those of `Item`.
     """
 
     id: str
@@ -35,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Entries in their order, class by class: what is `wanted`, and what stands after it and may take its place."""
+    """Entries in the order of their hashes: what is `wanted`, and what stands behind it and may take its place."""
 
     wanted: tuple[Entry, ...]
     rest: tuple[Entry, ...]
@@ -46,18 +61,163 @@ def select(
 ) -> Selection:
     """Take the first `per_class` of each label in the order of `sha256("<name>:<id>")`; None takes all.
 
-    Of several entries of one recording the first in that order is taken where `one_per_recording` says so.
+    An entry's class is its first label. Of several entries of one recording the first in that order is kept where
+    `one_per_recording` says so, whatever their classes: the others are neither wanted nor in the rest, so that no
+    replacement brings a recording back.
+
+    Raises:
+        InputError: the list names an id twice.
     """
     ordered = sorted(entries, key=lambda entry: hashlib.sha256(f"{name}:{entry.id}".encode()).digest())
     seen: set[str] = set()
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     wanted: list[Entry] = []
     rest: list[Entry] = []
     for entry in ordered:
         if one_per_recording and entry.recording in seen:
             continue
         seen.add(entry.recording)
-        label = entry.labels[0] if entry.labels else ""
-        taken[label] = taken.get(label, 0) + 1
+        label = _class_of(entry)
+        taken[label] += 1
         (wanted if per_class is None or taken[label] <= per_class else rest).append(entry)
     return Selection(wanted=tuple(wanted), rest=tuple(rest))
+
+
+def count_classes(
+    entries: Sequence[Entry], name: str, *, per_class: int | None, one_per_recording: bool
+) -> dict[str, int]:
+    """How many `select` takes of each class of the list, none among them."""
+    selection = select(entries, name, per_class=per_class, one_per_recording=one_per_recording)
+    counts = Counter(_class_of(entry) for entry in selection.wanted)
+    return {label: counts[label] for label in dict.fromkeys(map(_class_of, entries))}
+
+
+def _class_of(entry: Entry) -> str:
+    return entry.labels[0] if entry.labels else ""
+
+
+# --- published lists as text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a list, with its number: 1 is the first of the file."""
+
+    line: int
+    cells: tuple[str, ...]
+
+
+def local(place: Place) -> Path:
+    """A file or folder on this machine: what is decoded frame by frame is not read from a store.
+
+    Raises:
+        InputError: it is in a store.
+    """
+    if not isinstance(place, Path):
+        raise InputError(f"{place}: expected a place on this machine, found one in a store: copy the corpus here first")
+    return place
+
+
+def read_lines(place: Place, what: str, *, may_be_empty: bool = False) -> list[Row]:
+    """Read a list of one name a line; lines without anything, and spaces around a name, mean nothing."""
+    path = local(place)
+    lines = enumerate(re.split(r"\r\n|\n|\r", _text_of(path)), start=1)
+    rows = [_row_of(path, number, [line]) for number, line in lines if line.strip()]
+    if not rows and not may_be_empty:
+        raise InputError(f"{path}: expected {what}, found an empty file")
+    return rows
+
+
+def read_table(
+    place: Place, what: str, *, columns: Sequence[str], header: bool = True, delimiter: str = ","
+) -> list[Row]:
+    """Read these columns of a list, found by the line that names them; without such a line it has these and no others.
+
+    Raises:
+        InputError: it is no such list; the line, what was expected and what was found are named.
+    """
+    path = local(place)
+    shown = delimiter.replace(TAB, "<TAB>").join(columns)
+    rows = _cells_of(path, delimiter, shown)
+    if not rows:
+        raise InputError(f"{path}: expected {what}, found an empty file")
+    names = rows[0].cells if header else tuple(columns)
+    if missing := [name for name in columns if name not in names]:
+        raise wrong(path, rows[0].line, f"the columns {shown}", f"no {missing[0]} in {delimiter.join(names)}")
+    if bad := next((row for row in rows if len(row.cells) != len(names)), None):
+        expected = f"{len(names)} columns ({cut(delimiter.replace(TAB, '<TAB>').join(names))})"
+        raise wrong(path, bad.line, expected, delimiter.join(bad.cells))
+    if not rows[header:]:
+        raise InputError(f"{path}: expected {what}, found no line under the columns")
+    at = [names.index(name) for name in columns]
+    return [Row(row.line, tuple(row.cells[index] for index in at)) for row in rows[header:]]
+
+
+def _cells_of(path: Path, delimiter: str, shown: str) -> list[Row]:
+    reader = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        return [_row_of(path, reader.line_num, cells) for cells in reader if any(cells)]
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num}: expected {shown}, found {str(error).replace(TAB, '<TAB>')}"
+        ) from None
+
+
+def _row_of(path: Path, line: int, cells: Sequence[str]) -> Row:
+    row = Row(line, tuple(map(str.strip, cells)))
+    for cell in row.cells:
+        if len(cell) > MAX_CELL or not cell.isprintable():
+            raise wrong(path, line, f"at most {MAX_CELL} characters of text in a cell", cell)
+    return row
+
+
+def wrong(path: Path, line: int, expected: str, found: str) -> InputError:
+    """A line that is not as it should be."""
+    return InputError(f"{path}, line {line}: expected {expected}, found {cut(found)!r}")
+
+
+def cut(text: str) -> str:
+    """So much of what was found as a message shows."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def number_in(path: Path, line: int, text: str, what: str) -> float:
+    """A finite number, zero or more, as a list writes it."""
+    try:
+        value = float(text) if re.fullmatch(r"[0-9.eE+-]{1,20}", text) else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise wrong(path, line, what, text)
+    return value
+
+
+def by_id(entries: Iterable[tuple[Row, Entry]], path: Path) -> list[Entry]:
+    """The entries of a list that names each but once.
+
+    Raises:
+        InputError: an entry is named twice.
+    """
+    lines: dict[str, int] = {}
+    kept: list[Entry] = []
+    for row, entry in entries:
+        if entry.id in lines:
+            raise wrong(path, row.line, f"each entry once (line {lines[entry.id]} has this one)", entry.id)
+        lines[entry.id] = row.line
+        kept.append(entry)
+    return kept
+
+
+def _text_of(path: Path) -> str:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_LIST_BYTES:
+            raise InputError(f"{path}: expected a list, found {size_bytes >> 20} MB: is it the corpus itself?")
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected a list in UTF-8, found other bytes at {error.start}") from None
+    except OSError as error:
+        raise InputError(f"{path}: expected a list, found none ({error.strerror})") from None
+    if "\0" in text:
+        raise InputError(f"{path}: expected a list, found a file that is not text")
+    return text

@@ -1,0 +1,199 @@
+"""Recipes: how the pictures of a model come about, each a YAML file; `kind` says which of four ways.
+
+`command` runs a program, `images` takes a folder of pictures in, `shuffled` and `references` are controls.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from eval.baselines.folder import List
+from eval.towers.config import Sha256
+from sonify.config.inputs import InputPath, Model, Section
+from sonify.config.loader import apply_override, load_settings
+from sonify.config.shipped import find_config
+from sonify.config.text import read_text
+from sonify.errors import InputError, did_you_mean
+from sonify.installed import ROOT
+from sonify.io.commits import digest_of
+from sonify.stores import Place
+from train.manifest import Heard, OutsideSettings
+
+FAMILY = "baselines"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+\[\]-]*$"
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+PLACEHOLDERS = ("sounds", "out", "seed", "seeds", "model", "python", "packages")
+
+
+class HeardBy(Section):
+    """What the model hears of a sound: at which rate, how long, and what it does with a shorter one."""
+
+    sample_rate_hz: int = Field(ge=1)
+    seconds: float = Field(gt=0)
+    repeat: str
+
+
+class Sampling(Section):
+    """How the model samples, as far as it is known."""
+
+    guidance: float | None = None
+    steps: int | None = Field(default=None, ge=0)
+
+
+class About(Section):
+    """What is known of a model that is not of this project; it goes into the manifest."""
+
+    name: Annotated[str, Field(pattern=NAME, max_length=80)]
+    repository: str | None = None
+    commit: str | None = None
+    trained_on: tuple[str, ...] = ()
+    heard: HeardBy | None = None
+    image_px: int | None = Field(default=None, ge=1)
+    settings: Sampling = Sampling()
+    licence: str | None = None
+    deterministic: bool = False  # the same picture for every seed; else two pictures that are equal are an error
+
+
+class CommandRecipe(About):
+    """A program that makes the pictures, by the protocol of docs/evaluation.md.
+
+    `command` and `env` may hold `{sounds}`, `{out}`, `{seed}`, `{seeds}`, `{model}`, `{python}` (this one) and
+    `{packages}` (where `sonify` lies). Where `cwd` is null the program runs in its output folder. `weights` are
+    relative to `cwd`.
+    """
+
+    kind: Literal["command"] = "command"
+    command: tuple[str, ...] = Field(min_length=1)
+    cwd: InputPath | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    takes: List
+    model: Model | None = None
+    weights: dict[str, Sha256] = Field(default_factory=dict)
+    timeout_s_per_image: float = Field(default=600, gt=0)
+
+
+class ImagesRecipe(About):
+    """Pictures that a model made already: `pattern` names each below `images`, or `table` does, a CSV with the columns
+    id (or sound), image and, where there are several of an item, seed."""
+
+    kind: Literal["images"]
+    images: InputPath
+    pattern: str = "{id}-{seed}.png"
+    table: InputPath | None = None
+    takes: List = "sounds_whole.csv"
+
+
+class ShuffledRecipe(Section):
+    """The control that nothing of a sound is in: its picture is that of another, of other labels and recordings. `of`
+    is a folder with the pictures of a model, or `references`."""
+
+    kind: Literal["shuffled"]
+    of: Annotated[Literal["references"] | InputPath, Field(union_mode="left_to_right")] = "references"
+    seed: int = 0
+
+
+class ReferencesRecipe(Section):
+    """The control that nothing is better than: the true pictures as they are, the same for each seed; of an item with
+    several the next with each seed."""
+
+    kind: Literal["references"]
+
+
+Recipe = CommandRecipe | ImagesRecipe | ShuffledRecipe | ReferencesRecipe
+KINDS: Mapping[str, type[Recipe]] = {
+    "command": CommandRecipe,
+    "images": ImagesRecipe,
+    "shuffled": ShuffledRecipe,
+    "references": ReferencesRecipe,
+}
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe's YAML file, or one that comes along by its name, with `key=value` overrides.
+
+    Raises:
+        InputError: the file, a key, a type or a path is wrong, or a model is to be named and is not.
+    """
+    path = find_config(name, FAMILY)
+    recipe = load_settings(path, overrides, _kind_of(path, overrides))
+    if isinstance(recipe, CommandRecipe):
+        _check_command(path, recipe)
+    if isinstance(recipe, ImagesRecipe) and recipe.table is None and "{id}" not in recipe.pattern:
+        raise InputError(f"config {path}: pattern: expected {{id}} in it, found {recipe.pattern!r}")
+    return recipe
+
+
+def _kind_of(path: Path, overrides: Sequence[str]) -> type[Recipe]:
+    values = dict(read_text(path).values)
+    for override in overrides:
+        if override.startswith("kind="):
+            apply_override(values, override)
+    kind = values.get("kind", "command")
+    if not isinstance(kind, str) or kind not in KINDS:
+        hint = did_you_mean(str(kind), KINDS)
+        raise InputError(f"config {path}: kind: expected one of {', '.join(KINDS)}, found {kind!r}{hint}")
+    return KINDS[kind]
+
+
+def _check_command(path: Path, recipe: CommandRecipe) -> None:
+    texts = (*recipe.command, *recipe.env.values())
+    used = {name for text in texts for name in _PLACEHOLDER.findall(text)}
+    if unknown := used - set(PLACEHOLDERS):
+        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise InputError(f"config {path}: command: expected one of {known}, found {{{min(unknown)}}}")
+    if "model" in used and recipe.model is None:
+        raise InputError(f"config {path}: model: must be set: the folder or the hub id of a model (model=DIR)")
+    if "model" not in used and recipe.model is not None:
+        raise InputError(f"config {path}: model: {recipe.model!r} would be ignored: the command has no {{model}}")
+
+
+def fill_in(text: str, values: Mapping[str, str]) -> str:
+    """Put values in the place of placeholders; what `values` has not stays."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), text)
+
+
+def standing_values(recipe: CommandRecipe) -> dict[str, str]:
+    """The placeholders that have the same value in every run on this machine."""
+    return {"python": sys.executable, "packages": str(ROOT), "model": recipe.model or ""}
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The digest of all that a recipe's pictures depend on: how long it may take is not in it."""
+    return digest_of(recipe.model_dump(mode="json", exclude={"timeout_s_per_image", "licence", "deterministic"}))
+
+
+def model_digest(recipe: CommandRecipe) -> str:
+    """The digest by which a model is known: of its commit, its weights and its command."""
+    command = [fill_in(word, {"model": recipe.model or ""}) for word in recipe.command]
+    return digest_of([recipe.commit, recipe.weights, command])
+
+
+def outside_settings(recipe: CommandRecipe | ImagesRecipe) -> OutsideSettings:
+    """What the manifest says of each picture."""
+    heard = recipe.heard
+    return OutsideSettings(
+        kind="outside",
+        command=recipe.command if isinstance(recipe, CommandRecipe) else (),
+        repository=recipe.repository,
+        commit=recipe.commit,
+        heard=Heard(sample_rate_hz=heard.sample_rate_hz, seconds=heard.seconds, repeat=heard.repeat) if heard else None,
+        image_px=recipe.image_px,
+        guidance=recipe.settings.guidance,
+        steps=recipe.settings.steps,
+        trained_on=recipe.trained_on,
+    )
+
+
+def on_disk(place: Place, key: str) -> Path:
+    """A place as one on this machine.
+
+    Raises:
+        InputError: it is in a store.
+    """
+    if not isinstance(place, Path):
+        raise InputError(f"{key}: expected a place on this machine, found {place}; copy it here first")
+    return place.absolute()

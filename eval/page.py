@@ -1,0 +1,170 @@
+"""The page of a report: the scores with their intervals, and of each metric the items that it finds best and worst, to
+look at and listen to. A folder that opens from disk, in the style of a run's gallery."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eval.pictures import Made, Picture
+from eval.report import Report, left_out, say_value
+from eval.scores import Score
+from eval.suites.suite import Item, Suite
+
+PAGE = "index.html"
+SHOWN = 12  # items at each end of a metric
+THUMB_PX = 256
+MEDIA = "media"
+STYLE = """
+.scores { width: 100%; border-collapse: collapse; margin: 1rem 0; font-size: 0.9375rem; }
+.scores th, .scores td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; }
+.scores .n { text-align: right; white-space: nowrap; }
+.scores .why { color: var(--muted); font-size: 0.8125rem; }
+.span { position: relative; display: block; width: 9rem; height: 0.75rem; background: var(--soft); }
+.span i { position: absolute; top: 0.25rem; height: 0.25rem; background: var(--bar); }
+.span b, .span u { position: absolute; top: 0; width: 2px; height: 0.75rem; background: var(--ink); }
+.span u { background: var(--focus); }
+.ends { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0.9rem; }
+.end { padding: 0.6rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
+.end div { display: grid; grid-template-columns: 1fr 1fr; gap: 0.3rem; }
+.end img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; background: var(--soft); }
+.end audio { width: 100%; margin-top: 0.4rem; }
+.end p { font-size: 0.8125rem; }
+h2 { margin-top: 2rem; font-size: 1.25rem; }
+h3 { font-size: 0.9375rem; color: var(--muted); }
+"""
+POLICY = (
+    "default-src 'none'; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
+)
+
+
+def write_page(folder: Path, suite: Suite, made: Made, report: Report, items: Mapping[str, np.ndarray]) -> None:
+    """Write `index.html`, its style and the media that it shows into a report's folder.
+
+    Raises:
+        OSError: a file of the suite is not there any more, or the folder cannot be written to.
+    """
+    shown = {name: ends_of(values_I) for name, values_I in items.items()}
+    wanted = sorted({place for places in shown.values() for end in places for place in end})
+    first = _first_pictures(made)
+    (folder / MEDIA).mkdir()
+    for place in wanted:
+        _write_media(folder / MEDIA, suite, suite.items[place], first[suite.items[place].id])
+    style = (resources.files("sonify.report") / "gallery_assets" / "gallery.css").read_text(encoding="utf-8")
+    (folder / "report.css").write_text(style + STYLE, encoding="utf-8")
+    body = "".join([*_head(report), *_table(report.scores), *_ends(suite, report.scores, shown, items)])
+    (folder / PAGE).write_text(body, encoding="utf-8")
+
+
+def ends_of(values_I: np.ndarray) -> tuple[list[int], list[int]]:
+    """The places of the items with the highest values, highest first, and with the lowest; none is in both."""
+    order = [place for place in np.argsort(-values_I, kind="stable").tolist() if not np.isnan(values_I[place])]
+    each = min(SHOWN, len(order) // 2)
+    return order[:each], order[::-1][:each]
+
+
+def _first_pictures(made: Made) -> dict[str, Picture]:
+    found: dict[str, Picture] = {}
+    for picture in made.pictures:
+        found.setdefault(picture.item.id, picture)
+    return found
+
+
+def _write_media(folder: Path, suite: Suite, item: Item, picture: Picture) -> None:
+    _thumbnail(picture.path, folder / f"{item.id}.jpg")
+    if item.references:
+        _thumbnail(suite.folder / item.references[0].file, folder / f"{item.id}-reference.jpg")
+    (folder / f"{item.id}.flac").write_bytes((suite.folder / item.sound.file).read_bytes())
+
+
+def _thumbnail(source: Path, target: Path) -> None:
+    with Image.open(source) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BICUBIC)
+    small.save(target, format="JPEG", quality=88)
+
+
+def _head(report: Report) -> Iterator[str]:
+    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+    yield '<meta name="color-scheme" content="light dark">\n'
+    yield f"<title>{escape(report.model)} on {escape(report.suite)}</title>\n"
+    yield '<link rel="icon" href="data:,">\n<link rel="stylesheet" href="report.css">\n</head>\n<body>\n'
+    yield '<header class="masthead"><div class="title"><p class="brand">sonify evaluation</p>'
+    yield f'<h1>{escape(report.model)}</h1><p class="lead">on {escape(report.suite)}, {report.found:,} of'
+    yield f" {report.wanted:,} items; suite {report.suite_digest[:12]}, model {report.model_sha256[:12]}</p>"
+    yield "".join(f'<p class="lead">{escape(line)}</p>' for line in left_out(report))
+    yield "</div></header>\n<main>\n"
+
+
+def _table(scores: Sequence[Score]) -> Iterator[str]:
+    yield '<table class="scores"><thead><tr><th>metric</th><th class=n>on</th><th>value [95 %]</th><th>'
+    yield "floor, value, ceiling</th><th class=n>floor</th><th class=n>ceiling</th><th class=n>pictures</th>"
+    yield "<th class=n>recordings</th></tr></thead><tbody>\n"
+    for score in scores:
+        floor, ceiling = (score.beside.get(name) for name in ("floor", "ceiling"))
+        note = score.reason or (score.estimate.note if score.estimate else "")
+        arrow = "↑" if score.better == "higher" else "↓"
+        yield f'<tr><th title="{escape(score.definition)}">{escape(score.metric)} {arrow}</th>'
+        yield f"<td class=n>{score.on}</td><td>{escape(say_value(score))}<span class=why> {escape(note)}</span></td>"
+        yield f"<td>{_span(score)}</td><td class=n>{_short(floor)}</td><td class=n>{_short(ceiling)}</td>"
+        yield f"<td class=n>{score.images:,}</td><td class=n>{score.recordings:,}</td></tr>\n"
+    yield "</tbody></table>\n<details><summary>How each was measured</summary><dl>\n"
+    for score in (score for score in scores if score.on == "all"):
+        towers = "; ".join(f"{role} {sha256[:12]}" for role, sha256 in score.towers.items())
+        how = [score.definition, towers, *score.preprocessing]
+        how += [f"pool {score.pool_sha256[:12]}"] if score.pool_sha256 else []
+        yield f"<dt><b>{escape(score.metric)}</b></dt><dd>{escape('. '.join(filter(None, how)))}</dd>\n"
+    yield "</dl></details>\n"
+
+
+def _span(score: Score) -> str:
+    """The interval on a line from the least to the largest of it, its floor and its ceiling."""
+    estimate = score.estimate
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    marks = [score.beside[name] for name in ("floor", "ceiling") if name in score.beside]
+    least, most = min([estimate.low, *marks]), max([estimate.high, *marks])
+    if most <= least:
+        return ""
+
+    def at(value: float) -> float:
+        return round(100 * (value - least) / (most - least), 2)
+
+    interval = f'<i style="left:{at(estimate.low)}%;width:{at(estimate.high) - at(estimate.low):.2f}%"></i>'
+    ticks = "".join(f'<u style="left:calc({at(mark)}% - 1px)"></u>' for mark in marks)
+    return f'<span class=span>{interval}{ticks}<b style="left:calc({at(estimate.value)}% - 1px)"></b></span>'
+
+
+def _ends(
+    suite: Suite,
+    scores: Sequence[Score],
+    shown: Mapping[str, tuple[list[int], list[int]]],
+    items: Mapping[str, np.ndarray],
+) -> Iterator[str]:
+    definitions = {score.metric: score.definition for score in scores}
+    for name, ends in shown.items():
+        yield f"<section><h2>{escape(name)}</h2><p>{escape(definitions[name])}</p>\n"
+        for title, places in zip(("highest", "lowest"), ends, strict=True):
+            cards = "".join(_card(suite.items[place], float(items[name][place])) for place in places)
+            yield f'<h3>{title}</h3><div class="ends">{cards}</div>\n'
+        yield "</section>\n"
+    yield "</main>\n<footer>Made picture left, reference right, the whole sound below.</footer>\n</body>\n</html>\n"
+
+
+def _card(item: Item, value: float) -> str:
+    said = " · ".join(item.labels or item.captions) or item.id
+    real = f'<img src="{MEDIA}/{item.id}-reference.jpg" alt="the reference" loading="lazy">' if item.references else ""
+    return (
+        f'<article class="end"><div><img src="{MEDIA}/{item.id}.jpg" alt="the made picture" loading="lazy">{real}</div>'
+        f'<audio controls preload="none" src="{MEDIA}/{item.id}.flac"></audio>'
+        f"<p><b>{value:.4g}</b> {escape(said)}</p><p>{escape(item.id)}</p></article>"
+    )
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,199 @@
+"""What a report is made of: `report.json`, `scores.csv`, `scores.tex`, `items.csv`, and the page to look at.
+
+The same suite, pictures and towers give the same bytes.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from eval.pictures import Made
+from eval.scores import Score
+from eval.suites.suite import Suite
+from sonify.errors import InputError
+
+REPORT = "report.json"
+ITEMS = "items.csv"
+SCORES = "scores.csv"
+LATEX = "scores.tex"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All that a report says of one model on one suite; `vectors` is the folder where they are kept."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+
+    version: int
+    suite: str
+    suite_folder: str
+    suite_digest: str
+    wanted: int
+    found: int
+    missing_in_suite: dict[str, int]
+    model: str
+    model_sha256: str
+    manifest: str
+    items_without_picture: tuple[str, ...]
+    unusable: dict[str, str]
+    failed: int
+    met: dict[str, int]  # items by level: in, audio, out, unknown
+    trained_on: tuple[str, ...]
+    towers: dict[str, str]  # by role: the name and the model
+    judged_by: dict[str, Any] | None = None  # the sections of the towers; None: a caller's own
+    vectors: str | None
+    metrics: tuple[str, ...]
+    seed: int
+    scores: tuple[Score, ...]
+
+
+_REPORT = TypeAdapter(Report)
+
+
+def read_report(folder: Path) -> Report:
+    """Read REPORT/report.json.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / REPORT
+    try:
+        report = _REPORT.validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); `python -m eval.run` writes one") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg']}; run `python -m eval.run` again") from None
+    if report.version != VERSION:
+        raise InputError(f"{path}: expected version {VERSION}, found {report.version}; run `python -m eval.run` again")
+    return report
+
+
+def report_bytes(report: Report) -> bytes:
+    """What `report.json` holds."""
+    plain = _REPORT.dump_python(report, mode="json")
+    return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def items_csv(suite: Suite, made: Made, items: Mapping[str, np.ndarray]) -> bytes:
+    """A line an item: what it is, how many pictures it has, what each mean metric gives it."""
+    counts: dict[str, int] = {}
+    for picture in made.pictures:
+        counts[picture.item.id] = counts.get(picture.item.id, 0) + 1
+    names = list(items)
+    rows = [
+        [
+            item.id,
+            item.recording,
+            item.group,
+            ";".join(item.labels),
+            counts.get(item.id, 0),
+            *("" if math.isnan(items[name][n]) else repr(float(items[name][n])) for name in names),
+        ]
+        for n, item in enumerate(suite.items)
+    ]
+    return _csv([["id", "recording", "group", "labels", "images", *names], *rows])
+
+
+def scores_csv(scores: Iterable[Score]) -> bytes:
+    """A line a score."""
+    header = ["metric", "on", "value", "low", "high", "interval", "images", "items", "recordings", "seeds", "better"]
+    beside = ["floor", "ceiling", "mean_over_images", "seed_sd"]
+    rows = [
+        [
+            score.metric,
+            score.on,
+            *_numbers(score),
+            score.estimate.method if score.estimate else "",
+            *(score.images, score.items, score.recordings, score.seeds, score.better),
+            *(score.beside.get(name, "") for name in beside),
+            score.pool_sha256 or "",
+            " ".join(f"{role}:{sha256}" for role, sha256 in score.towers.items()),
+            score.reason or (score.estimate.note if score.estimate else ""),
+        ]
+        for score in scores
+    ]
+    return _csv([[*header, *beside, "pool_sha256", "towers", "note"], *rows])
+
+
+def _numbers(score: Score) -> list[Any]:
+    estimate = score.estimate
+    found = (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
+    return ["" if number is None else repr(float(number)) for number in found]
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
+
+
+def scores_latex(report: Report) -> bytes:
+    """A table for a paper, with booktabs: each score with its interval, its floor and ceiling, and n."""
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{tabular}{llrrrr}",
+        r"\toprule",
+        r"metric & on & value (95\,\%) & floor & ceiling & $n$ \\",
+        r"\midrule",
+        *(_latex_row(score) for score in report.scores),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _latex_row(score: Score) -> str:
+    name = rf"\texttt{{{_escaped(score.metric)}}} {ARROWS[score.better]}"
+    floor, ceiling = (_short(score.beside.get(which)) for which in ("floor", "ceiling"))
+    return rf"{name} & {score.on} & {say_value(score)} & {floor} & {ceiling} & {score.images} \\"
+
+
+def say_value(score: Score) -> str:
+    """A score as it is read: the value and its interval, or that there is none."""
+    if score.estimate is None:
+        return "not measured"
+    text = _short(score.estimate.value)
+    if score.estimate.low is None or score.estimate.high is None:
+        return text
+    return f"{text} [{_short(score.estimate.low)}, {_short(score.estimate.high)}]"
+
+
+def _short(value: float | None) -> str:
+    """Four digits that count; none where there is no value."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+
+
+def left_out(report: Report) -> list[str]:
+    """What a report does not rest on, a line each: what the suite misses, what the model did not make, what it met."""
+    lines: list[str] = []
+    if report.wanted > report.found:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.missing_in_suite.items())
+        lines.append(f"{report.wanted - report.found:,} of the suite's {report.wanted:,} items are missing ({reasons})")
+    if report.items_without_picture:
+        lines.append(f"{len(report.items_without_picture):,} of {report.found:,} items have no picture")
+    if report.unusable:
+        name, why = next(iter(report.unusable.items()))
+        lines.append(f"{len(report.unusable):,} pictures cannot be used, such as {name} ({why})")
+    if report.failed:
+        lines.append(f"{report.failed:,} pictures failed when they were made (failed.csv)")
+    counts = ", ".join(f"{count:,} {level}" for level, count in report.met.items() if count)
+    lines.append(f"in or out of sample: {counts}" + ("" if report.trained_on else "; --trained-on tells"))
+    return lines

@@ -1,0 +1,314 @@
+"""The paper's Table 1: what it takes, as far as this machine can go, and the table with what was measured.
+
+    python -m eval.reproduce --out runs/reproduce [--model DIR|ID] [--trained-on RUN|CSV ...]
+
+`make reproduce` is the same without a model. It says what is missing (corpora, weights, a GPU), prepares each suite
+that can be, makes the pictures of the controls and of the model, and scores them, each by the command that it prints.
+The offline suite `smoke` stands beside the paper's columns: its towers are random and judge nothing, it shows that all
+of it runs. A cell that nobody measured says so.
+"""
+
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.reproduce", extra="eval"))
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.report import Report, read_report
+from eval.suites.config import load_suite_config
+from eval.suites.suite import SUITE
+from eval.towers import config
+from eval.towers.opened import load_towers, open_judges
+from sonify.errors import InputError, WorkError
+from sonify.io.write import write_whole
+from sonify.models.loading import choose_device
+from sonify.terminal import Parser, run_command
+
+OFFLINE = "smoke"
+# Suites of the paper's columns, in its order.
+COLUMNS = {
+    "greatest_hits": "Greatest Hits",
+    "landscapes_itw": "Landscapes + Into the Wild",
+    "vegas_1k": "VEGAS",
+    "vggsound_50x20": "VGGSound",
+}
+METRICS = {"FID": "fid_torch_fidelity", "IIS": "iis_cosine", "AIS": "ais_cosine"}
+# The best cell of each column in the paper's Table 1, whichever model it is of; its other cells are not known here.
+PUBLISHED = "best published"
+BEST = {
+    "FID": (87.3, 79.9, 94.0, 85.8),
+    "IIS": (0.68, 0.75, 0.62, 0.60),
+    "AIS": (0.053, 0.064, 0.051, 0.043),
+}
+CONTROLS = ("references", "shuffled")
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One number of the table; `mark` says how many of its items the model may have met (`in`, `audio`, `out`)."""
+
+    model: str
+    suite: str
+    metric: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    mark: str = ""
+    source: str = NOT_MEASURED  # `published` | `measured` | `not measured`
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the command was given."""
+
+    out: Path
+    model: str | None
+    trained_on: tuple[str, ...]
+    towers: str
+    seeds: int
+    on_cpu: bool
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "eval.reproduce") -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog=prog, description="The paper's Table 1, as far as this machine can go.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the suites, the pictures and the reports")
+    parser.add_argument("--model", metavar="DIR|ID", help="a released pipeline; without one, its row is not measured")
+    parser.add_argument("--trained-on", nargs="+", default=(), metavar="RUN|CSV", help="as of eval.run")
+    parser.add_argument("--towers", default="towers", help="the networks that judge (default: those that come along)")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures of each sound (default: %(default)s)")
+    parser.add_argument("--on-cpu", action="store_true", help="make the model's pictures where there is no GPU too")
+    found = parser.parse_args(argv)
+    asked = Asked(
+        out=found.out.absolute(),
+        model=found.model,
+        trained_on=tuple(found.trained_on),
+        towers=found.towers,
+        seeds=found.seeds,
+        on_cpu=found.on_cpu,
+    )
+    return run_command(prog, lambda: reproduce(asked))
+
+
+def reproduce(asked: Asked) -> None:
+    """Do what can be done, and write `table.json`, `table.csv` and `table.tex`.
+
+    Raises:
+        WorkError: a command that should have worked did not.
+        InputError: the folder cannot be written to.
+        DiskFull: no room is left.
+    """
+    lacks = find_lacks(asked)
+    tell(lacks)
+    cells: list[Cell] = []
+    for column, name in enumerate((*COLUMNS, OFFLINE)):
+        why = lacks.of_column(name)
+        if not why:
+            _measure(asked, name, with_model=not lacks.of_model(name))
+        if name in COLUMNS:
+            cells += [
+                Cell(model=PUBLISHED, suite=name, metric=metric, value=best[column], source="published")
+                for metric, best in BEST.items()
+            ]
+        for model in (*CONTROLS, "model"):
+            cells += _cells(asked, name, model, "; ".join(why or lacks.of_model(name)))
+    write_table(asked.out, cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lacks:
+    """What this machine has not: corpora by column, weights for all but the offline one, a model, a GPU for it."""
+
+    corpora: Mapping[str, str]
+    towers: tuple[str, ...]
+    model: str
+    gpu: str
+
+    def of_column(self, name: str) -> tuple[str, ...]:
+        """Without which nothing of a column can be measured."""
+        corpus = (self.corpora[name],) if name in self.corpora else ()
+        return corpus if name == OFFLINE else (*corpus, *self.towers)
+
+    def of_model(self, name: str) -> tuple[str, ...]:
+        """Without which the model's cells of a column cannot."""
+        return tuple(filter(None, (self.model, "" if name == OFFLINE else self.gpu)))
+
+
+def find_lacks(asked: Asked) -> Lacks:
+    """Look for all that the table takes."""
+    corpora: dict[str, str] = {}
+    for name in (OFFLINE, *COLUMNS):
+        try:
+            load_suite_config(name)
+        except InputError as error:
+            corpora[name] = str(error)
+    on_cpu = asked.model is not None and not asked.on_cpu and choose_device("auto").type == "cpu"
+    return Lacks(
+        corpora=corpora,
+        towers=tuple(_lacked_towers(asked.towers)),
+        model="" if asked.model else "a model: --model, a folder or a hub id",
+        gpu="a GPU for the model's pictures (--on-cpu does without)" if on_cpu else "",
+    )
+
+
+def tell(lacks: Lacks) -> None:
+    """Say what is missing, and for which columns."""
+    lines = [f"{COLUMNS.get(name, name)}: {why}" for name, why in lacks.corpora.items()]
+    lines += [f"every column but {OFFLINE}: {why}" for why in (*lacks.towers, lacks.gpu) if why]
+    lines += [f"the model's row: {lacks.model}"] if lacks.model else []
+    sys.stdout.write("".join(f"needs, for {line}\n" for line in lines) or "all that the table takes is here\n")
+
+
+def _lacked_towers(towers: str) -> Iterator[str]:
+    try:
+        sections = load_towers(towers)
+    except InputError as error:
+        yield f"towers: {error}"
+        return
+    for role in ("inception", "clip_b32", "wav2clip"):
+        section = getattr(sections, role)
+        try:
+            if section is None:
+                yield f"towers.{role}: {towers} names none"
+            else:
+                open_judges(config.Towers.model_validate({role: section}))
+        except InputError as error:
+            yield f"towers.{role}: {error}"
+
+
+def _measure(asked: Asked, name: str, *, with_model: bool) -> None:
+    """Prepare a suite, make the pictures and score them, each by its command."""
+    suite, seeds = asked.out / "suites" / name, ["--seeds", str(asked.seeds)]
+    if not (suite / SUITE).is_file():
+        _command("eval.prepare", "--config", name, "--out", str(suite))
+    models = {control: ["--recipe", control] for control in CONTROLS}
+    if with_model and asked.model is not None:
+        models["model"] = ["--recipe", "generate", f"model={asked.model}"]
+    for model, recipe in models.items():
+        pictures, report = (str(asked.out / folder / name / model) for folder in ("pictures", "reports"))
+        options, overrides = recipe[:2], recipe[2:]
+        _command("eval.baseline", *options, "--suite", str(suite), *seeds, "--out", pictures, *overrides)
+        judged = [] if name == OFFLINE else ["--towers", asked.towers]
+        met = ["--trained-on", *asked.trained_on] if model == "model" and asked.trained_on else []
+        vectors = ["--vectors", str(asked.out / "vectors")]
+        given = ["--suite", str(suite), "--manifest", pictures, "--out", report]
+        _command("eval.run", *given, *vectors, *judged, *met)
+
+
+def _command(module: str, *words: str) -> None:
+    sys.stdout.write(f"$ python -m {module} {' '.join(words)}\n")
+    sys.stdout.flush()
+    done = subprocess.run([sys.executable, "-m", module, *words], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own modules
+    if done.returncode:
+        raise WorkError(f"python -m {module} ended with {done.returncode}; what it said stands above")
+
+
+def _cells(asked: Asked, name: str, model: str, why: str) -> list[Cell]:
+    folder = asked.out / "reports" / name / model
+    shown = asked.model or "ours" if model == "model" else model
+    try:
+        report = read_report(folder)
+    except InputError:
+        return [Cell(model=shown, suite=name, metric=metric, why=why) for metric in METRICS]
+    return [_cell_of(report, shown, name, metric) for metric in METRICS]
+
+
+def _cell_of(report: Report, model: str, suite: str, metric: str) -> Cell:
+    score = next((score for score in report.scores if score.metric == METRICS[metric] and score.on == "all"), None)
+    if score is None or score.estimate is None:
+        return Cell(model=model, suite=suite, metric=metric, why=score.reason if score else "not asked for")
+    estimate = score.estimate
+    return Cell(
+        model=model,
+        suite=suite,
+        metric=metric,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        mark=_mark(report.met),
+        source="measured",
+    )
+
+
+def _mark(met: Mapping[str, int]) -> str:
+    """The share of the items that the model has met, and that it cannot have; nothing where it is not known."""
+    whole = sum(met.values())
+    known = {level: count for level, count in met.items() if count and level != "unknown"}
+    return ", ".join(f"{level} {100 * count / whole:.0f} %" for level, count in known.items())
+
+
+def write_table(out: Path, cells: Sequence[Cell]) -> None:
+    """Write the table in three forms, and print it.
+
+    Raises:
+        InputError: the folder cannot be written to.
+        DiskFull: no room is left.
+    """
+    rows = [asdict(cell) for cell in cells]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(out / "table.json", (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(out / "table.csv", text.getvalue().encode())
+    write_whole(out / "table.tex", _latex(cells).encode())
+    _print(cells)
+    sys.stdout.write("".join(f"{out / name}\n" for name in ("table.json", "table.csv", "table.tex")))
+
+
+def _grid(cells: Sequence[Cell]) -> tuple[list[str], list[str], dict[tuple[str, str, str], Cell]]:
+    models = list(dict.fromkeys(cell.model for cell in cells))
+    suites = list(dict.fromkeys(cell.suite for cell in cells))
+    return models, suites, {(cell.model, cell.suite, cell.metric): cell for cell in cells}
+
+
+def _say(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.value is None:
+        return NOT_MEASURED
+    text = f"{cell.value:.3g}"
+    text = text if cell.low is None or cell.high is None else f"{text} [{cell.low:.3g}, {cell.high:.3g}]"
+    return f"{text} ({cell.mark})" if cell.mark else text
+
+
+def _print(cells: Sequence[Cell]) -> None:
+    models, suites, at = _grid(cells)
+    table = Table(title="Table 1 of Seeing Sound (FID lower, IIS and AIS higher is better)", title_justify="left")
+    for title in ("suite", "metric", *models):
+        table.add_column(title)
+    for suite in suites:
+        for metric in METRICS:
+            table.add_row(
+                COLUMNS.get(suite, suite), metric, *(_say(at.get((model, suite, metric))) for model in models)
+            )
+    Console(file=sys.stdout, width=max(Console().width, 120)).print(table)
+
+
+def _latex(cells: Sequence[Cell]) -> str:
+    models, suites, at = _grid(cells)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'ccc' * len(suites)}}}",
+        r"\toprule",
+        " & ".join(["", *(rf"\multicolumn{{3}}{{c}}{{{COLUMNS.get(suite, suite)}}}" for suite in suites)]) + r" \\",
+        " & ".join(["model", *(metric for _ in suites for metric in METRICS)]) + r" \\",
+        r"\midrule",
+    ]
+    for model in models:
+        values = [_say(at.get((model, suite, metric))) for suite in suites for metric in METRICS]
+        lines.append(" & ".join([model.replace("_", r"\_"), *values]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

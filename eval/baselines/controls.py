@@ -34,6 +34,7 @@ from sonify.io.listing import iter_inputs
 from sonify.io.places import is_below
 from sonify.io.write import replacing
 from sonify.media.headers import IMAGE_SUFFIXES
+from sonify.stores import Place
 from train.manifest import IMAGES, ControlSettings, Settings, write_manifest
 
 log = logging.getLogger(__name__)
@@ -132,9 +133,9 @@ def _by_pattern(recipe: ImagesRecipe, asked: Asked) -> dict[Pair, str]:
     return named
 
 
-def _by_table(table: object, asked: Asked) -> tuple[dict[Pair, str], list[str]]:
+def _by_table(table: Place, asked: Asked) -> tuple[dict[Pair, str], list[str]]:
     """What a table says, and the pictures in it that nobody asked for."""
-    path = on_disk(table, "table")  # pyright: ignore[reportArgumentType] - a place
+    path = on_disk(table, "table")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         rows = list(csv.DictReader(lines))

@@ -46,7 +46,7 @@ from sonify.errors import InputError, WorkError
 from sonify.io.listing import is_junk
 from sonify.io.places import is_below, open_inside
 from sonify.io.write import naming_place, remove, sha256_of, write_whole
-from train.manifest import IMAGES, MANIFEST, write_manifest
+from train.manifest import IMAGES, MANIFEST, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 
@@ -408,10 +408,21 @@ def _take_manifest(recipe: CommandRecipe, asked: Asked, folder: Path) -> Counts:
         raise _Broken(f"its manifest names {spell_pair(min(unknown))}, which was not asked for")
     if not there:
         raise WorkError(f"{recipe.name}: none of its pictures can be used; {_first(made.unusable)}")
-    why = f"its picture cannot be used ({_first(made.unusable)})" if made.unusable else "no picture"
-    failed = tuple(Failed(id=id, seed=seed, error=why) for id, seed in asked.pairs if (id, seed) not in there)
+    why = _unusable_pairs(asked, folder, made.unusable)
+    left = [pair for pair in asked.pairs if pair not in there]
+    failed = tuple(Failed(id=pair[0], seed=pair[1], error=why.get(pair, "no picture")) for pair in left)
     write_failed(folder, failed)
     return count(there, failed)
+
+
+def _unusable_pairs(asked: Asked, folder: Path, unusable: Mapping[str, str]) -> dict[Pair, str]:
+    """Why a picture that the manifest names cannot be used, by what it is of."""
+    of = {sha256: id for id, (_, sha256) in asked.sounds.items()}
+    return {
+        (of[row.sound_sha256[0]], row.seed): unusable[row.image]
+        for row in read_manifest(folder, with_images=False)
+        if row.image in unusable and row.sound_sha256[0] in of
+    }
 
 
 def _first(unusable: Mapping[str, str]) -> str:

@@ -104,8 +104,8 @@ def test_a_reference_that_is_not_as_it_was_prepared_is_refused(
 
 def test_a_suite_without_pictures_has_no_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = make_suite(tmp_path, 2, others=0, pictures=False)
-    for words in (["references"], ["shuffled"]):
-        assert run(suite, *words, tmp_path / "out") == 2
+    for recipe in ("references", "shuffled"):
+        assert run(suite, recipe, tmp_path / "out") == 2
         assert "has no reference pictures, and the control is made of them" in last_line(capsys)
 
 

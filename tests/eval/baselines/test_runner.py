@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from eval.baseline import main
+from eval.baselines.recipe import CommandRecipe, load_recipe
 from eval.pictures import read_made
 from eval.suites.entries import Selection
 from eval.suites.suite import Suite, read_suite
@@ -26,7 +27,8 @@ from tests.builders import RATE_HZ, SHA256, tone, write_sound
 from tests.eval.baselines.programs import ALIKE, ALL, CHILD, HANGS, SLOW, WORDS, first_is, then, write_recipe
 from tests.eval.suites_built import folder_config, make_entries, make_suite
 from tests.processes import is_gone
-from train.manifest import Heard, OutsideSettings, read_manifest
+from tests.tiny_networks import write_tiny_pixart
+from train.manifest import GenerationSettings, Heard, OutsideSettings, read_manifest
 
 LABELS = ("dog", "rain", "train", "cat")
 
@@ -564,3 +566,80 @@ for n, (row, seed) in enumerate(pairs):
     made = read_made(suite, tmp_path / "out")
     assert len(made.pictures) == 8
     assert {np.asarray(Image.open(picture.path).convert("RGB")).shape for picture in made.pictures} == {(32, 32, 3)}
+
+
+# --- programs that write a manifest themselves
+
+OWN_MANIFEST = """
+made = os.environ.get("MADE", "").split()
+lines = []
+for n, (row, seed) in enumerate(pairs):
+    if made and row["id"] not in made:
+        continue
+    name = f"images/{n:06d}-000-{seed}.png"
+    picture(row, seed).save(out / name)
+    line = {"image": name, "mixed_with": [], "model": "/ours", "model_sha256": "a" * 64, "start_sec": 0.0}
+    line |= {"seed": seed + int(os.environ.get("SHIFT", 0)), "sound": row["sound"], "sound_sha256": [row["sha256"]]}
+    settings = {"clip_seconds": 5.0, "gains_db": [0.0], "guidance": 4.5, "precision": "float32", "separate": False}
+    lines.append(json.dumps(line | {"settings": settings | {"steps": 20, "target_lufs": -30.0}}) + "\\n")
+(out / "manifest.jsonl").write_text("".join(lines))
+if made:
+    for line in lines[:1]:
+        (out / json.loads(line)["image"]).write_bytes(b"no picture")
+sys.exit(int(os.environ.get("CODE", 0)))
+"""
+
+
+def test_a_programs_own_manifest_is_taken_as_it_is(suite: Suite, tmp_path: Path) -> None:
+    recipe, out = write_recipe(tmp_path, OWN_MANIFEST, trained_on=["audioset_train"]), tmp_path / "out"
+    for _ in range(2):
+        assert run(suite, recipe, out) == 0
+        assert {row.model for row in read_manifest(out)} == {"/ours"}
+        assert isinstance(read_manifest(out)[0].settings, GenerationSettings)
+        made = read_made(suite, out)
+        assert (len(made.pictures), made.missing, failures(out)) == (8, (), [])
+        assert made.trained_on == ("audioset_train",)
+
+
+def test_what_a_programs_own_manifest_lacks_is_counted(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = write_recipe(tmp_path, OWN_MANIFEST, env={"MADE": "s001 s003"}), tmp_path / "out"
+    assert run(suite, recipe, out, seeds=1) == 0
+    assert capsys.readouterr().out.startswith("1 pictures of 1 of 4 items")
+    rows = failures(out)
+    assert [row["id"] for row in rows] == ["s000", "s001", "s002"]
+    assert [row["error"] for row in rows] == ["no picture", "not a picture of a known kind", "no picture"]
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"SHIFT": "1"}, "its manifest names s000 with seed 2, which was not asked for"),
+        ({"MADE": "s001"}, "none of its pictures can be used; .*: not a picture"),
+        ({"MADE": "nobody"}, "wrote a manifest that cannot be taken: .* names no image"),
+        ({"CODE": "1"}, "ended with exit code 1"),
+    ],
+)
+def test_a_manifest_of_a_program_that_went_wrong_does_not_stay(
+    env: dict[str, str], message: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, OWN_MANIFEST, env=env)
+    assert run(suite, recipe, tmp_path / "out", seeds=1 if "MADE" in env else 2) == 3
+    assert re.search(message, last_line(capsys))
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+
+
+def test_a_released_pipeline_is_a_recipe_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = suite_of_its_own(tmp_path, 2)
+    model = write_tiny_pixart(tmp_path / "model", clip_seconds=5.0)
+    generate = load_recipe("generate", [f"model={model}"])
+    assert isinstance(generate, CommandRecipe)
+    words = [f"model={model}", f"command={json.dumps([*generate.command, '--steps', '2', '--device', 'cpu'])}"]
+
+    assert run(suite, Path("generate"), tmp_path / "out", *words, seeds=1) == 0
+
+    assert capsys.readouterr().out == f"2 pictures of 2 of 2 items in {tmp_path / 'out'}\n"
+    made = read_made(suite, tmp_path / "out")
+    assert [(shown.item.id, shown.seed) for shown in made.pictures] == [("s000", 0), ("s001", 0)]
+    assert (made.model, made.missing, failures(tmp_path / "out")) == (str(model), (), [])

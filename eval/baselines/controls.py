@@ -6,8 +6,6 @@ All are copied, so that the folder stands alone; it is made beside its place and
 import csv
 import hashlib
 import logging
-import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -28,7 +26,8 @@ from eval.baselines.folder import (
 )
 from eval.baselines.recipe import ImagesRecipe, ShuffledRecipe, on_disk, outside_settings
 from eval.pictures import Picture, read_made
-from eval.suites.suite import Item, Stored, Suite
+from eval.suites.derange import derange
+from eval.suites.suite import Stored, Suite
 from sonify.errors import InputError
 from sonify.io.commits import digest_of
 from sonify.io.listing import iter_inputs
@@ -188,7 +187,7 @@ def take_shuffled(recipe: ShuffledRecipe, suite: Suite, seeds: range) -> tuple[A
         of, given = made.model, _first_of_each(made.pictures)
     with_pictures = {id for id, _ in given}
     items = [item for item in asked.items.values() if item.id in with_pictures]
-    donors = derange(items, recipe.seed, suite.name)
+    donors = derange(items, recipe.seed)
     sources: dict[Pair, Source] = {}
     failed: list[Failed] = []
     for id, seed in asked.pairs:
@@ -210,50 +209,6 @@ def _first_of_each(pictures: Sequence[Picture]) -> dict[Pair, Source]:
     for picture in pictures:
         found.setdefault((picture.item.id, picture.seed), Source(path=picture.path, donor=picture.item.id))
     return found
-
-
-def derange(items: Sequence[Item], seed: int, name: str) -> dict[str, str]:
-    """Give each item another one as its donor, with no label and no recording in common; each is a donor once.
-
-    A random permutation, of which every pair that may not be is exchanged with one that mends it. With one label an
-    item and none that more than half have, there always is one: of the n positions at most n - 1 have the label, or a
-    donor that has it.
-
-    Raises:
-        InputError: there is none.
-    """
-    generator = random.Random(digest_of(["shuffled", name, seed]))  # noqa: S311 - the same permutation again
-    donors = generator.sample(list(items), len(items))
-    order = generator.sample(range(len(items)), len(items))
-    for here, item in enumerate(items):
-        if _may_give(donors[here], item):
-            continue
-        there = next(
-            (n for n in order if _may_give(donors[n], item) and _may_give(donors[here], items[n])),
-            None,
-        )
-        if there is None:
-            raise InputError(_why_not(items))
-        donors[here], donors[there] = donors[there], donors[here]
-    return {item.id: donor.id for item, donor in zip(items, donors, strict=True)}
-
-
-def _may_give(donor: Item, item: Item) -> bool:
-    return donor.recording != item.recording and not set(donor.labels) & set(item.labels)
-
-
-def _why_not(items: Sequence[Item]) -> str:
-    for what, counted in (
-        ("label", Counter(label for item in items for label in set(item.labels))),
-        ("recording", Counter(item.recording for item in items)),
-    ):
-        most, count = max(counted.items(), key=lambda found: found[1], default=("", 0))
-        if 2 * count > len(items):
-            return (
-                f"shuffled: {count} of {len(items)} items have the {what} {most!r}, more than half: no order gives each"
-                f" a picture of another {what}; take a suite of more"
-            )
-    return f"shuffled: no order found that gives each of {len(items)} items a picture of other labels and recordings"
 
 
 def write_taken(

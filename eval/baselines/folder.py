@@ -1,6 +1,7 @@
 """The folder that a baseline fills: what is asked of it, what it was made for, what failed, and its pictures looked at.
 
 FOLDER/baseline.json    for which suite, by which recipe and with which seeds it is made; written first
+FOLDER/sounds.csv       of a recipe that runs a program: what it is given to hear (or sounds_whole.csv)
 FOLDER/images/          the pictures
 FOLDER/failed.csv       id, seed, error: what was asked for and is not there
 FOLDER/manifest.jsonl   one line a picture (`train.manifest`), written last: a folder without one is not finished
@@ -21,7 +22,7 @@ from typing import Literal
 from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from eval.suites.suite import Item, Suite
+from eval.suites.suite import SOUNDS_WHOLE, Item, Suite, table_bytes
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import canonical_json
 from sonify.io.write import write_whole
@@ -77,7 +78,7 @@ def ask(suite: Suite, takes: List, seeds: range) -> Asked:
     Raises:
         InputError: the list has no sound.
     """
-    whole = takes == "sounds_whole.csv"
+    whole = takes == SOUNDS_WHOLE
     items = {item.id: item for item in suite.items if whole or item.window is not None}
     heard = {id: item.sound if whole else item.window for id, item in items.items()}
     sounds = {id: (suite.folder / each.file, each.sha256) for id, each in heard.items() if each is not None}
@@ -169,11 +170,7 @@ class Failed:
 
 def write_failed(folder: Path, failed: Iterable[Failed]) -> None:
     """Write `failed.csv`, whole; nothing failed, and it has a header alone."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(("id", "seed", "error"))
-    table.writerows((row.id, row.seed, row.error) for row in failed)
-    write_whole(folder / FAILED, buffer.getvalue().encode())
+    write_whole(folder / FAILED, table_bytes(("id", "seed", "error"), [(f.id, f.seed, f.error) for f in failed]))
 
 
 def read_failed(folder: Path) -> tuple[Failed, ...]:

@@ -4,7 +4,6 @@ It works in its output folder, where it goes on if it is started again; until al
 it does wrong as a whole ends the run; a single picture that it could not make is a line of `failed.csv`.
 """
 
-import csv
 import fcntl
 import json
 import logging
@@ -42,6 +41,7 @@ from eval.baselines.folder import (
 )
 from eval.baselines.recipe import CommandRecipe, fill_in, model_digest, on_disk, outside_settings, standing_values
 from eval.pictures import read_made
+from eval.suites.suite import SOUNDS_WHOLE, list_bytes
 from sonify.errors import InputError, WorkError
 from sonify.io.listing import is_junk
 from sonify.io.places import is_below, open_inside
@@ -91,11 +91,13 @@ def run_recipe(recipe: CommandRecipe, asked: Asked, made_for: MadeFor, folder: P
         InputError: the suite, a weight or the folder is not what it has to be, or the program cannot be started.
         WorkError: the program failed, took too long, or broke its protocol.
     """
-    _check_list(asked)
+    _check_sounds(asked)
     cwd = folder if recipe.cwd is None else on_disk(recipe.cwd, "cwd")
     _check_weights(recipe, cwd)
     with _hold(folder) as lock:
         write_whole(folder / BASELINE, made_for.to_bytes())
+        # the suite's own lists name the place where it was made, and it may have been moved
+        write_whole(folder / asked.takes, list_bytes(asked.suite, asked.takes == SOUNDS_WHOLE))
         for name in (MANIFEST, FAILED):  # they do not tell what the folder will hold
             (folder / name).unlink(missing_ok=True)
         try:
@@ -128,28 +130,15 @@ def _run(recipe: CommandRecipe, asked: Asked, cwd: Path, folder: Path, lock: Bin
 # --- before
 
 
-def _check_list(asked: Asked) -> None:
-    """The list that the program is given must name the suite's sounds, where they are and as they were."""
-    suite = asked.suite
-    path = suite.folder / asked.takes
-    again = "prepare the suite again"
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        listed = [(row["id"], row["sound"], row["sha256"]) for row in rows]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as the list of a suite ({error!r}); {again}") from None
-    expected = [(id, sound, sha256) for id, (sound, sha256) in asked.sounds.items()]
-    if [(id, sha256) for id, _, sha256 in listed] != [(id, sha256) for id, _, sha256 in expected]:
-        raise InputError(f"{path}: does not name the {len(expected)} sounds of the suite; {again}")
-    for (id, found, _), (_, sound, sha256) in zip(listed, expected, strict=True):
-        if Path(found) != Path(sound):
-            raise InputError(f"{path}: names {found} for {id}, expected {sound}: was the suite moved? {again}")
+def _check_sounds(asked: Asked) -> None:
+    """What is heard must be what was prepared: a picture of another sound would be held against this one."""
+    for path, sha256 in asked.sounds.values():
         try:
-            is_same = sha256_of(Path(sound)) == sha256
+            found = sha256_of(path)
         except OSError as error:
-            raise InputError(f"{sound}: cannot be read ({error.strerror}); {again}") from None
-        if not is_same:
-            raise InputError(f"{sound}: is not as it was prepared (another sha256); {again}")
+            raise InputError(f"{path}: cannot be read ({error.strerror}); prepare the suite again") from None
+        if found != sha256:
+            raise InputError(f"{path}: is not as it was prepared (another sha256); prepare the suite again")
 
 
 def _check_weights(recipe: CommandRecipe, cwd: Path) -> None:
@@ -293,7 +282,7 @@ class _Program:
     def values(self) -> dict[str, str]:
         seeds = self.asked.seeds
         return {
-            "sounds": str(self.asked.suite.folder / self.asked.takes),
+            "sounds": str(self.folder / self.asked.takes),
             "out": str(self.folder),
             "seed": str(seeds[0]),
             "seeds": str(len(seeds)),

@@ -70,7 +70,7 @@ def make_entries(
 ) -> list[Entry]:
     """Entries with a sound and a picture of their own: `s000` of label 0, `s001` of label 1, and so on.
 
-    `per_recording` of them in turn are of one recording. `captions` and `ids` (`youtube:recordin000`, eleven characters) are given.
+    `per_recording` of them in turn are of one recording. `captions` and `ids` (`youtube:recordin000`) are given.
     """
     entries: list[Entry] = []
     for n in range(sounds):

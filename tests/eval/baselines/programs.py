@@ -60,7 +60,7 @@ for row, seed in pairs:
 
 def first_is(image: str, before: str = "") -> str:
     """A program that names this expression as its first picture, and makes the others well."""
-    return f"first = picture(*pairs[0])\n{before}\nanswer(id='item-0', seed=0, image={image})\n{BUT_FIRST}"
+    return f"first = picture(*pairs[0])\n{before}\nanswer(id='s000', seed=0, image={image})\n{BUT_FIRST}"
 
 
 def then(line: str) -> str:

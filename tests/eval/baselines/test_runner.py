@@ -17,21 +17,28 @@ from PIL import Image
 
 from eval.baseline import main
 from eval.pictures import read_made
-from eval.suites.suite import Suite
+from eval.suites.entries import Selection
+from eval.suites.suite import Suite, read_suite
+from eval.suites.write import write_suite
 from sonify.io.commits import digest_of
 from sonify.io.write import sha256_of
-from tests.builders import SHA256
+from tests.builders import RATE_HZ, SHA256, tone, write_sound
 from tests.eval.baselines.programs import ALIKE, ALL, CHILD, HANGS, SLOW, WORDS, first_is, then, write_recipe
-from tests.eval.baselines.suite_made import write_suite
+from tests.eval.suites_built import folder_config, make_entries, make_suite
 from tests.processes import is_gone
 from train.manifest import Heard, OutsideSettings, read_manifest
 
 LABELS = ("dog", "rain", "train", "cat")
 
 
-@pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    return write_suite(tmp_path / "suite", LABELS)
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """Which no test changes."""
+    return suite_of_its_own(tmp_path_factory.mktemp("suite"))
+
+
+def suite_of_its_own(folder: Path, sounds: int = 4) -> Suite:
+    return make_suite(folder, sounds, LABELS, others=0)
 
 
 def run(suite: Suite, recipe: Path, out: Path, *words: object, seeds: int = 2) -> int:
@@ -76,9 +83,9 @@ def test_what_a_program_makes_is_taken_in(suite: Suite, tmp_path: Path, capsys: 
     assert capsys.readouterr().out == f"8 pictures of 4 of 4 items in {out}\n"
     rows = read_manifest(out)
     assert [(row.image, row.seed, row.start_sec) for row in rows] == [
-        (f"images/item-{n}-{seed}.png", seed, 0.0) for n in range(4) for seed in (3, 4)
+        (f"images/s{n:03d}-{seed}.png", seed, 0.0) for n in range(4) for seed in (3, 4)
     ]
-    assert [row.sound for row in rows[::2]] == [str(suite.folder / f"windows/item-{n}.flac") for n in range(4)]
+    assert [row.sound for row in rows[::2]] == [str(suite.folder / f"windows/s{n:03d}.flac") for n in range(4)]
     assert [row.sound_sha256 for row in rows[::2]] == [(item.window.sha256,) for item in suite.items if item.window]
     assert rows[0].settings == OutsideSettings(
         kind="outside",
@@ -101,13 +108,20 @@ def test_what_a_program_makes_is_taken_in(suite: Suite, tmp_path: Path, capsys: 
 
 
 def test_a_recipe_that_takes_whole_sounds_is_given_them(tmp_path: Path) -> None:
-    suite = write_suite(tmp_path / "suite", LABELS, silent=(1,))
-    recipe = write_recipe(tmp_path, takes="sounds_whole.csv")
-    assert run(suite, recipe, tmp_path / "out", seeds=1) == 0
-    rows = read_manifest(tmp_path / "out")
-    assert [row.sound_sha256 for row in rows] == [(item.sound.sha256,) for item in suite.items]
+    entries = make_entries(tmp_path / "media", 4, seconds=12.0)
+    late = np.concatenate([np.zeros(6 * RATE_HZ), tone(1, 6.0)])
+    write_sound(entries[1].audio, late)  # nothing is heard in its first window
+    config = folder_config(tmp_path / "media", heard={"windows": "first"})
+    suite = write_suite(config, Selection(wanted=tuple(entries), rest=()), tmp_path / "suite")
+
+    assert run(suite, write_recipe(tmp_path, takes="sounds_whole.csv"), tmp_path / "whole", seeds=1) == 0
     assert run(suite, write_recipe(tmp_path), tmp_path / "windows", seeds=1) == 0
-    assert read_made(suite, tmp_path / "windows").missing == ("item-1",)
+
+    whole, windows = (read_manifest(tmp_path / name) for name in ("whole", "windows"))
+    assert [row.sound_sha256 for row in whole] == [(item.sound.sha256,) for item in suite.items]
+    assert [row.sound_sha256 for row in windows] == [(item.window.sha256,) for item in suite.items if item.window]
+    assert read_made(suite, tmp_path / "whole").missing == ()
+    assert read_made(suite, tmp_path / "windows").missing == ("s001",)
 
 
 def test_little_of_the_environment_is_passed_on_and_no_shell_is_there(
@@ -147,21 +161,21 @@ def test_what_failed_is_counted_and_tried_again(
     body = """
 for row, seed in pairs:
     name = f"images/{row['id']}-{seed}.png"
-    if (row["id"], seed) == ("item-0", 0) and not (out / "second").exists():
+    if (row["id"], seed) == ("s000", 0) and not (out / "second").exists():
         answer(id=row["id"], seed=seed, error="out of\\nmemory")
-    elif (row["id"], seed) == ("item-1", 0) and not (out / "second").exists():
+    elif (row["id"], seed) == ("s001", 0) and not (out / "second").exists():
         (out / name).write_bytes(b"no picture")
         answer(id=row["id"], seed=seed, image=name)
-    elif (row["id"], seed) == ("item-1", 1) and not (out / "second").exists():
+    elif (row["id"], seed) == ("s001", 1) and not (out / "second").exists():
         picture(row, seed).save(out / name)
         (out / name).write_bytes((out / name).read_bytes()[:60])
         answer(id=row["id"], seed=seed, image=name)
-    elif (row["id"], seed) == ("item-2", 0) and not (out / "second").exists():
+    elif (row["id"], seed) == ("s002", 0) and not (out / "second").exists():
         picture(row, seed, (16, 16)).save(out / name)
         answer(id=row["id"], seed=seed, image=name)
-    elif (row["id"], seed) == ("item-2", 1) and not (out / "second").exists():
+    elif (row["id"], seed) == ("s002", 1) and not (out / "second").exists():
         answer(id=row["id"], seed=seed, image="images/none.png")
-    elif (row["id"], seed) == ("item-3", 0) and not (out / "second").exists():
+    elif (row["id"], seed) == ("s003", 0) and not (out / "second").exists():
         Image.new("I;16", (32, 32), 300).save(out / name)
         answer(id=row["id"], seed=seed, image=name)
     else:
@@ -174,25 +188,25 @@ for row, seed in pairs:
 
     assert capsys.readouterr().out == f"2 pictures of 2 of 4 items in {out}; 6 are not there: {out / 'failed.csv'}\n"
     assert [(row["id"], row["seed"]) for row in failures(out)] == [
-        ("item-0", "0"), ("item-1", "0"), ("item-1", "1"), ("item-2", "0"), ("item-2", "1"), ("item-3", "0"),
+        ("s000", "0"), ("s001", "0"), ("s001", "1"), ("s002", "0"), ("s002", "1"), ("s003", "0"),
     ]  # fmt: skip
     errors = [row["error"] for row in failures(out)]
     assert errors[0] == "out of memory"
-    assert errors[1] == "images/item-1-0.png: not a picture of a known kind"
+    assert errors[1] == "images/s001-0.png: not a picture of a known kind"
     assert "truncated" in errors[2]
-    assert errors[3] == "images/item-2-0.png: 16 x 16 pixels, where most have 32 x 32"
+    assert errors[3] == "images/s002-0.png: 16 x 16 pixels, where most have 32 x 32"
     assert errors[4] == "images/none.png: no such file"
     assert "mode I;16" in errors[5]
     made = read_made(suite, out)
-    assert made.missing == ("item-1", "item-2")
+    assert made.missing == ("s001", "s002")
     assert [(row.id, row.seed) for row in made.failed] == [(row["id"], int(row["seed"])) for row in failures(out)]
-    kept = (out / "images" / "item-0-1.png").stat().st_mtime_ns
+    kept = (out / "images" / "s000-1.png").stat().st_mtime_ns
 
     assert run(suite, recipe, out) == 0
 
     assert len(read_manifest(out)) == 8
     assert failures(out) == []
-    assert (out / "images" / "item-0-1.png").stat().st_mtime_ns == kept
+    assert (out / "images" / "s000-1.png").stat().st_mtime_ns == kept
 
 
 def test_a_program_that_makes_nothing_is_an_error(
@@ -218,26 +232,26 @@ BAD = {
     "hangs": (HANGS, r"was ended after 1 s \(timeout_s_per_image: 0.125\) .*; it said: loading"),
     "deaf": ("import signal\nsignal.signal(15, signal.SIG_IGN)\n" + HANGS, "was ended after 1 s"),
     "twice": (
-        then("answer(id='item-0', seed=0, image='images/item-0-1.png')"),
-        "outputs.jsonl, line 9: item-0 with seed 0 is answered twice",
+        then("answer(id='s000', seed=0, image='images/s000-1.png')"),
+        "outputs.jsonl, line 9: s000 with seed 0 is answered twice",
     ),
     "same twice": (
-        then("answer(id='item-0', seed=0, image='images/item-0-0.png')"),
-        "outputs.jsonl, line 9: item-0 with seed 0 is answered twice",
+        then("answer(id='s000', seed=0, image='images/s000-0.png')"),
+        "outputs.jsonl, line 9: s000 with seed 0 is answered twice",
     ),
     "unknown id": (
-        then("answer(id='item-9', seed=0, image='images/item-0-0.png')"),
-        "outputs.jsonl, line 9: item-9 with seed 0 was not asked for",
+        then("answer(id='s009', seed=0, image='images/s000-0.png')"),
+        "outputs.jsonl, line 9: s009 with seed 0 was not asked for",
     ),
-    "unknown seed": (then("answer(id='item-0', seed=7, error='x')"), "item-0 with seed 7 was not asked for"),
-    "missing": ("for pair in pairs[:-2]:\n    make(*pair)", "has not answered 2 of 8, such as item-3 with seed 0"),
-    "nothing": ("", "has not answered 8 of 8, such as item-0 with seed 0"),
+    "unknown seed": (then("answer(id='s000', seed=7, error='x')"), "s000 with seed 7 was not asked for"),
+    "missing": ("for pair in pairs[:-2]:\n    make(*pair)", "has not answered 2 of 8, such as s003 with seed 0"),
+    "nothing": ("", "has not answered 8 of 8, such as s000 with seed 0"),
     "not json": (
         then(r"(out / 'outputs.jsonl').open('ab').write(b'\x00\xff{\n')"),
         "outputs.jsonl, line 9: expected a JSON object with id, seed and image or error",
     ),
-    "not whole": (then("answer(id='item-0')"), "line 9: expected a JSON object .*seed: "),
-    "both": (then("answer(id='item-0', seed=0, image='a.png', error='b')"), "line 9: expected either image or error"),
+    "not whole": (then("answer(id='s000')"), "line 9: expected a JSON object .*seed: "),
+    "both": (then("answer(id='s000', seed=0, image='a.png', error='b')"), "line 9: expected either image or error"),
     "above": (
         first_is("'../x.png'", "first.save(out.parent / 'x.png')"),
         r"names '../x.png', which is not inside \{out\}",
@@ -262,14 +276,14 @@ BAD = {
     "answers in a pipe": ("os.mkfifo(out / 'outputs.jsonl')", "outputs.jsonl cannot be read .*no regular file"),
     "changes the suite": (
         then("open(rows[0]['sound'], 'ab').write(b'x')"),
-        r"changed the suite \(.*windows/item-0.flac\); it may write into \{out\} alone",
+        r"changed the suite \(.*windows/s000.flac\); it may write into \{out\} alone",
     ),
-    "adds to the suite": (then("(arguments.list.parent / 'x.txt').touch()"), r"changed the suite \(.*/x.txt\)"),
+    "adds to the suite": (then("Path(rows[0]['sound']).with_name('x.txt').touch()"), r"changed the suite \(.*/x.txt\)"),
     "changes its folder": (then("Path('cache.bin').touch()"), r"changed its working folder \(.*/cache.bin\)"),
     "changes and dies": ("Path('cache.bin').touch()\nsys.exit(1)", r"changed its working folder \(.*/cache.bin\)"),
     "alike": (
         ALIKE,
-        "of 8 pictures 2 are different; those of item-0 with seed 0 and of item-1 with seed 0 are the same",
+        "of 8 pictures 2 are different; those of s000 with seed 0 and of s001 with seed 0 are the same",
     ),
     "wrong manifest": (
         "(out / 'manifest.jsonl').write_text('{}')",
@@ -283,6 +297,8 @@ def test_what_a_program_does_wrong_is_one_line_and_nothing_is_half_written(
     name: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body, message = BAD[name]
+    if "the suite" in name:
+        suite = suite_of_its_own(tmp_path)
     slow = name in ("hangs", "deaf")
     recipe = write_recipe(tmp_path, body + "\n", timeout_s_per_image=0.125 if slow else 20)
 
@@ -299,7 +315,7 @@ def test_what_a_program_does_wrong_is_one_line_and_nothing_is_half_written(
 def test_what_broke_the_protocol_is_not_trusted_when_it_is_mended(name: str, suite: Suite, tmp_path: Path) -> None:
     recipe, out = write_recipe(tmp_path, BAD[name][0] + "\n"), tmp_path / "out"
     assert run(suite, recipe, out) == 3
-    before = (out / "images" / "item-2-0.png").stat().st_mtime_ns
+    before = (out / "images" / "s002-0.png").stat().st_mtime_ns
     assert (out / "outputs.refused.jsonl").exists()
     (tmp_path / "model" / "cache.bin").unlink(missing_ok=True)
     write_recipe(tmp_path)
@@ -307,7 +323,7 @@ def test_what_broke_the_protocol_is_not_trusted_when_it_is_mended(name: str, sui
     assert run(suite, recipe, out) == 0
 
     assert len(read_manifest(out)) == 8
-    assert (out / "images" / "item-2-0.png").stat().st_mtime_ns > before
+    assert (out / "images" / "s002-0.png").stat().st_mtime_ns > before
 
 
 def test_equal_pictures_may_be_meant(suite: Suite, tmp_path: Path) -> None:
@@ -349,7 +365,7 @@ for number, (row, seed) in enumerate(pairs):
         (out / "died").touch()
         picture(row, seed).save(out / "half.png")
         (out / f"images/{row['id']}-{seed}.png").write_bytes((out / "half.png").read_bytes()[:50])
-        (out / "outputs.jsonl").open("a").write('{"id": "item-')
+        (out / "outputs.jsonl").open("a").write('{"id": "s0')
         os._exit(1)
     make(row, seed)
 """
@@ -401,10 +417,10 @@ def test_more_seeds_go_on_and_fewer_are_refused(
 ) -> None:
     recipe, out = write_recipe(tmp_path), tmp_path / "out"
     assert run(suite, recipe, out, "--seed", 1) == 0
-    kept = (out / "images" / "item-0-1.png").stat().st_mtime_ns
+    kept = (out / "images" / "s000-1.png").stat().st_mtime_ns
     assert run(suite, recipe, out, seeds=4) == 0
     assert len(read_manifest(out)) == 16
-    assert (out / "images" / "item-0-1.png").stat().st_mtime_ns == kept
+    assert (out / "images" / "s000-1.png").stat().st_mtime_ns == kept
     capsys.readouterr()
     assert run(suite, recipe, out, seeds=2) == 2
     assert "was made with the seeds 0 to 3, which are not all asked for now" in last_line(capsys)
@@ -423,7 +439,7 @@ def test_another_recipe_or_suite_in_a_folder_is_refused(
         assert run(suite, recipe, out, *words) == 2
         assert message in last_line(capsys)
     assert run(suite, recipe, out, "timeout_s_per_image=7", "licence=MIT") == 0
-    other = write_suite(tmp_path / "other", (*LABELS, "owl"))
+    other = suite_of_its_own(tmp_path, 5)
     capsys.readouterr()
     assert run(other, recipe, out) == 2
     assert "was made for the suite small as it was before" in last_line(capsys)
@@ -517,26 +533,23 @@ def test_a_wrong_recipe_is_one_line_before_anything_is_made(
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
-def test_a_list_that_is_not_the_suites_is_refused(
-    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_suite_that_was_moved_is_heard_where_it_is(tmp_path: Path) -> None:
+    suite_of_its_own(tmp_path).folder.rename(tmp_path / "moved")
+    moved = read_suite(tmp_path / "moved")
+    assert run(moved, write_recipe(tmp_path), tmp_path / "out") == 0
+    assert {Path(row.sound).parent for row in read_manifest(tmp_path / "out")} == {tmp_path / "moved" / "windows"}
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_a_sound_that_is_not_as_it_was_prepared_is_refused(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = write_recipe(tmp_path)
-    listed = (suite.folder / "sounds.csv").read_text()
-    moved = suite.folder.rename(tmp_path / "moved")
-    for text, message in (
-        (listed, "names .*/suite/windows/item-0.flac for item-0, expected .*/moved/.*: was the suite moved?"),
-        ("\n".join(listed.splitlines()[:-1]), "does not name the 4 sounds of the suite"),
-        ("id,sound\na,b\n", "cannot be read as the list of a suite"),
-    ):
-        (moved / "sounds.csv").write_text(text)
-        words = ["--recipe", str(recipe), "--suite", str(moved), "--out", str(tmp_path / "out")]
-        assert main(words) == 2
-        assert re.search(message, last_line(capsys))
-    moved.rename(suite.folder)
-    (suite.folder / "sounds.csv").write_text(listed)
-    (suite.folder / "windows" / "item-2.flac").write_bytes(b"other")
-    assert run(suite, recipe, tmp_path / "out") == 2
-    assert "item-2.flac: is not as it was prepared" in last_line(capsys)
+    suite = suite_of_its_own(tmp_path)
+    sound = suite.folder / "windows" / "s002.flac"
+    sound.write_bytes(b"other") if damage == "changed" else sound.unlink()
+    assert run(suite, write_recipe(tmp_path), tmp_path / "out") == 2
+    assert f"{sound}: {'is not as it was prepared' if damage == 'changed' else 'cannot be read'}" in last_line(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_pictures_of_other_kinds_are_taken_as_they_are(suite: Suite, tmp_path: Path) -> None:

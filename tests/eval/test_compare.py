@@ -280,6 +280,21 @@ def test_a_distance_whose_error_is_not_known_is_not_tested(tmp_path, distances, 
     assert found.family == 1
 
 
+def test_rounding_is_no_difference(tmp_path):
+    """As of the references by two seeds: the same pictures, added up in another order."""
+    noise = 1e-15 * np.arange(1, 21)
+    values = [
+        distance_score("fid", 1e-15, (1e-15 * np.ones(20)).tolist()),
+        distance_score("fid", 9e-15, noise.tolist()),
+    ]
+    a = write_report(tmp_path / "a", {"m": [1.0] * 20}, scores=values[:1])
+    b = write_report(tmp_path / "b", {"m": (1 + noise).tolist()}, scores=values[1:])
+
+    found = compare_reports(sides(a, b))
+
+    assert [(row.p_holm, row.verdict) for row in found.rows] == [(1.0, "no difference shown")] * 2
+
+
 def test_a_metric_that_one_lacks_is_named_and_not_compared(tmp_path):
     a = write_report(tmp_path / "a", {"m": RIGHT, "only_a": RIGHT, "silent": RIGHT})
     b = write_report(tmp_path / "b", {"m": RIGHT, "silent": [None] * 24, "only_b": RIGHT})
@@ -559,3 +574,16 @@ def test_without_the_suite_the_means_are_compared_alone(judged, tmp_path):
     assert "on the common items it cannot be had: " in found["kid"]["note"]
     assert found["kid"]["difference"] is None
     assert found["ais_cosine"]["items"] == 11
+
+
+def test_distances_are_not_computed_again_by_other_weights(judged, tmp_path):
+    reports = shutil.copytree(judged / "reports", tmp_path / "reports")
+    for name in ("references", "one_less"):
+        text = (reports / name / "report.json").read_text()
+        was = read_side(reports / name).scores["kid"].towers["inception"]
+        (reports / name / "report.json").write_text(text.replace(was, "9" * 64))
+
+    assert run(reports / "references", reports / "one_less", "--out", tmp_path / "out") == 0
+
+    found = {row["metric"]: row for row in json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]}
+    assert "towers.inception has other weights" in found["kid"]["note"]

@@ -44,6 +44,7 @@ CSV_COLUMNS = (
 )
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROUNDING = 1e-6  # of a score that is computed again from what items.csv holds
+SAME = 1e-9  # two ways of adding up the same numbers: no metric tells models apart by so little
 
 # A report's distances on some of its items: estimates with replicates by metric, or why there is none.
 Found = Mapping[str, Estimate | str]
@@ -336,7 +337,8 @@ def _compare_means(row: Row, a: Side, b: Side, seed: int) -> Row:
         return replace(row, note="no item has a value in both")
     values_R = _by_recording(row.metric, [one for one, _ in both])
     others_R = _by_recording(row.metric, [other for _, other in both])
-    difference = difference_estimate(others_R - values_R, seed)
+    differences_R = others_R - values_R
+    difference = difference_estimate(np.where(np.abs(differences_R) <= SAME, 0.0, differences_R), seed)
     return replace(
         row,
         value_a=float(values_R.mean()),
@@ -390,6 +392,8 @@ def _compare_distances(row: Row, a: Side, b: Side, sets: tuple[Found, Found]) ->
         difference = jackknife_difference(of_b, of_a)
     except ValueError as error:
         return replace(row, note=str(error))
+    if difference.p is not None and abs(difference.value) <= SAME:
+        difference = replace(difference, z=0.0, p=1.0)
     return replace(row, difference=difference, note=difference.note)
 
 

@@ -1,12 +1,15 @@
 """The configuration of a suite; `kind` says which reader lists it."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from eval.towers.config import Towers
-from sonify.config.inputs import InputPath, Name, Section
+from sonify.config.inputs import NAME, InputPath, Name, Section
+from sonify.installed import shipped_configs
+from sonify.stores import Place, to_place
 
 Metric = Literal[
     "fid",
@@ -83,13 +86,21 @@ class Confirmed(Section):
     background_music: bool | None = None
 
 
+def to_classes(value: Any) -> Place:
+    """A list of classes that comes along is named bare; a file of that name wins."""
+    if isinstance(value, str) and re.fullmatch(NAME, value) and not Path(value).exists():
+        shipped = shipped_configs() / "eval" / "classes" / f"{value}.txt"
+        return shipped if shipped.is_file() else to_place(value)
+    return to_place(value)
+
+
 class VggSound(SuiteConfig):
     """VGGSound's test list: `per_class` clips of each class (or of those in the file `classes`), one of a video."""
 
     kind: Literal["vggsound"]
     test_csv: InputPath
     media: Media
-    classes: InputPath | None = None
+    classes: Annotated[Place, PlainValidator(to_classes), PlainSerializer(str)] | None = None
     per_class: int | None = Field(default=None, ge=1)
     one_clip_per_recording: bool = True
     frame: Literal["middle", "top1"] = "middle"

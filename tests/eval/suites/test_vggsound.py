@@ -348,6 +348,14 @@ def test_a_list_of_classes_that_does_not_fit_is_refused(tmp_path, classes, said)
         list_vggsound(vggsound(tmp_path, classes=str(tmp_path / "classes.txt")))
 
 
+def test_a_list_of_classes_that_comes_along_is_named_bare_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert vggsound(tmp_path, classes="sound2scene_50").classes == CLASSES
+    assert vggsound(tmp_path, classes="sound2scene_5").classes == tmp_path / "sound2scene_5"
+    (tmp_path / "sound2scene_50").write_text("hail\n")
+    assert {entry.labels for entry in list_vggsound(vggsound(tmp_path, classes="sound2scene_50"))} == {("hail",)}
+
+
 def test_classes_are_taken_as_listed(tmp_path):
     (tmp_path / "classes.txt").write_text("hail\r\nrailroad car, train wagon")
     entries = list_vggsound(vggsound(tmp_path, classes=str(tmp_path / "classes.txt")))

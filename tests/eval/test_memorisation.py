@@ -159,7 +159,8 @@ def test_sounds_that_give_back_what_they_were_trained_with_are_told_from_others(
 
 def test_a_reference_that_is_found_again_though_it_was_not_trained_with_cancels(bench: Bench, tmp_path: Path):
     """A model that paints what the references show does so for all sounds: nothing was learned by heart."""
-    references = {item.id: [(bench.suite.folder / item.references[0].file).read_bytes()] for item in bench.suite.items}
+    files = {item.id: bench.suite.folder / item.references[0].file for item in bench.suite.items}
+    references = {name: [encoded(square(path.read_bytes()), "PNG")] for name, path in files.items()}
     seen = {item.id: [near_copy(bench.trained[n], n)] for n, item in enumerate(bench.suite.items) if n < SOUNDS // 2}
     made = make_made(bench.suite, tmp_path / "made", references | seen)
     pairs = {item.id: [f"{n:03d}.jpg"] for n, item in enumerate(bench.suite.items[: SOUNDS // 2])}
@@ -170,7 +171,7 @@ def test_a_reference_that_is_found_again_though_it_was_not_trained_with_cancels(
 
 def test_the_images_of_a_run_are_those_of_its_splits(bench: Bench, tmp_path: Path):
     small_input(tmp_path, 24, 8)
-    run(small_config(tmp_path, images={"kind": "folder", "path": str(tmp_path / "photos"), "validation": 0.4}))
+    run(small_config(tmp_path, images={"validation": 0.4}, audio={"validation": 0.4}))
     train, held = (dict(read_real(tmp_path / "run", split)) for split in ("train", "validation"))
     assert len(train) + len(held) == 24
     assert not train.keys() & held.keys()

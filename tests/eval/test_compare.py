@@ -419,6 +419,7 @@ def cut(name):
         (change_json(suite=None), "report.json: suite: "),
         (change_estimate(value=float("nan")), "report.json"),
         (change_estimate(replicates=[1.0, float("inf")]), "report.json"),
+        (change_estimate(replicates=[1.0, 1e300]), "report.json: m: holds a number that no metric has"),
         (change_estimate(value=0.5), "not of one run, or changed"),
         (change_items("recording 3", "recording 2"), "not of one run, or changed"),
         (change_items("recording,group", "group,recording"), "expected the columns id,recording,group,labels,images"),

@@ -94,7 +94,7 @@ def groups_of(recordings: Sequence[str], groups: int = GROUPS) -> np.ndarray:
     names, of_N = np.unique(np.asarray(recordings, dtype=str), return_inverse=True)
     by_hash = sorted(range(names.size), key=lambda at: hashlib.sha256(str(names[at]).encode()).digest())
     group_R = np.empty(names.size, np.int64)
-    group_R[by_hash] = np.arange(names.size) % min(groups, names.size) if names.size else 0
+    group_R[by_hash] = np.arange(names.size) % groups
     return group_R[of_N]
 
 

@@ -32,7 +32,7 @@ def held(found: list[Estimate] | list[Difference], truth: float) -> float:
 def clustered(rng: np.random.Generator, recordings: int = 50) -> tuple[np.ndarray, list[str]]:
     """Skewed values about zero, two to nine a recording; three quarters of their variance is the recording's."""
     items = rng.integers(2, 10, recordings)
-    of_recording = rng.exponential(1.0, recordings) - 1.0
+    of_recording = rng.gamma(4.0, 0.5, recordings) - 2.0
     values = np.repeat(np.sqrt(3) * of_recording, items) + rng.standard_normal(items.sum())
     return values, [f"recording {at}" for at in np.repeat(np.arange(recordings), items)]
 

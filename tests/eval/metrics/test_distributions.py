@@ -172,6 +172,7 @@ def test_the_jackknife_is_the_golden_one_group_by_group():
     assert found.replicates == pytest.approx(recorded["leave_out"], rel=1e-12)
     assert found.standard_error == pytest.approx(recorded["standard_error"], abs=1e-9)
     assert found.low == pytest.approx(recorded["fid"] - 1.96 * recorded["standard_error"], abs=1e-9)
+    assert 20 * found.value - 19 * np.mean(found.replicates) == pytest.approx(recorded["corrected"], abs=1e-9)
 
 
 SHAPES = [(90, 70, 128), (70, 90, 128), (160, 130, 32), (30, 160, 64), (160, 30, 64), (33, 34, 32)]

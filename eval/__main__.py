@@ -7,6 +7,7 @@ from sonify.errors import did_you_mean
 from sonify.terminal import run_module
 
 STUDIES = {
+    "prepare": "a suite of sounds and reference pictures, from a corpus or one's own files",
     "semantic_mixing": "does a mixture of two sounds give a picture of both?",
     "loudness": "does the louder of two sounds show more in the picture?",
     "separation": "do two sources show better when they are heard one after the other?",

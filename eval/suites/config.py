@@ -1,15 +1,21 @@
 """The configuration of a suite; `kind` says which reader lists it."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from eval.towers.config import Towers
-from sonify.config.inputs import NAME, InputPath, Name, Section
+from sonify.config.inputs import NAME, Name, Section
+from sonify.config.loader import apply_override, load_settings
+from sonify.config.problems import short
+from sonify.config.shipped import find_config
+from sonify.config.text import read_text
+from sonify.errors import InputError, did_you_mean
 from sonify.installed import shipped_configs
-from sonify.stores import Place, to_place
+from sonify.stores import expand_user
 
 Metric = Literal[
     "fid",
@@ -33,6 +39,24 @@ Metric = Literal[
     "ais_clap",
 ]
 METRICS: tuple[Metric, ...] = Metric.__args__
+
+
+def to_local(value: Any) -> Path:
+    """A file or folder of this machine, made absolute: a benchmark's media are read many times over."""
+    if not isinstance(value, str | Path) or not str(value) or "://" in str(value):
+        raise ValueError("expected a path on this machine")
+    return expand_user(str(value)).absolute()
+
+
+def to_classes(value: Any) -> Path:
+    """A list of classes that comes along is named bare; a file of that name wins."""
+    place = to_local(value)
+    shipped = shipped_configs() / "eval" / "classes" / f"{value}.txt"
+    return shipped if re.fullmatch(NAME, str(value)) and not place.exists() and shipped.is_file() else place
+
+
+LocalPath = Annotated[Path, PlainValidator(to_local), PlainSerializer(str)]
+ClassesPath = Annotated[Path, PlainValidator(to_classes), PlainSerializer(str)]
 
 
 class ImageRules(Section):
@@ -72,39 +96,31 @@ class SuiteConfig(Section):
 class Media(Section):
     """Where clips lie: `pattern` is below `dir`, with the fields that the reader fills in."""
 
-    dir: InputPath
+    dir: LocalPath
     pattern: str
 
 
 class Confirmed(Section):
     """VGGSounder's table: only clips whose own label is of this modality, and with these flags (null: either)."""
 
-    vggsounder: InputPath
+    vggsounder: LocalPath
     modality: Literal["A", "V", "AV"] = "AV"
     static_image: bool | None = False
     voice_over: bool | None = None
     background_music: bool | None = None
 
 
-def to_classes(value: Any) -> Place:
-    """A list of classes that comes along is named bare; a file of that name wins."""
-    if isinstance(value, str) and re.fullmatch(NAME, value) and not Path(value).exists():
-        shipped = shipped_configs() / "eval" / "classes" / f"{value}.txt"
-        return shipped if shipped.is_file() else to_place(value)
-    return to_place(value)
-
-
 class VggSound(SuiteConfig):
     """VGGSound's test list: `per_class` clips of each class (or of those in the file `classes`), one of a video."""
 
     kind: Literal["vggsound"]
-    test_csv: InputPath
+    test_csv: LocalPath
     media: Media
-    classes: Annotated[Place, PlainValidator(to_classes), PlainSerializer(str)] | None = None
+    classes: ClassesPath | None = None
     per_class: int | None = Field(default=None, ge=1)
     one_clip_per_recording: bool = True
     frame: Literal["middle", "top1"] = "middle"
-    top1: InputPath | None = None  # Sound2Scene's json of best frames, for `frame: top1`
+    top1: LocalPath | None = None  # Sound2Scene's json of best frames, for `frame: top1`
     confirmed: Confirmed | None = None
 
 
@@ -112,18 +128,18 @@ class Landscapes(SuiteConfig):
     """The landscapes of SonicDiffusion (`form: lists`) or of MM-Diffusion and MACS (`form: table`)."""
 
     kind: Literal["landscapes"]
-    path: InputPath
+    path: LocalPath
     form: Literal["lists", "table"] = "lists"
     split: Literal["train", "val"] = "val"
-    table: InputPath | None = None  # for `form: table`: event_labels<TAB>filename
-    labels: InputPath | None = None  # for `form: lists`: labels.csv
+    table: LocalPath | None = None  # for `form: table`: event_labels<TAB>filename
+    labels: LocalPath | None = None  # for `form: lists`: labels.csv
 
 
 class Itw(SuiteConfig):
     """Into the Wild: every clip of `audio/`, with the middle picture of `jpg/` or all eight."""
 
     kind: Literal["itw"]
-    path: InputPath
+    path: LocalPath
     references: Literal["middle", "all"] = "middle"
 
 
@@ -131,16 +147,16 @@ class LandscapesItw(SuiteConfig):
     """The paper's column: both, `group` tells them apart."""
 
     kind: Literal["landscapes_itw"]
-    landscapes: InputPath
-    itw: InputPath
-    labels: InputPath | None = None
+    landscapes: LocalPath
+    itw: LocalPath
+    labels: LocalPath | None = None
 
 
 class Vegas(SuiteConfig):
     """VEGAS: `per_class` of each of its ten classes, or all."""
 
     kind: Literal["vegas"]
-    path: InputPath
+    path: LocalPath
     per_class: int | None = Field(default=None, ge=1)
 
 
@@ -148,7 +164,7 @@ class GreatestHits(SuiteConfig):
     """The Greatest Hits: one event of each video, the nearest to its middle, or all that lie two seconds apart."""
 
     kind: Literal["greatest_hits"]
-    path: InputPath
+    path: LocalPath
     split: Literal["train", "test", "all"] = "all"
     events: Literal["middle", "all"] = "middle"
 
@@ -158,7 +174,7 @@ class FolderSuite(SuiteConfig):
     `freesound`; paths are relative to it, `;` parts several labels or images. Or a folder of sounds without one."""
 
     kind: Literal["folder"]
-    path: InputPath
+    path: LocalPath
 
 
 class DemoSuite(SuiteConfig):
@@ -180,16 +196,28 @@ KINDS: dict[str, type[SuiteConfig]] = {
 }
 
 
-class _Kind(Section):
-    """The discriminator alone, so that a wrong one is named with those that are known."""
-
-    kind: Annotated[str, Field(min_length=1)]
-
-
-def load_suite_config(path: Path, overrides: tuple[str, ...] = ()) -> SuiteConfig:
+def load_suite_config(path: str | Path, overrides: Sequence[str] = ()) -> SuiteConfig:
     """Read a suite's YAML file, or one that comes along by its name, with `key=value` overrides.
 
     Raises:
         InputError: the file, a key, a type or a path is wrong.
     """
-    raise NotImplementedError
+    file = find_config(path, "eval")
+    values = read_text(file).values
+    for override in overrides:
+        if override.startswith("kind="):
+            apply_override(values, override)
+    return load_settings(file, overrides, _kind_of(file, values))
+
+
+def _kind_of(file: Path, values: Mapping[str, Any]) -> type[SuiteConfig]:
+    """The sections that a file has by its `kind`, which is read first so that all else is checked against them."""
+    known = ", ".join(KINDS)
+    if "kind" not in values:
+        hint = "; it is a file of towers, and no suite" if set(values) == {"towers"} else ""
+        raise InputError(f"config {file}: kind: missing, must be set to one of {known}{hint}")
+    kind = values["kind"]
+    if not isinstance(kind, str) or kind not in KINDS:
+        hint = did_you_mean(str(kind), KINDS)
+        raise InputError(f"config {file}: kind: expected one of {known}, found {short(kind)}{hint}")
+    return KINDS[kind]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.suites.config import GreatestHits
-from eval.suites.entries import Entry, Row, by_id, local, number_in, read_lines, wrong
+from eval.suites.entries import Entry, Row, by_id, number_in, read_lines, wrong
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound, read_header
 
@@ -44,7 +44,7 @@ def list_greatest_hits(config: GreatestHits) -> list[Entry]:
     Raises:
         InputError: a list is not there or not as published, a video stands in both, or no event is left.
     """
-    root = local(config.path)
+    root = config.path
     seen: dict[str, str] = {}
     entries: list[Entry] = []
     for split in ("train", "test") if config.split == "all" else (config.split,):

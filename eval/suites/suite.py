@@ -4,15 +4,16 @@ SUITE/suite.json          what it was made from, what was wanted and found, and 
 SUITE/items.jsonl         one `Item` a line
 SUITE/sounds/ID.flac      the whole sound: mono, 16 bit, its own rate
 SUITE/windows/ID.flac     the window of it that a model of short clips hears
-SUITE/images/ID.png       reference pictures: the centre square, bicubic (ID-2.png and so on where there are several)
+SUITE/images/ID.png       reference pictures: the centre square, bicubic (ID+2.png and so on where there are several)
 SUITE/others/*.png        other real pictures of the corpus, for the floor of the distances
 SUITE/sounds.csv          the windows, SUITE/sounds_whole.csv the whole sounds: the lists that models are given
 SUITE/pool.csv            the sounds among which a rank is sought: id, sha256
-SUITE/missing.csv         what the published list names and was not found or could not be used: id, reason
+SUITE/missing.csv         what the published list names and was not found or could not be used: id, reason, detail
 """
 
 import csv
 import hashlib
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ class Suite:
     name: str
     digest: str
     wanted: int
-    missing: Mapping[str, int]  # by reason
+    missing: Mapping[str, int]  # of those that were wanted, by reason
+    replaced: int = 0  # of these, in whose place another of their class stands
     settings: Mapping[str, Any]  # the configuration that it was made from
     items: tuple[Item, ...]
     others: tuple[Stored, ...]
@@ -100,6 +102,7 @@ class _Record:
     wanted: int
     found: int
     missing: dict[str, int]
+    replaced: int = 0
     settings: dict[str, Any]
     others: tuple[Stored, ...]
 
@@ -144,6 +147,7 @@ def read_suite(folder: Path) -> Suite:
         digest=record.digest,
         wanted=record.wanted,
         missing=record.missing,
+        replaced=record.replaced,
         settings=record.settings,
         items=items,
         others=record.others,
@@ -184,7 +188,36 @@ def record_bytes(suite: Suite) -> bytes:
         wanted=suite.wanted,
         found=len(suite.items),
         missing=dict(suite.missing),
+        replaced=suite.replaced,
         settings=dict(suite.settings),
         others=suite.others,
     )
     return _RECORD.dump_json(record, indent=2) + b"\n"
+
+
+def list_bytes(suite: Suite, whole: bool) -> bytes:
+    """A list of sounds as models are given it, `sounds_whole.csv` or `sounds.csv`, with the paths of where the suite
+    lies now: those in its own lists are of where it was made. Windows in which nothing is heard are left out."""
+    rows = []
+    for item in suite.items:
+        stored = item.sound if whole else item.window
+        if stored is not None:
+            seconds = item.seconds if whole else _window_seconds(item, suite.settings["heard"])
+            row = (item.id, suite.folder / stored.file, round(seconds, 6), item.sample_rate_hz, stored.sha256)
+            rows.append(row)
+    return table_bytes(("id", "sound", "seconds", "sample_rate_hz", "sha256"), rows)
+
+
+def _window_seconds(item: Item, heard: Mapping[str, Any]) -> float:
+    if heard["windows"] == "all":
+        return item.seconds
+    return min(item.seconds, round(heard["seconds"] * item.sample_rate_hz) / item.sample_rate_hz)
+
+
+def table_bytes(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    """A CSV as all those of a suite are written."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode()

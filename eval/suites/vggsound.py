@@ -28,7 +28,6 @@ from eval.suites.entries import (
     by_id,
     count_classes,
     cut,
-    local,
     read_lines,
     read_table,
     wrong,
@@ -81,11 +80,11 @@ def list_vggsound(config: VggSound) -> list[Entry]:
     Raises:
         InputError: a list is not as published, or has fewer of a class than are asked for.
     """
-    path = local(config.test_csv)
+    path = config.test_csv
     clips = list(_read_clips(path))
     classes = dict.fromkeys(clip.label for clip in clips)
     if config.classes is not None:
-        chosen = _read_classes(local(config.classes), classes, path)
+        chosen = _read_classes(config.classes, classes, path)
         clips = [clip for clip in clips if clip.label in chosen]
     more = _confirmed(clips, config.confirmed) if config.confirmed else {clip.id: () for clip in clips}
     frames = _read_frames(config, clips)
@@ -171,7 +170,7 @@ def _balanced(entries: list[Entry], config: VggSound, path: Path) -> list[Entry]
 
 def _confirmed(clips: list[_Clip], config: Confirmed) -> dict[str, tuple[str, ...]]:
     """The clips whose own label is confirmed, with the other labels of the same modality."""
-    table = _read_vggsounder(local(config.vggsounder), config)
+    table = _read_vggsounder(config.vggsounder, config)
     kept: dict[str, tuple[str, ...]] = {}
     for clip in clips:
         labels = [each for each in table.get(clip.id, ()) if each.modality == config.modality]
@@ -219,7 +218,7 @@ def _read_frames(config: VggSound, clips: list[_Clip]) -> dict[str, float | None
         return {clip.id: None for clip in clips}
     if config.top1 is None:
         raise InputError("config: frame: top1 needs top1, Sound2Scene's top1_boxes_top10_moments.json, found null")
-    path = local(config.top1)
+    path = config.top1
     moments = _read_json(path)
     frames: dict[str, float | None] = {}
     for clip in clips:
@@ -251,7 +250,7 @@ class _Finder:
     """Where a clip lies: the pattern's name where there is such a file, else another published name that is there."""
 
     def __init__(self, media: Media) -> None:
-        self._folder = local(media.dir)
+        self._folder = media.dir
         self._pattern = media.pattern
         fields = [name for _, name, _, _ in _parse(media.pattern) if name is not None]
         if unknown := [name for name in fields if name not in FIELDS]:

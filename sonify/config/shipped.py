@@ -8,8 +8,13 @@ from sonify.installed import shipped_configs, spell
 from sonify.stores import expand_user
 
 ENDINGS = (".yaml", ".yml")
-# The command that reads those of each folder.
-COMMANDS = {"sonify": "run", "train": "train"}
+# The command that reads those of each folder, and how it is told of one.
+COMMANDS = {
+    "sonify": (("run",), ("--config",)),
+    "train": (("train",), ("--config",)),
+    "eval": (("eval", "prepare"), ("--out", "SUITE", "--config")),
+    "baselines": (("eval", "baseline"), ("--suite", "SUITE", "--out", "FOLDER", "--recipe")),
+}
 
 
 def find_config(name: str | Path, family: str) -> Path:
@@ -30,7 +35,8 @@ def find_config(name: str | Path, family: str) -> Path:
     known = shipped_names()
     if stem in known.get(folder, ()):
         if folder != family:
-            raise InputError(f"config {name}: is one for `{spell(COMMANDS[folder])}`, not `{spell(COMMANDS[family])}`")
+            theirs, ours = (spell(*COMMANDS[each][0]) for each in (folder, family))
+            raise InputError(f"config {name}: is one for `{theirs}`, not `{ours}`")
         return shipped_configs() / folder / f"{stem}.yaml"
     if path.is_dir():
         hint = "a run's settings are in its run.json" if (path / layout.RUN).is_file() else "--config takes a YAML file"
@@ -81,9 +87,9 @@ def write_config(name: str, folder: Path = Path()) -> str:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    return (
-        f"{path}: edit it, then: {spell(COMMANDS[family], '--config', path, *(['--dry-run'] * (family == 'sonify')))}"
-    )
+    command, options = COMMANDS[family]
+    words = spell(*command, *options, path, *(["--dry-run"] * (family == "sonify")))
+    return f"{path}: edit it, then: {words}"
 
 
 def _parts(name: str | Path, family: str) -> tuple[str, str]:

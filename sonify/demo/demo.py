@@ -175,7 +175,7 @@ def write_sample(folder: Path) -> None:
 
 def write_photos(folder: Path) -> None:
     """Copy the photographs, with `captions.csv` (what is in them) and `sources.csv` (whose they are)."""
-    shipped = _shipped_pictures()
+    shipped = shipped_pictures()
     folder.mkdir(parents=True, exist_ok=True)
     for photo in PHOTOS:
         shutil.copyfile(shipped / photo.file, folder / photo.file)
@@ -191,7 +191,12 @@ def write_sounds(folder: Path) -> None:
         (folder / file.name).write_bytes(file.read_bytes())
 
 
-def _shipped_pictures() -> Path:
+def shipped_pictures() -> Path:
+    """The folder of scikit-image's own pictures.
+
+    Raises:
+        InputError: it is not installed.
+    """
     spec = find_spec("skimage")  # its `data` package would import much and fetch what is missing
     if spec is None or not spec.submodule_search_locations:
         raise missing("skimage", "sample", "the demo's photographs")

@@ -323,8 +323,6 @@ def test_a_damaged_list_is_one_line_that_says_where(tmp_path, rows, said):
 def test_a_list_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv: expected a list, found none \(No such file or directory\)"):
         list_vggsound(config_of(tmp_path, tmp_path / "none.csv"))
-    with pytest.raises(InputError, match=r"expected a place on this machine, found one in a store"):
-        list_vggsound(vggsound(tmp_path, media={"dir": "s3://bucket/video", "pattern": "{ytid}.mp4"}))
 
 
 def test_a_video_that_was_named_for_a_list_is_not_read(tmp_path):

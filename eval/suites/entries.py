@@ -81,11 +81,10 @@ def select(
 
 def count_classes(
     entries: Sequence[Entry], name: str, *, per_class: int | None, one_per_recording: bool
-) -> dict[str, int]:
-    """How many `select` takes of each class of the list, none among them."""
+) -> Counter[str]:
+    """How many `select` takes of each class of the list."""
     selection = select(entries, name, per_class=per_class, one_per_recording=one_per_recording)
-    counts = Counter(_class_of(entry) for entry in selection.wanted)
-    return {label: counts[label] for label in dict.fromkeys(map(_class_of, entries))}
+    return Counter(map(_class_of, selection.wanted))
 
 
 def _class_of(entry: Entry) -> str:

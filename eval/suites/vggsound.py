@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,10 @@ def list_vggsound(config: VggSound) -> list[Entry]:
     """
     path = config.test_csv
     clips = list(_read_clips(path))
-    classes = dict.fromkeys(clip.label for clip in clips)
+    classes = {clip.label for clip in clips}
     if config.classes is not None:
-        chosen = _read_classes(config.classes, classes, path)
-        clips = [clip for clip in clips if clip.label in chosen]
+        classes = _read_classes(config.classes, classes, path)
+        clips = [clip for clip in clips if clip.label in classes]
     more = _confirmed(clips, config.confirmed) if config.confirmed else {clip.id: () for clip in clips}
     frames = _read_frames(config, clips)
     find = _Finder(config.media)
@@ -99,7 +99,7 @@ def list_vggsound(config: VggSound) -> list[Entry]:
     )
     if not entries:
         raise InputError(f"{path}: expected clips that `confirmed` and `frame` leave, found none of {len(clips)}")
-    return _balanced(entries, config, path)
+    return entries if config.per_class is None else _balanced(entries, classes, config, config.per_class)
 
 
 def _entry_of(clip: _Clip, video: Path, frame_sec: float | None, more: tuple[str, ...]) -> Entry:
@@ -126,7 +126,7 @@ def _read_clips(path: Path) -> Iterator[_Clip]:
         yield _Clip(row, found[1], int(found[2]), label)
 
 
-def _read_classes(path: Path, known: Mapping[str, None], test_csv: Path) -> set[str]:
+def _read_classes(path: Path, known: Set[str], test_csv: Path) -> set[str]:
     chosen: set[str] = set()
     for row in read_lines(path, "a class of VGGSound on each line"):
         (label,) = row.cells
@@ -139,29 +139,19 @@ def _read_classes(path: Path, known: Mapping[str, None], test_csv: Path) -> set[
     return chosen
 
 
-def _balanced(entries: list[Entry], config: VggSound, path: Path) -> list[Entry]:
-    """The entries of the classes of which there are enough."""
-    if config.per_class is None:
-        return entries
-    counts = count_classes(
-        entries, config.name, per_class=config.per_class, one_per_recording=config.one_clip_per_recording
-    )
-    short = {label: count for label, count in counts.items() if count < config.per_class}
+def _balanced(entries: list[Entry], classes: Set[str], config: VggSound, per_class: int) -> list[Entry]:
+    """The entries of those of the classes of which there are enough."""
+    one_of_a_video = config.one_clip_per_recording
+    counts = count_classes(entries, config.name, per_class=per_class, one_per_recording=one_of_a_video)
+    short = {label: counts[label] for label in sorted(classes) if counts[label] < per_class}
     if not short:
         return entries
-    label, count = min(short.items(), key=lambda pair: pair[1])
-    clips = "clips of different videos" if config.one_clip_per_recording else "clips"
-    if (config.confirmed is None and config.frame != "top1") or len(short) == len(counts):
-        raise InputError(f"{path}: expected {config.per_class} {clips} of {label!r} (per_class), found {count}")
-    log.warning(
-        "%s: %d of %d classes keep fewer than %d %s and are left out (%s)",
-        config.name,
-        len(short),
-        len(counts),
-        config.per_class,
-        clips,
-        ", ".join(sorted(short)),
-    )
+    clips = "clips of different videos" if one_of_a_video else "clips"
+    if (config.confirmed is None and config.frame != "top1") or len(short) == len(classes):
+        label, count = min(short.items(), key=lambda pair: pair[1])
+        raise InputError(f"{config.test_csv}: expected {per_class} {clips} of {label!r} (per_class), found {count}")
+    said = f"{len(short)} of {len(classes)} classes keep fewer than {per_class} {clips} and are left out"
+    log.warning("%s: %s (%s)", config.name, said, ", ".join(short))
     return [entry for entry in entries if entry.labels[0] not in short]
 
 

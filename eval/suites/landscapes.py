@@ -127,7 +127,7 @@ def _list_table(config: Landscapes) -> list[Entry]:
     if config.table is None:
         raise InputError("config: form: table needs table, a file of event_labels<TAB>filename, found null")
     path, root = config.table, config.path
-    videos = {video.name: video for video in sorted(root.rglob("*.mp4")) if not video.name.startswith(".")}
+    videos = {video.name: video for video in sorted(root.rglob("*.mp4"))}
 
     def entries() -> Iterator[tuple[Row, Entry]]:
         for row in read_table(path, "the table of Landscapes", columns=("event_labels", "filename"), delimiter=TAB):

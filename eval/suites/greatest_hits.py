@@ -118,8 +118,6 @@ def _apart(events: Sequence[_Event]) -> list[_Event]:
 
 
 def _length_of(sound: Path) -> float | None:
-    if not sound.is_file():
-        return None
     try:
         header = read_header(sound)
     except UnreadableSound:

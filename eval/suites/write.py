@@ -122,7 +122,7 @@ def _check_ids(entries: Sequence[Entry]) -> None:
         raise InputError("the suite's list names nothing; see `classes`, `confirmed` and `split` of its configuration")
     if wrong := [entry.id for entry in entries if not ID.fullmatch(entry.id)]:
         raise InputError(
-            f"the suite's list has the id {wrong[0]!r}: expected letters, digits, '-', '_' and '.', as files are named so"
+            f"the suite's list has the id {wrong[0]!r}: expected letters, digits, '-', '_' and '.'; files are named so"
         )
 
 

@@ -34,6 +34,12 @@ from sonify.terminal import Parser, argument_of, run_command
 
 # Who lists the entries of each kind.
 READERS: Mapping[str, Callable[[Any], list[Entry]]] = {
+    "vggsound": list_vggsound,
+    "landscapes": list_landscapes,
+    "itw": list_itw,
+    "landscapes_itw": list_landscapes_itw,
+    "vegas": list_vegas,
+    "greatest_hits": list_greatest_hits,
     "folder": list_folder,
     "vggsound": list_vggsound,
     "landscapes": list_landscapes,

@@ -48,7 +48,15 @@ def to_local(value: Any) -> Path:
     return expand_user(str(value)).absolute()
 
 
+def to_classes(value: Any) -> Path:
+    """A list of classes that comes along is named bare; a file of that name wins."""
+    place = to_local(value)
+    shipped = shipped_configs() / "eval" / "classes" / f"{value}.txt"
+    return shipped if re.fullmatch(NAME, str(value)) and not place.exists() and shipped.is_file() else place
+
+
 LocalPath = Annotated[Path, PlainValidator(to_local), PlainSerializer(str)]
+ClassesPath = Annotated[Path, PlainValidator(to_classes), PlainSerializer(str)]
 
 
 class ImageRules(Section):
@@ -102,22 +110,13 @@ class Confirmed(Section):
     background_music: bool | None = None
 
 
-def to_classes(value: Any) -> Path:
-    """A list of classes that comes along is named bare; a file of that name wins."""
-    if isinstance(value, str) and re.fullmatch(NAME, value) and not Path(value).exists():
-        shipped = shipped_configs() / "eval" / "classes" / f"{value}.txt"
-        if shipped.is_file():
-            return shipped
-    return to_local(value)
-
-
 class VggSound(SuiteConfig):
     """VGGSound's test list: `per_class` clips of each class (or of those in the file `classes`), one of a video."""
 
     kind: Literal["vggsound"]
     test_csv: LocalPath
     media: Media
-    classes: Annotated[Path, PlainValidator(to_classes), PlainSerializer(str)] | None = None
+    classes: ClassesPath | None = None
     per_class: int | None = Field(default=None, ge=1)
     one_clip_per_recording: bool = True
     frame: Literal["middle", "top1"] = "middle"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sonify.errors import InputError
-from sonify.stores import Place
 
 TAB = "\t"
 YOUTUBE_ID = r"[A-Za-z0-9_-]{11}"
@@ -85,11 +84,10 @@ def select(
 
 def count_classes(
     entries: Sequence[Entry], name: str, *, per_class: int | None, one_per_recording: bool
-) -> dict[str, int]:
-    """How many `select` takes of each class of the list, none among them."""
+) -> Counter[str]:
+    """How many `select` takes of each class of the list."""
     selection = select(entries, name, per_class=per_class, one_per_recording=one_per_recording)
-    counts = Counter(_class_of(entry) for entry in selection.wanted)
-    return {label: counts[label] for label in dict.fromkeys(map(_class_of, entries))}
+    return Counter(map(_class_of, selection.wanted))
 
 
 def _class_of(entry: Entry) -> str:
@@ -107,20 +105,8 @@ class Row:
     cells: tuple[str, ...]
 
 
-def local(place: Place) -> Path:
-    """A file or folder on this machine: what is decoded frame by frame is not read from a store.
-
-    Raises:
-        InputError: it is in a store.
-    """
-    if not isinstance(place, Path):
-        raise InputError(f"{place}: expected a place on this machine, found one in a store: copy the corpus here first")
-    return place
-
-
-def read_lines(place: Place, what: str, *, may_be_empty: bool = False) -> list[Row]:
+def read_lines(path: Path, what: str, *, may_be_empty: bool = False) -> list[Row]:
     """Read a list of one name a line; lines without anything, and spaces around a name, mean nothing."""
-    path = local(place)
     lines = enumerate(re.split(r"\r\n|\n|\r", _text_of(path)), start=1)
     rows = [_row_of(path, number, [line]) for number, line in lines if line.strip()]
     if not rows and not may_be_empty:
@@ -129,14 +115,13 @@ def read_lines(place: Place, what: str, *, may_be_empty: bool = False) -> list[R
 
 
 def read_table(
-    place: Place, what: str, *, columns: Sequence[str], header: bool = True, delimiter: str = ","
+    path: Path, what: str, *, columns: Sequence[str], header: bool = True, delimiter: str = ","
 ) -> list[Row]:
     """Read these columns of a list, found by the line that names them; without such a line it has these and no others.
 
     Raises:
         InputError: it is no such list; the line, what was expected and what was found are named.
     """
-    path = local(place)
     shown = delimiter.replace(TAB, "<TAB>").join(columns)
     rows = _cells_of(path, delimiter, shown)
     if not rows:

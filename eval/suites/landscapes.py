@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.suites.config import Itw, Landscapes, LandscapesItw
-from eval.suites.entries import TAB, YOUTUBE_ID, Entry, Row, by_id, local, read_lines, read_table, wrong
+from eval.suites.entries import TAB, YOUTUBE_ID, Entry, Row, by_id, read_lines, read_table, wrong
 from sonify.errors import InputError
 from sonify.io.places import is_below
 
@@ -39,7 +39,7 @@ def list_landscapes(config: Landscapes) -> list[Entry]:
     """
     if config.form == "table":
         return _list_table(config)
-    return _list_pairs(local(config.path), config.split, local(config.labels) if config.labels else None)
+    return _list_pairs(config.path, config.split, config.labels)
 
 
 def list_itw(config: Itw) -> list[Entry]:
@@ -48,7 +48,7 @@ def list_itw(config: Itw) -> list[Entry]:
     Raises:
         InputError: there is no folder `audio`, or something else lies in it.
     """
-    root = local(config.path)
+    root = config.path
     folder = root / "audio"
     try:
         names = sorted(name for name in os.listdir(folder) if name.endswith(".wav") and not name.startswith("."))
@@ -61,8 +61,7 @@ def list_itw(config: Itw) -> list[Entry]:
 
 def list_landscapes_itw(config: LandscapesItw) -> list[Entry]:
     """List the clips of Landscapes' `val` and of Into the Wild; `group` says which is which."""
-    labels = local(config.labels) if config.labels else None
-    landscapes = _list_pairs(local(config.landscapes), "val", labels)
+    landscapes = _list_pairs(config.landscapes, "val", config.labels)
     itw = list_itw(Itw(kind="itw", name=config.name, path=config.itw))
     return [
         *(replace(entry, group="landscapes") for entry in landscapes),
@@ -127,8 +126,8 @@ def _read_labels(path: Path) -> dict[str, str]:
 def _list_table(config: Landscapes) -> list[Entry]:
     if config.table is None:
         raise InputError("config: form: table needs table, a file of event_labels<TAB>filename, found null")
-    path, root = local(config.table), local(config.path)
-    videos = {video.name: video for video in sorted(root.rglob("*.mp4")) if not video.name.startswith(".")}
+    path, root = config.table, config.path
+    videos = {video.name: video for video in sorted(root.rglob("*.mp4"))}
 
     def entries() -> Iterator[tuple[Row, Entry]]:
         for row in read_table(path, "the table of Landscapes", columns=("event_labels", "filename"), delimiter=TAB):

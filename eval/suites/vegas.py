@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eval.suites.config import Vegas
-from eval.suites.entries import YOUTUBE_ID, Entry, Row, by_id, local, number_in, read_table, wrong
+from eval.suites.entries import YOUTUBE_ID, Entry, Row, by_id, number_in, read_table, wrong
 from sonify.errors import InputError
 
 CLASSES = (
@@ -37,7 +37,7 @@ def list_vegas(config: Vegas) -> list[Entry]:
     Raises:
         InputError: a class has no table, or one that is not as published, or fewer rows than are asked for.
     """
-    root = local(config.path)
+    root = config.path
     entries: list[Entry] = []
     for name in CLASSES:
         path = root / name / TABLE

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from eval.suites.entries import (
     by_id,
     count_classes,
     cut,
-    local,
     read_lines,
     read_table,
     wrong,
@@ -81,12 +80,12 @@ def list_vggsound(config: VggSound) -> list[Entry]:
     Raises:
         InputError: a list is not as published, or has fewer of a class than are asked for.
     """
-    path = local(config.test_csv)
+    path = config.test_csv
     clips = list(_read_clips(path))
-    classes = dict.fromkeys(clip.label for clip in clips)
+    classes = {clip.label for clip in clips}
     if config.classes is not None:
-        chosen = _read_classes(local(config.classes), classes, path)
-        clips = [clip for clip in clips if clip.label in chosen]
+        classes = _read_classes(config.classes, classes, path)
+        clips = [clip for clip in clips if clip.label in classes]
     more = _confirmed(clips, config.confirmed) if config.confirmed else {clip.id: () for clip in clips}
     frames = _read_frames(config, clips)
     find = _Finder(config.media)
@@ -100,7 +99,7 @@ def list_vggsound(config: VggSound) -> list[Entry]:
     )
     if not entries:
         raise InputError(f"{path}: expected clips that `confirmed` and `frame` leave, found none of {len(clips)}")
-    return _balanced(entries, config, path)
+    return entries if config.per_class is None else _balanced(entries, classes, config, config.per_class)
 
 
 def _entry_of(clip: _Clip, video: Path, frame_sec: float | None, more: tuple[str, ...]) -> Entry:
@@ -127,7 +126,7 @@ def _read_clips(path: Path) -> Iterator[_Clip]:
         yield _Clip(row, found[1], int(found[2]), label)
 
 
-def _read_classes(path: Path, known: Mapping[str, None], test_csv: Path) -> set[str]:
+def _read_classes(path: Path, known: Set[str], test_csv: Path) -> set[str]:
     chosen: set[str] = set()
     for row in read_lines(path, "a class of VGGSound on each line"):
         (label,) = row.cells
@@ -140,29 +139,19 @@ def _read_classes(path: Path, known: Mapping[str, None], test_csv: Path) -> set[
     return chosen
 
 
-def _balanced(entries: list[Entry], config: VggSound, path: Path) -> list[Entry]:
-    """The entries of the classes of which there are enough."""
-    if config.per_class is None:
-        return entries
-    counts = count_classes(
-        entries, config.name, per_class=config.per_class, one_per_recording=config.one_clip_per_recording
-    )
-    short = {label: count for label, count in counts.items() if count < config.per_class}
+def _balanced(entries: list[Entry], classes: Set[str], config: VggSound, per_class: int) -> list[Entry]:
+    """The entries of those of the classes of which there are enough."""
+    one_of_a_video = config.one_clip_per_recording
+    counts = count_classes(entries, config.name, per_class=per_class, one_per_recording=one_of_a_video)
+    short = {label: counts[label] for label in sorted(classes) if counts[label] < per_class}
     if not short:
         return entries
-    label, count = min(short.items(), key=lambda pair: pair[1])
-    clips = "clips of different videos" if config.one_clip_per_recording else "clips"
-    if (config.confirmed is None and config.frame != "top1") or len(short) == len(counts):
-        raise InputError(f"{path}: expected {config.per_class} {clips} of {label!r} (per_class), found {count}")
-    log.warning(
-        "%s: %d of %d classes keep fewer than %d %s and are left out (%s)",
-        config.name,
-        len(short),
-        len(counts),
-        config.per_class,
-        clips,
-        ", ".join(sorted(short)),
-    )
+    clips = "clips of different videos" if one_of_a_video else "clips"
+    if (config.confirmed is None and config.frame != "top1") or len(short) == len(classes):
+        label, count = min(short.items(), key=lambda pair: pair[1])
+        raise InputError(f"{config.test_csv}: expected {per_class} {clips} of {label!r} (per_class), found {count}")
+    said = f"{len(short)} of {len(classes)} classes keep fewer than {per_class} {clips} and are left out"
+    log.warning("%s: %s (%s)", config.name, said, ", ".join(short))
     return [entry for entry in entries if entry.labels[0] not in short]
 
 
@@ -171,7 +160,7 @@ def _balanced(entries: list[Entry], config: VggSound, path: Path) -> list[Entry]
 
 def _confirmed(clips: list[_Clip], config: Confirmed) -> dict[str, tuple[str, ...]]:
     """The clips whose own label is confirmed, with the other labels of the same modality."""
-    table = _read_vggsounder(local(config.vggsounder), config)
+    table = _read_vggsounder(config.vggsounder, config)
     kept: dict[str, tuple[str, ...]] = {}
     for clip in clips:
         labels = [each for each in table.get(clip.id, ()) if each.modality == config.modality]
@@ -219,7 +208,7 @@ def _read_frames(config: VggSound, clips: list[_Clip]) -> dict[str, float | None
         return {clip.id: None for clip in clips}
     if config.top1 is None:
         raise InputError("config: frame: top1 needs top1, Sound2Scene's top1_boxes_top10_moments.json, found null")
-    path = local(config.top1)
+    path = config.top1
     moments = _read_json(path)
     frames: dict[str, float | None] = {}
     for clip in clips:
@@ -251,7 +240,7 @@ class _Finder:
     """Where a clip lies: the pattern's name where there is such a file, else another published name that is there."""
 
     def __init__(self, media: Media) -> None:
-        self._folder = local(media.dir)
+        self._folder = media.dir
         self._pattern = media.pattern
         fields = [name for _, name, _, _ in _parse(media.pattern) if name is not None]
         if unknown := [name for name in fields if name not in FIELDS]:

@@ -78,6 +78,13 @@ def test_a_video_without_a_known_material_is_left_out_and_counted(tmp_path, capl
         list_greatest_hits(greatest_hits(tmp_path, split="test"))
 
 
+def test_events_need_not_stand_in_the_order_of_their_times(tmp_path):
+    config = greatest_hits(tmp_path, events="all", split="train")
+    ordered = list_greatest_hits(config)
+    (tmp_path / f"{FIRST}_times.txt").write_text("\n".join(reversed(TIMES.splitlines())))
+    assert list_greatest_hits(config) == ordered
+
+
 def test_another_length_of_sound_may_be_asked_for(tmp_path):
     entries = list_greatest_hits(greatest_hits(tmp_path, seconds=4.0, events="all"))
     assert [(entry.audio_start_sec, entry.audio_seconds) for entry in entries[1:4]] == [

@@ -108,6 +108,7 @@ def test_lists_are_read_without_labels_and_with_either_line_end(tmp_path):
             "line 2: expected the picture of 0588_220, as in audio_val_landscape.txt, found '0012_17'",
         ),
         ("audio_val_landscape.txt", "a/1_1.png\na/1_2.wav\na/1_3.wav", r"line 1: expected <folder>/<source>_<n>\.wav"),
+        ("audio_val_landscape.txt", "a/1_1\na/1_2.wav\na/1_3.wav", r"line 1: expected <folder>/<source>_<n>\.wav"),
         ("audio_val_landscape.txt", "../a/1_1.wav\na/1_2.wav\na/1_3.wav", r"line 1: expected <folder>/<source>_<n>"),
         ("audio_val_landscape.txt", "/a/1_1.wav\na/1_2.wav\na/1_3.wav", r"line 1: expected <folder>/<source>_<n>"),
         ("labels.csv", "filename,label\r\n0012_3889.png,rain\r\n", "line 2: expected a clip of .*labels.csv, found"),

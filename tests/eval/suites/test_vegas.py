@@ -53,8 +53,12 @@ def test_a_damaged_table_is_refused(tmp_path, content, said):
 
 
 def test_a_class_that_is_not_there_or_has_too_few_is_refused(tmp_path):
+    assert len(list_vegas(vegas(tmp_path, per_class=3))) == 30
+    config = make_settings(
+        {"kind": "vegas", "name": "small", "path": str(tmp_path), "per_class": 4}, Vegas, check_paths=False
+    )
     with pytest.raises(InputError, match=r"baby_cry/video_info\.csv: expected 4 videos \(per_class\), found 3"):
-        list_vegas(vegas(tmp_path, per_class=4))
+        list_vegas(config)
     (tmp_path / "snoring" / "video_info.csv").unlink()
     config = make_settings({"kind": "vegas", "name": "small", "path": str(tmp_path)}, Vegas, check_paths=False)
     with pytest.raises(InputError, match=r"snoring/video_info\.csv: expected a list, found none"):

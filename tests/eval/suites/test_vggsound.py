@@ -170,6 +170,16 @@ def test_of_the_published_names_the_one_that_is_there_is_taken(tmp_path, there, 
 
 
 @pytest.mark.parametrize(
+    ("pattern", "found"), [("{ytid}_{start:06d}.m4v", "_000030.m4v"), ("{ytid}.mp4", "_000030.webm")]
+)
+def test_the_pattern_s_name_goes_before_the_published_ones(tmp_path, pattern, found):
+    config = vggsound(tmp_path, media={"dir": str(tmp_path / "video"), "pattern": pattern})
+    for name in ("_000030.m4v", "_000030.webm", "_30000_40000.mp4"):
+        (tmp_path / "video" / f"-_aBcdefgh1{name}").touch()
+    assert list_vggsound(config)[0].audio.name == f"-_aBcdefgh1{found}"
+
+
+@pytest.mark.parametrize(
     ("pattern", "found"),
     [
         ("{ytid}_{start_ms}_{end_ms}.*", "_-aBcdefgh2_177000_187000.mp4"),
@@ -257,12 +267,15 @@ def test_the_other_labels_that_are_shown_and_heard_stand_behind_a_clip_s_own(tmp
 
 
 def test_classes_that_keep_too_few_confirmed_clips_are_left_out_and_said(tmp_path, caplog):
-    rows = "".join(f"{'b' * 10}{n}_000001.mp4,hail\n" for n in range(4)) + "cccccccccc1_000001.mp4,skiing"
+    rows = "".join(f"{'b' * 10}{n}_000001.mp4,hail\n" for n in range(4)) + "cccccccccc1_000001.mp4,skiing\n"
     confirmed = table(tmp_path, "".join(f"{row[:18]},{row[23:]},AV,False,False,False\n" for row in rows.splitlines()))
+    rows += "cccccccccc2_000001.mp4,rapping\n"
     assert {entry.labels for entry in list_vggsound(vggsound(tmp_path, rows, confirmed=confirmed, per_class=2))} == {
         ("hail",)
     }
-    assert "1 of 2 classes keep fewer than 2 clips of different videos and are left out (skiing)" in caplog.text
+    assert (
+        "2 of 3 classes keep fewer than 2 clips of different videos and are left out (rapping, skiing)" in caplog.text
+    )
 
 
 def test_the_table_without_clips_with_music_is_not_taken_for_the_whole(tmp_path):
@@ -270,6 +283,14 @@ def test_the_table_without_clips_with_music_is_not_taken_for_the_whole(tmp_path)
     with pytest.raises(InputError, match=r"take vggsounder\+background-music\.csv"):
         list_vggsound(vggsound(tmp_path, confirmed={**confirmed, "background_music": None}))
     assert len(list_vggsound(vggsound(tmp_path, confirmed=confirmed))) == 1
+    confirmed |= table(tmp_path, "-_aBcdefgh1_000030,dog barking,AV,True,False,False\n")
+    assert len(list_vggsound(vggsound(tmp_path, confirmed={**confirmed, "background_music": None}))) == 1
+
+
+def test_where_no_class_keeps_enough_confirmed_clips_there_is_no_suite(tmp_path):
+    confirmed = table(tmp_path, "-_aBcdefgh1_000030,dog barking,AV,False,False,False\n")
+    with pytest.raises(InputError, match=r"expected 2 clips of different videos of 'hail' \(per_class\), found 0"):
+        list_vggsound(vggsound(tmp_path, confirmed=confirmed, per_class=2))
 
 
 @pytest.mark.parametrize(
@@ -323,8 +344,6 @@ def test_a_damaged_list_is_one_line_that_says_where(tmp_path, rows, said):
 def test_a_list_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv: expected a list, found none \(No such file or directory\)"):
         list_vggsound(config_of(tmp_path, tmp_path / "none.csv"))
-    with pytest.raises(InputError, match=r"media\.dir: expected a path on this machine"):
-        list_vggsound(vggsound(tmp_path, media={"dir": "s3://bucket/video", "pattern": "{ytid}.mp4"}))
 
 
 def test_a_video_that_was_named_for_a_list_is_not_read(tmp_path):
@@ -360,6 +379,13 @@ def test_classes_are_taken_as_listed(tmp_path):
     (tmp_path / "classes.txt").write_text("hail\r\nrailroad car, train wagon")
     entries = list_vggsound(vggsound(tmp_path, classes=str(tmp_path / "classes.txt")))
     assert Counter(entry.labels[0] for entry in entries) == {"hail": 2, "railroad car, train wagon": 1}
+
+
+def test_several_clips_of_a_video_count_where_they_are_wanted(tmp_path):
+    rows = "-_aBcdefgh1_000030.mp4,hail\n-_aBcdefgh1_000050.mp4,hail\n"
+    assert len(list_vggsound(vggsound(tmp_path, rows, per_class=2, one_clip_per_recording=False))) == 2
+    with pytest.raises(InputError, match=r"expected 2 clips of different videos of 'hail' \(per_class\), found 1"):
+        list_vggsound(vggsound(tmp_path, rows, per_class=2))
 
 
 @pytest.mark.parametrize(("per_class", "one_of_a_video", "count"), [(3, False, 1), (2, True, 1)])

@@ -7,8 +7,12 @@ made pictures, each with the jackknife of 20 groups ("ours"), and the FID of the
 ("theirs"), taken in turns in one process. Floor: a ratio of 1. `--pictures N` takes others.
 """
 
-import argparse
-import os
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("benchmarks.evaluation", extra="dev"))
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +21,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from benchmarks.measure import cpu_name, interleaved, report
 from eval.metrics.distributions import frechet_estimate, kid_estimate, prdc_estimate
 from eval.statistics import GROUPS
+from sonify.terminal import Parser, run_command
 
 PICTURES, WIDTH = 1000, 2048
 ROUNDS = 3
@@ -30,11 +35,8 @@ def features(seed: int, pictures: int, shift: float) -> np.ndarray:
     return np.maximum(common + rng.standard_normal((pictures, WIDTH)) * 0.3 + shift, 0).astype(np.float32)
 
 
-def main() -> None:
-    """Measure."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    pictures = parser.parse_args().pictures
+def measure(pictures: int) -> None:
+    """Measure both and print the line."""
     real, made = features(1, pictures, 0.0), features(2, pictures, 0.1)
     groups = np.arange(pictures) % GROUPS
 
@@ -49,9 +51,13 @@ def main() -> None:
     ours, theirs = interleaved(all_with_intervals, their_fid, ROUNDS)
     setting = {"pictures": pictures, "width": WIDTH, "groups": GROUPS, "cpu": cpu_name()}
     seconds = {"ours_sec": round(ours, 2), "theirs_sec": round(theirs, 2)}
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    threads = torch.get_num_threads()
     report("evaluation_distances", 1 / ours, 1 / theirs, "reports/s", **seconds, **setting, threads=threads)
 
 
-if __name__ == "__main__":
-    main()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="benchmarks.evaluation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=PICTURES)
+    arguments = parser.parse_args(argv)
+    return run_command("benchmarks.evaluation", lambda: measure(arguments.pictures))

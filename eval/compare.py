@@ -44,6 +44,8 @@ CSV_COLUMNS = (
 )
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROUNDING = 1e-6  # of a score that is computed again from what items.csv holds
+LARGEST = 1e100  # of a number that can be one of a metric, and whose square is a number
+SAME = 1e-9  # two ways of adding up the same numbers: no metric tells models apart by so little
 
 # A report's distances on some of its items: estimates with replicates by metric, or why there is none.
 Found = Mapping[str, Estimate | str]
@@ -155,9 +157,9 @@ def _check_score(folder: Path, score: Score) -> None:
     if score.better not in ("higher", "lower"):
         raise InputError(f"{folder / REPORT}: {score.metric}: better: expected higher or lower, found {score.better!r}")
     numbers = () if score.estimate is None else (score.estimate.value, *score.estimate.replicates)
-    if not all(map(math.isfinite, numbers)):
+    if not all(abs(number) < LARGEST for number in numbers):
         raise InputError(
-            f"{folder / REPORT}: {score.metric}: holds a number that is not finite; run `python -m eval.run` again"
+            f"{folder / REPORT}: {score.metric}: holds a number that no metric has; run `python -m eval.run` again"
         )
 
 
@@ -187,7 +189,7 @@ def _read_item(means: Sequence[str], cells: Sequence[str]) -> ReportItem:
     if not images.isascii() or not images.isdigit() or len(images) > 9:
         raise ValueError(f"images: expected a whole number, found {images[:40]!r}")
     values = {metric: float(number) for metric, number in zip(means, numbers, strict=True) if number}
-    if wrong := next((metric for metric, value in values.items() if not math.isfinite(value)), None):
+    if wrong := next((metric for metric, value in values.items() if not abs(value) < LARGEST), None):
         raise ValueError(f"{wrong}: expected a number or nothing, found {values[wrong]}")
     return ReportItem(recording=recording, images=int(images), values=values)
 
@@ -336,7 +338,8 @@ def _compare_means(row: Row, a: Side, b: Side, seed: int) -> Row:
         return replace(row, note="no item has a value in both")
     values_R = _by_recording(row.metric, [one for one, _ in both])
     others_R = _by_recording(row.metric, [other for _, other in both])
-    difference = difference_estimate(others_R - values_R, seed)
+    differences_R = others_R - values_R
+    difference = difference_estimate(np.where(np.abs(differences_R) <= SAME, 0.0, differences_R), seed)
     return replace(
         row,
         value_a=float(values_R.mean()),
@@ -390,6 +393,8 @@ def _compare_distances(row: Row, a: Side, b: Side, sets: tuple[Found, Found]) ->
         difference = jackknife_difference(of_b, of_a)
     except ValueError as error:
         return replace(row, note=str(error))
+    if difference.p is not None and abs(difference.value) <= SAME:
+        difference = replace(difference, z=0.0, p=1.0)
     return replace(row, difference=difference, note=difference.note)
 
 

@@ -198,10 +198,14 @@ def distances_on(report: Report, ids: Collection[str]) -> dict[str, Estimate | s
     made = read_made(suite, Path(report.manifest))
     if (suite.digest, made.model_sha256) != (report.suite_digest, report.model_sha256):
         raise InputError(f"{report.manifest} or {report.suite_folder} is another than when the report was made")
-    towers = make_settings(report.judged_by, config.Towers, "the report's towers")
+    judges = open_judges(make_settings(report.judged_by, config.Towers, "the report's towers"))
+    for role, sha256 in sorted({pair for one in report.scores for pair in one.towers.items()}):
+        tower = tower_of(judges, role)
+        if tower is None or tower.sha256 != sha256:
+            raise InputError(f"towers.{role} has other weights than when the report was made")
     distances = [distance.asked for distance in DISTANCES if distance.asked in report.metrics]
     vectors = Vectors(Path(report.vectors) if report.vectors else None)
-    evidence = gather_for(suite, [made], open_judges(towers), vectors, distances)
+    evidence = gather_for(suite, [made], judges, vectors, distances)
     pictures = [picture for picture in made.pictures if picture.item.id in ids]
     return distance_estimates(evidence, pictures, distances)
 

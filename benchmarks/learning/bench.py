@@ -35,6 +35,7 @@ from sonify.features.vae import Vae, decode, load_vae
 from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.models.loading import choose_device
 from tests.tiny_networks import taesd_folder
+from train.pipeline import AudioPixArtPipeline
 
 log = logging.getLogger(__name__)
 
@@ -123,14 +124,17 @@ def train_and_judge(
     true_R = np.array([CLASSES.index(one.names[0]) for one in held])
     judged: dict[str, dict[str, Judged]] = {}
     for name, paired in pairs.items():
-        folder = bench.out / f"fold-{fold}"
-        features = write_features(
-            paired, bench.data / "photos", bench.vae, bench.vae_folder, folder / f"features-{name}"
-        )
-        config = training_config(features, bench.vae_folder, folder / f"train-{name}-{steps}", steps)
-        log.info("fold %d: training on pairs (%s): %s", fold, name, config.run_dir)
-        train(config)
-        pipeline = load_pipeline(config.run_dir / "pipeline")
+        pipeline = train_on(bench, fold, name, paired, steps)
         conditions = {"audio": audio_RTD, "zeroed": np.zeros_like(audio_RTD)}
         judged[name] = {part: judge(pipeline, one, true_R, num_seeds, bench.eye) for part, one in conditions.items()}
     return judged
+
+
+def train_on(bench: Bench, fold: int, name: str, paired: Sequence[Paired], steps: int) -> AudioPixArtPipeline:
+    """Train on the pairs `name` of a fold, or take what was trained before, and load it."""
+    folder = bench.out / f"fold-{fold}"
+    features = write_features(paired, bench.data / "photos", bench.vae, bench.vae_folder, folder / f"features-{name}")
+    config = training_config(features, bench.vae_folder, folder / f"train-{name}-{steps}", steps)
+    log.info("fold %d: training on pairs (%s): %s", fold, name, config.run_dir)
+    train(config)
+    return load_pipeline(config.run_dir / "pipeline")

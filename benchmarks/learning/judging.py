@@ -53,26 +53,30 @@ def load_pipeline(folder: Path) -> AudioPixArtPipeline:
     return pipeline.to(choose_device("auto"))
 
 
-def judge(pipeline: AudioPixArtPipeline, audio_RTD: np.ndarray, true_R: np.ndarray, num_seeds: int, eye: Eye) -> Judged:
-    """Make `num_seeds` pictures of each recording; noise is the same whatever the pipeline and the condition.
+def paint(pipeline: AudioPixArtPipeline, audio_RTD: np.ndarray, seed: int) -> np.ndarray:
+    """A picture of each recording, (R, H, W, 3) uint8; noise is the same whatever the pipeline and the condition.
 
     A condition of zeros is the null condition, which guidance leaves as it is.
     """
-    guidance = GUIDANCE if audio_RTD.any() else 1.0
+    seeds = [1000 * n + seed for n in range(len(audio_RTD))]
+    with torch.autocast(pipeline.device.type, torch.bfloat16):
+        latents_BCHW = pipeline(
+            audio_features=audio_RTD,
+            seeds=seeds,
+            guidance_scale=GUIDANCE if audio_RTD.any() else 1.0,
+            num_inference_steps=STEPS,
+            batch_size=len(seeds),
+            output_type="latent",
+        ).images
+    return decode(pipeline.vae, latents_BCHW / scaling_factor(pipeline.vae))
+
+
+def judge(pipeline: AudioPixArtPipeline, audio_RTD: np.ndarray, true_R: np.ndarray, num_seeds: int, eye: Eye) -> Judged:
+    """Make `num_seeds` pictures of each recording, and look at them."""
     seen: list[list[int]] = []
     first: list[np.ndarray] = []
     for seed in range(num_seeds):
-        seeds = [1000 * n + seed for n in range(len(true_R))]
-        with torch.autocast(pipeline.device.type, torch.bfloat16):
-            latents_BCHW = pipeline(
-                audio_features=audio_RTD,
-                seeds=seeds,
-                guidance_scale=guidance,
-                num_inference_steps=STEPS,
-                batch_size=len(seeds),
-                output_type="latent",
-            ).images
-        pixels_RHWC = decode(pipeline.vae, latents_BCHW / scaling_factor(pipeline.vae))
+        pixels_RHWC = paint(pipeline, audio_RTD, seed)
         first = first or [pixels_RHWC]
         seen.append([int(eye(pixels_HWC).argmax()) for pixels_HWC in pixels_RHWC])
     return Judged(true_R=true_R, seen_RS=np.array(seen).T, first_RHWC=first[0])

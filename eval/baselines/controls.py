@@ -61,21 +61,22 @@ class Taken:
 
 
 def take_references(suite: Suite, seeds: range) -> tuple[Asked, Taken]:
-    """The true pictures.
+    """The true pictures, each once: seeds change nothing, and a picture twice would count as two.
 
     Raises:
         InputError: the suite has none.
     """
-    asked = ask(suite, "sounds_whole.csv", seeds)
-    sources = {
-        (item.id, seed): _source(suite, item.id, item.references[place % len(item.references)])
-        for item in asked.items.values()
-        if item.references
-        for place, seed in enumerate(seeds)
-    }
-    if not sources:
+    most = max((len(item.references) for item in suite.items), default=0)
+    if not most:
         raise InputError(f"{suite.folder}: has no reference pictures, and the control is made of them")
-    failed = [_failed(pair, "the item has no reference picture") for pair in asked.pairs if pair not in sources]
+    asked = ask(suite, "sounds_whole.csv", range(seeds.start, seeds.start + most))
+    sources = {
+        (item.id, seed): _source(suite, item.id, reference)
+        for item in asked.items.values()
+        for seed, reference in zip(asked.seeds, item.references, strict=False)
+    }
+    bare = [item.id for item in asked.items.values() if not item.references]
+    failed = [_failed((id, seeds.start), "the item has no reference picture") for id in bare]
     return asked, Taken(name="references", sources=sources, failed=failed)
 
 
@@ -179,11 +180,11 @@ def take_shuffled(recipe: ShuffledRecipe, suite: Suite, seeds: range) -> tuple[A
     Raises:
         InputError: there are none, or no two items may be exchanged.
     """
-    asked = ask(suite, "sounds_whole.csv", seeds)
     if recipe.of == "references":
-        _, taken = take_references(suite, seeds)
+        asked, taken = take_references(suite, seeds)
         of, given = "references", taken.sources
     else:
+        asked = ask(suite, "sounds_whole.csv", seeds)
         made = read_made(suite, on_disk(recipe.of, "of"))
         of, given = made.model, _first_of_each(made.pictures)
     with_pictures = {id for id, _ in given}

@@ -164,10 +164,11 @@ def _cells_of(path: Path, delimiter: str, shown: str) -> list[Row]:
 
 
 def _row_of(path: Path, line: int, cells: Sequence[str]) -> Row:
-    for cell in map(str.strip, cells):
+    row = Row(line, tuple(map(str.strip, cells)))
+    for cell in row.cells:
         if len(cell) > MAX_CELL or not cell.isprintable():
             raise wrong(path, line, f"at most {MAX_CELL} characters of text in a cell", cell)
-    return Row(line, tuple(map(str.strip, cells)))
+    return row
 
 
 def wrong(path: Path, line: int, expected: str, found: str) -> InputError:

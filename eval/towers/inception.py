@@ -66,7 +66,7 @@ def _load(path: Path, device: torch.device) -> Forward:
     tensors = none_counted | read_tensors(path, shapes, NAME, counters(shapes))
     nn.Module.load_state_dict(network, tensors, assign=True)
     # The parts run in the order in which they are built; torch-fidelity's own call would resize once more.
-    *parts, fc = network.to(device).eval().children()
+    *parts, fc = network.to(device).children()
     trunk = nn.Sequential(*parts)
 
     def forward(pictures_BCHW: Tensor) -> Tensor:

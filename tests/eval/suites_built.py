@@ -43,7 +43,8 @@ def write_film(
         pictures.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         pictures.codec_context.gop_size = 5 * fps
         heard: Any = film.add_stream("libopus" if path.suffix in (".webm", ".mkv") else "aac", rate=rate_hz)
-        heard.layout = "stereo" if len(samples) == 2 else "mono"
+        layout = "stereo" if len(samples) == 2 else "mono"
+        heard.layout = layout
         for n in range(frames):
             grey = np.full((size[1], size[0], 3), round(255 * n / frames), np.uint8)
             frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
@@ -52,7 +53,7 @@ def write_film(
         film.mux(pictures.encode(None))
         for start in range(0, samples.shape[1], 960):
             part = np.ascontiguousarray(samples[:, start : start + 960])
-            block = av.AudioFrame.from_ndarray(part, format="fltp", layout=heard.layout.name)
+            block = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
             block.rate, block.pts, block.time_base = rate_hz, start, Fraction(1, rate_hz)
             film.mux(heard.encode(block))
         film.mux(heard.encode(None))
@@ -70,7 +71,7 @@ def make_entries(
 ) -> list[Entry]:
     """Entries with a sound and a picture of their own: `s000` of label 0, `s001` of label 1, and so on.
 
-    `per_recording` of them in turn are of one recording. `captions` and `ids` (`youtube:recordin000`, eleven characters) are given.
+    `per_recording` of them in turn are of one recording. `captions` and `ids` (`youtube:recordin000`) are given.
     """
     entries: list[Entry] = []
     for n in range(sounds):

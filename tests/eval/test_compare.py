@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 from rich.console import Console
 
 from eval import compare
+from eval.baseline import main as baseline
 from eval.compare import compare_reports, print_comparison, read_side, write_comparison
 from eval.report import VERSION, Report, report_bytes
+from eval.run import main as judge
 from eval.scores import Score
 from eval.statistics import jackknife, mean_estimate
 from sonify.errors import InputError
+from tests.eval.suites_built import make_suite
 
 SHA = {"clip_b32": "1" * 64, "wav2clip": "2" * 64}
 
@@ -276,6 +280,21 @@ def test_a_distance_whose_error_is_not_known_is_not_tested(tmp_path, distances, 
     assert found.family == 1
 
 
+def test_rounding_is_no_difference(tmp_path):
+    """As of the references by two seeds: the same pictures, added up in another order."""
+    noise = 1e-15 * np.arange(1, 21)
+    values = [
+        distance_score("fid", 1e-15, (1e-15 * np.ones(20)).tolist()),
+        distance_score("fid", 9e-15, noise.tolist()),
+    ]
+    a = write_report(tmp_path / "a", {"m": [1.0] * 20}, scores=values[:1])
+    b = write_report(tmp_path / "b", {"m": (1 + noise).tolist()}, scores=values[1:])
+
+    found = compare_reports(sides(a, b))
+
+    assert [(row.p_holm, row.verdict) for row in found.rows] == [(1.0, "no difference shown")] * 2
+
+
 def test_a_metric_that_one_lacks_is_named_and_not_compared(tmp_path):
     a = write_report(tmp_path / "a", {"m": RIGHT, "only_a": RIGHT, "silent": RIGHT})
     b = write_report(tmp_path / "b", {"m": RIGHT, "silent": [None] * 24, "only_b": RIGHT})
@@ -400,6 +419,7 @@ def cut(name):
         (change_json(suite=None), "report.json: suite: "),
         (change_estimate(value=float("nan")), "report.json"),
         (change_estimate(replicates=[1.0, float("inf")]), "report.json"),
+        (change_estimate(replicates=[1.0, 1e300]), "report.json: m: holds a number that no metric has"),
         (change_estimate(value=0.5), "not of one run, or changed"),
         (change_items("recording 3", "recording 2"), "not of one run, or changed"),
         (change_items("recording,group", "group,recording"), "expected the columns id,recording,group,labels,images"),
@@ -497,3 +517,74 @@ def test_items_left_out_are_said(tmp_path, capsys):
 
     assert run(a, b, "--out", tmp_path / "out") == 0
     assert "A and B: 2 items in common; left out: 0 of A alone, 1 of B alone" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """Reports of both controls on a suite of 12 sounds, and of the references without the picture of `s003`."""
+    place = tmp_path_factory.mktemp("judged")
+    towers = {role: {"kind": "random", "width": 8} for role in ("inception", "clip_b32", "dinov2", "wav2clip")}
+    labels = [f"label {n}" for n in range(6)]
+    make_suite(place, 12, labels, others=2, towers=towers, metrics=["fid", "kid", "prdc", "ais_cosine", "iis_cosine"])
+    for control in ("references", "shuffled"):
+        words = ["--recipe", control, "--suite", str(place / "suite"), "--out", str(place / "made" / control)]
+        assert baseline(words) == 0
+    shutil.copytree(place / "made" / "references", place / "made" / "one_less")
+    (place / "made" / "one_less" / "images" / "s003-0.png").write_bytes(b"cut")
+    for name in ("references", "shuffled", "one_less"):
+        words = ["--suite", str(place / "suite"), "--manifest", str(place / "made" / name)]
+        assert judge([*words, "--out", str(place / "reports" / name)]) == 0
+    return place
+
+
+def test_the_references_beat_a_shuffle_of_them_by_what_tells_them_apart(judged, tmp_path):
+    reports = judged / "reports"
+
+    assert run(reports / "shuffled", reports / "references", "--out", tmp_path) == 0
+
+    found = {row["metric"]: row for row in json.loads((tmp_path / "compare.json").read_text())["rows"]}
+    assert found["iis_cosine"]["verdict"] == "B better"
+    assert found["iis_cosine"]["difference"]["p"] == 2 / 2**12
+    # as sets of pictures they are the same
+    assert found["fid_torch_fidelity"]["difference"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_without_a_picture_the_distances_are_computed_again_from_the_vectors(judged, tmp_path, capsys):
+    reports = judged / "reports"
+    kept = read_side(reports / "references").scores
+
+    assert run(reports / "references", reports / "one_less", "--out", tmp_path) == 0
+
+    assert "11 items in common; left out: 1 of A alone, 0 of B alone" in capsys.readouterr().out
+    found = {row["metric"]: row for row in json.loads((tmp_path / "compare.json").read_text())["rows"]}
+    assert kept["kid"].estimate is not None
+    assert found["kid"]["value_a"] != kept["kid"].estimate.value  # of 11 pictures, not of 12
+    assert {(row["value_a"] == row["value_b"], row["items"], row["p_holm"]) for row in found.values()} == {
+        (True, 11, 1.0)
+    }
+
+
+def test_without_the_suite_the_means_are_compared_alone(judged, tmp_path):
+    reports = shutil.copytree(judged / "reports", tmp_path / "reports")
+    for name in ("references", "one_less"):
+        change_json(suite_folder=str(tmp_path / "gone"))(reports / name)
+
+    assert run(reports / "references", reports / "one_less", "--out", tmp_path / "out") == 0
+
+    found = {row["metric"]: row for row in json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]}
+    assert "on the common items it cannot be had: " in found["kid"]["note"]
+    assert found["kid"]["difference"] is None
+    assert found["ais_cosine"]["items"] == 11
+
+
+def test_distances_are_not_computed_again_by_other_weights(judged, tmp_path):
+    reports = shutil.copytree(judged / "reports", tmp_path / "reports")
+    for name in ("references", "one_less"):
+        text = (reports / name / "report.json").read_text()
+        was = read_side(reports / name).scores["kid"].towers["inception"]
+        (reports / name / "report.json").write_text(text.replace(was, "9" * 64))
+
+    assert run(reports / "references", reports / "one_less", "--out", tmp_path / "out") == 0
+
+    found = {row["metric"]: row for row in json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]}
+    assert "has other weights than when the report was made" in found["kid"]["note"]

@@ -198,7 +198,10 @@ def test_a_name_that_is_not_openais_clip_is_refused_before_anything_is_fetched(
         ({"num_classes": 512}, r"2 of another shape \(head.bias is \[16\] instead of \[512\]\)"),
         ({"model_args": TINY | {"depth": 3}}, "12 are missing"),
         ({"model_args": {"checkpoint_path": "evil.pth"}}, "expected `model_args` of depth, embed_dim"),
+        ({"model_args": TINY | {"qk_norm": 1}}, "expected `model_args` of depth, embed_dim"),
         ({"model_args": TINY | {"depth": -1}}, "expected `model_args` of depth, embed_dim"),
+        ({"model_args": TINY | {"depth": 10**9}}, "expected `model_args` of depth, embed_dim"),
+        ({"model_args": TINY | {"num_heads": 5}}, "the library cannot load .*divisible by num_heads"),
         ({"model_args": [1]}, "expected `model_args` of depth, embed_dim"),
     ],
 )

@@ -5,6 +5,7 @@ All are copied, so that the folder stands alone; it is made beside its place and
 
 import csv
 import hashlib
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -137,8 +138,7 @@ def _by_table(table: Place, asked: Asked) -> tuple[dict[Pair, str], list[str]]:
     """What a table says, and the pictures in it that nobody asked for."""
     path = on_disk(table, "table")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        rows = list(csv.DictReader(lines))
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"table {path}: cannot be read as CSV ({error})") from None
     columns = set(rows[0]) if rows else set()
@@ -169,7 +169,7 @@ def _read_row(where: str, row: Mapping[str, str | None], asked: Asked) -> tuple[
         raise InputError(
             f"{where}: expected an id and an image below the folder of the images, found {id!r}, {image!r}"
         )
-    if not (seed.isascii() and seed.isdigit()):
+    if not (seed.isascii() and seed.isdigit() and len(seed) < 20):
         raise InputError(f"{where}: seed: expected a whole number, found {seed!r}")
     return (id, int(seed)), image
 

@@ -181,7 +181,7 @@ def read_failed(folder: Path) -> tuple[Failed, ...]:
     """
     path = folder / FAILED
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         return tuple(Failed(id=row["id"], seed=int(row["seed"]), error=row["error"]) for row in rows)
     except FileNotFoundError:
         return ()

@@ -288,6 +288,7 @@ def test_a_table_names_pictures_too(suite: Suite, tmp_path: Path) -> None:
         ("id,image\ns000\n", "line 2: expected an id and an image"),
         ("id,image\ns000,s000-0.png\ns000,s000-1.png\n", "line 3: item s000 with seed 0 stands in it twice"),
         ("id,image,seed\ns000,s000-0.png,first\n", "line 2: seed: expected a whole number, found 'first'"),
+        ("id,image,seed\ns000,s000-0.png," + "9" * 5000, "line 2: seed: expected a whole number"),
         ("id,image\nnobody,s000-0.png\n", "no picture of the suite small"),
         (b"id,image\n\xff\xfe\n", "cannot be read as CSV"),
     ],

@@ -17,6 +17,7 @@ BENCHMARKS = (
     "loader",
     "shards",
     "train_step",
+    "evaluation",
 )
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from eval.baselines.controls import take_images, take_references, take_shuffled, write_taken
-from eval.baselines.folder import VERSION, MadeFor, check_folder
+from eval.baselines.folder import VERSION, Counts, MadeFor, ask, check_folder
 from eval.baselines.recipe import CommandRecipe, ImagesRecipe, Recipe, ShuffledRecipe, load_recipe, recipe_digest
+from eval.baselines.runner import run_recipe
 from eval.suites.suite import Suite, read_suite
 from sonify.errors import InputError
 from sonify.stores import to_folder
@@ -39,15 +39,6 @@ examples:
   {command} --recipe generate --suite SUITE --seeds 4 --out runs/ours model=DIR
   {command} --recipe theirs.yaml --suite SUITE --seeds 4 --out runs/theirs
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """What came of a baseline: pictures, of how many items, and how many that were asked for are not there."""
-
-    pictures: int
-    items: int
-    failed: int
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "eval.baseline") -> int:
@@ -104,12 +95,11 @@ def make_baseline(recipe: Recipe, suite: Suite, seeds: range, folder: Path) -> C
     )
     check_folder(folder, made_for)
     if isinstance(recipe, CommandRecipe):
-        raise NotImplementedError
+        return run_recipe(recipe, ask(suite, recipe.takes, seeds), made_for, folder)
     if isinstance(recipe, ImagesRecipe):
         asked, taken = take_images(recipe, suite, seeds)
     elif isinstance(recipe, ShuffledRecipe):
         asked, taken = take_shuffled(recipe, suite, seeds)
     else:
         asked, taken = take_references(suite, seeds)
-    write_taken(asked, taken, made_for, folder, recipe if isinstance(recipe, ImagesRecipe) else None)
-    return Counts(pictures=len(taken.sources), items=len({id for id, _ in taken.sources}), failed=len(taken.failed))
+    return write_taken(asked, taken, made_for, folder, recipe if isinstance(recipe, ImagesRecipe) else None)

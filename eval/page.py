@@ -102,7 +102,7 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _table(scores: Sequence[Score]) -> Iterator[str]:
-    yield '<table class="scores"><thead><tr><th>metric</th><th>on</th><th>value (95 %)</th><th>'
+    yield '<table class="scores"><thead><tr><th>metric</th><th class=n>on</th><th>value [95 %]</th><th>'
     yield "floor, value, ceiling</th><th class=n>floor</th><th class=n>ceiling</th><th class=n>pictures</th>"
     yield "<th class=n>recordings</th></tr></thead><tbody>\n"
     for score in scores:
@@ -110,10 +110,16 @@ def _table(scores: Sequence[Score]) -> Iterator[str]:
         note = score.reason or (score.estimate.note if score.estimate else "")
         arrow = "↑" if score.better == "higher" else "↓"
         yield f'<tr><th title="{escape(score.definition)}">{escape(score.metric)} {arrow}</th>'
-        yield f"<td>{score.on}</td><td>{escape(say_value(score))}<span class=why> {escape(note)}</span></td>"
+        yield f"<td class=n>{score.on}</td><td>{escape(say_value(score))}<span class=why> {escape(note)}</span></td>"
         yield f"<td>{_span(score)}</td><td class=n>{_short(floor)}</td><td class=n>{_short(ceiling)}</td>"
         yield f"<td class=n>{score.images:,}</td><td class=n>{score.recordings:,}</td></tr>\n"
-    yield "</tbody></table>\n"
+    yield "</tbody></table>\n<details><summary>How each was measured</summary><dl>\n"
+    for score in (score for score in scores if score.on == "all"):
+        towers = "; ".join(f"{role} {sha256[:12]}" for role, sha256 in score.towers.items())
+        how = [score.definition, towers, *score.preprocessing]
+        how += [f"pool {score.pool_sha256[:12]}"] if score.pool_sha256 else []
+        yield f"<dt><b>{escape(score.metric)}</b></dt><dd>{escape('. '.join(filter(None, how)))}</dd>\n"
+    yield "</dl></details>\n"
 
 
 def _span(score: Score) -> str:

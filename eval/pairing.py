@@ -4,7 +4,7 @@
     python -m eval.pairing --table T --run RUN --calibrate [--out FILE]
 
 Each concept is asked of the whole pool, by the code that pairs; what would be drawn with which chance is weighed, and
-nothing is sampled. `retrieval.*` keys try other settings on the same pool. docs/evaluation.md says how a table is made.
+nothing is sampled. `retrieval.*` keys try other settings on the same pool. docs/studies.md says how a table is made.
 """
 
 from sonify.terminal import run_module

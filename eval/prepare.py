@@ -13,6 +13,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.prepare", extra="eval"))
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,9 @@ def selection_of(config: SuiteConfig) -> Selection:
     if isinstance(config, DemoSuite):
         return select_demo(config)
     entries = READERS[getattr(config, "kind")](config)  # noqa: B009 - every kind of suite has one
+    counted = Counter(entry.id for entry in entries)
+    if twice := next((id for id, count in counted.items() if count > 1), None):
+        raise InputError(f"{config.name}: its list names the id {twice!r} {counted[twice]} times; an id is given once")
     return select(
         entries,
         config.name,

@@ -49,6 +49,7 @@ class Report:
     met: dict[str, int]  # items by level: in, audio, out, unknown
     trained_on: tuple[str, ...]
     towers: dict[str, str]  # by role: the name and the model
+    judged_by: dict[str, Any] | None = None  # the sections of the towers; None: a caller's own
     vectors: str | None
     metrics: tuple[str, ...]
     seed: int
@@ -158,17 +159,17 @@ def scores_latex(report: Report) -> bytes:
 def _latex_row(score: Score) -> str:
     name = rf"\texttt{{{_escaped(score.metric)}}} {ARROWS[score.better]}"
     floor, ceiling = (_short(score.beside.get(which)) for which in ("floor", "ceiling"))
-    return rf"{name} & {score.on} & {say_value(score, '--')} & {floor} & {ceiling} & {score.images} \\"
+    return rf"{name} & {score.on} & {say_value(score)} & {floor} & {ceiling} & {score.images} \\"
 
 
-def say_value(score: Score, dash: str = "–") -> str:
+def say_value(score: Score) -> str:
     """A score as it is read: the value and its interval, or that there is none."""
     if score.estimate is None:
         return "not measured"
     text = _short(score.estimate.value)
     if score.estimate.low is None or score.estimate.high is None:
         return text
-    return f"{text} ({_short(score.estimate.low)}{dash}{_short(score.estimate.high)})"
+    return f"{text} [{_short(score.estimate.low)}, {_short(score.estimate.high)}]"
 
 
 def _short(value: float | None) -> str:

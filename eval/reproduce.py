@@ -16,11 +16,10 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 import csv
 import io
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -31,13 +30,11 @@ from eval.suites.config import load_suite_config
 from eval.suites.suite import SUITE
 from eval.towers import config
 from eval.towers.opened import load_towers, open_judges
-from eval.towers.tower import Judges
 from sonify.errors import InputError, WorkError
 from sonify.io.write import write_whole
 from sonify.models.loading import choose_device
 from sonify.terminal import Parser, run_command
 
-log = logging.getLogger(__name__)
 OFFLINE = "smoke"
 # Suites of the paper's columns, in its order.
 COLUMNS = {
@@ -114,39 +111,65 @@ def reproduce(asked: Asked) -> None:
         InputError: the folder cannot be written to.
         DiskFull: no room is left.
     """
-    lacking = {name: list(lacks(asked, name)) for name in (OFFLINE, *COLUMNS)}
-    for name, lacked in lacking.items():
-        needs = "".join(f"\n  needs {what}" for what in lacked) or " all is here"
-        sys.stdout.write(f"{name}:{needs}\n")
+    lacks = find_lacks(asked)
+    tell(lacks)
     cells: list[Cell] = []
     for column, name in enumerate((*COLUMNS, OFFLINE)):
-        why = "; ".join(what for what in lacking[name] if not what.startswith(_MODEL))
+        why = lacks.of_column(name)
         if not why:
-            _measure(asked, name, with_model=not lacking[name])
+            _measure(asked, name, with_model=not lacks.of_model(name))
         if name in COLUMNS:
             cells += [
-                Cell(model=PUBLISHED, suite=name, metric=m, value=BEST[m][column], source="published") for m in BEST
+                Cell(model=PUBLISHED, suite=name, metric=metric, value=best[column], source="published")
+                for metric, best in BEST.items()
             ]
         for model in (*CONTROLS, "model"):
-            cells += _cells(asked, name, model, why or "; ".join(lacking[name]))
+            cells += _cells(asked, name, model, "; ".join(why or lacks.of_model(name)))
     write_table(asked.out, cells)
 
 
-_MODEL = "a model"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lacks:
+    """What this machine has not: corpora by column, weights for all but the offline one, a model, a GPU for it."""
+
+    corpora: Mapping[str, str]
+    towers: tuple[str, ...]
+    model: str
+    gpu: str
+
+    def of_column(self, name: str) -> tuple[str, ...]:
+        """Without which nothing of a column can be measured."""
+        corpus = (self.corpora[name],) if name in self.corpora else ()
+        return corpus if name == OFFLINE else (*corpus, *self.towers)
+
+    def of_model(self, name: str) -> tuple[str, ...]:
+        """Without which the model's cells of a column cannot."""
+        return tuple(filter(None, (self.model, "" if name == OFFLINE else self.gpu)))
 
 
-def lacks(asked: Asked, name: str) -> Iterator[str]:
-    """What a column needs and this machine has not, each in a line."""
-    try:
-        load_suite_config(name)
-    except InputError as error:
-        yield f"the corpus: {error}"
-    if name != OFFLINE:
-        yield from _lacked_towers(asked.towers)
-    if asked.model is None:
-        yield f"{_MODEL}: --model, a folder or a hub id"
-    elif choose_device("auto").type == "cpu" and not asked.on_cpu and name != OFFLINE:
-        yield f"{_MODEL}'s pictures: a GPU (--on-cpu does without)"
+def find_lacks(asked: Asked) -> Lacks:
+    """Look for all that the table takes."""
+    corpora: dict[str, str] = {}
+    for name in (OFFLINE, *COLUMNS):
+        try:
+            load_suite_config(name)
+        except InputError as error:
+            corpora[name] = str(error)
+    on_cpu = asked.model is not None and not asked.on_cpu and choose_device("auto").type == "cpu"
+    return Lacks(
+        corpora=corpora,
+        towers=tuple(_lacked_towers(asked.towers)),
+        model="" if asked.model else "a model: --model, a folder or a hub id",
+        gpu="a GPU for the model's pictures (--on-cpu does without)" if on_cpu else "",
+    )
+
+
+def tell(lacks: Lacks) -> None:
+    """Say what is missing, and for which columns."""
+    lines = [f"{COLUMNS.get(name, name)}: {why}" for name, why in lacks.corpora.items()]
+    lines += [f"every column but {OFFLINE}: {why}" for why in (*lacks.towers, lacks.gpu) if why]
+    lines += [f"the model's row: {lacks.model}"] if lacks.model else []
+    sys.stdout.write("".join(f"needs, for {line}\n" for line in lines) or "all that the table takes is here\n")
 
 
 def _lacked_towers(towers: str) -> Iterator[str]:
@@ -161,13 +184,9 @@ def _lacked_towers(towers: str) -> Iterator[str]:
             if section is None:
                 yield f"towers.{role}: {towers} names none"
             else:
-                open_judges(config.Towers.model_construct(**{**_none(), role: section}))
+                open_judges(config.Towers.model_validate({role: section}))
         except InputError as error:
             yield f"towers.{role}: {error}"
-
-
-def _none() -> dict[str, None]:
-    return {field.name: None for field in fields(Judges)}
 
 
 def _measure(asked: Asked, name: str, *, with_model: bool) -> None:
@@ -225,9 +244,10 @@ def _cell_of(report: Report, model: str, suite: str, metric: str) -> Cell:
 
 
 def _mark(met: Mapping[str, int]) -> str:
-    """The share of items of each level that there are."""
+    """The share of the items that the model has met, and that it cannot have; nothing where it is not known."""
     whole = sum(met.values())
-    return ", ".join(f"{level} {100 * count / whole:.0f} %" for level, count in met.items() if count)
+    known = {level: count for level, count in met.items() if count and level != "unknown"}
+    return ", ".join(f"{level} {100 * count / whole:.0f} %" for level, count in known.items())
 
 
 def write_table(out: Path, cells: Sequence[Cell]) -> None:
@@ -255,13 +275,14 @@ def _grid(cells: Sequence[Cell]) -> tuple[list[str], list[str], dict[tuple[str, 
     return models, suites, {(cell.model, cell.suite, cell.metric): cell for cell in cells}
 
 
-def _say(cell: Cell | None, dash: str = "–") -> str:
+def _say(cell: Cell | None) -> str:
     if cell is None:
         return ""
     if cell.value is None:
         return NOT_MEASURED
     text = f"{cell.value:.3g}"
-    return text if cell.low is None or cell.high is None else f"{text} ({cell.low:.3g}{dash}{cell.high:.3g})"
+    text = text if cell.low is None or cell.high is None else f"{text} [{cell.low:.3g}, {cell.high:.3g}]"
+    return f"{text} ({cell.mark})" if cell.mark else text
 
 
 def _print(cells: Sequence[Cell]) -> None:
@@ -274,7 +295,7 @@ def _print(cells: Sequence[Cell]) -> None:
             table.add_row(
                 COLUMNS.get(suite, suite), metric, *(_say(at.get((model, suite, metric))) for model in models)
             )
-    Console(file=sys.stdout).print(table)
+    Console(file=sys.stdout, width=max(Console().width, 120)).print(table)
 
 
 def _latex(cells: Sequence[Cell]) -> str:
@@ -288,6 +309,6 @@ def _latex(cells: Sequence[Cell]) -> str:
         r"\midrule",
     ]
     for model in models:
-        values = [_say(at.get((model, suite, metric)), "--") for suite in suites for metric in METRICS]
+        values = [_say(at.get((model, suite, metric))) for suite in suites for metric in METRICS]
         lines.append(" & ".join([model.replace("_", r"\_"), *values]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

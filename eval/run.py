@@ -13,16 +13,17 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.run", extra="eval"))
 
 import argparse
-import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from eval.evidence import tower_of
+from eval.measures import DISTANCES
 from eval.met import levels_of, read_met
 from eval.page import write_page
 from eval.pictures import Made, read_made
@@ -40,8 +41,8 @@ from eval.report import (
     scores_csv,
     scores_latex,
 )
-from eval.score import Scored, gather_for, score
-from eval.scores import Score
+from eval.score import Scored, distance_estimates, gather_for, score
+from eval.statistics import Estimate
 from eval.suites.config import METRICS
 from eval.suites.suite import Suite, read_suite
 from eval.towers import config
@@ -54,8 +55,8 @@ from sonify.io.write import naming_full_disk, naming_place, replacing
 from sonify.stores import Place, to_place
 from sonify.terminal import Parser, argument_of, run_command
 
-log = logging.getLogger(__name__)
 VECTORS = "vectors"
+TABLE_COLUMNS = 100  # what a table of scores needs, where the terminal is narrower or there is none
 TOWERS = "towers"  # the configuration that comes along
 
 
@@ -90,16 +91,17 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     suite = read_suite(arguments.suite)
+    towers = choose_towers(suite, arguments.towers, arguments.overrides)
     request = Request(
         suite=suite,
         manifest=arguments.manifest,
         vectors=arguments.vectors or arguments.out.absolute().parent / VECTORS,
         metrics=choose_metrics(suite, arguments.metrics),
         trained_on=tuple(arguments.trained_on or ()),
+        towers=towers,
         seed=arguments.seed,
     )
-    judges = open_judges(choose_towers(suite, arguments.towers, arguments.overrides))
-    made, report, scored = evaluate(request, judges)
+    made, report, scored = evaluate(request, open_judges(towers))
     write_report(arguments.out, suite, made, report, scored)
     tell(report)
     sys.stdout.write(f"{arguments.out / 'index.html'}\n{arguments.out / REPORT}\n")
@@ -132,13 +134,17 @@ def choose_metrics(suite: Suite, asked: Sequence[str] | None) -> tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be scored; `vectors` is where they are kept (None: nowhere), `trained_on` what `eval.met` reads."""
+    """What is to be scored; `vectors` is where they are kept (None: nowhere), `trained_on` what `eval.met` reads.
+
+    `towers` is what the judges were opened from, for the record; None: they are the caller's own.
+    """
 
     suite: Suite
     manifest: Path
     vectors: Path | None
     metrics: tuple[str, ...] = METRICS
     trained_on: tuple[Place, ...] = ()
+    towers: config.Towers | None = None
     seed: int = 0
 
 
@@ -171,12 +177,37 @@ def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored]:
         met={str(level): count for level, count in levels.counts.items()},
         trained_on=tuple(map(str, trained_on)) or made.trained_on,
         towers=_towers_of(judges),
+        judged_by=request.towers.model_dump(mode="json") if request.towers else None,
         vectors=str(request.vectors) if request.vectors else None,
         metrics=request.metrics,
         seed=request.seed,
         scores=scored.scores,
     )
     return made, report, scored
+
+
+def distances_on(report: Report, ids: Collection[str]) -> dict[str, Estimate | str]:
+    """The distances of a report again, on a part of its items, from the vectors that are kept.
+
+    Raises:
+        InputError: the suite or the pictures are not there any more or were changed, or the towers cannot be had.
+    """
+    if report.judged_by is None:
+        raise InputError("its towers were a caller's own")
+    suite = read_suite(Path(report.suite_folder))
+    made = read_made(suite, Path(report.manifest))
+    if (suite.digest, made.model_sha256) != (report.suite_digest, report.model_sha256):
+        raise InputError(f"{report.manifest} or {report.suite_folder} is another than when the report was made")
+    judges = open_judges(make_settings(report.judged_by, config.Towers, "the report's towers"))
+    for role, sha256 in sorted({pair for one in report.scores for pair in one.towers.items()}):
+        tower = tower_of(judges, role)
+        if tower is None or tower.sha256 != sha256:
+            raise InputError(f"towers.{role} has other weights than when the report was made")
+    distances = [distance.asked for distance in DISTANCES if distance.asked in report.metrics]
+    vectors = Vectors(Path(report.vectors) if report.vectors else None)
+    evidence = gather_for(suite, [made], judges, vectors, distances)
+    pictures = [picture for picture in made.pictures if picture.item.id in ids]
+    return distance_estimates(evidence, pictures, distances)
 
 
 def _towers_of(judges: Judges) -> dict[str, str]:
@@ -204,19 +235,36 @@ def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Sc
 
 def tell(report: Report) -> None:
     """Print the scores, and what was left out of them."""
-    table = Table(title=f"{report.model} on {report.suite}", title_justify="left")
-    for column in ("metric", "on", "value (95 %)", "floor", "ceiling", "n", "note"):
-        table.add_column(column, justify="right" if column in ("floor", "ceiling", "n") else "left")
-    for each in report.scores:
-        table.add_row(each.metric, each.on, say_value(each), *_besides(each.beside), str(each.images), _note(each))
-    Console(file=sys.stdout).print(table)
-    for line in left_out(report):
-        log.info("%s", line)
+    table = Table(title=f"{report.model} on {report.suite}", title_justify="left", box=box.SIMPLE_HEAD)
+    parts = {each.on for each in report.scores}
+    for column in ("metric", *(["on"] if len(parts) > 1 else []), "value [95 %]", "floor", "ceiling", "pictures"):
+        table.add_column(
+            column, justify="right" if column in ("floor", "ceiling", "pictures") else "left", no_wrap=True
+        )
+    for each in (each for each in report.scores if each.estimate is not None):
+        on = [each.on] if len(parts) > 1 else []
+        table.add_row(each.metric, *on, say_value(each), *_besides(each.beside), f"{each.images:,}")
+    Console(file=sys.stdout, width=max(Console().width, TABLE_COLUMNS)).print(table)
+    for line in [*_unmeasured(report), *_notes(report), *left_out(report)]:
+        sys.stdout.write(f"{line}\n")
 
 
 def _besides(beside: Mapping[str, float]) -> list[str]:
-    return ["" if beside.get(name) is None else f"{beside[name]:.4g}" for name in ("floor", "ceiling")]
+    return [f"{beside[name]:.4g}" if name in beside else "" for name in ("floor", "ceiling")]
 
 
-def _note(each: Score) -> str:
-    return each.reason or (each.estimate.note if each.estimate else "")
+def _unmeasured(report: Report) -> list[str]:
+    return _by_text("not measured: ", {each.metric: each.reason for each in report.scores if each.estimate is None})
+
+
+def _notes(report: Report) -> list[str]:
+    notes = {each.metric: each.estimate.note for each in report.scores if each.estimate and each.estimate.note}
+    return _by_text("", notes)
+
+
+def _by_text(before: str, texts: Mapping[str, str]) -> list[str]:
+    """A line for each text, with all that it is said of."""
+    named: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        named.setdefault(text, []).append(name)
+    return [f"{before}{', '.join(names)}: {text}" for text, names in named.items()]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap, norm
+from scipy.stats import bootstrap, t
 
 RESAMPLES = 2000
 FLIPS = 100_000
@@ -43,7 +43,8 @@ class Estimate:
 class Difference:
     """What one model has more than another on the same recordings, and how likely so much is by chance.
 
-    `p` is two-sided: by flips of signs for means, of `z` for distances. None where the data do not allow it.
+    `p` is two-sided: by flips of signs for means, by `z` (value over error) for distances. None where the data do not
+    allow it.
     """
 
     value: float
@@ -93,7 +94,7 @@ def groups_of(recordings: Sequence[str], groups: int = GROUPS) -> np.ndarray:
     names, of_N = np.unique(np.asarray(recordings, dtype=str), return_inverse=True)
     by_hash = sorted(range(names.size), key=lambda at: hashlib.sha256(str(names[at]).encode()).digest())
     group_R = np.empty(names.size, np.int64)
-    group_R[by_hash] = np.arange(names.size) % min(groups, names.size) if names.size else 0
+    group_R[by_hash] = np.arange(names.size) % groups
     return group_R[of_N]
 
 
@@ -121,6 +122,11 @@ def jackknife(value: float, replicates: Sequence[float] | np.ndarray) -> Estimat
 def jackknife_difference(a: Estimate, b: Estimate) -> Difference:
     """a - b of two models' distances, each without the same groups of the same recordings.
 
+    Its interval and p are those of Student's t with G - 1 degrees of freedom: what G replicates say of the error is
+    itself uncertain, which shows where a difference is nearly linear in the recordings (1.96 errors then hold 93 to
+    94 % with 20 groups, and 88 % with five). It is the difference of E[FID_n] that they hold, not that of endlessly
+    many pictures: with n < 2 D the bias of two models is not the same, and of that difference they may hold nothing.
+
     Raises:
         ValueError: their replicates are not of the same groups, as far as their number tells.
     """
@@ -132,11 +138,13 @@ def jackknife_difference(a: Estimate, b: Estimate) -> Difference:
     found = jackknife(a.value - b.value, np.subtract(a.replicates, b.replicates))
     if found.standard_error is None:
         return Difference(value=found.value, note=found.note)
-    z, p = _z_and_p(found.value, found.standard_error)
+    degrees = len(a.replicates) - 1
+    z, p = _z_and_p(found.value, found.standard_error, degrees)
+    half = float(t.ppf(0.975, degrees)) * found.standard_error
     return Difference(
         value=found.value,
-        low=found.low,
-        high=found.high,
+        low=found.value - half,
+        high=found.value + half,
         standard_error=found.standard_error,
         z=z,
         p=p,
@@ -222,11 +230,11 @@ def _jackknife_error(replicates_G: np.ndarray) -> float:
     return float(np.sqrt((count - 1) / count * np.sum((replicates_G - replicates_G.mean()) ** 2)))
 
 
-def _z_and_p(value: float, error: float) -> tuple[float | None, float]:
+def _z_and_p(value: float, error: float, degrees: int) -> tuple[float | None, float]:
     """A difference of a model to itself is none, and no error either."""
     if error == 0:
         return None, 1.0 if value == 0 else 0.0
-    return value / error, float(2 * norm.sf(abs(value) / error))
+    return value / error, float(2 * t.sf(abs(value) / error, degrees))
 
 
 def _note(count: int, of: str) -> str:

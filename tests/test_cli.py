@@ -143,7 +143,7 @@ def test_a_probe_says_what_the_run_would_cost_and_a_dry_run_says_it_again(config
         (["run", "--config", "CONFIG", "--redo", "nothing"], "--redo nothing: expected one of pool"),
         (["run", "--config", "CONFIG", "--redo", "rendr"], "; did you mean render?"),
         (["init", "latpop"], "init latpop: expected one of demo, folder, laptop, qwen, sam, sam_laion, "),
-        (["eval", "loudnes"], "sonify eval: no such study: 'loudnes'; did you mean loudness?"),
+        (["eval", "loudnes"], "sonify eval: no such command or study: 'loudnes'; did you mean loudness?"),
         (["run", "--config", "CONFIG", "--redo", "pair", "--dry-run"], "--dry-run: says what is to do as things stand"),
         (["run", "--config", "CONFIG", "--redo", "pair", "--probe"], "--probe: goes on as things stand; leave --redo"),
         (["run", "--config", "CONFIG", "--dry-run", "--probe"], "--dry-run: does nothing, and --probe does one unit"),

@@ -457,4 +457,4 @@ def test_a_door_lists_its_studies_without_loading_them(environment, tmp_path):
     assert "\n  ast_loudness " in listed.stdout
     wrong = run_in(tmp_path, environment, ["eval", "loudnes"])
     assert wrong.returncode == 2
-    assert wrong.stderr == "sonify eval: no such study: 'loudnes'; did you mean loudness?\n"
+    assert wrong.stderr == "sonify eval: no such command or study: 'loudnes'; did you mean loudness?\n"

@@ -177,6 +177,7 @@ NAMED = (
     ("eval.reverberation", "pyroomacoustics", "eval"),
     ("eval.ast_loudness", "torch", "eval"),
     ("benchmarks.clap", "torch", "dev"),
+    ("benchmarks.evaluation", "torch", "dev"),
     ("benchmarks.features", "torch", "dev"),
     ("benchmarks.loader", "torch", "dev"),
     ("benchmarks.train_step", "torch", "dev"),

@@ -6,8 +6,6 @@ All are copied, so that the folder stands alone; it is made beside its place and
 import csv
 import hashlib
 import logging
-import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -15,24 +13,28 @@ from pathlib import Path, PurePosixPath
 from eval.baselines.folder import (
     BASELINE,
     Asked,
+    Counts,
     Failed,
-    Look,
     MadeFor,
     Pair,
     ask,
+    check_identical,
+    count,
     look_at_file,
     mark_odd_sizes,
     write_failed,
 )
 from eval.baselines.recipe import ImagesRecipe, ShuffledRecipe, on_disk, outside_settings
 from eval.pictures import Picture, read_made
-from eval.suites.suite import Item, Stored, Suite
-from sonify.errors import InputError, WorkError
+from eval.suites.derange import derange
+from eval.suites.suite import Stored, Suite
+from sonify.errors import InputError
 from sonify.io.commits import digest_of
 from sonify.io.listing import iter_inputs
 from sonify.io.places import is_below
 from sonify.io.write import replacing
 from sonify.media.headers import IMAGE_SUFFIXES
+from sonify.stores import Place
 from train.manifest import IMAGES, ControlSettings, Settings, write_manifest
 
 log = logging.getLogger(__name__)
@@ -58,21 +60,22 @@ class Taken:
 
 
 def take_references(suite: Suite, seeds: range) -> tuple[Asked, Taken]:
-    """The true pictures.
+    """The true pictures, each once: seeds change nothing, and a picture twice would count as two.
 
     Raises:
         InputError: the suite has none.
     """
-    asked = ask(suite, "sounds_whole.csv", seeds)
-    sources = {
-        (item.id, seed): _source(suite, item.id, item.references[place % len(item.references)])
-        for item in asked.items.values()
-        if item.references
-        for place, seed in enumerate(seeds)
-    }
-    if not sources:
+    most = max((len(item.references) for item in suite.items), default=0)
+    if not most:
         raise InputError(f"{suite.folder}: has no reference pictures, and the control is made of them")
-    failed = [_failed(pair, "the item has no reference picture") for pair in asked.pairs if pair not in sources]
+    asked = ask(suite, "sounds_whole.csv", range(seeds.start, seeds.start + most))
+    sources = {
+        (item.id, seed): _source(suite, item.id, reference)
+        for item in asked.items.values()
+        for seed, reference in zip(asked.seeds, item.references, strict=False)
+    }
+    bare = [item.id for item in asked.items.values() if not item.references]
+    failed = [_failed((id, seeds.start), "the item has no reference picture") for id in bare]
     return asked, Taken(name="references", sources=sources, failed=failed)
 
 
@@ -130,9 +133,9 @@ def _by_pattern(recipe: ImagesRecipe, asked: Asked) -> dict[Pair, str]:
     return named
 
 
-def _by_table(table: object, asked: Asked) -> tuple[dict[Pair, str], list[str]]:
+def _by_table(table: Place, asked: Asked) -> tuple[dict[Pair, str], list[str]]:
     """What a table says, and the pictures in it that nobody asked for."""
-    path = on_disk(table, "table")  # pyright: ignore[reportArgumentType] - a place
+    path = on_disk(table, "table")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         rows = list(csv.DictReader(lines))
@@ -171,39 +174,22 @@ def _read_row(where: str, row: Mapping[str, str | None], asked: Asked) -> tuple[
     return (id, int(seed)), image
 
 
-def check_identical(looks: Mapping[Pair, Look], name: str) -> None:
-    """Refuse two pictures that are pixel for pixel the same.
-
-    Raises:
-        WorkError: there are such.
-    """
-    first: dict[str, Pair] = {}
-    for pair, look in looks.items():
-        other = first.setdefault(look.pixels_sha256, pair)
-        if other != pair:
-            raise WorkError(
-                f"{name}: the pictures of {_spell(other)} and of {_spell(pair)} are the same, pixel for pixel"
-                f" ({len(looks):,} in all, {len({look.pixels_sha256 for look in looks.values()}):,} different);"
-                " `deterministic: true` in the recipe says that this is meant"
-            )
-
-
 def take_shuffled(recipe: ShuffledRecipe, suite: Suite, seeds: range) -> tuple[Asked, Taken]:
     """The pictures of a model, or the references, each given to the sound of another item.
 
     Raises:
         InputError: there are none, or no two items may be exchanged.
     """
-    asked = ask(suite, "sounds_whole.csv", seeds)
     if recipe.of == "references":
-        _, taken = take_references(suite, seeds)
+        asked, taken = take_references(suite, seeds)
         of, given = "references", taken.sources
     else:
+        asked = ask(suite, "sounds_whole.csv", seeds)
         made = read_made(suite, on_disk(recipe.of, "of"))
         of, given = made.model, _first_of_each(made.pictures)
     with_pictures = {id for id, _ in given}
     items = [item for item in asked.items.values() if item.id in with_pictures]
-    donors = derange(items, recipe.seed, suite.name)
+    donors = derange(items, recipe.seed)
     sources: dict[Pair, Source] = {}
     failed: list[Failed] = []
     for id, seed in asked.pairs:
@@ -227,53 +213,9 @@ def _first_of_each(pictures: Sequence[Picture]) -> dict[Pair, Source]:
     return found
 
 
-def derange(items: Sequence[Item], seed: int, name: str) -> dict[str, str]:
-    """Give each item another one as its donor, with no label and no recording in common; each is a donor once.
-
-    A random permutation, of which every pair that may not be is exchanged with one that mends it. With one label an
-    item and none that more than half have, there always is one: of the n positions at most n - 1 have the label, or a
-    donor that has it.
-
-    Raises:
-        InputError: there is none.
-    """
-    generator = random.Random(digest_of(["shuffled", name, seed]))  # noqa: S311 - the same permutation again
-    donors = generator.sample(list(items), len(items))
-    order = generator.sample(range(len(items)), len(items))
-    for here, item in enumerate(items):
-        if _may_give(donors[here], item):
-            continue
-        there = next(
-            (n for n in order if _may_give(donors[n], item) and _may_give(donors[here], items[n])),
-            None,
-        )
-        if there is None:
-            raise InputError(_why_not(items))
-        donors[here], donors[there] = donors[there], donors[here]
-    return {item.id: donor.id for item, donor in zip(items, donors, strict=True)}
-
-
-def _may_give(donor: Item, item: Item) -> bool:
-    return donor.recording != item.recording and not set(donor.labels) & set(item.labels)
-
-
-def _why_not(items: Sequence[Item]) -> str:
-    for what, counted in (
-        ("label", Counter(label for item in items for label in set(item.labels))),
-        ("recording", Counter(item.recording for item in items)),
-    ):
-        most, count = max(counted.items(), key=lambda found: found[1], default=("", 0))
-        if 2 * count > len(items):
-            return (
-                f"shuffled: {count} of {len(items)} items have the {what} {most!r}, more than half: no order gives each"
-                f" a picture of another {what}; take a suite of more"
-            )
-    return f"shuffled: no order found that gives each of {len(items)} items a picture of other labels and recordings"
-
-
 def write_taken(
     asked: Asked, taken: Taken, made_for: MadeFor, folder: Path, outside: ImagesRecipe | None = None
-) -> None:
+) -> Counts:
     """Write the folder, whole or not at all; `outside` says what the manifest tells of the pictures of a model.
 
     Raises:
@@ -290,6 +232,7 @@ def write_taken(
         (partial / BASELINE).write_bytes(made_for.to_bytes())
         write_failed(partial, taken.failed)
         write_manifest(partial, rows)
+    return count(taken.sources.keys(), taken.failed)
 
 
 def _settings(taken: Taken, source: Source, outside: ImagesRecipe | None) -> Settings:
@@ -320,10 +263,6 @@ def _copy(source: Source, target: Path) -> str:
 
 def _failed(pair: Pair, error: str) -> Failed:
     return Failed(id=pair[0], seed=pair[1], error=error)
-
-
-def _spell(pair: Pair) -> str:
-    return f"{pair[0]} with seed {pair[1]}"
 
 
 def _some(names: Sequence[str]) -> str:

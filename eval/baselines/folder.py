@@ -1,6 +1,7 @@
 """The folder that a baseline fills: what is asked of it, what it was made for, what failed, and its pictures looked at.
 
 FOLDER/baseline.json    for which suite, by which recipe and with which seeds it is made; written first
+FOLDER/sounds.csv       of a recipe that runs a program: what it is given to hear (or sounds_whole.csv)
 FOLDER/images/          the pictures
 FOLDER/failed.csv       id, seed, error: what was asked for and is not there
 FOLDER/manifest.jsonl   one line a picture (`train.manifest`), written last: a folder without one is not finished
@@ -13,7 +14,7 @@ import hashlib
 import io
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,8 +22,8 @@ from typing import Literal
 from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from eval.suites.suite import Item, Suite
-from sonify.errors import InputError
+from eval.suites.suite import SOUNDS_WHOLE, Item, Suite, table_bytes
+from sonify.errors import InputError, WorkError
 from sonify.io.commits import canonical_json
 from sonify.io.write import write_whole
 from sonify.media.pixels import MAX_PIXELS
@@ -46,6 +47,7 @@ class Asked:
 
     suite: Suite
     items: Mapping[str, Item]
+    sounds: Mapping[str, tuple[Path, str]]  # what is heard of each: the file, and its sha256
     seeds: range
     takes: List
 
@@ -56,14 +58,12 @@ class Asked:
 
     def line(self, pair: Pair, image: str, model: tuple[str, str], settings: Settings) -> GeneratedImage:
         """The line of a picture in the manifest; `model` is its name and its digest."""
-        item = self.items[pair[0]]
-        heard = item.window if self.takes == "sounds.csv" else item.sound
-        assert heard is not None
+        sound, sha256 = self.sounds[pair[0]]
         return GeneratedImage(
             image=image,
-            sound=str(self.suite.folder / heard.file),
+            sound=str(sound),
             mixed_with=(),
-            sound_sha256=(heard.sha256,),
+            sound_sha256=(sha256,),
             start_sec=0.0,
             seed=pair[1],
             model=model[0],
@@ -78,10 +78,13 @@ def ask(suite: Suite, takes: List, seeds: range) -> Asked:
     Raises:
         InputError: the list has no sound.
     """
-    items = {item.id: item for item in suite.items if takes == "sounds_whole.csv" or item.window is not None}
+    whole = takes == SOUNDS_WHOLE
+    items = {item.id: item for item in suite.items if whole or item.window is not None}
+    heard = {id: item.sound if whole else item.window for id, item in items.items()}
+    sounds = {id: (suite.folder / each.file, each.sha256) for id, each in heard.items() if each is not None}
     if not items:
         raise InputError(f"{suite.folder / takes}: names no sound; prepare the suite again with other settings")
-    return Asked(suite=suite, items=items, seeds=seeds, takes=takes)
+    return Asked(suite=suite, items=items, sounds=sounds, seeds=seeds, takes=takes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,11 +170,7 @@ class Failed:
 
 def write_failed(folder: Path, failed: Iterable[Failed]) -> None:
     """Write `failed.csv`, whole; nothing failed, and it has a header alone."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(("id", "seed", "error"))
-    table.writerows((row.id, row.seed, row.error) for row in failed)
-    write_whole(folder / FAILED, buffer.getvalue().encode())
+    write_whole(folder / FAILED, table_bytes(("id", "seed", "error"), [(f.id, f.seed, f.error) for f in failed]))
 
 
 def read_failed(folder: Path) -> tuple[Failed, ...]:
@@ -188,6 +187,25 @@ def read_failed(folder: Path) -> tuple[Failed, ...]:
         return ()
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error!r}); expected the columns id, seed, error") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What came of a baseline: pictures, of how many items, and how many that were asked for are not there."""
+
+    pictures: int
+    items: int
+    failed: int
+
+
+def count(pairs: Collection[Pair], failed: Sequence[Failed]) -> Counts:
+    """Count what came of it."""
+    return Counts(pictures=len(pairs), items=len({id for id, _ in pairs}), failed=len(failed))
+
+
+def spell_pair(pair: Pair) -> str:
+    """A pair in a message."""
+    return f"{pair[0]} with seed {pair[1]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +259,25 @@ def mark_odd_sizes(looks: Sequence[Look]) -> list[Look]:
     return [
         look if look.wrong or look.size == usual else Look(wrong=wrong.format(*look.size, *usual)) for look in looks
     ]
+
+
+def check_identical(looks: Mapping[Pair, Look], name: str) -> None:
+    """Refuse two pictures that are pixel for pixel the same.
+
+    Raises:
+        WorkError: there are such.
+    """
+    first: dict[str, Pair] = {}
+    same: tuple[Pair, Pair] | None = None
+    for pair, look in looks.items():
+        other = first.setdefault(look.pixels_sha256, pair)
+        if other != pair and same is None:
+            same = other, pair
+    if same is not None:
+        raise WorkError(
+            f"{name}: of {len(looks):,} pictures {len(first):,} are different; those of {spell_pair(same[0])} and of"
+            f" {spell_pair(same[1])} are the same, pixel for pixel; `deterministic=true` says that this is meant"
+        )
 
 
 def one_line(text: str, limit: int = 200) -> str:

@@ -163,7 +163,7 @@ def standing_values(recipe: CommandRecipe) -> dict[str, str]:
 
 def recipe_digest(recipe: Recipe) -> str:
     """The digest of all that a recipe's pictures depend on: how long it may take is not in it."""
-    return digest_of(recipe.model_dump(mode="json", exclude={"timeout_s_per_image", "licence"}))
+    return digest_of(recipe.model_dump(mode="json", exclude={"timeout_s_per_image", "licence", "deterministic"}))
 
 
 def model_digest(recipe: CommandRecipe) -> str:

@@ -119,7 +119,7 @@ def z_scores(
     """How far an image stands out among those of other recordings, in their population standard deviations
     (`ais_z`, `iis_z`).
 
-    An image whose donor is the item's kin (`_Kinship`) is not among the others: it truly belongs to the item.
+    What truly belongs to the item is not among the others, and a control is compared with its like (`_Kinship`).
     """
     means_ID, images_ND = _compared(queries_QD, images_ND, join, owner_Q)
     reasons = _unusable(means_ID, images_ND, join)
@@ -151,8 +151,8 @@ def rank_scores(
 ) -> Values:
     """The share of the pool, in percent, that is less like an image than its item's own (`ais_rank`, `iis_rank`).
 
-    Strictly less: a tie is not won. The pool of an image is what `kind` says, less the kin of a control's donor
-    (`_Kinship`). Chance is 50.
+    Strictly less: a tie is not won. The pool of an image is what `kind` says, and for a control of that what its item
+    could have been instead (`_Kinship`). Chance is 50.
     """
     means_ID, images_ND = _compared(queries_QD, images_ND, join, owner_Q)
     reasons = _unusable(means_ID, images_ND, join)
@@ -279,15 +279,16 @@ def aggregate(values_N: np.ndarray, item_of_N: np.ndarray, recordings_I: Sequenc
 
 
 class _Kinship:
-    """Which items are of one recording or share a label, and so which an image is not to be compared with.
+    """Which items are of one recording or share a label, and so which an image is to be compared with.
 
-    A control's image comes from a donor, and its item is any of another recording and, where there are labels, of other
-    labels. Chance is 50 only among what the item could have been: the donor's own kind, left in, would win. So an image
-    and an item are `kin` to a donor by its recording, and by its labels where those of item and donor do not meet.
+    A control's image truly belongs to a donor, and its item is drawn from other recordings, mostly of other labels.
+    Chance is 50 only among what the item could have been instead: those that share a label with the donor, where the
+    item does, and those that share none, where it does not. The rest of the donor's class, left in, would win.
     """
 
     def __init__(self, join: Join) -> None:
         self._item_of_N, self._donors_N = np.asarray(join.item_of_N), np.asarray(join.donors_N)
+        self._truly_of_N = np.where(self._donors_N >= 0, self._donors_N, self._item_of_N)
         self._recording_of_I = _numbered(join.recordings_I)
         sets = [frozenset(labels) for labels in join.labels_I]
         distinct = list(dict.fromkeys(sets))  # few, where items are many
@@ -303,17 +304,18 @@ class _Kinship:
         if kind == "other_labels":
             out_I |= ~self._labelled_I | self._share_label(item)
         if donor >= 0:
-            out_I |= self._of_recording(donor)
-            if not self._share_label(item)[donor]:
-                out_I |= self._share_label(donor)
+            shares_I = self._share_label(donor)
+            out_I |= self._of_recording(donor) | (shares_I != shares_I[item])
         return ~out_I
 
     def others(self, n: int) -> np.ndarray:
-        """The images that belong to the item of image n neither by their item nor by their donor, (N,)."""
-        item, donor = self._item_of_N[n], self._donors_N[n]
+        """The images that belong to the item of image n neither by their item nor truly, (N,)."""
+        item, shares_I = self._item_of_N[n], self._share_label(self._item_of_N[n])
         own_I = self._of_recording(item)
-        kin_I = own_I | self._share_label(item) if donor >= 0 and not self._share_label(item)[donor] else own_I
-        return ~(own_I[self._item_of_N] | ((self._donors_N >= 0) & kin_I[self._donors_N]))
+        out_N = own_I[self._item_of_N] | own_I[self._truly_of_N]
+        if self._donors_N[n] >= 0:
+            out_N |= shares_I[self._truly_of_N] != shares_I[self._truly_of_N[n]]
+        return ~out_N
 
     def _of_recording(self, item: int) -> np.ndarray:
         return self._recording_of_I == self._recording_of_I[item]

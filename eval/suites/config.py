@@ -1,5 +1,6 @@
 """The configuration of a suite; `kind` says which reader lists it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,12 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from eval.towers.config import Towers
-from sonify.config.inputs import Name, Section
+from sonify.config.inputs import NAME, Name, Section
 from sonify.config.loader import apply_override, load_settings
 from sonify.config.problems import short
 from sonify.config.shipped import find_config
 from sonify.config.text import read_text
 from sonify.errors import InputError, did_you_mean
+from sonify.installed import shipped_configs
 from sonify.stores import expand_user
 
 Metric = Literal[
@@ -100,13 +102,22 @@ class Confirmed(Section):
     background_music: bool | None = None
 
 
+def to_classes(value: Any) -> Path:
+    """A list of classes that comes along is named bare; a file of that name wins."""
+    if isinstance(value, str) and re.fullmatch(NAME, value) and not Path(value).exists():
+        shipped = shipped_configs() / "eval" / "classes" / f"{value}.txt"
+        if shipped.is_file():
+            return shipped
+    return to_local(value)
+
+
 class VggSound(SuiteConfig):
     """VGGSound's test list: `per_class` clips of each class (or of those in the file `classes`), one of a video."""
 
     kind: Literal["vggsound"]
     test_csv: LocalPath
     media: Media
-    classes: LocalPath | None = None
+    classes: Annotated[Path, PlainValidator(to_classes), PlainSerializer(str)] | None = None
     per_class: int | None = Field(default=None, ge=1)
     one_clip_per_recording: bool = True
     frame: Literal["middle", "top1"] = "middle"

@@ -9,7 +9,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ TAB = "\t"
 YOUTUBE_ID = r"[A-Za-z0-9_-]{11}"
 # The longest published list has 40,000 lines and 2 MB; a video that was named by mistake is larger.
 MAX_LIST_BYTES = 64 << 20
+MAX_CELL = 200  # characters: a name of a file has at most 255 bytes
 _SHOWN = 60  # characters of what was found
 
 
@@ -27,9 +28,9 @@ _SHOWN = 60  # characters of what was found
 class Entry:
     """One entry of a corpus.
 
-    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, None its middle; it is None for
-    a picture. `audio_seconds` None means to the end. `more_images` are further pictures of the same recording. `image` is None
-    where the corpus has none. `ids`, `labels`, `captions`, `group` are those of `Item`.
+    `audio` and `image` may be the same video: then `image_sec` is the time of the frame, None its middle; it is None
+    for a picture. `audio_seconds` None means to the end. `more_images` are further pictures of the same recording.
+    `image` is None where the corpus has none. `ids`, `labels`, `captions`, `group` are those of `Item`.
     """
 
     id: str
@@ -67,9 +68,6 @@ def select(
     Raises:
         InputError: the list names an id twice.
     """
-    counted = Counter(entry.id for entry in entries)
-    if twice := next((id for id, count in counted.items() if count > 1), None):
-        raise InputError(f"{name}: its list names the id {twice!r} {counted[twice]} times; an id is given once")
     ordered = sorted(entries, key=lambda entry: hashlib.sha256(f"{name}:{entry.id}".encode()).digest())
     seen: set[str] = set()
     taken: Counter[str] = Counter()
@@ -123,7 +121,8 @@ def local(place: Place) -> Path:
 def read_lines(place: Place, what: str, *, may_be_empty: bool = False) -> list[Row]:
     """Read a list of one name a line; lines without anything, and spaces around a name, mean nothing."""
     path = local(place)
-    rows = [Row(number, (line.strip(),)) for number, line in enumerate(_lines_of(path), start=1) if line.strip()]
+    lines = enumerate(re.split(r"\r\n|\n|\r", _text_of(path)), start=1)
+    rows = [_row_of(path, number, [line]) for number, line in lines if line.strip()]
     if not rows and not may_be_empty:
         raise InputError(f"{path}: expected {what}, found an empty file")
     return rows
@@ -146,7 +145,7 @@ def read_table(
     if missing := [name for name in columns if name not in names]:
         raise wrong(path, rows[0].line, f"the columns {shown}", f"no {missing[0]} in {delimiter.join(names)}")
     if bad := next((row for row in rows if len(row.cells) != len(names)), None):
-        expected = f"{len(names)} columns ({delimiter.replace(TAB, '<TAB>').join(names)})"
+        expected = f"{len(names)} columns ({cut(delimiter.replace(TAB, '<TAB>').join(names))})"
         raise wrong(path, bad.line, expected, delimiter.join(bad.cells))
     if not rows[header:]:
         raise InputError(f"{path}: expected {what}, found no line under the columns")
@@ -157,15 +156,29 @@ def read_table(
 def _cells_of(path: Path, delimiter: str, shown: str) -> list[Row]:
     reader = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter, strict=True)
     try:
-        return [Row(reader.line_num, tuple(map(str.strip, cells))) for cells in reader if any(cells)]
+        return [_row_of(path, reader.line_num, cells) for cells in reader if any(cells)]
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: expected {shown}, found no such line ({error})") from None
+        raise InputError(
+            f"{path}, line {reader.line_num}: expected {shown}, found {str(error).replace(TAB, '<TAB>')}"
+        ) from None
+
+
+def _row_of(path: Path, line: int, cells: Sequence[str]) -> Row:
+    row = Row(line, tuple(map(str.strip, cells)))
+    for cell in row.cells:
+        if len(cell) > MAX_CELL or not cell.isprintable():
+            raise wrong(path, line, f"at most {MAX_CELL} characters of text in a cell", cell)
+    return row
 
 
 def wrong(path: Path, line: int, expected: str, found: str) -> InputError:
     """A line that is not as it should be."""
-    cut = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}..."
-    return InputError(f"{path}, line {line}: expected {expected}, found {cut!r}")
+    return InputError(f"{path}, line {line}: expected {expected}, found {cut(found)!r}")
+
+
+def cut(text: str) -> str:
+    """So much of what was found as a message shows."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def number_in(path: Path, line: int, text: str, what: str) -> float:
@@ -193,10 +206,6 @@ def by_id(entries: Iterable[tuple[Row, Entry]], path: Path) -> list[Entry]:
         lines[entry.id] = row.line
         kept.append(entry)
     return kept
-
-
-def _lines_of(path: Path) -> Iterator[str]:
-    return iter(re.split(r"\r\n|\n|\r", _text_of(path)))
 
 
 def _text_of(path: Path) -> str:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SECONDS = 10.0
 ACTIONS = ("hit", "scratch")
 APART_SEC = 2.0
-_VIDEO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_VIDEO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ def list_greatest_hits(config: GreatestHits) -> list[Entry]:
         raise InputError(
             f"{root}: expected events of a known material, hit or scratch, found none in {len(seen)} videos"
         )
+    if without := len(seen) - len({entry.recording for entry in entries}):
+        log.warning("%s: %d of %d videos have no event of a known material and are left out", root, without, len(seen))
     return entries
 
 
@@ -68,15 +70,14 @@ def _list_split(root: Path, path: Path, config: GreatestHits, seen: dict[str, st
         events = _read_events(root / f"{video}_times.txt")
         sound = root / f"{video}_denoised.wav"
         chosen = _nearest_to_middle(events, _length_of(sound)) if config.events == "middle" else _apart(events)
+        seconds = config.seconds or SECONDS
         for event in chosen:
-            seconds = config.seconds or SECONDS
+            # a part that goes over the end is shifted back by whoever reads it
             entry = Entry(
                 id=video if config.events == "middle" else f"{video}_{round(event.seconds * 1000):06d}",
                 recording=video,
                 audio=sound,
-                audio_start_sec=max(
-                    0.0, event.seconds - seconds / 2
-                ),  # and whoever reads it shifts it back from the end
+                audio_start_sec=max(0.0, event.seconds - seconds / 2),
                 audio_seconds=seconds,
                 image=root / f"{video}_denoised.mp4",
                 image_sec=event.seconds,

@@ -26,7 +26,7 @@ from sonify.io.places import is_below
 
 ITW_PICTURES = range(1, 9)
 ITW_MIDDLE = 4
-_SOURCE_CLIP = re.compile(r"([A-Za-z0-9-]+)_([0-9]+)")
+_SOURCE_CLIP = re.compile(r"([A-Za-z0-9-]{1,40})_([0-9]{1,20})")
 _TABLE_CLIP = re.compile(rf"({YOUTUBE_ID})#([0-9]{{1,6}})#([0-9]{{1,6}})")
 _ITW_CLIP = re.compile(rf"({YOUTUBE_ID})_clip([0-9]+)")
 

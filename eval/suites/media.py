@@ -44,11 +44,12 @@ _HEAD_BYTES = 64
 
 _DEMUXERS = ("matroska", "mov")
 _DECODERS = frozenset({"av1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg4", "vp8", "vp9"})
-# They also hold while FFmpeg probes; no playlist, reference or other file is followed.
+# They also hold while FFmpeg probes, which decodes a frame; no playlist, reference or other file is followed.
 _OPTIONS = {
     "format_whitelist": ",".join(_DEMUXERS),
     "codec_whitelist": ",".join(sorted(_DECODERS)),
     "protocol_whitelist": "none",
+    "max_pixels": str(MAX_PIXELS),
 }
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -95,7 +96,11 @@ def read_media(entry: Entry, seconds: float | None, heard: Heard, side: int) -> 
     """
     wanted = min((each for each in (entry.audio_seconds, seconds) if each is not None), default=None)
     sound = read_sound(entry.audio, entry.audio_start_sec, wanted)
-    whole = _flac_of(sound.samples_S, sound.sample_rate_hz)
+    try:
+        whole = encode_flac(sound.samples_S, sound.sample_rate_hz)
+    except soundfile.LibsndfileError as error:  # above 655,350 Hz
+        detail = f"{entry.audio}: {sound.sample_rate_hz} Hz: {error.error_string}"
+        raise Unusable(Reason.UNSUPPORTED, detail) from error
     if not is_heard(whole, heard.seconds):
         raise Unusable(Reason.SILENT, f"{entry.audio}: nothing is heard in it")
     frame_sec, references = None, ()
@@ -196,13 +201,6 @@ def _to_int16(samples_S: np.ndarray) -> np.ndarray:
     return np.rint(scaled).astype(np.int16)
 
 
-def _flac_of(samples_S: np.ndarray, sample_rate_hz: int) -> bytes:
-    try:
-        return encode_flac(samples_S, sample_rate_hz)
-    except soundfile.LibsndfileError as error:  # above 655,350 Hz
-        raise Unusable(Reason.UNSUPPORTED, f"{sample_rate_hz} Hz: {error.error_string}") from error
-
-
 def is_heard(flac: bytes, seconds: float) -> bool:
     """Whether any piece of so many seconds has a loudness at 16 kHz: what `train.generate` asks of a sound too."""
     try:
@@ -223,9 +221,9 @@ def window_start(seconds: float, frame_sec: float | None, heard: Heard) -> float
 
 def _window_of(sound: ReadSound, start_sec: float, heard: Heard) -> bytes:
     if heard.windows == "all":
-        return _flac_of(sound.samples_S, sound.sample_rate_hz)
+        return encode_flac(sound.samples_S, sound.sample_rate_hz)
     first, length = (round(each * sound.sample_rate_hz) for each in (start_sec, heard.seconds))
-    return _flac_of(sound.samples_S[first:][:length], sound.sample_rate_hz)
+    return encode_flac(sound.samples_S[first:][:length], sound.sample_rate_hz)
 
 
 # --- pictures
@@ -307,7 +305,7 @@ def _open_film(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
             raise Unusable(Reason.UNSUPPORTED, f"{codec.name} in {container.format.name} is not read")
         _check_size(codec.width, codec.height)
         codec.thread_count = 1  # each core has a worker of its own
-        codec.options = {"max_pixels": str(MAX_PIXELS)}
+        codec.options = {"max_pixels": _OPTIONS["max_pixels"]}
         yield container, stream
 
 

@@ -71,7 +71,7 @@ def _read_table(path: Path) -> list[Entry]:
         _check_columns(path, table.fieldnames or ())
         return [_entry_of(path, table.line_num, row) for row in table]
     except csv.Error as error:
-        raise InputError(f"{path}, line {table.line_num}: cannot be read as CSV ({error})") from error
+        raise InputError(f"{path}, line {table.reader.line_num}: cannot be read as CSV ({error})") from error
 
 
 def _check_columns(path: Path, found: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ SUITE/suite.json          what it was made from, what was wanted and found, and 
 SUITE/items.jsonl         one `Item` a line
 SUITE/sounds/ID.flac      the whole sound: mono, 16 bit, its own rate
 SUITE/windows/ID.flac     the window of it that a model of short clips hears
-SUITE/images/ID.png       reference pictures: the centre square, bicubic (ID-2.png and so on where there are several)
+SUITE/images/ID.png       reference pictures: the centre square, bicubic (ID+2.png and so on where there are several)
 SUITE/others/*.png        other real pictures of the corpus, for the floor of the distances
 SUITE/sounds.csv          the windows, SUITE/sounds_whole.csv the whole sounds: the lists that models are given
 SUITE/pool.csv            the sounds among which a rank is sought: id, sha256

@@ -27,6 +27,7 @@ from eval.suites.entries import (
     Row,
     by_id,
     count_classes,
+    cut,
     local,
     read_lines,
     read_table,
@@ -193,8 +194,8 @@ def _read_vggsounder(path: Path, config: Confirmed) -> dict[str, list[_Label]]:
             raise wrong(path, row.line, "<YouTube id>_<start, six digits>", video)
         if modality not in ("A", "V", "AV"):
             raise wrong(path, row.line, "a modality of A, V, AV", modality)
-        if unknown := next((flag for flag in flags if flag not in _FLAGS), None):
-            raise wrong(path, row.line, "True or False in the last three columns", unknown)
+        if any(flag not in _FLAGS for flag in flags):
+            raise wrong(path, row.line, "True or False in the last three columns", ",".join(flags))
         values = {name: _FLAGS[flag] for name, flag in zip(TABLE[3:], flags, strict=True)}
         has_music |= values["background_music"]
         if label in table.setdefault(video, {}):
@@ -226,7 +227,9 @@ def _read_frames(config: VggSound, clips: list[_Clip]) -> dict[str, float | None
             numbers = moments[clip.id_ms]
             best = numbers[0] if isinstance(numbers, list) and numbers else None
             if type(best) is not int or not 0 <= best <= CLIP_SECONDS * FRAMES_PER_SECOND:
-                raise InputError(f"{path}, {clip.id_ms}: expected numbers of frames from 0 to 100, found {best!r}")
+                raise InputError(
+                    f"{path}, {clip.id_ms}: expected numbers of frames from 0 to 100, found {cut(repr(best))}"
+                )
             # they are called the 47th and so on; whether any list begins at 0 is a tenth of a second
             frames[clip.id] = max(best - 1, 0) / FRAMES_PER_SECOND
     return frames
@@ -251,8 +254,8 @@ class _Finder:
         self._folder = local(media.dir)
         self._pattern = media.pattern
         fields = [name for _, name, _, _ in _parse(media.pattern) if name is not None]
-        if unknown := next((name for name in fields if name not in FIELDS), None):
-            raise InputError(f"config: media.pattern: expected fields of {', '.join(FIELDS)}, found {{{unknown}}}")
+        if unknown := [name for name in fields if name not in FIELDS]:
+            raise InputError(f"config: media.pattern: expected fields of {', '.join(FIELDS)}, found {{{unknown[0]}}}")
         self._names: dict[Path, frozenset[str]] = {}
 
     def __call__(self, clip: _Clip) -> Path:

@@ -120,9 +120,9 @@ def _check_out(out: Path) -> None:
 def _check_ids(entries: Sequence[Entry]) -> None:
     if not entries:
         raise InputError("the suite's list names nothing; see `classes`, `confirmed` and `split` of its configuration")
-    if wrong := next((entry.id for entry in entries if not ID.fullmatch(entry.id)), None):
+    if wrong := [entry.id for entry in entries if not ID.fullmatch(entry.id)]:
         raise InputError(
-            f"the suite's list has the id {wrong!r}: expected letters, digits, '-', '_' and '.', as files are named so"
+            f"the suite's list has the id {wrong[0]!r}: expected letters, digits, '-', '_' and '.'; files are named so"
         )
 
 
@@ -251,7 +251,7 @@ def do_task(task: Task) -> Done:
         media = read_media(entry, task.seconds, task.heard, task.side)
     except Unusable as error:
         return Miss(id=entry.id, reason=error.reason, detail=error.detail)
-    names = [f"images/{entry.id}{f'-{n}' if n > 1 else ''}.png" for n in range(1, len(media.references) + 1)]
+    names = [f"images/{entry.id}{f'+{n}' if n > 1 else ''}.png" for n in range(1, len(media.references) + 1)]
     window = media.window
     return Item(
         id=entry.id,
@@ -322,7 +322,7 @@ class _Pool:
                 again = [task, *(each for each, _ in under_way)]
                 under_way.clear()
                 self.close()
-                yield from map(_do_apart, again)
+                yield from _do_apart(again)
                 self._executor = _start(self._count)
 
     def close(self) -> None:
@@ -347,10 +347,16 @@ def _begin_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _do_apart(task: Task) -> Done:
-    """A task that may be what killed a worker, in a process of its own."""
-    with _start(1) as executor:
-        try:
-            return executor.submit(do_task, task).result()
-        except BrokenProcessPool:
-            return Miss(id=task.entry.id, reason=Reason.CRASHED, detail="a reader of its files died of them")
+def _do_apart(tasks: Iterable[Task]) -> Iterator[Done]:
+    """Tasks of which one may be what killed a worker: one at a time, in a process that only that one can take along."""
+    executor = _start(1)
+    try:
+        for task in tasks:
+            try:
+                yield executor.submit(do_task, task).result()
+            except BrokenProcessPool:
+                yield Miss(id=task.entry.id, reason=Reason.CRASHED, detail="a reader of its files died of them")
+                executor.shutdown(wait=True)
+                executor = _start(1)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)

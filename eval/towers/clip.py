@@ -6,7 +6,7 @@ B  inputs, P  places of a text
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import timm
 import torch
@@ -30,7 +30,7 @@ from sonify.models.fetch import (
     named,
     read_json,
 )
-from sonify.models.loading import load_network, load_part
+from sonify.models.loading import cannot_load, load_network, load_part
 
 PICTURES = Files(patterns=("config.json", WEIGHTS[0]), checks=(check_weights,))
 TEXTS = Files(
@@ -42,6 +42,7 @@ QUICK = "_clip_quickgelu_"
 CMMD_SIDE = 336
 # What a folder's `model_args` may change of an architecture: its size, never what it is made of or loads.
 SIZES = {"img_size", "patch_size", "embed_dim", "depth", "num_heads"}
+MAX_SIZE = 8192  # beyond all that is published; a billion blocks would be built for days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +73,7 @@ def open_clip(section: Clip) -> Tower:
         InputError: a model cannot be had, is none of CLIP's, has the wrong activation, or the two share no space.
     """
     eye = _fetch_eye(section)
-    with torch.device("meta"):
-        network: Any = eye.build()
-    check_tensors(eye.weights, _shapes(network), eye.architecture)
-    side = network.patch_embed.img_size[0]
+    side = _check_eye(eye)
     preparation = cmmd_square(side) if side == CMMD_SIDE else clip_square(side)
     images = Way(preprocessing=preparation.id, embed=Embedding(preparation.prepare, partial(_load_eye, eye)))
     fetched, names, texts = [eye.fetched], [named(section.model, section.revision)], None
@@ -101,11 +99,15 @@ def _fetch_eye(section: Clip) -> _Eye:
         fetched = fetch_model(_repository(name), section.revision, PICTURES)
         settings = read_json(fetched.path / "config.json")
     width, sizes = settings.get("num_classes"), settings.get("model_args", {})
-    if type(width) is not int or width < 1:
+    if not _is_size(width):
         raise InputError(f"{fetched.path / 'config.json'}: expected the width of the space as `num_classes`")
-    if not isinstance(sizes, dict) or sizes.keys() - SIZES or not all(type(n) is int and n > 0 for n in sizes.values()):
+    if not isinstance(sizes, dict) or sizes.keys() - SIZES or not all(_is_size(size) for size in sizes.values()):
         raise InputError(f"{fetched.path / 'config.json'}: expected `model_args` of {', '.join(sorted(SIZES))} only")
     return _Eye(fetched=fetched, architecture=architecture, width=width, sizes=sizes)
+
+
+def _is_size(found: object) -> TypeGuard[int]:
+    return type(found) is int and 0 < found <= MAX_SIZE
 
 
 def _check_architecture(architecture: str, where: str) -> None:
@@ -129,6 +131,17 @@ def _repository(name: str) -> str:
     if settings is None:
         raise InputError(f"timm/{name}: expected weights of OpenAI's, which are {', '.join(known)}")
     return str(settings.hf_hub_id)
+
+
+def _check_eye(eye: _Eye) -> int:
+    """Refuse weights that are not the architecture's, before other towers have worked for hours; its side in pixels."""
+    try:
+        with torch.device("meta"):
+            network: Any = eye.build()
+    except Exception as error:  # of sizes that do not go together timm raises whatever its code meets
+        raise cannot_load(eye.fetched, error) from error
+    check_tensors(eye.weights, _shapes(network), eye.architecture)
+    return network.patch_embed.img_size[0]
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

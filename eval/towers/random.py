@@ -40,7 +40,7 @@ def open_random(section: Random, role: str) -> Tower:
         @cache
         def projection() -> np.ndarray:
             key = [seed, hash64("random tower", of) >> 1]
-            return np.random.default_rng(key).standard_normal((len(features(_EMPTY[of])) + 1, width + logits))
+            return np.random.default_rng(key).standard_normal((len(features(_EMPTY[of])), width + logits))
 
         def embed(inputs: Sequence[Any]) -> np.ndarray:
             rows = [_project(features(one), projection()) for one in inputs]
@@ -64,15 +64,12 @@ def open_random(section: Random, role: str) -> Tower:
 
 
 def _project(features_K: np.ndarray, projection_KD: np.ndarray) -> np.ndarray:
-    """Project one input, by itself: in a product of several the last bits would depend on how many there are.
-
-    The one that is added keeps a black picture and a silent sound from the zero vector, which has no cosine.
-    """
-    return np.append(features_K, 1.0) @ projection_KD / np.sqrt(len(projection_KD))
+    """Project one input, by itself: in a product of several the last bits would depend on how many there are."""
+    return features_K @ projection_KD / np.sqrt(len(projection_KD))
 
 
 def picture_features(image: Image.Image) -> np.ndarray:
-    """The pixels of a thumbnail, in [-1, 1]."""
+    """The pixels of a thumbnail, in [-1, 1] and never 0: no picture is the zero vector, which has no cosine."""
     small = image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
     return np.asarray(small, np.float64).ravel() / 127.5 - 1
 

@@ -1,7 +1,7 @@
 """SSCD, the detector of copies: its published TorchScript file.
 
-Such a file holds a program, not only numbers, and torch runs it. So it is loaded only where the configuration names its
-sha256, and from the very bytes that were hashed.
+Such a file holds a program, not only numbers, and torch runs it. So it is loaded only where it is the published one, or
+the configuration names its sha256, and from the very bytes that were hashed.
 
 B  pictures
 Source: Pizzi et al., A Self-Supervised Descriptor for Image Copy Detection (MIT).
@@ -23,19 +23,21 @@ from eval.towers.weights import Embedding, Forward, hash_file
 from sonify.errors import InputError
 
 SIDE = 288
+FILE = "sscd_disc_mixup.torchscript.pt"
+PUBLISHED = "9f26bd4c848cc19b73d2ae92eea6e04886f61a7b764ceb7a13aeee62e6a6db56"
 
 
 def open_sscd(section: Sscd) -> Tower:
     """The descriptor of copies.
 
     Raises:
-        InputError: the file is not there or another than was asked for, or its hash is not named.
+        InputError: the file is not there, or neither the published one nor one whose hash is named.
     """
     path, sha256 = hash_file(section.weights, section.sha256)
-    if section.sha256 is None:
+    if section.sha256 is None and sha256 != PUBLISHED:
         raise InputError(
-            f"{path}: a TorchScript file is a program, which runs when it is loaded; name the one that you trust as"
-            f" `sha256` (this one's is {sha256})"
+            f"{path}: expected the published {FILE} (sha256 {PUBLISHED}), found {sha256}; it is a program, which runs"
+            " when it is loaded: name its hash as `sha256` if you trust it"
         )
     preparation = shorter_side(SIDE)
     embed = Embedding(preparation.prepare, partial(_load, path, sha256))

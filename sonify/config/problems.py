@@ -130,7 +130,7 @@ def _locate(kind: type[Section], error: Mapping[str, Any]) -> tuple[str, list[ty
         last = n == len(parts) - 1
         if isinstance(part, int):
             names.append(str(part))
-        elif branches := [section for section in sections if part in _tags(section)]:
+        elif sections[1:] and (branches := [section for section in sections if part in _tags(section)]):
             around = annotations = branches
         elif holders := [section for section in sections if part in section.model_fields]:
             names.append(part)

@@ -21,6 +21,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         ("configs/sonify/demo.yaml", "sonify", "sonify/demo.yaml"),
         ("pixart_xl_512", "train", "train/pixart_xl_512.yaml"),
         ("train/smoke", "train", "train/smoke.yaml"),
+        ("smoke", "train", "train/smoke.yaml"),
+        ("smoke", "eval", "eval/smoke.yaml"),
+        ("eval/folder", "eval", "eval/folder.yaml"),
     ],
 )
 def test_a_configuration_that_comes_along_is_named_bare_from_anywhere(tmp_path, monkeypatch, name, family, path):
@@ -53,6 +56,7 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch, name):
         ),
         ("x" * 5000, "not a path: File name too long"),
         ("train/smoke", "is one for `.*sonify train`, not `.*sonify run`"),
+        ("eval/smoke", "is one for `.*sonify eval prepare`, not `.*sonify run`"),
         ("photos", "is a folder; --config takes a YAML file"),
         ("run", "is a folder; a run's settings are in its run.json"),
         ("../folder", "no such file"),
@@ -79,6 +83,8 @@ def test_init_writes_a_file_once_and_says_what_comes_next(tmp_path, monkeypatch)
         write_config("folder")
     assert (tmp_path / "folder.yaml").read_text() == "mine"
     assert write_config("train/smoke").endswith("sonify train --config smoke.yaml")
+    Path("b").mkdir()
+    assert write_config("eval/smoke", Path("b")).endswith("sonify eval prepare --out SUITE --config b/smoke.yaml")
     with pytest.raises(InputError, match=r"init latpop: expected one of demo, .*; did you mean laptop\?"):
         write_config("latpop")
     with pytest.raises(InputError, match="init train/laptop: expected one of"):
@@ -112,3 +118,4 @@ def test_the_list_has_a_line_for_each_and_says_what_it_is_for():
     assert lines[1].split("  ")[0] == "folder"
     assert "Your own photos and recordings" in lines[1]
     assert any(line.startswith("train/smoke ") for line in lines)
+    assert any(line.startswith("eval/smoke ") and "random networks" in line for line in lines)

@@ -244,15 +244,29 @@ def test_z_scores_look_at_images_of_other_recordings_only():
     assert found[1] == pytest.approx((cosines[0, 1] - others.mean()) / others.std())
 
 
-def shuffled(seed, classes=6, each=4, width=24):
-    """A good model's images, each given to an item of another class: the sounds, the images, their join."""
+def test_a_controls_z_is_among_images_that_are_as_far_from_its_item():
+    """Item 1 has the image of item 0, of another class: compared with those whose donors are of others too, and not
+    with that of item 3, which truly is of item 1."""
+    queries, images = vectors(15, 6, 5), vectors(16, 6, 5)
+    donors, labels = [5, 0, 4, 1, 2, 3], [("a",), ("b",), ("b",), ("c",), ("c",), ("d",)]
+
+    found = z_scores(queries, images, join(6, donors=donors, labels=labels))
+
+    cosines = (unit(queries) @ unit(images).T)[1]
+    others = cosines[[0, 2, 5]]  # of the donors 5, 4, 3; image 4 is of item 2, of the class of item 1
+    assert found.values_N[1] == pytest.approx((cosines[1] - others.mean()) / others.std())
+
+
+def shuffled(seed, *, across="labels", classes=6, each=4, width=24):
+    """A good model's images, each given to another item, mostly of another class: sounds, images, donors, labels."""
     random = np.random.RandomState(seed)
     class_of_I = np.repeat(np.arange(classes), each)
     sounds = random.standard_normal((classes, width))[class_of_I] + 0.7 * random.standard_normal(
         (len(class_of_I), width)
     )
     order = random.permutation(len(class_of_I))
-    while (same := np.flatnonzero(class_of_I[order] == class_of_I)).size:
+    alike_I = class_of_I if across == "labels" else np.arange(len(class_of_I))
+    while (same := np.flatnonzero(alike_I[order] == alike_I)).size:
         other = random.randint(len(order))
         order[[same[0], other]] = order[[other, same[0]]]
     images = sounds[order] + 0.5 * random.standard_normal(sounds.shape)
@@ -275,6 +289,20 @@ def test_a_shuffled_control_has_rank_50_only_without_the_kin_of_its_donors(kind)
     assert np.mean(zs) == pytest.approx(0, abs=0.05)
     assert np.mean(without_donors) < 47
     assert np.mean(recording_alone) < 46  # the rest of the donor's class still wins
+
+
+def test_a_control_that_is_shuffled_within_labels_too_has_rank_50():
+    """Of two classes, as where a label has more than half of the items: some items share the donor's label, and are
+    compared with what shares it, the others with what does not."""
+    found = []
+    for seed in range(300):
+        sounds, images, order, labels = shuffled(seed, across="recordings", classes=2, each=8)
+        control = join(16, donors=order, labels=labels)
+        found.append([score(sounds, images, control).values_N.mean() for score in (rank_scores, z_scores)])
+
+    rank, z = np.mean(found, axis=0)
+    assert rank == pytest.approx(50, abs=1.1)
+    assert z == pytest.approx(0, abs=0.05)
 
 
 def test_of_sounds_without_labels_a_shuffled_control_has_rank_50_without_its_donors_alone():
@@ -312,6 +340,8 @@ def test_ranks_of_labels_count_from_the_nearest_and_the_first_of_equals():
     texts = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0]])
 
     assert label_ranks(images, texts).tolist() == [[2, 0, 1], [-1, -1, -1]]
+    with pytest.raises(ValueError, match="texts: expected vectors of 2, found 1"):
+        label_ranks(images, texts[:, :1])
     with pytest.raises(ValueError, match="label 1 is zero"):
         label_ranks(images, texts * np.array([[1], [0], [1]]))
 
@@ -348,6 +378,10 @@ def test_clip_scores_take_the_mean_of_the_captions_on_three_scales():
     # of the two captions one is opposite: it counts 0, and the best alone would give 2.5
     np.testing.assert_allclose(found.hessel.values_N, [1.25, 2.5, np.nan, np.nan])
     np.testing.assert_allclose(found.torchmetrics.values_N, [50, 100, np.nan, np.nan])
+    with pytest.raises(ValueError, match="one width, found 1 and 2"):
+        clip_scores(images, captions[:, :1], [0, 0, 1], np.array([0, 1, 0, 2]))
+    with pytest.raises(ValueError, match="expected 2 and 4, found 3 and 4"):
+        clip_scores(images, captions, [0, 1], np.array([0, 1, 0, 2]))
     assert found.hessel.without == {alignment.BAD_IMAGE: 1, alignment.NO_CAPTION: 1}
 
 

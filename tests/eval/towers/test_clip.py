@@ -199,6 +199,8 @@ def test_a_name_that_is_not_openais_clip_is_refused_before_anything_is_fetched(
         ({"model_args": TINY | {"depth": 3}}, "12 are missing"),
         ({"model_args": {"checkpoint_path": "evil.pth"}}, "expected `model_args` of depth, embed_dim"),
         ({"model_args": TINY | {"depth": -1}}, "expected `model_args` of depth, embed_dim"),
+        ({"model_args": TINY | {"depth": 10**9}}, "expected `model_args` of depth, embed_dim"),
+        ({"model_args": TINY | {"num_heads": 5}}, "the library cannot load .*divisible by num_heads"),
         ({"model_args": [1]}, "expected `model_args` of depth, embed_dim"),
     ],
 )

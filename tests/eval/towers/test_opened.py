@@ -1,15 +1,21 @@
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from eval.towers.config import Random, Towers, Wav2Clip
 from eval.towers.opened import LIBRARIES, load_towers, open_judges
+from eval.towers.wav2clip import wav2clip_shapes
 from sonify.config.inputs import Section
+from sonify.io.write import sha256_of
 from tests.builders import refused
 from tests.processes import run_python
+from tests.tiny_networks import tiny_clap
 
 
 def write(path: Path, text: str) -> Path:
@@ -36,6 +42,21 @@ def test_every_kind_of_the_configuration_has_an_opener():
     sections = [section for section in Section.__subclasses__() if section.__module__ == "eval.towers.config"]
     kinds = {kind for section in sections for kind in get_args(section.__annotations__.get("kind"))}
     assert kinds == {"random", *LIBRARIES}
+    for kind in LIBRARIES:
+        assert callable(getattr(import_module(f"eval.towers.{kind}"), f"open_{kind}"))
+
+
+def test_the_towers_of_a_file_are_opened_by_their_kinds(tmp_path):
+    shapes = wav2clip_shapes()
+    save_file({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "w.safetensors")
+    clap = tiny_clap(tmp_path / "clap")
+    wav2clip = {"kind": "wav2clip", "weights": str(tmp_path / "w.safetensors")}
+    text = yaml.safe_dump({"towers": {"wav2clip": wav2clip, "clap": {"kind": "clap", "model": str(clap)}}})
+    judges = open_judges(load_towers(write(tmp_path / "t.yaml", text)))
+    assert judges.wav2clip is not None
+    assert judges.clap is not None
+    assert (judges.wav2clip.name, judges.clap.name) == ("Wav2CLIP", "CLAP")
+    assert judges.wav2clip.sha256 == sha256_of(tmp_path / "w.safetensors")
 
 
 def test_weights_that_are_not_there_are_named_by_their_tower(tmp_path):
@@ -73,11 +94,11 @@ def test_the_file_that_comes_along_has_every_tower_and_says_what_each_is():
     towers = load_towers(path)
     assert all(getattr(towers, role) is not None for role in Towers.model_fields)
     assert all(getattr(towers, role).kind != "random" for role in Towers.model_fields)
-    text = path.read_text()
-    assert text.startswith("# ")
-    for role, section in yaml.safe_load(text)["towers"].items():
-        pinned = "weights" in section or len(str(section.get("revision"))) == 40 or "not pinned" in text
-        assert pinned, role
+    for section in yaml.safe_load(path.read_text())["towers"].values():
+        hub = [key for key in ("model", "text") if key in section]
+        pins = [section.get("text_revision" if key == "text" else "revision") for key in hub]
+        assert all(len(pin) == 40 for pin in pins), section
+        assert hub or section["weights"].startswith("weights/")
 
 
 def test_what_needs_no_network_does_not_import_torch():

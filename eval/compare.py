@@ -1,0 +1,510 @@
+"""Two models on one suite: by how much they differ, item by item, and whether that is more than chance.
+
+    python -m eval.compare REPORT_A REPORT_B [REPORT_C ...] --out DIR [--alpha 0.05]
+
+Each report of `eval.run` is set against the first, on the items that both have images of. Recordings are the units: the
+signs of their differences are flipped, and distances between sets go by the jackknife of their difference. The p of all
+that stands in the table are adjusted together, by Holm's steps.
+"""
+
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.compare", extra="eval"))
+
+import argparse
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eval.metrics.alignment import aggregate
+from eval.report import ITEMS, REPORT, Report, read_report
+from eval.run import distances_on
+from eval.scores import Score
+from eval.statistics import Difference, Estimate, difference_estimate, holm, jackknife_difference
+from sonify.errors import InputError
+from sonify.io.write import write_whole
+from sonify.stores import to_folder
+from sonify.terminal import Parser, argument_of, run_command
+
+COLUMNS = ("id", "recording", "group", "labels", "images")
+CSV_COLUMNS = (
+    *("metric", "better", "a", "b", "value_a", "value_b", "difference", "low", "high", "p", "p_holm"),
+    *("items", "recordings", "verdict", "note"),
+)
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROUNDING = 1e-6  # of a score that is computed again from what items.csv holds
+LARGEST = 1e100  # of a number that can be one of a metric, and whose square is a number
+SAME = 1e-9  # two ways of adding up the same numbers: no metric tells models apart by so little
+
+# A report's distances on some of its items: estimates with replicates by metric, or why there is none.
+Found = Mapping[str, Estimate | str]
+Distances = Callable[["Side", Collection[str]], Found]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportItem:
+    """A line of `items.csv`; `values` are those of the mean metrics that it has a value of."""
+
+    recording: str
+    images: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One model on one suite: its scores over all items, by metric, and every item by its id."""
+
+    folder: Path
+    report: Report
+    scores: Mapping[str, Score]
+    means: tuple[str, ...]  # the metrics that are means of what items.csv holds
+    items: Mapping[str, ReportItem]
+
+    @property
+    def pictured(self) -> set[str]:
+        """The items that have an image."""
+        return {name for name, item in self.items.items() if item.images}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A metric of two models: `b` less `a`, where both have it; else `note` says why not.
+
+    The interval is of this difference alone, `p_holm` is adjusted for all that are in the table.
+    """
+
+    metric: str
+    better: str
+    a: str
+    b: str
+    value_a: float | None = None
+    value_b: float | None = None
+    difference: Difference | None = None
+    p_holm: float | None = None
+    items: int = 0
+    recordings: int = 0
+    verdict: str = "not compared"
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Which items two reports have in common."""
+
+    a: str
+    b: str
+    common: int
+    only_a: int
+    only_b: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All of it; models and the folders of their reports go by letters, in the order in which they were given."""
+
+    suite: str
+    suite_digest: str
+    models: Mapping[str, str]
+    model_sha256: Mapping[str, str]
+    reports: Mapping[str, str]
+    alpha: float
+    seed: int
+    family: int  # how many tests the p were adjusted for
+    pairs: tuple[Pair, ...]
+    rows: tuple[Row, ...]
+
+
+def read_side(folder: Path) -> Side:
+    """Read what `eval.run` wrote.
+
+    Raises:
+        InputError: it is no report, a line of it is damaged, or its two files are not of one run.
+    """
+    report = read_report(folder)
+    try:
+        text = (folder / ITEMS).read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{folder / ITEMS}: cannot be read ({reason}); run `python -m eval.run` again") from None
+    scores = [score for score in report.scores if score.on == "all"]
+    for score in scores:
+        _check_score(folder, score)
+    if len({score.metric for score in scores}) < len(scores):
+        raise InputError(f"{folder / REPORT}: names a metric twice; run `python -m eval.run` again")
+    try:
+        means, items = _read_items(text)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{folder / ITEMS}: {error}; run `python -m eval.run` again") from None
+    side = Side(
+        folder=folder, report=report, scores={score.metric: score for score in scores}, means=means, items=items
+    )
+    _check_means(side)
+    return side
+
+
+def _check_score(folder: Path, score: Score) -> None:
+    if score.better not in ("higher", "lower"):
+        raise InputError(f"{folder / REPORT}: {score.metric}: better: expected higher or lower, found {score.better!r}")
+    numbers = () if score.estimate is None else (score.estimate.value, *score.estimate.replicates)
+    if not all(abs(number) < LARGEST for number in numbers):
+        raise InputError(
+            f"{folder / REPORT}: {score.metric}: holds a number that no metric has; run `python -m eval.run` again"
+        )
+
+
+def _read_items(text: str) -> tuple[tuple[str, ...], dict[str, ReportItem]]:
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = tuple(next(lines, ()))
+    if header[: len(COLUMNS)] != COLUMNS or len(set(header)) < len(header):
+        raise ValueError(f"expected the columns {','.join(COLUMNS)} and one a metric, found {','.join(header)[:200]!r}")
+    means, items = header[len(COLUMNS) :], {}
+    for cells in lines:
+        if len(cells) != len(header):
+            raise ValueError(f"line {lines.line_num}: expected {len(header)} cells, found {len(cells)}")
+        item = cells[0]
+        if item in items:
+            raise ValueError(f"line {lines.line_num}: names {item!r} twice")
+        try:
+            items[item] = _read_item(means, cells)
+        except ValueError as error:
+            raise ValueError(f"line {lines.line_num}: {error}") from None
+    if not items:
+        raise ValueError("names no item")
+    return means, items
+
+
+def _read_item(means: Sequence[str], cells: Sequence[str]) -> ReportItem:
+    _, recording, _, _, images, *numbers = cells
+    if not images.isascii() or not images.isdigit() or len(images) > 9:
+        raise ValueError(f"images: expected a whole number, found {images[:40]!r}")
+    values = {metric: float(number) for metric, number in zip(means, numbers, strict=True) if number}
+    if wrong := next((metric for metric, value in values.items() if not abs(value) < LARGEST), None):
+        raise ValueError(f"{wrong}: expected a number or nothing, found {values[wrong]}")
+    return ReportItem(recording=recording, images=int(images), values=values)
+
+
+def _check_means(side: Side) -> None:
+    """Whether both files are of one run: the scores follow from the items."""
+    for metric in side.means:
+        score = side.scores.get(metric)
+        if score is None:
+            raise InputError(
+                f"{side.folder / ITEMS}: has {metric}, which {REPORT} does not know; run `python -m eval.run` again"
+            )
+        means_R = _by_recording(metric, side.items.values())
+        again = float(means_R.mean()) if means_R.size else None
+        found = score.estimate.value if score.estimate else None
+        if again is None or found is None:
+            alike = again == found
+        else:
+            alike = math.isclose(again, found, rel_tol=ROUNDING, abs_tol=ROUNDING**2)
+        if not alike:
+            raise InputError(
+                f"{side.folder}: {metric} is {found} by {REPORT} and {again} by {ITEMS}: not of one run, or changed;"
+                " run `python -m eval.run` again"
+            )
+
+
+def _by_recording(metric: str, items: Iterable[ReportItem]) -> np.ndarray:
+    """The means of recordings, in the order of their first item with a value."""
+    having = [item for item in items if metric in item.values]
+    values = np.array([item.values[metric] for item in having])
+    return aggregate(values, np.arange(len(having)), [item.recording for item in having]).values_R
+
+
+def compare_reports(
+    sides: Sequence[Side], *, alpha: float = 0.05, seed: int = 0, distances: Distances | None = None
+) -> Comparison:
+    """Set each report against the first.
+
+    Args:
+        sides: two to 26, of one suite.
+        alpha: a difference is shown where its adjusted p is not above it.
+        seed: of flips and resamples.
+        distances: computes a report's distances on some of its items. None: they are compared only where both reports
+            have images of the same items, by the replicates that they keep.
+
+    Raises:
+        InputError: they are not of one suite, or not judged alike; a report is given twice; no item is common.
+    """
+    first, *others = sides
+    names = dict(zip(LETTERS, sides, strict=False))
+    if len({side.folder.resolve() for side in sides}) < len(sides):
+        raise InputError("compare: expected different reports, found one given twice")
+    pairs: list[Pair] = []
+    rows: list[Row] = []
+    for letter, other in zip(LETTERS[1:], others, strict=False):
+        check_comparable(first, other)
+        common = sorted(first.pictured & other.pictured)
+        if not common:
+            raise InputError(f"{other.folder}: no item has an image here and in {first.folder}; nothing to compare")
+        only_a, only_b = (len(side.pictured) - len(common) for side in (first, other))
+        pairs.append(Pair(a="A", b=letter, common=len(common), only_a=only_a, only_b=only_b))
+        rows += _compare_pair(first, other, letter, seed, distances)
+    p_values = [row.difference.p for row in rows if row.difference and row.difference.p is not None]
+    adjusted = iter(holm(p_values))
+    return Comparison(
+        suite=first.report.suite,
+        suite_digest=first.report.suite_digest,
+        models={letter: side.report.model for letter, side in names.items()},
+        model_sha256={letter: side.report.model_sha256 for letter, side in names.items()},
+        reports={letter: str(side.folder) for letter, side in names.items()},
+        alpha=alpha,
+        seed=seed,
+        family=len(p_values),
+        pairs=tuple(pairs),
+        rows=tuple(_judged(row, adjusted, alpha) for row in rows),
+    )
+
+
+def check_comparable(a: Side, b: Side) -> None:
+    """Refuse two reports whose numbers do not mean the same; the first that differs is named.
+
+    Raises:
+        InputError: as said.
+    """
+    _refuse(a, b, "suite", a.report.suite, b.report.suite)
+    _refuse(a, b, f"digest of the suite {a.report.suite}", a.report.suite_digest, b.report.suite_digest)
+    for metric, of_a in a.scores.items():
+        of_b = b.scores.get(metric)
+        if of_b is None or of_a.estimate is None or of_b.estimate is None:
+            continue  # there is nothing that could be taken for the other's
+        _refuse(a, b, f"definition of {metric}", (of_a.definition, of_a.better), (of_b.definition, of_b.better))
+        for tower in sorted(of_a.towers.keys() | of_b.towers.keys()):
+            _refuse(a, b, f"tower {tower} of {metric}", of_a.towers.get(tower), of_b.towers.get(tower))
+        _refuse(a, b, f"preprocessing of {metric}", of_a.preprocessing, of_b.preprocessing)
+        _refuse(a, b, f"sample rate of {metric}", of_a.sample_rate_hz, of_b.sample_rate_hz)
+        _refuse(a, b, f"pool of {metric}", of_a.pool_sha256, of_b.pool_sha256)
+    for item in sorted(a.items.keys() & b.items.keys()):
+        _refuse(a, b, f"recording of {item}", a.items[item].recording, b.items[item].recording)
+
+
+def _refuse(a: Side, b: Side, what: str, of_a: object, of_b: object) -> None:
+    if of_a != of_b:
+        raise InputError(
+            f"{b.folder}: its {what} is not that of {a.folder}: {_short(of_b)}, and {_short(of_a)} there; numbers of"
+            " reports that differ in it cannot be compared"
+        )
+
+
+def _short(value: object) -> str:
+    return repr(value)[:120]
+
+
+def _compare_pair(a: Side, b: Side, letter: str, seed: int, distances: Distances | None) -> Iterator[Row]:
+    metrics = [*a.scores, *(metric for metric in b.scores if metric not in a.scores)]
+    sets: tuple[Found, Found] | str | None = None  # asked for once, and if at all
+    for metric in metrics:
+        known = a.scores.get(metric) or b.scores[metric]
+        row = Row(metric=metric, better=known.better, a="A", b=letter)
+        if why := _absent(metric, a, b, letter):
+            yield replace(row, note=why)
+        elif metric in a.means and metric in b.means:
+            yield _compare_means(row, a, b, seed)
+        else:
+            sets = _distances_of(a, b, letter, distances) if sets is None else sets
+            yield replace(row, note=sets) if isinstance(sets, str) else _compare_distances(row, a, b, sets)
+
+
+def _absent(metric: str, a: Side, b: Side, letter: str) -> str:
+    """Why a metric has no value in one of both; empty where it has."""
+    for name, side in (("A", a), (letter, b)):
+        score = side.scores.get(metric)
+        if score is None:
+            return f"{name} was not judged by it"
+        if score.estimate is None:
+            return f"{name} has no value: {score.reason}"
+    return ""
+
+
+def _compare_means(row: Row, a: Side, b: Side, seed: int) -> Row:
+    both = [
+        (one, other)
+        for item, one in sorted(a.items.items())
+        if (other := b.items.get(item)) and row.metric in one.values and row.metric in other.values
+    ]
+    if not both:
+        return replace(row, note="no item has a value in both")
+    values_R = _by_recording(row.metric, [one for one, _ in both])
+    others_R = _by_recording(row.metric, [other for _, other in both])
+    differences_R = others_R - values_R
+    difference = difference_estimate(np.where(np.abs(differences_R) <= SAME, 0.0, differences_R), seed)
+    return replace(
+        row,
+        value_a=float(values_R.mean()),
+        value_b=float(others_R.mean()),
+        difference=difference,
+        items=len(both),
+        recordings=len(values_R),
+        note=difference.note,
+    )
+
+
+def _distances_of(a: Side, b: Side, letter: str, distances: Distances | None) -> tuple[Found, Found] | str:
+    """The distances of both on the same items, or why they cannot be had."""
+    common = a.pictured & b.pictured
+    images_a, images_b = (sum(side.items[item].images for item in common) for side in (a, b))
+    if images_a != images_b:
+        return (
+            f"a distance depends on the number of images, A has {images_a} of the common items and {letter} {images_b}"
+        )
+    if common == a.pictured == b.pictured:
+        kept_a, kept_b = (
+            {metric: score.estimate for metric, score in side.scores.items() if score.estimate} for side in (a, b)
+        )
+        return kept_a, kept_b
+    if distances is None:
+        return "the reports have other items, and a distance on the common ones is not computed here"
+    try:
+        return distances(a, common), distances(b, common)
+    except InputError as error:
+        return f"on the common items it cannot be had: {error}"
+
+
+def _compare_distances(row: Row, a: Side, b: Side, sets: tuple[Found, Found]) -> Row:
+    of_a, of_b = (estimates.get(row.metric) for estimates in sets)
+    for found in (of_a, of_b):
+        if not isinstance(found, Estimate):
+            return replace(row, note=found or "on the common items it is not computed")
+    assert isinstance(of_a, Estimate)
+    assert isinstance(of_b, Estimate)
+    common = a.pictured & b.pictured
+    row = replace(
+        row,
+        value_a=of_a.value,
+        value_b=of_b.value,
+        items=len(common),
+        recordings=len({a.items[item].recording for item in common}),
+    )
+    if not of_a.replicates or not of_b.replicates:
+        return replace(row, note="it has no replicates: how sure the difference is is not known")
+    try:
+        difference = jackknife_difference(of_b, of_a)
+    except ValueError as error:
+        return replace(row, note=str(error))
+    if difference.p is not None and abs(difference.value) <= SAME:
+        difference = replace(difference, z=0.0, p=1.0)
+    return replace(row, difference=difference, note=difference.note)
+
+
+def _judged(row: Row, adjusted: Iterator[float], alpha: float) -> Row:
+    """A row with its adjusted p and what it says: a difference that is not shown is none that is disproved."""
+    if row.difference is None or row.difference.p is None:
+        return row
+    p_holm, method = next(adjusted), row.difference.method
+    if p_holm <= alpha:
+        more, less = (row.b, row.a) if row.difference.value > 0 else (row.a, row.b)
+        return replace(row, p_holm=p_holm, verdict=f"{more if row.better == 'higher' else less} better")
+    # of r signs that are flipped the least p there is: all one way
+    hopeless = method == "bootstrap" and 2.0 ** (1 - row.recordings) > alpha
+    note = f"{row.recordings} recordings cannot show any at {alpha:g}" if hopeless else row.note
+    return replace(row, p_holm=p_holm, verdict="no difference shown", note=note)
+
+
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write DIR/compare.csv and then DIR/compare.json, each whole; the same reports give the same bytes.
+
+    Raises:
+        DiskFull: no room is left.
+        InputError: the folder cannot be written to.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in comparison.rows:
+        found = row.difference
+        parts = (found.value, found.low, found.high, found.p) if found else (None,) * 4
+        cells = [row.metric, row.better, row.a, row.b, row.value_a, row.value_b, *parts, row.p_holm]
+        writer.writerow([*cells, row.items, row.recordings, row.verdict, row.note])
+    text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(out / "compare.csv", table.getvalue().encode())
+    write_whole(out / "compare.json", f"{text}\n".encode())
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the table, with what is compared above it and what it does not say below."""
+    for letter, model in comparison.models.items():
+        console.print(f"{letter}  {_plain(model)}  ({_plain(comparison.reports[letter])})", highlight=False)
+    for pair in comparison.pairs:
+        alone = f"; left out: {pair.only_a} of A alone, {pair.only_b} of {pair.b} alone"
+        left_out = alone if pair.only_a + pair.only_b else ""
+        console.print(f"{pair.a} and {pair.b}: {pair.common} items in common{left_out}", highlight=False)
+    table = Table("metric", "better", "A", "other", "", "difference (95 %)", "p", "Holm p", "items", "what it shows")
+    for row in comparison.rows:
+        found = row.difference
+        shown = row.verdict + f" ({row.note})" * bool(row.note)
+        table.add_row(
+            *map(_plain, (row.metric, row.better, _number(row.value_a), _number(row.value_b), row.b)),
+            _spread(found) if found else "",
+            _p(found.p) if found else "",
+            _p(row.p_holm),
+            f"{row.items} of {row.recordings} recordings" if row.items else "",
+            _plain(shown),
+        )
+    console.print(table)
+    console.print(
+        f"p adjusted for {comparison.family} tests by Holm, differences are the other less A; intervals are of each"
+        f" alone. Above {comparison.alpha:g} no difference is shown, which does not mean that there is none.",
+        highlight=False,
+    )
+
+
+def _plain(text: str) -> str:
+    """Text of a report as a terminal may show it: neither markup nor a control sequence gets through."""
+    return escape("".join(c if c.isprintable() else "?" for c in text))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _spread(found: Difference) -> str:
+    ends = "" if found.low is None or found.high is None else f" ({found.low:+.3g} to {found.high:+.3g})"
+    return f"{found.value:+.3g}{ends}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.compare") -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog=prog, description="Compare models on one suite, recording by recording.")
+    parser.add_argument(
+        "reports", type=argument_of(to_folder), nargs="+", metavar="REPORT", help="folders of eval.run; the first is A"
+    )
+    parser.add_argument("--out", type=argument_of(to_folder), required=True, metavar="DIR", help="folder for the table")
+    parser.add_argument("--alpha", type=float, default=0.05, help="level of the tests (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of flips and resamples (default: %(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="say more")
+    arguments = parser.parse_args(argv)
+    return run_command("eval.compare", lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if not 2 <= len(arguments.reports) <= len(LETTERS):
+        raise InputError(f"compare: expected 2 to {len(LETTERS)} reports, found {len(arguments.reports)}")
+    if not 0 < arguments.alpha < 1:
+        raise InputError(f"--alpha: expected a number between 0 and 1, found {arguments.alpha}")
+    if arguments.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
+    sides = [read_side(folder) for folder in arguments.reports]
+    comparison = compare_reports(
+        sides,
+        alpha=arguments.alpha,
+        seed=arguments.seed,
+        distances=lambda side, common: distances_on(side.report, common),
+    )
+    write_comparison(comparison, arguments.out)
+    print_comparison(comparison, Console() if sys.stdout.isatty() else Console(width=200))

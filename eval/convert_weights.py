@@ -1,0 +1,174 @@
+"""Published pickles of weights as safetensors, so that no pickle is read when pictures and sounds are judged.
+
+    python -m eval.convert_weights inception FILE --out inception.safetensors
+    python -m eval.convert_weights wav2clip FILE --out wav2clip.safetensors
+
+A pickle can run code. It is read here, once, by torch's reader that makes nothing but tensors; what would need more is
+refused, and so is another file than the published one, unless its hash is named by `--sha256`.
+"""
+
+from sonify.terminal import run_module
+
+if __name__ == "__main__":  # first of all: what is imported below may not be installed
+    raise SystemExit(run_module("eval.convert_weights", extra="eval"))
+
+import argparse
+import pickle
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from eval.towers import inception, wav2clip
+from eval.towers.weights import HALVES, Shapes, check_shapes
+from sonify.errors import InputError
+from sonify.io.write import sha256_of, write_whole
+from sonify.terminal import Parser, argument_of, run_command
+
+SUFFIX = ".safetensors"
+# What torch's reader says of a pickle that holds more than tensors.
+CODE = re.compile(r"GLOBAL (\S+)|Trying to (?:call|instantiate)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network that is published as a pickle: what its file holds, and the hash of it, where that is known."""
+
+    name: str
+    shapes: Callable[[], Shapes]
+    optional: Callable[[Shapes], Sequence[str]]
+    ignored: tuple[str, ...]
+    file: str
+    sha256: str | None
+
+
+NETWORKS = {
+    "inception": Network(
+        name=inception.NAME,
+        shapes=inception.inception_shapes,
+        optional=inception.counters,
+        ignored=(),
+        file="weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0",
+        # Begins with the eight digits in its name, by which torch checks a download.
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ),
+    "wav2clip": Network(
+        name=wav2clip.NAME,
+        shapes=wav2clip.wav2clip_shapes,
+        optional=lambda _: wav2clip.unused(),
+        ignored=("image_transform.", "loss_fn_", wav2clip.HANN),
+        file="Wav2CLIP.pt of lyrebird-wav2clip's release v0.1.0-alpha",
+        sha256=None,
+    ),
+}
+
+
+def convert(kind: str, file: Path, out: Path, expected: str | None = None) -> tuple[str, str]:
+    """Write a published file of `NETWORKS` as safetensors; returns the sha256 of what was read and of what is written.
+
+    The same file always gives the same bytes.
+
+    Raises:
+        InputError: the file is not there, another than the published one or than was asked for, would run code, is
+            damaged, or holds another network.
+    """
+    network = NETWORKS[kind]
+    if out.suffix != SUFFIX:
+        raise InputError(f"--out {out}: expected a name that ends in {SUFFIX}")
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file; expected {network.file}")
+    if is_safetensors(file):
+        raise InputError(f"{file}: is of safetensors already; name it as `weights` in the towers' configuration")
+    source = sha256_of(file)
+    _check_source(network, file, source, expected)
+    tensors = _check_tensors(network, file, _unpickle(file))
+    # one entry only: several would be written in an order of their own each time
+    data = save(tensors, metadata={"source_sha256": source})
+    write_whole(out, data)
+    return source, sha256(data).hexdigest()
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a file begins as one of safetensors does: with a length, and JSON."""
+    with file.open("rb") as stream:
+        return stream.read(9)[8:] == b"{"
+
+
+def _check_source(network: Network, file: Path, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        raise InputError(f"{file}: expected sha256 {expected}, found {found}; fetch it again, or mend --sha256")
+    if expected is None and network.sha256 not in (None, found):
+        raise InputError(
+            f"{file}: expected {network.file} (sha256 {network.sha256}), found {found}; fetch it again, or give"
+            f" `--sha256 {found}` if you mean this file"
+        )
+
+
+def _unpickle(file: Path) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of old protocols, and of what is refused below
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
+    except Exception as error:  # of a damaged file it raises whatever its code meets
+        why, said = type(error).__name__, " ".join(str(error).split())
+        if named := CODE.search(said):
+            what = f" ({named[1][:100]})" if named[1] else ""
+            raise InputError(f"{file}: holds more than tensors{what}, which could run code; it was not read") from error
+        if not isinstance(error, pickle.UnpicklingError):  # that one would have the file read with all that it holds
+            why += f": {said[:150]}"
+        raise InputError(f"{file}: not a file of torch's, or damaged ({why}); fetch it again") from error
+
+
+def _check_tensors(network: Network, file: Path, found: Any) -> dict[str, Tensor]:
+    """The tensors of the network, dense and in float32."""
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    ):
+        raise InputError(f"{file}: expected tensors by name, found something else; expected {network.file}")
+    tensors = {name: tensor for name, tensor in found.items() if not name.startswith(network.ignored)}
+    shapes = network.shapes()
+    own = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_shapes(str(file), own, shapes, network.name, network.optional(shapes))
+    return {name: _plain(file, name, tensor) for name, tensor in tensors.items()}
+
+
+def _plain(file: Path, name: str, tensor: Tensor) -> Tensor:
+    kinds = (*HALVES, torch.float32, torch.int64)
+    if tensor.dtype not in kinds or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise InputError(f"{file}: expected {name} as plain floats, found {tensor.dtype} ({tensor.layout})")
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{file}: {name} holds NaN or infinity: it is damaged; fetch it again")
+    # a copy: several names of one tensor, which a pickle may have, are two in the other format
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.convert_weights") -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog=prog, description="Write published weights, which are pickles, as safetensors.")
+    parser.add_argument("network", choices=sorted(NETWORKS), help="whose weights they are")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the published file")
+    parser.add_argument("--out", type=Path, required=True, help=f"where to write: a name that ends in {SUFFIX}")
+    parser.add_argument("--sha256", type=argument_of(_hexadecimal), help="of the file, where it is not the usual one")
+    arguments = parser.parse_args(argv)
+    return run_command("convert_weights", lambda: _run(arguments))
+
+
+def _hexadecimal(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", text.lower()):
+        raise ValueError("expected 64 hexadecimal digits")
+    return text.lower()
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    source, written = convert(arguments.network, arguments.file, arguments.out, arguments.sha256)
+    unknown = arguments.sha256 is None and NETWORKS[arguments.network].sha256 is None
+    note = "  (what it should be is published nowhere)" if unknown else ""
+    sys.stdout.write(f"{source}  {arguments.file}{note}\n{written}  {arguments.out}\n")

@@ -1,0 +1,169 @@
+"""The command that writes a report: its files, the same bytes twice, what it refuses."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.baseline import main as baseline
+from eval.report import ITEMS, LATEX, REPORT, SCORES, read_report
+from eval.run import main as run
+from eval.suites.suite import Suite
+from tests.eval.suites_built import make_suite
+
+ROLES = ("inception", "clip_b32", "clip_l14", "clip_l14_336", "dinov2", "wav2clip", "clap", "peav")
+TOWERS = {role: {"kind": "random", "width": 16, "seed": 0 if role == "wav2clip" else 1} for role in ROLES}
+LABELS = tuple(f"label {n}" for n in range(8))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite of 12 items, and the pictures of both controls."""
+    folder = tmp_path_factory.mktemp("run")
+    make_suite(folder, 12, LABELS, others=4, towers=TOWERS)
+    for control in ("references", "shuffled"):
+        words = ["--recipe", control, "--suite", str(folder / "suite"), "--out", str(folder / control)]
+        assert baseline(words) == 0
+    return folder
+
+
+def score_it(place: Path, out: Path, *more: str, manifest: str = "references") -> int:
+    """Run the command."""
+    return run(["--suite", str(place / "suite"), "--manifest", str(place / manifest), "--out", str(out), *more])
+
+
+def files_of(folder: Path) -> Mapping[str, bytes]:
+    """Every file, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_has_four_tables_and_a_page(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score_it(place, tmp_path / "r") == 0
+    printed = capsys.readouterr().out
+    report = read_report(tmp_path / "r")
+    assert (report.suite, report.model, report.found, report.wanted) == ("small", "references", 12, 12)
+    assert {score.metric for score in report.scores} >= {"fid_torch_fidelity", "ais_rank", "iis_cosine", "aic"}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r" / SCORES).read_text())))
+    assert [row["metric"] for row in rows] == [score.metric for score in report.scores]
+    items = list(csv.DictReader(io.StringIO((tmp_path / "r" / ITEMS).read_text())))
+    assert len(items) == 12
+    assert float(items[0]["iis_cosine"]) == pytest.approx(1)
+    latex = (tmp_path / "r" / LATEX).read_text()
+    assert latex.count(r"\\") == len(report.scores) + 1
+    assert r"ais\_rank" in latex
+    assert "ais_rank" in printed
+    assert "not measured: recall_all_at_2, recall_all_at_5: no item of the suite has several labels" in printed
+
+
+def test_the_page_names_only_files_that_are_there(place: Path, tmp_path: Path) -> None:
+    score_it(place, tmp_path / "r")
+    page = (tmp_path / "r" / "index.html").read_text()
+    named = {part.split('"')[0] for part in page.split('src="')[1:]}
+    assert len(named) > 10
+    assert all((tmp_path / "r" / name).is_file() for name in named)
+    assert {path.name for path in (tmp_path / "r" / "media").iterdir()} == {Path(name).name for name in named}
+
+
+def test_the_same_report_has_the_same_bytes(place: Path, tmp_path: Path) -> None:
+    score_it(place, tmp_path / "r")
+    first = files_of(tmp_path / "r")
+    score_it(place, tmp_path / "r")
+    assert files_of(tmp_path / "r") == first
+    shutil.rmtree(tmp_path / "vectors")
+    score_it(place, tmp_path / "r")
+    assert files_of(tmp_path / "r") == first
+
+
+def test_a_part_of_the_metrics_is_scored(place: Path, tmp_path: Path) -> None:
+    assert score_it(place, tmp_path / "r", "--metrics", "kid", "aic") == 0
+    assert [score.metric for score in read_report(tmp_path / "r").scores] == ["kid", "aic"]
+
+
+def test_a_tower_is_chosen_for_one_report(place: Path, tmp_path: Path) -> None:
+    towers = tmp_path / "towers.yaml"
+    towers.write_text("towers:\n  clip_b32: {kind: random, width: 8, seed: 5}\n")
+    assert score_it(place, tmp_path / "r", "--towers", str(towers)) == 0
+    report = read_report(tmp_path / "r")
+    assert set(report.towers) == {"clip_b32"}
+    assert {score.metric for score in report.scores if score.estimate} >= {"clip_fid", "iis_cosine"}
+
+
+def test_what_the_model_was_trained_on_parts_the_scores(place: Path, tmp_path: Path) -> None:
+    met = tmp_path / "recordings.csv"
+    met.write_text("id,kind,seen\n" + "".join(f"recordin{n:03d},youtube,audio\n" for n in range(4)))
+    assert score_it(place, tmp_path / "r", "--trained-on", str(met)) == 0
+    report = read_report(tmp_path / "r")
+    assert report.met["audio"] == 4
+    assert {score.on for score in report.scores} == {"all", "out"}
+
+
+def test_damaged_pictures_are_counted_and_left_out(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "references", tmp_path / "made")
+    images = sorted((tmp_path / "made" / "images").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:200])
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images[1])
+    images[2].unlink()
+    words = ["--suite", str(place / "suite"), "--manifest", str(tmp_path / "made"), "--out", str(tmp_path / "r")]
+    assert run(words) == 0
+    report = read_report(tmp_path / "r")
+    assert len(report.unusable) == 3
+    assert len(report.items_without_picture) == 3
+    assert all(score.images == 9 for score in report.scores if score.metric == "iis_cosine")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metrics", "fidd"], "no metric 'fidd'; did you mean fid?"),
+        (["--towers", "nowhere.yaml"], "nowhere.yaml"),
+        (["--seed", "x"], "--seed"),
+        (["--suite", "nowhere"], "not a suite"),
+        (["--manifest", "nowhere"], "manifest.jsonl"),
+        (["--trained-on", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    place: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = score_it(place, tmp_path / "r", *words)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.txt").write_text("mine")
+    assert score_it(place, tmp_path / "r") == 2
+    assert "holds something else than a report" in capsys.readouterr().err
+    assert (tmp_path / "r" / "thesis.txt").read_text() == "mine"
+
+
+def test_pictures_of_another_suite_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = make_suite(tmp_path, 4, LABELS, seconds=3.0, towers=TOWERS)
+    assert isinstance(other, Suite)
+    words = ["--suite", str(other.folder), "--manifest", str(place / "references"), "--out", str(tmp_path / "r")]
+    assert run(words) == 2
+    assert "suite" in capsys.readouterr().err
+
+
+def test_a_damaged_report_is_one_line(place: Path, tmp_path: Path) -> None:
+    score_it(place, tmp_path / "r")
+    record = json.loads((tmp_path / "r" / REPORT).read_text())
+    del record["scores"]
+    (tmp_path / "r" / REPORT).write_text(json.dumps(record))
+    with pytest.raises(Exception, match="scores: Field required"):
+        read_report(tmp_path / "r")

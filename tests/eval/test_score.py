@@ -1,0 +1,224 @@
+"""Scores of a suite from vectors: controls, what has no value and why, parts of the items."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.evidence import Evidence
+from eval.pictures import Made, Picture
+from eval.score import distance_estimates, gather_for, give, picture_values, score
+from eval.scores import Score
+from eval.suites.config import METRICS
+from eval.suites.derange import derange
+from eval.suites.suite import Suite
+from eval.towers import config
+from eval.towers.cache import Vectors
+from eval.towers.opened import open_judges
+from eval.towers.tower import Judges
+from sonify.errors import InputError
+from tests.eval.suites_built import make_suite
+
+ROLES = ("inception", "clip_b32", "clip_l14", "clip_l14_336", "dinov2", "wav2clip", "clap", "peav")
+LABELS = tuple(f"label {n}" for n in range(8))
+
+
+def random_judges(*roles: str) -> Judges:
+    """Random towers; Wav2CLIP's in the space of CLIP's."""
+    seeds = {role: {"wav2clip": 1}.get(role, n) for n, role in enumerate(ROLES)}
+    sections = {role: config.Random(kind="random", width=16, seed=seeds[role]) for role in roles or ROLES}
+    return open_judges(config.Towers(**sections))
+
+
+def references_of(suite: Suite, seeds: Sequence[int] = (0,)) -> Made:
+    """The references as if a model had made them."""
+    pictures = tuple(
+        Picture(
+            item=item,
+            seed=seed,
+            start_sec=0.0,
+            path=suite.folder / item.references[0].file,
+            sha256=item.references[0].sha256,
+            donor=None,
+        )
+        for item in suite.items
+        if item.references
+        for seed in seeds
+    )
+    return Made(
+        folder=suite.folder,
+        model="m",
+        model_sha256="0" * 64,
+        pictures=pictures,
+        missing=(),
+        unusable={},
+        failed=(),
+        identical=0,
+        trained_on=(),
+    )
+
+
+def shuffled_of(suite: Suite) -> Made:
+    """The references, each given to an item of another label."""
+    made = references_of(suite)
+    return replace(made, pictures=tuple(give(made.pictures, derange(suite.items, 0))))
+
+
+def evidence_of(suite: Suite, judges: Judges | None = None) -> Evidence:
+    """All vectors of a suite."""
+    return gather_for(suite, [references_of(suite)], judges or random_judges(), Vectors(None), METRICS)
+
+
+def by_name(scores: Sequence[Score], on: str = "all") -> dict[str, Score]:
+    """The scores of one part."""
+    return {one.metric: one for one in scores if one.on == on}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """24 items of 8 labels, two of a recording."""
+    return make_suite(tmp_path_factory.mktemp("suite"), 24, LABELS, others=8, per_recording=2)
+
+
+@pytest.fixture(scope="module")
+def evidence(suite: Suite) -> Evidence:
+    """Its vectors."""
+    return evidence_of(suite)
+
+
+def test_the_references_are_at_no_distance_from_themselves(suite: Suite, evidence: Evidence) -> None:
+    found = by_name(score(evidence, references_of(suite), METRICS).scores)
+    for name in ("fid_torch_fidelity", "clip_fid", "fd_dinov2"):
+        estimate = found[name].estimate
+        assert estimate is not None
+        assert abs(estimate.value) < 1e-6
+        assert found[name].beside["floor"] > 1e-3
+        assert found[name].beside["floor_images"] == 8
+    assert (found["iis_cosine"].estimate, found["iis_rank"].estimate) != (None, None)
+    assert found["iis_cosine"].estimate.value == pytest.approx(1, abs=1e-9)  # pyright: ignore[reportOptionalMemberAccess]
+    assert found["iis_rank"].estimate.value == 100  # pyright: ignore[reportOptionalMemberAccess]
+    assert found["ais_cosine"].beside["ceiling"] == pytest.approx(found["ais_cosine"].estimate.value)  # pyright: ignore[reportOptionalMemberAccess]
+    assert "ceiling" not in found["iis_cosine"].beside
+
+
+def test_a_shuffled_control_ranks_at_chance(suite: Suite, evidence: Evidence) -> None:
+    found = by_name(score(evidence, shuffled_of(suite), METRICS).scores)
+    for name in ("ais_rank", "iis_rank", "ais_peav_rank"):
+        estimate = found[name].estimate
+        assert estimate is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low < 50 < estimate.high
+
+
+def test_recordings_are_the_units(suite: Suite, evidence: Evidence) -> None:
+    found = by_name(score(evidence, references_of(suite), METRICS).scores)["ais_cosine"]
+    assert (found.images, found.items, found.recordings, found.seeds) == (24, 24, 12, 1)
+
+
+def test_every_score_says_what_it_is(suite: Suite, evidence: Evidence) -> None:
+    for one in score(evidence, references_of(suite), METRICS).scores:
+        if one.estimate is None:
+            assert one.reason
+            continue
+        assert one.definition
+        assert one.towers
+        assert all(len(sha256) == 64 for sha256 in one.towers.values())
+        assert one.preprocessing
+        assert one.better in ("higher", "lower")
+        assert (one.pool_sha256 == suite.pool_sha256) == ("rank" in one.metric)
+        assert one.estimate.low is not None or one.estimate.note
+
+
+def test_a_metric_without_its_tower_says_so(suite: Suite) -> None:
+    judges = random_judges("clip_b32")
+    found = by_name(score(evidence_of(suite, judges), references_of(suite), METRICS).scores)
+    assert found["iis_cosine"].estimate is not None
+    assert found["ais_cosine"].estimate is None
+    assert "towers.wav2clip is not given" in found["ais_cosine"].reason
+    assert "towers.inception is not given" in found["fid_torch_fidelity"].reason
+    assert "towers.inception is not given" in found["inception_score"].reason
+
+
+def test_a_suite_without_pictures_has_no_distances_and_keeps_the_rest(suite: Suite, tmp_path: Path) -> None:
+    blind = make_suite(tmp_path, 6, LABELS, pictures=False)
+    made = references_of(suite)
+    pictures = tuple(replace(picture, item=item) for picture, item in zip(made.pictures, blind.items, strict=False))
+    evidence = gather_for(blind, [replace(made, pictures=pictures)], random_judges(), Vectors(None), METRICS)
+    found = by_name(score(evidence, replace(made, pictures=pictures), METRICS).scores)
+    for name in ("fid_torch_fidelity", "kid", "cmmd", "coverage", "iis_cosine", "iis_rank"):
+        assert found[name].estimate is None
+        assert found[name].reason == "the suite has no reference pictures"
+    for name in ("ais_cosine", "ais_rank", "aic", "clip_score_cosine", "recall_at_1"):
+        assert found[name].estimate is not None
+
+
+def test_one_recording_has_a_value_and_no_interval(tmp_path: Path) -> None:
+    alone = make_suite(tmp_path, 2, LABELS, per_recording=2, others=0)
+    found = by_name(score(evidence_of(alone), references_of(alone), METRICS).scores)
+    assert found["ais_cosine"].estimate is not None
+    assert found["ais_cosine"].estimate.low is None
+    assert found["ais_rank"].estimate is None
+    assert "no item of another recording is in the pool" in found["ais_rank"].reason
+    assert found["fid_torch_fidelity"].reason == "it takes two recordings at least, found 1"
+
+
+def test_few_recordings_are_flagged(tmp_path: Path) -> None:
+    small = make_suite(tmp_path, 6, LABELS, others=0)
+    found = by_name(score(evidence_of(small), references_of(small), METRICS).scores)
+    assert found["ais_cosine"].estimate is not None
+    assert "fewer than 10" in found["ais_cosine"].estimate.note
+
+
+def test_what_the_model_cannot_have_met_is_scored_apart(suite: Suite, evidence: Evidence) -> None:
+    out = {item.id for item in suite.items[:12]}
+    scored = score(evidence, references_of(suite), METRICS, out)
+    apart, whole = by_name(scored.scores, "out"), by_name(scored.scores)
+    assert set(apart) == set(whole)
+    assert apart["ais_cosine"].items == 12
+    part = [picture for picture in references_of(suite).pictures if picture.item.id in out]
+    values = picture_values(evidence, part, ["ais_cosine"])["ais_cosine"].values_N
+    assert apart["ais_cosine"].estimate.value == pytest.approx(values.mean())  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@pytest.mark.parametrize("out", [None, (), "all"])
+def test_where_all_or_none_are_out_there_is_one_part(suite: Suite, evidence: Evidence, out: object) -> None:
+    ids = {item.id for item in suite.items} if out == "all" else out
+    scored = score(evidence, references_of(suite), ["ais_cosine"], ids)  # pyright: ignore[reportArgumentType]
+    assert {one.on for one in scored.scores} == {"all"}
+
+
+def test_pictures_of_several_seeds_count_once_an_item(suite: Suite, evidence: Evidence) -> None:
+    one = by_name(score(evidence, references_of(suite), ["ais_cosine"]).scores)["ais_cosine"]
+    four = by_name(score(evidence, references_of(suite, range(4)), ["ais_cosine"]).scores)["ais_cosine"]
+    assert one.estimate is not None
+    assert four.estimate is not None
+    assert (four.estimate.value, four.estimate.low) == pytest.approx((one.estimate.value, one.estimate.low))
+    assert (four.images, four.seeds, four.beside["seed_sd"]) == (96, 4, pytest.approx(0, abs=1e-12))
+
+
+def test_the_distances_of_a_part_leave_its_references_out_too(suite: Suite, evidence: Evidence) -> None:
+    part = references_of(suite).pictures[:10]
+    found = distance_estimates(evidence, part, ["fid"])["fid_torch_fidelity"]
+    assert not isinstance(found, str)
+    assert abs(found.value) < 1e-6
+
+
+def test_a_floor_is_what_the_pictures_get_for_the_sounds_of_others(suite: Suite, evidence: Evidence) -> None:
+    found = by_name(score(evidence, references_of(suite), ["iis_cosine", "ais_rank"]).scores)
+    assert found["iis_cosine"].beside["floor"] < 0.9
+    assert 30 < found["ais_rank"].beside["floor"] < 70
+
+
+def test_a_model_of_which_nothing_can_be_used_is_refused(suite: Suite, evidence: Evidence) -> None:
+    with pytest.raises(InputError, match="no picture of it can be used"):
+        score(evidence, replace(references_of(suite), pictures=(), unusable={"a.png": "torn"}), METRICS)
+
+
+def test_items_have_values_in_the_suites_order(suite: Suite, evidence: Evidence) -> None:
+    made = references_of(suite)
+    partly = replace(made, pictures=made.pictures[:3])
+    items = score(evidence, partly, ["ais_cosine"]).items["ais_cosine"]
+    assert np.isnan(items).tolist() == [item.id not in {p.item.id for p in partly.pictures} for item in suite.items]

@@ -101,7 +101,7 @@ def measure(bench: Bench, fold: int, steps: int, num_seeds: int) -> Audit:
         conditions = np.stack([audio_RTD[item.id] for item in suite.items])
         made.append(painter(suite, conditions, out / f"pictures-{name}"))
         nulls.append(painter(suite, np.zeros_like(conditions), out / f"pictures-{name}-null"))
-    judges = open_classifiers(bench)
+    judges = classifiers(bench.data.parent / "weights", bench.eye, bench.ear)
     evidence = gather_for(suite, [*made, *nulls], judges, Vectors(out / "vectors"), METRICS)
 
     def scorer(pictures: Sequence[Picture]) -> Mapping[str, np.ndarray]:
@@ -116,20 +116,20 @@ def held_out_suite(bench: Bench, fold: int, folder: Path) -> Suite:
     """The recordings of a fold as a suite; takes of the same upload are one recording."""
     if (folder / SUITE).is_file():
         return read_suite(folder)
-    recordings = [one for one in bench.recordings if one.fold == fold]
     table = folder.parent / "sounds.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("id", "sound", "label", "recording"))
-        writer.writerows(_row(bench.data / "sounds", one) for one in recordings)
+        writer.writerows(held_out_table(bench.data, bench.recordings, fold))
     config = {"kind": "folder", "name": f"learning_fold_{fold}", "path": str(table), "metrics": list(METRICS)}
     return prepare(make_settings(config, FolderSuite), folder)
 
 
-def _row(sounds: Path, recording: Recording) -> tuple[str, str, str, str]:
-    file = (sounds / recording.file).resolve()
-    return file.stem, str(file), recording.name, "-".join(file.stem.split("-")[:2])
+def held_out_table(data: Path, recordings: Sequence[Recording], fold: int) -> list[tuple[str, str, str, str]]:
+    """Id, file, label and upload of each recording of a fold; ESC-50's `5-9032-B-0.flac` is a take of upload 9032."""
+    files = [((data / "sounds" / one.file).resolve(), one.name) for one in recordings if one.fold == fold]
+    return [(file.stem, str(file), name, "-".join(file.stem.split("-")[:2])) for file, name in files]
 
 
 class _Painter:
@@ -166,30 +166,29 @@ class _Painter:
         return read_made(suite, folder)
 
 
-def open_classifiers(bench: Bench) -> Judges:
+def classifiers(weights: Path, eye: Eye, ear: Ear) -> Judges:
     """MobileNet for what a picture shows and YAMNet for what is heard, in one space of six classes."""
-    weights = bench.data.parent / "weights"
     members = class_members(weights / "yamnet" / "yamnet_class_map.csv")
-    seeing = Way(preprocessing="224 px bicubic, log of six classes, centred", embed=lambda some: _seen(bench.eye, some))
+    seeing = Way(preprocessing="224 px bicubic, log of six classes, centred", embed=lambda some: _seen(eye, some))
     hearing = Way(
         preprocessing="16 kHz soxr HQ, mean of windows, log of six classes, centred",
-        embed=lambda some: np.stack([_heard(bench.ear, one, members) for one in some]),
+        embed=lambda some: np.stack([_heard(ear, one, members) for one in some]),
         sample_rate_hz=SAMPLE_RATE_HZ,
     )
-    eye = Tower(
+    sees = Tower(
         name="MobileNet v2 (ImageNet), six classes",
         model="tf2_mobilenet_v2_1.0_224_ptq.tflite",
         sha256=sha256_of(weights / "mobilenet_v2" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"),
         images=seeing,
         texts=Way(preprocessing="one of six classes", embed=_named),
     )
-    ear = Tower(
+    hears = Tower(
         name="YAMNet (AudioSet), six classes",
         model="yamnet.tflite",
         sha256=sha256_of(weights / "yamnet" / "yamnet.tflite"),
         sounds=hearing,
     )
-    return Judges(clip_b32=eye, clip_l14=eye, wav2clip=ear)
+    return Judges(clip_b32=sees, clip_l14=sees, wav2clip=hears)
 
 
 def class_members(class_map: Path) -> list[list[int]]:

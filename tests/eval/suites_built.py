@@ -32,7 +32,7 @@ def write_film(
 ) -> Path:
     """A film of grey frames, from black at its start to white at its end, with a key frame every 5 s.
 
-    `sound` is (S,) or (C, S) float at `rate_hz`, by default a tone; an empty one gives a film without sound.
+    `sound` is (S,) or (C, S) float at `rate_hz`, by default a tone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = round(seconds * fps)
@@ -43,7 +43,8 @@ def write_film(
         pictures.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         pictures.codec_context.gop_size = 5 * fps
         heard: Any = film.add_stream("libopus" if path.suffix in (".webm", ".mkv") else "aac", rate=rate_hz)
-        heard.layout = "stereo" if len(samples) == 2 else "mono"
+        layout = "stereo" if len(samples) == 2 else "mono"
+        heard.layout = layout
         for n in range(frames):
             grey = np.full((size[1], size[0], 3), round(255 * n / frames), np.uint8)
             frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
@@ -52,7 +53,7 @@ def write_film(
         film.mux(pictures.encode(None))
         for start in range(0, samples.shape[1], 960):
             part = np.ascontiguousarray(samples[:, start : start + 960])
-            block = av.AudioFrame.from_ndarray(part, format="fltp", layout=heard.layout.name)
+            block = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
             block.rate, block.pts, block.time_base = rate_hz, start, Fraction(1, rate_hz)
             film.mux(heard.encode(block))
         film.mux(heard.encode(None))

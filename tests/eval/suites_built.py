@@ -32,7 +32,7 @@ def write_film(
 ) -> Path:
     """A film of grey frames, from black at its start to white at its end, with a key frame every 5 s.
 
-    `sound` is (S,) or (C, S) float at `rate_hz`, by default a tone; an empty one gives a film without sound.
+    `sound` is (S,) or (C, S) float at `rate_hz`, by default a tone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = round(seconds * fps)

@@ -51,8 +51,9 @@ def test_channels_are_brought_together_by_their_mean(tmp_path):
     assert np.abs(sound.samples_S - (left + right) / 2 * 32768).max() <= 0.51
 
 
-def test_what_passes_full_scale_is_made_to_fit_and_not_clipped(tmp_path):
-    loud = 3 * sine(seconds=1.0, level=1.0)
+@pytest.mark.parametrize("side", [1, -1])
+def test_what_passes_full_scale_is_made_to_fit_and_not_clipped(tmp_path, side):
+    loud = side * np.abs(3 * sine(seconds=1.0, level=1.0))
     sound = read_sound(write_sound(tmp_path / "a.wav", loud, subtype="FLOAT"))
     assert np.abs(sound.samples_S - loud / 3 * 32767).max() <= 1.0
     assert np.abs(sound.samples_S).max() == 32767
@@ -103,7 +104,8 @@ def test_silence_is_what_no_model_hears():
         (tone(0, 0.05, RATE_HZ), True),  # shorter than a block of the measure
         (np.hanning(RATE_HZ) * sine(15_000, 1.0, RATE_HZ), False),  # above what is heard at 16 kHz
     ):
-        assert is_heard(sound_bytes(samples, RATE_HZ), 5.0) is heard
+        for seconds in (5.0, 0.2):
+            assert is_heard(sound_bytes(samples, RATE_HZ), seconds) is heard
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,18 @@ def test_the_frame_that_is_shown_at_a_time_is_taken(tmp_path, name, codec):
     with pytest.raises(Unusable, match=r"its last frame is at 9.5 s, wanted at 12 s") as refused:
         read_picture(film, 12.0)
     assert refused.value.reason == "too_short"
+
+
+def test_a_time_that_floats_miss_by_a_hair_is_met(tmp_path):
+    film = write_film(tmp_path / "a.mp4", 1.0, fps=10)  # 0.3 s are 2.9999999999999996 frames
+    assert grey_of(read_picture(film, 0.3)[0]) == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("image_format", ["AVIF", "WEBP", "GIF", "BMP", "TIFF", "PNG", "JPEG"])
+def test_every_kind_of_picture_that_the_toolkit_reads_is_one(tmp_path, image_format):
+    (tmp_path / "a").write_bytes(picture(0, image_format=image_format))
+    image, at_sec = read_picture(tmp_path / "a", None)
+    assert (image.size, image.mode, at_sec) == ((48, 32), "RGB", None)
 
 
 def test_the_middle_of_a_part_is_taken_where_a_part_is_wanted(tmp_path):

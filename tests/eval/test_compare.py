@@ -262,7 +262,7 @@ def test_a_distance_without_a_value_on_the_common_items_says_why(tmp_path, dista
     a = write_report(tmp_path / "a", {"m": RIGHT[:2]}, scores=distances[:1])
     b = write_report(tmp_path / "b", {"m": [RIGHT[0], None]}, scores=distances[1:], images=[1, 0])
 
-    fid, _ = compare_reports(sides(a, b), distances=lambda side, items: found).rows
+    fid, _ = compare_reports(sides(a, b), distances=lambda *_: found).rows
 
     assert (fid.value_a, fid.note) == (None, note)
 
@@ -344,6 +344,16 @@ def test_few_recordings_are_said_to_be_too_few(tmp_path):
     assert row.difference is not None
     assert (row.difference.p, row.verdict) == (0.0625, "no difference shown")
     assert row.note == "5 recordings cannot show any at 0.05"
+
+
+def test_six_recordings_could_show_a_difference(tmp_path):
+    a = write_report(tmp_path / "a", {"m": [1.0] * 6})
+    b = write_report(tmp_path / "b", {"m": [2.0, 0.0] * 3})
+
+    (row,) = compare_reports(sides(a, b)).rows
+
+    assert (row.p_holm, row.verdict) == (1.0, "no difference shown")
+    assert "cannot show" not in row.note
 
 
 def test_an_item_is_counted_on_all_of_the_suite_alone(tmp_path):

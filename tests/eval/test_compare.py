@@ -254,6 +254,19 @@ def test_what_hinders_a_distance_leaves_the_means_compared(tmp_path, distances):
     assert mean.difference is not None
 
 
+@pytest.mark.parametrize(
+    ("found", "note"),
+    [({"fid": "it takes ten images"}, "it takes ten images"), ({}, "on the common items it is not computed")],
+)
+def test_a_distance_without_a_value_on_the_common_items_says_why(tmp_path, distances, found, note):
+    a = write_report(tmp_path / "a", {"m": RIGHT[:2]}, scores=distances[:1])
+    b = write_report(tmp_path / "b", {"m": [RIGHT[0], None]}, scores=distances[1:], images=[1, 0])
+
+    fid, _ = compare_reports(sides(a, b), distances=lambda *_: found).rows
+
+    assert (fid.value_a, fid.note) == (None, note)
+
+
 def test_distances_of_unequal_numbers_of_images_are_never_compared(tmp_path, distances):
     a = write_report(tmp_path / "a", {"m": RIGHT}, scores=distances[:1], images=4)
     b = write_report(tmp_path / "b", {"m": RIGHT}, scores=distances[1:], images=1)
@@ -283,10 +296,8 @@ def test_a_distance_whose_error_is_not_known_is_not_tested(tmp_path, distances, 
 def test_rounding_is_no_difference(tmp_path):
     """As of the references by two seeds: the same pictures, added up in another order."""
     noise = 1e-15 * np.arange(1, 21)
-    values = [
-        distance_score("fid", 1e-15, (1e-15 * np.ones(20)).tolist()),
-        distance_score("fid", 9e-15, noise.tolist()),
-    ]
+    summed = (9e-15 + 1e-17 * np.arange(20)).tolist()  # each sure to be the larger, if it were a difference
+    values = [distance_score("fid", 1e-15, [1e-15] * 20), distance_score("fid", 9e-15, summed)]
     a = write_report(tmp_path / "a", {"m": [1.0] * 20}, scores=values[:1])
     b = write_report(tmp_path / "b", {"m": (1 + noise).tolist()}, scores=values[1:])
 
@@ -333,6 +344,16 @@ def test_few_recordings_are_said_to_be_too_few(tmp_path):
     assert row.difference is not None
     assert (row.difference.p, row.verdict) == (0.0625, "no difference shown")
     assert row.note == "5 recordings cannot show any at 0.05"
+
+
+def test_six_recordings_could_show_a_difference(tmp_path):
+    a = write_report(tmp_path / "a", {"m": [1.0] * 6})
+    b = write_report(tmp_path / "b", {"m": [2.0, 0.0] * 3})
+
+    (row,) = compare_reports(sides(a, b)).rows
+
+    assert (row.p_holm, row.verdict) == (1.0, "no difference shown")
+    assert "cannot show" not in row.note
 
 
 def test_an_item_is_counted_on_all_of_the_suite_alone(tmp_path):

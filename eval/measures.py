@@ -51,10 +51,10 @@ class Case:
         """Those of the suite."""
         return self.evidence.suite.items
 
-    @property
-    def pool_kind(self) -> PoolKind:
-        """Among which others a rank is sought."""
-        return self.evidence.suite.settings.get("pool", {}).get("kind", "other_recordings")
+
+def pool_kind(suite: Suite) -> PoolKind:
+    """Among which others a rank is sought."""
+    return suite.settings.get("pool", {}).get("kind", "other_recordings")
 
 
 def case_of(evidence: Evidence, pictures: Sequence[Picture]) -> Case:
@@ -129,7 +129,7 @@ def _z(of: str, sees: str, hears: str = "") -> Callable[[Case], Values]:
 def _rank(of: str, sees: str, hears: str = "") -> Callable[[Case], Values]:
     def measure(case: Case) -> Values:
         queries_QD, owner_Q = _query(case, of, hears, sees)
-        return alignment.rank_scores(queries_QD, case.images(sees), case.join, case.pool_kind, owner_Q)
+        return alignment.rank_scores(queries_QD, case.images(sees), case.join, pool_kind(case.evidence.suite), owner_Q)
 
     return measure
 

@@ -41,12 +41,6 @@ READERS: Mapping[str, Callable[[Any], list[Entry]]] = {
     "vegas": list_vegas,
     "greatest_hits": list_greatest_hits,
     "folder": list_folder,
-    "vggsound": list_vggsound,
-    "landscapes": list_landscapes,
-    "itw": list_itw,
-    "landscapes_itw": list_landscapes_itw,
-    "vegas": list_vegas,
-    "greatest_hits": list_greatest_hits,
 }
 EPILOG = """\
 What follows are keys of the configuration, such as per_class=5 or replace_missing=true.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from eval.evidence import Evidence, Need, gather, tower_of, way_of
-from eval.measures import DISTANCES, INCEPTION_SCORE, MEANS, Distance, Mean, case_of
+from eval.measures import DISTANCES, INCEPTION_SCORE, MEANS, Distance, Mean, case_of, pool_kind
 from eval.metrics import distributions
 from eval.metrics.alignment import LEAST_LABELS, Means, Values, aggregate
 from eval.pictures import Made, Picture
@@ -25,6 +25,7 @@ from eval.suites.suite import Suite
 from eval.towers.cache import Vectors
 from eval.towers.tower import Judges
 from sonify.errors import InputError
+from sonify.io.commits import digest_of
 
 DERANGEMENTS = 5  # of which the floor is the mean
 SPLITS = (10, 1)  # of the Inception Score
@@ -150,12 +151,17 @@ def _score_means(
                 items=int((~np.isnan(means.values_I)).sum()),
                 recordings=len(means.recordings_R),
                 seeds=len({picture.seed for picture in pictures}),
-                pool_sha256=evidence.suite.pool_sha256 if mean.in_pool else None,
+                pool_sha256=_pool_of(evidence.suite) if mean.in_pool else None,
                 beside=beside,
                 **_named(evidence, mean.needs),
             )
         )
     return scores, items
+
+
+def _pool_of(suite: Suite) -> str:
+    """The digest of what a rank is sought among: the pool, and which of it counts."""
+    return digest_of([pool_kind(suite), suite.pool_sha256])
 
 
 def _aggregate(evidence: Evidence, pictures: Sequence[Picture], values: Values) -> Means:

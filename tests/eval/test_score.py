@@ -128,8 +128,20 @@ def test_every_score_says_what_it_is(suite: Suite, evidence: Evidence) -> None:
         assert all(len(sha256) == 64 for sha256 in one.towers.values())
         assert one.preprocessing
         assert one.better in ("higher", "lower")
-        assert (one.pool_sha256 == suite.pool_sha256) == ("rank" in one.metric)
+        assert (one.pool_sha256 is not None) == ("rank" in one.metric)
         assert one.estimate.low is not None or one.estimate.note
+
+
+def test_another_pool_has_another_digest_and_another_rank(suite: Suite, evidence: Evidence) -> None:
+    among_labels = replace(suite, settings={**suite.settings, "pool": {"kind": "other_labels"}})
+    fewer = replace(suite, pool=suite.pool[:12], pool_sha256="1" * 64)
+    first = by_name(score(evidence, references_of(suite), METRICS).scores)
+    for other in (among_labels, fewer):
+        found = by_name(score(replace(evidence, suite=other), references_of(suite), METRICS).scores)
+        changed = {name for name in found if found[name].pool_sha256 != first[name].pool_sha256}
+        assert changed == {"ais_rank", "iis_rank", "ais_peav_rank"}
+        assert found["ais_rank"].estimate != first["ais_rank"].estimate
+        assert found["ais_cosine"] == first["ais_cosine"]
 
 
 def test_a_metric_without_its_tower_says_so(suite: Suite) -> None:

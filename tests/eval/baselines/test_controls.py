@@ -268,7 +268,10 @@ def test_a_table_names_pictures_too(suite: Suite, tmp_path: Path) -> None:
     assert run(suite, "images", tmp_path / "a", *words, seeds=2) == 0
     assert run(suite, "images", tmp_path / "b", f"images={folder}", f"table={by_sound}") == 0
 
-    a, b = (read_made(suite, tmp_path / name) for name in "ab")
+    assert run(suite, "images", tmp_path / "c", *words) == 0  # other seeds are not asked for
+
+    a, b, c = (read_made(suite, tmp_path / name) for name in "abc")
+    assert [(shown.item.id, shown.seed) for shown in c.pictures] == [(item.id, 0) for item in suite.items]
     assert len(a.pictures) == 12
     assert [shown.sha256 for shown in b.pictures] == [shown.sha256 for shown in a.pictures if shown.seed == 1]
     assert {shown.seed for shown in b.pictures} == {0}

@@ -313,6 +313,8 @@ def test_what_cannot_be_asked_is_refused():
     a = relu_features(1, 9, 8, 0.0)
     with pytest.raises(ValueError, match="expected a group for each of 9 real and 9 made pictures, found 9 and 8"):
         kid_estimate(a, a, np.arange(9), np.arange(8))
+    with pytest.raises(ValueError, match="expected a group for each of 9 real and 9 made pictures, found 8 and 9"):
+        kid_estimate(a, a, np.arange(8), np.arange(9))
     with pytest.raises(ValueError, match="expected 6 pictures at least, found 5"):
         prdc(a, a[:5])
     with pytest.raises(ValueError, match="expected subsets of 2 to 9 pictures, found 1000"):

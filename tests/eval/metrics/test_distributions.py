@@ -327,3 +327,4 @@ def test_copies_are_nearer_than_held_out_pictures():
     train, held_out = relu_features(3, 100, 64, 0.0), relu_features(8, 100, 64, 0.0)
     assert c_t(train, held_out, train) < -10 < -2 < c_t(train, held_out, relu_features(9, 100, 64, 0.0)) < 2
     assert authentic_percent(train, train) == 0.0
+    assert authentic_percent(np.concatenate([train, train]), train) == 0.0  # no farther than a twin is

@@ -22,7 +22,7 @@ for part in "$@"; do
         --include "*.json" --include "*.safetensors" --local-dir "${folder}/cogvlm-chat-hf"
       hf download lmsys/vicuna-7b-v1.5 --revision 3321f76e3f527bd14065daf69dad9344000a201d \
         special_tokens_map.json tokenizer.model tokenizer_config.json --local-dir "${folder}/cogvlm-chat-hf"
-      hf download laion/clap-htsat-unfused --revision 8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a "${weights[@]}"
+      hf download laion/clap-htsat-unfused --revision 79b58ed25fc00386262a2bea4b19fd21dc4310a0 "${weights[@]}"
       hf download stabilityai/sd-vae-ft-ema --revision f04b2c4b98319346dad8c65879f680b1997b204a "${weights[@]}"
       hf download MIT/ast-finetuned-audioset-10-10-0.4593 --revision f826b80d28226b62986cc218e5cec390b1096902 "${weights[@]}"
       ;;

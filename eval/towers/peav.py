@@ -54,7 +54,7 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_prepro
 class PeAudioVideo(PeAudioVideoModel):
     """The model, with what its parts share named so that it loads.
 
-    transformers 5.23 lists a buffer of timm's (from 1.0.20 on) among the shared weights, and fails at every folder.
+    transformers 5.23 lists a buffer of timm's among the shared weights, and fails at every folder.
     """
 
     _tied_weights_keys = {  # noqa: RUF012 - as transformers declares it

@@ -48,7 +48,9 @@ def make(row, seed):
 ALL = "for row, seed in pairs:\n    make(row, seed)\n"
 BUT_FIRST = "for row, seed in pairs[1:]:\n    make(row, seed)\n"
 SLOW = "print(os.getpid(), flush=True)\nfor row, seed in pairs:\n    make(row, seed)\n    time.sleep(0.4)\n"
-CHILD = "import subprocess\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+# Does not heed SIGTERM.
+_DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+CHILD = f"import subprocess\nchild = subprocess.Popen([sys.executable, '-c', {_DEAF!r}])\n"
 HANGS = "print('loading', flush=True)\ntime.sleep(600)\n"
 ALIKE = """
 for row, seed in pairs:

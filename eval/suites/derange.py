@@ -31,7 +31,7 @@ def _match(circle: Sequence[Item], across: str) -> dict[int, int]:
     labels = [frozenset(item.labels) if across == "labels" else frozenset[str]() for item in circle]
 
     def may_give(taker: int, donor: int) -> bool:
-        other = circle[taker].recording != circle[donor].recording and taker != donor
+        other = circle[taker].recording != circle[donor].recording
         return other and labels[taker].isdisjoint(labels[donor])
 
     given = {n: (n + 1) % count for n in range(count) if may_give(n, (n + 1) % count)}

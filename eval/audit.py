@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 from eval.figures import COLOURS
 from eval.pictures import Made, Picture, read_made
 from eval.run import VECTORS, choose_metrics, choose_towers
-from eval.score import gather_for, give, picture_values
+from eval.score import gather_for, give, picture_values, roles_of
 from eval.statistics import Difference, Estimate, difference_estimate, holm, mean_estimate, recording_means
 from eval.study import check_out, write_study
 from eval.suites.derange import derange
@@ -327,7 +327,7 @@ def _run(arguments: argparse.Namespace) -> None:
     suite = read_suite(arguments.suite)
     metrics = choose_metrics(suite, arguments.metrics)
     models, nulls = ([read_made(suite, one) for one in some] for some in (arguments.manifests, arguments.null))
-    judges = open_judges(choose_towers(suite, arguments.towers))
+    judges = open_judges(choose_towers(suite, arguments.towers), roles_of(metrics))
     check_out(arguments.out)
     vectors = Vectors(arguments.vectors or arguments.out.absolute().parent / VECTORS)
     evidence = gather_for(suite, [*models, *nulls], judges, vectors, metrics)

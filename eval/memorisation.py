@@ -486,11 +486,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.memorisa
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    require("imagehash", extra="publish")
+    require("imagehash", extra="eval")
     suite = read_suite(arguments.suite)
     made = read_made(suite, arguments.manifest)
     pairs = read_pairs(arguments.pairs, suite) if arguments.pairs else None
-    judges = open_judges(choose_towers(suite, arguments.towers))
+    judges = open_judges(choose_towers(suite, arguments.towers), ("sscd", "dinov2"))
     check_out(arguments.out)
     found, train, near = find_memorisation(
         suite,

@@ -8,6 +8,7 @@ from pathlib import Path
 from eval.baselines.folder import Failed, Look, look_at_file, mark_odd_sizes, read_failed, read_made_for
 from eval.suites.suite import Item, Suite
 from sonify.errors import InputError
+from sonify.io.commits import digest_of
 from train.manifest import ControlSettings, GeneratedImage, read_manifest
 
 
@@ -87,6 +88,11 @@ def read_made(suite: Suite, folder: Path) -> Made:
         identical=_count_identical(looks),
         trained_on=getattr(rows[0].settings, "trained_on", ()) or (made_for.trained_on if made_for else ()),
     )
+
+
+def pictures_digest(made: Made) -> str:
+    """The digest of all pictures, each with the item that it was made for; where they lie is not in it."""
+    return digest_of([[picture.item.id, picture.seed, picture.start_sec, picture.sha256] for picture in made.pictures])
 
 
 def _what_suite(name: str, suite: Suite) -> str:

@@ -43,6 +43,7 @@ class Report:
     model: str
     model_sha256: str
     manifest: str
+    pictures_sha256: str
     items_without_picture: tuple[str, ...]
     unusable: dict[str, str]
     failed: int

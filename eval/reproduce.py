@@ -13,6 +13,7 @@ from sonify.terminal import run_module
 if __name__ == "__main__":  # first of all: what is imported below may not be installed
     raise SystemExit(run_module("eval.reproduce", extra="eval"))
 
+import argparse
 import csv
 import io
 import json
@@ -28,7 +29,6 @@ from rich.table import Table
 from eval.report import Report, read_report
 from eval.suites.config import load_suite_config
 from eval.suites.suite import SUITE
-from eval.towers import config
 from eval.towers.opened import load_towers, open_judges
 from sonify.errors import InputError, WorkError
 from sonify.io.write import write_whole
@@ -92,7 +92,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "eval.reproduce") -> int
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each sound (default: %(default)s)")
     parser.add_argument("--on-cpu", action="store_true", help="make the model's pictures where there is no GPU too")
     found = parser.parse_args(argv)
-    asked = Asked(
+    return run_command(prog, lambda: reproduce(read_asked(found)))
+
+
+def read_asked(found: argparse.Namespace) -> Asked:
+    """Check what can be checked of the arguments.
+
+    Raises:
+        InputError: a number is out of its range, or there are no such towers.
+    """
+    if found.seeds < 1:
+        raise InputError(f"--seeds: expected 1 or more, found {found.seeds}")
+    load_towers(found.towers)
+    return Asked(
         out=found.out.absolute(),
         model=found.model,
         trained_on=tuple(found.trained_on),
@@ -100,7 +112,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "eval.reproduce") -> int
         seeds=found.seeds,
         on_cpu=found.on_cpu,
     )
-    return run_command(prog, lambda: reproduce(asked))
 
 
 def reproduce(asked: Asked) -> None:
@@ -173,20 +184,14 @@ def tell(lacks: Lacks) -> None:
 
 
 def _lacked_towers(towers: str) -> Iterator[str]:
-    try:
-        sections = load_towers(towers)
-    except InputError as error:
-        yield f"towers: {error}"
-        return
+    sections = load_towers(towers)
     for role in ("inception", "clip_b32", "wav2clip"):
-        section = getattr(sections, role)
         try:
-            if section is None:
+            if getattr(sections, role) is None:
                 yield f"towers.{role}: {towers} names none"
-            else:
-                open_judges(config.Towers.model_validate({role: section}))
+            open_judges(sections, [role])
         except InputError as error:
-            yield f"towers.{role}: {error}"
+            yield str(error)
 
 
 def _measure(asked: Asked, name: str, *, with_model: bool) -> None:
@@ -298,6 +303,10 @@ def _print(cells: Sequence[Cell]) -> None:
     Console(file=sys.stdout, width=max(Console().width, 120)).print(table)
 
 
+def _escaped(text: str) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%")
+
+
 def _latex(cells: Sequence[Cell]) -> str:
     models, suites, at = _grid(cells)
     lines = [
@@ -310,5 +319,5 @@ def _latex(cells: Sequence[Cell]) -> str:
     ]
     for model in models:
         values = [_say(at.get((model, suite, metric))) for suite in suites for metric in METRICS]
-        lines.append(" & ".join([model.replace("_", r"\_"), *values]) + r" \\")
+        lines.append(" & ".join([*map(_escaped, [model, *values])]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -26,7 +26,7 @@ from eval.evidence import tower_of
 from eval.measures import DISTANCES
 from eval.met import levels_of, read_met
 from eval.page import write_page
-from eval.pictures import Made, read_made
+from eval.pictures import Made, pictures_digest, read_made
 from eval.report import (
     ITEMS,
     LATEX,
@@ -41,7 +41,7 @@ from eval.report import (
     scores_csv,
     scores_latex,
 )
-from eval.score import Scored, distance_estimates, gather_for, score
+from eval.score import Scored, distance_estimates, gather_for, roles_of, score
 from eval.statistics import Estimate
 from eval.suites.config import METRICS
 from eval.suites.suite import Suite, read_suite
@@ -101,7 +101,7 @@ def _run(arguments: argparse.Namespace) -> None:
         towers=towers,
         seed=arguments.seed,
     )
-    made, report, scored = evaluate(request, open_judges(towers))
+    made, report, scored = evaluate(request, open_judges(towers, roles_of(request.metrics)))
     write_report(arguments.out, suite, made, report, scored)
     tell(report)
     sys.stdout.write(f"{arguments.out / 'index.html'}\n{arguments.out / REPORT}\n")
@@ -115,7 +115,7 @@ def choose_towers(suite: Suite, towers: str | None, overrides: Sequence[str] = (
     """
     asked = suite.settings.get("towers") or {}
     if towers is None and any(asked.values()) and not overrides:
-        return make_settings(asked, config.Towers, f"{suite.folder}: the suite's towers")
+        return make_settings(asked, config.Towers, f"{suite.folder}: the suite's towers", check_paths=False)
     return load_towers(towers or TOWERS, overrides)
 
 
@@ -171,6 +171,7 @@ def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored]:
         model=made.model,
         model_sha256=made.model_sha256,
         manifest=str(made.folder),
+        pictures_sha256=pictures_digest(made),
         items_without_picture=made.missing,
         unusable=dict(made.unusable),
         failed=len(made.failed),
@@ -196,14 +197,15 @@ def distances_on(report: Report, ids: Collection[str]) -> dict[str, Estimate | s
         raise InputError("its towers were a caller's own")
     suite = read_suite(Path(report.suite_folder))
     made = read_made(suite, Path(report.manifest))
-    if (suite.digest, made.model_sha256) != (report.suite_digest, report.model_sha256):
+    if (suite.digest, pictures_digest(made)) != (report.suite_digest, report.pictures_sha256):
         raise InputError(f"{report.manifest} or {report.suite_folder} is another than when the report was made")
-    judges = open_judges(make_settings(report.judged_by, config.Towers, "the report's towers"))
+    distances = [distance.asked for distance in DISTANCES if distance.asked in report.metrics]
+    towers = make_settings(report.judged_by, config.Towers, "the report's towers", check_paths=False)
+    judges = open_judges(towers, roles_of(distances))
     for role, sha256 in sorted({pair for one in report.scores for pair in one.towers.items()}):
         tower = tower_of(judges, role)
-        if tower is None or tower.sha256 != sha256:
+        if role in roles_of(distances) and (tower is None or tower.sha256 != sha256):
             raise InputError(f"towers.{role} has other weights than when the report was made")
-    distances = [distance.asked for distance in DISTANCES if distance.asked in report.metrics]
     vectors = Vectors(Path(report.vectors) if report.vectors else None)
     evidence = gather_for(suite, [made], judges, vectors, distances)
     pictures = [picture for picture in made.pictures if picture.item.id in ids]

@@ -46,6 +46,11 @@ def needs_of(metrics: Collection[str]) -> set[Need]:
     return means | distances | ({Need("inception", "images")} if INCEPTION_SCORE in metrics else set())
 
 
+def roles_of(metrics: Collection[str]) -> set[str]:
+    """The roles of the towers that metrics need."""
+    return {need.role for need in needs_of(metrics)}
+
+
 def gather_for(
     suite: Suite, made: Sequence[Made], judges: Judges, vectors: Vectors, metrics: Collection[str]
 ) -> Evidence:

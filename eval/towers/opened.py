@@ -1,6 +1,6 @@
 """Opens the towers that a configuration names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -41,13 +41,16 @@ def load_towers(path: str | Path, overrides: Sequence[str] = ()) -> Towers:
     return load_settings(find_config(path, "eval"), overrides, _File, check_paths=False).towers
 
 
-def open_judges(towers: Towers) -> Judges:
-    """Open all towers that are not null: their files are found, hashed and checked; networks are loaded when needed.
+def open_judges(towers: Towers, roles: Collection[str] | None = None) -> Judges:
+    """Open the towers that are not null, or of these the ones for `roles`, so that no weights are asked for in vain.
+
+    Their files are found, hashed and checked; networks are loaded when needed.
 
     Raises:
         InputError: weights or a library are not there, or weights are others than were asked for.
     """
-    sections = {role: section for role, section in towers if section is not None}
+    asked = {role: section for role, section in towers if roles is None or role in roles}
+    sections = {role: section for role, section in asked.items() if section is not None}
     return Judges(**{role: _open(section, role) for role, section in sections.items()})
 
 

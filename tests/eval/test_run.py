@@ -94,6 +94,19 @@ def test_a_tower_is_chosen_for_one_report(place: Path, tmp_path: Path) -> None:
     assert {score.metric for score in report.scores if score.estimate} >= {"clip_fid", "iis_cosine"}
 
 
+def test_only_the_weights_that_the_metrics_need_are_asked_for(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    towers = tmp_path / "towers.yaml"
+    towers.write_text(
+        "towers:\n  inception: {kind: inception, weights: away.safetensors}\n  clip_b32: {kind: random, width: 8}\n"
+    )
+    assert score_it(place, tmp_path / "r", "--towers", str(towers), "--metrics", "iis_cosine") == 0
+    assert read_report(tmp_path / "r").scores[0].estimate is not None
+    assert score_it(place, tmp_path / "q", "--towers", str(towers), "--metrics", "fid") == 2
+    assert "towers.inception: " in capsys.readouterr().err
+
+
 def test_what_the_model_was_trained_on_parts_the_scores(place: Path, tmp_path: Path) -> None:
     met = tmp_path / "recordings.csv"
     met.write_text("id,kind,seen\n" + "".join(f"recordin{n:03d},youtube,audio\n" for n in range(4)))

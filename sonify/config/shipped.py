@@ -16,7 +16,7 @@ COMMANDS = {
     "baselines": (("eval", "baseline"), ("--suite", "SUITE", "--out", "FOLDER", "--recipe")),
 }
 # The networks that judge lie beside the suites.
-TOWERS = ("eval", "towers")
+TOWERS = {("eval", "towers"), ("eval", "random")}
 TOWERS_COMMAND = (("eval", "run"), ("--suite", "SUITE", "--manifest", "FOLDER", "--out", "REPORT", "--towers"))
 
 
@@ -90,7 +90,7 @@ def write_config(name: str, folder: Path = Path()) -> str:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    command, options = TOWERS_COMMAND if (family, stem) == TOWERS else COMMANDS[family]
+    command, options = TOWERS_COMMAND if (family, stem) in TOWERS else COMMANDS[family]
     words = spell(*command, *options, path, *(["--dry-run"] * (family == "sonify")))
     return f"{path}: edit it, then: {words}"
 

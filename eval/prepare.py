@@ -13,15 +13,15 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.prepare", extra="eval"))
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eval.suites.config import DemoSuite, SuiteConfig, load_suite_config
 from eval.suites.entries import Entry, Selection, select
-from eval.suites.greatest_hits import list_greatest_hits
-from eval.suites.landscapes import list_itw, list_landscapes, list_landscapes_itw
+from eval.suites.greatest_hits import list_greatest_hits, list_other_hits
+from eval.suites.landscapes import list_itw, list_landscapes, list_landscapes_itw, list_other_landscapes
 from eval.suites.own import list_folder, select_demo
 from eval.suites.suite import MISSING, SOUNDS, Suite
 from eval.suites.vegas import list_vegas
@@ -41,6 +41,11 @@ READERS: Mapping[str, Callable[[Any], list[Entry]]] = {
     "vegas": list_vegas,
     "greatest_hits": list_greatest_hits,
     "folder": list_folder,
+}
+# Who lists what the corpus has beside, of kinds that take all of a list: further pictures for the floor.
+OTHER_READERS: Mapping[str, Callable[[Any], list[Entry]]] = {
+    "landscapes": list_other_landscapes,
+    "greatest_hits": list_other_hits,
 }
 EPILOG = """\
 What follows are keys of the configuration, such as per_class=5 or replace_missing=true.
@@ -94,16 +99,16 @@ def selection_of(config: SuiteConfig) -> Selection:
     """What the list of a configuration names, and which of it is taken; no media are looked at."""
     if isinstance(config, DemoSuite):
         return select_demo(config)
-    entries = READERS[getattr(config, "kind")](config)  # noqa: B009 - every kind of suite has one
-    counted = Counter(entry.id for entry in entries)
-    if twice := next((id for id, count in counted.items() if count > 1), None):
-        raise InputError(f"{config.name}: its list names the id {twice!r} {counted[twice]} times; an id is given once")
-    return select(
-        entries,
+    kind = getattr(config, "kind")  # noqa: B009 - every kind of suite has one
+    selection = select(
+        READERS[kind](config),
         config.name,
         per_class=getattr(config, "per_class", None),
         one_per_recording=getattr(config, "one_clip_per_recording", False),
     )
+    if kind not in OTHER_READERS or config.others == 0:
+        return selection
+    return replace(selection, others=select(OTHER_READERS[kind](config), config.name).wanted)
 
 
 def tell(suite: Suite) -> str:
@@ -117,5 +122,10 @@ def tell(suite: Suite) -> str:
         lines.append(f"{suite.replaced:,} of these replaced by the next of their class")
     if silent := sum(item.window is None for item in suite.items):
         lines.append(f"{silent:,} of {len(suite.items):,} windows silent: no model is asked for these")
+    if twins := suite.twin_references:
+        lines.append(
+            f"{twins:,} of {len(suite.items):,} items have a reference picture that another recording has too:"
+            " intervals take them for independent"
+        )
     lines.append(f"{len(suite.others):,} other real pictures, for the floor of the distances")
     return "\n".join(lines)

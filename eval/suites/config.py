@@ -1,9 +1,10 @@
 """The configuration of a suite; `kind` says which reader lists it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
@@ -194,6 +195,33 @@ KINDS: dict[str, type[SuiteConfig]] = {
     "folder": FolderSuite,
     "demo": DemoSuite,
 }
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, as recorded, that a score depends on: not where a machine keeps the corpus, and not the judges'."""
+    kept = {name: value for name, value in settings.items() if name not in ("towers", "metrics")}
+    return _of_no_machine(kept, KINDS.get(str(settings.get("kind")), SuiteConfig))
+
+
+def _of_no_machine(settings: Mapping[str, Any], section: type[Section]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        types = set(_types_of(section.model_fields[name].annotation)) if name in section.model_fields else set()
+        inner = next((each for each in types if isinstance(each, type) and issubclass(each, Section)), None)
+        if not types & {Path, Media}:
+            kept[name] = _of_no_machine(value, inner) if inner and isinstance(value, dict) else value
+    return kept
+
+
+def _types_of(annotation: Any) -> Iterator[Any]:
+    """What an annotation such as `Annotated[Path, ...] | None` is put together of."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        for each in get_args(annotation):
+            yield from _types_of(each)
+    else:
+        yield annotation
 
 
 def load_suite_config(path: str | Path, overrides: Sequence[str] = ()) -> SuiteConfig:

@@ -9,7 +9,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,13 +46,22 @@ class Entry:
     group: str = ""
     ids: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """Its class: the first of its labels."""
+        return self.labels[0] if self.labels else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Entries in the order of their hashes: what is `wanted`, and what stands behind it and may take its place."""
+    """Entries in the order of their hashes: what is `wanted`, and what stands behind it and may take its place.
+
+    `others` are of further lists of the corpus: only their pictures are taken, for the floor of the distances.
+    """
 
     wanted: tuple[Entry, ...]
     rest: tuple[Entry, ...]
+    others: tuple[Entry, ...] = ()
 
 
 def select(
@@ -60,13 +69,20 @@ def select(
 ) -> Selection:
     """Take the first `per_class` of each label in the order of `sha256("<name>:<id>")`; None takes all.
 
-    An entry's class is its first label. Of several entries of one recording the first in that order is kept where
+    Of several entries of one recording the first in that order is kept where
     `one_per_recording` says so, whatever their classes: the others are neither wanted nor in the rest, so that no
     replacement brings a recording back.
 
     Raises:
         InputError: the list names an id twice.
     """
+    counted = Counter(entry.id for entry in entries)
+    if twice := next((entry for entry in entries if counted[entry.id] > 1), None):
+        first, second, *_ = (entry.audio for entry in entries if entry.id == twice.id)
+        raise InputError(
+            f"{name}: its list names the id {twice.id!r} {counted[twice.id]} times ({first}, {second}); an id is given"
+            " once"
+        )
     ordered = sorted(entries, key=lambda entry: hashlib.sha256(f"{name}:{entry.id}".encode()).digest())
     seen: set[str] = set()
     taken: Counter[str] = Counter()
@@ -76,22 +92,9 @@ def select(
         if one_per_recording and entry.recording in seen:
             continue
         seen.add(entry.recording)
-        label = _class_of(entry)
-        taken[label] += 1
-        (wanted if per_class is None or taken[label] <= per_class else rest).append(entry)
+        taken[entry.label] += 1
+        (wanted if per_class is None or taken[entry.label] <= per_class else rest).append(entry)
     return Selection(wanted=tuple(wanted), rest=tuple(rest))
-
-
-def count_classes(
-    entries: Sequence[Entry], name: str, *, per_class: int | None, one_per_recording: bool
-) -> Counter[str]:
-    """How many `select` takes of each class of the list."""
-    selection = select(entries, name, per_class=per_class, one_per_recording=one_per_recording)
-    return Counter(map(_class_of, selection.wanted))
-
-
-def _class_of(entry: Entry) -> str:
-    return entry.labels[0] if entry.labels else ""
 
 
 # --- published lists as text
@@ -175,22 +178,6 @@ def number_in(path: Path, line: int, text: str, what: str) -> float:
     if not 0 <= value < math.inf:
         raise wrong(path, line, what, text)
     return value
-
-
-def by_id(entries: Iterable[tuple[Row, Entry]], path: Path) -> list[Entry]:
-    """The entries of a list that names each but once.
-
-    Raises:
-        InputError: an entry is named twice.
-    """
-    lines: dict[str, int] = {}
-    kept: list[Entry] = []
-    for row, entry in entries:
-        if entry.id in lines:
-            raise wrong(path, row.line, f"each entry once (line {lines[entry.id]} has this one)", entry.id)
-        lines[entry.id] = row.line
-        kept.append(entry)
-    return kept
 
 
 def _text_of(path: Path) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.suites.config import GreatestHits
-from eval.suites.entries import Entry, Row, by_id, number_in, read_lines, wrong
+from eval.suites.entries import Entry, number_in, read_lines, wrong
 from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound, read_header
 
@@ -49,7 +49,7 @@ def list_greatest_hits(config: GreatestHits) -> list[Entry]:
     entries: list[Entry] = []
     for split in ("train", "test") if config.split == "all" else (config.split,):
         path = root / f"{split}.txt"
-        entries += by_id(_list_split(root, path, config, seen), path)
+        entries += _list_split(root, path, config, seen)
     if not entries:
         raise InputError(
             f"{root}: expected events of a known material, hit or scratch, found none in {len(seen)} videos"
@@ -59,7 +59,15 @@ def list_greatest_hits(config: GreatestHits) -> list[Entry]:
     return entries
 
 
-def _list_split(root: Path, path: Path, config: GreatestHits, seen: dict[str, str]) -> Iterator[tuple[Row, Entry]]:
+def list_other_hits(config: GreatestHits) -> list[Entry]:
+    """List the events of the videos of the other split, where its list is there; of all videos none is left."""
+    split = "test" if config.split == "train" else "train"
+    if config.split == "all" or not (config.path / f"{split}.txt").is_file():
+        return []
+    return list_greatest_hits(config.model_copy(update={"split": split}))
+
+
+def _list_split(root: Path, path: Path, config: GreatestHits, seen: dict[str, str]) -> Iterator[Entry]:
     for row in read_lines(path, "a video on each line"):
         (video,) = row.cells
         if not _VIDEO.fullmatch(video):
@@ -73,7 +81,7 @@ def _list_split(root: Path, path: Path, config: GreatestHits, seen: dict[str, st
         seconds = config.seconds or SECONDS
         for event in chosen:
             # a part that goes over the end is shifted back by whoever reads it
-            entry = Entry(
+            yield Entry(
                 id=video if config.events == "middle" else f"{video}_{round(event.seconds * 1000):06d}",
                 recording=video,
                 audio=sound,
@@ -84,7 +92,6 @@ def _list_split(root: Path, path: Path, config: GreatestHits, seen: dict[str, st
                 labels=(event.material,),
                 split=path.stem,
             )
-            yield row, entry
 
 
 def _read_events(path: Path) -> list[_Event]:

@@ -15,12 +15,11 @@ and https://github.com/alxzzhou/MACS (the table).
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from eval.suites.config import Itw, Landscapes, LandscapesItw
-from eval.suites.entries import TAB, YOUTUBE_ID, Entry, Row, by_id, read_lines, read_table, wrong
+from eval.suites.entries import TAB, YOUTUBE_ID, Entry, Row, read_lines, read_table, wrong
 from sonify.errors import InputError
 from sonify.io.places import is_below
 
@@ -40,6 +39,14 @@ def list_landscapes(config: Landscapes) -> list[Entry]:
     if config.form == "table":
         return _list_table(config)
     return _list_pairs(config.path, config.split, config.labels)
+
+
+def list_other_landscapes(config: Landscapes) -> list[Entry]:
+    """List the other split of the lists, which is of other sources, where it is there; the table has none."""
+    split = "train" if config.split == "val" else "val"
+    if config.form == "table" or not all(path.is_file() for path in _lists_of(config.path, split)):
+        return []
+    return _list_pairs(config.path, split, config.labels)
 
 
 def list_itw(config: Itw) -> list[Entry]:
@@ -69,8 +76,12 @@ def list_landscapes_itw(config: LandscapesItw) -> list[Entry]:
     ]
 
 
+def _lists_of(root: Path, split: str) -> tuple[Path, Path]:
+    return root / f"audio_{split}_landscape.txt", root / f"image_{split}_landscape.txt"
+
+
 def _list_pairs(root: Path, split: str, labels_csv: Path | None) -> list[Entry]:
-    audio_list, image_list = (root / f"{kind}_{split}_landscape.txt" for kind in ("audio", "image"))
+    audio_list, image_list = _lists_of(root, split)
     sounds, pictures = (read_lines(path, "a file of each clip") for path in (audio_list, image_list))
     if len(sounds) != len(pictures):
         raise InputError(
@@ -78,26 +89,24 @@ def _list_pairs(root: Path, split: str, labels_csv: Path | None) -> list[Entry]:
             "line k of one pairs with line k of the other"
         )
     labels = _read_labels(labels_csv) if labels_csv else None
-
-    def entries() -> Iterator[tuple[Row, Entry]]:
-        for sound, picture in zip(sounds, pictures, strict=True):
-            clip, source = _read_clip(audio_list, sound, ".wav")
-            shown, _ = _read_clip(image_list, picture, ".png")
-            if shown != clip:
-                raise wrong(image_list, picture.line, f"the picture of {clip}, as in {audio_list.name}", shown)
-            if labels is not None and clip not in labels:
-                raise wrong(audio_list, sound.line, f"a clip of {labels_csv}", clip)
-            entry = Entry(
-                id=clip,
-                recording=source,
-                audio=root / sound.cells[0],
-                image=root / picture.cells[0],
-                labels=(labels[clip],) if labels is not None else (),
-                split=split,
-            )
-            yield sound, entry
-
-    return by_id(entries(), audio_list)
+    entries: list[Entry] = []
+    for sound, picture in zip(sounds, pictures, strict=True):
+        clip, source = _read_clip(audio_list, sound, ".wav")
+        shown, _ = _read_clip(image_list, picture, ".png")
+        if shown != clip:
+            raise wrong(image_list, picture.line, f"the picture of {clip}, as in {audio_list.name}", shown)
+        if labels is not None and clip not in labels:
+            raise wrong(audio_list, sound.line, f"a clip of {labels_csv}", clip)
+        entry = Entry(
+            id=clip,
+            recording=source,
+            audio=root / sound.cells[0],
+            image=root / picture.cells[0],
+            labels=(labels[clip],) if labels is not None else (),
+            split=split,
+        )
+        entries.append(entry)
+    return entries
 
 
 def _read_clip(path: Path, row: Row, suffix: str) -> tuple[str, str]:
@@ -128,27 +137,25 @@ def _list_table(config: Landscapes) -> list[Entry]:
         raise InputError("config: form: table needs table, a file of event_labels<TAB>filename, found null")
     path, root = config.table, config.path
     videos = {video.name: video for video in sorted(root.rglob("*.mp4"))}
-
-    def entries() -> Iterator[tuple[Row, Entry]]:
-        for row in read_table(path, "the table of Landscapes", columns=("event_labels", "filename"), delimiter=TAB):
-            label, name = row.cells
-            found = _TABLE_CLIP.fullmatch(name)
-            if not found or not int(found[2]) < int(found[3]):
-                raise wrong(path, row.line, "<ytid>#<start>#<end> in seconds", name)
-            if not label:
-                raise wrong(path, row.line, "a label in front of the name", name)
-            video = videos.get(f"{name}.mp4", root / f"{name}.mp4")
-            entry = Entry(
-                id="_".join(found.groups()),
-                recording=found[1],
-                audio=video,
-                image=video,
-                labels=(label.replace("_", " "),),
-                ids=(f"youtube:{found[1]}",),
-            )
-            yield row, entry
-
-    return by_id(entries(), path)
+    entries: list[Entry] = []
+    for row in read_table(path, "the table of Landscapes", columns=("event_labels", "filename"), delimiter=TAB):
+        label, name = row.cells
+        found = _TABLE_CLIP.fullmatch(name)
+        if not found or not int(found[2]) < int(found[3]):
+            raise wrong(path, row.line, "<ytid>#<start>#<end> in seconds", name)
+        if not label:
+            raise wrong(path, row.line, "a label in front of the name", name)
+        video = videos.get(f"{name}.mp4", root / f"{name}.mp4")
+        entry = Entry(
+            id="_".join(found.groups()),
+            recording=found[1],
+            audio=video,
+            image=video,
+            labels=(label.replace("_", " "),),
+            ids=(f"youtube:{found[1]}",),
+        )
+        entries.append(entry)
+    return entries
 
 
 def _itw_entry(root: Path, name: str, all_pictures: bool) -> Entry:

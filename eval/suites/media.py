@@ -22,6 +22,7 @@ from PIL import Image
 
 from eval.suites.config import Heard
 from eval.suites.entries import Entry
+from sonify.io.write import sha256_of
 from sonify.media.audio import UnreadableSound, encode_flac, open_recording
 from sonify.media.clips import MAX_AMPLITUDE, cut_recording
 from sonify.media.headers import kind_of_image
@@ -64,7 +65,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadSound:
+class CutSound:
     """The part that is kept, 16-bit; `start_sec` is where it begins in the file."""
 
     samples_S: np.ndarray
@@ -75,11 +76,17 @@ class ReadSound:
     def seconds(self) -> float:
         return len(self.samples_S) / self.sample_rate_hz
 
+    @property
+    def end_sec(self) -> float:
+        return self.start_sec + self.seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """The files of an item. `window` is None where nothing is heard in it."""
+    """The files of an item. `published_sha256` is of the whole file that the sound is cut from; `window` is None where
+    nothing is heard in it."""
 
+    published_sha256: str
     sound: bytes
     seconds: float
     sample_rate_hz: int
@@ -94,8 +101,7 @@ def read_media(entry: Entry, seconds: float | None, heard: Heard, side: int) -> 
     Raises:
         Unusable: a file is missing, cannot be read, or nothing is heard in the sound.
     """
-    wanted = min((each for each in (entry.audio_seconds, seconds) if each is not None), default=None)
-    sound = read_sound(entry.audio, entry.audio_start_sec, wanted)
+    sound = _cut_of(entry, seconds)
     try:
         whole = encode_flac(sound.samples_S, sound.sample_rate_hz)
     except soundfile.LibsndfileError as error:  # above 655,350 Hz
@@ -103,16 +109,14 @@ def read_media(entry: Entry, seconds: float | None, heard: Heard, side: int) -> 
         raise Unusable(Reason.UNSUPPORTED, detail) from error
     if not is_heard(whole, heard.seconds):
         raise Unusable(Reason.SILENT, f"{entry.audio}: nothing is heard in it")
-    frame_sec, references = None, ()
+    frame_sec, references = _frame_of(entry, sound), ()
     if entry.image is not None:
-        is_cut = entry.audio == entry.image and entry.audio_seconds is not None
-        middle_sec = sound.start_sec + sound.seconds / 2 if is_cut else None
-        picture, frame_sec = read_picture(entry.image, middle_sec if entry.image_sec is None else entry.image_sec)
-        more = [read_picture(path, None)[0] for path in entry.more_images]
-        references = tuple(encode_square(each, side) for each in (picture, *more))
+        pictures = [take_picture(entry.image, frame_sec), *(take_picture(path, None) for path in entry.more_images)]
+        references = tuple(encode_square(picture, side) for picture in pictures)
     start_sec = window_start(sound.seconds, None if frame_sec is None else frame_sec - sound.start_sec, heard)
     window = _window_of(sound, start_sec, heard)
     return Media(
+        published_sha256=_hash_of(entry.audio),
         sound=whole,
         seconds=sound.seconds,
         sample_rate_hz=sound.sample_rate_hz,
@@ -122,23 +126,48 @@ def read_media(entry: Entry, seconds: float | None, heard: Heard, side: int) -> 
     )
 
 
-def read_reference(entry: Entry, side: int) -> bytes:
-    """The picture of an entry of which only that is wanted, as a square PNG.
+def read_reference(entry: Entry, seconds: float | None, side: int) -> bytes:
+    """The picture of an entry of which only that is wanted, as a square PNG: the one that `read_media` takes.
 
     Raises:
-        Unusable: it has none, or one that is missing or cannot be read.
+        Unusable: it has none, or one that is missing or cannot be read, or its frame is not of the sound.
     """
     if entry.image is None:
         raise Unusable(Reason.MISSING, f"{entry.id}: the list names no picture")
-    is_cut = entry.audio == entry.image and entry.audio_seconds is not None
-    middle_sec = entry.audio_start_sec + (entry.audio_seconds or 0.0) / 2 if is_cut else None
-    return encode_square(read_picture(entry.image, middle_sec if entry.image_sec is None else entry.image_sec)[0], side)
+    is_timed = entry.image == entry.audio or entry.image_sec is not None
+    frame_sec = _frame_of(entry, _cut_of(entry, seconds)) if is_timed else None
+    return encode_square(take_picture(entry.image, frame_sec), side)
+
+
+def _cut_of(entry: Entry, seconds: float | None) -> CutSound:
+    wanted = min((each for each in (entry.audio_seconds, seconds) if each is not None), default=None)
+    return cut_sound(entry.audio, entry.audio_start_sec, wanted)
+
+
+def _frame_of(entry: Entry, sound: CutSound) -> float | None:
+    """When the picture is seen, by the sound's clock: of a film that is heard the middle of what is heard, unless the
+    list says when; None for pictures and other films, of which nobody says it."""
+    if entry.image_sec is None:
+        return (sound.start_sec + sound.end_sec) / 2 if entry.image == entry.audio else None
+    if not sound.start_sec <= entry.image_sec <= sound.end_sec:
+        heard = f"{sound.start_sec:g} to {sound.end_sec:g} s"
+        raise Unusable(
+            Reason.TOO_SHORT, f"{entry.audio}: heard from {heard}, which its frame at {entry.image_sec:g} s is not in"
+        )
+    return entry.image_sec
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:  # behind the part that was read
+        raise Unusable(Reason.UNREADABLE, f"{path}: {_said(error)}") from error
 
 
 # --- sounds
 
 
-def read_sound(path: Path, start_sec: float = 0.0, seconds: float | None = None) -> ReadSound:
+def cut_sound(path: Path, start_sec: float = 0.0, seconds: float | None = None) -> CutSound:
     """Read a part of a recording, mono by the mean of its channels, at its own rate.
 
     A part that would go over the end is shifted into the file; of a shorter file all is taken. What is behind the part
@@ -151,7 +180,7 @@ def read_sound(path: Path, start_sec: float = 0.0, seconds: float | None = None)
     try:
         with open_recording(path) as (header, blocks):
             samples_S, first = _part_of(blocks, header.sample_rate_hz, start_sec, seconds)
-            return ReadSound(
+            return CutSound(
                 samples_S=_to_int16(samples_S),
                 sample_rate_hz=header.sample_rate_hz,
                 start_sec=first / header.sample_rate_hz,
@@ -219,7 +248,7 @@ def window_start(seconds: float, frame_sec: float | None, heard: Heard) -> float
     return min(max(middle_sec - heard.seconds / 2, 0.0), seconds - heard.seconds)
 
 
-def _window_of(sound: ReadSound, start_sec: float, heard: Heard) -> bytes:
+def _window_of(sound: CutSound, start_sec: float, heard: Heard) -> bytes:
     if heard.windows == "all":
         return encode_flac(sound.samples_S, sound.sample_rate_hz)
     first, length = (round(each * sound.sample_rate_hz) for each in (start_sec, heard.seconds))
@@ -229,8 +258,8 @@ def _window_of(sound: ReadSound, start_sec: float, heard: Heard) -> bytes:
 # --- pictures
 
 
-def read_picture(path: Path, at_sec: float | None) -> tuple[Image.Image, float | None]:
-    """A picture, or the frame of a film at a time (None: its middle) with that time; leading bytes say which it is.
+def take_picture(path: Path, at_sec: float | None) -> Image.Image:
+    """A picture, or the frame of a film at a time (None: its middle); leading bytes say which it is.
 
     Raises:
         Unusable: missing, or neither that is read.
@@ -243,7 +272,7 @@ def read_picture(path: Path, at_sec: float | None) -> tuple[Image.Image, float |
             head = file.read(_HEAD_BYTES)
         if _is_film(head):
             return read_frame(path, at_sec)
-        return decode_rgb(path.read_bytes()), None
+        return decode_rgb(path.read_bytes())
     except UnreadableImage as error:
         raise Unusable(error.reason, f"{path}: {error.detail}") from error
     except OSError as error:
@@ -269,8 +298,8 @@ def _is_film(head: bytes) -> bool:
     return head.startswith(b"\x1aE\xdf\xa3") or (head[4:8] in (b"ftyp", b"moov", b"mdat") and not kind_of_image(head))
 
 
-def read_frame(path: Path, at_sec: float | None) -> tuple[Image.Image, float]:
-    """The frame that is shown at a time of a film, upright, and that time; None is its middle.
+def read_frame(path: Path, at_sec: float | None) -> Image.Image:
+    """The frame that is shown at a time of a film, upright; None is its middle.
 
     Raises:
         Unusable: no film that is read, too large, damaged there, or shorter than that.
@@ -287,7 +316,7 @@ def read_frame(path: Path, at_sec: float | None) -> tuple[Image.Image, float]:
         raise Unusable(Reason.UNREADABLE, f"{path}: {_said(error)}") from error
     if frame is None:
         raise Unusable(Reason.UNREADABLE, f"{path}: no frame could be decoded")
-    return frame, at_sec
+    return frame
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A suite as it lies on the disk, written by `python -m eval.prepare`, read by all that evaluates.
 
-SUITE/suite.json          what it was made from, what was wanted and found, and the digest of all of it
+SUITE/suite.json          what it was made from, what was wanted and found, and the digest of what a score depends on
 SUITE/items.jsonl         one `Item` a line
 SUITE/sounds/ID.flac      the whole sound: mono, 16 bit, its own rate
 SUITE/windows/ID.flac     the window of it that a model of short clips hears
@@ -14,6 +14,7 @@ SUITE/missing.csv         what the published list names and was not found or cou
 import csv
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from eval.suites.config import without_places
 from sonify.errors import InputError
 from sonify.io.commits import digest_of
 from sonify.io.places import is_below
@@ -32,7 +34,7 @@ SOUNDS_WHOLE = "sounds_whole.csv"
 POOL = "pool.csv"
 MISSING = "missing.csv"
 OTHERS = "others"
-VERSION = 1
+VERSION = 2
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -89,6 +91,15 @@ class Suite:
     pool: tuple[str, ...]
     pool_sha256: str
 
+    @property
+    def twin_references(self) -> int:
+        """How many items have a reference picture that another recording has too: no independent evidence."""
+        recordings: dict[str, set[str]] = defaultdict(set)
+        for item in self.items:
+            for stored in item.references:
+                recordings[stored.sha256].add(item.recording)
+        return sum(any(len(recordings[stored.sha256]) > 1 for stored in item.references) for item in self.items)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
@@ -103,6 +114,7 @@ class _Record:
     found: int
     missing: dict[str, int]
     replaced: int = 0
+    twin_references: int = 0
     settings: dict[str, Any]
     others: tuple[Stored, ...]
 
@@ -111,10 +123,19 @@ _ITEM = TypeAdapter(Item)
 _RECORD = TypeAdapter(_Record)
 
 
-def suite_digest(items: Iterable[Item], others: Iterable[Stored], pool_sha256: str) -> str:
-    """The digest of all that a score depends on; where the suite lies is not in it."""
+def suite_digest(suite: Suite) -> str:
+    """The digest of all that a score depends on; where the suite and its corpus lie is not in it, nor who judges."""
     return digest_of(
-        [[_ITEM.dump_python(item, mode="json") for item in items], [o.sha256 for o in others], pool_sha256]
+        {
+            "name": suite.name,
+            "wanted": suite.wanted,
+            "missing": dict(suite.missing),
+            "replaced": suite.replaced,
+            "settings": without_places(suite.settings),
+            "items": [_ITEM.dump_python(item, mode="json") for item in suite.items],
+            "others": [stored.sha256 for stored in suite.others],
+            "pool": suite.pool_sha256,
+        }
     )
 
 
@@ -136,12 +157,7 @@ def read_suite(folder: Path) -> Suite:
             f"{folder / SUITE}: expected version {VERSION}, found {record.version}; prepare the suite again"
         )
     items = tuple(_read_item(folder, number, line) for number, line in enumerate(lines, start=1))
-    pool_sha256 = hashlib.sha256(pool_bytes).hexdigest()
-    if suite_digest(items, record.others, pool_sha256) != record.digest:
-        raise InputError(
-            f"{folder}: is not as it was prepared ({ITEMS}, {POOL} or {SUITE} was changed); prepare it again"
-        )
-    return Suite(
+    suite = Suite(
         folder=folder,
         name=record.name,
         digest=record.digest,
@@ -152,8 +168,13 @@ def read_suite(folder: Path) -> Suite:
         items=items,
         others=record.others,
         pool=tuple(row["id"] for row in csv.DictReader(pool_bytes.decode("utf-8").splitlines())),
-        pool_sha256=pool_sha256,
+        pool_sha256=hashlib.sha256(pool_bytes).hexdigest(),
     )
+    if suite_digest(suite) != suite.digest:
+        raise InputError(
+            f"{folder}: is not as it was prepared ({ITEMS}, {POOL} or {SUITE} was changed); prepare it again"
+        )
+    return suite
 
 
 def _read_item(folder: Path, number: int, line: str) -> Item:
@@ -189,6 +210,7 @@ def record_bytes(suite: Suite) -> bytes:
         found=len(suite.items),
         missing=dict(suite.missing),
         replaced=suite.replaced,
+        twin_references=suite.twin_references,
         settings=dict(suite.settings),
         others=suite.others,
     )

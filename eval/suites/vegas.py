@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eval.suites.config import Vegas
-from eval.suites.entries import YOUTUBE_ID, Entry, Row, by_id, number_in, read_table, wrong
+from eval.suites.entries import YOUTUBE_ID, Entry, number_in, read_table, wrong
 from sonify.errors import InputError
 
 CLASSES = (
@@ -41,14 +41,14 @@ def list_vegas(config: Vegas) -> list[Entry]:
     entries: list[Entry] = []
     for name in CLASSES:
         path = root / name / TABLE
-        rows = by_id(_list_class(path, name), path)
+        rows = list(_list_class(path, name))
         if config.per_class is not None and len(rows) < config.per_class:
             raise InputError(f"{path}: expected {config.per_class} videos (per_class), found {len(rows)}")
         entries += rows
     return entries
 
 
-def _list_class(path: Path, name: str) -> Iterator[tuple[Row, Entry]]:
+def _list_class(path: Path, name: str) -> Iterator[Entry]:
     for number, row in enumerate(read_table(path, "VEGAS' table of a class", columns=COLUMNS)):
         youtube_id, *times = row.cells
         if not re.fullmatch(YOUTUBE_ID, youtube_id):
@@ -57,7 +57,7 @@ def _list_class(path: Path, name: str) -> Iterator[tuple[Row, Entry]]:
         if not start_sec < end_sec:
             raise wrong(path, row.line, "an end behind the start", f"{times[0]},{times[1]}")
         video = f"video_{number:05d}"
-        entry = Entry(
+        yield Entry(
             id=f"{name}_{number:05d}",
             recording=youtube_id,
             audio=path.parent / "audios" / f"{video}.wav",
@@ -65,4 +65,3 @@ def _list_class(path: Path, name: str) -> Iterator[tuple[Row, Entry]]:
             labels=(name.replace("_", " "),),
             ids=(f"youtube:{youtube_id}",),
         )
-        yield row, entry

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,10 @@ from eval.suites.entries import (
     MAX_LIST_BYTES,
     YOUTUBE_ID,
     Entry,
-    Row,
-    by_id,
-    count_classes,
     cut,
     read_lines,
     read_table,
+    select,
     wrong,
 )
 from sonify.errors import InputError, did_you_mean
@@ -50,7 +49,6 @@ _FLAGS = {"True": True, "False": False}
 
 @dataclass(frozen=True, slots=True)
 class _Clip:
-    row: Row
     youtube_id: str
     start: int
     label: str
@@ -89,14 +87,11 @@ def list_vggsound(config: VggSound) -> list[Entry]:
     more = _confirmed(clips, config.confirmed) if config.confirmed else {clip.id: () for clip in clips}
     frames = _read_frames(config, clips)
     find = _Finder(config.media)
-    entries = by_id(
-        (
-            (clip.row, _entry_of(clip, find(clip), frames[clip.id], more[clip.id]))
-            for clip in clips
-            if clip.id in more and clip.id in frames
-        ),
-        path,
-    )
+    entries = [
+        _entry_of(clip, find(clip), frames[clip.id], more[clip.id])
+        for clip in clips
+        if clip.id in more and clip.id in frames
+    ]
     if not entries:
         raise InputError(f"{path}: expected clips that `confirmed` and `frame` leave, found none of {len(clips)}")
     return entries if config.per_class is None else _balanced(entries, classes, config, config.per_class)
@@ -123,7 +118,7 @@ def _read_clips(path: Path) -> Iterator[_Clip]:
             raise wrong(path, row.line, "<YouTube id>_<start, six digits>.mp4", name)
         if not label:
             raise wrong(path, row.line, "a class behind the clip", ",".join(row.cells))
-        yield _Clip(row, found[1], int(found[2]), label)
+        yield _Clip(found[1], int(found[2]), label)
 
 
 def _read_classes(path: Path, known: Set[str], test_csv: Path) -> set[str]:
@@ -142,7 +137,8 @@ def _read_classes(path: Path, known: Set[str], test_csv: Path) -> set[str]:
 def _balanced(entries: list[Entry], classes: Set[str], config: VggSound, per_class: int) -> list[Entry]:
     """The entries of those of the classes of which there are enough."""
     one_of_a_video = config.one_clip_per_recording
-    counts = count_classes(entries, config.name, per_class=per_class, one_per_recording=one_of_a_video)
+    usable = select(entries, config.name, one_per_recording=one_of_a_video).wanted
+    counts = Counter(entry.label for entry in usable)
     short = {label: counts[label] for label in sorted(classes) if counts[label] < per_class}
     if not short:
         return entries
@@ -152,7 +148,7 @@ def _balanced(entries: list[Entry], classes: Set[str], config: VggSound, per_cla
         raise InputError(f"{config.test_csv}: expected {per_class} {clips} of {label!r} (per_class), found {count}")
     said = f"{len(short)} of {len(classes)} classes keep fewer than {per_class} {clips} and are left out"
     log.warning("%s: %s (%s)", config.name, said, ", ".join(short))
-    return [entry for entry in entries if entry.labels[0] not in short]
+    return [entry for entry in entries if entry.label not in short]
 
 
 # --- VGGSounder

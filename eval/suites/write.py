@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -87,7 +87,7 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
     """
     out = out.absolute()
     _check_out(out)
-    _check_ids(selection.wanted + selection.rest)
+    _check_ids(selection.wanted + selection.rest + selection.others)
     with replacing(out) as folder:
         for name in ("sounds", "windows", "images", OTHERS):
             (folder / name).mkdir()
@@ -140,11 +140,10 @@ def _suite_of(
 ) -> Suite:
     wanted = {entry.id for entry in selection.wanted}
     missing = [miss for miss in tried if miss.id in wanted]
-    pool_sha256 = hashlib.sha256(_pool_bytes(items)).hexdigest()
-    return Suite(
+    suite = Suite(
         folder=out,
         name=config.name,
-        digest=suite_digest(items, others, pool_sha256),
+        digest="",
         wanted=len(wanted),
         missing=dict(sorted(Counter(miss.reason.value for miss in missing).items())),
         replaced=len(items) - (len(wanted) - len(missing)),
@@ -152,8 +151,9 @@ def _suite_of(
         items=tuple(items),
         others=tuple(others),
         pool=tuple(item.id for item in items),
-        pool_sha256=pool_sha256,
+        pool_sha256=hashlib.sha256(_pool_bytes(items)).hexdigest(),
     )
+    return replace(suite, digest=suite_digest(suite))
 
 
 # --- what is made
@@ -169,7 +169,7 @@ def _make_items(
     places: list[Entry | None] = list(selection.wanted)
     rest: dict[str, deque[Entry]] = defaultdict(deque)
     for entry in selection.rest:
-        rest[_label(entry)].append(entry)
+        rest[entry.label].append(entry)
     found: dict[int, Item] = {}
     tried: list[Miss] = []
     open_places = list(range(len(places)))
@@ -186,16 +186,12 @@ def _make_items(
             raise _nothing_found(config, selection, tried)
         open_places = [place for place in open_places if place not in found] if config.replace_missing else []
         for place in open_places:
-            queue = rest[_label(selection.wanted[place])]
+            queue = rest[selection.wanted[place].label]
             places[place] = queue.popleft() if queue else None
         open_places = [place for place in open_places if places[place] is not None]
     if not found:
         raise _nothing_found(config, selection, tried)
     return [found[place] for place in sorted(found)], tuple(tried)
-
-
-def _label(entry: Entry) -> str:
-    return entry.labels[0] if entry.labels else ""
 
 
 def _nothing_found(config: SuiteConfig, selection: Selection, tried: Sequence[Miss]) -> InputError:
@@ -209,14 +205,15 @@ def _nothing_found(config: SuiteConfig, selection: Selection, tried: Sequence[Mi
 def _make_others(
     config: SuiteConfig, selection: Selection, folder: Path, run: "Run", items: Sequence[Item]
 ) -> list[Stored]:
-    """Further real pictures of other recordings than the items', class by class in turn, each file once."""
+    """Further real pictures of other recordings than the items', by the shares of the wanted classes, each once."""
     wanted = len(items) if config.others is None else config.others
     taken = {item.id for item in items}
     recordings = {item.recording for item in items}
     pictures = {entry.image for entry in selection.wanted if entry.id in taken and entry.image_sec is None}
+    apart = [entry for entry in selection.rest + selection.others if entry.recording not in recordings]
     tasks: list[Task] = []
-    for entry in _in_turn(selection.rest):
-        if entry.image is None or entry.recording in recordings or entry.image in pictures:
+    for entry in _in_turn(apart, Counter(entry.label for entry in selection.wanted)):
+        if entry.image is None or entry.image in pictures:
             continue
         if entry.image_sec is None:
             pictures.add(entry.image)
@@ -228,13 +225,13 @@ def _make_others(
     return others
 
 
-def _in_turn(entries: Iterable[Entry]) -> list[Entry]:
-    """The first of each class, then the second of each, and so on."""
+def _in_turn(entries: Iterable[Entry], shares: Mapping[str, int]) -> list[Entry]:
+    """The first of each class, then the second of each, and so on; of one with twice the share two in each turn."""
     counted: Counter[str] = Counter()
-    ranked: list[tuple[int, Entry]] = []
+    ranked: list[tuple[float, Entry]] = []
     for entry in entries:
-        ranked.append((counted[_label(entry)], entry))
-        counted[_label(entry)] += 1
+        ranked.append((counted[entry.label] / max(shares.get(entry.label, 0), 1), entry))
+        counted[entry.label] += 1
     return [entry for _, entry in sorted(ranked, key=lambda each: each[0])]
 
 
@@ -247,7 +244,7 @@ def do_task(task: Task) -> Done:
     entry = task.entry
     try:
         if task.only_picture:
-            return _store(task.folder, f"{OTHERS}/{entry.id}.png", read_reference(entry, task.side))
+            return _store(task.folder, f"{OTHERS}/{entry.id}.png", read_reference(entry, task.seconds, task.side))
         media = read_media(entry, task.seconds, task.heard, task.side)
     except Unusable as error:
         return Miss(id=entry.id, reason=error.reason, detail=error.detail)
@@ -256,7 +253,7 @@ def do_task(task: Task) -> Done:
     return Item(
         id=entry.id,
         recording=entry.recording,
-        ids=entry.ids,
+        ids=(*entry.ids, f"sha256:{media.published_sha256}"),
         labels=entry.labels,
         captions=entry.captions,
         split=entry.split,

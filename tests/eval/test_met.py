@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from eval.met import RECORDINGS, Met, level_of, levels_of, main, read_met, write_recordings
-from eval.suites.suite import Item
+from eval.prepare import prepare
+from eval.suites.suite import Item, read_suite
 from sonify.dataset.write import publish
 from sonify.errors import WorkError
 from sonify.running import run
 from tests.builders import refused, small_config, tone, write_csv, write_photos, write_sound, write_sounds
 from tests.eval.suites.test_derange import item as plain_item
+from tests.eval.suites_built import folder_config
 
 VIDEO, OTHER = "-abcDEF_123", "ZYXwvu98765"
 ESC50 = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
@@ -111,6 +113,27 @@ def test_a_folder_is_known_by_the_hashes_of_its_files_where_they_still_lie(root:
         hidden.rename(root / "sounds")
     assert moved.unnamed == 2
     assert level_of(asked, moved) == "unknown"
+
+
+def test_the_very_file_that_was_trained_on_is_known_by_its_bytes(tmp_path: Path):
+    """From `prepare` to a level: what was heard is the published file, not the sound that the suite holds."""
+    for n, name in enumerate(("heard", "new", "video")):
+        write_sound(tmp_path / "mine" / f"{name}.wav", tone(n, 12.0))
+    rows = [("heard.wav", ""), ("new.wav", ""), ("video.wav", VIDEO)]
+    suite = prepare(folder_config(write_csv(tmp_path / "mine" / "mine.csv", ("sound", "youtube"), rows), seconds=10.0),
+                    tmp_path / "suite")  # fmt: skip
+    published = hashlib.sha256((tmp_path / "mine/heard.wav").read_bytes()).hexdigest()
+    items = read_suite(suite.folder).items
+    assert published not in {item.sound.sha256 for item in items}
+    met = read_met([table(tmp_path, [(published, "sha256", "audio")])])
+    # that video's file was not heard; another encoding of it is not known
+    assert levels_of(items, met).of == {"heard": "audio", "new": "out", "video": "out"}
+    met = read_met([table(tmp_path, [(VIDEO, "youtube", "pair"), (published, "sha256", "audio")])])
+    assert levels_of(items, met).of == {"heard": "audio", "new": "out", "video": "in"}
+    # a sound without a public id is unknown to data of which only such ids are known
+    assert levels_of(items, read_met([table(tmp_path, [(OTHER, "youtube", "pair")])])).of == {
+        "heard": "unknown", "new": "unknown", "video": "out"
+    }  # fmt: skip
 
 
 def test_a_folders_own_table_may_name_the_upload(tmp_path: Path):

@@ -36,7 +36,7 @@ def test_every_shipped_config_loads_and_refuses_a_misspelt_key(path):
     raw = yaml.safe_load(path.read_text())
     kind = kind_of(path)
     if kind is None:
-        assert make_settings(raw["towers"], Towers)
+        assert make_settings(raw["towers"], Towers, check_paths=False)
         return
     config = make_settings(raw, kind, check_paths=False)
     assert isinstance(config, SuiteConfig)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.suites.entries import Entry, count_classes, number_in, read_table, select
+from eval.suites.entries import Entry, number_in, read_table, select
 from sonify.errors import InputError
 
 
@@ -57,13 +57,11 @@ def test_a_recording_is_taken_once_and_is_in_no_rest_then():
 def test_without_labels_all_are_one_class():
     entries = [entry(f"c{n}") for n in range(6)]
     assert len(select(entries, "s", per_class=4).wanted) == 4
-    assert count_classes(entries, "s", per_class=9, one_per_recording=False) == {"": 6}
 
 
-def test_a_class_of_which_nothing_is_left_counts_none():
-    entries = [entry("c1", "r", "a"), entry("c2", "r", "b")]
-    counts = count_classes(entries, "s", per_class=1, one_per_recording=True)
-    assert sorted((counts["a"], counts["b"])) == [0, 1]
+def test_an_id_that_a_list_names_twice_is_refused():
+    with pytest.raises(InputError, match=r"^s: its list names the id 'c3' 2 times \(c3\.wav, c3\.wav\)"):
+        select([*MANY, MANY[3]], "s")
 
 
 def test_columns_are_found_by_their_names(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.prepare import selection_of
 from eval.suites.config import GreatestHits
 from eval.suites.greatest_hits import list_greatest_hits
 from sonify.config.loader import make_settings
@@ -69,6 +70,19 @@ def test_all_events_are_those_two_seconds_behind_the_one_before(tmp_path):
     ]
     assert {entry.recording for entry in entries} == {FIRST, SECOND}
     assert [entry.audio_start_sec for entry in entries] == [0.0, 0.0, 2.0, 4.0, 0.0]
+
+
+def test_the_videos_of_the_other_split_give_other_pictures(tmp_path):
+    config = greatest_hits(tmp_path)
+    (tmp_path / f"{EMPTY}_times.txt").write_text("2.00 rock hit static")
+    others = {split: selection_of(config.model_copy(update={"split": split})).others for split in ("train", "test")}
+    assert {split: {entry.id for entry in entries} for split, entries in others.items()} == {
+        "train": {EMPTY},
+        "test": {FIRST, SECOND},
+    }
+    assert selection_of(config).others == ()
+    (tmp_path / "train.txt").unlink()
+    assert selection_of(config.model_copy(update={"split": "test"})).others == ()
 
 
 def test_a_video_without_a_known_material_is_left_out_and_counted(tmp_path, caplog):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from eval.prepare import selection_of
 from eval.suites.config import Itw, Landscapes, LandscapesItw
 from eval.suites.landscapes import list_itw, list_landscapes, list_landscapes_itw
 from sonify.config.loader import make_settings
@@ -125,8 +126,27 @@ def test_lists_that_do_not_fit_are_refused(tmp_path, name, content, said):
 
 
 def test_a_clip_is_listed_once(tmp_path):
-    with pytest.raises(InputError, match=r"audio_val_landscape.txt, line 3: expected each entry once \(line 1"):
-        list_landscapes(landscapes(write_lists(tmp_path, ("1_1", "1_2", "1_1"))))
+    with pytest.raises(InputError, match=r"^small: its list names the id '1_1' 2 times \(.*landscape-audios/1_1\.wav"):
+        selection_of(landscapes(write_lists(tmp_path, ("1_1", "1_2", "1_1"))))
+
+
+@pytest.mark.parametrize(("split", "other", "others"), [("val", "train", 5_993), ("train", "val", 808)])
+def test_the_other_split_gives_other_pictures_and_replaces_nothing(published, split, other, others):
+    config = landscapes(published, split=split, labels=str(published / "labels.csv"), replace_missing=True)
+    selection = selection_of(config)
+    assert {entry.split for entry in selection.wanted} == {split}
+    assert selection.rest == ()
+    assert (len(selection.others), {entry.split for entry in selection.others}) == (others, {other})
+    assert selection_of(config.model_copy(update={"others": 0})).others == ()
+
+
+def test_without_the_lists_of_the_other_split_there_are_no_other_pictures(tmp_path):
+    assert selection_of(landscapes(write_lists(tmp_path))).others == ()
+    write_lists(tmp_path, ("0001_1", "0001_2"), "train")
+    assert {entry.id for entry in selection_of(landscapes(tmp_path)).others} == {"0001_1", "0001_2"}
+    (tmp_path / "image_train_landscape.txt").unlink()
+    assert selection_of(landscapes(tmp_path)).others == ()
+    assert selection_of(table(tmp_path)).others == ()
 
 
 # --- the table
@@ -158,7 +178,6 @@ def test_videos_of_the_table_may_lie_in_folders(tmp_path):
     [
         (TABLE + "thunder\tabc#1#2\n", "line 4: expected <ytid>#<start>#<end> in seconds, found 'abc#1#2'"),
         (TABLE + "thunder\t-WrD5DwI6_4#20#10\n", "line 4: expected <ytid>#<start>#<end> in seconds"),
-        (TABLE + "thunder\t-WrD5DwI6_4#8410#8420\n", r"line 4: expected each entry once \(line 3 has this one\)"),
         (TABLE + "\t-WrD5DwI6_4#1#2\n", "line 4: expected a label in front of the name"),
         (TABLE + "thunder,-WrD5DwI6_4#1#2\n", r"line 4: expected 2 columns \(event_labels<TAB>filename\)"),
         ("thunder\t-WrD5DwI6_4#1#2\n", "line 1: expected the columns event_labels<TAB>filename"),

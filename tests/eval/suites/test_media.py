@@ -12,7 +12,16 @@ from PIL import Image
 from eval.suites import media
 from eval.suites.config import Heard
 from eval.suites.entries import Entry
-from eval.suites.media import Unusable, encode_square, is_heard, read_media, read_picture, read_sound, window_start
+from eval.suites.media import (
+    Unusable,
+    cut_sound,
+    encode_square,
+    is_heard,
+    read_media,
+    read_reference,
+    take_picture,
+    window_start,
+)
 from tests.builders import as_pcm, encoded, noise, picture, sine, sound_bytes, tone, write_sound
 from tests.eval.suites_built import write_film
 from tests.processes import peak_kib
@@ -40,21 +49,21 @@ def grey_of(image: Image.Image) -> float:
 
 def test_a_sound_is_kept_sample_for_sample_at_its_own_rate(tmp_path):
     pcm = as_pcm(tone(1, 3.0, RATE_HZ))
-    sound = read_sound(write_sound(tmp_path / "a.wav", pcm, RATE_HZ, subtype="PCM_16"))
+    sound = cut_sound(write_sound(tmp_path / "a.wav", pcm, RATE_HZ, subtype="PCM_16"))
     assert (sound.sample_rate_hz, sound.start_sec) == (RATE_HZ, 0.0)
     assert np.array_equal(sound.samples_S, pcm)
 
 
 def test_channels_are_brought_together_by_their_mean(tmp_path):
     left, right = noise(1, RATE_HZ), noise(2, RATE_HZ)
-    sound = read_sound(write_sound(tmp_path / "a.wav", np.stack([left, right], axis=1), RATE_HZ, subtype="FLOAT"))
+    sound = cut_sound(write_sound(tmp_path / "a.wav", np.stack([left, right], axis=1), RATE_HZ, subtype="FLOAT"))
     assert np.abs(sound.samples_S - (left + right) / 2 * 32768).max() <= 0.51
 
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_what_passes_full_scale_is_made_to_fit_and_not_clipped(tmp_path, side):
     loud = side * np.abs(3 * sine(seconds=1.0, level=1.0))
-    sound = read_sound(write_sound(tmp_path / "a.wav", loud, subtype="FLOAT"))
+    sound = cut_sound(write_sound(tmp_path / "a.wav", loud, subtype="FLOAT"))
     assert np.abs(sound.samples_S - loud / 3 * 32767).max() <= 1.0
     assert np.abs(sound.samples_S).max() == 32767
 
@@ -69,7 +78,7 @@ def test_a_part_is_cut_out_and_shifted_into_the_file(tmp_path, start_sec, second
     both = as_pcm(noise(0, (30 * RATE_HZ, 2)))
     path = write_sound(tmp_path / "a.flac", both, RATE_HZ)
     whole = np.rint(both.astype(np.float64).mean(axis=1))
-    sound = read_sound(path, start_sec, seconds)
+    sound = cut_sound(path, start_sec, seconds)
     first = round(begins * RATE_HZ)
     length = len(whole) if seconds is None else round(seconds * RATE_HZ)
     assert sound.start_sec == pytest.approx(begins)
@@ -81,15 +90,15 @@ def test_a_long_sound_is_held_no_further_than_it_is_wanted(tmp_path, monkeypatch
     path = write_sound(tmp_path / "a.flac", tone(0, 30.0, 16_000), 16_000)
     monkeypatch.setattr(media, "MAX_SOUND_SEC", 20.0)
     with pytest.raises(Unusable, match="over 20 s long; set `seconds`") as refused:
-        read_sound(path)
+        cut_sound(path)
     assert refused.value.reason == "too_large"
-    assert read_sound(path, 0.0, 25.0).seconds == 25.0
-    assert read_sound(path, 10.0).seconds == 20.0
+    assert cut_sound(path, 0.0, 25.0).seconds == 25.0
+    assert cut_sound(path, 10.0).seconds == 20.0
 
 
 def test_the_sound_of_a_film_is_read(tmp_path):
     for name in ("a.mp4", "a.webm"):
-        sound = read_sound(write_film(tmp_path / name, 4.0, sound=sine(seconds=4.0, sample_rate_hz=48_000)))
+        sound = cut_sound(write_film(tmp_path / name, 4.0, sound=sine(seconds=4.0, sample_rate_hz=48_000)))
         spectrum = np.abs(np.fft.rfft(sound.samples_S[48_000:96_000]))
         assert int(spectrum.argmax()) == 440
         assert sound.seconds == pytest.approx(4.0, abs=0.05)
@@ -157,11 +166,15 @@ def test_a_silent_window_of_a_sound_that_is_heard_is_none(tmp_path):
 # --- pictures
 
 
+@pytest.fixture(scope="module")
+def long_film(tmp_path_factory) -> Path:
+    return write_film(tmp_path_factory.mktemp("film") / "long.mkv", 40.0, sound=noise(0, (1, 40 * 48_000)))
+
+
 @pytest.mark.parametrize("size", [(97, 64), (64, 97), (20, 11), (32, 32)])
 def test_a_reference_is_the_centre_square_by_pillows_bicubic(tmp_path, size):
     (tmp_path / "a.png").write_bytes(picture(3, size, "PNG"))
-    image, at_sec = read_picture(tmp_path / "a.png", None)
-    assert at_sec is None
+    image = take_picture(tmp_path / "a.png", None)
     array = pixels((tmp_path / "a.png").read_bytes())
     side = min(size)
     top, left = (size[1] - side) // 2, (size[0] - side) // 2
@@ -175,7 +188,7 @@ def test_a_picture_with_a_profile_gives_the_same_bytes_at_any_time_of_day(tmp_pa
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     tagged = encoded(Image.open(io.BytesIO(picture(0))), icc_profile=profile)
     (tmp_path / "a.jpg").write_bytes(tagged)
-    data = encode_square(read_picture(tmp_path / "a.jpg", None)[0], SIDE)
+    data = encode_square(take_picture(tmp_path / "a.jpg", None), SIDE)
     assert b"iCCP" not in data
 
 
@@ -196,25 +209,24 @@ def test_every_further_picture_is_a_reference(tmp_path):
 def test_the_frame_that_is_shown_at_a_time_is_taken(tmp_path, name, codec):
     film = write_film(tmp_path / name, codec=codec)
     for at_sec, shown in ((0.0, 0.0), (3.5, 0.35), (3.99, 0.35), (5.0, 0.5), (9.5, 0.95), (10.4, 0.95), (None, 0.5)):
-        image, found_sec = read_picture(film, at_sec)
+        image = take_picture(film, at_sec)
         assert grey_of(image) == pytest.approx(shown, abs=0.02)
         assert image.size == (96, 64)
-        assert found_sec == pytest.approx(5.0 if at_sec is None else at_sec)
     with pytest.raises(Unusable, match=r"its last frame is at 9.5 s, wanted at 12 s") as refused:
-        read_picture(film, 12.0)
+        take_picture(film, 12.0)
     assert refused.value.reason == "too_short"
 
 
 def test_a_time_that_floats_miss_by_a_hair_is_met(tmp_path):
     film = write_film(tmp_path / "a.mp4", 1.0, fps=10)  # 0.3 s are 2.9999999999999996 frames
-    assert grey_of(read_picture(film, 0.3)[0]) == pytest.approx(0.3, abs=0.02)
+    assert grey_of(take_picture(film, 0.3)) == pytest.approx(0.3, abs=0.02)
 
 
 @pytest.mark.parametrize("image_format", ["AVIF", "WEBP", "GIF", "BMP", "TIFF", "PNG", "JPEG"])
 def test_every_kind_of_picture_that_the_toolkit_reads_is_one(tmp_path, image_format):
     (tmp_path / "a").write_bytes(picture(0, image_format=image_format))
-    image, at_sec = read_picture(tmp_path / "a", None)
-    assert (image.size, image.mode, at_sec) == ((48, 32), "RGB", None)
+    image = take_picture(tmp_path / "a", None)
+    assert (image.size, image.mode) == ((48, 32), "RGB")
 
 
 def test_the_middle_of_a_part_is_taken_where_a_part_is_wanted(tmp_path):
@@ -225,6 +237,44 @@ def test_the_middle_of_a_part_is_taken_where_a_part_is_wanted(tmp_path):
     assert grey_of(Image.open(io.BytesIO(still.references[0]))) == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("given", "cut", "seconds", "middle_sec"),
+    [
+        ({}, None, 10.0, 5.0),  # of a film that is longer than what is heard of it
+        ({}, 10.0, 10.0, 5.0),
+        ({"audio_start_sec": 35.0, "audio_seconds": 10.0}, None, 10.0, 35.0),  # shifted into the file
+        ({"audio_start_sec": 20.0, "audio_seconds": 10.0}, 4.0, 4.0, 22.0),
+        ({"audio_start_sec": 20.0, "audio_seconds": 10.0, "image_sec": 21.0}, None, 10.0, 21.0),
+    ],
+)
+def test_the_frame_is_of_what_is_heard_and_the_window_holds_it(tmp_path, long_film, given, cut, seconds, middle_sec):
+    one = entry(long_film, long_film, **given)
+    read = read_media(one, 10.0 if cut is None else cut, HEARD, SIDE)
+    assert read.seconds == seconds
+    shown = grey_of(Image.open(io.BytesIO(read.references[0])))
+    assert shown == pytest.approx(middle_sec / 40, abs=0.02)
+    start_sec = min(max(given.get("audio_start_sec", 0.0), 0.0), 40.0 - seconds) + read.window_start_sec
+    assert start_sec <= middle_sec <= start_sec + HEARD.seconds
+    assert read_reference(one, 10.0 if cut is None else cut, SIDE) == read.references[0]
+
+
+def test_a_frame_that_is_not_of_what_is_heard_is_none(tmp_path, long_film):
+    one = entry(long_film, long_film, image_sec=20.0)
+    for read in (lambda: read_media(one, 10.0, HEARD, SIDE), lambda: read_reference(one, 10.0, SIDE)):
+        with pytest.raises(Unusable, match="heard from 0 to 10 s, which its frame at 20 s is not in") as refused:
+            read()
+        assert refused.value.reason == "too_short"
+    assert read_media(one, 21.0, HEARD, SIDE).window_start_sec == 16.0
+
+
+def test_another_film_shows_its_middle_and_nobody_says_when_that_was(tmp_path, long_film):
+    sound = write_sound(tmp_path / "a.flac", tone(0, 12.0))
+    read = read_media(entry(sound, long_film), 10.0, HEARD, SIDE)
+    assert grey_of(Image.open(io.BytesIO(read.references[0]))) == pytest.approx(0.5, abs=0.02)
+    assert read.window_start_sec == 2.5
+    assert read_reference(entry(tmp_path / "lost.flac", long_film), 10.0, SIDE) == read.references[0]
+
+
 def test_a_film_that_a_telephone_took_upright_is_shown_upright(tmp_path):
     film = write_film(tmp_path / "a.mp4", 1.0, size=(96, 64))
     data = bytearray(film.read_bytes())
@@ -232,7 +282,7 @@ def test_a_film_that_a_telephone_took_upright_is_shown_upright(tmp_path):
     turned = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]  # by 90 degrees clockwise
     data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in turned)
     film.write_bytes(data)
-    assert read_picture(film, 0.5)[0].size == (64, 96)
+    assert take_picture(film, 0.5).size == (64, 96)
 
 
 def test_a_turned_film_is_turned_clockwise():
@@ -283,7 +333,7 @@ def test_a_sound_that_cannot_be_used_says_why(tmp_path, name, data, reason):
 def test_a_part_behind_the_end_is_refused(tmp_path):
     path = write_sound(tmp_path / "a.wav", tone(0, 3.0))
     with pytest.raises(Unusable, match="ends at 3 s, and is wanted from 7 s on") as refused:
-        read_sound(path, 7.0, 2.0)
+        cut_sound(path, 7.0, 2.0)
     assert refused.value.reason == "too_short"
 
 
@@ -310,7 +360,7 @@ def test_a_picture_that_cannot_be_used_says_why(tmp_path, name, make, reason, sa
     if make is not None:
         (tmp_path / name).write_bytes(make(lambda *a, **k: write_film(tmp_path / "film" / a[0], 2.0, **k).read_bytes()))
     with pytest.raises(Unusable, match=says) as refused:
-        read_picture(tmp_path / name, None)
+        take_picture(tmp_path / name, None)
     assert refused.value.reason == reason
     assert str(tmp_path / name) in refused.value.detail
 
@@ -323,7 +373,7 @@ def test_a_film_without_pictures_is_no_picture(tmp_path):
         film.mux(heard.encode(block))
         film.mux(heard.encode(None))
     with pytest.raises(Unusable, match="no picture that is read in matroska") as refused:
-        read_picture(tmp_path / "a.webm", None)
+        take_picture(tmp_path / "a.webm", None)
     assert refused.value.reason == "unsupported"
 
 
@@ -345,17 +395,17 @@ def test_a_film_that_claims_a_huge_picture_is_refused_before_it_is_decoded(tmp_p
     film.write_bytes(data)
     before = peak_kib()
     with pytest.raises(Unusable, match=says):
-        read_picture(film, 0.0)
+        take_picture(film, 0.0)
     assert peak_kib() - before < 100_000
 
 
 def test_frames_are_not_decoded_without_end(tmp_path, monkeypatch):
     film = write_film(tmp_path / "a.mp4")
     monkeypatch.setattr(media, "MAX_DECODED_FRAMES", 4)
-    assert grey_of(read_picture(film, 5.6)[0]) == pytest.approx(0.55, abs=0.02)  # by the key frame at 5 s
+    assert grey_of(take_picture(film, 5.6)) == pytest.approx(0.55, abs=0.02)  # by the key frame at 5 s
     with pytest.raises(Unusable, match="over 4 frames") as refused:
-        read_picture(film, 4.0)
+        take_picture(film, 4.0)
     assert refused.value.reason == "too_large"
     monkeypatch.setattr(media, "MAX_PACKETS", 5)
     with pytest.raises(Unusable, match="over 5 packets"):
-        read_picture(film, None)
+        take_picture(film, None)

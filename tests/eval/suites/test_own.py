@@ -149,6 +149,7 @@ def test_the_demos_suite_has_two_sounds_of_twelve_kinds_and_other_photographs(tm
     shown = [item.references[0].sha256 for item in suite.items]
     assert len(set(shown)) == 6
     assert max(map(shown.count, shown)) == 4  # fewer than the neighbours that a radius needs
+    assert suite.twin_references == 24  # each photograph is of two kinds of sound or more
     assert len(suite.others) == len({other.sha256 for other in suite.others}) == 8
     assert not {other.sha256 for other in suite.others} & set(shown)
     assert all(item.window is not None and len(item.captions) == 1 for item in suite.items)

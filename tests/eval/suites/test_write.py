@@ -1,12 +1,14 @@
 """Suites on the disk: whole or not at all, the same bytes however they are made, and every entry accounted for."""
 
 import csv
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 import yaml
 
 from eval.prepare import prepare, tell
-from eval.suites.config import load_suite_config
+from eval.suites.config import KINDS, load_suite_config, without_places
 from eval.suites.entries import Entry, Selection, select
 from eval.suites.suite import list_bytes, read_suite
 from eval.suites.write import write_suite
@@ -49,7 +51,9 @@ def test_a_suite_is_read_as_it_was_written(tmp_path):
     assert suite.pool == tuple(ids(suite.items))
     assert len(suite.others) == 2
     first = suite.items[0]
-    assert (first.recording, first.labels, first.ids) == ("r000", ("dog",), ("youtube:yt000",))
+    assert (first.recording, first.labels, first.ids) == (
+        "r000", ("dog",), ("youtube:recordin000", f"sha256:{sha256_of(tmp_path / 'media/s000.flac')}")
+    )  # fmt: skip
     assert (first.seconds, first.sample_rate_hz, first.window_start_sec) == (6.0, 16_000, 0.5)
     for stored in (first.sound, first.window, *first.references, *suite.others):
         assert stored is not None
@@ -177,22 +181,35 @@ def test_silent_windows_are_told_and_no_model_is_asked_for_them(tmp_path):
 
 def test_others_are_further_pictures_class_by_class_of_other_recordings(tmp_path):
     entries = make_entries(tmp_path / "media", 16, SUBJECTS[:2], per_recording=2)
-    wanted, rest = entries[:3], entries[3:]  # s003 is of the recording of s002
-    rest[2] = replace(rest[2], image=rest[1].image)  # two entries of one picture
-    rest[3].image.unlink()  # pyright: ignore[reportOptionalMemberAccess]
+    wanted, rest = [entries[0], entries[3]], [*entries[1:3], *entries[4:]]  # s001 and s002 are of their recordings
+    rest[5] = replace(rest[5], image=rest[3].image)  # two entries of one picture: s007 and s005
+    rest[4].image.unlink()  # pyright: ignore[reportOptionalMemberAccess]
     rest.sort(key=lambda entry: entry.labels)  # all of one class first
     selection = Selection(wanted=tuple(wanted), rest=tuple(rest))
     suite = write_suite(folder_config(tmp_path / "media"), selection, tmp_path / "suite")
     names = [Path(other.file).stem for other in suite.others]
-    usable = [entry for entry in rest if entry.id not in ("s003", "s005", "s006")]
-    assert len(names) == 3  # as many as items
+    usable = [entry for entry in rest if entry.id not in ("s001", "s002", "s006", "s007")]
+    assert len(names) == 2  # as many as items
     assert set(names) <= set(ids(usable))
-    assert {entry.labels[0] for entry in usable if entry.id in names[:2]} == set(SUBJECTS[:2])
+    assert {entry.labels[0] for entry in usable if entry.id in names} == set(SUBJECTS[:2])
     few = write_suite(folder_config(tmp_path / "media", others=100), selection, tmp_path / "suite")
     assert len(few.others) == len(usable)
     none = write_suite(folder_config(tmp_path / "media", others=0), selection, tmp_path / "suite")
     assert none.others == ()
     assert list((none.folder / "others").iterdir()) == []
+
+
+def test_others_have_the_items_shares_of_the_classes_and_may_be_of_another_list(tmp_path):
+    entries = make_entries(tmp_path / "media", 24, ("cat", "dog"), seconds=1.0)
+    cats, dogs = entries[::2], entries[1::2]
+    selection = Selection(wanted=tuple(cats[:2] + dogs[:4]), rest=(), others=tuple(cats[2:] + dogs[4:]))
+    config = folder_config(tmp_path / "media", replace_missing=True)
+    cats[0].audio.unlink()
+    suite = write_suite(config, selection, tmp_path / "suite")
+    assert (len(suite.items), suite.replaced) == (5, 0)  # another list's entry takes nobody's place
+    suite = write_suite(config.model_copy(update={"others": 6}), selection, tmp_path / "suite")
+    labels = {each.id: each.label for each in selection.others}
+    assert Counter(labels[Path(other.file).stem] for other in suite.others) == {"dog": 4, "cat": 2}
 
 
 def test_further_references_and_ids_that_end_in_numbers_do_not_meet(tmp_path):
@@ -256,7 +273,7 @@ def begun(folder: Path) -> bool:
     return len(list(folder.glob(".suite.partial/windows/*.flac"))) >= 2
 
 
-@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("killed", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_kill_leaves_nothing_half_written_and_no_process(slow_suite, killed):
     with prepare_apart(slow_suite, "--workers", "2") as process:
         wait_for(lambda: begun(slow_suite), process)
@@ -327,8 +344,97 @@ def test_a_suite_that_was_changed_is_refused(tmp_path, name):
         read_suite(suite.folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "another"),
+        ("wanted", 3),
+        ("missing", {"silent": 1}),
+        ("replaced", 1),
+        ("settings.pool.kind", "other_labels"),
+        ("settings.heard.seconds", 2.0),
+        ("settings.seconds", 5.0),
+        ("settings.image.side", 64),
+        ("settings.kind", "itw"),
+        ("settings.kind", ["folder"]),
+        ("settings.more", "x"),
+    ],
+)
+def test_a_setting_that_a_score_depends_on_was_not_changed(tmp_path, key, value):
+    suite = make_suite(tmp_path, sounds=2)
+    change(suite.folder, key, value)
+    with pytest.raises(InputError, match="is not as it was prepared"):
+        read_suite(suite.folder)
+
+
+def change(folder: Path, key: str, value: object) -> None:
+    """A key of `suite.json`, as somebody's editor does it."""
+    record = json.loads((folder / "suite.json").read_text())
+    *path, last = key.split(".")
+    inner = record
+    for part in path:
+        inner = inner[part]
+    inner[last] = value
+    (folder / "suite.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("settings.path", "/else/where"), ("settings.metrics", ["fid"]), ("settings.towers", {})],
+)
+def test_who_judges_and_where_the_corpus_lay_may_change(tmp_path, key, value):
+    suite = make_suite(tmp_path, sounds=2)
+    change(suite.folder, key, value)
+    assert read_suite(suite.folder).digest == suite.digest
+
+
+def test_a_suite_of_an_older_version_says_so(tmp_path):
+    suite = make_suite(tmp_path, sounds=2)
+    change(suite.folder, "version", 1)
+    with refused("expected version 2, found 1; prepare the suite again"):
+        read_suite(suite.folder)
+
+
+def test_one_corpus_in_two_places_gives_one_digest(tmp_path):
+    make_entries(tmp_path / "here/media", 3)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    here, there = (prepare(folder_config(tmp_path / at / "media"), tmp_path / at / "suite") for at in ("here", "there"))
+    assert here.settings["path"] != there.settings["path"]
+    assert here.digest == there.digest
+    louder = prepare(folder_config(tmp_path / "here/media", heard={"seconds": 2.0}), tmp_path / "suite")
+    assert louder.digest != here.digest
+
+
+def test_no_kind_of_suite_has_a_path_in_what_is_digested():
+    confirmed = {"vggsounder": "/here/table.csv", "modality": "A"}
+    settings = {
+        "kind": "vggsound", "name": "a", "test_csv": "/here/test.csv", "classes": "/here/classes.txt", "per_class": 3,
+        "media": {"dir": "/here/video", "pattern": "{ytid}.mp4"}, "top1": None, "confirmed": confirmed, "towers": {},
+    }  # fmt: skip
+    assert without_places(settings) == {
+        "kind": "vggsound", "name": "a", "per_class": 3, "confirmed": {"modality": "A"}
+    }  # fmt: skip
+    for kind, section in KINDS.items():
+        paths = {name: "/here" for name in section.model_fields if name in ("path", "landscapes", "itw", "labels")}
+        assert without_places({"kind": kind, "name": "a", **paths, "table": "/here"}).keys() <= {
+            "kind",
+            "name",
+            "table",
+        }
+
+
+def test_twin_references_are_counted_and_told(tmp_path):
+    entries = make_entries(tmp_path / "media", 6, per_recording=2)  # recordings r000, r001, r002 of two each
+    pictures = [entries[n].image for n in (0, 0, 2, 3, 4, 2)]  # of one recording twice; of two; and three alone
+    suite = write(tmp_path, [replace(each, image=image) for each, image in zip(entries, pictures, strict=True)])
+    assert suite.twin_references == 2
+    assert json.loads((suite.folder / "suite.json").read_text())["twin_references"] == 2
+    assert "2 of 6 items have a reference picture that another recording has too" in tell(suite)
+    assert "reference picture" not in tell(make_suite(tmp_path / "more", sounds=2))
+
+
 def test_a_full_list_of_entries_that_are_twice_is_refused(tmp_path):
     write_sound(tmp_path / "a.wav", tone(0))
     write_csv(tmp_path / "mine.csv", ("id", "sound"), [("one", "a.wav"), ("two", "a.wav"), ("one", "a.wav")])
-    with refused("small: its list names the id 'one' 2 times; an id is given once"):
+    with refused(r"small: its list names the id 'one' 2 times \(.*a\.wav, .*a\.wav\); an id is given once"):
         prepare(folder_config(tmp_path / "mine.csv"), tmp_path / "suite")

@@ -10,9 +10,9 @@ from rich.console import Console
 from eval import compare
 from eval.baseline import main as baseline
 from eval.compare import compare_reports, print_comparison, read_side, write_comparison
+from eval.measures import Score
 from eval.report import VERSION, Report, report_bytes
 from eval.run import main as judge
-from eval.scores import Score
 from eval.statistics import jackknife, mean_estimate
 from sonify.errors import InputError
 from tests.eval.suites_built import make_suite

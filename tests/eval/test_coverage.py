@@ -102,17 +102,13 @@ def test_the_jackknife_holds_the_expected_distance_of_so_many_pictures(world: Wo
 @pytest.mark.parametrize("recordings", [3, 5, 8])
 @DISTANCES
 def test_the_jackknife_of_few_groups_holds_it_by_students_t(recordings: int, far: bool, estimate: Compute):
-    """Here 1.96 errors held 80 to 88 % with three recordings and 87 to 94 % with five."""
-    world = World(recordings, 10, 32, **({"a": FAR.a} if far else {}))
+    """Of 1.96 errors 86 to 92 % hold it with three recordings and 89 to 94 % with five; so 96 to 99 %."""
+    world = World(recordings, 10, 32, a=FAR.a if far else (0.05, 1.0))
     found = []
     for draw in range(DRAWS):
         real, made, _, groups = world.draw(draw)
         found.append(estimate(real, made, groups, groups))
-    truth = float(np.mean([one.value for one in found]))
-    assert held(found, truth) >= 0.92
-    normal = [Estimate(value=one.value, low=one.value - 1.96 * (one.standard_error or 0.0),
-                       high=one.value + 1.96 * (one.standard_error or 0.0)) for one in found]  # fmt: skip
-    print(f"{recordings} {far} {estimate.__name__}: t {held(found, truth):.3f}, 1.96 {held(normal, truth):.3f}")
+    assert held(found, float(np.mean([one.value for one in found]))) >= 0.95
 
 
 @WORLDS

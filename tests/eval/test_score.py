@@ -318,7 +318,8 @@ def test_fid_at_infinity_has_a_value_or_the_reason(suite: Suite, drawn: Made, ev
     scores = by_name(score(narrow, drawn, ["fid"]).scores)
     value = estimate_of(scores, "fid_infinity")
     sides = [[item.references[0].sha256 for item in suite.items], [each.sha256 for each in drawn.pictures]]
-    assert value.value == fid_infinity(*(narrow.take("inception", "images", side)[:, :4] for side in sides))[0]
+    real_ND, made_ND = (narrow.take("inception", "images", side)[:, :4] for side in sides)
+    assert value.value == fid_infinity(real_ND, made_ND)[0]
     assert (value.low, value.note) == (None, "no interval: the line through its sizes has none")
 
 

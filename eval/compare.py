@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eval.measures import Score
 from eval.metrics.alignment import aggregate
 from eval.report import ITEMS, REPORT, Report, read_report
 from eval.run import distances_on
-from eval.scores import Score
 from eval.statistics import Difference, Estimate, difference_estimate, holm, jackknife_difference
 from sonify.errors import InputError
 from sonify.io.write import write_whole

@@ -5,7 +5,7 @@ real ones. The arithmetic is in `eval.metrics`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -73,6 +73,32 @@ def case_of(evidence: Evidence, pictures: Sequence[Picture]) -> Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A metric over a suite: one number of a report, with everything that it takes to say what it is.
+
+    `estimate` is None where there is none, and `reason` says why. `on` is `all` items, or `out` where those are left
+    out that the model may have met. `towers` are the hashes of the weights by name. `beside` are figures to read it
+    with; docs/evaluation.md lists them.
+    """
+
+    metric: str
+    definition: str
+    better: str  # `higher` | `lower`
+    estimate: Estimate | None
+    reason: str = ""
+    on: str = "all"
+    images: int
+    items: int
+    recordings: int
+    seeds: int
+    towers: Mapping[str, str]
+    preprocessing: tuple[str, ...] = ()
+    sample_rate_hz: int | None = None
+    pool_sha256: str | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mean:
     """A metric that is a mean over recordings; `texts` are what the text ways of its towers read of a suite."""
 
@@ -91,14 +117,15 @@ class Mean:
 class Distance:
     """A metric of two sets of pictures; `names` are those of the estimates that `measure` gives, with which is better.
 
-    `measure` takes vectors of the real and of the made pictures, as the tower gives them, and their groups.
+    `measure` takes vectors of the real and of the made pictures, as the tower gives them, and their groups; where it
+    gives a text, that is why there is no estimate.
     """
 
     names: Mapping[str, Better]
     asked: Metric
     definition: str
     need: Need
-    measure: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Mapping[str, Estimate]]
+    measure: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Mapping[str, Estimate | str]]
 
 
 def labels_of(suite: Suite) -> tuple[str, ...]:
@@ -108,6 +135,11 @@ def labels_of(suite: Suite) -> tuple[str, ...]:
 
 def _query(case: Case, of: str, hears: str, sees: str) -> tuple[np.ndarray, list[int] | None]:
     return (case.sounds(hears), None) if of == "sounds" else case.references(sees)
+
+
+def _input_of(item: Item, of: str) -> tuple[str, ...]:
+    """What is compared of an item: equal where the very same files are."""
+    return (item.sound.sha256,) if of == "sounds" else tuple(sorted(each.sha256 for each in item.references))
 
 
 def _cosine(of: str, sees: str, hears: str = "") -> Callable[[Case], Values]:
@@ -129,7 +161,9 @@ def _z(of: str, sees: str, hears: str = "") -> Callable[[Case], Values]:
 def _rank(of: str, sees: str, hears: str = "") -> Callable[[Case], Values]:
     def measure(case: Case) -> Values:
         queries_QD, owner_Q = _query(case, of, hears, sees)
-        return alignment.rank_scores(queries_QD, case.images(sees), case.join, pool_kind(case.evidence.suite), owner_Q)
+        inputs_I = [_input_of(item, of) for item in case.items]
+        kind = pool_kind(case.evidence.suite)
+        return alignment.rank_scores(queries_QD, case.images(sees), case.join, kind, owner_Q, inputs_I)
 
     return measure
 
@@ -203,8 +237,8 @@ MEANS: tuple[Mean, ...] = (
     Mean(
         name="ais_rank",
         asked="ais_rank",
-        definition="percent of the pool's sounds that are less like the picture than its own; chance 50"
-        " (SonicDiffusion)",
+        definition="percent of the pool's sounds that are less like the picture than its own, equal sounds left out;"
+        " chance 50 (SonicDiffusion)",
         needs=(WAV2CLIP, B32),
         measure=_rank("sounds", "clip_b32", "wav2clip"),
         of="sounds",
@@ -213,7 +247,8 @@ MEANS: tuple[Mean, ...] = (
     Mean(
         name="iis_cosine",
         asked="iis_cosine",
-        definition="mean cosine of the picture and the reference by CLIP ViT-B/32 (Seeing Sound, MACS)",
+        definition="mean cosine of the picture and the reference (of several the mean) by CLIP ViT-B/32 (Seeing Sound,"
+        " MACS)",
         needs=(B32,),
         measure=_cosine("references", "clip_b32"),
         of="references",
@@ -229,8 +264,8 @@ MEANS: tuple[Mean, ...] = (
     Mean(
         name="iis_rank",
         asked="iis_rank",
-        definition="percent of the pool's references that are less like the picture than its own, by CLIP ViT-L/14"
-        " (SonicDiffusion); chance 50",
+        definition="percent of the pool's references that are less like the picture than its own (of several the mean),"
+        " equal ones left out, by CLIP ViT-L/14; chance 50 (SonicDiffusion)",
         needs=(L14,),
         measure=_rank("references", "clip_l14"),
         of="references",
@@ -248,8 +283,8 @@ MEANS: tuple[Mean, ...] = (
     ),
     *(
         Mean(
-            name=f"recall_at_{k}{suffix}",
-            asked="recall",
+            name=f"r_at_{k}{suffix}",
+            asked="r_at_k",
             definition=f"share of pictures with a label of the sound among the {k} nearest by CLIP ViT-B/32, as"
             f" {template!r}",
             needs=(B32, B32_TEXT),
@@ -311,7 +346,8 @@ MEANS: tuple[Mean, ...] = (
     Mean(
         name="ais_peav_rank",
         asked="ais_peav",
-        definition="percent of the pool's sounds that are less like the picture than its own by PE-AV; chance 50",
+        definition="percent of the pool's sounds that are less like the picture than its own, equal sounds left out, by"
+        " PE-AV; chance 50",
         needs=(PEAV_SOUND, PEAV),
         measure=_rank("sounds", "peav", "peav"),
         of="sounds",
@@ -337,6 +373,12 @@ def _features(estimate: Callable[..., Estimate], name: str) -> Callable[..., dic
     return measure
 
 
+def _infinity(real_ND: np.ndarray, made_ND: np.ndarray, *_: np.ndarray) -> dict[str, Estimate | str]:
+    value, why = distributions.fid_infinity(real_ND, made_ND)
+    note = "no interval: the line through its sizes has none"
+    return {"fid_infinity": why if value is None else Estimate(value=value, note=note)}
+
+
 def _cmmd(real_ND: np.ndarray, made_ND: np.ndarray, *groups: np.ndarray) -> dict[str, Estimate]:
     return {"cmmd": distributions.cmmd_estimate(unit(real_ND), unit(made_ND), *groups)}
 
@@ -351,9 +393,17 @@ DISTANCES: tuple[Distance, ...] = (
         measure=_features(distributions.frechet_estimate, "fid_torch_fidelity"),
     ),
     Distance(
+        names={"fid_infinity": "lower"},
+        asked="fid",
+        definition="that distance at endlessly many made pictures, by a line through those of 15 sizes over 1/n (Chong"
+        " and Forsyth 2020)",
+        need=Need("inception", "images"),
+        measure=_infinity,
+    ),
+    Distance(
         names={"kid": "lower"},
         asked="kid",
-        definition="squared maximum mean discrepancy of the same features under (x.y/d + 1)^3, unbiased, over all"
+        definition="squared maximum mean discrepancy of FID's features under (x.y/d + 1)^3, unbiased, over all"
         " pairs (Binkowski et al. 2018)",
         need=Need("inception", "images"),
         measure=_features(distributions.kid_estimate, "kid"),

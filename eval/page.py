@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from eval.measures import Score
 from eval.pictures import Made, Picture
 from eval.report import Report, left_out, say_value
-from eval.scores import Score
 from eval.suites.suite import Item, Suite
 
 PAGE = "index.html"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from eval.measures import Score
 from eval.pictures import Made
-from eval.scores import Score
 from eval.suites.suite import Suite
 from sonify.errors import InputError
 

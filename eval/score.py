@@ -4,21 +4,27 @@
 What a picture is given to is a parameter: the same functions score a model, its references (`ceiling`) and its pictures
 under the sounds of others (`floor`, `eval.audit`).
 
+What stands beside a mean: `floor`, or `floor_recordings` where the others are not known to have other labels;
+`ceiling`, `mean_over_images`, `seed_sd`, `ties` and `tie_share`. Beside a distance: `references`, how many there are;
+`floor` of as many other real pictures as were made, or where there are fewer `floor_at_fewer` with `value_at_fewer`,
+the made pictures' own at that n; `floor_images` is that n.
+
 I  items   N  pictures   D  width of a vector
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from eval.evidence import Evidence, Need, gather, tower_of, way_of
-from eval.measures import DISTANCES, INCEPTION_SCORE, MEANS, Distance, Mean, case_of, pool_kind
+from eval.measures import DISTANCES, INCEPTION_SCORE, MEANS, Distance, Mean, Score, case_of, pool_kind
 from eval.metrics import distributions
 from eval.metrics.alignment import LEAST_LABELS, Means, Values, aggregate
 from eval.pictures import Made, Picture
-from eval.scores import Score
 from eval.statistics import Estimate, groups_of, mean_estimate, seed_spread
 from eval.suites.derange import derange
 from eval.suites.suite import Suite
@@ -128,24 +134,28 @@ def _score_means(
     evidence: Evidence, pictures: Sequence[Picture], metrics: Collection[str], seed: int
 ) -> tuple[list[Score], dict[str, np.ndarray]]:
     found = picture_values(evidence, pictures, metrics)
-    real = picture_values(evidence, _real_pictures(evidence.suite, pictures), metrics)
-    foreign = [picture_values(evidence, given, metrics) for given in _given_to_others(pictures, seed)]
+    references = _real_pictures(evidence.suite, pictures)
+    real = picture_values(evidence, references, metrics)
+    floor, dealt = _given_to_others(evidence.suite, pictures, seed)
+    foreign = [picture_values(evidence, given, metrics) for given in dealt]
     scores: list[Score] = []
     items: dict[str, np.ndarray] = {}
     for mean in (mean for mean in MEANS if mean.asked in metrics):
         if mean.name not in found:
-            scores.append(_without(mean.name, mean, pictures, why_not(evidence, mean)))
+            scores.append(_without(evidence.suite, mean.name, mean, pictures, why_not(evidence, mean)))
             continue
         means = _aggregate(evidence, pictures, found[mean.name])
         if not means.values_R.size:
             reasons = ", ".join(f"{count}: {why}" for why, count in found[mean.name].without.items())
-            scores.append(_without(mean.name, mean, pictures, f"no picture has a value ({reasons})"))
+            scores.append(_without(evidence.suite, mean.name, mean, pictures, f"no picture has a value ({reasons})"))
             continue
         items[mean.name] = means.values_I
-        beside = _beside(pictures, found[mean.name], means)
+        beside = _beside(evidence.suite, pictures, found[mean.name], means)
         if mean.name in real and mean.of != "references":
-            beside |= _mean_of("ceiling", evidence, _real_pictures(evidence.suite, pictures), [real[mean.name]])
-        beside |= _mean_of("floor", evidence, pictures, [values[mean.name] for values in foreign])
+            beside |= _mean_of("ceiling", evidence, [(references, real[mean.name])])
+        beside |= _mean_of(
+            floor, evidence, [(given, values[mean.name]) for given, values in zip(dealt, foreign, strict=True)]
+        )
         scores.append(
             Score(
                 metric=mean.name,
@@ -155,7 +165,7 @@ def _score_means(
                 images=means.images,
                 items=int((~np.isnan(means.values_I)).sum()),
                 recordings=len(means.recordings_R),
-                seeds=len({picture.seed for picture in pictures}),
+                seeds=len(set(_seeds_of(evidence.suite, pictures))),
                 pool_sha256=_pool_of(evidence.suite) if mean.in_pool else None,
                 beside=beside,
                 **_named(evidence, mean.needs),
@@ -174,53 +184,66 @@ def _aggregate(evidence: Evidence, pictures: Sequence[Picture], values: Values) 
     return aggregate(values.values_N, case.join.item_of_N, case.join.recordings_I)
 
 
-def _beside(pictures: Sequence[Picture], values: Values, means: Means) -> dict[str, float]:
+def _beside(suite: Suite, pictures: Sequence[Picture], values: Values, means: Means) -> dict[str, float]:
     """Figures of the same values: the mean that others print, ties, what the seeds alone change."""
     beside = {"mean_over_images": means.mean_over_images}
     if values.ties:
-        beside["ties"] = float(values.ties)
-    kept = [n for n, value in enumerate(values.values_N) if not np.isnan(value)]
-    spread = seed_spread(
-        values.values_N[kept],
-        [pictures[n].item.recording for n in kept],
-        [pictures[n].seed for n in kept],
-    )
+        beside |= {"ties": float(values.ties), "tie_share": values.ties / values.compared}
+    kept, seeds = np.flatnonzero(~np.isnan(values.values_N)).tolist(), _seeds_of(suite, pictures)
+    recordings = [pictures[n].item.recording for n in kept]
+    spread = seed_spread(values.values_N[kept], recordings, [seeds[n] for n in kept])
     return beside if spread is None else {**beside, "seed_sd": spread}
 
 
-def _mean_of(name: str, evidence: Evidence, pictures: Sequence[Picture], found: Sequence[Values]) -> dict[str, float]:
-    values = [_aggregate(evidence, pictures, each).values_R for each in found]
+def _seeds_of(suite: Suite, pictures: Sequence[Picture]) -> list[int]:
+    """The seed of each picture. A real one has none: a control's manifest says by it which of its item's it is."""
+    real = {reference.sha256 for item in suite.items for reference in item.references}
+    return [0 if picture.sha256 in real else picture.seed for picture in pictures]
+
+
+def _mean_of(name: str, evidence: Evidence, found: Sequence[tuple[Sequence[Picture], Values]]) -> dict[str, float]:
+    values = [_aggregate(evidence, pictures, each).values_R for pictures, each in found]
     means = [float(values_R.mean()) for values_R in values if values_R.size]
     return {name: float(np.mean(means))} if means else {}
 
 
 def _real_pictures(suite: Suite, pictures: Sequence[Picture]) -> list[Picture]:
-    """The first reference of each item that has a picture, as if the model had made it."""
+    """The references of each item that has a picture, as if the model had made them."""
     items = {picture.item.id: picture.item for picture in pictures}
     return [
         Picture(
             item=item,
-            seed=0,
+            seed=number,
             start_sec=0.0,
-            path=suite.folder / item.references[0].file,
-            sha256=item.references[0].sha256,
+            path=suite.folder / reference.file,
+            sha256=reference.sha256,
             donor=None,
         )
         for item in items.values()
-        if item.references
+        for number, reference in enumerate(item.references)
     ]
 
 
-def _given_to_others(pictures: Sequence[Picture], seed: int) -> list[list[Picture]]:
-    """The same pictures given to items of other labels, or of other recordings where that cannot be; several times."""
-    items = list({picture.item.id: picture.item for picture in pictures}.values())
-    for across in ("labels", "recordings"):
+def _given_to_others(suite: Suite, pictures: Sequence[Picture], seed: int) -> tuple[str, list[list[Picture]]]:
+    """The same pictures given to items of other labels, several times, and what that is called; where there are no
+    labels, or one has more than half of the items, to those of other recordings.
+
+    A control's pictures are first of the items that they truly belong to: shuffled once more as they lie, some would
+    come home.
+    """
+    by_id = {item.id: item for item in suite.items}
+    at_home = [replace(each, item=by_id[each.donor], donor=None) if each.donor else each for each in pictures]
+    items = list({picture.item.id: picture.item for picture in at_home}.values())
+    names: dict[str, Literal["labels", "recordings"]] = {"floor": "labels", "floor_recordings": "recordings"}
+    if not all(item.labels for item in items):
+        del names["floor"]
+    for name, across in names.items():
         try:
             donors = [derange(items, seed + n, across) for n in range(DERANGEMENTS)]
         except InputError:  # a label or a recording has more than half of them
             continue
-        return [give(pictures, each) for each in donors]
-    return []
+        return name, [give(at_home, each) for each in donors]
+    return "floor", []
 
 
 def give(pictures: Sequence[Picture], donors: Mapping[str, str]) -> list[Picture]:
@@ -232,7 +255,7 @@ def give(pictures: Sequence[Picture], donors: Mapping[str, str]) -> list[Picture
     ]
 
 
-def _without(name: str, metric: Mean | Distance, pictures: Sequence[Picture], why: str) -> Score:
+def _without(suite: Suite, name: str, metric: Mean | Distance, pictures: Sequence[Picture], why: str) -> Score:
     better = metric.better if isinstance(metric, Mean) else metric.names[name]
     return Score(
         metric=name,
@@ -240,17 +263,17 @@ def _without(name: str, metric: Mean | Distance, pictures: Sequence[Picture], wh
         better=better,
         estimate=None,
         reason=why,
-        **_counts(pictures),
+        **_counts(suite, pictures),
         towers={},
     )
 
 
-def _counts(pictures: Sequence[Picture]) -> dict[str, Any]:
+def _counts(suite: Suite, pictures: Sequence[Picture]) -> dict[str, Any]:
     return {
         "images": len(pictures),
         "items": len({picture.item.id for picture in pictures}),
         "recordings": len({picture.item.recording for picture in pictures}),
-        "seeds": len({picture.seed for picture in pictures}),
+        "seeds": len(set(_seeds_of(suite, pictures))),
     }
 
 
@@ -268,12 +291,11 @@ def _named(evidence: Evidence, needs: Sequence[Need]) -> dict[str, Any]:
 
 def _score_distances(evidence: Evidence, pictures: Sequence[Picture], metrics: Collection[str]) -> list[Score]:
     found = distance_estimates(evidence, pictures, metrics)
-    scores = [
-        _distance_score(evidence, distance, name, pictures, found[name])
-        for distance in DISTANCES
-        if distance.asked in metrics
-        for name in distance.names
-    ]
+    scores: list[Score] = []
+    for distance in (distance for distance in DISTANCES if distance.asked in metrics):
+        has = any(isinstance(found[name], Estimate) for name in distance.names)
+        beside = _distance_floors(evidence, distance, pictures) if has else {}
+        scores += [_distance_score(evidence, distance, name, pictures, found[name], beside) for name in distance.names]
     return [*scores, *([_inception_score(evidence, pictures)] if INCEPTION_SCORE in metrics else [])]
 
 
@@ -294,20 +316,33 @@ def distance_estimates(
 
 
 def _estimates(evidence: Evidence, distance: Distance, pictures: Sequence[Picture]) -> Mapping[str, Estimate | str]:
-    items = list({picture.item.id: picture.item for picture in pictures}.values())
-    real = [(reference.sha256, item.recording) for item in items for reference in item.references]
-    recordings = sorted({item.recording for item in items})
+    real = _references_of(pictures)
+    recordings = sorted({picture.item.recording for picture in pictures})
     if not real:
         return dict.fromkeys(distance.names, "the suite has no reference pictures")
     if len(recordings) < 2:
         return dict.fromkeys(distance.names, "it takes two recordings at least, found 1")
     group = dict(zip(recordings, groups_of(recordings).tolist(), strict=True))
-    real_groups_N = np.array([group[recording] for _, recording in real], dtype=int)
-    made_groups_N = np.array([group[picture.item.recording] for picture in pictures], dtype=int)
-    real_ND = _features(evidence, distance.need, [sha256 for sha256, _ in real])
-    made_ND = _features(evidence, distance.need, [picture.sha256 for picture in pictures])
+    made = [(picture.sha256, picture.item.recording) for picture in pictures]
+    groups = [np.array([group[recording] for _, recording in side], dtype=int) for side in (real, made)]
+    return _measure(evidence, distance, [sha256 for sha256, _ in real], [sha256 for sha256, _ in made], *groups)
+
+
+def _references_of(pictures: Sequence[Picture]) -> list[tuple[str, str]]:
+    """The references of the items that have a picture, each with its recording."""
+    items = {picture.item.id: picture.item for picture in pictures}.values()
+    return [(reference.sha256, item.recording) for item in items for reference in item.references]
+
+
+def _measure(
+    evidence: Evidence, distance: Distance, real: Sequence[str], made: Sequence[str], *groups: np.ndarray
+) -> Mapping[str, Estimate | str]:
+    """The distance of two sets of pictures; without groups its value alone."""
+    real_N, made_N = groups or (np.zeros(len(real), dtype=int), np.zeros(len(made), dtype=int))
     try:
-        return distance.measure(real_ND, made_ND, real_groups_N, made_groups_N)
+        return distance.measure(
+            _features(evidence, distance.need, real), _features(evidence, distance.need, made), real_N, made_N
+        )
     except ValueError as error:  # too few pictures, or vectors that are not finite
         return dict.fromkeys(distance.names, str(error))
 
@@ -320,35 +355,60 @@ def _features(evidence: Evidence, need: Need, keys: Sequence[str]) -> np.ndarray
 
 
 def _distance_score(
-    evidence: Evidence, distance: Distance, name: str, pictures: Sequence[Picture], found: Estimate | str
+    evidence: Evidence,
+    distance: Distance,
+    name: str,
+    pictures: Sequence[Picture],
+    found: Estimate | str,
+    beside: Mapping[str, Mapping[str, float]],
 ) -> Score:
     if isinstance(found, str):
-        return _without(name, distance, pictures, found)
+        return _without(evidence.suite, name, distance, pictures, found)
     return Score(
         metric=name,
         definition=distance.definition,
         better=distance.names[name],
         estimate=found,
-        **_counts(pictures),
-        beside=_distance_floor(evidence, distance, name, pictures),
+        **_counts(evidence.suite, pictures),
+        beside=beside[name],
         **_named(evidence, (distance.need,)),
     )
 
 
-def _distance_floor(evidence: Evidence, distance: Distance, name: str, pictures: Sequence[Picture]) -> dict[str, float]:
-    """The same distance between the references and other real pictures, as many as there are."""
-    items = {picture.item.id: picture.item for picture in pictures}.values()
-    real = [reference.sha256 for item in items for reference in item.references]
-    others = [stored.sha256 for stored in evidence.suite.others][: len(real)]
-    if len(others) < 2:
-        return {"references": float(len(real))}
-    real_ND, others_ND = (_features(evidence, distance.need, keys) for keys in (real, others))
-    groups = [np.arange(len(side)) % 2 for side in (real, others)]
-    try:
-        found = distance.measure(real_ND, others_ND, *groups)
-    except ValueError:  # too few
-        return {"references": float(len(real))}
-    return {"references": float(len(real)), "floor": found[name].value, "floor_images": float(len(others))}
+def _distance_floors(
+    evidence: Evidence, distance: Distance, pictures: Sequence[Picture]
+) -> dict[str, dict[str, float]]:
+    """What stands beside each of a distance's names: its floor, at the same n as the score.
+
+    A distance is biased by n, and so is its floor. Where there are fewer other real pictures than made ones, the floor
+    is of fewer, and goes by another name, beside the distance of as few made pictures: the first of each item before
+    the second of any, recordings in the order of their hashes.
+    """
+    real = [sha256 for sha256, _ in _references_of(pictures)]
+    made = [picture.sha256 for picture in _spread(pictures)]
+    count = min(len(evidence.suite.others), len(made))
+    others = [stored.sha256 for stored in evidence.suite.others[:count]]
+    sets = {"floor": others} if count == len(made) else {"floor_at_fewer": others, "value_at_fewer": made[:count]}
+    found = {key: _measure(evidence, distance, real, each) for key, each in sets.items()} if count > 1 else {}
+    beside: dict[str, dict[str, float]] = {}
+    for name in distance.names:
+        floors = {key: each[name] for key, each in found.items()}
+        values = {key: one.value for key, one in floors.items() if isinstance(one, Estimate)}
+        beside[name] = {"references": float(len(real))}
+        if values and len(values) == len(floors):  # else too few
+            beside[name] |= {**values, "floor_images": float(count)}
+    return beside
+
+
+def _spread(pictures: Sequence[Picture]) -> list[Picture]:
+    """Pictures in an order of which every beginning holds as many items and recordings as it can."""
+    numbers: Counter[str] = Counter()
+    keyed: list[tuple[int, bytes, str, Picture]] = []
+    for picture in pictures:
+        place = hashlib.sha256(picture.item.recording.encode()).digest()
+        keyed.append((numbers[picture.item.id], place, picture.item.id, picture))
+        numbers[picture.item.id] += 1
+    return [picture for *_, picture in sorted(keyed, key=lambda each: each[:3])]
 
 
 def _inception_score(evidence: Evidence, pictures: Sequence[Picture]) -> Score:
@@ -361,16 +421,16 @@ def _inception_score(evidence: Evidence, pictures: Sequence[Picture]) -> Score:
     common: dict[str, Any] = {"metric": INCEPTION_SCORE, "definition": definition, "better": "higher"}
     if tower is None or not tower.logits:
         why = _no_tower(need) if tower is None else "the tower gives no class logits"
-        return Score(**common, estimate=None, reason=why, towers={}, **_counts(pictures))
+        return Score(**common, estimate=None, reason=why, towers={}, **_counts(evidence.suite, pictures))
     logits_NC = evidence.take(need.role, need.way, [picture.sha256 for picture in pictures])[:, -tower.logits :]
     if len(pictures) < SPLITS[0]:
         why = f"it takes {SPLITS[0]} pictures at least, found {len(pictures)}"
-        return Score(**common, estimate=None, reason=why, towers={}, **_counts(pictures))
+        return Score(**common, estimate=None, reason=why, towers={}, **_counts(evidence.suite, pictures))
     (in_ten, deviation), (in_one, _) = (distributions.inception_score(logits_NC, splits) for splits in SPLITS)
     return Score(
         **common,
         estimate=Estimate(value=in_ten, note="no interval: its splits are not independent of each other"),
         beside={"split_sd": deviation, "in_one_split": in_one},
-        **_counts(pictures),
+        **_counts(evidence.suite, pictures),
         **_named(evidence, (need,)),
     )

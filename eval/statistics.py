@@ -8,8 +8,9 @@ of the delete-group jackknife, whose replicates `eval/metrics/distributions.py` 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap, t
@@ -18,6 +19,7 @@ RESAMPLES = 2000
 FLIPS = 100_000
 EXACT_RECORDINGS = 20  # 2 ** 20 sums of signs are counted, not drawn
 GROUPS = 20
+LEAST_GROUPS = 3  # of two replicates both errors and Student's t say nothing
 FEW = 10  # recordings, below which an interval is said to be rough
 WIDTH = 1.96  # standard errors to either side: 95 % of a normal distribution
 TIE = 1e-12  # of the sum of the sizes: two orders of adding the same numbers are equal
@@ -69,18 +71,30 @@ def recording_means(values_N: Sequence[float] | np.ndarray, recordings: Sequence
 def mean_estimate(values_R: Sequence[float] | np.ndarray, seed: int) -> Estimate:
     """The mean of independent values (one a recording) with its percentile interval of 2000 resamples."""
     values_R = _finite(values_R)
-    value = float(values_R.mean())
     if values_R.size < 2:
-        return Estimate(value=value, note="no interval: it takes two recordings, found 1")
+        return Estimate(value=float(values_R.mean()), note="no interval: it takes two recordings, found 1")
+    return _bootstrapped((values_R,), np.mean, seed)
+
+
+def unpaired_estimate(a_R: Sequence[float] | np.ndarray, b_R: Sequence[float] | np.ndarray, seed: int) -> Estimate:
+    """The mean of `a` less that of other recordings, `b`; of either set each recording is drawn again."""
+    a_R, b_R = _finite(a_R), _finite(b_R)
+    if (fewest := min(a_R.size, b_R.size)) < 2:
+        note = f"no interval: it takes two recordings of each kind, found {fewest}"
+        return Estimate(value=float(a_R.mean() - b_R.mean()), note=note)
+    return _bootstrapped((a_R, b_R), lambda a, b, axis: np.mean(a, axis=axis) - np.mean(b, axis=axis), seed)
+
+
+def _bootstrapped(sets: Sequence[np.ndarray], statistic: Callable[..., Any], seed: int) -> Estimate:
     rng = np.random.default_rng(seed)
-    found = bootstrap((values_R,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    found = bootstrap(sets, statistic, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=rng)
     return Estimate(
-        value=value,
+        value=float(statistic(*sets, axis=-1)),
         low=float(found.confidence_interval.low),
         high=float(found.confidence_interval.high),
         standard_error=float(found.standard_error),
         method="bootstrap",
-        note=_note(values_R.size, "recordings"),
+        note=_note(min(one.size for one in sets)),
     )
 
 
@@ -102,19 +116,23 @@ def jackknife(value: float, replicates: Sequence[float] | np.ndarray) -> Estimat
     """A distance with the interval that its values without each group give.
 
     What the interval holds is the distance's expectation at this many images, with its bias: never compare those of
-    different n.
+    different n. With 20 groups it is 1.96 errors wide to either side, with fewer by Student's t with G - 1 degrees of
+    freedom.
     """
     replicates_G = np.asarray(replicates, np.float64)
-    if replicates_G.size < 2:
-        return Estimate(value=value, note=f"no interval: it takes two groups of recordings, found {replicates_G.size}")
+    if (count := replicates_G.size) < LEAST_GROUPS:
+        return Estimate(
+            value=value, note=f"no interval: it takes {LEAST_GROUPS} groups of recordings at least, found {count}"
+        )
     error = _jackknife_error(replicates_G)
+    half = (WIDTH if count >= GROUPS else _student(count - 1)) * error
     return Estimate(
         value=value,
-        low=value - WIDTH * error,
-        high=value + WIDTH * error,
+        low=value - half,
+        high=value + half,
         standard_error=error,
         method="jackknife",
-        note=_note(replicates_G.size, "recordings"),
+        note=_note(count),
         replicates=tuple(replicates_G.tolist()),
     )
 
@@ -137,10 +155,10 @@ def jackknife_difference(a: Estimate, b: Estimate) -> Difference:
         )
     found = jackknife(a.value - b.value, np.subtract(a.replicates, b.replicates))
     if found.standard_error is None:
-        return Difference(value=found.value, note=found.note)
+        return Difference(value=found.value, note=a.note or b.note or found.note)
     degrees = len(a.replicates) - 1
     z, p = _z_and_p(found.value, found.standard_error, degrees)
-    half = float(t.ppf(0.975, degrees)) * found.standard_error
+    half = _student(degrees) * found.standard_error
     return Difference(
         value=found.value,
         low=found.value - half,
@@ -230,6 +248,11 @@ def _jackknife_error(replicates_G: np.ndarray) -> float:
     return float(np.sqrt((count - 1) / count * np.sum((replicates_G - replicates_G.mean()) ** 2)))
 
 
+def _student(degrees: int) -> float:
+    """Standard errors to either side that hold 95 % where the error itself was found with so many degrees."""
+    return float(t.ppf(0.975, degrees))
+
+
 def _z_and_p(value: float, error: float, degrees: int) -> tuple[float | None, float]:
     """A difference of a model to itself is none, and no error either."""
     if error == 0:
@@ -237,5 +260,5 @@ def _z_and_p(value: float, error: float, degrees: int) -> tuple[float | None, fl
     return value / error, float(2 * t.sf(abs(value) / error, degrees))
 
 
-def _note(count: int, of: str) -> str:
-    return f"rough interval: {count} {of}, fewer than {FEW}" if count < FEW else ""
+def _note(recordings: int) -> str:
+    return f"rough interval: {recordings} recordings, fewer than {FEW}" if recordings < FEW else ""

@@ -7,7 +7,7 @@ the reason; nothing is filled in. `aggregate` makes the score of values: images,
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,8 +24,8 @@ _BLOCK = 512  # images that are compared with all items at once
 
 BAD_IMAGE = "the image's vector is zero or not finite"
 NO_QUERY = "the item has no sound or reference that can be compared"
-NO_POOL = "no item of another recording is in the pool"
-NO_POOL_LABEL = "no item of another label is in the pool"
+NO_POOL = "no item of another recording is in the pool, or only such as are equal to it"
+NO_POOL_LABEL = "no item of another label is in the pool, or only such as are equal to it"
 NO_LABEL = "the item has no label"
 ONE_LABEL = "the item has too few labels"
 TOO_MANY_LABELS = "the item has more labels than k"
@@ -54,12 +54,13 @@ class Join:
 class Values:
     """A value an image, NaN where it has none; `without` counts those by reason.
 
-    `ties` are comparisons of a rank that were equal, and counted as not won.
+    `ties` are those of the comparisons of a rank, `compared`, that were equal, and counted as not won.
     """
 
     values_N: np.ndarray
     without: Mapping[str, int] = field(default_factory=dict)
     ties: int = 0
+    compared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,18 +149,20 @@ def rank_scores(
     join: Join,
     kind: PoolKind = "other_recordings",
     owner_Q: Sequence[int] | np.ndarray | None = None,
+    inputs_I: Sequence[Hashable] | None = None,
 ) -> Values:
     """The share of the pool, in percent, that is less like an image than its item's own (`ais_rank`, `iis_rank`).
 
     Strictly less: a tie is not won. The pool of an image is what `kind` says, and for a control of that what its item
-    could have been instead (`_Kinship`). Chance is 50.
+    could have been instead (`_Kinship`). Chance is 50. `inputs_I` says what each item's sound or references are: where
+    those of another item are the very same, that item is no other, and nobody could tell it apart.
     """
     means_ID, images_ND = _compared(queries_QD, images_ND, join, owner_Q)
     reasons = _unusable(means_ID, images_ND, join)
-    kinship = _Kinship(join)
+    kinship = _Kinship(join, inputs_I)
     usable_I = np.asarray(join.pool_I, dtype=bool) & ~np.isnan(means_ID[:, 0])
     values_N = np.full(len(images_ND), np.nan)
-    ties = 0
+    ties = compared = 0
     for n, cosines_I in _rows(images_ND, means_ID):
         if reasons[n]:
             continue
@@ -173,7 +176,8 @@ def rank_scores(
         ahead = cosines_I[join.item_of_N[n]] - pool
         values_N[n] = 100 * float((ahead > TIE).mean())
         ties += int((np.abs(ahead) <= TIE).sum())
-    return Values(values_N=values_N, without=_count(reasons), ties=ties)
+        compared += len(pool)
+    return Values(values_N=values_N, without=_count(reasons), ties=ties, compared=compared)
 
 
 def label_table(labels_I: Sequence[Collection[str]]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -283,13 +287,15 @@ class _Kinship:
 
     A control's image truly belongs to a donor, and its item is drawn from other recordings, mostly of other labels.
     Chance is 50 only among what the item could have been instead: those that share a label with the donor, where the
-    item does, and those that share none, where it does not. The rest of the donor's class, left in, would win.
+    item does, and those that share none, where it does not. The rest of the donor's class, left in, would win. An item
+    whose input is that of the image's item would tie, and one with that of its donor would win: neither is another.
     """
 
-    def __init__(self, join: Join) -> None:
+    def __init__(self, join: Join, inputs_I: Sequence[Hashable] | None = None) -> None:
         self._item_of_N, self._donors_N = np.asarray(join.item_of_N), np.asarray(join.donors_N)
         self._truly_of_N = np.where(self._donors_N >= 0, self._donors_N, self._item_of_N)
         self._recording_of_I = _numbered(join.recordings_I)
+        self._input_of_I = np.arange(len(join.recordings_I)) if inputs_I is None else _numbered(inputs_I)
         sets = [frozenset(labels) for labels in join.labels_I]
         distinct = list(dict.fromkeys(sets))  # few, where items are many
         truth_SL = label_table(distinct)[1].astype(np.float32)
@@ -300,12 +306,12 @@ class _Kinship:
     def pool(self, n: int, kind: PoolKind) -> np.ndarray:
         """The items that image n may be ranked among, (I,)."""
         item, donor = self._item_of_N[n], self._donors_N[n]
-        out_I = self._of_recording(item)
+        out_I = self._same(item)
         if kind == "other_labels":
             out_I |= ~self._labelled_I | self._share_label(item)
         if donor >= 0:
             shares_I = self._share_label(donor)
-            out_I |= self._of_recording(donor) | (shares_I != shares_I[item])
+            out_I |= self._same(donor) | (shares_I != shares_I[item])
         return ~out_I
 
     def others(self, n: int) -> np.ndarray:
@@ -316,6 +322,9 @@ class _Kinship:
         if self._donors_N[n] >= 0:
             out_N |= shares_I[self._truly_of_N] != shares_I[self._truly_of_N[n]]
         return ~out_N
+
+    def _same(self, item: int) -> np.ndarray:
+        return self._of_recording(item) | (self._input_of_I == self._input_of_I[item])
 
     def _of_recording(self, item: int) -> np.ndarray:
         return self._recording_of_I == self._recording_of_I[item]

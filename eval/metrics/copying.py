@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import betabinom, binom, bootstrap
+from scipy.stats import betabinom, binom
 
-from eval.statistics import FEW, RESAMPLES, Estimate, mean_estimate, recording_means
+from eval.metrics.alignment import unit
+from eval.statistics import Estimate, mean_estimate, recording_means, unpaired_estimate
 from sonify.errors import require_faiss
 
 EXPECTED = 0.01  # of pictures that copy nothing: as many held-out images pass the thresholds
@@ -91,15 +92,9 @@ def find_nearest(train_TD: np.ndarray, asked_ND: np.ndarray, neighbours: int) ->
         index.add(chunk)
         rows.append(index.search(asked, min(neighbours, len(chunk)))[1] + start)
     candidates = np.concatenate(rows, axis=1)
-    cosines = np.stack([unit(train_TD[near]) @ unit(one) for near, one in zip(candidates, asked_ND, strict=True)])
+    cosines = np.stack([unit(train_TD[near]) @ one for near, one in zip(candidates, unit(asked_ND), strict=True)])
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :neighbours]
     return np.take_along_axis(cosines, order, axis=1), np.take_along_axis(candidates, order, axis=1)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1, to the last bits of float64."""
-    vectors = vectors.astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def look_up(train_TD: np.ndarray, asked_ND: np.ndarray) -> Near:
@@ -206,28 +201,5 @@ def compare_own(
         seen_recordings=means[True].size,
         unseen_recordings=means[False].size,
         chance=chance,
-        difference=_difference(means[True], means[False]),
-    )
-
-
-def _difference(seen_R: np.ndarray, unseen_R: np.ndarray) -> Estimate:
-    """The difference of the means of two sets of recordings, of which each is drawn again."""
-    value, fewest = float(seen_R.mean() - unseen_R.mean()), min(seen_R.size, unseen_R.size)
-    if fewest < 2:
-        return Estimate(value=value, note=f"no interval: it takes two recordings of each kind, found {fewest}")
-    found = bootstrap(
-        (seen_R, unseen_R),
-        lambda seen, unseen, axis: np.mean(seen, axis=axis) - np.mean(unseen, axis=axis),
-        n_resamples=RESAMPLES,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(SEED),
-    )
-    return Estimate(
-        value=value,
-        low=float(found.confidence_interval.low),
-        high=float(found.confidence_interval.high),
-        standard_error=float(found.standard_error),
-        method="bootstrap",
-        note=f"rough interval: {fewest} recordings, fewer than {FEW}" if fewest < FEW else "",
+        difference=unpaired_estimate(means[True], means[False], SEED),
     )

@@ -22,7 +22,7 @@ from eval.statistics import Estimate, jackknife
 NEIGHBOURS = 5  # of PRDC, as the library prdc and dgm-eval have it; torch-fidelity has 3
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
-SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # torch-fidelity's
+SEED = 2020  # torch-fidelity's
 LINE_SIZES, LINE_START = 15, 5000  # dgm-eval's
 BLOCK = 1024  # rows of a kernel or of distances at a time
 NEAREST_KEPT = 32  # neighbours of a picture that are kept, so that K are left when a group goes
@@ -78,25 +78,6 @@ def kid_estimate(
     """`kid`, with the jackknife's interval."""
     sides = _sides(real_ND, made_ND, real_group_N, made_group_N, at_least=2)
     return _kernel_estimate(sides, _cubic, _u_statistic, at_least=2)
-
-
-def kid_subsets(
-    real_ND: np.ndarray, made_ND: np.ndarray, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = SEED
-) -> tuple[float, float]:
-    """KID as torch-fidelity has it: the mean and the population deviation of subsets without replacement.
-
-    The published number of others; `kid_estimate` says more with less.
-    """
-    real_ND, made_ND = _features(real_ND, made_ND, at_least=2)
-    if not 2 <= size <= min(len(real_ND), len(made_ND)):
-        raise ValueError(f"expected subsets of 2 to {min(len(real_ND), len(made_ND))} pictures, found {size}")
-    rng = np.random.RandomState(seed)
-    values = []
-    for _ in range(subsets):
-        some = real_ND[rng.choice(len(real_ND), size, replace=False)]
-        others = made_ND[rng.choice(len(made_ND), size, replace=False)]
-        values.append(float(_u_statistic(_kernel_sums(_one_group(some, others), _cubic)[0])))
-    return float(np.mean(values)), float(np.std(values))
 
 
 def cmmd(real_ND: np.ndarray, made_ND: np.ndarray, sigma: float = CMMD_SIGMA) -> float:

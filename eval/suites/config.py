@@ -34,7 +34,7 @@ Metric = Literal[
     "iis_rank",
     "aic",
     "clip_score",
-    "recall",
+    "r_at_k",
     "recall_all",
     "ais_peav",
     "ais_clap",

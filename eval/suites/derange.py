@@ -10,7 +10,8 @@ from sonify.errors import InputError
 
 
 def derange(items: Sequence[Item], seed: int, across: Literal["labels", "recordings"] = "labels") -> dict[str, str]:
-    """The donor of each item, by id: always of another recording, and of other labels where `across` says so.
+    """The donor of each item, by id: always of another recording, and of other labels where `across` says so. An item
+    with the same sound or a common picture is no other.
 
     Each item gives once and is given once. Items without labels are like nobody. The outcome depends on the ids and the
     seed, not on the items' order.
@@ -28,11 +29,12 @@ def derange(items: Sequence[Item], seed: int, across: Literal["labels", "recordi
 def _match(circle: Sequence[Item], across: str) -> dict[int, int]:
     """The largest matching of takers with donors, begun with each one's next in the circle (Kuhn's algorithm)."""
     count = len(circle)
+    files = [_files_of(item) for item in circle]
     labels = [frozenset(item.labels) if across == "labels" else frozenset[str]() for item in circle]
 
     def may_give(taker: int, donor: int) -> bool:
         other = circle[taker].recording != circle[donor].recording
-        return other and labels[taker].isdisjoint(labels[donor])
+        return other and labels[taker].isdisjoint(labels[donor]) and files[taker].isdisjoint(files[donor])
 
     given = {n: (n + 1) % count for n in range(count) if may_give(n, (n + 1) % count)}
     taken = {donor: taker for taker, donor in given.items()}
@@ -56,6 +58,10 @@ def _match(circle: Sequence[Item], across: str) -> dict[int, int]:
     return given
 
 
+def _files_of(item: Item) -> frozenset[str]:
+    return frozenset([item.sound.sha256, *(reference.sha256 for reference in item.references)])
+
+
 def _hand_on(donor: int, asked: dict[int, int], given: dict[int, int], taken: dict[int, int]) -> None:
     """Give a free donor to who asked for it, that one's former donor to who asked for that, and so on."""
     free: int | None = donor
@@ -67,15 +73,14 @@ def _hand_on(donor: int, asked: dict[int, int], given: dict[int, int], taken: di
 
 
 def _why_none(items: Sequence[Item], across: str) -> str:
-    names = [item.recording for item in items]
-    what, named = "recording", Counter(names)
+    kinds = {"recording": Counter(item.recording for item in items)}
     if across == "labels":
-        labelled = Counter(label for item in items for label in set(item.labels))
-        if labelled and labelled.most_common(1)[0][1] > named.most_common(1)[0][1]:
-            what, named = "label", labelled
-    name, count = named.most_common(1)[0] if named else ("", 0)
+        kinds["label"] = Counter(label for item in items for label in set(item.labels))
+    kinds["file"] = Counter(sha256 for item in items for sha256 in _files_of(item))
+    most = {what: named.most_common(1)[0] for what, named in kinds.items() if named}
+    what, (name, count) = max(most.items(), key=lambda each: each[1][1], default=("recording", ("", 0)))
     return (
         f"{len(items)} items cannot all be given the picture of another recording"
-        f"{' of other labels' if across == 'labels' else ''}: {count} of them are of the {what} {name!r}; expected that"
-        " no one of either has more than half of them"
+        f"{' of other labels' if across == 'labels' else ''}: {count} of them are of the {what} {name[:40]!r}; expected"
+        " that none has more than half of them"
     )

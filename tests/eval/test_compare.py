@@ -10,9 +10,9 @@ from rich.console import Console
 from eval import compare
 from eval.baseline import main as baseline
 from eval.compare import compare_reports, print_comparison, read_side, write_comparison
+from eval.measures import Score
 from eval.report import VERSION, Report, report_bytes
 from eval.run import main as judge
-from eval.scores import Score
 from eval.statistics import jackknife, mean_estimate
 from sonify.errors import InputError
 from tests.eval.suites_built import make_suite
@@ -228,7 +228,7 @@ def test_of_other_items_distances_are_computed_on_the_common_ones(tmp_path, dist
 
     def computed(side, items):
         asked.append((side.folder.name, sorted(items)))
-        return {"fid": jackknife(*{"a": (1.0, [1, 1.1]), "b": (3.0, [3, 3.1])}[side.folder.name])}
+        return {"fid": jackknife(*{"a": (1.0, [1, 1.1, 1.2]), "b": (3.0, [3, 3.1, 3.2])}[side.folder.name])}
 
     a = write_report(tmp_path / "a", {"m": [1.0, 1.0, 1.0]}, scores=distances[:1], images=[2, 2, 2])
     b = write_report(tmp_path / "b", {"m": [1.0, 1.0, None]}, scores=distances[1:], images=[2, 2, 0])
@@ -281,7 +281,7 @@ def test_distances_of_unequal_numbers_of_images_are_never_compared(tmp_path, dis
 
 @pytest.mark.parametrize(
     ("replicates", "note"),
-    [((), "no replicates"), ((1.0, 2.0), "found 2 and 20")],
+    [((), "no replicates"), ((1.0, 2.0, 3.0), "found 3 and 20")],
 )
 def test_a_distance_whose_error_is_not_known_is_not_tested(tmp_path, distances, replicates, note):
     a = write_report(tmp_path / "a", {"m": RIGHT}, scores=distances[:1])

@@ -1,16 +1,21 @@
 """Scores of a suite from vectors: controls, what has no value and why, parts of the items."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eval.evidence import Evidence
+from eval.evidence import Evidence, Need
+from eval.measures import DISTANCES, MEANS, Score
+from eval.metrics.alignment import unit
+from eval.metrics.distributions import fid_infinity, frechet
 from eval.pictures import Made, Picture
 from eval.score import distance_estimates, gather_for, give, picture_values, score
-from eval.scores import Score
+from eval.statistics import Estimate
 from eval.suites.config import METRICS
 from eval.suites.derange import derange
 from eval.suites.suite import Suite
@@ -19,6 +24,7 @@ from eval.towers.cache import Vectors
 from eval.towers.opened import open_judges
 from eval.towers.tower import Judges
 from sonify.errors import InputError
+from tests.builders import picture
 from tests.eval.suites_built import make_suite
 
 ROLES = ("inception", "clip_b32", "clip_l14", "clip_l14_336", "dinov2", "wav2clip", "clap", "peav")
@@ -66,9 +72,39 @@ def shuffled_of(suite: Suite) -> Made:
     return replace(made, pictures=tuple(give(made.pictures, derange(suite.items, 0))))
 
 
-def evidence_of(suite: Suite, judges: Judges | None = None) -> Evidence:
-    """All vectors of a suite."""
-    return gather_for(suite, [references_of(suite)], judges or random_judges(), Vectors(None), METRICS)
+def draw(folder: Path, suite: Suite, seeds: Sequence[int]) -> Made:
+    """Pictures that are no references, each another."""
+    folder.mkdir(exist_ok=True)
+    pictures: list[Picture] = []
+    for n, (item, seed) in enumerate(product(suite.items, seeds)):
+        path, data = folder / f"{item.id}-{seed}.jpg", picture(1000 + n)
+        path.write_bytes(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        pictures.append(Picture(item=item, seed=seed, start_sec=0.0, path=path, sha256=sha256, donor=None))
+    return replace(references_of(suite), folder=folder, pictures=tuple(pictures))
+
+
+def first_of(made: Made, picture: Picture) -> Picture:
+    """The picture of the same item with the first seed."""
+    return next(each for each in made.pictures if each.item.id == picture.item.id)
+
+
+def first_seed_of(made: Made) -> Made:
+    """The pictures of the first seed."""
+    return replace(made, pictures=tuple(each for each in made.pictures if each.seed == made.pictures[0].seed))
+
+
+def evidence_of(suite: Suite, judges: Judges | None = None, *made: Made) -> Evidence:
+    """All vectors of a suite, and of what was made for it."""
+    every = [*([references_of(suite)] if suite.items[0].references else []), *made]
+    return gather_for(suite, every, judges or random_judges(), Vectors(None), METRICS)
+
+
+def estimate_of(scores: Mapping[str, Score], name: str) -> Estimate:
+    """A score's estimate, which there is."""
+    found = scores[name].estimate
+    assert found is not None, scores[name].reason
+    return found
 
 
 def by_name(scores: Sequence[Score], on: str = "all") -> dict[str, Score]:
@@ -83,9 +119,23 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
 
 
 @pytest.fixture(scope="module")
-def evidence(suite: Suite) -> Evidence:
-    """Its vectors."""
-    return evidence_of(suite)
+def drawn(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Four pictures of each item."""
+    return draw(tmp_path_factory.mktemp("drawn"), suite, range(4))
+
+
+@pytest.fixture(scope="module")
+def evidence(suite: Suite, drawn: Made) -> Evidence:
+    """Their vectors."""
+    return evidence_of(suite, None, drawn)
+
+
+@pytest.fixture(scope="module")
+def several(suite: Suite) -> Suite:
+    """Eight items of eight labels, each with three references of its own."""
+    references = [item.references[0] for item in suite.items]
+    items = tuple(replace(item, references=tuple(references[n::8])) for n, item in enumerate(suite.items[::3]))
+    return replace(suite, items=items, pool=tuple(item.id for item in items))
 
 
 def test_the_references_are_at_no_distance_from_themselves(suite: Suite, evidence: Evidence) -> None:
@@ -94,8 +144,6 @@ def test_the_references_are_at_no_distance_from_themselves(suite: Suite, evidenc
         estimate = found[name].estimate
         assert estimate is not None
         assert abs(estimate.value) < 1e-6
-        assert found[name].beside["floor"] > 1e-3
-        assert found[name].beside["floor_images"] == 8
     assert (found["iis_cosine"].estimate, found["iis_rank"].estimate) != (None, None)
     assert found["iis_cosine"].estimate.value == pytest.approx(1, abs=1e-9)  # pyright: ignore[reportOptionalMemberAccess]
     assert found["iis_rank"].estimate.value == 100  # pyright: ignore[reportOptionalMemberAccess]
@@ -163,7 +211,7 @@ def test_a_suite_without_pictures_has_no_distances_and_keeps_the_rest(suite: Sui
     for name in ("fid_torch_fidelity", "kid", "cmmd", "coverage", "iis_cosine", "iis_rank"):
         assert found[name].estimate is None
         assert found[name].reason == "the suite has no reference pictures"
-    for name in ("ais_cosine", "ais_rank", "aic", "clip_score_cosine", "recall_at_1"):
+    for name in ("ais_cosine", "ais_rank", "aic", "clip_score_cosine", "r_at_1"):
         assert found[name].estimate is not None
 
 
@@ -202,9 +250,13 @@ def test_where_all_or_none_are_out_there_is_one_part(suite: Suite, evidence: Evi
     assert {one.on for one in scored.scores} == {"all"}
 
 
-def test_pictures_of_several_seeds_count_once_an_item(suite: Suite, evidence: Evidence) -> None:
-    one = by_name(score(evidence, references_of(suite), ["ais_cosine"]).scores)["ais_cosine"]
-    four = by_name(score(evidence, references_of(suite, range(4)), ["ais_cosine"]).scores)["ais_cosine"]
+def test_pictures_of_several_seeds_count_once_an_item(drawn: Made, evidence: Evidence) -> None:
+    alike = replace(
+        drawn, pictures=tuple(replace(each, sha256=first_of(drawn, each).sha256) for each in drawn.pictures)
+    )
+    one, four = (
+        by_name(score(evidence, made, ["ais_cosine"]).scores)["ais_cosine"] for made in (first_seed_of(drawn), alike)
+    )
     assert one.estimate is not None
     assert four.estimate is not None
     assert (four.estimate.value, four.estimate.low) == pytest.approx((one.estimate.value, one.estimate.low))
@@ -216,6 +268,123 @@ def test_the_distances_of_a_part_leave_its_references_out_too(suite: Suite, evid
     found = distance_estimates(evidence, part, ["fid"])["fid_torch_fidelity"]
     assert not isinstance(found, str)
     assert abs(found.value) < 1e-6
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_a_distance_stands_beside_a_floor_of_as_many_pictures(
+    suite: Suite, drawn: Made, evidence: Evidence, seeds: int
+):
+    """Of 8, 24 and 30 other real pictures beside 24 and 96 made ones."""
+    made = first_seed_of(drawn) if seeds == 1 else drawn
+    count, real = len(made.pictures), [item.references[0].sha256 for item in suite.items]
+    spare = tuple(replace(suite.others[0], sha256=each.sha256) for each in drawn.pictures[1::3])
+    for others in (suite.others, spare[:24], spare[:30]):
+        case = replace(evidence, suite=replace(suite, others=others))
+        beside = by_name(score(case, made, ["clip_fid"]).scores)["clip_fid"].beside
+        fewer = min(count, len(others))
+        assert beside["floor_images"] == fewer
+        floor = frechet(
+            *(evidence.take("clip_b32", "images", side) for side in (real, [o.sha256 for o in others[:fewer]]))
+        )
+        assert beside["floor" if fewer == count else "floor_at_fewer"] == pytest.approx(floor)
+        assert len(beside.keys() & {"floor", "floor_at_fewer"}) == 1
+        assert ("value_at_fewer" in beside) == (fewer < count)
+        if fewer == 24 < count:  # one of each item
+            some = [each.sha256 for each in first_seed_of(drawn).pictures]
+            own = frechet(*(evidence.take("clip_b32", "images", side) for side in (real, some)))
+            assert beside["value_at_fewer"] == pytest.approx(own)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_without_other_pictures_a_distance_has_no_floor(suite: Suite, evidence: Evidence, others: int):
+    case = replace(evidence, suite=replace(suite, others=suite.others[:others]))
+    found = by_name(score(case, references_of(suite), ["kid", "prdc"]).scores)
+    assert found["kid"].beside == found["coverage"].beside == {"references": 24.0}
+
+
+def test_a_floor_of_too_few_neighbours_is_none(suite: Suite, evidence: Evidence):
+    case = replace(evidence, suite=replace(suite, others=suite.others[:5]))
+    found = by_name(score(case, references_of(suite), ["kid", "prdc"]).scores)
+    assert found["coverage"].beside == {"references": 24.0}
+    assert found["kid"].beside.keys() == {"references", "floor_at_fewer", "value_at_fewer", "floor_images"}
+
+
+def test_fid_at_infinity_has_a_value_or_the_reason(suite: Suite, drawn: Made, evidence: Evidence):
+    found = by_name(score(evidence, drawn, ["fid"]).scores)["fid_infinity"]
+    assert (found.estimate, found.better) == (None, "lower")
+    assert "it takes 32 pictures of each set (twice the width of the features), found 24" in found.reason
+    judges = open_judges(config.Towers(inception=config.Random(kind="random", width=4, seed=0)))
+    narrow = gather_for(suite, [drawn], judges, Vectors(None), ["fid"])
+    scores = by_name(score(narrow, drawn, ["fid"]).scores)
+    value = estimate_of(scores, "fid_infinity")
+    sides = [[item.references[0].sha256 for item in suite.items], [each.sha256 for each in drawn.pictures]]
+    real_ND, made_ND = (narrow.take("inception", "images", side)[:, :4] for side in sides)
+    assert value.value == fid_infinity(real_ND, made_ND)[0]
+    assert (value.low, value.note) == (None, "no interval: the line through its sizes has none")
+
+
+def test_of_several_references_each_counts(several: Suite):
+    pictures = tuple(
+        replace(each, seed=number, sha256=reference.sha256)
+        for each in references_of(several).pictures
+        for number, reference in enumerate(each.item.references)
+    )
+    case = gather_for(several, [], random_judges(), Vectors(None), METRICS)
+    found = by_name(score(case, replace(references_of(several), pictures=pictures), METRICS).scores)
+    assert found["ais_cosine"].beside["ceiling"] == pytest.approx(estimate_of(found, "ais_cosine").value, abs=1e-12)
+    vectors_ND = unit(case.take("clip_b32", "images", (each.sha256 for each in pictures))).reshape(8, 3, -1)
+    own = np.einsum("iad,ibd->iab", vectors_ND, vectors_ND).mean()
+    assert estimate_of(found, "iis_cosine").value == pytest.approx(own)
+    assert (found["iis_cosine"].images, found["iis_cosine"].seeds) == (24, 1)
+    assert not any("seed_sd" in one.beside for one in found.values())
+
+
+def test_items_with_the_same_reference_are_not_in_each_others_pool(suite: Suite, evidence: Evidence):
+    """Each picture is the reference of three items of different labels; sounds are all different."""
+    items = tuple(replace(item, references=suite.items[n % 8 + 8].references) for n, item in enumerate(suite.items))
+    twins = replace(suite, items=tuple(replace(item, labels=(LABELS[n // 3],)) for n, item in enumerate(items)))
+    case = replace(evidence, suite=twins)
+    found = by_name(score(case, references_of(twins), ["iis_rank", "ais_rank", "iis_cosine"]).scores)
+    assert estimate_of(found, "iis_rank").value == 100
+    assert not found["iis_rank"].beside.keys() & {"ties", "tie_share"}
+    shuffled = by_name(score(case, shuffled_of(twins), ["iis_rank", "iis_cosine"]).scores)
+    assert 30 < estimate_of(shuffled, "iis_rank").value < 70
+    assert estimate_of(shuffled, "iis_cosine").value < 0.2
+    assert 30 < shuffled["iis_rank"].beside["floor"] < 70
+
+
+def test_ties_are_counted_and_a_share(suite: Suite, evidence: Evidence):
+    first = evidence.tables[Need("wav2clip", "sounds")]
+    alike = replace(first, vectors_MD=np.repeat(first.vectors_MD[::6], 6, axis=0))
+    case = replace(evidence, tables={**evidence.tables, Need("wav2clip", "sounds"): alike})
+    beside = by_name(score(case, references_of(suite), ["ais_rank"]).scores)["ais_rank"].beside
+    assert (beside["ties"], beside["tie_share"]) == (24 * 4, pytest.approx(4 / 22))
+
+
+def test_the_floor_of_a_shuffled_control_is_that_of_what_was_shuffled(suite: Suite, evidence: Evidence):
+    """Dealt out once more from where they lie, some would come home."""
+    right, shuffled = (
+        by_name(score(evidence, made, ["iis_cosine", "ais_z"]).scores)
+        for made in (references_of(suite), shuffled_of(suite))
+    )
+    for name in right:
+        assert shuffled[name].beside["floor"] == pytest.approx(right[name].beside["floor"], abs=1e-12)
+
+
+@pytest.mark.parametrize("labels", [("rain",), ()])
+def test_where_others_have_no_other_labels_the_floor_is_called_so(
+    suite: Suite, evidence: Evidence, labels: tuple[str, ...]
+):
+    items = tuple(replace(item, labels=labels) for item in suite.items)
+    case = replace(evidence, suite=replace(suite, items=items))
+    beside = by_name(score(case, references_of(case.suite), ["iis_cosine"]).scores)["iis_cosine"].beside
+    assert "floor" not in beside
+    assert -1 < beside["floor_recordings"] < 0.9
+
+
+def test_no_metric_goes_by_the_name_of_anothers_score() -> None:
+    names = {mean.name: mean.asked for mean in MEANS} | {name: one.asked for one in DISTANCES for name in one.names}
+    assert all(asked == name for name, asked in names.items() if name in METRICS)
 
 
 def test_a_floor_is_what_the_pictures_get_for_the_sounds_of_others(suite: Suite, evidence: Evidence) -> None:

@@ -18,6 +18,7 @@ from eval.statistics import (
     recording_means,
     seed_spread,
     sign_flip,
+    unpaired_estimate,
 )
 from tests.eval.features import golden
 
@@ -105,11 +106,38 @@ def test_the_jackknife_of_a_mean_is_the_error_of_a_mean():
     found = jackknife(values.mean(), [np.delete(values, at).mean() for at in range(12)])
     expected = values.std(ddof=1) / np.sqrt(12)
     assert found.standard_error == pytest.approx(expected, rel=1e-12)
-    assert (found.low, found.high) == pytest.approx((values.mean() - 1.96 * expected, values.mean() + 1.96 * expected))
+    # Student's t with 11 degrees of freedom, from a table
+    half = 2.2010 * expected
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-4)
+
+
+@pytest.mark.parametrize(("groups", "errors"), [(3, 4.3027), (5, 2.7764), (19, 2.1009), (20, 1.96)])
+def test_the_fewer_the_groups_the_wider_the_interval(groups: int, errors: float):
+    found = jackknife(0.0, np.arange(groups))
+    assert found.standard_error is not None
+    assert (found.low, found.high) == pytest.approx(
+        (-errors * found.standard_error, errors * found.standard_error), rel=1e-4
+    )
+
+
+def test_the_mean_of_other_recordings_is_taken_off_with_an_interval_of_both():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(40) + 1, rng.standard_normal(12)
+    found = unpaired_estimate(a, b, seed=0)
+    assert found.value == pytest.approx(a.mean() - b.mean())
+    assert found.standard_error == pytest.approx(np.sqrt(a.var() / 40 + b.var() / 12), rel=0.05)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert (found.method, found.note) == ("bootstrap", "")
+    assert unpaired_estimate(a, b[:9], seed=0).note == "rough interval: 9 recordings, fewer than 10"
+    assert unpaired_estimate(a, b[:1], seed=0).note == "no interval: it takes two recordings of each kind, found 1"
 
 
 def test_the_jackknife_says_where_it_is_rough_or_none():
-    assert jackknife(1.0, [1.0]) == Estimate(value=1.0, note="no interval: it takes two groups of recordings, found 1")
+    for count in (1, 2):
+        note = f"no interval: it takes 3 groups of recordings at least, found {count}"
+        assert jackknife(1.0, [1.0] * count) == Estimate(value=1.0, note=note)
     assert jackknife(1.0, [1.0] * 9).note == "rough interval: 9 recordings, fewer than 10"
     assert jackknife(1.0, [1.0] * 10).note == ""
 
@@ -138,12 +166,14 @@ def test_a_model_does_not_differ_from_itself():
 
 
 def test_differences_that_cannot_be_paired_are_refused_and_those_without_replicates_have_no_p():
-    a, b = jackknife(5.0, [4.0, 5.0, 6.0]), jackknife(5.0, [4.0, 5.0])
-    with pytest.raises(ValueError, match="expected replicates of the same groups of recordings, found 3 and 2"):
+    a, b = jackknife(5.0, [4.0, 5.0, 6.0, 7.0]), jackknife(5.0, [4.0, 5.0, 6.0])
+    with pytest.raises(ValueError, match="expected replicates of the same groups of recordings, found 4 and 3"):
         jackknife_difference(a, b)
     found = jackknife_difference(Estimate(value=3.0), Estimate(value=1.0))
     assert (found.value, found.low, found.p) == (2.0, None, None)
-    assert found.note == "no interval: it takes two groups of recordings, found 0"
+    assert found.note == "no interval: it takes 3 groups of recordings at least, found 0"
+    few = jackknife(5.0, [4.0, 5.0])
+    assert jackknife_difference(few, few).note == few.note
 
 
 def test_signs_are_flipped_exactly_for_twelve_recordings():

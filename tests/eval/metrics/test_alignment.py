@@ -209,6 +209,22 @@ def test_ties_are_not_won_and_are_counted():
     assert found.ties == 2
 
 
+def test_an_item_of_the_same_input_is_not_in_the_pool():
+    """Nor is one of the same input as a control's donor, which would win."""
+    sounds = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [-1.0, 0.1]])
+    images, inputs = np.array([[1.0, 0.5]]), ["a", "a", "b", "b", "c"]
+
+    whole = rank_scores(sounds, images, join(5, [0]))
+    apart = rank_scores(sounds, images, join(5, [0]), inputs_I=inputs)
+    control = rank_scores(sounds, images, join(5, [4], donors=[2]), inputs_I=inputs)
+
+    assert (whole.values_N.tolist(), whole.ties, whole.compared) == ([75.0], 1, 4)
+    assert (apart.values_N.tolist(), apart.ties, apart.compared) == ([100.0], 0, 3)
+    assert (control.values_N.tolist(), control.compared) == ([0.0], 2)  # items 0 and 1; not 3, which is as item 2
+    alone = rank_scores(sounds[:2], images, join(2, [0]), inputs_I=inputs[:2])
+    assert alone.without == {alignment.NO_POOL: 1}
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "reason"),
     [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from eval.metrics.alignment import unit
 from eval.metrics.copying import (
     NEIGHBOURS,
     Near,
@@ -15,7 +16,6 @@ from eval.metrics.copying import (
     near_excess,
     quantile,
     ratio_excess,
-    unit,
 )
 
 

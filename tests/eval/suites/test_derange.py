@@ -6,10 +6,10 @@ import pytest
 
 from eval.suites.derange import derange
 from eval.suites.suite import Item, Stored
-from tests.builders import SHA256, refused
+from tests.builders import refused
 
 
-def item(name: str, recording: str = "", labels: Sequence[str] = ()) -> Item:
+def item(name: str, recording: str = "", labels: Sequence[str] = (), sound: str = "", pictures: str = "") -> Item:
     return Item(
         id=name,
         recording=recording or name,
@@ -18,12 +18,12 @@ def item(name: str, recording: str = "", labels: Sequence[str] = ()) -> Item:
         captions=(),
         split="",
         group="",
-        sound=Stored(file=f"sounds/{name}.flac", sha256=SHA256),
+        sound=Stored(file=f"sounds/{name}.flac", sha256=sound or name),
         seconds=1.0,
         sample_rate_hz=16_000,
         window=None,
         window_start_sec=0.0,
-        references=(),
+        references=tuple(Stored(file=f"references/{each}.png", sha256=each) for each in pictures),
     )
 
 
@@ -60,6 +60,16 @@ def test_without_labels_other_recordings_do():
     items = [item(f"{recording}{n}", recording) for recording in "abc" for n in range(4)]
     donors = derange(items, 0)
     assert all(taker[0] != donor[0] for taker, donor in donors.items())
+
+
+def test_the_same_sound_or_picture_is_no_other():
+    """Of four recordings two show the same picture among others, and two have the same sound."""
+    items = [item("a", pictures="xy"), item("b", pictures="yz"), item("c", sound="s"), item("d", sound="s")]
+    for seed in range(20):
+        donors = derange(items, seed)
+        assert {donors["a"], donors["b"]} == {"c", "d"}
+    with refused("2 of them are of the file 'y'; expected that none has more than half"):
+        derange(items[:2], 0)
 
 
 def test_across_recordings_a_label_may_come_again():

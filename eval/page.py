@@ -162,7 +162,8 @@ def _ends(
             )
             yield f'<h3>{title}</h3><div class="ends">{cards}</div>\n'
         yield "</section>\n"
-    yield "</main>\n<footer>Made pictures first, the reference last, the whole sound below.</footer>\n</body>\n</html>\n"
+    yield "</main>\n<footer>Made pictures first, the reference last, the whole sound below.</footer>\n"
+    yield "</body>\n</html>\n"
 
 
 def _card(item: Item, value: float, count: int) -> str:

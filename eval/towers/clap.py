@@ -44,7 +44,8 @@ def open_clap(section: ClapSection) -> Tower:
     def embed_texts(texts: Sequence[str]) -> np.ndarray:
         return load()(texts)
 
-    heard = f"{SAMPLE_RATE_HZ} Hz soxr HQ, 16 bit, mean of windows of {WINDOW} samples, repeatpad, {(settled := hash_settings(fetched))}"
+    settled = hash_settings(fetched)
+    heard = f"{SAMPLE_RATE_HZ} Hz soxr HQ, 16 bit, mean of windows of {WINDOW} samples, repeatpad, {settled}"
     return Tower(
         name="CLAP",
         model=named(section.model, section.revision),

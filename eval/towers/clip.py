@@ -84,7 +84,9 @@ def open_clip(section: Clip, expected: Mapping[str, int] | None = None) -> Tower
     sizes = _check_eye(eye)
     if expected is not None and sizes != expected:
         wanted, found = (", ".join(f"{name} {size}" for name, size in each.items()) for each in (expected, sizes))
-        raise InputError(f"{section.model}: expected the CLIP of {wanted}, found {found}; take the one that is named")
+        raise InputError(
+            f"{section.model}: expected the CLIP of {wanted}, found {found}; `towers.yaml`, which comes along, names it"
+        )
     side = sizes["side"]
     preparation = cmmd_square(side) if side == CMMD_SIDE else clip_square(side)
     images = Way(

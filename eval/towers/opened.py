@@ -25,7 +25,7 @@ LIBRARIES: Mapping[str, Sequence[str]] = {
     "peav": ("torch", "safetensors", "transformers", "timm"),
 }
 ALWAYS = ("numpy", "scipy", "pillow", "soxr")  # arithmetic, decoding, resampling
-# What the definitions of the metrics name: patch and side in pixels, width and depth of the network, width of the space.
+# What metrics name in their definitions: patch and side in pixels, width and depth of the network, width of the space.
 CLIPS: Mapping[str, Mapping[str, int]] = {
     "clip_b32": {"patch": 32, "side": 224, "width": 768, "depth": 12, "space": 512},
     "clip_l14": {"patch": 14, "side": 224, "width": 1024, "depth": 24, "space": 768},

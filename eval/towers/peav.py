@@ -85,9 +85,8 @@ def open_peav(section: PeAv) -> Tower:
     def embed_images(images: Sequence[Image.Image]) -> np.ndarray:
         return _stacked([embed_image(load(), image) for image in images])
 
-    heard = (
-        f"whole, {SAMPLE_RATE_HZ} Hz soxr HQ, reflected to a multiple of {HOP}, {(settled := hash_settings(fetched))}"
-    )
+    settled = hash_settings(fetched)
+    heard = f"whole, {SAMPLE_RATE_HZ} Hz soxr HQ, reflected to a multiple of {HOP}, {settled}"
     return Tower(
         name="PE-AV",
         model=named(section.model, section.revision),

@@ -230,6 +230,8 @@ def made_and_judged(report: Report) -> list[str]:
     """How the pictures were made, as far as their manifest says, and the libraries that the numbers rest on."""
     said = {name: report.settings.get(name) for name in ("guidance", "steps", "commit")}
     width, height = report.image_px
-    made = [f"heard: {report.heard}", f"pictures of {width} x {height}"]
+    control = report.settings.get("control")
+    made = [f"the control {control}, which hears nothing" if control else f"heard: {report.heard}"]
+    made += [f"pictures of {width} x {height}"]
     made += [f"{name} {value}" for name, value in said.items() if value is not None]
     return ["; ".join(made), ", ".join(f"{name} {version}" for name, version in report.libraries.items())]

@@ -148,17 +148,14 @@ def test_equal_pictures_are_counted(suite: Suite, folder: Path) -> None:
 
 
 def test_a_window_that_is_the_whole_sound_does_not_tell_what_was_heard(tmp_path: Path) -> None:
-    short = make_suite(tmp_path, 2, others=0, seconds=4.0)
-    assert all(item.window is not None for item in short.items)
-    item = short.items[0]
-    alike = replace(short, items=(replace(item, window=item.sound), *short.items[1:]))
-    pictures = {each.id: [picture(n, (32, 32), "PNG")] for n, each in enumerate(short.items)}
-    made = make_made(short, tmp_path / "made", pictures)
-    assert made.heard == "whole"
+    suite = make_suite(tmp_path, 2, others=0)
+    first, window = suite.items[0], suite.items[1].window
+    assert window is not None
+    alike = replace(suite, items=(replace(first, window=first.sound), suite.items[1]))
+    pictures = {item.id: [picture(n, (32, 32), "PNG")] for n, item in enumerate(suite.items)}
+    assert make_made(alike, tmp_path / "made", pictures).heard == "whole"
 
     def hear_the_window(lines: list[dict[str, Any]]) -> None:
-        window = short.items[1].window
-        assert window is not None
         lines[1]["sound_sha256"] = [window.sha256]
 
     change_lines(tmp_path / "made", hear_the_window)

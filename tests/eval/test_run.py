@@ -90,6 +90,7 @@ def test_random_towers_are_named_wherever_their_numbers_are_read(
     score_it(place, tmp_path / "r", "--metrics", "iis_cosine")
     warning = "random projections judge nothing: clip_b32"
     page = (tmp_path / "r" / "index.html").read_text()
+    assert "the control references, which hears nothing; pictures of 32 x 32" in page
     name = "clip_b32: random projection (no judge), width 16, seed 1"
     assert f'<p class="warn">{warning}</p>' in page
     assert page.count(name) == 1

@@ -11,11 +11,12 @@ from PIL import Image
 
 from eval.measures import Score
 from eval.pictures import Made, Picture
-from eval.report import Report, left_out, say_value
+from eval.report import Report, left_out, made_and_judged, say_number, say_towers, say_value, warn_of_random
 from eval.suites.suite import Item, Suite
 
 PAGE = "index.html"
 SHOWN = 12  # items at each end of a metric
+BESIDE = 4  # pictures of an item that are shown; its value is the mean over all
 THUMB_PX = 256
 MEDIA = "media"
 STYLE = """
@@ -33,6 +34,7 @@ STYLE = """
 .end img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; background: var(--soft); }
 .end audio { width: 100%; margin-top: 0.4rem; }
 .end p { font-size: 0.8125rem; }
+.warn { padding: 0.5rem 0.8rem; border: 2px solid var(--focus); font-weight: 600; }
 h2 { margin-top: 2rem; font-size: 1.25rem; }
 h3 { font-size: 0.9375rem; color: var(--muted); }
 """
@@ -49,13 +51,13 @@ def write_page(folder: Path, suite: Suite, made: Made, report: Report, items: Ma
     """
     shown = {name: ends_of(values_I) for name, values_I in items.items()}
     wanted = sorted({place for places in shown.values() for end in places for place in end})
-    first = _first_pictures(made)
+    pictures = _pictures_of(made)
     (folder / MEDIA).mkdir()
     for place in wanted:
-        _write_media(folder / MEDIA, suite, suite.items[place], first[suite.items[place].id])
+        _write_media(folder / MEDIA, suite, suite.items[place], pictures[suite.items[place].id])
     style = (resources.files("sonify.report") / "gallery_assets" / "gallery.css").read_text(encoding="utf-8")
     (folder / "report.css").write_text(style + STYLE, encoding="utf-8")
-    body = "".join([*_head(report), *_table(report.scores), *_ends(suite, report.scores, shown, items)])
+    body = "".join([*_head(report), *_table(report), *_ends(suite, report.scores, shown, items, pictures)])
     (folder / PAGE).write_text(body, encoding="utf-8")
 
 
@@ -66,15 +68,16 @@ def ends_of(values_I: np.ndarray) -> tuple[list[int], list[int]]:
     return order[:each], order[::-1][:each]
 
 
-def _first_pictures(made: Made) -> dict[str, Picture]:
-    found: dict[str, Picture] = {}
+def _pictures_of(made: Made) -> dict[str, list[Picture]]:
+    found: dict[str, list[Picture]] = {}
     for picture in made.pictures:
-        found.setdefault(picture.item.id, picture)
+        found.setdefault(picture.item.id, []).append(picture)
     return found
 
 
-def _write_media(folder: Path, suite: Suite, item: Item, picture: Picture) -> None:
-    _thumbnail(picture.path, folder / f"{item.id}.jpg")
+def _write_media(folder: Path, suite: Suite, item: Item, pictures: Sequence[Picture]) -> None:
+    for n, picture in enumerate(pictures[:BESIDE]):
+        _thumbnail(picture.path, folder / f"{item.id}-{n}.jpg")
     if item.references:
         _thumbnail(suite.folder / item.references[0].file, folder / f"{item.id}-reference.jpg")
     (folder / f"{item.id}.flac").write_bytes((suite.folder / item.sound.file).read_bytes())
@@ -97,26 +100,28 @@ def _head(report: Report) -> Iterator[str]:
     yield '<header class="masthead"><div class="title"><p class="brand">sonify evaluation</p>'
     yield f'<h1>{escape(report.model)}</h1><p class="lead">on {escape(report.suite)}, {report.found:,} of'
     yield f" {report.wanted:,} items; suite {report.suite_digest[:12]}, model {report.model_sha256[:12]}</p>"
-    yield "".join(f'<p class="lead">{escape(line)}</p>' for line in left_out(report))
+    if warning := warn_of_random(report):
+        yield f'<p class="warn">{escape(warning)}</p>'
+    yield "".join(f'<p class="lead">{escape(line)}</p>' for line in [*made_and_judged(report)[:1], *left_out(report)])
     yield "</div></header>\n<main>\n"
 
 
-def _table(scores: Sequence[Score]) -> Iterator[str]:
+def _table(report: Report) -> Iterator[str]:
     yield '<table class="scores"><thead><tr><th>metric</th><th class=n>on</th><th>value [95 %]</th><th>'
     yield "floor, value, ceiling</th><th class=n>floor</th><th class=n>ceiling</th><th class=n>pictures</th>"
     yield "<th class=n>recordings</th></tr></thead><tbody>\n"
-    for score in scores:
+    for score in report.scores:
         floor, ceiling = (score.beside.get(name) for name in ("floor", "ceiling"))
         note = score.reason or (score.estimate.note if score.estimate else "")
         arrow = "↑" if score.better == "higher" else "↓"
         yield f'<tr><th title="{escape(score.definition)}">{escape(score.metric)} {arrow}</th>'
         yield f"<td class=n>{score.on}</td><td>{escape(say_value(score))}<span class=why> {escape(note)}</span></td>"
-        yield f"<td>{_span(score)}</td><td class=n>{_short(floor)}</td><td class=n>{_short(ceiling)}</td>"
+        yield f"<td>{_span(score)}</td><td class=n>{say_number(floor)}</td><td class=n>{say_number(ceiling)}</td>"
         yield f"<td class=n>{score.images:,}</td><td class=n>{score.recordings:,}</td></tr>\n"
     yield "</tbody></table>\n<details><summary>How each was measured</summary><dl>\n"
-    for score in (score for score in scores if score.on == "all"):
-        towers = "; ".join(f"{role} {sha256[:12]}" for role, sha256 in score.towers.items())
-        how = [score.definition, towers, *score.preprocessing]
+    yield f"<dt><b>all</b></dt><dd>{escape('. '.join(made_and_judged(report)))}</dd>\n"
+    for score in (score for score in report.scores if score.on == "all"):
+        how = [score.definition, *say_towers(report, score), *score.preprocessing]
         how += [f"pool {score.pool_sha256[:12]}"] if score.pool_sha256 else []
         yield f"<dt><b>{escape(score.metric)}</b></dt><dd>{escape('. '.join(filter(None, how)))}</dd>\n"
     yield "</dl></details>\n"
@@ -145,26 +150,31 @@ def _ends(
     scores: Sequence[Score],
     shown: Mapping[str, tuple[list[int], list[int]]],
     items: Mapping[str, np.ndarray],
+    pictures: Mapping[str, Sequence[Picture]],
 ) -> Iterator[str]:
     definitions = {score.metric: score.definition for score in scores}
     for name, ends in shown.items():
         yield f"<section><h2>{escape(name)}</h2><p>{escape(definitions[name])}</p>\n"
         for title, places in zip(("highest", "lowest"), ends, strict=True):
-            cards = "".join(_card(suite.items[place], float(items[name][place])) for place in places)
+            cards = "".join(
+                _card(item, float(items[name][place]), len(pictures[item.id]))
+                for place, item in ((place, suite.items[place]) for place in places)
+            )
             yield f'<h3>{title}</h3><div class="ends">{cards}</div>\n'
         yield "</section>\n"
-    yield "</main>\n<footer>Made picture left, reference right, the whole sound below.</footer>\n</body>\n</html>\n"
+    yield "</main>\n<footer>Made pictures first, the reference last, the whole sound below.</footer>\n"
+    yield "</body>\n</html>\n"
 
 
-def _card(item: Item, value: float) -> str:
+def _card(item: Item, value: float, count: int) -> str:
     said = " · ".join(item.labels or item.captions) or item.id
     real = f'<img src="{MEDIA}/{item.id}-reference.jpg" alt="the reference" loading="lazy">' if item.references else ""
-    return (
-        f'<article class="end"><div><img src="{MEDIA}/{item.id}.jpg" alt="the made picture" loading="lazy">{real}</div>'
-        f'<audio controls preload="none" src="{MEDIA}/{item.id}.flac"></audio>'
-        f"<p><b>{value:.4g}</b> {escape(said)}</p><p>{escape(item.id)}</p></article>"
+    images = "".join(
+        f'<img src="{MEDIA}/{item.id}-{n}.jpg" alt="a made picture" loading="lazy">' for n in range(min(count, BESIDE))
     )
-
-
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    mean = f", the mean of {count:,} pictures, of which {BESIDE} are shown" if count > BESIDE else ""
+    return (
+        f'<article class="end"><div>{images}{real}</div>'
+        f'<audio controls preload="none" src="{MEDIA}/{item.id}.flac"></audio>'
+        f"<p><b>{say_number(value)}</b>{mean} {escape(said)}</p><p>{escape(item.id)}</p></article>"
+    )

@@ -2,8 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from eval.baselines.folder import Failed, Look, look_at_file, mark_odd_sizes, read_failed, read_made_for
 from eval.suites.suite import Item, Suite
@@ -33,7 +34,8 @@ class Made:
 
     `missing` are items without one, `unusable` files that are no picture or are of another size than most, with the
     reason, `failed` what the model itself gave up. `identical` counts pictures that are pixel for pixel that of
-    another item or seed.
+    another item or seed. `heard` is which file of the items the sounds were: `window`, `whole`, or `window and whole`.
+    `settings` are the manifest's, of its first line; `size` is the width and height of the pictures.
     """
 
     folder: Path
@@ -45,6 +47,9 @@ class Made:
     failed: tuple[Failed, ...]
     identical: int
     trained_on: tuple[str, ...]
+    settings: Mapping[str, Any]
+    heard: str
+    size: tuple[int, int]
 
 
 def read_made(suite: Suite, folder: Path) -> Made:
@@ -87,6 +92,9 @@ def read_made(suite: Suite, folder: Path) -> Made:
         failed=read_failed(folder),
         identical=_count_identical(looks),
         trained_on=getattr(rows[0].settings, "trained_on", ()) or (made_for.trained_on if made_for else ()),
+        settings=asdict(rows[0].settings),
+        heard=_heard(rows, items),
+        size=next((look.size for look in looks if not look.wrong), (0, 0)),
     )
 
 
@@ -134,6 +142,16 @@ def _item_of(row: GeneratedImage, by_sound: Mapping[str, list[Item]]) -> Item | 
     """The item of a line; of several items of equal sounds the one whose file it names."""
     items = by_sound.get(row.sound_sha256[0], []) if len(row.sound_sha256) == 1 else []
     return next((item for item in items if item.id == Path(row.sound).stem), items[0] if items else None)
+
+
+def _heard(rows: Sequence[GeneratedImage], items: Sequence[Item]) -> str:
+    """What was heard of the items; one whose window is the whole sound does not tell the two apart."""
+    found = {
+        "whole" if row.sound_sha256[0] == item.sound.sha256 else "window"
+        for row, item in zip(rows, items, strict=True)
+        if item.window is None or item.window.sha256 != item.sound.sha256
+    }
+    return " and ".join(sorted(found, reverse=True)) or "whole"
 
 
 def _picture(folder: Path, row: GeneratedImage, item: Item, look: Look) -> Picture:

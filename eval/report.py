@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from eval.measures import Score
 from eval.pictures import Made
 from eval.suites.suite import Suite
+from eval.towers import random
 from sonify.errors import InputError
 
 REPORT = "report.json"
@@ -47,13 +48,20 @@ class Report:
     items_without_picture: tuple[str, ...]
     unusable: dict[str, str]
     failed: int
+    identical: int  # pictures that are pixel for pixel another
+    settings: dict[str, Any]  # the manifest's, of its first line
+    heard: str  # which file of the items: window | whole | window and whole
+    image_px: tuple[int, int]
     met: dict[str, int]  # items by level: in, audio, out, unknown
-    trained_on: tuple[str, ...]
+    trained_on: tuple[str, ...]  # as `eval.met` reads it
+    said_of_training: tuple[str, ...]  # by the recipe, such as vggsound_train
+    domain: tuple[str, ...]  # of these, what is of the suite's corpus
     towers: dict[str, str]  # by role: the name and the model
     judged_by: dict[str, Any] | None = None  # the sections of the towers; None: a caller's own
     vectors: str | None
     metrics: tuple[str, ...]
     seed: int
+    libraries: dict[str, str]  # versions
     scores: tuple[Score, ...]
 
 
@@ -106,7 +114,7 @@ def items_csv(suite: Suite, made: Made, items: Mapping[str, np.ndarray]) -> byte
     return _csv([["id", "recording", "group", "labels", "images", *names], *rows])
 
 
-def scores_csv(scores: Iterable[Score]) -> bytes:
+def scores_csv(report: Report) -> bytes:
     """A line a score."""
     header = ["metric", "on", "value", "low", "high", "interval", "images", "items", "recordings", "seeds", "better"]
     beside = ["floor", "ceiling", "mean_over_images", "seed_sd"]
@@ -119,12 +127,23 @@ def scores_csv(scores: Iterable[Score]) -> bytes:
             *(score.images, score.items, score.recordings, score.seeds, score.better),
             *(score.beside.get(name, "") for name in beside),
             score.pool_sha256 or "",
-            " ".join(f"{role}:{sha256}" for role, sha256 in score.towers.items()),
+            "; ".join(say_towers(report, score)),
             score.reason or (score.estimate.note if score.estimate else ""),
         ]
-        for score in scores
+        for score in report.scores
     ]
     return _csv([[*header, *beside, "pool_sha256", "towers", "note"], *rows])
+
+
+def say_towers(report: Report, score: Score) -> list[str]:
+    """The towers of a score: what each is for, which it is, and the hash of its weights."""
+    return [f"{role}: {report.towers.get(role, '')}, sha256 {sha256}" for role, sha256 in score.towers.items()]
+
+
+def warn_of_random(report: Report) -> str:
+    """That numbers are not to be read as such; empty where every tower is a network."""
+    found = [role for role, tower in report.towers.items() if tower.startswith(random.NAME)]
+    return f"random projections judge nothing: {', '.join(found)}" if found else ""
 
 
 def _numbers(score: Score) -> list[Any]:
@@ -144,7 +163,9 @@ ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 
 def scores_latex(report: Report) -> bytes:
     """A table for a paper, with booktabs: each score with its interval, its floor and ceiling, and n."""
+    warning = warn_of_random(report)
     lines = [
+        *([f"% {warning}"] if warning else []),
         "% needs \\usepackage{booktabs}",
         r"\begin{tabular}{llrrrr}",
         r"\toprule",
@@ -159,7 +180,7 @@ def scores_latex(report: Report) -> bytes:
 
 def _latex_row(score: Score) -> str:
     name = rf"\texttt{{{_escaped(score.metric)}}} {ARROWS[score.better]}"
-    floor, ceiling = (_short(score.beside.get(which)) for which in ("floor", "ceiling"))
+    floor, ceiling = (say_number(score.beside.get(which)) for which in ("floor", "ceiling"))
     return rf"{name} & {score.on} & {say_value(score)} & {floor} & {ceiling} & {score.images} \\"
 
 
@@ -167,13 +188,13 @@ def say_value(score: Score) -> str:
     """A score as it is read: the value and its interval, or that there is none."""
     if score.estimate is None:
         return "not measured"
-    text = _short(score.estimate.value)
+    text = say_number(score.estimate.value)
     if score.estimate.low is None or score.estimate.high is None:
         return text
-    return f"{text} [{_short(score.estimate.low)}, {_short(score.estimate.high)}]"
+    return f"{text} [{say_number(score.estimate.low)}, {say_number(score.estimate.high)}]"
 
 
-def _short(value: float | None) -> str:
+def say_number(value: float | None) -> str:
     """Four digits that count; none where there is no value."""
     return "" if value is None else f"{value:.4g}"
 
@@ -195,6 +216,22 @@ def left_out(report: Report) -> list[str]:
         lines.append(f"{len(report.unusable):,} pictures cannot be used, such as {name} ({why})")
     if report.failed:
         lines.append(f"{report.failed:,} pictures failed when they were made (failed.csv)")
+    if report.identical and report.settings.get("control") != "references":
+        lines.append(f"{report.identical:,} pictures are, pixel for pixel, that of another item or seed")
     counts = ", ".join(f"{count:,} {level}" for level, count in report.met.items() if count)
     lines.append(f"in or out of sample: {counts}" + ("" if report.trained_on else "; --trained-on tells"))
+    if report.said_of_training:
+        of_it = f": {', '.join(report.domain)} is of this suite's corpus (domain)" if report.domain else ""
+        lines.append(f"trained on {', '.join(report.said_of_training)}, as its recipe says{of_it}")
     return lines
+
+
+def made_and_judged(report: Report) -> list[str]:
+    """How the pictures were made, as far as their manifest says, and the libraries that the numbers rest on."""
+    said = {name: report.settings.get(name) for name in ("guidance", "steps", "commit")}
+    width, height = report.image_px
+    control = report.settings.get("control")
+    made = [f"the control {control}, which hears nothing" if control else f"heard: {report.heard}"]
+    made += [f"pictures of {width} x {height}"]
+    made += [f"{name} {value}" for name, value in said.items() if value is not None]
+    return ["; ".join(made), ", ".join(f"{name} {version}" for name, version in report.libraries.items())]

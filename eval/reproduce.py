@@ -53,6 +53,7 @@ BEST = {
 }
 CONTROLS = ("references", "shuffled")
 NOT_MEASURED = "not measured"
+TITLES = {**COLUMNS, OFFLINE: f"{OFFLINE} (random projections, which judge nothing)"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,9 +298,7 @@ def _print(cells: Sequence[Cell]) -> None:
         table.add_column(title)
     for suite in suites:
         for metric in METRICS:
-            table.add_row(
-                COLUMNS.get(suite, suite), metric, *(_say(at.get((model, suite, metric))) for model in models)
-            )
+            table.add_row(TITLES[suite], metric, *(_say(at.get((model, suite, metric))) for model in models))
     Console(file=sys.stdout, width=max(Console().width, 120)).print(table)
 
 
@@ -313,7 +312,7 @@ def _latex(cells: Sequence[Cell]) -> str:
         "% needs \\usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'ccc' * len(suites)}}}",
         r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{3}}{{c}}{{{COLUMNS.get(suite, suite)}}}" for suite in suites)]) + r" \\",
+        " & ".join(["", *(rf"\multicolumn{{3}}{{c}}{{{TITLES[suite]}}}" for suite in suites)]) + r" \\",
         " & ".join(["model", *(metric for _ in suites for metric in METRICS)]) + r" \\",
         r"\midrule",
     ]

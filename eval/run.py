@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.evidence import tower_of
-from eval.measures import DISTANCES
+from eval.measures import DISTANCES, MEANS
 from eval.met import levels_of, read_met
 from eval.page import write_page
 from eval.pictures import Made, pictures_digest, read_made
@@ -36,10 +36,13 @@ from eval.report import (
     Report,
     items_csv,
     left_out,
+    made_and_judged,
     report_bytes,
+    say_number,
     say_value,
     scores_csv,
     scores_latex,
+    warn_of_random,
 )
 from eval.score import Scored, distance_estimates, gather_for, roles_of, score
 from eval.statistics import Estimate
@@ -47,7 +50,7 @@ from eval.suites.config import METRICS
 from eval.suites.suite import Suite, read_suite
 from eval.towers import config
 from eval.towers.cache import Vectors
-from eval.towers.opened import load_towers, open_judges
+from eval.towers.opened import libraries_of, load_towers, open_judges
 from eval.towers.tower import Judges
 from sonify.config.loader import make_settings
 from sonify.errors import InputError, did_you_mean
@@ -58,6 +61,7 @@ from sonify.terminal import Parser, argument_of, run_command
 VECTORS = "vectors"
 TABLE_COLUMNS = 100  # what a table of scores needs, where the terminal is narrower or there is none
 TOWERS = "towers"  # the configuration that comes along
+PARTS = {"landscapes_itw": ("landscapes", "itw")}  # of kinds of suites that are several corpora
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "eval.run") -> int:
@@ -126,10 +130,18 @@ def choose_metrics(suite: Suite, asked: Sequence[str] | None) -> tuple[str, ...]
         InputError: there is none of that name.
     """
     if wrong := next((name for name in asked or () if name not in METRICS), None):
+        if (metric := _metric_of(wrong)) is not None:
+            raise InputError(f"--metrics: {wrong} is a score that the metric {metric} gives; ask for {metric}")
         raise InputError(
             f"--metrics: no metric {wrong!r}{did_you_mean(wrong, METRICS)}; expected some of {', '.join(METRICS)}"
         )
     return tuple(asked or suite.settings.get("metrics") or METRICS)
+
+
+def _metric_of(score: str) -> str | None:
+    names = {mean.name: mean.asked for mean in MEANS}
+    names |= {name: distance.asked for distance in DISTANCES for name in distance.names}
+    return names.get(score)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,13 +187,20 @@ def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored]:
         items_without_picture=made.missing,
         unusable=dict(made.unusable),
         failed=len(made.failed),
+        identical=made.identical,
+        settings=dict(made.settings),
+        heard=made.heard,
+        image_px=made.size,
         met={str(level): count for level, count in levels.counts.items()},
-        trained_on=tuple(map(str, trained_on)) or made.trained_on,
+        trained_on=tuple(map(str, trained_on)),
+        said_of_training=made.trained_on,
+        domain=_domain(suite, made),
         towers=_towers_of(judges),
         judged_by=request.towers.model_dump(mode="json") if request.towers else None,
         vectors=str(request.vectors) if request.vectors else None,
         metrics=request.metrics,
         seed=request.seed,
+        libraries=libraries_of(judges, request.towers),
         scores=scored.scores,
     )
     return made, report, scored
@@ -212,6 +231,12 @@ def distances_on(report: Report, ids: Collection[str]) -> dict[str, Estimate | s
     return distance_estimates(evidence, pictures, distances)
 
 
+def _domain(suite: Suite, made: Made) -> tuple[str, ...]:
+    """What the model is said to be trained on of the suite's corpus, such as vggsound_train of a suite of VGGSound."""
+    corpora = PARTS.get(kind := str(suite.settings.get("kind")), (kind,))
+    return tuple(name for name in made.trained_on if name.lower().startswith(corpora))
+
+
 def _towers_of(judges: Judges) -> dict[str, str]:
     towers = {field.name: tower_of(judges, field.name) for field in fields(Judges)}
     return {role: f"{tower.name}: {tower.model}" for role, tower in towers.items() if tower is not None}
@@ -229,7 +254,7 @@ def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Sc
             raise InputError(f"--out {out}: holds something else than a report; choose another place")
         with replacing(out) as folder:
             (folder / REPORT).write_bytes(report_bytes(report))
-            (folder / SCORES).write_bytes(scores_csv(report.scores))
+            (folder / SCORES).write_bytes(scores_csv(report))
             (folder / LATEX).write_bytes(scores_latex(report))
             (folder / ITEMS).write_bytes(items_csv(suite, made, scored.items))
             write_page(folder, suite, made, report, scored.items)
@@ -247,12 +272,14 @@ def tell(report: Report) -> None:
         on = [each.on] if len(parts) > 1 else []
         table.add_row(each.metric, *on, say_value(each), *_besides(each.beside), f"{each.images:,}")
     Console(file=sys.stdout, width=max(Console().width, TABLE_COLUMNS)).print(table)
-    for line in [*_unmeasured(report), *_notes(report), *left_out(report)]:
+    warning = warn_of_random(report)
+    lines = [*_unmeasured(report), *_notes(report), *made_and_judged(report), *left_out(report)]
+    for line in [*([warning] if warning else []), *lines]:
         sys.stdout.write(f"{line}\n")
 
 
 def _besides(beside: Mapping[str, float]) -> list[str]:
-    return [f"{beside[name]:.4g}" if name in beside else "" for name in ("floor", "ceiling")]
+    return [say_number(beside.get(name)) for name in ("floor", "ceiling")]
 
 
 def _unmeasured(report: Report) -> list[str]:

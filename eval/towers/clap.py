@@ -12,7 +12,7 @@ import torch
 from eval.towers.config import Clap as ClapSection
 from eval.towers.inputs import at_rate
 from eval.towers.tower import Sound, Tower, Way
-from eval.towers.weights import hash_models
+from eval.towers.weights import hash_models, hash_settings
 from sonify.config import ClapEncoder
 from sonify.media.mixing import FULL_SCALE
 from sonify.models.fetch import named
@@ -44,13 +44,14 @@ def open_clap(section: ClapSection) -> Tower:
     def embed_texts(texts: Sequence[str]) -> np.ndarray:
         return load()(texts)
 
-    heard = f"{SAMPLE_RATE_HZ} Hz soxr HQ, 16 bit, mean of windows of {WINDOW} samples, repeatpad"
+    settled = hash_settings(fetched)
+    heard = f"{SAMPLE_RATE_HZ} Hz soxr HQ, 16 bit, mean of windows of {WINDOW} samples, repeatpad, {settled}"
     return Tower(
         name="CLAP",
         model=named(section.model, section.revision),
         sha256=hash_models(fetched),
         sounds=Way(preprocessing=heard, embed=embed_sounds, sample_rate_hz=SAMPLE_RATE_HZ),
-        texts=Way(preprocessing="raw text", embed=embed_texts),
+        texts=Way(preprocessing=f"raw text, {settled}", embed=embed_texts),
     )
 
 

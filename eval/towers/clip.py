@@ -3,6 +3,7 @@
 B  inputs, P  places of a text
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from eval.towers.config import Clip
 from eval.towers.pixels import clip_square, cmmd_square
 from eval.towers.tower import Tower, Way
-from eval.towers.weights import Embedding, Forward, check_tensors, hash_models, read_tensors
+from eval.towers.weights import Embedding, Forward, check_tensors, hash_models, hash_settings, read_tensors
 from sonify.errors import InputError, did_you_mean
+from sonify.io.commits import digest_of
 from sonify.models.fetch import (
     TOKENIZER,
     WEIGHTS,
@@ -54,6 +56,11 @@ class _Eye:
     width: int
     sizes: dict[str, int]
 
+    @property
+    def named(self) -> str:
+        """What a vector depends on beside weights and picture: heads, for one, change no shape."""
+        return f"network {digest_of([self.architecture, self.width, self.sizes])[:12]}"
+
     def build(self) -> nn.Module:
         """The network without weights."""
         sizes: dict[str, Any] = dict(self.sizes)
@@ -64,18 +71,27 @@ class _Eye:
         return self.fetched.path / WEIGHTS[0]
 
 
-def open_clip(section: Clip) -> Tower:
+def open_clip(section: Clip, expected: Mapping[str, int] | None = None) -> Tower:
     """CLIP's embeddings, not normalised; of texts too where `text` names a CLIP of transformers.
 
     The tower of 336 pixels is CMMD's, and prepares pictures as CMMD does: the centre square comes first.
 
     Raises:
-        InputError: a model cannot be had, is none of CLIP's, has the wrong activation, or the two share no space.
+        InputError: a model cannot be had, is none of CLIP's, has the wrong activation, other sizes than are expected,
+            or the two share no space.
     """
     eye = _fetch_eye(section)
-    side = _check_eye(eye)
+    sizes = _check_eye(eye)
+    if expected is not None and sizes != expected:
+        wanted, found = (", ".join(f"{name} {size}" for name, size in each.items()) for each in (expected, sizes))
+        raise InputError(
+            f"{section.model}: expected the CLIP of {wanted}, found {found}; `towers.yaml`, which comes along, names it"
+        )
+    side = sizes["side"]
     preparation = cmmd_square(side) if side == CMMD_SIDE else clip_square(side)
-    images = Way(preprocessing=preparation.id, embed=Embedding(preparation.prepare, partial(_load_eye, eye)))
+    images = Way(
+        preprocessing=f"{preparation.id}, {eye.named}", embed=Embedding(preparation.prepare, partial(_load_eye, eye))
+    )
     fetched, names, texts = [eye.fetched], [named(section.model, section.revision)], None
     if section.text is not None:
         words = fetch_model(section.text, section.text_revision, TEXTS)
@@ -133,15 +149,16 @@ def _repository(name: str) -> str:
     return str(settings.hf_hub_id)
 
 
-def _check_eye(eye: _Eye) -> int:
-    """Refuse weights that are not the architecture's, before other towers have worked for hours; its side in pixels."""
+def _check_eye(eye: _Eye) -> dict[str, int]:
+    """Refuse weights that are not the architecture's, before other towers have worked for hours; its sizes."""
     try:
         with torch.device("meta"):
             network: Any = eye.build()
     except Exception as error:  # of sizes that do not go together timm raises whatever its code meets
         raise cannot_load(eye.fetched, error) from error
     check_tensors(eye.weights, _shapes(network), eye.architecture)
-    return network.patch_embed.img_size[0]
+    patch, side = network.patch_embed.patch_size[0], network.patch_embed.img_size[0]
+    return {"patch": patch, "side": side, "width": network.embed_dim, "depth": len(network.blocks), "space": eye.width}
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -176,4 +193,4 @@ def _open_texts(fetched: FetchedModel, eye: _Eye) -> Way:
         network = load_network(CLIPTextModelWithProjection, fetched, device, torch.float32)
         return lambda tokens_BP: network(input_ids=tokens_BP).text_embeds
 
-    return Way(preprocessing=f"raw text, {places} tokens", embed=Embedding(prepare, load))
+    return Way(preprocessing=f"raw text, {places} tokens, {hash_settings(fetched)}", embed=Embedding(prepare, load))

@@ -11,7 +11,7 @@ from transformers import Dinov2Model
 from eval.towers.config import Dinov2
 from eval.towers.pixels import stretched
 from eval.towers.tower import Tower, Way
-from eval.towers.weights import Embedding, Forward, hash_models
+from eval.towers.weights import Embedding, Forward, hash_models, hash_settings
 from sonify.models.fetch import FetchedModel, Files, check_type, check_weights, fetch_model, named
 from sonify.models.loading import load_network
 
@@ -29,11 +29,12 @@ def open_dinov2(section: Dinov2) -> Tower:
     """
     fetched = fetch_model(section.model, section.revision, FILES)
     preparation = stretched(SIDE)
+    looks = f"{preparation.id}, {hash_settings(fetched)}"
     return Tower(
         name="DINOv2",
         model=named(section.model, section.revision),
         sha256=hash_models(fetched),
-        images=Way(preprocessing=preparation.id, embed=Embedding(preparation.prepare, partial(_load, fetched))),
+        images=Way(preprocessing=looks, embed=Embedding(preparation.prepare, partial(_load, fetched))),
     )
 
 

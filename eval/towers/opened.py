@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 from eval.towers.config import Random, Towers
@@ -12,16 +13,25 @@ from sonify.config.loader import load_settings
 from sonify.config.shipped import find_config
 from sonify.errors import InputError, require
 
+PIXELS = ("torch", "torchvision", "torch_fidelity")  # of `eval.towers.pixels`
 # What each kind needs of the extra `eval`; `eval.towers.KIND` has its `open_KIND`, and torch takes seconds to import.
 LIBRARIES: Mapping[str, Sequence[str]] = {
-    "inception": ("torch", "safetensors", "torch_fidelity"),
-    "clip": ("torch", "safetensors", "timm", "transformers"),
-    "dinov2": ("torch", "transformers"),
-    "sscd": ("torch", "torchvision"),
+    "inception": (*PIXELS, "safetensors"),
+    "clip": (*PIXELS, "safetensors", "timm", "transformers"),
+    "dinov2": (*PIXELS, "safetensors", "transformers"),
+    "sscd": (*PIXELS, "safetensors"),
     "wav2clip": ("torch", "torchvision", "safetensors"),
-    "clap": ("torch", "transformers"),
-    "peav": ("torch", "transformers", "timm"),
+    "clap": ("torch", "safetensors", "transformers"),
+    "peav": ("torch", "safetensors", "transformers", "timm"),
 }
+ALWAYS = ("numpy", "scipy", "pillow", "soxr")  # arithmetic, decoding, resampling
+# What metrics name in their definitions: patch and side in pixels, width and depth of the network, width of the space.
+CLIPS: Mapping[str, Mapping[str, int]] = {
+    "clip_b32": {"patch": 32, "side": 224, "width": 768, "depth": 12, "space": 512},
+    "clip_l14": {"patch": 14, "side": 224, "width": 1024, "depth": 24, "space": 768},
+    "clip_l14_336": {"patch": 14, "side": 336, "width": 1024, "depth": 24, "space": 768},
+}
+WAV2CLIP_SPACE = 512
 
 
 class _File(Section):
@@ -47,10 +57,11 @@ def open_judges(towers: Towers, roles: Collection[str] | None = None) -> Judges:
     Their files are found, hashed and checked; networks are loaded when needed.
 
     Raises:
-        InputError: weights or a library are not there, or weights are others than were asked for.
+        InputError: weights or a library are not there, or weights are others than were asked for, or than the role's.
     """
     asked = {role: section for role, section in towers if roles is None or role in roles}
     sections = {role: section for role, section in asked.items() if section is not None}
+    _check_space(sections)
     return Judges(**{role: _open(section, role) for role, section in sections.items()})
 
 
@@ -60,6 +71,23 @@ def _open(section: Section, role: str) -> Tower:
     kind: str = section.kind  # pyright: ignore[reportAttributeAccessIssue] - by which sections are told apart
     require(*LIBRARIES[kind], extra="eval", what=f"towers.{role}")
     try:
-        return getattr(import_module(f"eval.towers.{kind}"), f"open_{kind}")(section)
+        open_it = getattr(import_module(f"eval.towers.{kind}"), f"open_{kind}")
+        return open_it(section, CLIPS[role]) if kind == "clip" else open_it(section)
     except InputError as error:
         raise InputError(f"towers.{role}: {error}") from error
+
+
+def _check_space(sections: Mapping[str, Section]) -> None:
+    """Refuse a random tower in the place of one of the two that are held against each other, in another width."""
+    pair = [(role, sections[role]) for role in ("clip_b32", "wav2clip") if role in sections]
+    widths = [section.width if isinstance(section, Random) else WAV2CLIP_SPACE for _, section in pair]
+    if len(set(widths)) > 1:
+        found = " and ".join(f"towers.{role} of {width}" for (role, _), width in zip(pair, widths, strict=True))
+        raise InputError(f"expected vectors of one width, found {found}: they share no space; mend `width`")
+
+
+def libraries_of(judges: Judges, towers: Towers | None) -> dict[str, str]:
+    """The versions of the libraries that vectors and scores rest on, of towers that were opened from sections."""
+    opened = [section for role, section in towers or () if section is not None and getattr(judges, role) is not None]
+    names = {name for section in opened for name in LIBRARIES.get(section.kind, ())}
+    return {name: version(name) for name in sorted({*ALWAYS, *names})}

@@ -6,10 +6,8 @@ S  samples
 Source: facebook/pe-av-small and its like (Apache-2.0).
 """
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -24,7 +22,7 @@ from transformers import (
 from eval.towers.config import PeAv
 from eval.towers.inputs import at_rate
 from eval.towers.tower import Sound, Tower, Way
-from eval.towers.weights import hash_models
+from eval.towers.weights import hash_models, hash_settings
 from sonify.errors import InputError
 from sonify.models.fetch import (
     TOKENIZER,
@@ -47,8 +45,6 @@ PEAV_FILES = Files(
 # Which buffers the video's encoders do not share, in transformers' patterns: one of them, and all that are.
 POSITIONS = r".*\.rope\.pos_embed"
 ROPE = r".*\.rope\."
-# What says how pictures are prepared, whichever of them a folder has.
-PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 class PeAudioVideo(PeAudioVideoModel):
@@ -89,12 +85,13 @@ def open_peav(section: PeAv) -> Tower:
     def embed_images(images: Sequence[Image.Image]) -> np.ndarray:
         return _stacked([embed_image(load(), image) for image in images])
 
-    heard = f"whole, {SAMPLE_RATE_HZ} Hz soxr HQ, reflected to a multiple of {HOP}"
+    settled = hash_settings(fetched)
+    heard = f"whole, {SAMPLE_RATE_HZ} Hz soxr HQ, reflected to a multiple of {HOP}, {settled}"
     return Tower(
         name="PE-AV",
         model=named(section.model, section.revision),
         sha256=hash_models(fetched),
-        images=Way(preprocessing=f"one frame, processor {_digest(fetched.path)}", embed=embed_images),
+        images=Way(preprocessing=f"one frame, {settled}", embed=embed_images),
         sounds=Way(preprocessing=heard, embed=embed_sounds, sample_rate_hz=SAMPLE_RATE_HZ),
     )
 
@@ -127,11 +124,6 @@ def _load(fetched: FetchedModel) -> _Loaded:
     looks = load_part(PeVideoVideoProcessor, fetched)
     model = cast(Any, load_network(PeAudioVideo, fetched, device, torch.float32))
     return _Loaded(model=model, hears=hears, looks=looks, device=device)
-
-
-def _digest(folder: Path) -> str:
-    files = [folder / name for name in PROCESSORS if (folder / name).is_file()]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sonify.errors import InputError
+from sonify.io.commits import digest_of
 from sonify.io.write import sha256_of
 from sonify.models.fetch import FetchedModel, weight_files
 from sonify.models.loading import choose_device, computing
@@ -26,6 +27,12 @@ BATCH = 32
 # What float32 holds exactly; I64 are counters.
 WIDENED = ("F16", "BF16", "F32", "I64")
 HALVES = (torch.float16, torch.bfloat16)
+# Of transformers; by name, as a hub's cache has more files of a model or fewer, by what else has fetched them.
+SETTINGS = (
+    *("config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
+    "added_tokens.json",
+)
 Input = TypeVar("Input")
 Shapes = Mapping[str, tuple[int, ...]]
 Forward = Callable[[Tensor], Tensor]
@@ -54,6 +61,12 @@ def hash_models(*models: FetchedModel) -> str:
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(f"{one}\n" for one in digests).encode()).hexdigest()
     )
+
+
+def hash_settings(model: FetchedModel) -> str:
+    """A digest of what changes vectors beside the weights: how the network is built, and how inputs are prepared."""
+    digests = [[name, sha256_of(model.path / name)] for name in SETTINGS if (model.path / name).is_file()]
+    return f"settings {digest_of(digests)[:12]}"
 
 
 def check_tensors(path: Path, wanted: Shapes, network: str, optional: Sequence[str] = ()) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def test_pictures_are_joined_with_their_items_by_what_was_heard(suite: Suite, fo
     assert made.missing == ("s003",)
     assert (made.model, made.unusable, made.failed, made.identical) == ("a model", {}, (), 0)
     assert made.pictures[0].path == folder / "images" / "s000-0.png"
+    assert (made.heard, made.size, made.settings["command"]) == ("window and whole", (32, 32), ("paint",))
 
 
 def test_a_line_of_before_there_were_kinds_is_read(suite: Suite, tmp_path: Path) -> None:
@@ -102,7 +104,8 @@ def test_a_line_of_before_there_were_kinds_is_read(suite: Suite, tmp_path: Path)
         level="window",
     )
     assert [(shown.item.id, shown.seed, shown.donor) for shown in made.pictures] == [("s002", 5, None)]
-    assert (made.model, made.trained_on) == ("/models/ours", ())
+    assert (made.model, made.trained_on, made.heard) == ("/models/ours", (), "window")
+    assert (made.settings["guidance"], made.settings["steps"]) == (4.5, 20)
 
 
 def test_what_is_no_picture_is_counted_and_said(suite: Suite, folder: Path) -> None:
@@ -142,6 +145,21 @@ def test_equal_pictures_are_counted(suite: Suite, folder: Path) -> None:
     with Image.open(folder / "images" / "s000-0.png") as image:
         image.save(folder / "images" / "s002-1.png", compress_level=0)
     assert read_made(suite, folder).identical == 2
+
+
+def test_a_window_that_is_the_whole_sound_does_not_tell_what_was_heard(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, 2, others=0)
+    first, window = suite.items[0], suite.items[1].window
+    assert window is not None
+    alike = replace(suite, items=(replace(first, window=first.sound), suite.items[1]))
+    pictures = {item.id: [picture(n, (32, 32), "PNG")] for n, item in enumerate(suite.items)}
+    assert make_made(alike, tmp_path / "made", pictures).heard == "whole"
+
+    def hear_the_window(lines: list[dict[str, Any]]) -> None:
+        lines[1]["sound_sha256"] = [window.sha256]
+
+    change_lines(tmp_path / "made", hear_the_window)
+    assert read_made(alike, tmp_path / "made").heard == "window"
 
 
 def test_a_folder_made_for_the_suite_as_it_was_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import io
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 from PIL import Image
 
 from eval.baseline import main as baseline
-from eval.report import ITEMS, LATEX, REPORT, SCORES, read_report
+from eval.report import ITEMS, LATEX, REPORT, SCORES, left_out, read_report, scores_latex, warn_of_random
 from eval.run import main as run
-from eval.suites.suite import Suite
+from eval.suites.suite import Suite, read_suite
+from tests.builders import picture
+from tests.eval.made_built import make_made
 from tests.eval.suites_built import make_suite
 
 ROLES = ("inception", "clip_b32", "clip_l14", "clip_l14_336", "dinov2", "wav2clip", "clap", "peav")
@@ -80,6 +84,96 @@ def test_the_same_report_has_the_same_bytes(place: Path, tmp_path: Path) -> None
     assert files_of(tmp_path / "r") == first
 
 
+def test_random_towers_are_named_wherever_their_numbers_are_read(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score_it(place, tmp_path / "r", "--metrics", "iis_cosine")
+    warning = "random projections judge nothing: clip_b32"
+    page = (tmp_path / "r" / "index.html").read_text()
+    assert "the control references, which hears nothing; pictures of 32 x 32" in page
+    name = "clip_b32: random projection (no judge), width 16, seed 1"
+    assert f'<p class="warn">{warning}</p>' in page
+    assert page.count(name) == 1
+    assert f"\n{warning}\n" in capsys.readouterr().out
+    assert (tmp_path / "r" / LATEX).read_text().startswith(f"% {warning}\n")
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "r" / SCORES).read_text()))
+    assert row["towers"].startswith(f"{name}: random, sha256 ")
+
+
+def test_towers_that_are_networks_are_not_warned_of(place: Path, tmp_path: Path) -> None:
+    score_it(place, tmp_path / "r", "--metrics", "iis_cosine")
+    report = replace(read_report(tmp_path / "r"), towers={"clip_b32": "CLIP: of a caller"})
+    assert warn_of_random(report) == ""
+    assert scores_latex(report).startswith(b"% needs")
+
+
+def test_a_report_says_what_was_heard_and_by_what_it_was_measured(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = read_suite(place / "suite")
+    make_made(suite, tmp_path / "made", {suite.items[0].id: [picture(0, (32, 32), "PNG")]}, guidance=4.5)
+    score_it(place, tmp_path / "r", "--metrics", "iis_cosine", manifest=str(tmp_path / "made"))
+    report = read_report(tmp_path / "r")
+    assert (report.heard, tuple(report.image_px), report.settings["guidance"]) == ("whole", (32, 32), 4.5)
+    assert report.libraries == {name: version(name) for name in ("numpy", "pillow", "scipy", "soxr")}
+    how = "heard: whole; pictures of 32 x 32; guidance 4.5"
+    printed, page = capsys.readouterr().out, (tmp_path / "r" / "index.html").read_text()
+    assert f"\n{how}\n" in printed
+    assert f"numpy {version('numpy')}, " in printed
+    assert f'<p class="lead">{how}</p>' in page
+    assert f"numpy {version('numpy')}, " in page
+
+
+def test_equal_pictures_are_said(place: Path, tmp_path: Path) -> None:
+    suite = read_suite(place / "suite")
+    make_made(suite, tmp_path / "made", {item.id: [picture(0, (32, 32), "PNG")] for item in suite.items[:3]})
+    score_it(place, tmp_path / "r", "--metrics", "iis_cosine", manifest=str(tmp_path / "made"))
+    report = read_report(tmp_path / "r")
+    said = "3 pictures are, pixel for pixel, that of another item or seed"
+    assert report.identical == 3
+    assert said in left_out(report)
+    assert said not in left_out(replace(report, settings={"kind": "control", "control": "references"}))
+
+
+@pytest.mark.parametrize(
+    ("names", "domain", "said"),
+    [
+        ("[folder_train, audioset]", ("folder_train",), ": folder_train is of this suite's corpus (domain)"),
+        ("[audioset]", (), "trained on audioset, as its recipe says"),
+        ("[]", (), "; --trained-on tells"),
+    ],
+)
+def test_what_a_recipe_says_of_training_is_said_and_tells_no_item(
+    place: Path, tmp_path: Path, names: str, domain: tuple[str, ...], said: str
+) -> None:
+    images = [f"images={place / 'references' / 'images'}", "name=theirs", f"trained_on={names}"]
+    words = ["--recipe", "images", "--suite", str(place / "suite"), "--seeds", "1", "--out", str(tmp_path / "made")]
+    assert baseline([*words, *images]) == 0
+    score_it(place, tmp_path / "r", "--metrics", "iis_cosine", manifest=str(tmp_path / "made"))
+    report = read_report(tmp_path / "r")
+    lines = left_out(report)
+    assert report.domain == domain
+    assert lines[-1].endswith(said)
+    assert any(line.endswith("12 unknown; --trained-on tells") for line in lines)
+
+
+def test_the_page_shows_the_pictures_that_a_value_is_the_mean_of(place: Path, tmp_path: Path) -> None:
+    suite = read_suite(place / "suite")
+    several = {
+        item.id: [picture(10 * n + seed, (32, 32), "PNG") for seed in range(4 + n)]
+        for n, item in enumerate(suite.items[:2])
+    }
+    make_made(suite, tmp_path / "made", several)
+    score_it(place, tmp_path / "r", "--metrics", "iis_cosine", manifest=str(tmp_path / "made"))
+    page = (tmp_path / "r" / "index.html").read_text()
+    shown = [path.name for path in (tmp_path / "r" / "media").iterdir() if "reference" not in path.name]
+    assert sorted(name for name in shown if name.endswith(".jpg")) == [
+        f"s00{n}-{m}.jpg" for n in (0, 1) for m in range(4)
+    ]
+    assert page.count("the mean of 5 pictures, of which 4 are shown") == 1
+    assert page.count("of which") == 1
+
+
 def test_a_part_of_the_metrics_is_scored(place: Path, tmp_path: Path) -> None:
     assert score_it(place, tmp_path / "r", "--metrics", "kid", "aic") == 0
     assert [score.metric for score in read_report(tmp_path / "r").scores] == ["kid", "aic"]
@@ -134,6 +228,9 @@ def test_damaged_pictures_are_counted_and_left_out(place: Path, tmp_path: Path) 
     ("words", "said"),
     [
         (["--metrics", "fidd"], "no metric 'fidd'; did you mean fid?"),
+        (["--metrics", "fid_torch_fidelity"], "is a score that the metric fid gives; ask for fid"),
+        (["--metrics", "precision"], "is a score that the metric prdc gives"),
+        (["--metrics", "ais_peav_rank"], "is a score that the metric ais_peav gives"),
         (["--towers", "nowhere.yaml"], "nowhere.yaml"),
         (["--seed", "x"], "--seed"),
         (["--suite", "nowhere"], "not a suite"),

@@ -63,6 +63,9 @@ def references_of(suite: Suite, seeds: Sequence[int] = (0,)) -> Made:
         failed=(),
         identical=0,
         trained_on=(),
+        settings={},
+        heard="window",
+        size=(32, 32),
     )
 
 

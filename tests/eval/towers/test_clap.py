@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,18 @@ def test_it_is_named_by_the_hash_of_its_weights(tower, folder):
     assert tower.sounds is not None
     assert tower.sounds.sample_rate_hz == RATE_HZ
     assert tower.images is None
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json"])
+def test_what_changes_a_vector_beside_the_weights_changes_its_name(tower, folder, tmp_path, name):
+    shutil.copytree(folder, tmp_path / "other")
+    (tmp_path / "other" / name).write_text(f"{(folder / name).read_text()} ")
+    other = open_clap(Clap(kind="clap", model=str(tmp_path / "other")))
+    assert other.sha256 == tower.sha256
+    assert other.sounds is not None
+    assert other.texts is not None
+    assert other.sounds.preprocessing != tower.sounds.preprocessing
+    assert other.texts.preprocessing != tower.texts.preprocessing
 
 
 def test_another_kind_of_model_is_refused(tmp_path):

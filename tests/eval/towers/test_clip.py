@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from eval.towers.clip import open_clip
-from eval.towers.config import Clip
+from eval.towers.config import Clip, Towers
+from eval.towers.opened import open_judges
 from eval.towers.pixels import clip_square
 from eval.towers.tower import Tower, Way
 from sonify.io.write import sha256_of
@@ -89,7 +90,7 @@ def test_embeddings_are_those_of_openais_code(published: Path) -> None:
     assert found.shape == (1, 512)
     assert found.dtype == np.float32
     assert off_the_golden(found[0]) < 1e-4
-    assert looking(tower).preprocessing == clip_square(224).id
+    assert looking(tower).preprocessing.startswith(f"{clip_square(224).id}, network ")
 
 
 @pytest.mark.parametrize(("architecture", "resized_to"), [(PLAIN, 224), (QUICK, 248)])
@@ -102,7 +103,21 @@ def test_plain_gelu_and_the_crop_of_timm_give_others(published: Path, architectu
         assert off_the_golden(network(cropped[None])[0].numpy()) > 1e-2
 
 
+def test_a_clip_is_opened_for_what_it_is_and_for_nothing_else(published: Path) -> None:
+    section = Clip(kind="clip", model=str(published))
+    judges = open_judges(Towers(clip_b32=section))
+    assert judges.clip_b32 is not None
+    for role, wanted in (("clip_l14", "patch 14, side 224"), ("clip_l14_336", "patch 14, side 336")):
+        with refused(f"towers.{role}: .*expected the CLIP of {wanted}, .*768, found patch 32, side 224, .*512; "):
+            open_judges(Towers.model_validate({role: section}))
+
+
 # --- tiny
+
+
+def test_a_tiny_clip_stands_in_for_no_other(eye: Path) -> None:
+    with refused("towers.clip_b32: .*found patch 8, side 32, width 32, depth 2, space 16"):
+        open_judges(Towers(clip_b32=Clip(kind="clip", model=str(eye))))
 
 
 def test_pictures_and_texts_are_those_of_transformers(eye: Path, words: Path) -> None:
@@ -148,6 +163,24 @@ def test_the_hash_is_that_of_the_file_or_of_all_files(eye: Path, words: Path, tm
     tensors = load_file(other / "model.safetensors")
     save_file(tensors | {"head.bias": tensors["head.bias"] + 1}, other / "model.safetensors")
     assert opened(other).sha256 != pictures
+
+
+def test_what_changes_a_vector_beside_the_weights_changes_its_name(eye: Path, words: Path, tmp_path: Path) -> None:
+    tower = opened(eye, words)
+    heads = Path(shutil.copytree(eye, tmp_path / "heads"))
+    settings = json.loads((heads / "config.json").read_text())
+    (heads / "config.json").write_text(json.dumps(settings | {"model_args": TINY | {"num_heads": 4}}))
+    other = opened(heads, words)
+    assert other.sha256 == tower.sha256
+    assert np.abs(
+        looking(other).embed([golden_picture("small")]) - looking(tower).embed([golden_picture("small")])
+    ).max()
+    assert looking(other).preprocessing != looking(tower).preprocessing
+    assert reading(other).preprocessing == reading(tower).preprocessing
+    for name in ("config.json", "tokenizer.json"):
+        folder = Path(shutil.copytree(words, tmp_path / name))
+        (folder / name).write_text(f"{(folder / name).read_text()} ")
+        assert reading(opened(eye, folder)).preprocessing != reading(tower).preprocessing, name
 
 
 def test_the_tower_of_336_pixels_crops_as_cmmd_does(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,14 @@ def test_a_vector_is_the_class_token_behind_the_last_norm(folder: Path) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.abs(found - before.numpy()).max() > 1e-2
     assert np.abs(found[:1] - cropped.numpy()).max() > 1e-3
-    assert way.preprocessing == stretched(224).id
+    assert way.preprocessing.startswith(f"{stretched(224).id}, settings ")
+
+
+def test_another_epsilon_is_another_network(folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(settings | {"layer_norm_eps": 0.1}))
+    assert looking(other).preprocessing != looking(folder).preprocessing
 
 
 def test_a_picture_is_seen_alike_alone_and_beside_others(folder: Path) -> None:

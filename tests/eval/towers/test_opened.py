@@ -1,5 +1,6 @@
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
@@ -9,7 +10,7 @@ import yaml
 from safetensors.torch import save_file
 
 from eval.towers.config import Random, Towers, Wav2Clip
-from eval.towers.opened import LIBRARIES, load_towers, open_judges
+from eval.towers.opened import LIBRARIES, libraries_of, load_towers, open_judges
 from eval.towers.wav2clip import wav2clip_shapes
 from sonify.config.inputs import Section
 from sonify.io.write import sha256_of
@@ -63,6 +64,31 @@ def test_weights_that_are_not_there_are_named_by_their_tower(tmp_path):
     section = Wav2Clip(kind="wav2clip", weights=tmp_path / "none.safetensors")
     with refused(r"^towers.wav2clip: \S*none.safetensors: expected a file of weights on this machine, found none"):
         open_judges(Towers(wav2clip=section))
+
+
+def test_two_towers_that_are_held_against_each_other_have_one_width():
+    sections = {"clip_b32": Random(kind="random"), "wav2clip": Wav2Clip(kind="wav2clip", weights=Path("none"))}
+    with refused(
+        "expected vectors of one width, found towers.clip_b32 of 64 and towers.wav2clip of 512: they share no"
+    ):
+        open_judges(Towers(**sections))
+    with refused("towers.wav2clip: .*none: expected a file"):
+        open_judges(Towers(**sections | {"clip_b32": Random(kind="random", width=512)}))
+
+
+def test_the_libraries_are_those_of_the_towers_that_were_opened(tmp_path):
+    save_file({name: torch.ones(shape) for name, shape in wav2clip_shapes().items()}, tmp_path / "w.safetensors")
+    weights = {"kind": "wav2clip", "weights": str(tmp_path / "w.safetensors")}
+    towers = Towers.model_validate({"wav2clip": weights, "clap": {"kind": "clap"}, "dinov2": {"kind": "random"}})
+    judges = open_judges(towers, ["wav2clip", "dinov2"])
+    found = libraries_of(judges, towers)
+    assert set(found) == {"numpy", "pillow", "safetensors", "scipy", "soxr", "torch", "torchvision"}
+    assert torch.__version__.startswith(found["torch"])
+    assert set(libraries_of(judges, None)) == {"numpy", "pillow", "scipy", "soxr"}
+
+
+def test_every_library_has_a_version():
+    assert all(version(name) for names in LIBRARIES.values() for name in names)
 
 
 def test_a_file_of_towers_is_read_and_overridden(tmp_path):

@@ -478,7 +478,7 @@ def _p(value: float | None) -> str:
     return "" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.compare") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.compare") -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description="Compare models on one suite, recording by recording.")
     parser.add_argument(
@@ -489,7 +489,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.compare"
     parser.add_argument("--seed", type=int, default=0, help="of flips and resamples (default: %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="say more")
     arguments = parser.parse_args(argv)
-    return run_command("eval.compare", lambda: _run(arguments), verbose=arguments.verbose)
+    return run_command(prog, lambda: _run(arguments), verbose=arguments.verbose)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -470,7 +470,7 @@ def summary(found: Memorisation) -> str:
     return "\n".join([*lines, *(f"  {note}" for note in found.notes)])
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.memorisation") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.memorisation") -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description="Say whether a model's pictures are copies of what it was trained on.")
     add = parser.add_argument
@@ -482,7 +482,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.memorisa
     add("--towers", metavar="FILE", help="networks that judge (default: those of the suite)")
     add("--out", type=argument_of(to_folder), required=True, help="folder for what is found")
     arguments = parser.parse_args(argv)
-    return run_command("eval.memorisation", lambda: _run(arguments))
+    return run_command(prog, lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:

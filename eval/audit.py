@@ -24,7 +24,7 @@ import csv
 import io
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,7 @@ from eval.figures import COLOURS
 from eval.pictures import Made, Picture, read_made
 from eval.run import VECTORS, choose_metrics, choose_towers
 from eval.score import gather_for, give, picture_values, roles_of
-from eval.statistics import Difference, Estimate, difference_estimate, holm, mean_estimate, recording_means
+from eval.statistics import FEW, Difference, Estimate, difference_estimate, holm, mean_estimate, recording_means
 from eval.study import check_out, write_study
 from eval.suites.derange import derange
 from eval.suites.suite import Suite, read_suite
@@ -57,16 +57,19 @@ PRIMARY = OTHER_LABEL
 DRAWS = 8  # permutations of each kind; an item's wrong score is their mean
 SEED = 0  # of the first permutation and of the resamples
 CHANCE = 0.5
+SIGNIFICANT = 0.05
+TELLS, TELLS_NOT, TOO_FEW = "tells", "does not tell", "too few recordings to say"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What a metric gives a model's pictures for their own sounds beyond what it gives a control's.
 
-    `difference` is of recordings' means; `p_holm` is its p, adjusted for all findings of the audit. `share` of
-    the items have more for the true picture than for the wrong one (a tie is half): 0.5 is chance, and its interval is
-    of recordings too. `verdict` is `tells` where the interval of the primary control lies above 0, else `does not
-    tell`, and empty for other controls. `left_out` items lack a value of one kind.
+    `difference` is of recordings' means. `share` of the items have more for the true picture than for the wrong one (a
+    tie is half): 0.5 is chance, and its interval is of recordings too. `left_out` items lack a value of one kind.
+    Only the primary control is judged, and only its findings make the family of `p_holm`. `verdict` is `tells` where
+    that is 0.05 at most and the interval lies above 0; else `too few recordings to say` where there are fewer than ten,
+    or too few for any p to pass in so large a family; else `does not tell`. It is empty for other controls.
     """
 
     metric: str
@@ -120,16 +123,30 @@ def audit(
             findings += _compare(suite, made.model, control, true, wrong)
     if not findings:
         raise InputError(f"no metric could be audited: {'; '.join(notes) or 'the scorer has none'}")
-    tested = [n for n, one in enumerate(findings) if one.difference.p is not None]
-    adjusted = dict(zip(tested, holm([findings[n].difference.p or 0.0 for n in tested]), strict=True))
     return Audit(
         suite=suite.name,
         suite_digest=suite.digest,
         draws=draws,
         models={made.model: made.model_sha256 for made in models},
-        findings=tuple(replace(one, p_holm=adjusted.get(n)) for n, one in enumerate(findings)),
+        findings=tuple(_judged(findings)),
         notes=tuple(notes),
     )
+
+
+def _judged(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Each finding, those of the primary control with their adjusted p and their verdict."""
+    p_values = [one.difference.p for one in findings if one.control == PRIMARY and one.difference.p is not None]
+    adjusted = iter(holm(p_values))
+    for one in findings:
+        if one.control != PRIMARY:
+            yield one
+            continue
+        p_holm = None if one.difference.p is None else next(adjusted)
+        # of r signs that are flipped the least p there is: all one way
+        hopeless = 2.0 ** (1 - one.recordings) * len(p_values) > SIGNIFICANT
+        above = p_holm is not None and p_holm <= SIGNIFICANT and (one.difference.low or 0.0) > 0
+        is_few = one.recordings < FEW or (hopeless and not above)
+        yield replace(one, p_holm=p_holm, verdict=TOO_FEW if is_few else TELLS if above else TELLS_NOT)
 
 
 def _controls(made: Made, draws: int) -> tuple[dict[str, list[Sequence[Picture]]], list[str]]:
@@ -185,7 +202,6 @@ def _compare(
         share_N = np.array([_share(right, some) for right, some in zip(right_N.tolist(), wrongs, strict=True)])
         recordings = [item.recording for item in items]
         difference = difference_estimate(recording_means(right_N - wrong_N, recordings)[1], SEED)
-        tells = difference.low is not None and difference.low > 0
         asked = of_true.keys() | {item for draw in draws for item in draw}
         finding = Finding(
             metric=metric,
@@ -199,7 +215,7 @@ def _compare(
             items=len(items),
             recordings=len(set(recordings)),
             left_out=len(asked) - len(items),
-            verdict=("tells" if tells else "does not tell") if control == PRIMARY else "",
+            verdict="",
         )
         findings.append(finding)
     return findings
@@ -223,15 +239,12 @@ def verdicts(found: Audit) -> dict[str, str]:
 def _summed(said: Sequence[str]) -> str:
     if not said:
         return "not audited"
-    count = sum(one == "tells" for one in said)
-    return (
-        "tells" if count == len(said) else "does not tell" if not count else f"tells in {count} of {len(said)} models"
-    )
+    return said[0] if len(set(said)) == 1 else f"tells in {said.count(TELLS)} of {len(said)} models"
 
 
 COLUMNS = (
     "metric", "model", "control", "verdict", "true", "wrong", "difference", "low", "high", "p", "p_holm",
-    "share", "share_low", "share_high", "items", "recordings", "left_out",
+    "share", "share_low", "share_high", "items", "recordings", "left_out", "note",
 )  # fmt: skip
 
 
@@ -244,7 +257,9 @@ def as_csv(found: Audit) -> bytes:
         by, share = one.difference, one.share
         names = (one.metric, one.model, one.control, one.verdict)
         numbers = (one.true, one.wrong, by.value, by.low, by.high, by.p, one.p_holm, share.value, share.low, share.high)
-        writer.writerow((*names, *(_digits(value) for value in numbers), one.items, one.recordings, one.left_out))
+        writer.writerow(
+            (*names, *(_digits(value) for value in numbers), one.items, one.recordings, one.left_out, by.note)
+        )
     return buffer.getvalue().encode()
 
 
@@ -292,13 +307,14 @@ def summary(found: Audit) -> str:
         by = one.difference
         interval = "" if by.low is None or by.high is None else f" [{by.low:.4g}, {by.high:.4g}]"
         p = "" if one.p_holm is None else f", p {one.p_holm:.2g} (Holm)"
-        ending = f", {one.share.value:.2f} of items: {one.verdict}".removesuffix(": ")
+        rough = f" ({by.note})" if by.note else ""
+        ending = f", {one.share.value:.2f} of items: {one.verdict}".removesuffix(": ") + rough
         lines.append(f"{one.metric}, {one.model}, {one.control}: {by.value:+.4g}{interval}{p}{ending}")
     lines += [f"{metric}: {said}" for metric, said in verdicts(found).items()]
     return "\n".join([*lines, *found.notes])
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.audit") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.audit") -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description="Say which metric tells a true sound from a wrong one.")
     add = parser.add_argument
@@ -318,7 +334,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.audit") 
     add("--vectors", type=argument_of(to_folder), help="where vectors are kept (default: `vectors` beside DIR)")
     add("--out", type=argument_of(to_folder), required=True, help="folder for what is found")
     arguments = parser.parse_args(argv)
-    return run_command("eval.audit", lambda: _run(arguments))
+    return run_command(prog, lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@
 
 Each report of `eval.run` is set against the first, on the items that both have images of. Recordings are the units: the
 signs of their differences are flipped, and distances between sets go by the jackknife of their difference. The p of all
-that stands in the table are adjusted together, by Holm's steps.
+that stands in the table are adjusted together, by Holm's steps. Where both reports know what their models may have met
+(`eval.run --trained-on`), the items that neither can have met are compared as well: `on` is `all` or `out`.
 """
 
 from sonify.terminal import run_module
@@ -28,23 +29,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.measures import Score
+from eval.met import LEVELS
 from eval.metrics.alignment import aggregate
 from eval.report import ITEMS, REPORT, Report, read_report
 from eval.run import distances_on
 from eval.statistics import Difference, Estimate, difference_estimate, holm, jackknife_difference
-from sonify.errors import InputError
+from sonify.errors import InputError, did_you_mean
 from sonify.io.write import write_whole
 from sonify.stores import to_folder
 from sonify.terminal import Parser, argument_of, run_command
 
-COLUMNS = ("id", "recording", "group", "labels", "images")
+COLUMNS = ("id", "recording", "group", "labels", "level", "images")
 CSV_COLUMNS = (
-    *("metric", "better", "a", "b", "value_a", "value_b", "difference", "low", "high", "p", "p_holm"),
+    *("metric", "on", "better", "a", "b", "value_a", "value_b", "difference", "low", "high", "p", "p_holm"),
     *("items", "recordings", "verdict", "note"),
 )
+ALL, OUT = PARTS = ("all", "out")
+UNKNOWN = "unknown"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROUNDING = 1e-6  # of a score that is computed again from what items.csv holds
 LARGEST = 1e100  # of a number that can be one of a metric, and whose square is a number
+# Another scale of the same numbers: it is shown, and is no further test where the other stands in the table.
+COPY_OF = {"clip_score_torchmetrics": "clip_score_cosine"}
+OF_INTERVAL = 0.05  # what an interval of 95 % that lies to one side of 0 claims
 SAME = 1e-9  # two ways of adding up the same numbers: no metric tells models apart by so little
 
 # A report's distances on some of its items: estimates with replicates by metric, or why there is none.
@@ -57,17 +64,22 @@ class ReportItem:
     """A line of `items.csv`; `values` are those of the mean metrics that it has a value of."""
 
     recording: str
+    level: str
     images: int
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One model on one suite: its scores over all items, by metric, and every item by its id."""
+    """One model on one suite: its scores over all items, by metric, and every item by its id.
+
+    `outs` are the scores on the items that the model cannot have met, where these are a part of all.
+    """
 
     folder: Path
     report: Report
     scores: Mapping[str, Score]
+    outs: Mapping[str, Score]
     means: tuple[str, ...]  # the metrics that are means of what items.csv holds
     items: Mapping[str, ReportItem]
 
@@ -76,15 +88,23 @@ class Side:
         """The items that have an image."""
         return {name for name, item in self.items.items() if item.images}
 
+    @property
+    def out(self) -> set[str] | None:
+        """Of these the ones that the model cannot have met; None where nothing is known of what it has."""
+        levels = {name: self.items[name].level for name in self.pictured}
+        return {name for name, level in levels.items() if level == "out"} if set(levels.values()) != {UNKNOWN} else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A metric of two models: `b` less `a`, where both have it; else `note` says why not.
 
-    The interval is of this difference alone, `p_holm` is adjusted for all that are in the table.
+    The interval is of this difference alone, `p_holm` is adjusted for all that are in the table. `on` is `all` items
+    that both have pictures of, or those `out` of what either model can have met.
     """
 
     metric: str
+    on: str
     better: str
     a: str
     b: str
@@ -96,6 +116,7 @@ class Row:
     recordings: int = 0
     verdict: str = "not compared"
     note: str = ""
+    copy_of: str = ""  # a score of the table that this is another scale of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +128,7 @@ class Pair:
     common: int
     only_a: int
     only_b: int
+    out: int | None  # of the common ones, what neither model can have met; None where that is not known of both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,18 +159,16 @@ def read_side(folder: Path) -> Side:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{folder / ITEMS}: cannot be read ({reason}); run `python -m eval.run` again") from None
-    scores = [score for score in report.scores if score.on == "all"]
-    for score in scores:
+    for score in report.scores:
         _check_score(folder, score)
-    if len({score.metric for score in scores}) < len(scores):
+    if len({(score.metric, score.on) for score in report.scores}) < len(report.scores):
         raise InputError(f"{folder / REPORT}: names a metric twice; run `python -m eval.run` again")
+    scores, outs = ({score.metric: score for score in report.scores if score.on == on} for on in PARTS)
     try:
         means, items = _read_items(text)
     except (ValueError, csv.Error) as error:
         raise InputError(f"{folder / ITEMS}: {error}; run `python -m eval.run` again") from None
-    side = Side(
-        folder=folder, report=report, scores={score.metric: score for score in scores}, means=means, items=items
-    )
+    side = Side(folder=folder, report=report, scores=scores, outs=outs, means=means, items=items)
     _check_means(side)
     return side
 
@@ -185,13 +205,15 @@ def _read_items(text: str) -> tuple[tuple[str, ...], dict[str, ReportItem]]:
 
 
 def _read_item(means: Sequence[str], cells: Sequence[str]) -> ReportItem:
-    _, recording, _, _, images, *numbers = cells
+    _, recording, _, _, level, images, *numbers = cells
+    if level not in LEVELS:
+        raise ValueError(f"level: expected one of {', '.join(LEVELS)}, found {level[:40]!r}")
     if not images.isascii() or not images.isdigit() or len(images) > 9:
         raise ValueError(f"images: expected a whole number, found {images[:40]!r}")
     values = {metric: float(number) for metric, number in zip(means, numbers, strict=True) if number}
     if wrong := next((metric for metric, value in values.items() if not abs(value) < LARGEST), None):
         raise ValueError(f"{wrong}: expected a number or nothing, found {values[wrong]}")
-    return ReportItem(recording=recording, images=int(images), values=values)
+    return ReportItem(recording=recording, level=level, images=int(images), values=values)
 
 
 def _check_means(side: Side) -> None:
@@ -224,7 +246,12 @@ def _by_recording(metric: str, items: Iterable[ReportItem]) -> np.ndarray:
 
 
 def compare_reports(
-    sides: Sequence[Side], *, alpha: float = 0.05, seed: int = 0, distances: Distances | None = None
+    sides: Sequence[Side],
+    *,
+    alpha: float = 0.05,
+    seed: int = 0,
+    distances: Distances | None = None,
+    metrics: Collection[str] = (),
 ) -> Comparison:
     """Set each report against the first.
 
@@ -234,25 +261,35 @@ def compare_reports(
         seed: of flips and resamples.
         distances: computes a report's distances on some of its items. None: they are compared only where both reports
             have images of the same items, by the replicates that they keep.
+        metrics: the scores to compare, and so the family of tests; all where none is named.
 
     Raises:
-        InputError: they are not of one suite, or not judged alike; a report is given twice; no item is common.
+        InputError: they are not of one suite, or not judged alike; a report is given twice; no item is common, or no
+            report has a score that is asked for.
     """
     first, *others = sides
     names = dict(zip(LETTERS, sides, strict=False))
     if len({side.folder.resolve() for side in sides}) < len(sides):
         raise InputError("compare: expected different reports, found one given twice")
+    _check_metrics(sides, metrics)
     pairs: list[Pair] = []
     rows: list[Row] = []
     for letter, other in zip(LETTERS[1:], others, strict=False):
         check_comparable(first, other)
-        common = sorted(first.pictured & other.pictured)
+        common = first.pictured & other.pictured
         if not common:
             raise InputError(f"{other.folder}: no item has an image here and in {first.folder}; nothing to compare")
         only_a, only_b = (len(side.pictured) - len(common) for side in (first, other))
-        pairs.append(Pair(a="A", b=letter, common=len(common), only_a=only_a, only_b=only_b))
-        rows += _compare_pair(first, other, letter, seed, distances)
-    p_values = [row.difference.p for row in rows if row.difference and row.difference.p is not None]
+        out = None if first.out is None or other.out is None else first.out & other.out
+        pairs.append(
+            Pair(
+                a="A", b=letter, common=len(common), only_a=only_a, only_b=only_b, out=None if out is None else len(out)
+            )
+        )
+        rows += _compare_pair(Part(first, other, letter, ALL, common), metrics, seed, distances)
+        if out and out < common:
+            rows += _compare_pair(Part(first, other, letter, OUT, out), metrics, seed, distances)
+    p_values = [row.difference.p for row in rows if row.difference and row.difference.p is not None and not row.copy_of]
     adjusted = iter(holm(p_values))
     return Comparison(
         suite=first.report.suite,
@@ -266,6 +303,15 @@ def compare_reports(
         pairs=tuple(pairs),
         rows=tuple(_judged(row, adjusted, alpha) for row in rows),
     )
+
+
+def _check_metrics(sides: Sequence[Side], metrics: Collection[str]) -> None:
+    known = list(dict.fromkeys(metric for side in sides for metric in side.scores))
+    if wrong := next((metric for metric in metrics if metric not in known), None):
+        raise InputError(
+            f"--metrics: no report has the score {wrong!r}{did_you_mean(wrong, known)}; expected some of"
+            f" {', '.join(known)}"
+        )
 
 
 def check_comparable(a: Side, b: Side) -> None:
@@ -302,19 +348,33 @@ def _short(value: object) -> str:
     return repr(value)[:120]
 
 
-def _compare_pair(a: Side, b: Side, letter: str, seed: int, distances: Distances | None) -> Iterator[Row]:
-    metrics = [*a.scores, *(metric for metric in b.scores if metric not in a.scores)]
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Two reports, and the items on which they are compared."""
+
+    a: Side
+    b: Side
+    letter: str
+    on: str
+    items: Collection[str]
+
+
+def _compare_pair(part: Part, asked: Collection[str], seed: int, distances: Distances | None) -> Iterator[Row]:
+    a, b = part.a, part.b
+    metrics = [metric for metric in dict.fromkeys([*a.scores, *b.scores]) if not asked or metric in asked]
     sets: tuple[Found, Found] | str | None = None  # asked for once, and if at all
     for metric in metrics:
         known = a.scores.get(metric) or b.scores[metric]
-        row = Row(metric=metric, better=known.better, a="A", b=letter)
-        if why := _absent(metric, a, b, letter):
+        copy_of = COPY_OF.get(metric, "")
+        row = Row(metric=metric, on=part.on, better=known.better, a="A", b=part.letter,
+                  copy_of=copy_of if copy_of in metrics else "")  # fmt: skip
+        if why := _absent(metric, a, b, part.letter):
             yield replace(row, note=why)
         elif metric in a.means and metric in b.means:
-            yield _compare_means(row, a, b, seed)
+            yield _compare_means(row, part, seed)
         else:
-            sets = _distances_of(a, b, letter, distances) if sets is None else sets
-            yield replace(row, note=sets) if isinstance(sets, str) else _compare_distances(row, a, b, sets)
+            sets = _distances_of(part, distances) if sets is None else sets
+            yield replace(row, note=sets) if isinstance(sets, str) else _compare_distances(row, part, sets)
 
 
 def _absent(metric: str, a: Side, b: Side, letter: str) -> str:
@@ -328,11 +388,11 @@ def _absent(metric: str, a: Side, b: Side, letter: str) -> str:
     return ""
 
 
-def _compare_means(row: Row, a: Side, b: Side, seed: int) -> Row:
+def _compare_means(row: Row, part: Part, seed: int) -> Row:
     both = [
         (one, other)
-        for item, one in sorted(a.items.items())
-        if (other := b.items.get(item)) and row.metric in one.values and row.metric in other.values
+        for item in sorted(part.items)
+        if row.metric in (one := part.a.items[item]).values and row.metric in (other := part.b.items[item]).values
     ]
     if not both:
         return replace(row, note="no item has a value in both")
@@ -351,41 +411,48 @@ def _compare_means(row: Row, a: Side, b: Side, seed: int) -> Row:
     )
 
 
-def _distances_of(a: Side, b: Side, letter: str, distances: Distances | None) -> tuple[Found, Found] | str:
+def _distances_of(part: Part, distances: Distances | None) -> tuple[Found, Found] | str:
     """The distances of both on the same items, or why they cannot be had."""
-    common = a.pictured & b.pictured
-    images_a, images_b = (sum(side.items[item].images for item in common) for side in (a, b))
+    a, b, items = part.a, part.b, part.items
+    images_a, images_b = (sum(side.items[item].images for item in items) for side in (a, b))
     if images_a != images_b:
+        which = "common items" if part.on == ALL else f"items {part.on} for both"
         return (
-            f"a distance depends on the number of images, A has {images_a} of the common items and {letter} {images_b}"
+            f"a distance depends on the number of images, A has {images_a} of the {which} and {part.letter} {images_b}"
         )
-    if common == a.pictured == b.pictured:
-        kept_a, kept_b = (
-            {metric: score.estimate for metric, score in side.scores.items() if score.estimate} for side in (a, b)
-        )
+    kept_a, kept_b = (_kept(side, part) for side in (a, b))
+    if kept_a and kept_b:
         return kept_a, kept_b
     if distances is None:
         return "the reports have other items, and a distance on the common ones is not computed here"
     try:
-        return distances(a, common), distances(b, common)
+        return distances(a, items), distances(b, items)
     except InputError as error:
         return f"on the common items it cannot be had: {error}"
 
 
-def _compare_distances(row: Row, a: Side, b: Side, sets: tuple[Found, Found]) -> Row:
+def _kept(side: Side, part: Part) -> Found | None:
+    """A report's own estimates, where they are of these very items."""
+    of_all, of_out = part.items == side.pictured, part.on == OUT and part.items == side.out
+    if not of_all and not of_out:
+        return None
+    scores = side.scores if of_all else side.outs
+    return {metric: score.estimate or score.reason for metric, score in scores.items()}
+
+
+def _compare_distances(row: Row, part: Part, sets: tuple[Found, Found]) -> Row:
     of_a, of_b = (estimates.get(row.metric) for estimates in sets)
     for found in (of_a, of_b):
         if not isinstance(found, Estimate):
             return replace(row, note=found or "on the common items it is not computed")
     assert isinstance(of_a, Estimate)
     assert isinstance(of_b, Estimate)
-    common = a.pictured & b.pictured
     row = replace(
         row,
         value_a=of_a.value,
         value_b=of_b.value,
-        items=len(common),
-        recordings=len({a.items[item].recording for item in common}),
+        items=len(part.items),
+        recordings=len({part.a.items[item].recording for item in part.items}),
     )
     if not of_a.replicates or not of_b.replicates:
         return replace(row, note="it has no replicates: how sure the difference is is not known")
@@ -402,14 +469,28 @@ def _judged(row: Row, adjusted: Iterator[float], alpha: float) -> Row:
     """A row with its adjusted p and what it says: a difference that is not shown is none that is disproved."""
     if row.difference is None or row.difference.p is None:
         return row
-    p_holm, method = next(adjusted), row.difference.method
+    difference, notes = row.difference, (row.note, _discord(row.difference))
+    row = replace(row, note="; ".join(filter(None, notes)))
+    if row.copy_of:
+        return replace(row, verdict=f"copy of {row.copy_of}")
+    p_holm = next(adjusted)
     if p_holm <= alpha:
-        more, less = (row.b, row.a) if row.difference.value > 0 else (row.a, row.b)
+        more, less = (row.b, row.a) if difference.value > 0 else (row.a, row.b)
         return replace(row, p_holm=p_holm, verdict=f"{more if row.better == 'higher' else less} better")
     # of r signs that are flipped the least p there is: all one way
-    hopeless = method == "bootstrap" and 2.0 ** (1 - row.recordings) > alpha
+    hopeless = difference.method == "bootstrap" and 2.0 ** (1 - row.recordings) > alpha
     note = f"{row.recordings} recordings cannot show any at {alpha:g}" if hopeless else row.note
     return replace(row, p_holm=p_holm, verdict="no difference shown", note=note)
+
+
+def _discord(found: Difference) -> str:
+    """A bootstrapped interval and flipped signs are two ways to tell, of few recordings or of scores in steps."""
+    if found.low is None or found.high is None or found.p is None:
+        return ""
+    is_apart = found.low > 0 or found.high < 0
+    if is_apart == (found.p <= OF_INTERVAL):
+        return ""
+    return f"the interval {'leaves out' if is_apart else 'holds'} 0 and p does not say so: p decides"
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
@@ -425,7 +506,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     for row in comparison.rows:
         found = row.difference
         parts = (found.value, found.low, found.high, found.p) if found else (None,) * 4
-        cells = [row.metric, row.better, row.a, row.b, row.value_a, row.value_b, *parts, row.p_holm]
+        cells = [row.metric, row.on, row.better, row.a, row.b, row.value_a, row.value_b, *parts, row.p_holm]
         writer.writerow([*cells, row.items, row.recordings, row.verdict, row.note])
     text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(out / "compare.csv", table.getvalue().encode())
@@ -439,13 +520,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for pair in comparison.pairs:
         alone = f"; left out: {pair.only_a} of A alone, {pair.only_b} of {pair.b} alone"
         left_out = alone if pair.only_a + pair.only_b else ""
-        console.print(f"{pair.a} and {pair.b}: {pair.common} items in common{left_out}", highlight=False)
-    table = Table("metric", "better", "A", "other", "", "difference (95 %)", "p", "Holm p", "items", "what it shows")
+        said = f"{pair.a} and {pair.b}: {pair.common} items in common{left_out}{_say_out(pair)}"
+        console.print(said, highlight=False)
+    table = Table(
+        "metric", "on", "better", "A", "other", "", "difference (95 %)", "p", "Holm p", "items", "what it shows"
+    )
     for row in comparison.rows:
         found = row.difference
         shown = row.verdict + f" ({row.note})" * bool(row.note)
         table.add_row(
-            *map(_plain, (row.metric, row.better, _number(row.value_a), _number(row.value_b), row.b)),
+            *map(_plain, (row.metric, row.on, row.better, _number(row.value_a), _number(row.value_b), row.b)),
             _spread(found) if found else "",
             _p(found.p) if found else "",
             _p(row.p_holm),
@@ -458,6 +542,13 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         f" alone. Above {comparison.alpha:g} no difference is shown, which does not mean that there is none.",
         highlight=False,
     )
+    console.print("p decides (of means by flips of signs), not the interval; a row where they disagree says so.")
+
+
+def _say_out(pair: Pair) -> str:
+    if pair.out is None:
+        return "; which of them a model may have met is not known of both (eval.run --trained-on)"
+    return f"; {pair.out or 'none'} of them out of what either can have met"
 
 
 def _plain(text: str) -> str:
@@ -478,7 +569,7 @@ def _p(value: float | None) -> str:
     return "" if value is None else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.compare") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.compare") -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description="Compare models on one suite, recording by recording.")
     parser.add_argument(
@@ -486,10 +577,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.compare"
     )
     parser.add_argument("--out", type=argument_of(to_folder), required=True, metavar="DIR", help="folder for the table")
     parser.add_argument("--alpha", type=float, default=0.05, help="level of the tests (default: %(default)s)")
+    parser.add_argument("--metrics", nargs="+", default=(), metavar="SCORE", help="a part of the reports' scores")
     parser.add_argument("--seed", type=int, default=0, help="of flips and resamples (default: %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="say more")
     arguments = parser.parse_args(argv)
-    return run_command("eval.compare", lambda: _run(arguments), verbose=arguments.verbose)
+    return run_command(prog, lambda: _run(arguments), verbose=arguments.verbose)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -504,6 +596,7 @@ def _run(arguments: argparse.Namespace) -> None:
         sides,
         alpha=arguments.alpha,
         seed=arguments.seed,
+        metrics=arguments.metrics,
         distances=lambda side, common: distances_on(side.report, common),
     )
     write_comparison(comparison, arguments.out)

@@ -5,7 +5,8 @@
 The training images are those of a run of `sonify` (its training split) or of a folder. The held-out ones are of the
 same source: a run's validation split, or a folder. Where they lie in folders that are named as the suite's labels are,
 they are weighted so that their labels are as frequent as those of the generated pictures. `--pairs` names what each
-sound of the suite was trained with: a CSV `item,image`.
+sound of the suite was trained with: a CSV `item,image`. It is not taken from a run's own scenes: in these a recording
+is heard with many pictures of like things, and one of many is found by chance more often than another's one reference.
 
 OUT/memorisation.json  what was found: `Memorisation`
 OUT/memorisation.png   the forty nearest: the generated picture, the training image, how they correlate
@@ -98,7 +99,8 @@ class Memorisation:
     `verdict` is `copies` (more of them than held-out images explain, by nearness and by its ratio), `pairs` (not that,
     but sounds give back the pictures that they were trained with), `typical` (near, but to many images alike), or `none
     found`. `authentic_percent` and `copying_z` are what others print; they decide nothing, as they miss copies that are
-    few (of 60 in 400 the latter says nothing).
+    few (of 60 in 400 the latter says nothing). `detectable` is the share of recordings that, all copies by both, would
+    have made the verdict `copies`; None where not even all of them would.
     """
 
     model: str
@@ -122,6 +124,7 @@ class Memorisation:
     own_pair: OwnPair | None
     authentic_percent: float | None
     copying_z: float
+    detectable: float | None
     verdict: str
     notes: tuple[str, ...]
 
@@ -281,6 +284,7 @@ def find_memorisation(
         own_pair=own,
         authentic_percent=authentic_percent(train.vectors_ND, made_ND) if is_small else None,
         copying_z=c_t(train.vectors_ND, apart.vectors_ND, made_ND),
+        detectable=detectable_of(nearness, ratio),
         verdict=_verdict(nearness, ratio, own),
         notes=(),
     )
@@ -354,6 +358,13 @@ def _number(numbers: Mapping[str, int], name: str, item: str) -> int:
     return found
 
 
+def detectable_of(nearness: Excess, ratio: Excess) -> float | None:
+    """The share from which on the verdict is `copies`: it takes both."""
+    if nearness.detectable is None or ratio.detectable is None:
+        return None
+    return max(nearness.detectable, ratio.detectable)
+
+
 def _verdict(nearness: Excess, ratio: Excess, own: OwnPair | None) -> str:
     if nearness.is_more and ratio.is_more:
         return "copies"
@@ -374,7 +385,7 @@ def _notes(found: Memorisation, judges: Judges) -> Iterator[str]:
         yield f"without held-out images: {', '.join(found.labels_without_held_out[:20])}"
     if found.own_pair is None:
         yield "sounds that were trained with are not compared with others: that takes --pairs, and references of others"
-    if found.nearness.detectable is None:
+    if found.detectable is None:
         yield f"{found.recordings} recordings: not even copies alone would be found; expected more"
     if found.authentic_percent is None:
         yield f"authentic_percent: not computed for more than {MOST_FOR_AUTHENTIC} training images"
@@ -470,7 +481,7 @@ def summary(found: Memorisation) -> str:
     return "\n".join([*lines, *(f"  {note}" for note in found.notes)])
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.memorisation") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.memorisation") -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description="Say whether a model's pictures are copies of what it was trained on.")
     add = parser.add_argument
@@ -482,7 +493,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.memorisa
     add("--towers", metavar="FILE", help="networks that judge (default: those of the suite)")
     add("--out", type=argument_of(to_folder), required=True, help="folder for what is found")
     arguments = parser.parse_args(argv)
-    return run_command("eval.memorisation", lambda: _run(arguments))
+    return run_command(prog, lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -264,13 +264,13 @@ def summary(met: Met) -> str:
     return f"recordings: {kinds} ({pairs}); {unnamed}"
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m eval.met") -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "eval.met") -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description="Write what a model was trained on as ids that others can look up.")
     parser.add_argument("sources", type=argument_of(to_place), nargs="+", metavar="RUN", help="what it was trained on")
     parser.add_argument("--out", type=argument_of(to_folder), required=True, help=f"the table, such as {TABLE}")
     arguments = parser.parse_args(argv)
-    return run_command("eval.met", lambda: _run(arguments))
+    return run_command(prog, lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -94,8 +94,9 @@ def report_bytes(report: Report) -> bytes:
     return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def items_csv(suite: Suite, made: Made, items: Mapping[str, np.ndarray]) -> bytes:
-    """A line an item: what it is, how many pictures it has, what each mean metric gives it."""
+def items_csv(suite: Suite, made: Made, levels: Mapping[str, str], items: Mapping[str, np.ndarray]) -> bytes:
+    """A line an item: what it is, whether the model may have met it, how many pictures it has, what each mean metric
+    gives it."""
     counts: dict[str, int] = {}
     for picture in made.pictures:
         counts[picture.item.id] = counts.get(picture.item.id, 0) + 1
@@ -106,12 +107,13 @@ def items_csv(suite: Suite, made: Made, items: Mapping[str, np.ndarray]) -> byte
             item.recording,
             item.group,
             ";".join(item.labels),
+            levels[item.id],
             counts.get(item.id, 0),
             *("" if math.isnan(items[name][n]) else repr(float(items[name][n])) for name in names),
         ]
         for n, item in enumerate(suite.items)
     ]
-    return _csv([["id", "recording", "group", "labels", "images", *names], *rows])
+    return _csv([["id", "recording", "group", "labels", "level", "images", *names], *rows])
 
 
 def scores_csv(report: Report) -> bytes:

@@ -5,7 +5,7 @@
 `make reproduce` is the same without a model. It says what is missing (corpora, weights, a GPU), prepares each suite
 that can be, makes the pictures of the controls and of the model, and scores them, each by the command that it prints.
 The offline suite `smoke` stands beside the paper's columns: its towers are random and judge nothing, it shows that all
-of it runs. A cell that nobody measured says so.
+of it runs. A cell that this run did not measure says so, whatever older reports lie there.
 """
 
 from sonify.terminal import run_module
@@ -28,7 +28,7 @@ from rich.table import Table
 
 from eval.report import Report, read_report
 from eval.suites.config import load_suite_config
-from eval.suites.suite import SUITE
+from eval.suites.suite import SUITE, read_suite
 from eval.towers.opened import load_towers, open_judges
 from sonify.errors import InputError, WorkError
 from sonify.io.write import write_whole
@@ -58,7 +58,10 @@ TITLES = {**COLUMNS, OFFLINE: f"{OFFLINE} (random projections, which judge nothi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One number of the table; `mark` says how many of its items the model may have met (`in`, `audio`, `out`)."""
+    """One number of the table; `mark` says how many of its items the model may have met (`in`, `audio`, `out`).
+
+    `out` is the same on the items that it cannot have met, where these are a part of all.
+    """
 
     model: str
     suite: str
@@ -66,6 +69,9 @@ class Cell:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    out: float | None = None
+    out_low: float | None = None
+    out_high: float | None = None
     mark: str = ""
     source: str = NOT_MEASURED  # `published` | `measured` | `not measured`
     why: str = ""
@@ -120,23 +126,25 @@ def reproduce(asked: Asked) -> None:
 
     Raises:
         WorkError: a command that should have worked did not.
-        InputError: the folder cannot be written to.
+        InputError: a suite in the folder was prepared by other settings, or the folder cannot be written to.
         DiskFull: no room is left.
     """
     lacks = find_lacks(asked)
     tell(lacks)
+    for name in (*COLUMNS, OFFLINE):
+        if not lacks.of_column(name):
+            check_prepared(asked.out, name)
     cells: list[Cell] = []
     for column, name in enumerate((*COLUMNS, OFFLINE)):
         why = lacks.of_column(name)
-        if not why:
-            _measure(asked, name, with_model=not lacks.of_model(name))
+        measured = () if why else _measure(asked, name, with_model=not lacks.of_model(name))
         if name in COLUMNS:
             cells += [
                 Cell(model=PUBLISHED, suite=name, metric=metric, value=best[column], source="published")
                 for metric, best in BEST.items()
             ]
         for model in (*CONTROLS, "model"):
-            cells += _cells(asked, name, model, "; ".join(why or lacks.of_model(name)))
+            cells += cells_of(asked, name, model, None if model in measured else "; ".join(why or lacks.of_model(name)))
     write_table(asked.out, cells)
 
 
@@ -195,8 +203,26 @@ def _lacked_towers(towers: str) -> Iterator[str]:
             yield str(error)
 
 
-def _measure(asked: Asked, name: str, *, with_model: bool) -> None:
-    """Prepare a suite, make the pictures and score them, each by its command."""
+def check_prepared(out: Path, name: str) -> None:
+    """Refuse a suite that lies there by other settings than its configuration has today.
+
+    Raises:
+        InputError: as said, or the suite was changed.
+    """
+    folder = out / "suites" / name
+    if not (folder / SUITE).is_file():
+        return
+    was, now = dict(read_suite(folder).settings), load_suite_config(name).model_dump(mode="json")
+    if keys := sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key)):
+        made = ", ".join(str(out / kind / name) for kind in ("pictures", "reports") if (out / kind / name).exists())
+        raise InputError(
+            f"{folder}: was prepared by another configuration than {name} is today ({', '.join(keys)}); remove it"
+            + (f", and what was made from it: {made}" if made else "")
+        )
+
+
+def _measure(asked: Asked, name: str, *, with_model: bool) -> tuple[str, ...]:
+    """Prepare a suite, make the pictures and score them, each by its command; of which models, is returned."""
     suite, seeds = asked.out / "suites" / name, ["--seeds", str(asked.seeds)]
     if not (suite / SUITE).is_file():
         _command("eval.prepare", "--config", name, "--out", str(suite))
@@ -212,6 +238,7 @@ def _measure(asked: Asked, name: str, *, with_model: bool) -> None:
         vectors = ["--vectors", str(asked.out / "vectors")]
         given = ["--suite", str(suite), "--manifest", pictures, "--out", report]
         _command("eval.run", *given, *vectors, *judged, *met)
+    return tuple(models)
 
 
 def _command(module: str, *words: str) -> None:
@@ -222,21 +249,21 @@ def _command(module: str, *words: str) -> None:
         raise WorkError(f"python -m {module} ended with {done.returncode}; what it said stands above")
 
 
-def _cells(asked: Asked, name: str, model: str, why: str) -> list[Cell]:
-    folder = asked.out / "reports" / name / model
+def cells_of(asked: Asked, name: str, model: str, why: str | None) -> list[Cell]:
+    """A model's cells of a column: by its report, or, where it was not measured now, `why`."""
     shown = asked.model or "ours" if model == "model" else model
-    try:
-        report = read_report(folder)
-    except InputError:
+    if why is not None:
         return [Cell(model=shown, suite=name, metric=metric, why=why) for metric in METRICS]
+    report = read_report(asked.out / "reports" / name / model)
     return [_cell_of(report, shown, name, metric) for metric in METRICS]
 
 
 def _cell_of(report: Report, model: str, suite: str, metric: str) -> Cell:
-    score = next((score for score in report.scores if score.metric == METRICS[metric] and score.on == "all"), None)
+    scores = {score.on: score for score in report.scores if score.metric == METRICS[metric]}
+    score, part = scores.get("all"), scores.get("out")
     if score is None or score.estimate is None:
         return Cell(model=model, suite=suite, metric=metric, why=score.reason if score else "not asked for")
-    estimate = score.estimate
+    estimate, out = score.estimate, part.estimate if part else None
     return Cell(
         model=model,
         suite=suite,
@@ -244,16 +271,20 @@ def _cell_of(report: Report, model: str, suite: str, metric: str) -> Cell:
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
+        out=out.value if out else None,
+        out_low=out.low if out else None,
+        out_high=out.high if out else None,
         mark=_mark(report.met),
         source="measured",
     )
 
 
 def _mark(met: Mapping[str, int]) -> str:
-    """The share of the items that the model has met, and that it cannot have; nothing where it is not known."""
+    """The share of the items that the model has met, and that it cannot have; nothing where it is not known of any."""
     whole = sum(met.values())
     known = {level: count for level, count in met.items() if count and level != "unknown"}
-    return ", ".join(f"{level} {100 * count / whole:.0f} %" for level, count in known.items())
+    marks = [f"{level} {100 * count / whole:.0f} %" for level, count in known.items()]
+    return ", ".join([*marks, *(["none out"] if known and "out" not in known else [])])
 
 
 def write_table(out: Path, cells: Sequence[Cell]) -> None:
@@ -286,9 +317,13 @@ def _say(cell: Cell | None) -> str:
         return ""
     if cell.value is None:
         return NOT_MEASURED
-    text = f"{cell.value:.3g}"
-    text = text if cell.low is None or cell.high is None else f"{text} [{cell.low:.3g}, {cell.high:.3g}]"
-    return f"{text} ({cell.mark})" if cell.mark else text
+    out = "" if cell.out is None else f"on out alone {_spread(cell.out, cell.out_low, cell.out_high)}"
+    beside = "; ".join(filter(None, (cell.mark, out)))
+    return _spread(cell.value, cell.low, cell.high) + (f" ({beside})" if beside else "")
+
+
+def _spread(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _print(cells: Sequence[Cell]) -> None:

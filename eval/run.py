@@ -24,7 +24,7 @@ from rich.table import Table
 
 from eval.evidence import tower_of
 from eval.measures import DISTANCES, MEANS
-from eval.met import levels_of, read_met
+from eval.met import Levels, levels_of, read_met
 from eval.page import write_page
 from eval.pictures import Made, pictures_digest, read_made
 from eval.report import (
@@ -105,8 +105,8 @@ def _run(arguments: argparse.Namespace) -> None:
         towers=towers,
         seed=arguments.seed,
     )
-    made, report, scored = evaluate(request, open_judges(towers, roles_of(request.metrics)))
-    write_report(arguments.out, suite, made, report, scored)
+    made, report, scored, levels = evaluate(request, open_judges(towers, roles_of(request.metrics)))
+    write_report(arguments.out, suite, made, report, scored, levels)
     tell(report)
     sys.stdout.write(f"{arguments.out / 'index.html'}\n{arguments.out / REPORT}\n")
 
@@ -160,7 +160,7 @@ class Request:
     seed: int = 0
 
 
-def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored]:
+def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored, Levels]:
     """Score the pictures of a manifest; what a notebook calls, with towers of its own if it likes.
 
     Raises:
@@ -203,7 +203,7 @@ def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored]:
         libraries=libraries_of(judges, request.towers),
         scores=scored.scores,
     )
-    return made, report, scored
+    return made, report, scored, levels
 
 
 def distances_on(report: Report, ids: Collection[str]) -> dict[str, Estimate | str]:
@@ -242,7 +242,7 @@ def _towers_of(judges: Judges) -> dict[str, str]:
     return {role: f"{tower.name}: {tower.model}" for role, tower in towers.items() if tower is not None}
 
 
-def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Scored) -> None:
+def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Scored, levels: Levels) -> None:
     """Write a report's folder, whole, in the place of an older one.
 
     Raises:
@@ -256,7 +256,7 @@ def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Sc
             (folder / REPORT).write_bytes(report_bytes(report))
             (folder / SCORES).write_bytes(scores_csv(report))
             (folder / LATEX).write_bytes(scores_latex(report))
-            (folder / ITEMS).write_bytes(items_csv(suite, made, scored.items))
+            (folder / ITEMS).write_bytes(items_csv(suite, made, levels.of, scored.items))
             write_page(folder, suite, made, report, scored.items)
 
 

@@ -108,6 +108,41 @@ def test_a_wrong_score_is_that_of_a_picture_of_another_label_held_against_the_it
     assert len(set(primary)) > 24  # the permutations differ
 
 
+@pytest.mark.parametrize(("recordings", "said"), [(4, "too few recordings to say"), (12, "does not tell")])
+def test_of_many_metrics_that_are_noise_none_tells(suite: Suite, made: Made, recordings: int, said: str):
+    """By intervals that lie above 0 some would: each is a test of its own, and of few recordings they are narrow."""
+    noises = np.random.default_rng(0).normal(size=(60, 24, 24))
+
+    def deaf(pictures: Sequence[Picture]) -> Mapping[str, np.ndarray]:
+        cells = [shown(one) for one in pictures], [int(one.item.id[1:]) for one in pictures]
+        return {f"noise {n}": of_both[cells] for n, of_both in enumerate(noises)}
+
+    kept = suite.items[:recordings]
+    few = replace(made, pictures=tuple(one for one in made.pictures if one.item in kept))
+    found = audit(replace(suite, items=kept), [few], deaf, draws=4)
+    primary = [one for one in found.findings if one.control == OTHER_LABEL]
+    assert {one.verdict for one in primary} == {said}
+    assert any((one.difference.low or 0) > 0 for one in primary)
+    assert all(bool(one.difference.note) == (recordings < 10) for one in primary)
+
+
+def test_a_metric_that_hears_is_not_said_to_by_few_recordings_or_in_too_large_a_family(suite: Suite, made: Made):
+    """Of ten recordings the least p is 2 ** -9: one metric tells by it, and of fifty none could."""
+
+    def asked(recordings: int, metrics: int) -> set[str]:
+        kept = suite.items[:recordings]
+        few = replace(made, pictures=tuple(one for one in made.pictures if one.item in kept))
+
+        def many(pictures: Sequence[Picture]) -> Mapping[str, np.ndarray]:
+            return {f"hears {n}": scorer(pictures)["hears"] for n in range(metrics)}
+
+        return set(verdicts(audit(replace(suite, items=kept), [few], many, draws=2)).values())
+
+    assert asked(10, 1) == {"tells"}
+    assert asked(9, 1) == {"too few recordings to say"}
+    assert asked(10, 50) == {"too few recordings to say"}
+
+
 def test_ties_are_no_evidence(suite: Suite, made: Made):
     one = finding(audit(suite, [made], lambda pictures: {"flat": np.ones(len(pictures))}), "flat")
     assert (one.difference.value, one.share.value, one.verdict) == (0.0, 0.5, "does not tell")
@@ -158,13 +193,15 @@ def test_the_null_condition_is_labelled_and_judges_nothing(suite: Suite, made: M
         audit(suite, [made], scorer, [replace(made, model="another")])
 
 
-def test_p_is_adjusted_for_all_findings_of_all_models(suite: Suite, made: Made):
-    found = audit(suite, [made, replace(made, model="b")], scorer)
+def test_p_is_adjusted_for_the_primary_control_of_all_models(suite: Suite, made: Made):
+    found = audit(suite, [made, replace(made, model="b")], scorer, draws=2)
     assert len(found.findings) == 16
-    raw, adjusted = [one.difference.p for one in found.findings], [one.p_holm for one in found.findings]
+    primary = [one for one in found.findings if one.control == OTHER_LABEL]
+    raw, adjusted = [one.difference.p for one in primary], [one.p_holm for one in primary]
     assert all(p is not None and q is not None and q >= p for p, q in zip(raw, adjusted, strict=True))
     smallest = min(p for p in raw if p is not None)
-    assert min(q for q in adjusted if q is not None) == pytest.approx(min(1, 16 * smallest))
+    assert min(q for q in adjusted if q is not None) == pytest.approx(min(1, 8 * smallest))
+    assert all(one.p_holm is None for one in found.findings if one.control != OTHER_LABEL)
     assert verdicts(found)["hears"] == "tells"
 
 

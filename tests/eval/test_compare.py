@@ -51,9 +51,12 @@ def distance_score(metric, value, replicates, **changes):
     )
 
 
-def write_report(folder, values, *, scores=(), recordings=None, images: Any = 1, changed: Any = (), **record):
+def write_report(
+    folder, values, *, scores=(), recordings=None, images: Any = 1, levels: Any = None, changed: Any = (), **record
+):
     """A report folder of items `item 0`, ...: `values` by metric, a value an item."""
     count = len(next(iter(values.values())))
+    levels = levels or ["unknown"] * count
     recordings = recordings or [f"recording {i}" for i in range(count)]
     per_item = [images] * count if isinstance(images, int) else images
     means = [mean_score(metric, given, recordings, **dict(changed)) for metric, given in values.items()]
@@ -92,10 +95,10 @@ def write_report(folder, values, *, scores=(), recordings=None, images: Any = 1,
     (folder / "report.json").write_bytes(report_bytes(Report(**settings)))
     with (folder / "items.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "recording", "group", "labels", "images", *values])
+        writer.writerow(["id", "recording", "group", "labels", "level", "images", *values])
         for i in range(count):
             cells = ["" if given[i] is None else repr(float(given[i])) for given in values.values()]
-            writer.writerow([f"item {i}", recordings[i], "", "dog;rain", per_item[i], *cells])
+            writer.writerow([f"item {i}", recordings[i], "", "dog;rain", levels[i], per_item[i], *cells])
     return folder
 
 
@@ -364,13 +367,109 @@ def test_six_recordings_could_show_a_difference(tmp_path):
     assert "cannot show" not in row.note
 
 
-def test_an_item_is_counted_on_all_of_the_suite_alone(tmp_path):
-    """What is left of it out of sample differs from model to model."""
-    out = mean_score("m", [9.0], ["a"], on="out")
-    a = write_report(tmp_path / "a", {"m": RIGHT}, scores=[out])
-    b = write_report(tmp_path / "b", {"m": RIGHT})
+HALF = ["out"] * 12 + ["audio"] * 12
 
-    assert len(compare_reports(sides(a, b)).rows) == 1
+
+def test_items_that_neither_model_can_have_met_are_compared_as_well(tmp_path, capsys):
+    """Model B is better where it has heard the sounds, and on the others it is not."""
+    more = [value + (level != "out") for value, level in zip(RIGHT, HALF, strict=True)]
+    a = write_report(tmp_path / "a", {"m": RIGHT}, levels=["out"] * 24)
+    b = write_report(tmp_path / "b", {"m": more}, levels=HALF)
+
+    assert run(a, b, "--out", tmp_path / "out") == 0
+
+    assert "; 12 of them out of what either can have met" in capsys.readouterr().out
+    with (tmp_path / "out" / "compare.csv").open(newline="") as file:
+        whole, out = csv.DictReader(file)
+    assert (whole["on"], whole["items"], whole["verdict"]) == ("all", "24", "B better")
+    assert (out["on"], out["items"], out["difference"], out["verdict"]) == ("out", "12", "0.0", "no difference shown")
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["pairs"][0]["out"] == 12
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        (["out"] * 24, "; 24 of them out of what either can have met"),
+        (["in"] * 24, "; none of them out of what either can have met"),
+        (["unknown"] * 24, "; which of them a model may have met is not known of both (eval.run --trained-on)"),
+    ],
+)
+def test_where_no_part_of_the_items_is_out_it_is_said_and_not_compared_twice(tmp_path, capsys, levels, said):
+    a = write_report(tmp_path / "a", {"m": RIGHT}, levels=["out"] * 24)
+    b = write_report(tmp_path / "b", {"m": RIGHT}, levels=levels)
+
+    assert run(a, b, "--out", tmp_path / "out") == 0
+
+    assert said in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]) == 1
+
+
+def test_distances_on_what_is_out_are_those_of_the_reports_where_both_are_of_the_same_items(tmp_path, distances):
+    outs = [distance_score("fid", value, [value - 0.1, value + 0.1], on="out") for value in (2.0, 3.0)]
+    a, b = (
+        write_report(tmp_path / name, {"m": RIGHT}, levels=HALF, scores=[of_all, out])
+        for name, of_all, out in zip("ab", distances, outs, strict=True)
+    )
+    c = write_report(tmp_path / "c", {"m": RIGHT}, levels=HALF[1:] + HALF[:1], scores=[distances[1], outs[1]])
+
+    def computed(side, items):
+        assert sorted(items) == sorted(f"item {n}" for n in range(11))
+        return {"fid": jackknife(*{"a": (1.0, [1, 1.1]), "c": (4.0, [4, 4.1])}[side.folder.name])}
+
+    rows = compare_reports(sides(a, b, c), distances=computed).rows
+    found = [(row.b, row.on, row.value_a, row.value_b) for row in rows if row.metric == "fid"]
+    assert found == [("B", "all", 5.0, 6.0), ("B", "out", 2.0, 3.0), ("C", "all", 5.0, 6.0), ("C", "out", 1.0, 4.0)]
+
+
+def test_another_scale_of_a_score_is_shown_and_is_no_further_test(tmp_path):
+    values = {"clip_score_cosine": [0.01] * 7, "clip_score_torchmetrics": [1.0] * 7}
+    others = {"clip_score_cosine": [0.02] * 7, "clip_score_torchmetrics": [2.0] * 7}
+    a, b = write_report(tmp_path / "a", values), write_report(tmp_path / "b", others)
+
+    found = compare_reports(sides(a, b))
+    alone = compare_reports(sides(a, b), metrics=["clip_score_torchmetrics"])
+
+    assert [(row.verdict, row.p_holm) for row in found.rows] == [
+        ("B better", 2**-6),
+        ("copy of clip_score_cosine", None),
+    ]
+    assert found.rows[1].difference is not None
+    assert (found.family, alone.family) == (1, 1)
+    assert [(row.metric, row.verdict) for row in alone.rows] == [("clip_score_torchmetrics", "B better")]
+
+
+def test_a_part_of_the_scores_is_a_family_of_its_own(tmp_path, capsys):
+    """Of seven recordings the least p is 0.0156: of four tests none is shown."""
+    values = dict.fromkeys("mnop", [1.0] * 7)
+    a, b = write_report(tmp_path / "a", values), write_report(tmp_path / "b", dict.fromkeys("mnop", [2.0] * 7))
+
+    assert run(a, b, "--metrics", "n", "m", "--out", tmp_path / "out") == 0
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
+    assert [(row["metric"], row["p_holm"], row["verdict"]) for row in rows] == [
+        ("m", 2**-5, "B better"),
+        ("n", 2**-5, "B better"),
+    ]
+    assert {row.verdict for row in compare_reports(sides(a, b)).rows} == {"no difference shown"}
+    capsys.readouterr()
+    assert run(a, b, "--metrics", "mm", "--out", tmp_path / "none") == 2
+    assert "--metrics: no report has the score 'mm'" in capsys.readouterr().err
+
+
+def test_an_interval_that_p_contradicts_is_marked(tmp_path, capsys):
+    """Five of 24 recordings, all one way: as often as not none of them is drawn, and p = 2 / 2 ** 5."""
+    a = write_report(tmp_path / "a", {"recall_at_1": [1.0] * 24})
+    b = write_report(tmp_path / "b", {"recall_at_1": [0.0] * 5 + [1.0] * 19})
+
+    assert run(a, b, "--out", tmp_path / "out") == 0
+
+    assert "p decides (of means by flips of signs), not the interval" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
+    assert row["difference"]["high"] < 0
+    assert row["difference"]["p"] == pytest.approx(2 / 2**5, abs=0.005)
+    assert (row["verdict"], row["note"]) == (
+        "no difference shown",
+        "the interval leaves out 0 and p does not say so: p decides",
+    )
 
 
 @pytest.mark.parametrize(
@@ -451,17 +550,24 @@ def cut(name):
         (change_estimate(replicates=[1.0, 1e300]), "report.json: m: holds a number that no metric has"),
         (change_estimate(value=0.5), "not of one run, or changed"),
         (change_items("recording 3", "recording 2"), "not of one run, or changed"),
-        (change_items("recording,group", "group,recording"), "expected the columns id,recording,group,labels,images"),
+        (
+            change_items("recording,group", "group,recording"),
+            "expected the columns id,recording,group,labels,level,images",
+        ),
         (change_items("images,m", "images,m,m"), "expected the columns"),
         (change_items("images,m", "images,n"), "has n, which report.json does not know"),
         (change_items(",1,1.0", ",1,one"), "line 2: could not convert string to float"),
         (change_items(",1,1.0", ",1,nan"), "line 2: m: expected a number or nothing, found nan"),
         (change_items(",1,1.0", ",-1,1.0"), "line 2: images: expected a whole number, found '-1'"),
-        (change_items(",1,1.0", ",1,1.0,2"), "line 2: expected 6 cells, found 7"),
+        (change_items(",1,1.0", ",1,1.0,2"), "line 2: expected 7 cells, found 8"),
+        (change_items("unknown,1,1.0", "Out,1,1.0"), "line 2: level: expected one of in, audio, out, unknown"),
         (change_items("item 3", "item 2"), "line 5: names 'item 2' twice"),
         (change_items("item 3", '"item 3'), "items.csv: "),
         (lambda folder: (folder / "items.csv").write_bytes(b"\xff\xfe"), "items.csv: cannot be read ("),
-        (lambda folder: (folder / "items.csv").write_text("id,recording,group,labels,images,m\n"), "names no item"),
+        (
+            lambda folder: (folder / "items.csv").write_text("id,recording,group,labels,level,images,m\n"),
+            "names no item",
+        ),
         (lambda folder: (folder / "items.csv").write_text(""), "expected the columns"),
     ],
 )
@@ -512,7 +618,7 @@ def test_the_command_writes_both_tables_and_says_what_it_does_not_show(tmp_path,
 
     said = capsys.readouterr().out
     assert codes == [0, 0]
-    assert "A and B: 24 items in common\n" in said
+    assert "A and B: 24 items in common; which of them a model may have met is not known of both" in said
     assert "no difference shown" in said
     assert "which does not mean that there is none" in said
     for name in ("compare.json", "compare.csv"):

@@ -2,11 +2,32 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from eval.reproduce import BEST, COLUMNS, OFFLINE, PUBLISHED, Asked, Cell, find_lacks, main, write_table
+from eval.baseline import main as baseline
+from eval.reproduce import (
+    BEST,
+    COLUMNS,
+    OFFLINE,
+    PUBLISHED,
+    Asked,
+    Cell,
+    _mark,
+    cells_of,
+    check_prepared,
+    find_lacks,
+    main,
+    write_table,
+)
+from eval.run import main as judge
+from eval.suites.config import load_suite_config
+from eval.suites.entries import Selection
+from eval.suites.write import write_suite
+from tests.builders import write_csv
+from tests.eval.suites_built import demo_suite, make_entries, make_suite
 
 
 def asked(out: Path, **changes: object) -> Asked:
@@ -80,8 +101,68 @@ def test_what_cannot_be_is_one_line(apart: Path, words: list[str], said: str, ca
     assert said in capsys.readouterr().err
 
 
+@pytest.fixture
+def reported(tmp_path: Path) -> Path:
+    """A run's folder with a report of a model on the offline suite: of some of its items it is out of sample."""
+    out, heard = tmp_path / "out", tmp_path / "heard.csv"
+    towers = {role: {"kind": "random", "width": 8} for role in ("inception", "clip_b32", "wav2clip")}
+    suite = make_suite(tmp_path, 8, others=0, towers=towers, metrics=["fid", "iis_cosine", "ais_cosine"])
+    write_csv(heard, ("id", "kind"), [(item.ids[0].partition(":")[2], "youtube") for item in suite.items[:2]])
+    made, report = out / "pictures" / OFFLINE / "model", out / "reports" / OFFLINE / "model"
+    assert baseline(["--recipe", "references", "--suite", str(suite.folder), "--out", str(made)]) == 0
+    words = ["--suite", str(suite.folder), "--manifest", str(made), "--out", str(report)]
+    assert judge([*words, "--trained-on", str(heard)]) == 0
+    return out
+
+
+def test_a_cell_has_the_score_on_what_is_out_beside_it(reported: Path, tmp_path: Path, capsys) -> None:
+    cells = cells_of(asked(reported, model="somewhere"), OFFLINE, "model", None)
+    fid, iis, ais = cells
+    assert {cell.mark for cell in cells} == {"audio 25 %, out 75 %"}
+    assert all(cell.out is not None and cell.source == "measured" for cell in cells)
+    assert (iis.value, iis.out) == (pytest.approx(1), pytest.approx(1))
+    assert ais.out != ais.value
+    write_table(tmp_path / "table", cells)
+    assert f"(audio 25 \\%, out 75 \\%; on out alone {ais.out:.3g} [" in (tmp_path / "table" / "table.tex").read_text()
+    assert next(csv.DictReader((tmp_path / "table" / "table.csv").open()))["out"] == str(fid.out)
+
+
+def test_a_model_that_has_met_all_items_has_none_out() -> None:
+    assert _mark({"in": 3, "audio": 1, "out": 0, "unknown": 0}) == "in 75 %, audio 25 %, none out"
+    assert _mark({"in": 0, "audio": 0, "out": 0, "unknown": 4}) == ""
+
+
+def test_an_older_report_is_not_shown_where_nothing_was_measured_now(reported: Path) -> None:
+    cells = cells_of(asked(reported, model="another"), OFFLINE, "model", "a GPU")
+    assert {(cell.model, cell.value, cell.source, cell.why) for cell in cells} == {
+        ("another", None, "not measured", "a GPU")
+    }
+
+
+def test_a_suite_of_other_settings_is_named_with_what_is_to_be_removed(reported: Path, apart: Path, capsys) -> None:
+    demo_suite(reported, 4)
+    (reported / "suites").mkdir()
+    (reported / "suite").rename(reported / "suites" / OFFLINE)
+    assert main(["--out", str(reported)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{reported}/suites/smoke: was prepared by another configuration than smoke is today (" in said
+    assert f"remove it, and what was made from it: {reported}/pictures/smoke, {reported}/reports/smoke" in said
+
+
+def test_a_suite_of_the_settings_of_today_is_taken(tmp_path: Path) -> None:
+    entries = Selection(wanted=tuple(make_entries(tmp_path / "media", 4)), rest=())
+    write_suite(load_suite_config(OFFLINE), entries, tmp_path / "suites" / OFFLINE)
+    check_prepared(tmp_path, OFFLINE)
+
+
 @pytest.mark.slow
-def test_the_offline_column_is_measured(apart: Path, capsys) -> None:
+def test_the_offline_column_is_measured(reported: Path, apart: Path, capsys) -> None:
+    """What lies there of older reports is not taken for it."""
+    shutil.rmtree(reported / "pictures")
+    (reported / "reports").rename(apart / "out" / "older")
+    for place in (f"{OFFLINE}/model", "vegas_1k/references"):
+        shutil.copytree(apart / "out" / "older" / OFFLINE / "model", apart / "out" / "reports" / place)
     assert main(["--out", str(apart / "out")]) == 0
     rows = list(csv.DictReader((apart / "out" / "table.csv").open()))
     measured = {(row["model"], row["metric"]): float(row["value"]) for row in rows if row["source"] == "measured"}

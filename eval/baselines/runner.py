@@ -174,7 +174,34 @@ def _snapshot(root: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-# --- the program
+# --- the program, and what it prints
+
+
+class _Log:
+    """What a program prints: it appends to the file itself; of too much the beginning and the end are kept."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.file = file
+        self.start = self._size()  # what stands before it is of earlier runs
+
+    def _size(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def shorten(self) -> None:
+        """Cut the middle out of a log that is too long; what is printed in that moment may stand before the end."""
+        size = self._size()
+        if size > LOG_BYTES:
+            end = os.pread(self.file.fileno(), LOG_END_BYTES, size - LOG_END_BYTES)
+            self.file.truncate(LOG_END_BYTES)
+            self.file.write(f"\n[left out, so that this file stays below {LOG_BYTES:,} bytes]\n".encode() + end)
+            self.start = min(self.start, LOG_END_BYTES)
+
+    def last_words(self) -> str:
+        """The last line of this run that says something."""
+        size = self._size()
+        start = max(min(self.start, size), size - LAST_WORDS_BYTES)  # a program may empty it
+        lines = os.pread(self.file.fileno(), size - start, start).decode("utf-8", "replace").splitlines()
+        return one_line(next((line for line in reversed(lines) if line.strip()), ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,15 +236,15 @@ def _run_program(program: _Program, lock: BinaryIO) -> None:
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env |= {name: fill_in(value, values) for name, value in recipe.env.items()}
     (program.folder / IMAGES).mkdir(exist_ok=True)
-    with (program.folder / LOG).open("a+b", buffering=0) as said:
-        before = _size(said)
+    with (program.folder / LOG).open("a+b", buffering=0) as file:
+        said = _Log(file)
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own recipe, without a shell
                 command,
                 cwd=program.cwd,
                 env=env,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(lock.fileno(),),
@@ -229,12 +256,12 @@ def _run_program(program: _Program, lock: BinaryIO) -> None:
             how = _wait(process, program, said)
         finally:
             _end_group(process)
-            _shorten(said)
+            said.shorten()
         if how:
-            raise WorkError(f"{recipe.name}: its program {how} {_state(program, said, before)}")
+            raise WorkError(f"{recipe.name}: its program {how} {_state(program, said)}")
 
 
-def _wait(process: subprocess.Popen[bytes], program: _Program, said: FileIO) -> str:
+def _wait(process: subprocess.Popen[bytes], program: _Program, said: _Log) -> str:
     """Wait for the end, with a bar or a line now and then; return how it ended, if not well."""
     started = told = time.monotonic()
     console = Console(stderr=True)
@@ -251,7 +278,7 @@ def _wait(process: subprocess.Popen[bytes], program: _Program, said: FileIO) -> 
             if now - started > program.limit_sec:
                 limit = f"timeout_s_per_image: {program.recipe.timeout_s_per_image:g}"
                 return f"was ended after {program.limit_sec:,.0f} s ({limit})"
-            _shorten(said)
+            said.shorten()
             bar.update(task, completed=_count_done(program))
             if not console.is_terminal and now - told > TELL_SEC:
                 told = now
@@ -273,36 +300,13 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _state(program: _Program, said: FileIO, before: int) -> str:
-    """How far it came, what it said last, and what to do; `before` bytes of the log are from earlier runs."""
+def _state(program: _Program, said: _Log) -> str:
+    """How far it came, what it said last, and what to do."""
     done = f"with {_count_done(program):,} of {len(program.asked.pairs):,} pictures answered"
-    words = _last_words(said, before)
+    words = said.last_words()
     words = f"it said: {words}" if words else "it said nothing"
     return f"{done}; {words} ({program.folder / LOG}); the same command goes on"
 
 
 def _count_done(program: _Program) -> int:
     return min(count_answers(program.folder), len(program.asked.pairs))
-
-
-# --- its log
-
-
-def _size(said: FileIO) -> int:
-    return os.fstat(said.fileno()).st_size
-
-
-def _shorten(said: FileIO) -> None:
-    """Keep of a log that grows too long the beginning and the end; the program appends, and so goes on behind them."""
-    size = _size(said)
-    if size > LOG_BYTES:
-        end = os.pread(said.fileno(), LOG_END_BYTES, size - LOG_END_BYTES)
-        said.truncate(LOG_END_BYTES)
-        said.write(f"\n[left out, so that this file stays below {LOG_BYTES:,} bytes]\n".encode() + end)
-
-
-def _last_words(said: FileIO, before: int) -> str:
-    size = _size(said)
-    start = max(before if before <= size else 0, size - LAST_WORDS_BYTES)  # it may have been shortened
-    lines = os.pread(said.fileno(), size - start, start).decode("utf-8", "replace").splitlines()
-    return one_line(next((line for line in reversed(lines) if line.strip()), ""))

@@ -15,12 +15,20 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.baselines.controls import take_images, take_references, take_shuffled, write_taken
 from eval.baselines.folder import VERSION, Counts, MadeFor, ask, check_folder
-from eval.baselines.recipe import CommandRecipe, ImagesRecipe, Recipe, ShuffledRecipe, load_recipe, recipe_digest
+from eval.baselines.recipe import (
+    CommandRecipe,
+    ImagesRecipe,
+    Recipe,
+    ShuffledRecipe,
+    load_recipe,
+    program_files,
+    recipe_digest,
+)
 from eval.baselines.runner import run_recipe
 from eval.suites.suite import Suite, read_suite
 from sonify.errors import InputError
@@ -83,7 +91,23 @@ def make_baseline(recipe: Recipe, suite: Suite, seeds: range, folder: Path) -> C
         WorkError: the program of a recipe broke its protocol, failed or took too long.
     """
     folder = folder.absolute()
-    made_for = MadeFor(
+    if isinstance(recipe, CommandRecipe):
+        made_for = _made_for(recipe, suite, seeds, program_files(recipe, folder))
+        check_folder(folder, made_for)
+        return run_recipe(recipe, ask(suite, recipe.takes, seeds), made_for, folder)
+    if isinstance(recipe, ImagesRecipe):
+        asked, taken = take_images(recipe, suite, seeds)
+    elif isinstance(recipe, ShuffledRecipe):
+        asked, taken = take_shuffled(recipe, suite, seeds)
+    else:
+        asked, taken = take_references(suite, seeds)
+    made_for = _made_for(recipe, suite, asked.seeds)  # of references there are as many as there are
+    check_folder(folder, made_for)
+    return write_taken(asked, taken, made_for, folder)
+
+
+def _made_for(recipe: Recipe, suite: Suite, seeds: range, program: Mapping[str, str] | None = None) -> MadeFor:
+    return MadeFor(
         version=VERSION,
         suite=suite.name,
         suite_digest=suite.digest,
@@ -92,14 +116,5 @@ def make_baseline(recipe: Recipe, suite: Suite, seeds: range, folder: Path) -> C
         first_seed=seeds[0],
         seeds=len(seeds),
         trained_on=getattr(recipe, "trained_on", ()),
+        program=program or {},
     )
-    check_folder(folder, made_for)
-    if isinstance(recipe, CommandRecipe):
-        return run_recipe(recipe, ask(suite, recipe.takes, seeds), made_for, folder)
-    if isinstance(recipe, ImagesRecipe):
-        asked, taken = take_images(recipe, suite, seeds)
-    elif isinstance(recipe, ShuffledRecipe):
-        asked, taken = take_shuffled(recipe, suite, seeds)
-    else:
-        asked, taken = take_references(suite, seeds)
-    return write_taken(asked, taken, made_for, folder, recipe if isinstance(recipe, ImagesRecipe) else None)

@@ -115,6 +115,12 @@ def _items_of(suite: Suite, folder: Path, rows: Sequence[GeneratedImage]) -> lis
     """
     by_sound = _by_sound(suite)
     found = [_item_of(row, by_sound) for row in rows]
+    mixtures = [row.image for row in rows if len(row.sound_sha256) > 1]
+    if mixtures:
+        raise InputError(
+            f"{folder}: {len(mixtures)} of {len(rows)} images are of mixtures of sounds, such as {mixtures[0]}, and the"
+            f" suite {suite.name} has single sounds; make the images from {suite.folder / 'sounds.csv'}"
+        )
     foreign = [row.sound for row, item in zip(rows, found, strict=True) if item is None]
     if foreign:
         raise InputError(

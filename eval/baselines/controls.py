@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from eval.baselines.folder import (
     BASELINE,
@@ -25,7 +26,7 @@ from eval.baselines.folder import (
     mark_odd_sizes,
     write_failed,
 )
-from eval.baselines.recipe import ImagesRecipe, ShuffledRecipe, on_disk, outside_settings
+from eval.baselines.recipe import ImagesRecipe, ShuffledRecipe, outside_settings
 from eval.pictures import Picture, read_made
 from eval.suites.derange import derange
 from eval.suites.suite import Stored, Suite
@@ -35,8 +36,7 @@ from sonify.io.listing import iter_inputs
 from sonify.io.places import is_below
 from sonify.io.write import replacing
 from sonify.media.headers import IMAGE_SUFFIXES
-from sonify.stores import Place
-from train.manifest import IMAGES, ControlSettings, Settings, write_manifest
+from train.manifest import IMAGES, ControlSettings, OutsideSettings, Settings, write_manifest
 
 log = logging.getLogger(__name__)
 NAMED = 3  # of what is counted
@@ -52,10 +52,20 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What the manifest says of a control: which, and of whose pictures."""
+
+    control: Literal["shuffled", "references"]
+    of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What stands for a model: its name, the source of each pair, and why the others have none."""
+    """What stands for a model: its name, what the manifest says of it, the source of each pair, and why the others
+    have none."""
 
     name: str
+    about: OutsideSettings | Control
     sources: Mapping[Pair, Source]
     failed: Sequence[Failed]
 
@@ -77,7 +87,9 @@ def take_references(suite: Suite, seeds: range) -> tuple[Asked, Taken]:
     }
     bare = [item.id for item in asked.items.values() if not item.references]
     failed = [_failed((id, seeds.start), "the item has no reference picture") for id in bare]
-    return asked, Taken(name="references", sources=sources, failed=failed)
+    return asked, Taken(
+        name="references", about=Control(control="references", of="references"), sources=sources, failed=failed
+    )
 
 
 def _source(suite: Suite, id: str, stored: Stored) -> Source:
@@ -91,7 +103,7 @@ def take_images(recipe: ImagesRecipe, suite: Suite, seeds: range) -> tuple[Asked
         InputError: the table or the pattern is wrong, none is of the suite, or two are equal.
     """
     asked = ask(suite, recipe.takes, seeds)
-    folder = on_disk(recipe.images, "images")
+    folder = recipe.images
     if not folder.is_dir():
         raise InputError(f"images: expected a folder, found a file: {folder}")
     if recipe.table is None:
@@ -118,7 +130,7 @@ def take_images(recipe: ImagesRecipe, suite: Suite, seeds: range) -> tuple[Asked
         if pair not in usable
     ]
     sources = {pair: Source(path=folder / named[pair], donor=pair[0]) for pair in usable}
-    return asked, Taken(name=recipe.name, sources=sources, failed=failed)
+    return asked, Taken(name=recipe.name, about=outside_settings(recipe), sources=sources, failed=failed)
 
 
 def _by_pattern(recipe: ImagesRecipe, asked: Asked) -> dict[Pair, str]:
@@ -134,26 +146,25 @@ def _by_pattern(recipe: ImagesRecipe, asked: Asked) -> dict[Pair, str]:
     return named
 
 
-def _by_table(table: Place, asked: Asked) -> tuple[dict[Pair, str], list[str]]:
+def _by_table(table: Path, asked: Asked) -> tuple[dict[Pair, str], list[str]]:
     """What a table says, and the pictures in it that nobody asked for."""
-    path = on_disk(table, "table")
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"))))
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"table {path}: cannot be read as CSV ({error})") from None
+        raise InputError(f"table {table}: cannot be read as CSV ({error})") from None
     columns = set(rows[0]) if rows else set()
     if "image" not in columns or not columns & {"id", "sound"}:
         found = ", ".join(str(column) for column in rows[0]) if rows else "no row"
-        raise InputError(f"table {path}: expected the columns id (or sound) and image, found {found}")
+        raise InputError(f"table {table}: expected the columns id (or sound) and image, found {found}")
     named: dict[Pair, str] = {}
     others: list[str] = []
     for number, row in enumerate(rows, start=2):
-        pair, image = _read_row(f"table {path}, line {number}", row, asked)
+        pair, image = _read_row(f"table {table}, line {number}", row, asked)
         if pair[0] not in asked.items or pair[1] not in asked.seeds:
             others.append(image)
         elif pair in named:
             raise InputError(
-                f"table {path}, line {number}: item {pair[0]} with seed {pair[1]} stands in it twice; a column seed"
+                f"table {table}, line {number}: item {pair[0]} with seed {pair[1]} stands in it twice; a column seed"
                 " tells several of an item apart"
             )
         else:
@@ -185,7 +196,7 @@ def take_shuffled(recipe: ShuffledRecipe, suite: Suite, seeds: range) -> tuple[A
         of, given = "references", taken.sources
     else:
         asked = ask(suite, "sounds_whole.csv", seeds)
-        made = read_made(suite, on_disk(recipe.of, "of"))
+        made = read_made(suite, recipe.of)
         of, given = made.model, _first_of_each(made.pictures)
     with_pictures = {id for id, _ in given}
     items = [item for item in asked.items.values() if item.id in with_pictures]
@@ -202,7 +213,9 @@ def take_shuffled(recipe: ShuffledRecipe, suite: Suite, seeds: range) -> tuple[A
             sources[id, seed] = replace(given[donor, seed], donor=donor)
     if not sources:
         raise InputError(f"{recipe.of}: has no picture with the seeds {seeds[0]} to {seeds[-1]}; ask for those it has")
-    return asked, Taken(name=f"shuffled[{of}]", sources=sources, failed=failed)
+    return asked, Taken(
+        name=f"shuffled[{of}]", about=Control(control="shuffled", of=of), sources=sources, failed=failed
+    )
 
 
 def _first_of_each(pictures: Sequence[Picture]) -> dict[Pair, Source]:
@@ -213,10 +226,8 @@ def _first_of_each(pictures: Sequence[Picture]) -> dict[Pair, Source]:
     return found
 
 
-def write_taken(
-    asked: Asked, taken: Taken, made_for: MadeFor, folder: Path, outside: ImagesRecipe | None = None
-) -> Counts:
-    """Write the folder, whole or not at all; `outside` says what the manifest tells of the pictures of a model.
+def write_taken(asked: Asked, taken: Taken, made_for: MadeFor, folder: Path) -> Counts:
+    """Write the folder, whole or not at all.
 
     Raises:
         InputError: a picture is not what the suite says, or the place cannot be written to.
@@ -226,7 +237,7 @@ def write_taken(
         hashes = {pair: _copy(source, partial / _name(pair, source)) for pair, source in taken.sources.items()}
         model = taken.name, digest_of([[*pair, sha256] for pair, sha256 in hashes.items()])
         rows = [
-            asked.line(pair, _name(pair, source), model, _settings(taken, source, outside))
+            asked.line(pair, _name(pair, source), model, _settings(taken, source))
             for pair, source in taken.sources.items()
         ]
         (partial / BASELINE).write_bytes(made_for.to_bytes())
@@ -235,13 +246,11 @@ def write_taken(
     return count(taken.sources.keys(), taken.failed)
 
 
-def _settings(taken: Taken, source: Source, outside: ImagesRecipe | None) -> Settings:
-    if outside is not None:
-        return outside_settings(outside)
-    if taken.name == "references":
-        return ControlSettings(kind="control", control="references", of="references", donor=source.donor)
-    of = taken.name.removeprefix("shuffled[").removesuffix("]")
-    return ControlSettings(kind="control", control="shuffled", of=of, donor=source.donor)
+def _settings(taken: Taken, source: Source) -> Settings:
+    about = taken.about
+    if isinstance(about, OutsideSettings):
+        return about
+    return ControlSettings(kind="control", control=about.control, of=about.of, donor=source.donor)
 
 
 def _name(pair: Pair, source: Source) -> str:

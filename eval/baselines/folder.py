@@ -15,7 +15,7 @@ import io
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -89,7 +89,7 @@ def ask(suite: Suite, takes: List, seeds: range) -> Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeFor:
-    """What a folder is made for (`baseline.json`)."""
+    """What a folder is made for (`baseline.json`); `program` are the files that a command names, by their sha256."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
@@ -101,6 +101,7 @@ class MadeFor:
     first_seed: int
     seeds: int
     trained_on: tuple[str, ...]
+    program: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The file."""
@@ -156,6 +157,22 @@ def check_folder(folder: Path, wanted: MadeFor) -> None:
         raise InputError(
             f"--out {folder}: was made with the seeds {found.first_seed} to {last}, which are not all asked for now;"
             " ask for all of them, and for more if you like, or choose another place"
+        )
+
+
+def check_program(folder: Path, wanted: MadeFor) -> None:
+    """Refuse to go on in a folder with pictures of a program that is another by now: they would pass for one model's.
+
+    Raises:
+        InputError: a file that the command names was changed, added or removed.
+    """
+    found = read_made_for(folder)
+    before = found.program if found is not None else wanted.program
+    changed = [n for n in sorted(before.keys() | wanted.program.keys()) if before.get(n) != wanted.program.get(n)]
+    if changed:
+        raise InputError(
+            f"--out {folder}: holds pictures that the program made before {changed[0]} was changed; choose another"
+            " place, or put it back"
         )
 
 

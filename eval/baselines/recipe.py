@@ -12,15 +12,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from eval.baselines.folder import List
+from eval.suites.config import LocalPath, load_kind
 from eval.towers.config import Sha256
-from sonify.config.inputs import InputPath, Model, Section
-from sonify.config.loader import apply_override, load_settings
+from sonify.config.inputs import Model, Section
 from sonify.config.shipped import find_config
-from sonify.config.text import read_text
-from sonify.errors import InputError, did_you_mean
+from sonify.errors import InputError
 from sonify.installed import ROOT
 from sonify.io.commits import digest_of
-from sonify.stores import Place
+from sonify.io.write import sha256_of
 from train.manifest import Heard, OutsideSettings
 
 FAMILY = "baselines"
@@ -68,7 +67,7 @@ class CommandRecipe(About):
 
     kind: Literal["command"] = "command"
     command: tuple[str, ...] = Field(min_length=1)
-    cwd: InputPath | None = None
+    cwd: LocalPath | None = None
     env: dict[str, str] = Field(default_factory=dict)
     takes: List
     model: Model | None = None
@@ -81,9 +80,9 @@ class ImagesRecipe(About):
     id (or sound), image and, where there are several of an item, seed."""
 
     kind: Literal["images"]
-    images: InputPath
+    images: LocalPath
     pattern: str = "{id}-{seed}.png"
-    table: InputPath | None = None
+    table: LocalPath | None = None
     takes: List = "sounds_whole.csv"
 
 
@@ -92,7 +91,7 @@ class ShuffledRecipe(Section):
     is a folder with the pictures of a model, or `references`."""
 
     kind: Literal["shuffled"]
-    of: Annotated[Literal["references"] | InputPath, Field(union_mode="left_to_right")] = "references"
+    of: Annotated[Literal["references"] | LocalPath, Field(union_mode="left_to_right")] = "references"
     seed: int = 0
 
 
@@ -119,24 +118,12 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: the file, a key, a type or a path is wrong, or a model is to be named and is not.
     """
     path = find_config(name, FAMILY)
-    recipe = load_settings(path, overrides, _kind_of(path, overrides))
+    recipe = load_kind(path, overrides, KINDS, "command")
     if isinstance(recipe, CommandRecipe):
         _check_command(path, recipe)
     if isinstance(recipe, ImagesRecipe) and recipe.table is None and "{id}" not in recipe.pattern:
         raise InputError(f"config {path}: pattern: expected {{id}} in it, found {recipe.pattern!r}")
     return recipe
-
-
-def _kind_of(path: Path, overrides: Sequence[str]) -> type[Recipe]:
-    values = dict(read_text(path).values)
-    for override in overrides:
-        if override.startswith("kind="):
-            apply_override(values, override)
-    kind = values.get("kind", "command")
-    if not isinstance(kind, str) or kind not in KINDS:
-        hint = did_you_mean(str(kind), KINDS)
-        raise InputError(f"config {path}: kind: expected one of {', '.join(KINDS)}, found {kind!r}{hint}")
-    return KINDS[kind]
 
 
 def _check_command(path: Path, recipe: CommandRecipe) -> None:
@@ -162,14 +149,33 @@ def standing_values(recipe: CommandRecipe) -> dict[str, str]:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """The digest of all that a recipe's pictures depend on: how long it may take is not in it."""
+    """The digest of what a recipe says that its pictures depend on: how long it may take is not in it."""
     return digest_of(recipe.model_dump(mode="json", exclude={"timeout_s_per_image", "licence", "deterministic"}))
 
 
-def model_digest(recipe: CommandRecipe) -> str:
-    """The digest by which a model is known: of its commit, its weights and its command."""
-    command = [fill_in(word, {"model": recipe.model or ""}) for word in recipe.command]
-    return digest_of([recipe.commit, recipe.weights, command])
+def program_files(recipe: CommandRecipe, folder: Path) -> dict[str, str]:
+    """The sha256 of each file that the command names, such as `run.py`; `folder` is where it runs without a `cwd`.
+
+    What those files read in turn is not known.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    named = {word: (recipe.cwd or folder) / word for word in _command(recipe)}
+    try:
+        return {word: sha256_of(path) for word, path in named.items() if path.is_file()}
+    except OSError as error:
+        raise InputError(f"{recipe.name}: command: {error.filename}: cannot be read ({error.strerror})") from None
+
+
+def model_digest(recipe: CommandRecipe, program: Mapping[str, str]) -> str:
+    """The digest by which a model is known: of its commit, its weights, its command with the files that it names, and
+    what it is told by the environment."""
+    return digest_of([recipe.commit, recipe.weights, _command(recipe), recipe.env, dict(program)])
+
+
+def _command(recipe: CommandRecipe) -> list[str]:
+    return [fill_in(word, {"model": recipe.model or ""}) for word in recipe.command]
 
 
 def outside_settings(recipe: CommandRecipe | ImagesRecipe) -> OutsideSettings:
@@ -186,14 +192,3 @@ def outside_settings(recipe: CommandRecipe | ImagesRecipe) -> OutsideSettings:
         steps=recipe.settings.steps,
         trained_on=recipe.trained_on,
     )
-
-
-def on_disk(place: Place, key: str) -> Path:
-    """A place as one on this machine.
-
-    Raises:
-        InputError: it is in a store.
-    """
-    if not isinstance(place, Path):
-        raise InputError(f"{key}: expected a place on this machine, found {place}; copy it here first")
-    return place.absolute()

@@ -1,11 +1,10 @@
-"""Running the program of a recipe, by the protocol of docs/evaluation.md, and taking in what it made.
+"""Running the program of a recipe, by the protocol of docs/evaluation.md.
 
 It works in its output folder, where it goes on if it is started again; until all is checked there is no manifest. What
-it does wrong as a whole ends the run; a single picture that it could not make is a line of `failed.csv`.
+it left is judged in `eval.baselines.answers`.
 """
 
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -14,74 +13,34 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
-from eval.baselines.folder import (
-    BASELINE,
-    FAILED,
-    MAX_BYTES,
-    Asked,
-    Counts,
-    Failed,
-    Look,
-    MadeFor,
-    Pair,
-    check_identical,
-    count,
-    look_at,
-    mark_odd_sizes,
-    one_line,
-    spell_pair,
-    write_failed,
-)
-from eval.baselines.recipe import CommandRecipe, fill_in, model_digest, on_disk, outside_settings, standing_values
-from eval.pictures import read_made
+from eval.baselines.answers import OUTPUTS, Broken, count_answers, find_kept, keep_only, take_manifest, take_outputs
+from eval.baselines.folder import BASELINE, FAILED, Asked, Counts, MadeFor, check_program, one_line
+from eval.baselines.recipe import CommandRecipe, fill_in, model_digest, standing_values
 from eval.suites.suite import SOUNDS_WHOLE, list_bytes
 from sonify.errors import InputError, WorkError
 from sonify.io.listing import is_junk
-from sonify.io.places import is_below, open_inside
 from sonify.io.write import naming_place, remove, sha256_of, write_whole
-from train.manifest import IMAGES, MANIFEST, read_manifest, write_manifest
+from train.manifest import IMAGES, MANIFEST
 
 log = logging.getLogger(__name__)
 
-OUTPUTS = "outputs.jsonl"
 REFUSED = "outputs.refused.jsonl"
 LOG = "log.txt"
+LOG_BYTES = 64 * 2**20  # a program that prints without end would fill the disk
+LOG_END_BYTES = 2**20  # of its beginning, and of its end, that are kept
 LOCK = ".lock"
 PASSED_ON = ("PATH", "HOME", "LANG")
 GRACE_SEC = 5.0  # between SIGTERM and SIGKILL
 POLL_SEC = 0.2
 TELL_SEC = 60.0  # where there is no terminal
 LAST_WORDS_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """A line of `outputs.jsonl`: a picture, or why there is none; a program may add keys of its own."""
-
-    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)
-
-    id: str
-    seed: int
-    image: str | None = None
-    error: str | None = None
-
-    @property
-    def pair(self) -> Pair:
-        return self.id, self.seed
-
-
-_ANSWER = TypeAdapter(_Answer)
-
-
-class _Broken(WorkError):
-    """The program broke its protocol, so that nothing that it says is trusted."""
 
 
 def run_recipe(recipe: CommandRecipe, asked: Asked, made_for: MadeFor, folder: Path) -> Counts:
@@ -92,39 +51,30 @@ def run_recipe(recipe: CommandRecipe, asked: Asked, made_for: MadeFor, folder: P
         WorkError: the program failed, took too long, or broke its protocol.
     """
     _check_sounds(asked)
-    cwd = folder if recipe.cwd is None else on_disk(recipe.cwd, "cwd")
+    cwd = recipe.cwd or folder
     _check_weights(recipe, cwd)
-    with _hold(folder) as lock:
+    with _hold(folder) as lock, _distrusting(recipe, folder):
+        kept = find_kept(folder, asked)
+        if kept:
+            check_program(folder, made_for)
         write_whole(folder / BASELINE, made_for.to_bytes())
         # the suite's own lists name the place where it was made, and it may have been moved
         write_whole(folder / asked.takes, list_bytes(asked.suite, asked.takes == SOUNDS_WHOLE))
         for name in (MANIFEST, FAILED):  # they do not tell what the folder will hold
             (folder / name).unlink(missing_ok=True)
+        keep_only(folder, asked, kept)
+        todo = len(asked.pairs) - len(kept)
+        log.info("%s pictures, of which %s are there", f"{len(asked.pairs):,}", f"{len(kept):,}")
         try:
-            return _run(recipe, asked, cwd, folder, lock)
-        except BaseException as error:
+            if todo:
+                with _untouched(asked, cwd, folder):
+                    _run_program(_Program(recipe=recipe, asked=asked, cwd=cwd, folder=folder, todo=todo), lock)
+            if (folder / MANIFEST).exists():
+                return take_manifest(recipe, asked, folder)
+            return take_outputs(recipe, asked, folder, kept, model_digest(recipe, made_for.program))
+        except BaseException:
             (folder / MANIFEST).unlink(missing_ok=True)  # a program's own
-            if not isinstance(error, _Broken):
-                raise
-            if os.path.lexists(folder / OUTPUTS):
-                remove(folder / REFUSED)
-                (folder / OUTPUTS).replace(folder / REFUSED)
-            raise WorkError(f"{recipe.name}: {error}; once it is mended, the same command begins anew") from None
-
-
-def _run(recipe: CommandRecipe, asked: Asked, cwd: Path, folder: Path, lock: BinaryIO) -> Counts:
-    kept = _tidy(folder, asked)
-    todo = len(asked.pairs) - len(kept)
-    log.info("%s pictures, of which %s are there", f"{len(asked.pairs):,}", f"{len(kept):,}")
-    if todo:
-        with _untouched(asked, cwd, folder):
-            _run_program(
-                _Program(recipe=recipe, asked=asked, cwd=cwd, folder=folder, todo=todo, said_before=_log_size(folder)),
-                lock,
-            )
-    if (folder / MANIFEST).exists():
-        return _take_manifest(recipe, asked, folder)
-    return _take_outputs(recipe, asked, folder, kept)
+            raise
 
 
 # --- before
@@ -169,57 +119,16 @@ def _hold(folder: Path) -> Iterator[BinaryIO]:
         yield lock
 
 
-def _tidy(folder: Path, asked: Asked) -> dict[Pair, _Answer]:
-    """Keep of an earlier run the lines whose pictures are whole; the other pictures that it may have begun go.
-
-    A line that was cut short by a kill would swallow the one behind it, and a program that finds a picture takes it for
-    made.
-    """
-    if (folder / IMAGES).is_symlink():
-        (folder / IMAGES).unlink()
-    path = folder / OUTPUTS
-    wanted = set(asked.pairs)
-    found: dict[Pair, _Answer] = {}
-    for line in _lines(folder):
-        with suppress(ValidationError):
-            answer = _ANSWER.validate_json(line)
-            if answer.pair in wanted and answer.image is not None:
-                found.setdefault(answer.pair, answer)
-    looks = mark_odd_sizes([_look_again(folder, answer.image or "") for answer in found.values()])
-    kept = {pair: answer for (pair, answer), look in zip(found.items(), looks, strict=True) if not look.wrong}
-    images = {answer.image for answer in kept.values()}
-    for id, seed in asked.pairs:
-        name = f"{IMAGES}/{id}-{seed}.png"
-        if name not in images:
-            (folder / name).unlink(missing_ok=True)
-    if path.exists():
-        lines = [json.dumps({"id": each.id, "seed": each.seed, "image": each.image}) for each in kept.values()]
-        write_whole(path, "".join(f"{line}\n" for line in lines).encode())
-    return kept
-
-
-def _lines(folder: Path) -> list[bytes]:
-    """The lines that a program wrote; none where it wrote no file."""
-    return [line for line in _outputs(folder).split(b"\n") if line.strip()]
-
-
-def _outputs(folder: Path) -> bytes:
+@contextmanager
+def _distrusting(recipe: CommandRecipe, folder: Path) -> Iterator[None]:
+    """Put away what a program answered that broke its protocol."""
     try:
-        with open_inside(folder, OUTPUTS) as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise _Broken(f"{OUTPUTS} is larger than {MAX_BYTES:,} bytes")
-            return file.read()
-    except FileNotFoundError:
-        return b""
-    except (InputError, OSError) as error:
-        raise _Broken(f"{OUTPUTS} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
-def _look_again(folder: Path, image: str) -> Look:
-    try:
-        return _look_inside(folder, image) if is_below(image) else Look(wrong="outside")
-    except InputError as error:
-        return Look(wrong=str(error))
+        yield
+    except Broken as error:
+        if os.path.lexists(folder / OUTPUTS):
+            remove(folder / REFUSED)
+            (folder / OUTPUTS).replace(folder / REFUSED)
+        raise WorkError(f"{recipe.name}: {error}; once it is mended, the same command begins anew") from None
 
 
 @contextmanager
@@ -245,7 +154,7 @@ def _check_same(watched: Mapping[str, Path], before: Mapping[str, Mapping[str, t
         )
         if changed:
             more = f" and {len(changed) - 1:,} more" if changed[1:] else ""
-            raise _Broken(f"its program changed {what} ({root / changed[0]}{more}); it may write into {{out}} alone")
+            raise Broken(f"its program changed {what} ({root / changed[0]}{more}); it may write into {{out}} alone")
 
 
 def _snapshot(root: Path) -> dict[str, tuple[int, int]]:
@@ -265,7 +174,34 @@ def _snapshot(root: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-# --- the program
+# --- the program, and what it prints
+
+
+class _Log:
+    """What a program prints: it appends to the file itself; of too much the beginning and the end are kept."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.file = file
+        self.start = self._size()  # what stands before it is of earlier runs
+
+    def _size(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def shorten(self) -> None:
+        """Cut the middle out of a log that is too long; what is printed in that moment may stand before the end."""
+        size = self._size()
+        if size > LOG_BYTES:
+            end = os.pread(self.file.fileno(), LOG_END_BYTES, size - LOG_END_BYTES)
+            self.file.truncate(LOG_END_BYTES)
+            self.file.write(f"\n[left out, so that this file stays below {LOG_BYTES:,} bytes]\n".encode() + end)
+            self.start = min(self.start, LOG_END_BYTES)
+
+    def last_words(self) -> str:
+        """The last line of this run that says something."""
+        size = self._size()
+        start = max(min(self.start, size), size - LAST_WORDS_BYTES)  # a program may empty it
+        lines = os.pread(self.file.fileno(), size - start, start).decode("utf-8", "replace").splitlines()
+        return one_line(next((line for line in reversed(lines) if line.strip()), ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +213,6 @@ class _Program:
     cwd: Path
     folder: Path
     todo: int
-    said_before: int  # bytes in the log
 
     def values(self) -> dict[str, str]:
         seeds = self.asked.seeds
@@ -301,14 +236,15 @@ def _run_program(program: _Program, lock: BinaryIO) -> None:
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env |= {name: fill_in(value, values) for name, value in recipe.env.items()}
     (program.folder / IMAGES).mkdir(exist_ok=True)
-    with (program.folder / LOG).open("ab") as log_file:
+    with (program.folder / LOG).open("a+b", buffering=0) as file:
+        said = _Log(file)
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own recipe, without a shell
                 command,
                 cwd=program.cwd,
                 env=env,
                 stdin=subprocess.DEVNULL,
-                stdout=log_file,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(lock.fileno(),),
@@ -316,37 +252,37 @@ def _run_program(program: _Program, lock: BinaryIO) -> None:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise InputError(f"{recipe.name}: command: {command[0]}: cannot be started ({why})") from None
-    try:
-        code = _wait(process, program)
-    finally:
-        _end_group(process)
-    if code:
-        how = f"ended with exit code {code}" if code > 0 else f"was ended by a signal ({signal.strsignal(-code)})"
-        raise WorkError(f"{recipe.name}: its program {how} {_state(program)}")
+        try:
+            how = _wait(process, program, said)
+        finally:
+            _end_group(process)
+            said.shorten()
+        if how:
+            raise WorkError(f"{recipe.name}: its program {how} {_state(program, said)}")
 
 
-def _wait(process: subprocess.Popen[bytes], program: _Program) -> int:
-    """Wait for the end, with a bar or a line now and then."""
+def _wait(process: subprocess.Popen[bytes], program: _Program, said: _Log) -> str:
+    """Wait for the end, with a bar or a line now and then; return how it ended, if not well."""
     started = told = time.monotonic()
     console = Console(stderr=True)
     total = len(program.asked.pairs)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(program.recipe.name, total=total)
         while True:
-            try:
-                return process.wait(POLL_SEC)
-            except subprocess.TimeoutExpired:
-                pass
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(POLL_SEC)
+                if code < 0:
+                    return f"was ended by a signal ({signal.strsignal(-code)})"
+                return f"ended with exit code {code}" if code else ""
             now = time.monotonic()
             if now - started > program.limit_sec:
-                raise WorkError(
-                    f"{program.recipe.name}: its program was ended after {program.limit_sec:,.0f} s"
-                    f" (timeout_s_per_image: {program.recipe.timeout_s_per_image:g}) {_state(program)}"
-                )
-            bar.update(task, completed=_count_answers(program))
+                limit = f"timeout_s_per_image: {program.recipe.timeout_s_per_image:g}"
+                return f"was ended after {program.limit_sec:,.0f} s ({limit})"
+            said.shorten()
+            bar.update(task, completed=_count_done(program))
             if not console.is_terminal and now - told > TELL_SEC:
                 told = now
-                log.info("%s: %s of %s", program.recipe.name, f"{_count_answers(program):,}", f"{total:,}")
+                log.info("%s: %s of %s", program.recipe.name, f"{_count_done(program):,}", f"{total:,}")
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -364,157 +300,13 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _state(program: _Program) -> str:
+def _state(program: _Program, said: _Log) -> str:
     """How far it came, what it said last, and what to do."""
-    done = f"with {_count_answers(program):,} of {len(program.asked.pairs):,} pictures answered"
-    said = _last_words(program)
-    said = f"it said: {said}" if said else "it said nothing"
-    return f"{done}; {said} ({program.folder / LOG}); the same command goes on"
+    done = f"with {_count_done(program):,} of {len(program.asked.pairs):,} pictures answered"
+    words = said.last_words()
+    words = f"it said: {words}" if words else "it said nothing"
+    return f"{done}; {words} ({program.folder / LOG}); the same command goes on"
 
 
-def _log_size(folder: Path) -> int:
-    path = folder / LOG
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _last_words(program: _Program) -> str:
-    with (program.folder / LOG).open("rb") as file:
-        file.seek(max(program.said_before, os.fstat(file.fileno()).st_size - LAST_WORDS_BYTES))
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    return one_line(next((line for line in reversed(lines) if line.strip()), ""))
-
-
-def _count_answers(program: _Program) -> int:
-    """Lines that were answered; of a program that keeps no such file, pictures."""
-    try:
-        lines = _outputs(program.folder).count(b"\n")
-    except WorkError:  # said when it has ended
-        lines = 0
-    found = lines or sum(1 for _ in (program.folder / IMAGES).glob("*.png"))
-    return min(found, len(program.asked.pairs))
-
-
-# --- after
-
-
-def _take_manifest(recipe: CommandRecipe, asked: Asked, folder: Path) -> Counts:
-    """Take the manifest of a program that writes one itself (`train.generate`) as it is."""
-    try:
-        made = read_made(asked.suite, folder)
-    except InputError as error:
-        raise _Broken(f"its program wrote a manifest that cannot be taken: {error}") from None
-    there = frozenset((picture.item.id, picture.seed) for picture in made.pictures)
-    if unknown := there - set(asked.pairs):
-        raise _Broken(f"its manifest names {spell_pair(min(unknown))}, which was not asked for")
-    if not there:
-        raise WorkError(f"{recipe.name}: none of its pictures can be used; {_first(made.unusable)}")
-    why = _unusable_pairs(asked, folder, made.unusable)
-    left = [pair for pair in asked.pairs if pair not in there]
-    failed = tuple(Failed(id=pair[0], seed=pair[1], error=why.get(pair, "no picture")) for pair in left)
-    write_failed(folder, failed)
-    return count(there, failed)
-
-
-def _unusable_pairs(asked: Asked, folder: Path, unusable: Mapping[str, str]) -> dict[Pair, str]:
-    """Why a picture that the manifest names cannot be used, by what it is of."""
-    of = {sha256: id for id, (_, sha256) in asked.sounds.items()}
-    return {
-        (of[row.sound_sha256[0]], row.seed): unusable[row.image]
-        for row in read_manifest(folder, with_images=False)
-        if row.image in unusable and row.sound_sha256[0] in of
-    }
-
-
-def _first(unusable: Mapping[str, str]) -> str:
-    return next((f"{image}: {why}" for image, why in unusable.items()), "")
-
-
-def _take_outputs(recipe: CommandRecipe, asked: Asked, folder: Path, before: Mapping[Pair, _Answer]) -> Counts:
-    """Check the answers, and write what failed and the manifest."""
-    answers = _read_answers(asked, folder, before)
-    if left := [pair for pair in asked.pairs if pair not in answers]:
-        raise WorkError(
-            f"{recipe.name}: its program ended well and has not answered {len(left):,} of {len(asked.pairs):,}, such as"
-            f" {spell_pair(left[0])}; {OUTPUTS} has a line for each, with image or error"
-        )
-    named = {pair: answers[pair].image for pair in asked.pairs}
-    seen = {pair: _see(folder, image) for pair, image in named.items() if image is not None}
-    looks = dict(zip(seen, mark_odd_sizes(list(seen.values())), strict=True))
-    usable = {pair: look for pair, look in looks.items() if not look.wrong}
-    failed = tuple(
-        Failed(id=pair[0], seed=pair[1], error=_why(answers[pair], looks.get(pair)))
-        for pair in asked.pairs
-        if pair not in usable
-    )
-    write_failed(folder, failed)
-    if not usable:
-        raise WorkError(
-            f"{recipe.name}: none of {len(asked.pairs):,} pictures can be used; the first: {failed[0].error}"
-        )
-    if not recipe.deterministic:
-        check_identical(usable, recipe.name)
-    model = recipe.name, model_digest(recipe)
-    settings = outside_settings(recipe)
-    write_manifest(folder, [asked.line(pair, named[pair] or "", model, settings) for pair in usable])
-    return count(usable, failed)
-
-
-def _read_answers(asked: Asked, folder: Path, before: Mapping[Pair, _Answer]) -> dict[Pair, _Answer]:
-    """The answer to each pair; one that stands from before the run may be given again."""
-    answers: dict[Pair, _Answer] = {}
-    wanted = set(asked.pairs)
-    for number, line in enumerate(_lines(folder), start=1):
-        where = f"{OUTPUTS}, line {number}"
-        try:
-            answer = _ANSWER.validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise _Broken(
-                f"{where}: expected a JSON object with id, seed and image or error, found {_short(line)}"
-                f" ({f'{key}: ' if key else ''}{one_line(first['msg'])})"
-            ) from None
-        if (answer.image is None) == (answer.error is None):
-            raise _Broken(f"{where}: expected either image or error, found {_short(line)}")
-        if answer.pair not in wanted:
-            raise _Broken(f"{where}: {spell_pair(answer.pair)} was not asked for")
-        if answer.pair in answers and before.get(answer.pair) != answer:
-            raise _Broken(f"{where}: {spell_pair(answer.pair)} is answered twice")
-        answers[answer.pair] = answer
-    return answers
-
-
-def _see(folder: Path, image: str) -> Look:
-    """Look at a picture that the program names; it must lie in the folder itself."""
-    if not is_below(image):
-        raise _Broken(f"{OUTPUTS} names {one_line(image)!r}, which is not inside {{out}}")
-    try:
-        return _look_inside(folder, image)
-    except InputError as error:
-        raise _Broken(f"{OUTPUTS} names {error}") from None
-
-
-def _look_inside(folder: Path, image: str) -> Look:
-    """Look at a file of the folder.
-
-    Raises:
-        InputError: it is a link, or lies behind one.
-    """
-    try:
-        with open_inside(folder, image) as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            return look_at(file.read()) if size_bytes <= MAX_BYTES else Look(wrong=f"{size_bytes:,} bytes")
-    except FileNotFoundError:
-        return Look(wrong="no such file")
-    except OSError as error:
-        return Look(wrong=f"cannot be read ({error.strerror})")
-
-
-def _why(answer: _Answer, look: Look | None) -> str:
-    if look is None:
-        return one_line(answer.error or "") or "the program gave no reason"
-    return f"{answer.image}: {look.wrong}"
-
-
-def _short(line: bytes) -> str:
-    return repr(one_line(line.decode("utf-8", "replace"), 80))
+def _count_done(program: _Program) -> int:
+    return min(count_answers(program.folder), len(program.asked.pairs))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
@@ -40,6 +40,7 @@ Metric = Literal[
     "ais_clap",
 ]
 METRICS: tuple[Metric, ...] = Metric.__args__
+Kind = TypeVar("Kind", bound=Section)
 
 
 def to_local(value: Any) -> Path:
@@ -230,22 +231,27 @@ def load_suite_config(path: str | Path, overrides: Sequence[str] = ()) -> SuiteC
     Raises:
         InputError: the file, a key, a type or a path is wrong.
     """
-    file = find_config(path, "eval")
+    return load_kind(find_config(path, "eval"), overrides, KINDS)
+
+
+def load_kind(file: Path, overrides: Sequence[str], kinds: Mapping[str, type[Kind]], usual: str | None = None) -> Kind:
+    """Read a YAML file whose `kind` says which sections it has; it is read first, and all else checked against them.
+
+    `usual` is the kind of a file that names none; None: each must.
+
+    Raises:
+        InputError: as `load_settings`.
+    """
     values = read_text(file).values
     for override in overrides:
         if override.startswith("kind="):
             apply_override(values, override)
-    return load_settings(file, overrides, _kind_of(file, values))
-
-
-def _kind_of(file: Path, values: Mapping[str, Any]) -> type[SuiteConfig]:
-    """The sections that a file has by its `kind`, which is read first so that all else is checked against them."""
-    known = ", ".join(KINDS)
-    if "kind" not in values:
+    known = ", ".join(kinds)
+    kind = values.get("kind", usual)
+    if "kind" not in values and usual is None:
         hint = "; it is a file of towers, and no suite" if set(values) == {"towers"} else ""
         raise InputError(f"config {file}: kind: missing, must be set to one of {known}{hint}")
-    kind = values["kind"]
-    if not isinstance(kind, str) or kind not in KINDS:
-        hint = did_you_mean(str(kind), KINDS)
+    if not isinstance(kind, str) or kind not in kinds:
+        hint = did_you_mean(str(kind), kinds)
         raise InputError(f"config {file}: kind: expected one of {known}, found {short(kind)}{hint}")
-    return KINDS[kind]
+    return load_settings(file, overrides, kinds[kind])

@@ -1,6 +1,4 @@
 import pickle
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eval.__main__ import main as eval_main
 from eval.convert_weights import NETWORKS, convert, main
 from eval.towers.config import Inception, Wav2Clip
 from eval.towers.inception import inception_shapes, open_inception
@@ -203,8 +202,8 @@ def test_wrong_arguments_are_one_line(wav2clip: dict[str, Tensor], tmp_path: Pat
     assert not Path(out).exists()
 
 
-def test_the_command_is_found_by_its_name() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "eval", "convert_weights", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "inception" in ran.stdout
+def test_the_command_is_found_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        eval_main(["convert_weights", "--help"])
+    assert ended.value.code == 0
+    assert "inception" in capsys.readouterr().out

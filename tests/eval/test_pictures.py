@@ -223,7 +223,7 @@ def _no_kind(lines: list[dict[str, Any]]) -> None:
         (_twice, "names item s000 with seed 0 twice; a manifest has each once"),
         (_same_image, "names images/s000-0.png for 2 images"),
         (_foreign, "1 of 6 images are of sounds that are not in the suite small, such as /sounds/other.wav"),
-        (_mixed, "1 of 6 images are of sounds that are not in the suite small"),
+        (_mixed, "1 of 6 images are of mixtures of sounds, such as images/s000-1.png, and the suite small has single"),
         (_two_models, "expected images of one model, found 2"),
         (_outside, "names ../x.png"),
         (_no_kind, "manifest.jsonl, line 2: settings"),

@@ -47,7 +47,18 @@ def make(row, seed):
 """
 ALL = "for row, seed in pairs:\n    make(row, seed)\n"
 BUT_FIRST = "for row, seed in pairs[1:]:\n    make(row, seed)\n"
-SLOW = "print(os.getpid(), flush=True)\nfor row, seed in pairs:\n    make(row, seed)\n    time.sleep(0.4)\n"
+# Makes one, and waits for a file before it makes the others.
+SLOW = (
+    """
+print(os.getpid(), flush=True)
+make(*pairs[0])
+for _ in range(1200):
+    if (out / "go").exists():
+        break
+    time.sleep(0.05)
+"""
+    + ALL
+)
 # Does not heed SIGTERM.
 _DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
 CHILD = f"import subprocess\nchild = subprocess.Popen([sys.executable, '-c', {_DEAF!r}])\n"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eval.baseline import main
+from eval.baselines.folder import read_made_for
 from eval.pictures import read_made
 from eval.suites.entries import Selection
 from eval.suites.suite import Suite
@@ -71,6 +72,9 @@ def test_the_references_are_the_true_pictures_byte_for_byte(suite: Suite, tmp_pa
     made = read_made(suite, out)
     assert [(picture.item.id, picture.donor) for picture in made.pictures] == [(item.id, None) for item in suite.items]
     assert (made.missing, made.failed, made.unusable, made.identical) == ((), (), {}, 0)
+    made_for = read_made_for(out)
+    assert made_for is not None
+    assert (made_for.first_seed, made_for.seeds) == (4, 1)  # what there is, and not what was asked for
 
 
 def test_of_several_references_each_is_there_once(tmp_path: Path) -> None:
@@ -87,6 +91,10 @@ def test_of_several_references_each_is_there_once(tmp_path: Path) -> None:
     assert [picture.sha256 for picture in made.pictures[:3]] == hashes
     assert made.missing == ("s002",)
     assert [(row.id, row.error) for row in made.failed] == [("s002", "the item has no reference picture")]
+    made_for = read_made_for(tmp_path / "out")
+    assert made_for is not None
+    assert made_for.seeds == 3
+    assert run(suite, "references", tmp_path / "out", seeds=1) == 0
 
 
 def test_a_reference_that_is_not_as_it_was_prepared_is_refused(
@@ -174,7 +182,7 @@ def test_what_is_shuffled_must_be_there(suite: Suite, tmp_path: Path, capsys: py
         ([f"of={tmp_path / 'nowhere'}"], "of: no such file or folder"),
         ([f"of={tmp_path / 'empty'}"], "manifest.jsonl: cannot be read"),
         ([f"of={tmp_path / 'model'}", "--seed", 7], "has no picture with the seeds 7 to 7; ask for those it has"),
-        (["of=s3://bucket/model"], "of"),
+        (["of=s3://bucket/model"], "of: .*expected a path on this machine"),
         (["control=x"], "control.*no such key"),
     ):
         assert run(suite, "shuffled", tmp_path / "out", *words) == 2
@@ -319,6 +327,7 @@ def test_a_wrong_folder_or_pattern_is_one_line(
         ([f"images={folder}", "pattern='../{id}.png'"], "leaves the folder of the images: ../s000.png"),
         ([f"images={tmp_path / 'nowhere'}"], "images: no such file or folder"),
         ([f"images={folder}", "table=nowhere.csv"], "table: no such file"),
+        (["images=s3://bucket/theirs"], "images: .*expected a path on this machine"),
     ):
         assert run(suite, "images", tmp_path / "out", *words) == 2
         assert re.search(message, last_line(capsys))

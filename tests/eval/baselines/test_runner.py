@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from eval.baseline import main
+from eval.baselines import runner
 from eval.baselines.recipe import CommandRecipe, load_recipe
 from eval.pictures import read_made
 from eval.suites.entries import Selection
@@ -101,7 +102,8 @@ def test_what_a_program_makes_is_taken_in(suite: Suite, tmp_path: Path, capsys: 
         trained_on=("vggsound_train",),
     )
     assert {row.model for row in rows} == {"standin"}
-    digest = digest_of(["abc", about["weights"], [sys.executable, "run.py", *WORDS]])
+    program = {sys.executable: sha256_of(Path(sys.executable)), **about["weights"]}
+    digest = digest_of(["abc", about["weights"], [sys.executable, "run.py", *WORDS], {}, program])
     assert {row.model_sha256 for row in rows} == {digest}
     made = read_made(suite, out)
     assert (len(made.pictures), made.missing, made.failed, made.identical) == (8, (), (), 0)
@@ -296,11 +298,12 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_a_program_does_wrong_is_one_line_and_nothing_is_half_written(
-    name: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, message = BAD[name]
     if "the suite" in name:
         suite = suite_of_its_own(tmp_path)
+    monkeypatch.setattr(runner, "GRACE_SEC", 0.5)
     slow = name in ("hangs", "deaf")
     recipe = write_recipe(tmp_path, body + "\n", timeout_s_per_image=0.125 if slow else 20)
 
@@ -355,6 +358,47 @@ def test_a_hanging_program_ends_with_all_that_it_started(suite: Suite, tmp_path:
     assert all(is_gone(int(pid)) for pid in pids)
 
 
+# --- what it prints
+
+PRINTS = """
+print("first words", flush=True)
+def fill():
+    while os.fstat(1).st_size < 64 * 2**20:
+        os.write(1, b"x" * 2**20)
+"""
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_what_a_program_prints_without_end_is_kept_at_its_beginning_and_its_end(
+    still: bool, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "fill()\nos.write(1, b'.')\n"
+    if still:  # it is shortened while the program is at work
+        body += "while os.fstat(1).st_size > 4 * 2**20:\n    time.sleep(0.02)\ntime.sleep(0.5)\n"
+    body += "print('\\nlast words', flush=True)\nsys.exit(1)\n"
+    recipe, out = write_recipe(tmp_path, PRINTS + body), tmp_path / "out"
+
+    for _ in range(2):  # the second time what is there already is long enough
+        assert run(suite, recipe, out, seeds=1) == 3
+        assert "it said: last words (" in last_line(capsys)
+
+    said = (out / "log.txt").read_bytes()
+    assert len(said) < 5 * 2**20
+    assert said.startswith(b"first words\n")
+    assert b"\n[left out, so that this file stays below 67,108,864 bytes]\n" in said
+    assert said.endswith(b"last words\n")
+
+
+def test_a_program_that_empties_its_log_says_nothing(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, "print('much', flush=True)\nif (out / 'second').exists():\n    os.truncate(1, 0)\n"
+                                    "(out / 'second').touch()\nsys.exit(1)\n")  # fmt: skip
+    for words in ("it said: much", "it said nothing"):
+        assert run(suite, recipe, tmp_path / "out") == 3
+        assert words in last_line(capsys)
+
+
 # --- going on
 
 
@@ -406,12 +450,58 @@ for row, seed in pairs:
 
 
 def test_what_is_done_is_not_run_again(suite: Suite, tmp_path: Path) -> None:
-    recipe, out = write_recipe(tmp_path), tmp_path / "out"
+    recipe, out = write_recipe(tmp_path, "print('started')\n" + ALL), tmp_path / "out"
     assert run(suite, recipe, out) == 0
     manifest = (out / "manifest.jsonl").read_bytes()
-    (tmp_path / "model" / "run.py").write_text("raise SystemExit('again?')")
     assert run(suite, recipe, out) == 0
     assert (out / "manifest.jsonl").read_bytes() == manifest
+    assert (out / "log.txt").read_text() == "started\n"
+
+
+@pytest.mark.parametrize("body", ["make(*pairs[0])\nsys.exit(1)\n", ALL])
+def test_a_program_that_was_changed_does_not_go_on_with_the_pictures_of_before(
+    body: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = write_recipe(tmp_path, body), tmp_path / "out"
+    code = run(suite, recipe, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write_recipe(tmp_path, "# another\n" + ALL)
+    capsys.readouterr()
+
+    assert run(suite, recipe, out) == 2
+
+    line = last_line(capsys)
+    assert f"--out {out}: holds pictures that the program made before run.py was changed; choose another place" in line
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    write_recipe(tmp_path, body)
+    assert run(suite, recipe, out) == code
+    assert run(suite, write_recipe(tmp_path, "# another\n" + ALL), tmp_path / "other") == 0
+
+
+def test_a_program_that_made_nothing_yet_may_be_changed(suite: Suite, tmp_path: Path) -> None:
+    recipe, out = (
+        write_recipe(tmp_path, "for row, seed in pairs:\n    answer(id=row['id'], seed=seed, error='x')\n"),
+        (tmp_path / "out"),
+    )
+    assert run(suite, recipe, out) == 3
+    assert run(suite, write_recipe(tmp_path), out) == 0
+
+
+def test_another_program_or_environment_is_another_model(suite: Suite, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "size.txt").write_text("small")
+    digests: set[str] = set()
+    for name, body, words in (
+        ("a", ALL, []),
+        ("again", ALL, []),
+        ("b", "# another\n" + ALL, []),
+        ("c", ALL, ["env={SIZE: large}"]),
+        ("d", ALL, [f"cwd={tmp_path}", f"command={json.dumps([sys.executable, 'model/run.py', *WORDS])}"]),
+    ):
+        recipe = write_recipe(tmp_path, body)
+        assert run(suite, recipe, tmp_path / name, *words, seeds=1) == 0
+        digests |= {row.model_sha256 for row in read_manifest(tmp_path / name)}
+    assert len(digests) == 4
 
 
 def test_more_seeds_go_on_and_fewer_are_refused(
@@ -483,6 +573,7 @@ def test_killed_outright_it_goes_on_once_its_program_has_ended(
     os.kill(program, signal.SIGKILL)
     assert is_gone(program)
     assert not (out / "manifest.jsonl").exists()
+    (out / "go").touch()
     assert run(suite, recipe, out) == 0
     assert len(read_manifest(out)) == 8
     assert len(list((out / "images").iterdir())) == 8
@@ -512,6 +603,7 @@ def test_interrupted_it_ends_its_program_and_says_how_to_go_on(suite: Suite, tmp
         ([f"weights={{none.pth: {SHA256}}}"], r"weights: .*none.pth: cannot be read \(No such file"),
         (["weights={run.py: short}"], "weights"),
         (["cwd=nowhere"], "cwd: no such file or folder"),
+        (["cwd=s3://bucket/model"], "cwd: .*expected a path on this machine"),
         (["command=[a, '{sound}']"], r"command: expected one of \{sounds\}, .*, found \{sound\}"),
         (["command=[a, '{model}']"], "model: must be set: the folder or the hub id"),
         (["model=x"], r"model: 'x' would be ignored"),

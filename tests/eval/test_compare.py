@@ -694,9 +694,11 @@ def test_without_a_picture_the_distances_are_computed_again_from_the_vectors(jud
     found = {row["metric"]: row for row in json.loads((tmp_path / "compare.json").read_text())["rows"]}
     assert kept["kid"].estimate is not None
     assert found["kid"]["value_a"] != kept["kid"].estimate.value  # of 11 pictures, not of 12
-    assert {(row["value_a"] == row["value_b"], row["items"], row["p_holm"]) for row in found.values()} == {
-        (True, 11, 1.0)
-    }
+    assert {
+        (row["value_a"] == row["value_b"], row["items"], row["p_holm"])
+        for row in found.values()
+        if row["metric"] != "fid_infinity"
+    } == {(True, 11, 1.0)}
 
 
 def test_without_the_suite_the_means_are_compared_alone(judged, tmp_path):

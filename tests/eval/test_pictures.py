@@ -154,6 +154,8 @@ def test_a_window_that_is_the_whole_sound_does_not_tell_what_was_heard(tmp_path:
     alike = replace(suite, items=(replace(first, window=first.sound), suite.items[1]))
     pictures = {item.id: [picture(n, (32, 32), "PNG")] for n, item in enumerate(suite.items)}
     assert make_made(alike, tmp_path / "made", pictures).heard == "whole"
+    one = make_made(alike, tmp_path / "one", {first.id: pictures[first.id]})
+    assert one.heard == "whole"
 
     def hear_the_window(lines: list[dict[str, Any]]) -> None:
         lines[1]["sound_sha256"] = [window.sha256]

@@ -81,6 +81,8 @@ def test_the_table_has_the_known_cells_and_says_what_nobody_measured(tmp_path: P
     assert json.loads((tmp_path / "table.json").read_text())[1]["why"] == "a model: --model"
     latex = (tmp_path / "table.tex").read_text()
     assert "0.0512 [0.04, 0.06] (audio 40 \\%, out 60 \\%)" in latex
+    write_table(tmp_path, [Cell(model="m", suite=OFFLINE, metric="FID", value=1.0)])
+    assert "{smoke (random projections, which judge nothing)}" in (tmp_path / "table.tex").read_text()
 
 
 def test_each_column_has_its_best_published_cells() -> None:

@@ -172,6 +172,7 @@ def test_the_page_shows_the_pictures_that_a_value_is_the_mean_of(place: Path, tm
     ]
     assert page.count("the mean of 5 pictures, of which 4 are shown") == 1
     assert page.count("of which") == 1
+    assert all(f'src="media/{name}"' in page for name in shown)
 
 
 def test_a_part_of_the_metrics_is_scored(place: Path, tmp_path: Path) -> None:

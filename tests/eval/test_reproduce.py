@@ -121,6 +121,8 @@ def test_a_cell_has_the_score_on_what_is_out_beside_it(reported: Path, tmp_path:
     cells = cells_of(asked(reported, model="somewhere"), OFFLINE, "model", None)
     fid, iis, ais = cells
     assert {cell.mark for cell in cells} == {"audio 25 %, out 75 %"}
+    items = csv.DictReader((reported / "reports" / OFFLINE / "model" / "items.csv").open())
+    assert [item["level"] for item in items] == ["audio"] * 2 + ["out"] * 6
     assert all(cell.out is not None and cell.source == "measured" for cell in cells)
     assert (iis.value, iis.out) == (pytest.approx(1), pytest.approx(1))
     assert ais.out != ais.value

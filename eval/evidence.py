@@ -11,6 +11,8 @@ from eval.pictures import Made
 from eval.suites.suite import Suite
 from eval.towers.cache import Vectors
 from eval.towers.tower import Judges, Tower, Way
+from sonify.errors import InputError
+from sonify.io.write import sha256_of
 
 
 class Need(NamedTuple):
@@ -74,6 +76,7 @@ def gather(
         InputError: a file of the suite is not there any more, or a tower cannot be had.
         DiskFull: no room is left for the vectors.
     """
+    check_files(suite, needs)
     pictures = _pictures_of(suite, made)
     sounds = {item.sound.sha256: suite.folder / item.sound.file for item in suite.items}
     tables: dict[Need, Table] = {}
@@ -91,6 +94,25 @@ def gather(
             found = embed(tower, [(files[key], key) for key in keys])
         tables[need] = Table(vectors_MD=found, row={key: row for row, key in enumerate(keys)})
     return Evidence(suite=suite, judges=judges, tables=tables)
+
+
+def check_files(suite: Suite, needs: Collection[Need]) -> None:
+    """Refuse files of a suite that are others than when it was prepared; kept vectors would not tell.
+
+    Raises:
+        InputError: one is not there, or is another.
+    """
+    ways = {need.way for need in needs}
+    files = [reference for item in suite.items for reference in item.references] if "images" in ways else []
+    files += list(suite.others) if "images" in ways else []
+    files += [item.sound for item in suite.items] if "sounds" in ways else []
+    for stored in files:
+        try:
+            found = sha256_of(suite.folder / stored.file)
+        except OSError as error:
+            raise InputError(f"{suite.folder / stored.file}: cannot be read ({error.strerror})") from error
+        if found != stored.sha256:
+            raise InputError(f"{suite.folder / stored.file}: is not as it was prepared; prepare the suite again")
 
 
 def _pictures_of(suite: Suite, made: Sequence[Made]) -> dict[str, Path]:

@@ -11,7 +11,17 @@ from PIL import Image
 
 from eval.measures import Score
 from eval.pictures import Made, Picture
-from eval.report import Report, left_out, made_and_judged, say_number, say_towers, say_value, warn_of_random
+from eval.report import (
+    Report,
+    left_out,
+    made_and_judged,
+    say_floor,
+    say_model,
+    say_number,
+    say_towers,
+    say_value,
+    warn_of_random,
+)
 from eval.suites.suite import Item, Suite
 
 PAGE = "index.html"
@@ -26,8 +36,16 @@ STYLE = """
 .scores .why { color: var(--muted); font-size: 0.8125rem; }
 .span { position: relative; display: block; width: 9rem; height: 0.75rem; background: var(--soft); }
 .span i { position: absolute; top: 0.25rem; height: 0.25rem; background: var(--bar); }
-.span b, .span u { position: absolute; top: 0; width: 2px; height: 0.75rem; background: var(--ink); }
+.span b, .span u, .span s { position: absolute; top: 0; width: 2px; height: 0.75rem; background: var(--ink); }
 .span u { background: var(--focus); }
+.span s { background: var(--accent); }
+.wide { overflow-x: auto; }
+.wide .scores { min-width: 54rem; }
+.legend { color: var(--muted); font-size: 0.8125rem; }
+summary { cursor: pointer; display: list-item; }
+.how dt { margin-top: 0.6rem; font-weight: 600; }
+.how dd { color: var(--muted); font-size: 0.875rem; }
+.end figcaption { color: var(--muted); font-size: 0.75rem; }
 .ends { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0.9rem; }
 .end { padding: 0.6rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
 .end div { display: grid; grid-template-columns: 1fr 1fr; gap: 0.3rem; }
@@ -36,8 +54,12 @@ STYLE = """
 .end p { font-size: 0.8125rem; }
 .warn { padding: 0.5rem 0.8rem; border: 2px solid var(--focus); font-weight: 600; }
 h2 { margin-top: 2rem; font-size: 1.25rem; }
-h3 { font-size: 0.9375rem; color: var(--muted); }
+h3 { margin-top: 1rem; font-size: 0.9375rem; color: var(--muted); }
 """
+LEGEND = (
+    "Black is the value, green its interval of 95 %. The floor is what the same pictures get for sounds of others,"
+    " of a distance what other real pictures have; the ceiling is what the references get."
+)
 POLICY = (
     "default-src 'none'; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data:; media-src 'self' file:"
 )
@@ -95,10 +117,10 @@ def _head(report: Report) -> Iterator[str]:
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
     yield '<meta name="color-scheme" content="light dark">\n'
-    yield f"<title>{escape(report.model)} on {escape(report.suite)}</title>\n"
+    yield f"<title>{escape(say_model(report))} on {escape(report.suite)}</title>\n"
     yield '<link rel="icon" href="data:,">\n<link rel="stylesheet" href="report.css">\n</head>\n<body>\n'
     yield '<header class="masthead"><div class="title"><p class="brand">sonify evaluation</p>'
-    yield f'<h1>{escape(report.model)}</h1><p class="lead">on {escape(report.suite)}, {report.found:,} of'
+    yield f'<h1>{escape(say_model(report))}</h1><p class="lead">on {escape(report.suite)}, {report.found:,} of'
     yield f" {report.wanted:,} items; suite {report.suite_digest[:12]}, model {report.model_sha256[:12]}</p>"
     if warning := warn_of_random(report):
         yield f'<p class="warn">{escape(warning)}</p>'
@@ -107,33 +129,36 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _table(report: Report) -> Iterator[str]:
-    yield '<table class="scores"><thead><tr><th>metric</th><th class=n>on</th><th>value [95 %]</th><th>'
-    yield "floor, value, ceiling</th><th class=n>floor</th><th class=n>ceiling</th><th class=n>pictures</th>"
-    yield "<th class=n>recordings</th></tr></thead><tbody>\n"
+    titles = ("metric", "on", "value [95 %]", "floor, value, ceiling", "floor", "ceiling", "pictures", "recordings")
+    plain = ("metric", "value [95 %]", "floor, value, ceiling")
+    heads = "".join(f"<th{'' if title in plain else ' class=n'}>{title}</th>" for title in titles)
+    yield f'<p class="legend">{LEGEND}</p>\n<div class="wide"><table class="scores"><thead><tr>{heads}</tr></thead>'
+    yield "<tbody>\n"
     for score in report.scores:
-        floor, ceiling = (score.beside.get(name) for name in ("floor", "ceiling"))
+        ceiling = say_number(score.beside.get("ceiling"))
         note = score.reason or (score.estimate.note if score.estimate else "")
         arrow = "↑" if score.better == "higher" else "↓"
         yield f'<tr><th title="{escape(score.definition)}">{escape(score.metric)} {arrow}</th>'
         yield f"<td class=n>{score.on}</td><td>{escape(say_value(score))}<span class=why> {escape(note)}</span></td>"
-        yield f"<td>{_span(score)}</td><td class=n>{say_number(floor)}</td><td class=n>{say_number(ceiling)}</td>"
+        yield f"<td>{_span(score)}</td><td class=n>{say_floor(score)}</td><td class=n>{ceiling}</td>"
         yield f"<td class=n>{score.images:,}</td><td class=n>{score.recordings:,}</td></tr>\n"
-    yield "</tbody></table>\n<details><summary>How each was measured</summary><dl>\n"
-    yield f"<dt><b>all</b></dt><dd>{escape('. '.join(made_and_judged(report)))}</dd>\n"
+    yield '</tbody></table></div>\n<details><summary>How each was measured</summary><div class="how">\n'
+    yield f"<dt>all</dt><dd>{escape('. '.join(made_and_judged(report)))}</dd>\n"
     for score in (score for score in report.scores if score.on == "all"):
         how = [score.definition, *say_towers(report, score), *score.preprocessing]
         how += [f"pool {score.pool_sha256[:12]}"] if score.pool_sha256 else []
-        yield f"<dt><b>{escape(score.metric)}</b></dt><dd>{escape('. '.join(filter(None, how)))}</dd>\n"
-    yield "</dl></details>\n"
+        yield f"<dt>{escape(score.metric)}</dt><dd>{escape('. '.join(filter(None, how)))}</dd>\n"
+    yield "</div></details>\n"
 
 
 def _span(score: Score) -> str:
-    """The interval on a line from the least to the largest of it, its floor and its ceiling."""
+    """The interval on a line from the least to the largest of it, its floor and its ceiling; nothing without these."""
     estimate = score.estimate
-    if estimate is None or estimate.low is None or estimate.high is None:
+    tags = {"floor": "u", "floor_recordings": "u", "ceiling": "s"}
+    marks = {tag: score.beside[name] for name, tag in tags.items() if name in score.beside}
+    if estimate is None or estimate.low is None or estimate.high is None or not marks:
         return ""
-    marks = [score.beside[name] for name in ("floor", "ceiling") if name in score.beside]
-    least, most = min([estimate.low, *marks]), max([estimate.high, *marks])
+    least, most = min([estimate.low, *marks.values()]), max([estimate.high, *marks.values()])
     if most <= least:
         return ""
 
@@ -141,7 +166,7 @@ def _span(score: Score) -> str:
         return round(100 * (value - least) / (most - least), 2)
 
     interval = f'<i style="left:{at(estimate.low)}%;width:{at(estimate.high) - at(estimate.low):.2f}%"></i>'
-    ticks = "".join(f'<u style="left:calc({at(mark)}% - 1px)"></u>' for mark in marks)
+    ticks = "".join(f'<{tag} style="left:calc({at(mark)}% - 1px)"></{tag}>' for tag, mark in marks.items())
     return f'<span class=span>{interval}{ticks}<b style="left:calc({at(estimate.value)}% - 1px)"></b></span>'
 
 
@@ -162,19 +187,22 @@ def _ends(
             )
             yield f'<h3>{title}</h3><div class="ends">{cards}</div>\n'
         yield "</section>\n"
-    yield "</main>\n<footer>Made pictures first, the reference last, the whole sound below.</footer>\n"
+    yield "</main>\n<footer>Below the pictures the whole sound.</footer>\n"
     yield "</body>\n</html>\n"
 
 
 def _card(item: Item, value: float, count: int) -> str:
     said = " · ".join(item.labels or item.captions) or item.id
-    real = f'<img src="{MEDIA}/{item.id}-reference.jpg" alt="the reference" loading="lazy">' if item.references else ""
-    images = "".join(
-        f'<img src="{MEDIA}/{item.id}-{n}.jpg" alt="a made picture" loading="lazy">' for n in range(min(count, BESIDE))
-    )
+    images = "".join(_figure(f"{item.id}-{n}", "made") for n in range(min(count, BESIDE)))
+    real = _figure(f"{item.id}-reference", "reference") if item.references else ""
     mean = f", the mean of {count:,} pictures, of which {BESIDE} are shown" if count > BESIDE else ""
     return (
         f'<article class="end"><div>{images}{real}</div>'
         f'<audio controls preload="none" src="{MEDIA}/{item.id}.flac"></audio>'
         f"<p><b>{say_number(value)}</b>{mean} {escape(said)}</p><p>{escape(item.id)}</p></article>"
     )
+
+
+def _figure(name: str, what: str) -> str:
+    image = f'<img src="{MEDIA}/{name}.jpg" alt="{what}" loading="lazy">'
+    return f"<figure>{image}<figcaption>{what}</figcaption></figure>"

@@ -119,7 +119,7 @@ def items_csv(suite: Suite, made: Made, levels: Mapping[str, str], items: Mappin
 def scores_csv(report: Report) -> bytes:
     """A line a score."""
     header = ["metric", "on", "value", "low", "high", "interval", "images", "items", "recordings", "seeds", "better"]
-    beside = ["floor", "ceiling", "mean_over_images", "seed_sd"]
+    beside = [*FLOORS, "floor_images", "value_at_fewer", "ceiling", "mean_over_images", "seed_sd", "ties"]
     rows = [
         [
             score.metric,
@@ -182,8 +182,23 @@ def scores_latex(report: Report) -> bytes:
 
 def _latex_row(score: Score) -> str:
     name = rf"\texttt{{{_escaped(score.metric)}}} {ARROWS[score.better]}"
-    floor, ceiling = (say_number(score.beside.get(which)) for which in ("floor", "ceiling"))
-    return rf"{name} & {score.on} & {say_value(score)} & {floor} & {ceiling} & {score.images} \\"
+    ceiling = say_number(score.beside.get("ceiling"))
+    return rf"{name} & {score.on} & {say_value(score)} & {say_floor(score)} & {ceiling} & {score.images} \\"
+
+
+# What may stand for a floor: of the same n and of other labels; of fewer pictures; of other recordings alone.
+FLOORS = ("floor", "floor_at_fewer", "floor_recordings")
+
+
+def say_floor(score: Score) -> str:
+    """The floor as it is read: one of fewer pictures with the score at as many, one of recordings as such."""
+    beside = score.beside
+    if "floor_at_fewer" in beside:
+        floor, value = (say_number(beside[name]) for name in ("floor_at_fewer", "value_at_fewer"))
+        return f"{floor}, of {value} at n = {beside['floor_images']:.0f}"
+    if "floor_recordings" in beside:
+        return f"{say_number(beside['floor_recordings'])} (recordings)"
+    return say_number(beside.get("floor"))
 
 
 def say_value(score: Score) -> str:
@@ -196,9 +211,18 @@ def say_value(score: Score) -> str:
     return f"{text} [{say_number(score.estimate.low)}, {say_number(score.estimate.high)}]"
 
 
+ROUNDING = 1e-9  # below it a score is the rounding of sums
+
+
+def say_model(report: Report) -> str:
+    """A model as it is read: of a folder its last two names."""
+    path = Path(report.model)
+    return "/".join(path.parts[-2:]) if path.is_absolute() else report.model
+
+
 def say_number(value: float | None) -> str:
     """Four digits that count; none where there is no value."""
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else "0" if abs(value) < ROUNDING else f"{value:.4g}"
 
 
 def _escaped(text: str) -> str:

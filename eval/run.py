@@ -38,6 +38,8 @@ from eval.report import (
     left_out,
     made_and_judged,
     report_bytes,
+    say_floor,
+    say_model,
     say_number,
     say_value,
     scores_csv,
@@ -59,7 +61,7 @@ from sonify.stores import Place, to_place
 from sonify.terminal import Parser, argument_of, run_command
 
 VECTORS = "vectors"
-TABLE_COLUMNS = 100  # what a table of scores needs, where the terminal is narrower or there is none
+TABLE_COLUMNS = 120  # what a table of scores needs, where the terminal is narrower or there is none
 TOWERS = "towers"  # the configuration that comes along
 PARTS = {"landscapes_itw": ("landscapes", "itw")}  # of kinds of suites that are several corpora
 
@@ -262,7 +264,7 @@ def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Sc
 
 def tell(report: Report) -> None:
     """Print the scores, and what was left out of them."""
-    table = Table(title=f"{report.model} on {report.suite}", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=f"{say_model(report)} on {report.suite}", title_justify="left", box=box.SIMPLE_HEAD)
     parts = {each.on for each in report.scores}
     for column in ("metric", *(["on"] if len(parts) > 1 else []), "value [95 %]", "floor", "ceiling", "pictures"):
         table.add_column(
@@ -270,16 +272,13 @@ def tell(report: Report) -> None:
         )
     for each in (each for each in report.scores if each.estimate is not None):
         on = [each.on] if len(parts) > 1 else []
-        table.add_row(each.metric, *on, say_value(each), *_besides(each.beside), f"{each.images:,}")
+        ceiling = say_number(each.beside.get("ceiling"))
+        table.add_row(each.metric, *on, say_value(each), say_floor(each), ceiling, f"{each.images:,}")
     Console(file=sys.stdout, width=max(Console().width, TABLE_COLUMNS)).print(table)
     warning = warn_of_random(report)
     lines = [*_unmeasured(report), *_notes(report), *made_and_judged(report), *left_out(report)]
     for line in [*([warning] if warning else []), *lines]:
         sys.stdout.write(f"{line}\n")
-
-
-def _besides(beside: Mapping[str, float]) -> list[str]:
-    return [say_number(beside.get(name)) for name in ("floor", "ceiling")]
 
 
 def _unmeasured(report: Report) -> list[str]:

@@ -3,6 +3,7 @@
 `command` runs a program, `images` takes a folder of pictures in, `shuffled` and `references` are controls.
 """
 
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ class ImagesRecipe(About):
     images: LocalPath
     pattern: str = "{id}-{seed}.png"
     table: LocalPath | None = None
-    takes: List = "sounds_whole.csv"
+    takes: List = "sounds.csv"
 
 
 class ShuffledRecipe(Section):
@@ -96,8 +97,7 @@ class ShuffledRecipe(Section):
 
 
 class ReferencesRecipe(Section):
-    """The control that nothing is better than: the true pictures as they are, the same for each seed; of an item with
-    several the next with each seed."""
+    """The control that nothing is better than: the true pictures as they are, each once."""
 
     kind: Literal["references"]
 
@@ -118,6 +118,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: the file, a key, a type or a path is wrong, or a model is to be named and is not.
     """
     path = find_config(name, FAMILY)
+    # YAML would read the braces of pattern={id}.png as a mapping
+    overrides = [f"pattern={json.dumps(word[8:])}" if word.startswith("pattern={") else word for word in overrides]
     recipe = load_kind(path, overrides, KINDS, "command")
     if isinstance(recipe, CommandRecipe):
         _check_command(path, recipe)

@@ -34,6 +34,7 @@ from eval.suites.suite import (
     Suite,
     item_line,
     list_bytes,
+    read_suite,
     record_bytes,
     suite_digest,
     table_bytes,
@@ -86,7 +87,7 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
         DiskFull: no room is left.
     """
     out = out.absolute()
-    _check_out(out)
+    _check_out(out, config.name)
     _check_ids(selection.wanted + selection.rest + selection.others)
     with replacing(out) as folder:
         for name in ("sounds", "windows", "images", OTHERS):
@@ -108,13 +109,23 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
     return suite
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, name: str) -> None:
     with naming_place(out):
         if out.exists() and not out.is_dir():
             raise InputError(f"{out}: expected a folder for the suite, found a file")
         foreign = out.is_dir() and any(out.iterdir()) and not (out / SUITE).is_file()
     if foreign:
         raise InputError(f"{out}: holds something else than a suite; choose another place")
+    if (there := _name_of(out)) not in ("", name):
+        raise InputError(f"{out}: holds the suite {there}, and this is {name}; choose another place, or remove it")
+
+
+def _name_of(out: Path) -> str:
+    """What the suite in a place is called; nothing where there is none, or one that is damaged and made again."""
+    try:
+        return read_suite(out).name
+    except InputError:
+        return ""
 
 
 def _check_ids(entries: Sequence[Entry]) -> None:

@@ -221,6 +221,13 @@ def hold(folder: Path) -> Iterator[BinaryIO]:
         yield lock
 
 
+def is_held(folder: Path, lock: BinaryIO) -> bool:
+    """Whether the folder is still the one that was locked; a program may put another, or a link, in its place."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.path.samestat((folder / LOCK).lstat(), os.fstat(lock.fileno()))
+    return False
+
+
 def clear(path: Path) -> None:
     """Remove what is at a name of ours: of a link the link, of a folder all of it."""
     with naming_place(path):

@@ -22,6 +22,7 @@ from rich.progress import Progress
 from eval.baselines.answers import Broken, count_answers, find_kept, keep_only, take_manifest, take_outputs
 from eval.baselines.folder import (
     BASELINE,
+    LOCK,
     LOG,
     OUTPUTS,
     Asked,
@@ -32,6 +33,7 @@ from eval.baselines.folder import (
     check_program,
     clear,
     hold,
+    is_held,
     one_line,
 )
 from eval.baselines.recipe import CommandRecipe, fill_in, model_digest, standing_values
@@ -63,7 +65,7 @@ def run_recipe(recipe: CommandRecipe, asked: Asked, made_for: MadeFor, folder: P
     _check_sounds(asked)
     cwd = recipe.cwd or folder
     _check_weights(recipe, cwd)
-    with hold(folder) as lock, _distrusting(recipe, folder):
+    with hold(folder) as lock, _distrusting(recipe, folder, lock):
         kept = find_kept(folder, asked)
         if kept:
             check_program(folder, made_for)
@@ -78,12 +80,18 @@ def run_recipe(recipe: CommandRecipe, asked: Asked, made_for: MadeFor, folder: P
                 with _untouched(asked, cwd, folder):
                     _run_program(_Program(recipe=recipe, asked=asked, cwd=cwd, folder=folder, todo=todo), lock)
             check_names(folder)
+            if not is_held(folder, lock):
+                raise WorkError(
+                    f"{recipe.name}: its program moved or removed {folder} or {LOCK} in it; see what is there"
+                    " now, and run the same command again"
+                )
             if (folder / MANIFEST).exists():
                 return take_manifest(recipe, asked, folder)
             return take_outputs(recipe, asked, folder, kept, model_digest(recipe, made_for.program))
         except BaseException:
-            with suppress(IsADirectoryError):
-                (folder / MANIFEST).unlink(missing_ok=True)  # a program's own
+            if is_held(folder, lock):
+                with suppress(IsADirectoryError):
+                    (folder / MANIFEST).unlink(missing_ok=True)  # a program's own
             raise
 
 
@@ -113,12 +121,12 @@ def _check_weights(recipe: CommandRecipe, cwd: Path) -> None:
 
 
 @contextmanager
-def _distrusting(recipe: CommandRecipe, folder: Path) -> Iterator[None]:
+def _distrusting(recipe: CommandRecipe, folder: Path, lock: BinaryIO) -> Iterator[None]:
     """Put away what a program answered that broke its protocol."""
     try:
         yield
     except Broken as error:
-        if os.path.lexists(folder / OUTPUTS):
+        if is_held(folder, lock) and os.path.lexists(folder / OUTPUTS):
             clear(folder / REFUSED)
             (folder / OUTPUTS).replace(folder / REFUSED)
         raise WorkError(f"{recipe.name}: {error}; once it is mended, the same command begins anew") from None

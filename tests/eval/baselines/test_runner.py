@@ -353,6 +353,29 @@ def test_what_a_program_leaves_at_a_name_of_ours_is_named_and_neither_followed_n
         assert len(read_manifest(out)) == 8
 
 
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("", "its program moved or removed "),
+        ("sys.exit(1)\n", "its program ended with exit code 1"),
+        ("Path('cache.bin').touch()\n", "its program changed its working folder"),
+    ],
+)
+def test_a_folder_that_a_program_puts_in_the_place_of_ours_is_left_alone(
+    end: str, message: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.mkdir()
+    for name in ("manifest.jsonl", "outputs.jsonl", "failed.csv", ".lock"):
+        (victim / name).write_text("{}")
+    swap = "out.rename(out.parent / 'aside')\n(out.parent / 'out').symlink_to('victim')\n"
+    assert run(suite, write_recipe(tmp_path, ALL + swap + end), out) == 3
+    assert message in last_line(capsys)
+    assert {path.name: path.read_text() for path in victim.iterdir()} == dict.fromkeys(
+        ("manifest.jsonl", "outputs.jsonl", "failed.csv", ".lock"), "{}"
+    )
+
+
 def test_a_program_that_dies_without_its_log_and_with_folders_for_pictures_goes_on(
     suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

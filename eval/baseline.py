@@ -14,6 +14,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
     ):
         if not least <= value <= most:
             raise InputError(f"{option}: expected {least:,} to {most:,}, found {value}")
+    _check_places(arguments.suite, arguments.out)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     suite = read_suite(arguments.suite)
     counts = make_baseline(recipe, suite, range(arguments.seed, arguments.seed + arguments.seeds), arguments.out)
@@ -81,6 +83,20 @@ def _run(arguments: argparse.Namespace) -> None:
     sys.stdout.write(
         f"{counts.pictures:,} pictures of {counts.items:,} of {len(suite.items):,} items in {arguments.out}{failed}\n"
     )
+
+
+def _check_places(suite: Path, out: Path) -> None:
+    """Refuse names that no list can hold, and pictures in the suite: it is read, and stays as it is."""
+    for option, place in (("--suite", suite), ("--out", out)):
+        try:
+            str(place.absolute()).encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{option}: expected a place whose name is UTF-8, found {str(place.absolute())!a}"
+            ) from None
+    one, other = (Path(os.path.realpath(place)) for place in (suite, out))
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise InputError(f"--out {out}: expected a folder beside the suite's, found one in or around {suite}")
 
 
 def make_baseline(recipe: Recipe, suite: Suite, seeds: range, folder: Path) -> Counts:

@@ -14,12 +14,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from eval.baselines.folder import (
     MAX_BYTES,
+    OUTPUTS,
     Asked,
     Counts,
     Failed,
     Look,
     Pair,
     check_identical,
+    clear,
     count,
     look_at,
     mark_odd_sizes,
@@ -33,8 +35,6 @@ from sonify.errors import InputError, WorkError
 from sonify.io.places import is_below, open_inside
 from sonify.io.write import write_whole
 from train.manifest import IMAGES, read_manifest, write_manifest
-
-OUTPUTS = "outputs.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +127,11 @@ def keep_only(folder: Path, asked: Asked, kept: Mapping[Pair, Answer]) -> None:
     A line that was cut short by a kill would swallow the one behind it, and a program that finds a picture takes it for
     made.
     """
-    if (folder / IMAGES).is_symlink():
-        (folder / IMAGES).unlink()
     images = {answer.image for answer in kept.values()}
     for id, seed in asked.pairs:
         name = f"{IMAGES}/{id}-{seed}.png"
         if name not in images:
-            (folder / name).unlink(missing_ok=True)
+            clear(folder / name)
     if (folder / OUTPUTS).exists():
         lines = [json.dumps({"id": each.id, "seed": each.seed, "image": each.image}) for each in kept.values()]
         write_whole(folder / OUTPUTS, "".join(f"{line}\n" for line in lines).encode())

@@ -1,6 +1,6 @@
 """Pictures that need no model to run: those of a folder, and the two controls, `references` and `shuffled`.
 
-All are copied, so that the folder stands alone; it is made beside its place and takes it when it is whole.
+All are copied, so that the folder stands alone; what else lies in it stays.
 """
 
 import csv
@@ -13,15 +13,17 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from eval.baselines.folder import (
-    BASELINE,
     Asked,
     Counts,
     Failed,
     MadeFor,
     Pair,
     ask,
+    begin,
     check_identical,
+    clear,
     count,
+    hold,
     look_at_file,
     mark_odd_sizes,
     write_failed,
@@ -34,7 +36,7 @@ from sonify.errors import InputError
 from sonify.io.commits import digest_of
 from sonify.io.listing import iter_inputs
 from sonify.io.places import is_below
-from sonify.io.write import replacing
+from sonify.io.write import naming_full_disk, naming_place
 from sonify.media.headers import IMAGE_SUFFIXES
 from train.manifest import IMAGES, ControlSettings, OutsideSettings, Settings, write_manifest
 
@@ -227,23 +229,33 @@ def _first_of_each(pictures: Sequence[Picture]) -> dict[Pair, Source]:
 
 
 def write_taken(asked: Asked, taken: Taken, made_for: MadeFor, folder: Path) -> Counts:
-    """Write the folder, whole or not at all.
+    """Write the folder; until all pictures are there it has no manifest.
 
     Raises:
-        InputError: a picture is not what the suite says, or the place cannot be written to.
+        InputError: a picture is not what the suite says, the place cannot be written to, or another command does.
+        WorkError: something else is at the name of a file of ours.
     """
-    with replacing(folder) as partial:
-        (partial / IMAGES).mkdir()
-        hashes = {pair: _copy(source, partial / _name(pair, source)) for pair, source in taken.sources.items()}
+    with hold(folder), naming_full_disk(folder):
+        begin(folder, made_for)
+        (folder / IMAGES).mkdir(exist_ok=True)
+        _clear_images(asked, folder)
+        hashes = {pair: _copy(source, folder / _name(pair, source)) for pair, source in taken.sources.items()}
         model = taken.name, digest_of([[*pair, sha256] for pair, sha256 in hashes.items()])
         rows = [
             asked.line(pair, _name(pair, source), model, _settings(taken, source))
             for pair, source in taken.sources.items()
         ]
-        (partial / BASELINE).write_bytes(made_for.to_bytes())
-        write_failed(partial, taken.failed)
-        write_manifest(partial, rows)
+        write_failed(folder, taken.failed)
+        write_manifest(folder, rows)
     return count(taken.sources.keys(), taken.failed)
+
+
+def _clear_images(asked: Asked, folder: Path) -> None:
+    """Remove the pictures of before; one may have had another ending, or be missing by now."""
+    stems = {f"{id}-{seed}" for id, seed in asked.pairs}
+    for path in (folder / IMAGES).iterdir():
+        if path.stem in stems and path.suffix in IMAGE_SUFFIXES:
+            clear(path)
 
 
 def _settings(taken: Taken, source: Source) -> Settings:
@@ -266,7 +278,8 @@ def _copy(source: Source, target: Path) -> str:
     sha256 = hashlib.sha256(data).hexdigest()
     if source.sha256 is not None and sha256 != source.sha256:
         raise InputError(f"{source.path}: is not as it was prepared (another sha256); prepare the suite again")
-    target.write_bytes(data)
+    with naming_place(target):
+        target.write_bytes(data)
     return sha256
 
 

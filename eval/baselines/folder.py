@@ -7,30 +7,40 @@ FOLDER/failed.csv       id, seed, error: what was asked for and is not there
 FOLDER/manifest.jsonl   one line a picture (`train.manifest`), written last: a folder without one is not finished
 FOLDER/outputs.jsonl    of a recipe that runs a program: what the program says of each picture
 FOLDER/log.txt          of a recipe that runs a program: what it printed
+FOLDER/.lock            held by the command that is at work in it
 """
 
 import csv
+import fcntl
 import hashlib
 import io
+import os
+import shutil
+import stat
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from eval.suites.suite import SOUNDS_WHOLE, Item, Suite, table_bytes
+from eval.suites.suite import SOUNDS, SOUNDS_WHOLE, Item, Suite, table_bytes
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import canonical_json
-from sonify.io.write import write_whole
+from sonify.io.write import naming_place, write_whole
 from sonify.media.pixels import MAX_PIXELS
-from train.manifest import GeneratedImage, Settings
+from train.manifest import IMAGES, MANIFEST, GeneratedImage, Settings
 
 BASELINE = "baseline.json"
 FAILED = "failed.csv"
+OUTPUTS = "outputs.jsonl"
+LOG = "log.txt"
+LOCK = ".lock"
+WRITTEN_WHOLE = (BASELINE, SOUNDS, SOUNDS_WHOLE, FAILED, MANIFEST)
 VERSION = 1
 List = Literal["sounds.csv", "sounds_whole.csv"]
 Pair = tuple[str, int]  # an item's id and a seed
@@ -136,12 +146,14 @@ def check_folder(folder: Path, wanted: MadeFor) -> None:
     Raises:
         InputError: it was made for another suite, by another recipe, with seeds that are not asked for now, or by
             something else.
+        WorkError: a program has put something else in the place of a file of ours.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: expected a folder, found a file")
+    check_names(folder)
     found = read_made_for(folder)
     if found is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
             raise InputError(f"--out {folder}: holds something else than pictures of a baseline; choose another place")
         return
     if found.suite_digest != wanted.suite_digest:
@@ -158,6 +170,78 @@ def check_folder(folder: Path, wanted: MadeFor) -> None:
             f"--out {folder}: was made with the seeds {found.first_seed} to {last}, which are not all asked for now;"
             " ask for all of them, and for more if you like, or choose another place"
         )
+
+
+def check_names(folder: Path) -> None:
+    """Refuse a folder where a program left a link, a pipe or a folder at a name that we read and write: what a link
+    leads to would be overwritten, and a pipe waited for. Its `outputs.jsonl` is judged where it is read.
+
+    Raises:
+        InputError: the folder cannot be looked into.
+        WorkError: there is one.
+    """
+    partials = [f".{name}.partial" for name in (*WRITTEN_WHOLE, OUTPUTS)]
+    for name in (IMAGES, LOCK, LOG, *WRITTEN_WHOLE, *partials):
+        with naming_place(folder / name), suppress(FileNotFoundError):
+            mode = (folder / name).lstat().st_mode
+            if not (stat.S_ISDIR(mode) if name == IMAGES else stat.S_ISREG(mode)):
+                expected = "a folder" if name == IMAGES else "a file"
+                raise WorkError(
+                    f"{folder / name}: expected {expected}, found {_kind(mode)}; remove it and run the same command"
+                    " again, or choose another place"
+                )
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISREG, "a file"))
+    return next((kind for is_kind, kind in kinds if is_kind(mode)), "a pipe, a socket or a device")
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[BinaryIO]:
+    """One command at a time works in a folder. A program inherits the lock: one that outlives us keeps it.
+
+    Raises:
+        InputError: another is at work in it, or it cannot be written to.
+        WorkError: as `check_names`.
+    """
+    with naming_place(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        check_names(folder)
+        handle = os.open(folder / LOCK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    with os.fdopen(handle, "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"--out {folder}: another command is at work in it, or the program of one that was killed: wait for its"
+                " end, or end it"
+            ) from None
+        check_names(folder)  # another may have ended just now
+        yield lock
+
+
+def is_held(folder: Path, lock: BinaryIO) -> bool:
+    """Whether the folder is still the one that was locked; a program may put another, or a link, in its place."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.path.samestat((folder / LOCK).lstat(), os.fstat(lock.fileno()))
+    return False
+
+
+def clear(path: Path) -> None:
+    """Remove what is at a name of ours: of a link the link, of a folder all of it."""
+    with naming_place(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def begin(folder: Path, made_for: MadeFor) -> None:
+    """Say what the folder is made for, and remove what does not tell what it will hold."""
+    write_whole(folder / BASELINE, made_for.to_bytes())
+    for name in (MANIFEST, FAILED):
+        (folder / name).unlink(missing_ok=True)
 
 
 def check_program(folder: Path, wanted: MadeFor) -> None:

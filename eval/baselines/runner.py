@@ -4,7 +4,6 @@ It works in its output folder, where it goes on if it is started again; until al
 it left is judged in `eval.baselines.answers`.
 """
 
-import fcntl
 import logging
 import os
 import signal
@@ -20,22 +19,35 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import Progress
 
-from eval.baselines.answers import OUTPUTS, Broken, count_answers, find_kept, keep_only, take_manifest, take_outputs
-from eval.baselines.folder import BASELINE, FAILED, Asked, Counts, MadeFor, check_program, one_line
+from eval.baselines.answers import Broken, count_answers, find_kept, keep_only, take_manifest, take_outputs
+from eval.baselines.folder import (
+    BASELINE,
+    LOCK,
+    LOG,
+    OUTPUTS,
+    Asked,
+    Counts,
+    MadeFor,
+    begin,
+    check_names,
+    check_program,
+    clear,
+    hold,
+    is_held,
+    one_line,
+)
 from eval.baselines.recipe import CommandRecipe, fill_in, model_digest, standing_values
 from eval.suites.suite import SOUNDS_WHOLE, list_bytes
 from sonify.errors import InputError, WorkError
 from sonify.io.listing import is_junk
-from sonify.io.write import naming_place, remove, sha256_of, write_whole
+from sonify.io.write import sha256_of, write_whole
 from train.manifest import IMAGES, MANIFEST
 
 log = logging.getLogger(__name__)
 
 REFUSED = "outputs.refused.jsonl"
-LOG = "log.txt"
 LOG_BYTES = 64 * 2**20  # a program that prints without end would fill the disk
 LOG_END_BYTES = 2**20  # of its beginning, and of its end, that are kept
-LOCK = ".lock"
 PASSED_ON = ("PATH", "HOME", "LANG")
 GRACE_SEC = 5.0  # between SIGTERM and SIGKILL
 POLL_SEC = 0.2
@@ -53,15 +65,13 @@ def run_recipe(recipe: CommandRecipe, asked: Asked, made_for: MadeFor, folder: P
     _check_sounds(asked)
     cwd = recipe.cwd or folder
     _check_weights(recipe, cwd)
-    with _hold(folder) as lock, _distrusting(recipe, folder):
+    with hold(folder) as lock, _distrusting(recipe, folder, lock):
         kept = find_kept(folder, asked)
         if kept:
             check_program(folder, made_for)
-        write_whole(folder / BASELINE, made_for.to_bytes())
+        begin(folder, made_for)
         # the suite's own lists name the place where it was made, and it may have been moved
         write_whole(folder / asked.takes, list_bytes(asked.suite, asked.takes == SOUNDS_WHOLE))
-        for name in (MANIFEST, FAILED):  # they do not tell what the folder will hold
-            (folder / name).unlink(missing_ok=True)
         keep_only(folder, asked, kept)
         todo = len(asked.pairs) - len(kept)
         log.info("%s pictures, of which %s are there", f"{len(asked.pairs):,}", f"{len(kept):,}")
@@ -69,11 +79,19 @@ def run_recipe(recipe: CommandRecipe, asked: Asked, made_for: MadeFor, folder: P
             if todo:
                 with _untouched(asked, cwd, folder):
                     _run_program(_Program(recipe=recipe, asked=asked, cwd=cwd, folder=folder, todo=todo), lock)
+            check_names(folder)
+            if not is_held(folder, lock):
+                raise WorkError(
+                    f"{recipe.name}: its program moved or removed {folder} or {LOCK} in it; see what is there"
+                    " now, and run the same command again"
+                )
             if (folder / MANIFEST).exists():
                 return take_manifest(recipe, asked, folder)
             return take_outputs(recipe, asked, folder, kept, model_digest(recipe, made_for.program))
         except BaseException:
-            (folder / MANIFEST).unlink(missing_ok=True)  # a program's own
+            if is_held(folder, lock):
+                with suppress(IsADirectoryError):
+                    (folder / MANIFEST).unlink(missing_ok=True)  # a program's own
             raise
 
 
@@ -103,30 +121,13 @@ def _check_weights(recipe: CommandRecipe, cwd: Path) -> None:
 
 
 @contextmanager
-def _hold(folder: Path) -> Iterator[BinaryIO]:
-    """One command at a time works in a folder. The program inherits the lock: one that outlives us keeps it."""
-    with naming_place(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("wb")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"--out {folder}: another command is at work in it, or the program of one that was killed: wait for its"
-                " end, or end it"
-            ) from None
-        yield lock
-
-
-@contextmanager
-def _distrusting(recipe: CommandRecipe, folder: Path) -> Iterator[None]:
+def _distrusting(recipe: CommandRecipe, folder: Path, lock: BinaryIO) -> Iterator[None]:
     """Put away what a program answered that broke its protocol."""
     try:
         yield
     except Broken as error:
-        if os.path.lexists(folder / OUTPUTS):
-            remove(folder / REFUSED)
+        if is_held(folder, lock) and os.path.lexists(folder / OUTPUTS):
+            clear(folder / REFUSED)
             (folder / OUTPUTS).replace(folder / REFUSED)
         raise WorkError(f"{recipe.name}: {error}; once it is mended, the same command begins anew") from None
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eval.baseline import main
-from eval.baselines.folder import read_made_for
+from eval.baselines.folder import hold, read_made_for
 from eval.pictures import read_made
 from eval.suites.entries import Selection
 from eval.suites.suite import Suite
@@ -107,7 +107,7 @@ def test_a_reference_that_is_not_as_it_was_prepared_is_refused(
     (suite.folder / "images" / "s001.png").unlink()
     assert run(suite, "references", tmp_path / "out") == 2
     assert "s001.png: cannot be read (No such file" in last_line(capsys)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["media", "suite"]
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
 def test_a_suite_without_pictures_has_no_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,3 +363,72 @@ def test_the_same_command_makes_a_folder_of_its_own_again_and_no_others(
     (out / "baseline.json").write_text(json.dumps({"version": 2}))
     assert run(suite, "references", out) == 2
     assert "baseline.json: cannot be read" in last_line(capsys)
+
+
+def test_made_again_what_else_lies_in_the_folder_stays(suite: Suite, tmp_path: Path) -> None:
+    out, inner = tmp_path / "out", tmp_path / "out" / "rep"
+    assert run(suite, "references", out) == 0
+    (out / "manifest.jsonl").rename(tmp_path / "before")
+    inner.mkdir()
+    (inner / "report.json").write_text("{}")
+    (out / "images" / "mine.png").touch()
+    (out / "images" / "s000-0.jpg").touch()  # of before, when it was of another kind
+
+    assert run(suite, "references", out) == 0
+
+    assert (out / "manifest.jsonl").read_bytes() == (tmp_path / "before").read_bytes()
+    assert (inner / "report.json").read_text() == "{}"
+    assert sorted(path.name for path in (out / "images").iterdir()) == [
+        "mine.png", *(f"s{n:03d}-0.png" for n in range(6))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", [".", "images", "new/deep", ".."])
+def test_pictures_in_or_around_the_suite_are_refused(
+    inside: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(suite.folder.parent.rglob("*"))
+    (tmp_path / "link").symlink_to(suite.folder)
+    for out in (suite.folder / inside, tmp_path / "link" / inside):
+        assert run(suite, "references", out) == 2
+        assert f"--out {out}: expected a folder beside the suite's" in last_line(capsys)
+    assert sorted(suite.folder.parent.rglob("*")) == before
+
+
+def test_a_name_that_is_no_text_is_refused(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(suite, "references", tmp_path / "a\udcff") == 2
+    assert r"--out: expected a place whose name is UTF-8, found" in last_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_commands_in_one_folder_are_one_and_a_line(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with hold(out):
+        assert run(suite, "references", out) == 2
+    assert f"--out {out}: another command is at work in it" in last_line(capsys)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert run(suite, "references", out) == 0
+
+
+def test_a_link_at_a_name_of_ours_is_not_followed(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    assert run(suite, "references", out) == 0
+    victim.write_text("secret")
+    for name in (".lock", "failed.csv", ".failed.csv.partial", "manifest.jsonl", "baseline.json", "images"):
+        if (out / name).exists():
+            (out / name).rename(tmp_path / "aside")
+        (out / name).symlink_to(victim)
+        assert run(suite, "references", out) == 3
+        assert f"{out / name}: expected a {'folder' if name == 'images' else 'file'}, found a link" in last_line(capsys)
+        (out / name).unlink()
+        if (tmp_path / "aside").exists():
+            (tmp_path / "aside").rename(out / name)
+    (out / "images" / "s000-0.png").unlink()
+    (out / "images" / "s000-0.png").symlink_to(victim)
+    assert run(suite, "references", out) == 0
+    assert victim.read_text() == "secret"
+    assert not (out / "images" / "s000-0.png").is_symlink()

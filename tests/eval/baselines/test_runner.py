@@ -316,6 +316,81 @@ def test_what_a_program_does_wrong_is_one_line_and_nothing_is_half_written(
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
+# What a program leaves at a name of ours, and what is said of it: then, and when the same command is run again.
+SPOILS = {
+    "manifest.jsonl": ("os.mkdir(at)", "a file, found a folder"),
+    "failed.csv": ("os.mkdir(at)", "a file, found a folder"),
+    ".failed.csv.partial": ("os.symlink('../victim', at)", "a file, found a link"),
+    "log.txt": ("os.remove(at)\nos.mkfifo(at)", "a file, found a pipe, a socket or a device"),
+    "images": ("(out / 'images').rename(out / 'old')\nopen(at, 'w')", "a folder, found a file"),
+    ".lock": ("os.remove(at)\nos.symlink('../victim', at)", "a file, found a link"),
+    "sounds_whole.csv": ("os.symlink('../victim', at)", "a file, found a link"),
+    "baseline.json": ("os.remove(at)\nos.mkfifo(at)", "a file, found a pipe, a socket or a device"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_what_a_program_leaves_at_a_name_of_ours_is_named_and_neither_followed_nor_waited_for(
+    name: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    does, message = SPOILS[name]
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    victim.write_text("secret")
+    body = f"at = out / {name!r}\nif not (out / 'second').exists():\n    (out / 'second').touch()\n"
+    body += "".join(f"    {line}\n" for line in does.split("\n"))
+    if name == "images":
+        body += "    time.sleep(0.5)\n"  # while its pictures are counted
+    recipe = write_recipe(tmp_path, ALL + body)
+
+    for _ in range(2):
+        assert run(suite, recipe, out) == 3
+        assert f"{out / name}: expected {message}; remove it" in last_line(capsys)
+
+    assert victim.read_text() == "secret"
+    if name != "baseline.json":
+        (out / name).rmdir() if (out / name).is_dir() else (out / name).unlink()
+        assert run(suite, recipe, out) == 0
+        assert len(read_manifest(out)) == 8
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("", "its program moved or removed "),
+        ("sys.exit(1)\n", "its program ended with exit code 1"),
+        ("Path('cache.bin').touch()\n", "its program changed its working folder"),
+    ],
+)
+def test_a_folder_that_a_program_puts_in_the_place_of_ours_is_left_alone(
+    end: str, message: str, suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.mkdir()
+    for name in ("manifest.jsonl", "outputs.jsonl", "failed.csv", ".lock"):
+        (victim / name).write_text("{}")
+    swap = "out.rename(out.parent / 'aside')\n(out.parent / 'out').symlink_to('victim')\n"
+    assert run(suite, write_recipe(tmp_path, ALL + swap + end), out) == 3
+    assert message in last_line(capsys)
+    assert {path.name: path.read_text() for path in victim.iterdir()} == dict.fromkeys(
+        ("manifest.jsonl", "outputs.jsonl", "failed.csv", ".lock"), "{}"
+    )
+
+
+def test_a_program_that_dies_without_its_log_and_with_folders_for_pictures_goes_on(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "if not (out / 'log.old').exists():\n    (out / 'log.txt').rename(out / 'log.old')\n"
+    body += "    (out / 'images/s000-0.png').mkdir()\n    (out / 'outputs.refused.jsonl').mkdir()\n"
+    body += "    (out / 'outputs.jsonl').mkdir()\n    sys.exit('no more')\n"
+    recipe, out = write_recipe(tmp_path, body + ALL), tmp_path / "out"
+    assert run(suite, recipe, out) == 3
+    assert "it said: no more" in last_line(capsys)
+    assert run(suite, recipe, out) == 3
+    assert "outputs.jsonl cannot be read" in last_line(capsys)
+    assert run(suite, recipe, out) == 0
+    assert len(read_manifest(out)) == 8
+
+
 @pytest.mark.parametrize("name", ["twice", "unknown id", "not json", "above", "link", "changes its folder"])
 def test_what_broke_the_protocol_is_not_trusted_when_it_is_mended(name: str, suite: Suite, tmp_path: Path) -> None:
     recipe, out = write_recipe(tmp_path, BAD[name][0] + "\n"), tmp_path / "out"

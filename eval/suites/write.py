@@ -1,6 +1,7 @@
 """From a selection to a suite on the disk: over all cores, whole or not at all, the same bytes each time."""
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -34,17 +35,20 @@ from eval.suites.suite import (
     Suite,
     item_line,
     list_bytes,
-    read_suite,
     record_bytes,
     suite_digest,
     table_bytes,
 )
 from sonify.errors import InputError
+from sonify.io.places import is_utf8
 from sonify.io.write import naming_place, replacing
 from sonify.rows import Reason
 
 # An item is named so on every system; ids of YouTube may begin with a dash.
 ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+# What a suite's folder holds, and nothing else: more is somebody's, and is not replaced.
+FILES = (SUITE, ITEMS, SOUNDS, SOUNDS_WHOLE, POOL, MISSING)
+FOLDERS = ("sounds", "windows", "images", OTHERS)
 # Tasks that wait for each worker: what is tried in vain behind the last wanted picture stays little.
 AHEAD = 4
 
@@ -83,14 +87,14 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
         workers: processes; with 1 all is done in this one.
 
     Raises:
-        InputError: `out` holds something else, or nothing that the list names can be used.
+        InputError: `out` holds something else, or more than a suite; or nothing that the list names can be used.
         DiskFull: no room is left.
     """
     out = out.absolute()
     _check_out(out, config.name)
     _check_ids(selection.wanted + selection.rest + selection.others)
     with replacing(out) as folder:
-        for name in ("sounds", "windows", "images", OTHERS):
+        for name in FOLDERS:
             (folder / name).mkdir()
         with _workers(workers) as run:
             items, tried = _make_items(config, selection, folder, run)
@@ -110,22 +114,38 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
 
 
 def _check_out(out: Path, name: str) -> None:
+    if not is_utf8(str(out)):  # the lists that models are given name it
+        raise InputError(f"{str(out)!r}: expected a path in UTF-8; choose another place")
     with naming_place(out):
         if out.exists() and not out.is_dir():
             raise InputError(f"{out}: expected a folder for the suite, found a file")
-        foreign = out.is_dir() and any(out.iterdir()) and not (out / SUITE).is_file()
-    if foreign:
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if not names:
+        return
+    if (there := _name_of(out)) is None:
         raise InputError(f"{out}: holds something else than a suite; choose another place")
-    if (there := _name_of(out)) not in ("", name):
+    if foreign := [each for each in names if each not in (*FILES, *FOLDERS)]:
+        more = f" and {len(foreign) - 1:,} more" if foreign[1:] else ""
+        raise InputError(
+            f"{out}: holds {foreign[0]!r}{more} beside its suite, which would be lost; move it, or choose another place"
+        )
+    if there != name:
         raise InputError(f"{out}: holds the suite {there}, and this is {name}; choose another place, or remove it")
 
 
-def _name_of(out: Path) -> str:
-    """What the suite in a place is called; nothing where there is none, or one that is damaged and made again."""
+def _name_of(out: Path) -> str | None:
+    """What the suite in a place is called, of whatever version and however damaged besides; None where there is none.
+
+    Others call a file `suite.json` as well: what every version has must be in it.
+    """
     try:
-        return read_suite(out).name
-    except InputError:
-        return ""
+        match json.loads((out / SUITE).read_bytes()):
+            case {"version": int(), "digest": str(), "settings": dict(), "name": str(name)}:
+                return name
+            case _:
+                return None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _check_ids(entries: Sequence[Entry]) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 
 from rich.console import Console
@@ -91,6 +91,7 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
         DiskFull: no room is left.
     """
     out = out.absolute()
+    _check_paths(out, config)
     _check_out(out, config.name)
     _check_ids(selection.wanted + selection.rest + selection.others)
     with replacing(out) as folder:
@@ -113,9 +114,15 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
     return suite
 
 
-def _check_out(out: Path, name: str) -> None:
-    if not is_utf8(str(out)):  # the lists that models are given name it
+def _check_paths(out: Path, config: SuiteConfig) -> None:
+    """A suite's lists name where it and its corpus lie, and they are UTF-8."""
+    if not is_utf8(str(out)):
         raise InputError(f"{str(out)!r}: expected a path in UTF-8; choose another place")
+    if not is_utf8(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
+        raise InputError(f"{config.name}: a path to its corpus is not UTF-8; give the folder another name")
+
+
+def _check_out(out: Path, name: str) -> None:
     with naming_place(out):
         if out.exists() and not out.is_dir():
             raise InputError(f"{out}: expected a folder for the suite, found a file")
@@ -340,7 +347,7 @@ class _Pool:
         under_way: deque[tuple[Task, Future[Done]]] = deque()
         while True:
             for task in islice(waiting, AHEAD * self._count - len(under_way)):
-                under_way.append((task, self._executor.submit(do_task, task)))
+                under_way.append((task, _submit(self._executor, task)))
             if not under_way:
                 return
             task, future = under_way.popleft()
@@ -362,9 +369,19 @@ def _start(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker)
 
 
+def _submit(executor: ProcessPoolExecutor, task: Task) -> Future[Done]:
+    """Give a task to a worker, which may be started for it and then leaves Ctrl+C to the command from its first line on:
+    while it imports nobody has told it otherwise yet."""
+    resource_tracker.ensure_running()  # or its own start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return executor.submit(do_task, task)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
-    """Leave Ctrl+C to the command, and end with it where it is killed: nobody else would write into its folder."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with the command where it is killed: nobody else would write into its folder."""
     parent = parent_process()
     assert parent is not None
 
@@ -381,7 +398,7 @@ def _do_apart(tasks: Iterable[Task]) -> Iterator[Done]:
     try:
         for task in tasks:
             try:
-                yield executor.submit(do_task, task).result()
+                yield _submit(executor, task).result()
             except BrokenProcessPool:
                 yield Miss(id=task.entry.id, reason=Reason.CRASHED, detail="a reader of its files died of them")
                 executor.shutdown(wait=True)

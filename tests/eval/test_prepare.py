@@ -42,6 +42,7 @@ def test_it_is_a_command_of_eval(tmp_path, config):
         (["kinds=demo"], "kinds: no such key"),
         (["others"], "a key and its value are joined by =: others="),
         (["--other=1"], "no such option: --other"),
+        (["--out", "o\udcff"], "o\\udcff': expected a path in UTF-8"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(tmp_path, config, capsys, words, says):

@@ -247,7 +247,9 @@ def test_the_same_bytes_again_and_for_any_number_of_workers(tmp_path):
 
 def prepare_apart(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "eval.prepare", "--config", folder / "c.yaml", "--out", folder / "suite", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd())
+    # a group of its own, as a shell gives it, that Ctrl+C is sent to
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=Path.cwd(), start_new_session=True)
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -289,6 +291,16 @@ def test_a_kill_leaves_nothing_half_written_and_no_process(slow_suite, killed):
         prepare(load_suite_config(slow_suite / "c.yaml"), slow_suite / "suite")
         assert len(read_suite(slow_suite / "suite").items) == 20
         assert not (slow_suite / ".suite.partial").exists()
+
+
+def test_ctrl_c_while_workers_start_is_one_line(slow_suite):
+    with prepare_apart(slow_suite, "--workers", "2") as process:
+        wait_for(lambda: len(psutil.Process(process.pid).children()) >= 2, process)  # who tracks resources, and one
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "eval.prepare: interrupted; the same command goes on from here\n"
 
 
 def test_a_worker_that_dies_costs_no_item(slow_suite):
@@ -360,6 +372,10 @@ def test_a_place_that_no_list_can_name_is_refused_before_any_work(tmp_path):
     entries = make_entries(tmp_path / "media", 2)
     with refused(r"o\\udcff': expected a path in UTF-8; choose another place"):
         write_suite(folder_config(tmp_path / "media"), select(entries, "small"), tmp_path / "o\udcff")
+    (tmp_path / "media").rename(tmp_path / "m\udcff")
+    with refused("small: a path to its corpus is not UTF-8; give the folder another name"):
+        prepare(folder_config(tmp_path / "m\udcff"), tmp_path / "suite")
+    assert not (tmp_path / "suite").exists()
 
 
 def test_a_suite_takes_the_place_of_another_and_leaves_nothing_of_it(tmp_path):

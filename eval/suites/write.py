@@ -370,8 +370,7 @@ def _start(count: int) -> ProcessPoolExecutor:
 
 
 def _submit(executor: ProcessPoolExecutor, task: Task) -> Future[Done]:
-    """Give a task to a worker, which may be started for it and then leaves Ctrl+C to the command from its first line on:
-    while it imports nobody has told it otherwise yet."""
+    """Give a task to a worker; one that is started for it leaves Ctrl+C to the command, while it imports as well."""
     resource_tracker.ensure_running()  # or its own start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -57,6 +57,17 @@ def test_what_is_wrong_is_one_line_and_exit_2(tmp_path, config, capsys, words, s
     assert not (tmp_path / "suite").exists()
 
 
+def test_a_corpus_in_a_folder_that_no_list_can_name_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    make_entries(tmp_path / "media", 1)
+    (tmp_path / "media").rename(tmp_path / "m\udcff")
+    monkeypatch.chdir(tmp_path / "m\udcff")
+    assert main(["--config", "folder", "--out", str(tmp_path / "suite"), "--workers", "1", "path=.", "name=ours"]) == 2
+    assert capsys.readouterr().err == (
+        "eval.prepare: ours: a path to its corpus is not UTF-8; give the folder another name\n"
+    )
+    assert not (tmp_path / "suite").exists()
+
+
 def test_a_shipped_suite_whose_corpus_is_not_here_says_which_path(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["--config", "folder", "--out", "suite"]) == 2

@@ -137,7 +137,7 @@ def read_manifest(folder: Path, *, with_images: bool = True) -> list[GeneratedIm
         raise InputError(
             f"{path}: cannot be read ({error}); `train.generate` and `eval.baseline` write one beside the images"
         ) from error
-    rows = [_read_line(path, number, line) for number, line in enumerate(text.splitlines(), start=1)]
+    rows = [_read_line(path, number, line) for number, line in enumerate(io.StringIO(text), start=1)]
     for row in rows:
         if not is_below(row.image) or (with_images and not (folder / row.image).is_file()):
             raise InputError(f"{path}: names {row.image}, which is missing; run the same `train.generate` again")

@@ -1,7 +1,8 @@
 """The suites that need no corpus: one's own sounds and pictures, and those of `sonify demo`."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +13,7 @@ from eval.suites.suite import SUITE
 from eval.suites.write import ID
 from sonify.demo.demo import PHOTOS, shipped_pictures
 from sonify.errors import InputError, did_you_mean
+from sonify.io.listing import list_files
 from sonify.keys import escape_key
 from sonify.media.headers import IMAGE_SUFFIXES
 from sonify.sources.sounds.forms import SOUND_SUFFIXES
@@ -53,12 +55,23 @@ def list_folder(config: FolderSuite) -> list[Entry]:
     """The entries of a table, or of a folder of sounds.
 
     Raises:
-        InputError: the table cannot be read or lacks `sound`, or nothing is listed.
+        InputError: the table cannot be read or lacks `sound`, nothing is listed, or ids differ in capitals alone.
     """
     entries = _read_table(config.path) if config.path.is_file() else _read_folder(config.path)
     if not entries:
         raise InputError(f"{config.path}: names no sound; expected a CSV with a column `sound`, or a folder of sounds")
+    if twins := _alike(entry.id for entry in entries):
+        raise InputError(
+            f"{config.path}: the ids {twins[0]!r} and {twins[1]!r} differ in capitals alone, and many systems take"
+            " these for one file; give other ids (the column `id` of a table)"
+        )
     return entries
+
+
+def _alike(ids: Iterable[str]) -> tuple[str, str] | None:
+    """Two different ids that are the same without regard to capitals."""
+    first: dict[str, str] = {}
+    return next(((first[key], each) for each in ids if first.setdefault(key := each.lower(), each) != each), None)
 
 
 def _read_table(path: Path) -> list[Entry]:
@@ -66,7 +79,7 @@ def _read_table(path: Path) -> list[Entry]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from error
-    table = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         _check_columns(path, table.fieldnames or ())
         return [_entry_of(path, table.line_num, row) for row in table]
@@ -117,41 +130,31 @@ def _id_of(name: str) -> str:
 
 def _read_folder(folder: Path) -> list[Entry]:
     """A label is the first folder below, a picture what has a sound's name; a film is its own picture."""
-    found = sorted(_files_below(folder), key=lambda path: path.relative_to(folder).as_posix())
-    pictures = {(path.parent, path.stem, path.suffix.lower()): path for path in found}
+    found = _names_below(folder)
+    pictures = {(name.parent, name.stem, name.suffix.lower()): name for name in found}
     entries: list[Entry] = []
-    for path in found:
-        if not path.name.lower().endswith(SOUND_SUFFIXES):
+    for name in found:
+        if not name.name.lower().endswith(SOUND_SUFFIXES):
             continue
-        name = path.relative_to(folder)
-        beside = (pictures.get((path.parent, path.stem, suffix)) for suffix in IMAGE_SUFFIXES)
-        own = path if path.suffix.lower() in FILM_SUFFIXES else None
+        beside = (pictures.get((name.parent, name.stem, suffix)) for suffix in IMAGE_SUFFIXES)
+        own = name if name.suffix.lower() in FILM_SUFFIXES else None
+        picture = next((each for each in beside if each is not None), own)
         entry = Entry(
             id=_id_of(str(name)),
-            recording=name.as_posix(),
-            audio=path,
-            image=next((picture for picture in beside if picture is not None), own),
+            recording=str(name),
+            audio=folder / name,
+            image=None if picture is None else folder / picture,
             labels=name.parts[:-1][:1],
         )
         entries.append(entry)
     return entries
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files but hidden ones, and those of a suite that lies in between."""
-    try:
-        children = list(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
-    if any(child.name == SUITE for child in children):
-        return
-    for child in children:
-        if child.name.startswith("."):
-            continue
-        if child.is_dir():
-            yield from _files_below(child)
-        elif child.is_file():
-            yield child
+def _names_below(folder: Path) -> list[PurePosixPath]:
+    """All files but those of a suite that lies in between, in a fixed order."""
+    names = [PurePosixPath(name) for name in list_files(folder, ()).others]
+    suites = {name.parent for name in names if name.name == SUITE}
+    return [name for name in names if suites.isdisjoint(name.parents)]
 
 
 def select_demo(config: DemoSuite) -> Selection:

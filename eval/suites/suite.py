@@ -148,7 +148,7 @@ def read_suite(folder: Path) -> Suite:
     folder = folder.absolute()
     try:
         record = _RECORD.validate_json((folder / SUITE).read_bytes())
-        lines = (folder / ITEMS).read_text(encoding="utf-8").splitlines()
+        lines = (folder / ITEMS).read_bytes().splitlines()  # of a text they would be at U+2028 as well
         pool_bytes = (folder / POOL).read_bytes()
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a suite ({_reason(error)}); `python -m eval.prepare` writes one") from None
@@ -167,7 +167,7 @@ def read_suite(folder: Path) -> Suite:
         settings=record.settings,
         items=items,
         others=record.others,
-        pool=tuple(row["id"] for row in csv.DictReader(pool_bytes.decode("utf-8").splitlines())),
+        pool=tuple(row["id"] for row in csv.DictReader(io.StringIO(pool_bytes.decode("utf-8"), newline=""))),
         pool_sha256=hashlib.sha256(pool_bytes).hexdigest(),
     )
     if suite_digest(suite) != suite.digest:
@@ -177,7 +177,7 @@ def read_suite(folder: Path) -> Suite:
     return suite
 
 
-def _read_item(folder: Path, number: int, line: str) -> Item:
+def _read_item(folder: Path, number: int, line: bytes) -> Item:
     try:
         item = _ITEM.validate_json(line)
     except ValidationError as error:

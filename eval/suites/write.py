@@ -1,6 +1,7 @@
 """From a selection to a suite on the disk: over all cores, whole or not at all, the same bytes each time."""
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 
 from rich.console import Console
@@ -34,17 +35,20 @@ from eval.suites.suite import (
     Suite,
     item_line,
     list_bytes,
-    read_suite,
     record_bytes,
     suite_digest,
     table_bytes,
 )
 from sonify.errors import InputError
+from sonify.io.places import is_utf8
 from sonify.io.write import naming_place, replacing
 from sonify.rows import Reason
 
 # An item is named so on every system; ids of YouTube may begin with a dash.
 ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+# What a suite's folder holds, and nothing else: more is somebody's, and is not replaced.
+FILES = (SUITE, ITEMS, SOUNDS, SOUNDS_WHOLE, POOL, MISSING)
+FOLDERS = ("sounds", "windows", "images", OTHERS)
 # Tasks that wait for each worker: what is tried in vain behind the last wanted picture stays little.
 AHEAD = 4
 
@@ -83,14 +87,15 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
         workers: processes; with 1 all is done in this one.
 
     Raises:
-        InputError: `out` holds something else, or nothing that the list names can be used.
+        InputError: `out` holds something else, or more than a suite; or nothing that the list names can be used.
         DiskFull: no room is left.
     """
     out = out.absolute()
+    _check_paths(out, config)
     _check_out(out, config.name)
     _check_ids(selection.wanted + selection.rest + selection.others)
     with replacing(out) as folder:
-        for name in ("sounds", "windows", "images", OTHERS):
+        for name in FOLDERS:
             (folder / name).mkdir()
         with _workers(workers) as run:
             items, tried = _make_items(config, selection, folder, run)
@@ -109,23 +114,45 @@ def write_suite(config: SuiteConfig, selection: Selection, out: Path, workers: i
     return suite
 
 
+def _check_paths(out: Path, config: SuiteConfig) -> None:
+    """A suite's lists name where it and its corpus lie, and they are UTF-8."""
+    if not is_utf8(str(out)):
+        raise InputError(f"{str(out)!r}: expected a path in UTF-8; choose another place")
+    if not is_utf8(json.dumps(config.model_dump(mode="json"), ensure_ascii=False)):
+        raise InputError(f"{config.name}: a path to its corpus is not UTF-8; give the folder another name")
+
+
 def _check_out(out: Path, name: str) -> None:
     with naming_place(out):
         if out.exists() and not out.is_dir():
             raise InputError(f"{out}: expected a folder for the suite, found a file")
-        foreign = out.is_dir() and any(out.iterdir()) and not (out / SUITE).is_file()
-    if foreign:
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if not names:
+        return
+    if (there := _name_of(out)) is None:
         raise InputError(f"{out}: holds something else than a suite; choose another place")
-    if (there := _name_of(out)) not in ("", name):
+    if foreign := [each for each in names if each not in (*FILES, *FOLDERS)]:
+        more = f" and {len(foreign) - 1:,} more" if foreign[1:] else ""
+        raise InputError(
+            f"{out}: holds {foreign[0]!r}{more} beside its suite, which would be lost; move it, or choose another place"
+        )
+    if there != name:
         raise InputError(f"{out}: holds the suite {there}, and this is {name}; choose another place, or remove it")
 
 
-def _name_of(out: Path) -> str:
-    """What the suite in a place is called; nothing where there is none, or one that is damaged and made again."""
+def _name_of(out: Path) -> str | None:
+    """What the suite in a place is called, of whatever version and however damaged besides; None where there is none.
+
+    Others call a file `suite.json` as well: what every version has must be in it.
+    """
     try:
-        return read_suite(out).name
-    except InputError:
-        return ""
+        match json.loads((out / SUITE).read_bytes()):
+            case {"version": int(), "digest": str(), "settings": dict(), "name": str(name)}:
+                return name
+            case _:
+                return None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _check_ids(entries: Sequence[Entry]) -> None:
@@ -320,7 +347,7 @@ class _Pool:
         under_way: deque[tuple[Task, Future[Done]]] = deque()
         while True:
             for task in islice(waiting, AHEAD * self._count - len(under_way)):
-                under_way.append((task, self._executor.submit(do_task, task)))
+                under_way.append((task, _submit(self._executor, task)))
             if not under_way:
                 return
             task, future = under_way.popleft()
@@ -342,9 +369,18 @@ def _start(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin_worker)
 
 
+def _submit(executor: ProcessPoolExecutor, task: Task) -> Future[Done]:
+    """Give a task to a worker; one that is started for it leaves Ctrl+C to the command, while it imports as well."""
+    resource_tracker.ensure_running()  # or its own start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return executor.submit(do_task, task)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
-    """Leave Ctrl+C to the command, and end with it where it is killed: nobody else would write into its folder."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with the command where it is killed: nobody else would write into its folder."""
     parent = parent_process()
     assert parent is not None
 
@@ -361,7 +397,7 @@ def _do_apart(tasks: Iterable[Task]) -> Iterator[Done]:
     try:
         for task in tasks:
             try:
-                yield executor.submit(do_task, task).result()
+                yield _submit(executor, task).result()
             except BrokenProcessPool:
                 yield Miss(id=task.entry.id, reason=Reason.CRASHED, detail="a reader of its files died of them")
                 executor.shutdown(wait=True)

@@ -42,6 +42,7 @@ def test_it_is_a_command_of_eval(tmp_path, config):
         (["kinds=demo"], "kinds: no such key"),
         (["others"], "a key and its value are joined by =: others="),
         (["--other=1"], "no such option: --other"),
+        (["--out", "o\udcff"], "o\\udcff': expected a path in UTF-8"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(tmp_path, config, capsys, words, says):
@@ -53,6 +54,17 @@ def test_what_is_wrong_is_one_line_and_exit_2(tmp_path, config, capsys, words, s
     assert code == 2
     assert says in err
     assert len(err.splitlines()) == 1
+    assert not (tmp_path / "suite").exists()
+
+
+def test_a_corpus_in_a_folder_that_no_list_can_name_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    make_entries(tmp_path / "media", 1)
+    (tmp_path / "media").rename(tmp_path / "m\udcff")
+    monkeypatch.chdir(tmp_path / "m\udcff")
+    assert main(["--config", "folder", "--out", str(tmp_path / "suite"), "--workers", "1", "path=.", "name=ours"]) == 2
+    assert capsys.readouterr().err == (
+        "eval.prepare: ours: a path to its corpus is not UTF-8; give the folder another name\n"
+    )
     assert not (tmp_path / "suite").exists()
 
 

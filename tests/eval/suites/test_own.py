@@ -1,5 +1,7 @@
 """The suites that need no corpus: a table, a folder, and the demo's."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from eval.prepare import prepare, selection_of
 from eval.suites.config import DemoSuite
 from eval.suites.own import SHOWN_IN, list_folder, select_demo
+from eval.suites.suite import read_suite
 from sonify.demo.demo import PHOTOS
 from sonify.errors import InputError
 from tests.builders import picture, tone, write_csv, write_sound
@@ -29,6 +32,25 @@ def test_a_table_of_sounds_alone_is_enough(tmp_path):
     assert (one.id, one.recording, one.audio) == ("dogs-one", "dogs/one.wav", tmp_path / "dogs/one.wav")
     assert (one.image, one.labels, one.captions, one.ids, one.group) == (None, (), (), (), "")
     assert (two.id, two.audio.name) == ("two_2c_20and_20more_2ewav", "two, and more.wav")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\x1e"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_line_ends_where_a_line_ends_and_nowhere_else(tmp_path, separator, quote):
+    write_sound(tmp_path / "a.wav", tone(0))
+    caption = f"a{separator}b"
+    path = table(tmp_path, "sound,caption,recording", f"a.wav,{quote}{caption}{quote},walk")
+    (entry,) = listed(path)
+    assert (entry.captions, entry.recording) == ((caption,), "walk")
+    suite = prepare(folder_config(path), tmp_path / "suite")
+    assert read_suite(suite.folder) == suite
+    assert suite.items[0].captions == (caption,)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_any_system_ends_them(tmp_path, end):
+    (tmp_path / "mine.csv").write_bytes(f'sound,caption{end}a.wav,"x{end}y"{end}b.wav,z'.encode())
+    assert [entry.id for entry in listed(tmp_path / "mine.csv")] == ["a", "b"]
 
 
 def test_every_column_is_read(tmp_path):
@@ -97,6 +119,25 @@ def test_a_suite_that_was_made_inside_of_the_folder_is_not_listed(tmp_path):
     first = prepare(config, tmp_path / "suite")
     assert prepare(config, tmp_path / "suite") == first
     assert len(first.items) == 1
+
+
+def test_links_are_followed_and_those_that_lead_back_are_not(tmp_path):
+    write_sound(tmp_path / "else/b.wav", tone(0))
+    write_sound(tmp_path / "mine/dog/a.wav", tone(0))
+    (tmp_path / "mine/dog/loop").symlink_to("..")
+    (tmp_path / "mine/cat").symlink_to(tmp_path / "else")
+    assert [entry.id for entry in listed(tmp_path / "mine")] == ["cat-b", "dog-a"]
+
+
+def test_names_that_no_list_can_hold_are_left_out(tmp_path):
+    write_sound(tmp_path / "a.wav", tone(0))
+    shutil.copy(tmp_path / "a.wav", os.fsencode(tmp_path) + b"/\xff.wav")
+    assert [entry.id for entry in listed(tmp_path)] == ["a"]
+
+
+def test_ids_that_are_one_file_on_other_systems_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"mine\.csv: the ids 'Ab' and 'aB' differ in capitals alone"):
+        listed(table(tmp_path, "id,sound", "c,x.wav", "Ab,y.wav", "aB,z.wav"))
 
 
 def test_a_folder_without_a_sound_is_refused(tmp_path):

@@ -247,7 +247,9 @@ def test_the_same_bytes_again_and_for_any_number_of_workers(tmp_path):
 
 def prepare_apart(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "eval.prepare", "--config", folder / "c.yaml", "--out", folder / "suite", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd())
+    # a group of its own, as a shell gives it, that Ctrl+C is sent to
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=Path.cwd(), start_new_session=True)
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -291,6 +293,16 @@ def test_a_kill_leaves_nothing_half_written_and_no_process(slow_suite, killed):
         assert not (slow_suite / ".suite.partial").exists()
 
 
+def test_ctrl_c_while_workers_start_is_one_line(slow_suite):
+    with prepare_apart(slow_suite, "--workers", "2") as process:
+        wait_for(lambda: len(psutil.Process(process.pid).children()) >= 2, process)  # who tracks resources, and one
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "eval.prepare: interrupted; the same command goes on from here\n"
+
+
 def test_a_worker_that_dies_costs_no_item(slow_suite):
     with prepare_apart(slow_suite, "--workers", "2") as process:
         wait_for(lambda: begun(slow_suite), process)
@@ -318,6 +330,48 @@ def test_what_is_there_and_is_no_suite_stays(tmp_path):
     with refused("holds something else than a suite; choose another place"):
         write(tmp_path, entries)
     assert (tmp_path / "suite/items.jsonl").is_file()
+
+
+@pytest.mark.parametrize("held", [b"{}", b"[]", b"", b"[" * 100_000, b'{"version": 2, "name": "small"}', b"\xff"])
+def test_a_folder_with_another_suite_json_stays(tmp_path, held):
+    entries = make_entries(tmp_path / "media", 2)
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite/suite.json").write_bytes(held)
+    (tmp_path / "suite/thesis.tex").write_text("mine")
+    with refused("holds something else than a suite; choose another place"):
+        write(tmp_path, entries)
+    assert (tmp_path / "suite/thesis.tex").read_text() == "mine"
+
+
+def test_what_was_put_into_a_suite_is_not_lost(tmp_path):
+    suite = make_suite(tmp_path, sounds=2)
+    (suite.folder / "rep").mkdir()
+    with refused("suite: holds 'rep' beside its suite, which would be lost; move it, or choose another place"):
+        make_suite(tmp_path, sounds=2)
+    (suite.folder / "a.tex").write_text("mine")
+    with refused("holds 'a.tex' and 1 more beside its suite"):
+        make_suite(tmp_path, sounds=2)
+    assert (suite.folder / "rep").is_dir()
+    assert read_suite(suite.folder) == suite
+
+
+@pytest.mark.parametrize("damage", ["version", "items", "gone"])
+def test_a_suite_that_is_old_or_damaged_is_made_again(tmp_path, damage):
+    suite = make_suite(tmp_path, sounds=2)
+    match damage:
+        case "version":
+            change(suite.folder, "version", 1)
+        case "items":
+            (suite.folder / "items.jsonl").write_text("x")
+        case _:
+            shutil.rmtree(suite.folder / "images")
+    assert make_suite(tmp_path, sounds=2) == suite == read_suite(suite.folder)
+
+
+def test_a_place_that_no_list_can_name_is_refused_before_any_work(tmp_path):
+    entries = make_entries(tmp_path / "media", 2)
+    with refused(r"o\\udcff': expected a path in UTF-8; choose another place"):
+        write_suite(folder_config(tmp_path / "media"), select(entries, "small"), tmp_path / "o\udcff")
 
 
 def test_a_suite_takes_the_place_of_another_and_leaves_nothing_of_it(tmp_path):

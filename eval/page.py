@@ -12,6 +12,9 @@ from PIL import Image
 from eval.measures import Score
 from eval.pictures import Made, Picture
 from eval.report import (
+    MEDIA,
+    PAGE,
+    STYLE,
     Report,
     left_out,
     made_and_judged,
@@ -24,12 +27,10 @@ from eval.report import (
 )
 from eval.suites.suite import Item, Suite
 
-PAGE = "index.html"
 SHOWN = 12  # items at each end of a metric
 BESIDE = 4  # pictures of an item that are shown; its value is the mean over all
 THUMB_PX = 256
-MEDIA = "media"
-STYLE = """
+CSS = """
 .scores { width: 100%; border-collapse: collapse; margin: 1rem 0; font-size: 0.9375rem; }
 .scores th, .scores td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; }
 .scores .n { text-align: right; white-space: nowrap; }
@@ -76,9 +77,9 @@ def write_page(folder: Path, suite: Suite, made: Made, report: Report, items: Ma
     pictures = _pictures_of(made)
     (folder / MEDIA).mkdir()
     for place in wanted:
-        _write_media(folder / MEDIA, suite, suite.items[place], pictures[suite.items[place].id])
+        _write_media(folder / MEDIA, suite, place, pictures[suite.items[place].id])
     style = (resources.files("sonify.report") / "gallery_assets" / "gallery.css").read_text(encoding="utf-8")
-    (folder / "report.css").write_text(style + STYLE, encoding="utf-8")
+    (folder / STYLE).write_text(style + CSS, encoding="utf-8")
     body = "".join([*_head(report), *_table(report), *_ends(suite, report.scores, shown, items, pictures)])
     (folder / PAGE).write_text(body, encoding="utf-8")
 
@@ -97,12 +98,14 @@ def _pictures_of(made: Made) -> dict[str, list[Picture]]:
     return found
 
 
-def _write_media(folder: Path, suite: Suite, item: Item, pictures: Sequence[Picture]) -> None:
+def _write_media(folder: Path, suite: Suite, place: int, pictures: Sequence[Picture]) -> None:
+    """Called by the item's place: an id may end as the names of another's pictures do."""
+    item = suite.items[place]
     for n, picture in enumerate(pictures[:BESIDE]):
-        _thumbnail(picture.path, folder / f"{item.id}-{n}.jpg")
+        _thumbnail(picture.path, folder / f"{place}-{n}.jpg")
     if item.references:
-        _thumbnail(suite.folder / item.references[0].file, folder / f"{item.id}-reference.jpg")
-    (folder / f"{item.id}.flac").write_bytes((suite.folder / item.sound.file).read_bytes())
+        _thumbnail(suite.folder / item.references[0].file, folder / f"{place}-reference.jpg")
+    (folder / f"{place}.flac").write_bytes((suite.folder / item.sound.file).read_bytes())
 
 
 def _thumbnail(source: Path, target: Path) -> None:
@@ -118,7 +121,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
     yield '<meta name="color-scheme" content="light dark">\n'
     yield f"<title>{escape(say_model(report))} on {escape(report.suite)}</title>\n"
-    yield '<link rel="icon" href="data:,">\n<link rel="stylesheet" href="report.css">\n</head>\n<body>\n'
+    yield f'<link rel="icon" href="data:,">\n<link rel="stylesheet" href="{STYLE}">\n</head>\n<body>\n'
     yield '<header class="masthead"><div class="title"><p class="brand">sonify evaluation</p>'
     yield f'<h1>{escape(say_model(report))}</h1><p class="lead">on {escape(report.suite)}, {report.found:,} of'
     yield f" {report.wanted:,} items; suite {report.suite_digest[:12]}, model {report.model_sha256[:12]}</p>"
@@ -182,7 +185,7 @@ def _ends(
         yield f"<section><h2>{escape(name)}</h2><p>{escape(definitions[name])}</p>\n"
         for title, places in zip(("highest", "lowest"), ends, strict=True):
             cards = "".join(
-                _card(item, float(items[name][place]), len(pictures[item.id]))
+                _card(place, item, float(items[name][place]), len(pictures[item.id]))
                 for place, item in ((place, suite.items[place]) for place in places)
             )
             yield f'<h3>{title}</h3><div class="ends">{cards}</div>\n'
@@ -191,14 +194,14 @@ def _ends(
     yield "</body>\n</html>\n"
 
 
-def _card(item: Item, value: float, count: int) -> str:
+def _card(place: int, item: Item, value: float, count: int) -> str:
     said = " · ".join(item.labels or item.captions) or item.id
-    images = "".join(_figure(f"{item.id}-{n}", "made") for n in range(min(count, BESIDE)))
-    real = _figure(f"{item.id}-reference", "reference") if item.references else ""
+    images = "".join(_figure(f"{place}-{n}", "made") for n in range(min(count, BESIDE)))
+    real = _figure(f"{place}-reference", "reference") if item.references else ""
     mean = f", the mean of {count:,} pictures, of which {BESIDE} are shown" if count > BESIDE else ""
     return (
         f'<article class="end"><div>{images}{real}</div>'
-        f'<audio controls preload="none" src="{MEDIA}/{item.id}.flac"></audio>'
+        f'<audio controls preload="none" src="{MEDIA}/{place}.flac"></audio>'
         f"<p><b>{say_number(value)}</b>{mean} {escape(said)}</p><p>{escape(item.id)}</p></article>"
     )
 

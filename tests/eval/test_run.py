@@ -168,7 +168,7 @@ def test_the_page_shows_the_pictures_that_a_value_is_the_mean_of(place: Path, tm
     page = (tmp_path / "r" / "index.html").read_text()
     shown = [path.name for path in (tmp_path / "r" / "media").iterdir() if "reference" not in path.name]
     assert sorted(name for name in shown if name.endswith(".jpg")) == [
-        f"s00{n}-{m}.jpg" for n in (0, 1) for m in range(4)
+        f"{n}-{m}.jpg" for n in (0, 1) for m in range(4)
     ]
     assert page.count("the mean of 5 pictures, of which 4 are shown") == 1
     assert page.count("of which") == 1

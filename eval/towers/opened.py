@@ -13,6 +13,7 @@ from eval.towers.random import open_random
 from eval.towers.tower import Judges, Tower
 from sonify.config.inputs import Section
 from sonify.config.loader import apply_override, load_settings, make_settings
+from sonify.config.problems import explain_word
 from sonify.config.shipped import find_config
 from sonify.errors import InputError, require
 

@@ -77,7 +77,7 @@ def write_page(folder: Path, suite: Suite, made: Made, report: Report, items: Ma
     pictures = _pictures_of(made)
     (folder / MEDIA).mkdir()
     for place in wanted:
-        _write_media(folder / MEDIA, suite, place, pictures[suite.items[place].id])
+        _write_media(folder / MEDIA, suite, suite.items[place], pictures[suite.items[place].id])
     style = (resources.files("sonify.report") / "gallery_assets" / "gallery.css").read_text(encoding="utf-8")
     (folder / STYLE).write_text(style + CSS, encoding="utf-8")
     body = "".join([*_head(report), *_table(report), *_ends(suite, report.scores, shown, items, pictures)])
@@ -98,14 +98,12 @@ def _pictures_of(made: Made) -> dict[str, list[Picture]]:
     return found
 
 
-def _write_media(folder: Path, suite: Suite, place: int, pictures: Sequence[Picture]) -> None:
-    """Called by the item's place: an id may end as the names of another's pictures do."""
-    item = suite.items[place]
+def _write_media(folder: Path, suite: Suite, item: Item, pictures: Sequence[Picture]) -> None:
     for n, picture in enumerate(pictures[:BESIDE]):
-        _thumbnail(picture.path, folder / f"{place}-{n}.jpg")
+        _thumbnail(picture.path, folder / f"{item.id}-{n}.jpg")
     if item.references:
-        _thumbnail(suite.folder / item.references[0].file, folder / f"{place}-reference.jpg")
-    (folder / f"{place}.flac").write_bytes((suite.folder / item.sound.file).read_bytes())
+        _thumbnail(suite.folder / item.references[0].file, folder / f"{item.id}-reference.jpg")
+    (folder / f"{item.id}.flac").write_bytes((suite.folder / item.sound.file).read_bytes())
 
 
 def _thumbnail(source: Path, target: Path) -> None:
@@ -185,7 +183,7 @@ def _ends(
         yield f"<section><h2>{escape(name)}</h2><p>{escape(definitions[name])}</p>\n"
         for title, places in zip(("highest", "lowest"), ends, strict=True):
             cards = "".join(
-                _card(place, item, float(items[name][place]), len(pictures[item.id]))
+                _card(item, float(items[name][place]), len(pictures[item.id]))
                 for place, item in ((place, suite.items[place]) for place in places)
             )
             yield f'<h3>{title}</h3><div class="ends">{cards}</div>\n'
@@ -194,14 +192,14 @@ def _ends(
     yield "</body>\n</html>\n"
 
 
-def _card(place: int, item: Item, value: float, count: int) -> str:
+def _card(item: Item, value: float, count: int) -> str:
     said = " · ".join(item.labels or item.captions) or item.id
-    images = "".join(_figure(f"{place}-{n}", "made") for n in range(min(count, BESIDE)))
-    real = _figure(f"{place}-reference", "reference") if item.references else ""
+    images = "".join(_figure(f"{item.id}-{n}", "made") for n in range(min(count, BESIDE)))
+    real = _figure(f"{item.id}-reference", "reference") if item.references else ""
     mean = f", the mean of {count:,} pictures, of which {BESIDE} are shown" if count > BESIDE else ""
     return (
         f'<article class="end"><div>{images}{real}</div>'
-        f'<audio controls preload="none" src="{MEDIA}/{place}.flac"></audio>'
+        f'<audio controls preload="none" src="{MEDIA}/{item.id}.flac"></audio>'
         f"<p><b>{say_number(value)}</b>{mean} {escape(said)}</p><p>{escape(item.id)}</p></article>"
     )
 

@@ -17,12 +17,10 @@ from PIL import Image
 from eval.baseline import main as baseline
 from eval.report import ITEMS, LATEX, REPORT, SCORES, left_out, read_report, scores_latex, warn_of_random
 from eval.run import main as run
-from eval.suites.entries import Selection
 from eval.suites.suite import Suite, read_suite
-from eval.suites.write import write_suite
 from tests.builders import picture
 from tests.eval.made_built import make_made
-from tests.eval.suites_built import folder_config, make_entries, make_suite
+from tests.eval.suites_built import make_suite
 
 ROLES = ("inception", "clip_b32", "clip_l14", "clip_l14_336", "dinov2", "wav2clip", "clap", "peav")
 TOWERS = {role: {"kind": "random", "width": 16, "seed": 0 if role == "wav2clip" else 1} for role in ROLES}
@@ -348,21 +346,6 @@ def test_vectors_are_kept_neither_in_the_suite_nor_in_the_report(
     assert score_it(tmp_path / "p", tmp_path / "p" / "r", "--vectors", str(tmp_path / "p" / folder)) == 2
     assert f"--vectors {tmp_path / 'p' / folder}: lies in the" in capsys.readouterr().err
     assert files_of(tmp_path / "p") == before
-
-
-def test_media_are_not_called_by_ids_that_end_alike(tmp_path: Path) -> None:
-    """`a`, `a-0` and `a-reference`: by the id the reference of the first would be the third's picture."""
-    entries = make_entries(tmp_path / "media", 4, LABELS)
-    wanted = [replace(entry, id=id) for entry, id in zip(entries, ("a", "a-0", "a-reference", "b"), strict=True)]
-    config = folder_config(tmp_path / "media", others=0, towers=TOWERS)
-    suite = write_suite(config, Selection(wanted=tuple(wanted), rest=()), tmp_path / "suite")
-    made = {item.id: [picture(n, (32, 32), "PNG")] for n, item in enumerate(suite.items)}
-    make_made(suite, tmp_path / "made", made)
-    assert score_it(tmp_path, tmp_path / "r", "--metrics", "iis_cosine", manifest="made") == 0
-    media = [path.name for path in (tmp_path / "r" / "media").iterdir()]
-    assert len(media) == 3 * 4
-    page = (tmp_path / "r" / "index.html").read_text()
-    assert all(page.count(f'src="media/{name}"') == 1 for name in media)
 
 
 def test_names_of_others_steer_no_terminal(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,7 +168,9 @@ def test_the_page_shows_the_pictures_that_a_value_is_the_mean_of(place: Path, tm
     score_it(place, tmp_path / "r", "--metrics", "iis_cosine", manifest=str(tmp_path / "made"))
     page = (tmp_path / "r" / "index.html").read_text()
     shown = [path.name for path in (tmp_path / "r" / "media").iterdir() if "reference" not in path.name]
-    assert sorted(name for name in shown if name.endswith(".jpg")) == [f"{n}-{m}.jpg" for n in (0, 1) for m in range(4)]
+    assert sorted(name for name in shown if name.endswith(".jpg")) == [
+        f"s00{n}-{m}.jpg" for n in (0, 1) for m in range(4)
+    ]
     assert page.count("the mean of 5 pictures, of which 4 are shown") == 1
     assert page.count("of which") == 1
     assert all(f'src="media/{name}"' in page for name in shown)

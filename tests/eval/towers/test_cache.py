@@ -178,12 +178,12 @@ def test_a_damaged_shard_is_said_and_made_again(tmp_path, caplog, damage):
     assert not caplog.text
 
 
+@pytest.mark.parametrize(("sha256", "preprocessing"), [("b" * 64, "none"), ("a" * 64, "cropped")])
 @pytest.mark.parametrize("how", ["folders swapped", "a shard copied"])
-def test_vectors_of_another_space_are_never_taken(tmp_path, caplog, how):
+def test_vectors_of_another_space_are_never_taken(tmp_path, caplog, how, sha256, preprocessing):
     files = write_pictures(tmp_path / "pictures", 3)
-    other = Counting(sha256="b" * 64, width=WIDTH)
-    way = Way(preprocessing="none", embed=lambda given: -Counting()._embed(given))
-    negative = Tower(name="other", model="test", sha256=other.tower.sha256, images=way)
+    way = Way(preprocessing=preprocessing, embed=lambda given: -Counting()._embed(given))
+    negative = Tower(name="other", model="test", sha256=sha256, images=way)
     before = Vectors(tmp_path / "kept").embed_pictures(Counting().tower, files)
     (one,) = (tmp_path / "kept").glob("[!.t]*")
     Vectors(tmp_path / "kept").embed_pictures(negative, files)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +58,9 @@ class _Index:
     sha256: str
 
 
+# Its header is a Python literal, whose parser says many things of a wrong one.
+_NO_ARRAY = (ValueError, OSError, EOFError, MemoryError, ArithmeticError, SyntaxError, TypeError, LookupError)
+_NO_ARRAY += (AttributeError, RuntimeError, TokenError)
 _INDEX = TypeAdapter(_Index)
 
 
@@ -236,7 +240,7 @@ def _rows_of(data: bytes) -> np.ndarray | None:
     """The (N, D) vectors that a .npy holds; None where it holds anything that `_checked` would not have let in."""
     try:
         rows_ND = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except Exception:  # a header is a Python literal: what its parser says of a wrong one is no closed set
+    except _NO_ARRAY:
         return None
     whole = rows_ND.ndim == 2 and rows_ND.dtype == np.float32 and bool(np.isfinite(rows_ND).all())
     return rows_ND if whole and rows_ND.shape[1] else None

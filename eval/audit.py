@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 
 from eval.figures import COLOURS
 from eval.pictures import Made, Picture, read_made
+from eval.report import printable
 from eval.run import VECTORS, choose_metrics, choose_towers
 from eval.score import gather_for, give, picture_values, roles_of
 from eval.statistics import FEW, Difference, Estimate, difference_estimate, holm, mean_estimate, recording_means
@@ -358,4 +359,4 @@ def write_audit(found: Audit, out: Path) -> None:
     """Write the three files, and say what was found."""
     write_whole(out / f"{NAME}.csv", as_csv(found))
     write_study(out, NAME, {NAME: found, "verdicts": verdicts(found)}, draw(found))
-    sys.stdout.write(f"{summary(found)}\n")
+    sys.stdout.write(f"{printable(summary(found))}\n")

@@ -31,7 +31,7 @@ from rich.table import Table
 from eval.measures import Score
 from eval.met import LEVELS
 from eval.metrics.alignment import aggregate
-from eval.report import ITEMS, REPORT, Report, read_report
+from eval.report import ITEMS, REPORT, Report, printable, read_report
 from eval.run import distances_on
 from eval.statistics import Difference, Estimate, difference_estimate, holm, jackknife_difference
 from sonify.errors import InputError, did_you_mean
@@ -553,7 +553,7 @@ def _say_out(pair: Pair) -> str:
 
 def _plain(text: str) -> str:
     """Text of a report as a terminal may show it: neither markup nor a control sequence gets through."""
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+    return escape(printable(text))
 
 
 def _number(value: float | None) -> str:

@@ -76,7 +76,7 @@ def gather(
         InputError: a file of the suite is not there any more, or a tower cannot be had.
         DiskFull: no room is left for the vectors.
     """
-    check_files(suite, needs)
+    check_files(suite, {need.way for need in needs})
     pictures = _pictures_of(suite, made)
     sounds = {item.sound.sha256: suite.folder / item.sound.file for item in suite.items}
     tables: dict[Need, Table] = {}
@@ -96,23 +96,28 @@ def gather(
     return Evidence(suite=suite, judges=judges, tables=tables)
 
 
-def check_files(suite: Suite, needs: Collection[Need]) -> None:
+def check_files(suite: Suite, ways: Collection[str]) -> None:
     """Refuse files of a suite that are others than when it was prepared; kept vectors would not tell.
+
+    Args:
+        ways: `images` are the references and the other real pictures, `sounds` the whole ones.
 
     Raises:
         InputError: one is not there, or is another.
     """
-    ways = {need.way for need in needs}
     files = [reference for item in suite.items for reference in item.references] if "images" in ways else []
     files += list(suite.others) if "images" in ways else []
     files += [item.sound for item in suite.items] if "sounds" in ways else []
     for stored in files:
+        path = suite.folder / stored.file
         try:
-            found = sha256_of(suite.folder / stored.file)
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise InputError(f"{path}: cannot be read (is no regular file); prepare the suite again")
+            found = sha256_of(path)
         except OSError as error:
-            raise InputError(f"{suite.folder / stored.file}: cannot be read ({error.strerror})") from error
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         if found != stored.sha256:
-            raise InputError(f"{suite.folder / stored.file}: is not as it was prepared; prepare the suite again")
+            raise InputError(f"{path}: is not as it was prepared; prepare the suite again")
 
 
 def _pictures_of(suite: Suite, made: Sequence[Made]) -> dict[str, Path]:

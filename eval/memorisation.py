@@ -51,6 +51,7 @@ from eval.metrics.copying import (
 )
 from eval.metrics.distributions import authentic_percent, c_t
 from eval.pictures import Made, read_made
+from eval.report import printable
 from eval.run import choose_towers
 from eval.study import check_out, write_study
 from eval.suites.suite import Suite, read_suite
@@ -515,4 +516,4 @@ def _run(arguments: argparse.Namespace) -> None:
     figure = contact_sheet(made, train, near, arguments.training, title)
     write_whole(arguments.out / NEAREST, nearest_table(made, train, near, found))
     write_study(arguments.out, NAME, {"memorisation": found}, figure)
-    sys.stdout.write(f"{summary(found)}\n")
+    sys.stdout.write(f"{printable(summary(found))}\n")

@@ -12,6 +12,9 @@ from PIL import Image
 from eval.measures import Score
 from eval.pictures import Made, Picture
 from eval.report import (
+    MEDIA,
+    PAGE,
+    STYLE,
     Report,
     left_out,
     made_and_judged,
@@ -24,12 +27,10 @@ from eval.report import (
 )
 from eval.suites.suite import Item, Suite
 
-PAGE = "index.html"
 SHOWN = 12  # items at each end of a metric
 BESIDE = 4  # pictures of an item that are shown; its value is the mean over all
 THUMB_PX = 256
-MEDIA = "media"
-STYLE = """
+CSS = """
 .scores { width: 100%; border-collapse: collapse; margin: 1rem 0; font-size: 0.9375rem; }
 .scores th, .scores td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; }
 .scores .n { text-align: right; white-space: nowrap; }
@@ -78,7 +79,7 @@ def write_page(folder: Path, suite: Suite, made: Made, report: Report, items: Ma
     for place in wanted:
         _write_media(folder / MEDIA, suite, suite.items[place], pictures[suite.items[place].id])
     style = (resources.files("sonify.report") / "gallery_assets" / "gallery.css").read_text(encoding="utf-8")
-    (folder / "report.css").write_text(style + STYLE, encoding="utf-8")
+    (folder / STYLE).write_text(style + CSS, encoding="utf-8")
     body = "".join([*_head(report), *_table(report), *_ends(suite, report.scores, shown, items, pictures)])
     (folder / PAGE).write_text(body, encoding="utf-8")
 
@@ -118,7 +119,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
     yield '<meta name="color-scheme" content="light dark">\n'
     yield f"<title>{escape(say_model(report))} on {escape(report.suite)}</title>\n"
-    yield '<link rel="icon" href="data:,">\n<link rel="stylesheet" href="report.css">\n</head>\n<body>\n'
+    yield f'<link rel="icon" href="data:,">\n<link rel="stylesheet" href="{STYLE}">\n</head>\n<body>\n'
     yield '<header class="masthead"><div class="title"><p class="brand">sonify evaluation</p>'
     yield f'<h1>{escape(say_model(report))}</h1><p class="lead">on {escape(report.suite)}, {report.found:,} of'
     yield f" {report.wanted:,} items; suite {report.suite_digest[:12]}, model {report.model_sha256[:12]}</p>"

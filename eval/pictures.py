@@ -10,7 +10,7 @@ from eval.baselines.folder import Failed, Look, look_at_file, mark_odd_sizes, re
 from eval.suites.suite import Item, Suite
 from sonify.errors import InputError
 from sonify.io.commits import digest_of
-from train.manifest import ControlSettings, GeneratedImage, read_manifest
+from train.manifest import ControlSettings, GeneratedImage, OutsideSettings, read_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ def read_made(suite: Suite, folder: Path) -> Made:
     without an image.
 
     Raises:
-        InputError: there is no manifest, it is of other sounds or of several models, or names an image twice; or the
-            folder was made for the suite as it was before.
+        InputError: there is no manifest, it is of other sounds or of several models, or names an image twice; the
+            folder was made for the suite as it was before, or its pictures are not those that it was made of.
     """
     made_for = read_made_for(folder)
     if made_for is not None and made_for.suite_digest != suite.digest:
@@ -78,7 +78,10 @@ def read_made(suite: Suite, folder: Path) -> Made:
         )
     items = _items_of(suite, folder, rows)
     _refuse_twice(folder, rows, items)
-    looks = mark_odd_sizes([look_at_file(folder / row.image) for row in rows])
+    found = [look_at_file(folder / row.image) for row in rows]
+    if made_for is not None:
+        _refuse_changed(folder, rows, items, found)
+    looks = mark_odd_sizes(found)
     usable = [(row, item, look) for row, item, look in zip(rows, items, looks, strict=True) if not look.wrong]
     pictures = [_picture(folder, row, item, look) for row, item, look in usable]
     there = {picture.item.id for picture in pictures}
@@ -128,6 +131,22 @@ def _items_of(suite: Suite, folder: Path, rows: Sequence[GeneratedImage]) -> lis
             f" as {foreign[0]}; make the images from {suite.folder / 'sounds.csv'}"
         )
     return [item for item in found if item is not None]
+
+
+def _refuse_changed(folder: Path, rows: Sequence[GeneratedImage], items: Sequence[Item], looks: Sequence[Look]) -> None:
+    """Of pictures that were taken as they are, which `model_sha256` is the digest of (`eval.baselines.controls`); one
+    that cannot be read is told as such.
+
+    Raises:
+        InputError: one is another than when it was taken.
+    """
+    about = rows[0].settings
+    taken = isinstance(about, ControlSettings) or (isinstance(about, OutsideSettings) and not about.command)
+    if not taken or any(look.wrong for look in looks):
+        return
+    now = digest_of([[item.id, row.seed, look.sha256] for row, item, look in zip(rows, items, looks, strict=True)])
+    if now != rows[0].model_sha256:
+        raise InputError(f"{folder}: its pictures were changed since `eval.baseline` took them; make the folder again")
 
 
 def _count_identical(looks: Sequence[Look]) -> int:

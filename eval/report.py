@@ -20,11 +20,16 @@ from eval.pictures import Made
 from eval.suites.suite import Suite
 from eval.towers import random
 from sonify.errors import InputError
+from sonify.io.write import check_replaceable
 
 REPORT = "report.json"
 ITEMS = "items.csv"
 SCORES = "scores.csv"
 LATEX = "scores.tex"
+PAGE = "index.html"
+STYLE = "report.css"
+MEDIA = "media"
+NAMES = (REPORT, SCORES, LATEX, ITEMS, PAGE, STYLE, MEDIA)  # all that stands in a report's folder
 VERSION = 1
 
 
@@ -86,6 +91,30 @@ def read_report(folder: Path) -> Report:
     if report.version != VERSION:
         raise InputError(f"{path}: expected version {VERSION}, found {report.version}; run `python -m eval.run` again")
     return report
+
+
+def check_out(out: Path, inputs: Mapping[str, Path]) -> None:
+    """Refuse a place for a report that holds anything but a report, of whichever version, or what the report is of.
+
+    Raises:
+        InputError: as said.
+    """
+    check_replaceable(out, "a report", NAMES, inputs)
+    if out.is_dir() and any(out.iterdir()) and not _is_report(out / REPORT):
+        raise InputError(f"--out {out}: holds something else than a report ({REPORT} is none); choose another place")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"version", "suite_digest", "model_sha256", "scores"} <= found.keys()
+
+
+def printable(text: str) -> str:
+    """Text, which others may have written, as a terminal may show it: each control character as `?`."""
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n"))
 
 
 def report_bytes(report: Report) -> bytes:

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from eval.report import Report, read_report
+from eval.report import Report, printable, read_report
 from eval.suites.config import load_suite_config
 from eval.suites.suite import SUITE, read_suite
 from eval.towers.opened import load_towers, open_judges
@@ -330,7 +331,7 @@ def _print(cells: Sequence[Cell]) -> None:
     models, suites, at = _grid(cells)
     table = Table(title="Table 1 of Seeing Sound (FID lower, IIS and AIS higher is better)", title_justify="left")
     for title in ("suite", "metric", *models):
-        table.add_column(title)
+        table.add_column(Text(printable(title)))
     for suite in suites:
         for metric in METRICS:
             table.add_row(TITLES[suite], metric, *(_say(at.get((model, suite, metric))) for model in models))

@@ -21,8 +21,9 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from eval.evidence import tower_of
+from eval.evidence import check_files, tower_of
 from eval.measures import DISTANCES, MEANS
 from eval.met import Levels, levels_of, read_met
 from eval.page import write_page
@@ -34,9 +35,11 @@ from eval.report import (
     SCORES,
     VERSION,
     Report,
+    check_out,
     items_csv,
     left_out,
     made_and_judged,
+    printable,
     report_bytes,
     say_floor,
     say_model,
@@ -46,13 +49,13 @@ from eval.report import (
     scores_latex,
     warn_of_random,
 )
-from eval.score import Scored, distance_estimates, gather_for, roles_of, score
+from eval.score import Scored, distance_estimates, gather_for, needs_of, roles_of, score
 from eval.statistics import Estimate
 from eval.suites.config import METRICS
 from eval.suites.suite import Suite, read_suite
 from eval.towers import config
 from eval.towers.cache import Vectors
-from eval.towers.opened import libraries_of, load_towers, open_judges
+from eval.towers.opened import libraries_of, load_towers, make_towers, open_judges
 from eval.towers.tower import Judges
 from sonify.config.loader import make_settings
 from sonify.errors import InputError, did_you_mean
@@ -96,13 +99,21 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
+    # overrides after --metrics are read as metrics
+    metrics = [word for word in arguments.metrics or () if "=" not in word]
+    overrides = [*(word for word in arguments.metrics or () if "=" in word), *arguments.overrides]
     suite = read_suite(arguments.suite)
-    towers = choose_towers(suite, arguments.towers, arguments.overrides)
+    vectors = arguments.vectors or arguments.out.absolute().parent / VECTORS
+    check_out(arguments.out, {"the suite": suite.folder, "the folder of the pictures": arguments.manifest})
+    _check_vectors(vectors, suite.folder, arguments.out)
+    towers = choose_towers(suite, arguments.towers, overrides)
     request = Request(
         suite=suite,
         manifest=arguments.manifest,
-        vectors=arguments.vectors or arguments.out.absolute().parent / VECTORS,
-        metrics=choose_metrics(suite, arguments.metrics),
+        vectors=vectors,
+        metrics=choose_metrics(suite, metrics),
         trained_on=tuple(arguments.trained_on or ()),
         towers=towers,
         seed=arguments.seed,
@@ -113,15 +124,23 @@ def _run(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"{arguments.out / 'index.html'}\n{arguments.out / REPORT}\n")
 
 
+def _check_vectors(vectors: Path, suite: Path, out: Path) -> None:
+    """Refuse to keep vectors in the suite, or in the report, which is replaced whole."""
+    place = vectors.resolve()
+    for what, folder in (("the suite", suite), ("the report", out)):
+        if folder.resolve() in (place, *place.parents):
+            raise InputError(f"--vectors {vectors}: lies in {what} ({folder}); choose another place")
+
+
 def choose_towers(suite: Suite, towers: str | None, overrides: Sequence[str] = ()) -> config.Towers:
     """The towers that are asked for, else those that the suite was prepared with, else those that come along.
 
     Raises:
         InputError: the file, a key or a path is wrong.
     """
-    asked = suite.settings.get("towers") or {}
-    if towers is None and any(asked.values()) and not overrides:
-        return make_settings(asked, config.Towers, f"{suite.folder}: the suite's towers", check_paths=False)
+    of_suite = suite.settings.get("towers")
+    if towers is None and of_suite and not (isinstance(of_suite, Mapping) and not any(of_suite.values())):
+        return make_towers(of_suite, f"{suite.folder}: the suite's towers", overrides)
     return load_towers(towers or TOWERS, overrides)
 
 
@@ -171,6 +190,8 @@ def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored, Le
     """
     suite, trained_on = request.suite, request.trained_on
     made = read_made(suite, request.manifest)
+    # what the page shows and no metric looks at, before the work
+    check_files(suite, {"images", "sounds"} - {need.way for need in needs_of(request.metrics)})
     levels = levels_of(suite.items, read_met(trained_on) if trained_on else None)
     evidence = gather_for(suite, [made], judges, Vectors(request.vectors), request.metrics)
     scored = score(evidence, made, request.metrics, levels.out if trained_on else None, request.seed)
@@ -251,20 +272,19 @@ def write_report(out: Path, suite: Suite, made: Made, report: Report, scored: Sc
         InputError: the folder holds something else, or cannot be written to.
         DiskFull: no room is left.
     """
-    with naming_place(out), naming_full_disk(out):
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT).is_file())):
-            raise InputError(f"--out {out}: holds something else than a report; choose another place")
-        with replacing(out) as folder:
-            (folder / REPORT).write_bytes(report_bytes(report))
-            (folder / SCORES).write_bytes(scores_csv(report))
-            (folder / LATEX).write_bytes(scores_latex(report))
-            (folder / ITEMS).write_bytes(items_csv(suite, made, levels.of, scored.items))
-            write_page(folder, suite, made, report, scored.items)
+    check_out(out, {"the suite": suite.folder, "the folder of the pictures": made.folder})
+    with naming_place(out), naming_full_disk(out), replacing(out) as folder:
+        (folder / REPORT).write_bytes(report_bytes(report))
+        (folder / SCORES).write_bytes(scores_csv(report))
+        (folder / LATEX).write_bytes(scores_latex(report))
+        (folder / ITEMS).write_bytes(items_csv(suite, made, levels.of, scored.items))
+        write_page(folder, suite, made, report, scored.items)
 
 
 def tell(report: Report) -> None:
     """Print the scores, and what was left out of them."""
-    table = Table(title=f"{say_model(report)} on {report.suite}", title_justify="left", box=box.SIMPLE_HEAD)
+    title = Text(printable(f"{say_model(report)} on {report.suite}"))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     parts = {each.on for each in report.scores}
     for column in ("metric", *(["on"] if len(parts) > 1 else []), "value [95 %]", "floor", "ceiling", "pictures"):
         table.add_column(
@@ -273,12 +293,13 @@ def tell(report: Report) -> None:
     for each in (each for each in report.scores if each.estimate is not None):
         on = [each.on] if len(parts) > 1 else []
         ceiling = say_number(each.beside.get("ceiling"))
-        table.add_row(each.metric, *on, say_value(each), say_floor(each), ceiling, f"{each.images:,}")
+        cells = (each.metric, *on, say_value(each), say_floor(each), ceiling, f"{each.images:,}")
+        table.add_row(*(Text(cell) for cell in cells))
     Console(file=sys.stdout, width=max(Console().width, TABLE_COLUMNS)).print(table)
     warning = warn_of_random(report)
     lines = [*_unmeasured(report), *_notes(report), *made_and_judged(report), *left_out(report)]
     for line in [*([warning] if warning else []), *lines]:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{printable(line)}\n")
 
 
 def _unmeasured(report: Report) -> list[str]:

@@ -343,6 +343,8 @@ def look_at(data: bytes) -> Look:
 def look_at_file(path: Path) -> Look:
     """Look at a file; one that cannot be read is no picture."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            return Look(wrong="no regular file")
         if path.stat().st_size > MAX_BYTES:
             return Look(wrong=f"larger than {MAX_BYTES:,} bytes")
         return look_at(path.read_bytes())

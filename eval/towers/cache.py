@@ -14,11 +14,13 @@ import hashlib
 import io
 import json
 import logging
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +58,9 @@ class _Index:
     sha256: str
 
 
+# Its header is a Python literal, whose parser says many things of a wrong one.
+_NO_ARRAY = (ValueError, OSError, EOFError, MemoryError, ArithmeticError, SyntaxError, TypeError, LookupError)
+_NO_ARRAY += (AttributeError, RuntimeError, TokenError)
 _INDEX = TypeAdapter(_Index)
 
 
@@ -191,22 +196,28 @@ class _Space:
             self._withdraw(path.stem, "its vectors are made again")
             return None
         try:
-            return _INDEX.validate_json(listed)
+            index = _INDEX.validate_json(listed)
         except ValidationError:  # whole, and of another version
             return None
+        if (index.tower, index.preprocessing) != (self._tower, self._preprocessing):
+            self._withdraw(path.stem, "its vectors are made again", "of another tower or preprocessing")
+            return None
+        return index
 
     def _load(self, shard: str, index: _Index) -> np.ndarray | None:
         """The (N, D) vectors of a shard; None where it is damaged."""
         assert self._folder is not None
         data = _read(self._folder / self._name / f"{shard}.npy") or b""
         if hashlib.sha256(data).hexdigest() == index.sha256:
-            return np.load(io.BytesIO(data), allow_pickle=False)
+            rows_ND = _rows_of(data)
+            if rows_ND is not None and len(rows_ND) == len(index.inputs):
+                return rows_ND
         self._withdraw(shard, f"its {len(index.inputs)} vectors are made again")
         return None
 
-    def _withdraw(self, shard: str, then: str) -> None:
+    def _withdraw(self, shard: str, then: str, wrong: str = "damaged") -> None:
         assert self._folder is not None
-        log.warning("%s: damaged; %s", self._folder / self._name / shard, then)
+        log.warning("%s: %s; %s", self._folder / self._name / shard, wrong, then)
         self._shards[shard] = None
         with naming_place(self._folder):
             for ending in ("json", "npy"):
@@ -216,11 +227,23 @@ class _Space:
 def _read(path: Path) -> bytes | None:
     """The bytes of a file; None where there is none."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise InputError(f"{path}: cannot be read (is no regular file); choose another folder for the vectors")
         return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); choose another folder for the vectors") from error
+
+
+def _rows_of(data: bytes) -> np.ndarray | None:
+    """The (N, D) vectors that a .npy holds; None where it holds anything that `_checked` would not have let in."""
+    try:
+        rows_ND = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except _NO_ARRAY:
+        return None
+    whole = rows_ND.ndim == 2 and rows_ND.dtype == np.float32 and bool(np.isfinite(rows_ND).all())
+    return rows_ND if whole and rows_ND.shape[1] else None
 
 
 def _name_of(listed: bytes) -> str:

@@ -49,6 +49,8 @@ def read_sound(path: Path, sha256: str) -> Sound:
 def _checked(path: Path, sha256: str) -> bytes:
     """The bytes of a file that were vouched for: the vectors of others would be kept under its name."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: cannot be read (is no regular file)")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,15 +1,19 @@
 """Opens the towers that a configuration names."""
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from eval.towers.config import Random, Towers
 from eval.towers.random import open_random
 from eval.towers.tower import Judges, Tower
 from sonify.config.inputs import Section
-from sonify.config.loader import load_settings
+from sonify.config.loader import apply_override, load_settings, make_settings
+from sonify.config.problems import explain_word
 from sonify.config.shipped import find_config
 from sonify.errors import InputError, require
 
@@ -49,6 +53,16 @@ def load_towers(path: str | Path, overrides: Sequence[str] = ()) -> Towers:
         InputError: the file, a key or a type is wrong.
     """
     return load_settings(find_config(path, "eval"), overrides, _File, check_paths=False).towers
+
+
+def make_towers(sections: object, where: str, overrides: Sequence[str] = ()) -> Towers:
+    """Check towers that were recorded, with `key=value` overrides of them; raises as `load_towers`."""
+    raw: dict[str, Any] = {"towers": copy.deepcopy(sections)}
+    for override, following in zip_longest(overrides, overrides[1:], fillvalue=""):
+        if "=" not in override:
+            raise InputError(explain_word(override, following, _File))
+        apply_override(raw, override)
+    return make_settings(raw, _File, where, check_paths=False).towers
 
 
 def open_judges(towers: Towers, roles: Collection[str] | None = None) -> Judges:

@@ -20,7 +20,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,37 @@ def replacing(target: Path) -> Iterator[Path]:
             _swap(partial, target, replaced)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(
+    target: Path, what: str, names: Collection[str], inputs: Mapping[str, Path], words: str = "--out"
+) -> None:
+    """Refuse to put a made folder where it would take away what is not of its kind; nothing there, or empty, is well.
+
+    Args:
+        what: it is, such as "a report"; `names` is all that stands in such a folder.
+        inputs: folders that are read, by what they are: the new one lies apart from each.
+        words: the option that named `target`.
+
+    Raises:
+        InputError: as said.
+    """
+    place = Path(os.path.realpath(target))
+    for name, folder in inputs.items():
+        real = Path(os.path.realpath(folder))
+        if place == real or place in real.parents or real in place.parents:
+            how = "is" if place == real else "holds" if place in real.parents else "lies in"
+            raise InputError(f"{words} {target}: {how} {name} ({folder}), which would be damaged; choose another place")
+    with naming_place(target):
+        if not os.path.lexists(target):
+            return
+        if not target.is_dir():
+            raise InputError(f"{words} {target}: expected a folder, found something else; choose another place")
+        foreign = sorted(path.name for path in target.iterdir() if path.name not in names)
+    if foreign:
+        raise InputError(
+            f"{words} {target}: holds something else than {what} (such as {foreign[0][:100]!r}); choose another place"
+        )
 
 
 def make_beside(target: Path) -> Path:

@@ -1,6 +1,7 @@
 """A manifest joined with a suite: what can be held against an item, what is counted, and what is refused."""
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -260,3 +261,24 @@ def test_a_record_of_a_later_version_is_refused(suite: Suite, tmp_path: Path) ->
     path.write_text(path.read_text().replace('"version":1', '"version":2'))
     with refused("baseline.json: expected version 1, found 2"):
         read_made(suite, tmp_path / "out")
+
+
+@pytest.mark.parametrize("recipe", ["references", "shuffled", "images"])
+def test_pictures_that_were_changed_since_they_were_taken_are_refused(
+    recipe: str, suite: Suite, folder: Path, tmp_path: Path
+) -> None:
+    words = ["--recipe", recipe, "--suite", str(suite.folder), "--out", str(tmp_path / "out")]
+    more = [f"images={folder / 'images'}", "name=theirs"] if recipe == "images" else []
+    assert main([*words, *more]) == 0
+    first, second, *_ = sorted((tmp_path / "out" / "images").iterdir())
+    assert len(read_made(suite, tmp_path / "out").pictures) > 2
+    first.write_bytes(second.read_bytes())
+    with refused("out: its pictures were changed since `eval.baseline` took them; make the folder again"):
+        read_made(suite, tmp_path / "out")
+
+
+def test_a_pipe_is_no_picture_and_is_not_waited_for(suite: Suite, folder: Path) -> None:
+    path = folder / "images" / "s000-0.png"
+    path.unlink()
+    os.mkfifo(path)
+    assert read_made(suite, folder).unusable == {"images/s000-0.png": "no regular file"}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -234,6 +235,10 @@ def test_damaged_pictures_are_counted_and_left_out(place: Path, tmp_path: Path) 
         (["--metrics", "ais_peav_rank"], "is a score that the metric ais_peav gives"),
         (["--towers", "nowhere.yaml"], "nowhere.yaml"),
         (["--seed", "x"], "--seed"),
+        (["--seed", "-1"], "--seed: expected 0 or more, found -1"),
+        (["towers.clip_b32.width=32"], "found towers.clip_b32 of 32 and towers.wav2clip of 16: they share no space"),
+        (["towers.clip_b33=null"], "clip_b33"),
+        (["towers.clip_b32"], "towers.clip_b32"),
         (["--suite", "nowhere"], "not a suite"),
         (["--manifest", "nowhere"], "manifest.jsonl"),
         (["--trained-on", "nowhere"], "nowhere"),
@@ -278,3 +283,126 @@ def test_a_damaged_report_is_one_line(place: Path, tmp_path: Path) -> None:
     (tmp_path / "r" / REPORT).write_text(json.dumps(record))
     with pytest.raises(Exception, match="scores: Field required"):
         read_report(tmp_path / "r")
+
+
+def test_a_folder_with_a_report_and_something_else_is_left_alone(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score_it(place, tmp_path / "r", "--metrics", "iis_cosine") == 0
+    (tmp_path / "r" / "thesis.txt").write_text("mine")
+    before = files_of(tmp_path / "r")
+    assert score_it(place, tmp_path / "r", "--metrics", "iis_cosine") == 2
+    assert "holds something else than a report (such as 'thesis.txt')" in capsys.readouterr().err
+    assert files_of(tmp_path / "r") == before
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"version": 1, "scores": [], "model_sha256": ""}'])
+def test_a_folder_of_a_foreign_report_is_left_alone(
+    place: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / REPORT).write_text(text)
+    assert score_it(place, tmp_path / "r", "--metrics", "iis_cosine") == 2
+    assert "holds something else than a report (report.json is none)" in capsys.readouterr().err
+    assert not (tmp_path / "vectors").exists()
+    assert (tmp_path / "r" / REPORT).read_text() == text
+
+
+def test_a_report_of_another_version_is_replaced(place: Path, tmp_path: Path) -> None:
+    score_it(place, tmp_path / "r", "--metrics", "iis_cosine")
+    path = tmp_path / "r" / REPORT
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99, "later": True}))
+    assert score_it(place, tmp_path / "r", "--metrics", "iis_cosine") == 0
+    assert read_report(tmp_path / "r").version == 1
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("suite", "is the suite"),
+        ("suite/r", "lies in the suite"),
+        ("references", "is the folder of the pictures"),
+        ("references/r", "lies in the folder of the pictures"),
+        (".", "holds the suite"),
+        ("link/r", "lies in the suite"),
+    ],
+)
+def test_a_report_lies_apart_from_what_it_is_of(
+    place: Path, tmp_path: Path, out: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place, tmp_path / "p")
+    (tmp_path / "p" / "link").symlink_to("suite")
+    before = files_of(tmp_path / "p")
+    assert score_it(tmp_path / "p", tmp_path / "p" / out, "--vectors", str(tmp_path / "v")) == 2
+    assert said in capsys.readouterr().err
+    assert files_of(tmp_path / "p") == before
+    assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize("folder", ["suite", "suite/v", "r/v"])
+def test_vectors_are_kept_neither_in_the_suite_nor_in_the_report(
+    place: Path, tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place, tmp_path / "p")
+    before = files_of(tmp_path / "p")
+    assert score_it(tmp_path / "p", tmp_path / "p" / "r", "--vectors", str(tmp_path / "p" / folder)) == 2
+    assert f"--vectors {tmp_path / 'p' / folder}: lies in the" in capsys.readouterr().err
+    assert files_of(tmp_path / "p") == before
+
+
+def test_names_of_others_steer_no_terminal(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = read_suite(place / "suite")
+    pictures = {suite.items[0].id: [picture(0, (32, 32), "PNG")]}
+    make_made(suite, tmp_path / "made", pictures, model="[/red]x\x1b[2J[bold]")
+    assert score_it(place, tmp_path / "r", "--metrics", "iis_cosine", manifest=str(tmp_path / "made")) == 0
+    said = capsys.readouterr().out
+    assert "[/red]x?[2J[bold] on small" in said
+    assert "\x1b" not in said
+    score_it(place, tmp_path / "q", "--metrics", "iis_cosine", manifest="shuffled")
+    assert "shuffled[references] on small" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["towers.clip_b32.seed=7"], ["--metrics", "iis_cosine", "towers.clip_b32.seed=7"]])
+def test_one_tower_is_changed_of_those_of_the_suite(place: Path, tmp_path: Path, words: list[str]) -> None:
+    assert score_it(place, tmp_path / "r", *words) == 0
+    report = read_report(tmp_path / "r")
+    assert report.judged_by is not None
+    assert report.judged_by["clip_b32"] == {"kind": "random", "width": 16, "seed": 7}
+    assert report.judged_by["inception"] == TOWERS["inception"]
+    assert (len(report.metrics) == 1) == ("--metrics" in words)
+
+
+def test_towers_of_a_suite_that_are_none_are_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place, tmp_path / "p")
+    path = tmp_path / "p" / "suite" / "suite.json"
+    record = json.loads(path.read_text())
+    record["settings"]["towers"] = "x"
+    path.write_text(json.dumps(record))
+    assert score_it(tmp_path / "p", tmp_path / "r") == 2
+    error = capsys.readouterr().err
+    assert "the suite's towers: towers" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("metric", ["iis_cosine", "ais_clap"])  # which need pictures alone, or sounds
+@pytest.mark.parametrize("which", ["references", "sound"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "pipe"])
+def test_damaged_files_of_a_suite_are_named_before_the_work(
+    place: Path, tmp_path: Path, metric: str, which: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place, tmp_path / "p")
+    item = read_suite(tmp_path / "p" / "suite").items[3]
+    path = tmp_path / "p" / "suite" / (item.sound.file if which == "sound" else item.references[0].file)
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(data[:-40])
+    elif damage == "pipe":
+        os.mkfifo(path)
+    assert score_it(tmp_path / "p", tmp_path / "r", "--metrics", metric) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "vectors").exists()

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -175,6 +176,73 @@ def test_a_damaged_shard_is_said_and_made_again(tmp_path, caplog, damage):
     caplog.clear()
     Vectors(tmp_path / "kept").embed_pictures(blind(counting.tower), files)
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("sha256", "preprocessing"), [("b" * 64, "none"), ("a" * 64, "cropped")])
+@pytest.mark.parametrize("how", ["folders swapped", "a shard copied"])
+def test_vectors_of_another_space_are_never_taken(tmp_path, caplog, how, sha256, preprocessing):
+    files = write_pictures(tmp_path / "pictures", 3)
+    way = Way(preprocessing=preprocessing, embed=lambda given: -Counting()._embed(given))
+    negative = Tower(name="other", model="test", sha256=sha256, images=way)
+    before = Vectors(tmp_path / "kept").embed_pictures(Counting().tower, files)
+    (one,) = (tmp_path / "kept").glob("[!.t]*")
+    Vectors(tmp_path / "kept").embed_pictures(negative, files)
+    (two,) = (folder for folder in (tmp_path / "kept").glob("[!.t]*") if folder != one)
+    if how == "folders swapped":
+        one.rename(tmp_path / "aside")
+        two.rename(one)
+        (tmp_path / "aside").rename(two)
+    else:
+        for path in one.iterdir():
+            path.unlink()
+        for path in two.iterdir():
+            (one / path.name).write_bytes(path.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        assert Vectors(tmp_path / "kept").embed_pictures(Counting().tower, files).tobytes() == before.tobytes()
+    assert "of another tower or preprocessing; its vectors are made again" in caplog.text
+    assert Vectors(tmp_path / "kept").embed_pictures(negative, files).tobytes() == (-before).tobytes()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.full((3, WIDTH), np.nan, np.float32),
+        np.ones((2, WIDTH), np.float32),
+        np.ones((3, WIDTH), np.float64),
+        np.ones((3, 0), np.float32),
+        np.ones(3, np.float32),
+        None,
+    ],
+)
+def test_a_forged_shard_that_agrees_with_itself_is_made_again(tmp_path, caplog, rows):
+    files = write_pictures(tmp_path / "pictures", 3)
+    before = Vectors(tmp_path / "kept").embed_pictures(Counting().tower, files)
+    (shard,) = shards(tmp_path / "kept")
+    buffer = io.BytesIO(b"\x93NUMPY\x01\x00\x04\x00{'a\n")  # a header that ends too soon
+    if rows is not None:
+        np.save(buffer, rows)
+    forged = json.loads(shard.with_suffix(".json").read_text())
+    forged["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    listed = json.dumps(forged).encode()
+    for path in (shard, shard.with_suffix(".json")):
+        path.unlink()
+    name = hashlib.sha256(listed).hexdigest()[:32]
+    shard.with_name(f"{name}.json").write_bytes(listed)
+    shard.with_name(f"{name}.npy").write_bytes(buffer.getvalue())
+    with caplog.at_level(logging.WARNING):
+        assert Vectors(tmp_path / "kept").embed_pictures(Counting().tower, files).tobytes() == before.tobytes()
+    assert "damaged; its 3 vectors are made again" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["json", "npy"])
+def test_a_pipe_among_the_vectors_is_refused_and_not_waited_for(tmp_path, ending):
+    files = write_pictures(tmp_path / "pictures", 1)
+    Vectors(tmp_path / "kept").embed_pictures(Counting().tower, files)
+    path = shards(tmp_path / "kept")[0].with_suffix(f".{ending}")
+    path.unlink()
+    os.mkfifo(path)
+    with refused(f"{ending}: cannot be read .is no regular file.; choose another folder for the vectors"):
+        Vectors(tmp_path / "kept").embed_pictures(Counting().tower, files)
 
 
 def test_an_index_of_another_version_is_left_alone(tmp_path, caplog):

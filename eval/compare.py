@@ -54,9 +54,9 @@ COPY_OF = {"clip_score_torchmetrics": "clip_score_cosine"}
 OF_INTERVAL = 0.05  # what an interval of 95 % that lies to one side of 0 claims
 SAME = 1e-9  # two ways of adding up the same numbers: no metric tells models apart by so little
 
-# A report's distances on some of its items: estimates with replicates by metric, or why there is none.
+# A report's distances on some of its items, as far as the other report has pictures of them: estimates with replicates by metric, or why there is none.
 Found = Mapping[str, Estimate | str]
-Distances = Callable[["Side", Collection[str]], Found]
+Distances = Callable[["Side", "Side", Collection[str]], Found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,18 +415,18 @@ def _distances_of(part: Part, distances: Distances | None) -> tuple[Found, Found
     """The distances of both on the same items, or why they cannot be had."""
     a, b, items = part.a, part.b, part.items
     images_a, images_b = (sum(side.items[item].images for item in items) for side in (a, b))
-    if images_a != images_b:
+    if images_a != images_b and distances is None:
         which = "common items" if part.on == ALL else f"items {part.on} for both"
         return (
             f"a distance depends on the number of images, A has {images_a} of the {which} and {part.letter} {images_b}"
         )
     kept_a, kept_b = (_kept(side, part) for side in (a, b))
-    if kept_a and kept_b:
+    if images_a == images_b and kept_a and kept_b:
         return kept_a, kept_b
     if distances is None:
         return "the reports have other items, and a distance on the common ones is not computed here"
     try:
-        return distances(a, items), distances(b, items)
+        return distances(a, b, items), distances(b, a, items)
     except InputError as error:
         return f"on the common items it cannot be had: {error}"
 
@@ -597,7 +597,7 @@ def _run(arguments: argparse.Namespace) -> None:
         alpha=arguments.alpha,
         seed=arguments.seed,
         metrics=arguments.metrics,
-        distances=lambda side, common: distances_on(side.report, common),
+        distances=lambda side, other, common: distances_on(side.report, common, other.report),
     )
     write_comparison(comparison, arguments.out)
     print_comparison(comparison, Console() if sys.stdout.isatty() else Console(width=200))

@@ -229,8 +229,9 @@ def evaluate(request: Request, judges: Judges) -> tuple[Made, Report, Scored, Le
     return made, report, scored, levels
 
 
-def distances_on(report: Report, ids: Collection[str]) -> dict[str, Estimate | str]:
-    """The distances of a report again, on a part of its items, from the vectors that are kept.
+def distances_on(report: Report, ids: Collection[str], other: Report) -> dict[str, Estimate | str]:
+    """The distances of a report again, from the vectors that are kept: on a part of its items, and of these on one
+    picture for each seed that the other report has too, since a distance depends on how many pictures there are.
 
     Raises:
         InputError: the suite or the pictures are not there any more or were changed, or the towers cannot be had.
@@ -250,7 +251,11 @@ def distances_on(report: Report, ids: Collection[str]) -> dict[str, Estimate | s
             raise InputError(f"towers.{role} has other weights than when the report was made")
     vectors = Vectors(Path(report.vectors) if report.vectors else None)
     evidence = gather_for(suite, [made], judges, vectors, distances)
-    pictures = [picture for picture in made.pictures if picture.item.id in ids]
+    shared = {(picture.item.id, picture.seed) for picture in read_made(suite, Path(other.manifest)).pictures}
+    first = {(picture.item.id, picture.seed): picture for picture in reversed(made.pictures)}
+    pictures = [first[key] for key in sorted(first.keys() & shared) if key[0] in ids]
+    if not pictures:
+        raise InputError("no picture of one has the item and the seed of one of the other")
     return distance_estimates(evidence, pictures, distances)
 
 

@@ -54,7 +54,8 @@ COPY_OF = {"clip_score_torchmetrics": "clip_score_cosine"}
 OF_INTERVAL = 0.05  # what an interval of 95 % that lies to one side of 0 claims
 SAME = 1e-9  # two ways of adding up the same numbers: no metric tells models apart by so little
 
-# A report's distances on some of its items, as far as the other report has pictures of them: estimates with replicates by metric, or why there is none.
+# A report's distances on some of its items, as far as the other report has pictures of them: estimates with replicates
+# by metric, or why there is none.
 Found = Mapping[str, Estimate | str]
 Distances = Callable[["Side", "Side", Collection[str]], Found]
 

@@ -236,7 +236,8 @@ def test_distances_go_by_the_jackknife_of_their_difference(tmp_path, distances):
 def test_of_other_items_distances_are_computed_on_the_common_ones(tmp_path, distances):
     asked = []
 
-    def computed(side, items):
+    def computed(side, other, items):
+        assert other.folder != side.folder
         asked.append((side.folder.name, sorted(items)))
         return {"fid": jackknife(*{"a": (1.0, [1, 1.1, 1.2]), "b": (3.0, [3, 3.1, 3.2])}[side.folder.name])}
 
@@ -253,7 +254,7 @@ def test_of_other_items_distances_are_computed_on_the_common_ones(tmp_path, dist
 
 
 def test_what_hinders_a_distance_leaves_the_means_compared(tmp_path, distances):
-    def gone(side, items):
+    def gone(side, other, items):
         raise InputError("the suite is not there any more")
 
     a = write_report(tmp_path / "a", {"m": RIGHT[:3]}, scores=distances[:1])
@@ -412,7 +413,7 @@ def test_distances_on_what_is_out_are_those_of_the_reports_where_both_are_of_the
     )
     c = write_report(tmp_path / "c", {"m": RIGHT}, levels=HALF[1:] + HALF[:1], scores=[distances[1], outs[1]])
 
-    def computed(side, items):
+    def computed(side, other, items):
         assert sorted(items) == sorted(f"item {n}" for n in range(11))
         return {"fid": jackknife(*{"a": (1.0, [1, 1.1]), "c": (4.0, [4, 4.1])}[side.folder.name])}
 

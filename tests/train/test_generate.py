@@ -20,7 +20,7 @@ from sonify.io.write import sha256_of
 from tests.builders import RATE_HZ
 from tests.tiny_networks import edit_json, write_tiny_pixart
 from train.generate import main
-from train.manifest import read_manifest
+from train.manifest import GenerationSettings, read_manifest
 from train.released import load_pipeline
 from train.windows import make_windows, read_sound
 
@@ -179,6 +179,7 @@ def test_a_mixture_with_seeds_names_all_its_sounds(model: Path, sounds: Path, tm
     (row,) = read_manifest(tmp_path / "out")
     assert (row.sound, row.mixed_with) == (str(sounds / "a.wav"), (str(sounds / "b.wav"),))
     assert row.sound_sha256 == (sha256_of(sounds / "a.wav"), sha256_of(sounds / "b.wav"))
+    assert isinstance(row.settings, GenerationSettings)
     assert row.settings.gains_db == (0.0, -6.0)
 
 
@@ -259,6 +260,7 @@ def test_what_the_model_was_trained_on_is_the_default(model: Path, sounds: Path,
     assert run("--model", folder, "--audio", sounds / "a.wav", "--seeds", 1, "--out", tmp_path / "out") == 0
 
     (row,) = read_manifest(tmp_path / "out")
+    assert isinstance(row.settings, GenerationSettings)
     assert (row.settings.level, row.settings.target_lufs) == ("recording", -22.0)
 
 

@@ -34,6 +34,7 @@ CSS = """
 .scores { width: 100%; border-collapse: collapse; margin: 1rem 0; font-size: 0.9375rem; }
 .scores th, .scores td { padding: 0.35rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; }
 .scores .n { text-align: right; white-space: nowrap; }
+.scores th:first-child { white-space: nowrap; }
 .scores .why { color: var(--muted); font-size: 0.8125rem; }
 .span { position: relative; display: block; width: 9rem; height: 0.75rem; background: var(--soft); }
 .span i { position: absolute; top: 0.25rem; height: 0.25rem; background: var(--bar); }

@@ -96,6 +96,20 @@ class TrainingSample:
             raise self.damage(f"{RECORD} is not this sample's record")
         return record
 
+    def label_of(self, scene: str) -> str:
+        """What is heard in a scene: of each source the recording's label, or else the concept that it is there for.
+
+        Raises:
+            WorkError: one has neither.
+        """
+        sources = next(one["sources"] for one in self.record()["scenes"] if one["scene"] == scene)
+        labels = [source["label"] or source["concept"] for source in sources]
+        if not all(labels):
+            raise self.damage(
+                f"scene {scene} has a source without a label or a concept: loss.classification needs one of each"
+            )
+        return ", ".join(labels)
+
     def damage(self, what: str) -> WorkError:
         """An error that names archive and sample."""
         return WorkError(f"{self.archive}: sample {self.key}: {what}")

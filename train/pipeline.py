@@ -23,7 +23,8 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from transformers import ASTFeatureExtractor, ASTModel
 
 from sonify.config.models import AST_SAMPLE_RATE_HZ
-from sonify.features.ast import HOP, AstFeatures
+from sonify.features.ast import AstFeatures
+from sonify.features.kaldi import HOP
 from train.arguments import as_count, as_generators, as_seeds, as_trained
 from train.hearing import Level, Recording, cut_recordings, hear_given, listen
 from train.sampling import SoundImages, draw_noise, make_images, read_sampling

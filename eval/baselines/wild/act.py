@@ -51,7 +51,9 @@ def log_mel(samples_S: np.ndarray) -> Tensor:
 
 @cache
 def _filters() -> Tensor:
-    bank = mel_filter_bank(N_FFT // 2 + 1, BANDS, 0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney")
+    bank = mel_filter_bank(
+        N_FFT // 2 + 1, BANDS, 0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
+    )
     return torch.tensor(bank, dtype=torch.float32)
 
 
@@ -74,7 +76,9 @@ class _Attention(nn.Module):
         self.proj = nn.Sequential(nn.Linear(width, width))
 
     def forward(self, x_BTE: Tensor) -> Tensor:
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x_BTE).chunk(3, -1))
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x_BTE).chunk(3, -1)
+        )
         return self.proj(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
@@ -134,7 +138,9 @@ class Act(nn.Module):
 
     def decode(self, encoded_TBD: Tensor, words_BW: Tensor) -> Tensor:
         """Scores (W, B, V) of the word behind each."""
-        x_WBD = self.word_emb(words_BW.T) * math.sqrt(self.width) + _positions(words_BW.shape[1], self.width, words_BW.device)
+        x_WBD = self.word_emb(words_BW.T) * math.sqrt(self.width) + _positions(
+            words_BW.shape[1], self.width, words_BW.device
+        )
         causal = nn.Transformer.generate_square_subsequent_mask(len(x_WBD), device=x_WBD.device)
         return self.dec_fc(self.transformer_decoder(x_WBD, encoded_TBD, tgt_mask=causal))
 
@@ -197,6 +203,7 @@ def read_vocabulary(path: Path) -> list[str]:
         raise InputError(f"act_words: {path}: cannot be read as text ({why}); expected a word a line") from None
     if END not in words or len(words) > MAX_VOCABULARY:
         raise InputError(
-            f"act_words: {path}: expected ACT's vocabulary, a word a line, with {END} among them, found {len(words):,} lines"
+            f"act_words: {path}: expected ACT's vocabulary, a word a line, with {END} among them, found"
+            f" {len(words):,} lines"
         )
     return words

@@ -90,7 +90,9 @@ def read_captions(path: Path) -> dict[str, Written]:
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"captions: {path}: cannot be read as text ({why}); expected a CSV with id and caption") from None
+        raise InputError(
+            f"captions: {path}: cannot be read as text ({why}); expected a CSV with id and caption"
+        ) from None
     table = csv.DictReader(lines, strict=True)
     found: dict[str, Written] = {}
     try:
@@ -124,7 +126,9 @@ def _numbers(text: str | None, count: int, where: str) -> tuple[float, ...] | No
     except ValueError:
         values = (math.nan,)
     if len(values) != count or not all(0 <= value <= 1 for value in values):
-        raise InputError(f"{where}: expected {count} numbers from 0 to 1 between spaces, one a word, found {text[:60]!r}")
+        raise InputError(
+            f"{where}: expected {count} numbers from 0 to 1 between spaces, one a word, found {text[:60]!r}"
+        )
     return values
 
 
@@ -146,7 +150,9 @@ class WhisperCaptioner:
         self._prompt = [*self._tokenizer.prefix_tokens, *self._tokenizer.encode(prompt, add_special_tokens=False)]
         places = self._network.config.max_target_positions
         if len(self._prompt) >= places:
-            raise InputError(f"captioner_prompt: expected fewer than {places} tokens with its start, found {len(self._prompt)}")
+            raise InputError(
+                f"captioner_prompt: expected fewer than {places} tokens with its start, found {len(self._prompt)}"
+            )
         self._most = min(MAX_TOKENS, places - len(self._prompt))
         self._special = set(self._tokenizer.all_special_ids)
 

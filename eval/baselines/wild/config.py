@@ -6,7 +6,7 @@ Its name says what stood in, so that no table shows a stand-in's numbers under t
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,17 +43,25 @@ class InTheWild(Section):
     env: dict[str, str] = Field(default_factory=dict)
     timeout_s_per_image: float = Field(default=3600, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unused_is_left_out(cls, raw: Any) -> Any:
+        """Where the first picture is kept nothing judges it, and no weights are asked for in vain."""
+        if isinstance(raw, dict) and (raw.get("optimise") == 0 or raw.get("image_of_step") == 0):
+            return raw | {"clip": None, "clip_revision": None, "wav2clip": None}
+        return raw
+
     @model_validator(mode="after")
     def _consistent(self) -> "InTheWild":
         sources = [name for name in ("captions", "captioner", "act") if getattr(self, name) is not None]
         if len(sources) != 1:
             raise ValueError(
-                "expected one of captions=FILE.csv, captioner=DIR and act=FILE.safetensors, which say where captions come"
-                f" from, found {' and '.join(sources) or 'none'}"
+                "expected one of captions=FILE.csv, captioner=DIR and act=FILE.safetensors, which say where captions"
+                f" come from, found {' and '.join(sources) or 'none'}"
             )
         if (self.act is None) != (self.act_words is None):
             raise ValueError("act and act_words go together: the weights, and the vocabulary with a word a line")
-        if self.optimise and self.clip is None:
+        if self.is_optimised and self.clip is None:
             raise ValueError(f"optimise is {self.optimise}, and its loss needs `clip`; name one, or set optimise=0")
         if self.image_of_step is not None and self.image_of_step >= self.pictures:
             raise ValueError(
@@ -99,5 +107,3 @@ class InTheWild(Section):
         for name in FOLDERS:
             if (model := getattr(self, name)) is not None and (folder := Path(model)).is_dir():
                 yield from sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors"))
-
-

@@ -31,8 +31,8 @@ def _check_parts(folder: Path) -> None:
     lacking = [part for part in PARTS if not (folder / part).is_dir()]
     if lacking:
         raise InputError(
-            f"{folder}: expected a Stable Diffusion in diffusers' folders, such as CompVis/stable-diffusion-v1-4; found no"
-            f" {lacking[0]}/"
+            f"{folder}: expected a Stable Diffusion in diffusers' folders, such as CompVis/stable-diffusion-v1-4; found"
+            f" no {lacking[0]}/"
         )
     for part in PARTS[:3]:
         check_weights(folder / part)
@@ -71,7 +71,9 @@ def plms(denoise: Denoise, start_1CHW: Tensor, steps: int) -> Tensor:
     return latents
 
 
-def guided(predict: Callable[[Tensor, Tensor, Tensor], Tensor], y_1PD: Tensor, null_1PD: Tensor, scale: float) -> Denoise:
+def guided(
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor], y_1PD: Tensor, null_1PD: Tensor, scale: float
+) -> Denoise:
     """Classifier-free guidance: `predict` takes two latents, a time, and both conditionings to the noise in each."""
     both_2PD = torch.cat([null_1PD, y_1PD])
 
@@ -107,7 +109,8 @@ class StableDiffusion:
         width, asked = self._text.config.hidden_size, self._unet.config.cross_attention_dim
         if asked != width:
             raise InputError(
-                f"{model}: its UNet takes text of width {asked}, and its text tower gives {width}; take both of one model"
+                f"{model}: its UNet takes text of width {asked}, and its text tower gives {width}; take both of one"
+                " model"
             )
         places, most = self.tokenizer.model_max_length, self._text.config.max_position_embeddings
         if places > most:
@@ -136,7 +139,9 @@ class StableDiffusion:
         shape = (1, self._unet.config.in_channels, side, side)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
-    def draw(self, y_1PD: Tensor, start_1CHW: Tensor, steps: int, guidance: float, checkpointing: bool = True) -> Tensor:
+    def draw(
+        self, y_1PD: Tensor, start_1CHW: Tensor, steps: int, guidance: float, checkpointing: bool = True
+    ) -> Tensor:
         """A picture (1, 3, H, W) in 0 to 1. With `checkpointing` each evaluation of the UNet is computed again for its
         gradient, so that the memory is that of one and not of 41."""
 

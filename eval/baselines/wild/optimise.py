@@ -1,4 +1,4 @@
-"""Direct optimisation: a picture is drawn, judged against caption and sound, and the words' weights follow the gradient.
+"""Direct optimisation: a picture is drawn, judged against caption and sound, and the words' weights follow.
 
 P  places of CLIP's text, D  width of the text tower, E  width of CLIP's space
 """
@@ -88,7 +88,9 @@ class ClipJudge:
 
     def __init__(self, fetched: FetchedModel, device: torch.device) -> None:
         self._fetched, self._device = fetched, device
-        self._eye: Any = load_network(CLIPVisionModelWithProjection, fetched, device, torch.float32).requires_grad_(False)
+        self._eye: Any = load_network(CLIPVisionModelWithProjection, fetched, device, torch.float32).requires_grad_(
+            False
+        )
         self._reader: Any = load_network(CLIPTextModelWithProjection, fetched, device, torch.float32)
         self._tokenizer: Any = load_part(CLIPTokenizer, fetched)
         self.width: int = self._eye.config.projection_dim
@@ -128,7 +130,9 @@ def open_wav2clip_similarity(weights: Path, judge: ClipJudge, device: torch.devi
             " take CLIP ViT-B/32, or wav2clip=null"
         )
     if not weights.is_file():
-        raise InputError(f"{weights}: expected Wav2CLIP's weights, found no file; `eval.convert_weights wav2clip` makes it")
+        raise InputError(
+            f"{weights}: expected Wav2CLIP's weights, found no file; `eval.convert_weights wav2clip` makes it"
+        )
     network = load_wav2clip(weights).to(device).requires_grad_(False)
     scale = torch.tensor(100.0, device=device).log()
 

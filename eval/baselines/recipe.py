@@ -28,7 +28,9 @@ from train.manifest import Heard, OutsideSettings
 FAMILY = "baselines"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+\[\]-]*$"
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
-PLACEHOLDERS = ("sounds", "out", "seed", "seeds", "model", "python", "packages")
+PLACEHOLDERS = ("sounds", "out", "seed", "seeds", "model", "python", "packages", "interpreter", "adapters", "checkout")
+ADAPTERS = ROOT / "eval" / "baselines" / "adapters"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HeardBy(Section):
@@ -66,6 +68,10 @@ class CommandRecipe(About):
     `command` and `env` may hold `{sounds}`, `{out}`, `{seed}`, `{seeds}`, `{model}`, `{python}` (this one) and
     `{packages}` (where `sonify` lies). Where `cwd` is null the program runs in its output folder. `weights` are
     relative to `cwd`.
+
+    Of a project with an environment of its own: `{interpreter}` (the Python of that environment), `{adapters}` (scripts
+    that come along and speak the protocol for it), `{checkout}` (`cwd`, where its repository is at `commit`). `needs`
+    are files below `cwd` without which it cannot run; they are hashed as the command's own files are.
     """
 
     kind: Literal["command"] = "command"
@@ -75,6 +81,8 @@ class CommandRecipe(About):
     takes: List
     model: Model | None = None
     weights: dict[str, Sha256] = Field(default_factory=dict)
+    interpreter: LocalPath | None = None
+    needs: tuple[str, ...] = ()
     timeout_s_per_image: float = Field(default=600, gt=0)
 
 
@@ -180,6 +188,47 @@ def _check_command(path: Path, recipe: CommandRecipe) -> None:
         raise InputError(f"config {path}: model: must be set: the folder or the hub id of a model (model=DIR)")
     if "model" not in used and recipe.model is not None:
         raise InputError(f"config {path}: model: {recipe.model!r} would be ignored: the command has no {{model}}")
+    if "interpreter" in used and recipe.interpreter is None:
+        raise InputError(
+            f"config {path}: interpreter: must be set: the Python of the environment that {recipe.name} is installed in"
+            " (interpreter=ENVIRONMENT/bin/python)"
+        )
+    if "checkout" in used:
+        _check_checkout(path, recipe)
+
+
+def _check_checkout(path: Path, recipe: CommandRecipe) -> None:
+    """Refuse a checkout that is not there, is at another commit, or lacks what the program cannot do without."""
+    what = f"a checkout of {recipe.repository} at {recipe.commit}"
+    if recipe.cwd is None:
+        raise InputError(f"config {path}: cwd: must be set: {what} (cwd=DIR)")
+    head = _head_of(recipe.cwd)
+    if head is not None and recipe.commit is not None and head != recipe.commit:
+        raise InputError(
+            f"config {path}: cwd: expected {what}, found it at {head}: run `git -C {recipe.cwd} checkout"
+            f" {recipe.commit}`, or say that another is meant (commit={head})"
+        )
+    for name in recipe.needs:
+        if not (recipe.cwd / name).is_file():
+            raise InputError(
+                f"config {path}: needs: no such file: {recipe.cwd / name}; the recipe's first lines say where it is from"
+            )
+
+
+def _head_of(folder: Path) -> str | None:
+    """The commit that a checkout is at; None where nothing tells, as in an archive without history."""
+    git = folder / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        name = head.removeprefix("ref: ")
+        if name != head:
+            loose = git / name
+            packed = git / "packed-refs"
+            lines = [loose.read_text(encoding="utf-8")] if loose.is_file() else packed.read_text("utf-8").splitlines()
+            head = next((line.split()[0] for line in lines if loose.is_file() or line.endswith(f" {name}")), "")
+    except (OSError, ValueError, IndexError):
+        return None
+    return head if _COMMIT.fullmatch(head) else None
 
 
 def fill_in(text: str, values: Mapping[str, str]) -> str:
@@ -189,23 +238,37 @@ def fill_in(text: str, values: Mapping[str, str]) -> str:
 
 def standing_values(recipe: CommandRecipe) -> dict[str, str]:
     """The placeholders that have the same value in every run on this machine."""
-    return {"python": sys.executable, "packages": str(ROOT), "model": recipe.model or ""}
+    return {
+        "python": sys.executable,
+        "packages": str(ROOT),
+        "model": recipe.model or "",
+        "interpreter": str(recipe.interpreter or ""),
+        "adapters": str(ADAPTERS),
+        "checkout": str(recipe.cwd or ""),
+    }
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """The digest of what a recipe says that its pictures depend on: how long it may take is not in it."""
-    return digest_of(recipe.model_dump(mode="json", exclude={"timeout_s_per_image", "licence", "deterministic"}))
+    """The digest of what a recipe says that its pictures depend on: how long it may take is not in it, nor what is
+    hashed itself or is of this machine."""
+    apart = {"timeout_s_per_image", "licence", "deterministic", "interpreter", "needs"}
+    return digest_of(recipe.model_dump(mode="json", exclude=apart))
 
 
 def program_files(recipe: CommandRecipe, folder: Path) -> dict[str, str]:
-    """The sha256 of each file that the command names, such as `run.py`; `folder` is where it runs without a `cwd`.
+    """The sha256 of each file that the command names, such as `run.py`, or needs; `folder` is where it runs without a
+    `cwd`.
 
     What those files read in turn is not known.
 
     Raises:
         InputError: one cannot be read.
     """
-    named = {word: (recipe.cwd or folder) / word for word in _command(recipe)}
+    cwd = recipe.cwd or folder
+    known = {"adapters": str(ADAPTERS), "checkout": str(cwd)}
+    words = _command(recipe)
+    shared = ["{adapters}/protocol.py"] if any("{adapters}" in word for word in words) else []
+    named = {word: cwd / fill_in(word, known) for word in (*words, *shared, *recipe.needs)}
     try:
         return {word: sha256_of(path) for word, path in named.items() if path.is_file()}
     except OSError as error:

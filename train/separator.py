@@ -6,6 +6,7 @@ and `model.safetensors`, its weights. What a network was trained on decides what
 S  samples at 16 kHz, float32 with full scale at 1.0; N  sources
 """
 
+import argparse
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -134,6 +135,14 @@ class ConvTasNetSeparator:
         if self.config.rescale:
             sources_NS = fit_scales(sources_NS, mixture_S)
         return make_consistent(sources_NS, mixture_S) if self.config.mixture_consistency else sources_NS
+
+
+def check_separator(arguments: argparse.Namespace) -> None:
+    """Refuse `--separate sources` without `--separator`, and the other way round."""
+    if arguments.separate == "sources" and arguments.separator is None:
+        raise InputError("--separate sources: expected a --separator, the folder of a network that takes sounds apart")
+    if arguments.separate != "sources" and arguments.separator is not None:
+        raise InputError("--separator: goes with --separate sources, which has each recording taken apart by it")
 
 
 def find_separator(separator: str) -> FetchedModel:

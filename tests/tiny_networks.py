@@ -8,7 +8,7 @@ import json
 import random
 import string
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +356,7 @@ def taesd_folder(weights: Path, out: Path) -> Path:
 
 def tiny_separator(folder: Path, num_sources: int = 3, seed: int = 0, **settings: Any) -> Path:
     """A ConvTasNet of random weights in the folder of a separator, and what else its config.json says."""
-    sizes = {"num_sources": num_sources, "enc_kernel_size": 16, "enc_num_feats": 8, "msk_num_feats": 4}
+    sizes: dict[str, Any] = {"num_sources": num_sources, "enc_kernel_size": 16, "enc_num_feats": 8, "msk_num_feats": 4}
     sizes |= {"msk_num_hidden_feats": 6, "msk_num_layers": 2, "msk_num_stacks": 2, "msk_activate": "sigmoid"}
     torch.manual_seed(seed)
     return _save_separator(folder, ConvTasNet(**sizes), sizes | settings)
@@ -369,7 +369,12 @@ def band_separator(folder: Path, edges_hz: Sequence[float], **settings: Any) -> 
     to one at half a window's distance; the masks are constant, one for a band and zero for the others.
     """
     size = 64
-    sizes = {"num_sources": len(edges_hz) + 1, "enc_kernel_size": size, "enc_num_feats": size, "msk_num_feats": 1}
+    sizes: dict[str, Any] = {
+        "num_sources": len(edges_hz) + 1,
+        "enc_kernel_size": size,
+        "enc_num_feats": size,
+        "msk_num_feats": 1,
+    }
     sizes |= {"msk_num_hidden_feats": 1, "msk_num_layers": 1, "msk_num_stacks": 1, "msk_activate": "sigmoid"}
     network = ConvTasNet(**sizes)
     at = np.arange(size)
@@ -384,11 +389,11 @@ def band_separator(folder: Path, edges_hz: Sequence[float], **settings: Any) -> 
             tensor.zero_()
         for tensor in (network.encoder.weight, network.decoder.weight):
             tensor.copy_(torch.from_numpy(filters)[:, None])
-        network.mask_generator.output_conv.bias.copy_(torch.from_numpy(np.concatenate(masks)))
+        network.mask_generator.output_conv.bias = torch.nn.Parameter(torch.from_numpy(np.concatenate(masks)).float())
     return _save_separator(folder, network, sizes | settings)
 
 
-def _save_separator(folder: Path, network: torch.nn.Module, settings: Mapping[str, Any]) -> Path:
+def _save_separator(folder: Path, network: torch.nn.Module, settings: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "conv_tasnet", "sample_rate": RATE_HZ} | settings))
     save_file(network.state_dict(), folder / "model.safetensors")

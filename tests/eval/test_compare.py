@@ -9,9 +9,9 @@ from rich.console import Console
 
 from eval import compare
 from eval.baseline import main as baseline
-from eval.compare import compare_reports, print_comparison, read_side, write_comparison
+from eval.compare import compare_reports, print_comparison, write_comparison
 from eval.measures import Score
-from eval.report import VERSION, Report, report_bytes
+from eval.report import VERSION, Report, read_side, report_bytes
 from eval.run import main as judge
 from eval.statistics import jackknife, mean_estimate
 from sonify.errors import InputError

@@ -204,24 +204,29 @@ ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 def scores_latex(report: Report) -> bytes:
     """A table for a paper, with booktabs: each score with its interval, its floor and ceiling, and n."""
     warning = warn_of_random(report)
-    lines = [
-        *([f"% {warning}"] if warning else []),
+    head = ("metric", "on", r"value (95\,\%)", "floor", "ceiling", "$n$")
+    table = latex_table("llrrrr", [head], [[_latex_row(score) for score in report.scores]])
+    return ("\n".join([*([f"% {warning}"] if warning else []), *table]) + "\n").encode()
+
+
+def latex_table(columns: str, heads: Sequence[Sequence[str]], parts: Sequence[Sequence[Sequence[str]]]) -> list[str]:
+    """The lines of a table with booktabs: rows of cells that are LaTeX already, a rule between the parts."""
+    ruled = [[" & ".join(row) + r" \\" for row in part] for part in parts]
+    return [
         "% needs \\usepackage{booktabs}",
-        r"\begin{tabular}{llrrrr}",
+        rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        r"metric & on & value (95\,\%) & floor & ceiling & $n$ \\",
-        r"\midrule",
-        *(_latex_row(score) for score in report.scores),
+        *(" & ".join(row) + r" \\" for row in heads),
+        *(line for part in ruled if part for line in (r"\midrule", *part)),
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    return ("\n".join(lines) + "\n").encode()
 
 
-def _latex_row(score: Score) -> str:
+def _latex_row(score: Score) -> tuple[str, ...]:
     name = rf"\texttt{{{latex_escaped(score.metric)}}} {ARROWS[score.better]}"
     ceiling = say_number(score.beside.get("ceiling"))
-    return rf"{name} & {score.on} & {say_value(score)} & {say_floor(score)} & {ceiling} & {score.images} \\"
+    return (name, score.on, say_value(score), say_floor(score), ceiling, str(score.images))
 
 
 # What may stand for a floor: of the same n and of other labels; of fewer pictures; of other recordings alone.

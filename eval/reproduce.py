@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.report import Report, csv_bytes, latex_escaped, printable, read_report, say_met
+from eval.report import Report, csv_bytes, latex_escaped, latex_table, printable, read_report, say_met
 from eval.suites.config import load_suite_config
 from eval.suites.suite import SUITE, read_suite
 from eval.towers.opened import load_towers, open_judges
@@ -326,15 +326,12 @@ def _print(cells: Sequence[Cell]) -> None:
 
 def _latex(cells: Sequence[Cell]) -> str:
     models, suites, at = _grid(cells)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'ccc' * len(suites)}}}",
-        r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{3}}{{c}}{{{TITLES[suite]}}}" for suite in suites)]) + r" \\",
-        " & ".join(["model", *(metric for _ in suites for metric in METRICS)]) + r" \\",
-        r"\midrule",
+    heads = (
+        ["", *(rf"\multicolumn{{3}}{{c}}{{{TITLES[suite]}}}" for suite in suites)],
+        ["model", *(metric for _ in suites for metric in METRICS)],
+    )
+    rows = [
+        [*map(latex_escaped, [model, *(_say(at.get((model, suite, name))) for suite in suites for name in METRICS)])]
+        for model in models
     ]
-    for model in models:
-        values = [_say(at.get((model, suite, metric))) for suite in suites for metric in METRICS]
-        lines.append(" & ".join([*map(latex_escaped, [model, *values])]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join(latex_table(f"l{'ccc' * len(suites)}", heads, [rows])) + "\n"

@@ -306,14 +306,14 @@ class BeatsFeatures:
         scale = 1 / (2 * DEVIATION)
         window = torch.hann_window(FRAME, periodic=False).pow(POVEY)
         self._network = network
-        self._log_mel = KaldiLogMel(MEL_BANDS, window, scale, -MEAN * scale)
+        self.log_mel = KaldiLogMel(MEL_BANDS, window, scale, -MEAN * scale)
         self._frequency = frequency
         self._layers = tuple(layers)
         self._patch = network.sizes.input_patch_size
 
     def num_columns(self, num_samples: int) -> int:
         """How many columns of time a sound of that length has."""
-        return self._log_mel.num_frames(num_samples) // self._patch
+        return self.log_mel.num_frames(num_samples) // self._patch
 
     @torch.no_grad()
     def __call__(self, waveforms_BS: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -322,7 +322,7 @@ class BeatsFeatures:
             raise ValueError(f"a sound of {waveforms_BS.shape[1]} samples is too short for BEATs")
         device, dtype = self._network.device, self._network.dtype
         waveforms_BS = torch.as_tensor(waveforms_BS, dtype=torch.float32).to(device) * INT16
-        hidden_BLD = self._network(self._log_mel.to(device)(waveforms_BS).to(dtype), self._layers).float()
+        hidden_BLD = self._network(self.log_mel.to(device)(waveforms_BS).to(dtype), self._layers).float()
         if self._frequency == "all":
             return hidden_BLD
         return hidden_BLD.unflatten(1, (-1, MEL_BANDS // self._patch)).mean(2)

@@ -1,6 +1,7 @@
 """Recipes: how the pictures of a model come about, each a YAML file; `kind` says which of four ways.
 
 `command` runs a program, `images` takes a folder of pictures in, `shuffled` and `references` are controls.
+`in_the_wild` has the settings of a program that comes along, and becomes its command.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from eval.baselines.folder import List
+from eval.baselines.wild.config import InTheWild
 from eval.suites.config import LocalPath, load_kind
 from eval.towers.config import Sha256
 from sonify.config.inputs import Model, Section
@@ -111,6 +113,9 @@ KINDS: Mapping[str, type[Recipe]] = {
 }
 
 
+IN_THE_WILD = "in_the_wild"
+
+
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe's YAML file, or one that comes along by its name, with `key=value` overrides.
 
@@ -120,12 +125,49 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = find_config(name, FAMILY)
     # YAML would read the braces of pattern={id}.png as a mapping
     overrides = [f"pattern={json.dumps(word[8:])}" if word.startswith("pattern={") else word for word in overrides]
-    recipe = load_kind(path, overrides, KINDS, "command")
+    read = load_kind(path, overrides, {**KINDS, IN_THE_WILD: InTheWild}, "command")
+    recipe = _in_the_wild(read) if isinstance(read, InTheWild) else read
     if isinstance(recipe, CommandRecipe):
         _check_command(path, recipe)
     if isinstance(recipe, ImagesRecipe) and recipe.table is None and "{id}" not in recipe.pattern:
         raise InputError(f"config {path}: pattern: expected {{id}} in it, found {recipe.pattern!r}")
     return recipe
+
+
+def _in_the_wild(system: InTheWild) -> CommandRecipe:
+    """The command of the system; its files, by their sha256, are weights of it."""
+    heard = {"act": (32_000, 10.0, "pad"), "captioner": (16_000, 30.0, "pad")}
+    hears = next((heard[key] for key in heard if getattr(system, key) is not None), None)
+    options = (
+        "--list",
+        "{sounds}",
+        "--out",
+        "{out}",
+        "--seed",
+        "{seed}",
+        "--seeds",
+        "{seeds}",
+        "--config",
+        IN_THE_WILD,
+    )
+    try:
+        weights = {str(path): sha256_of(path) for path in system.files()}
+    except OSError as error:
+        raise InputError(
+            f"{IN_THE_WILD}: {error.filename}: cannot be read ({error.strerror}); expected a file"
+        ) from None
+    return CommandRecipe(
+        name=system.name,
+        repository="https://github.com/etilelab/Generating-Realistic-Images-from-In-the-wild-Sounds",
+        trained_on=system.trained_on,
+        heard=HeardBy(sample_rate_hz=hears[0], seconds=hears[1], repeat=hears[2]) if hears else None,
+        settings=Sampling(guidance=system.guidance, steps=system.steps),
+        command=("{python}", "-m", "eval.baselines.in_the_wild", *options, *system.words()),
+        env={"PYTHONPATH": "{packages}", **system.env},
+        takes="sounds_whole.csv",
+        weights=weights,
+        timeout_s_per_image=system.timeout_s_per_image,
+    )
 
 
 def _check_command(path: Path, recipe: CommandRecipe) -> None:

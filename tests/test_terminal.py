@@ -220,6 +220,7 @@ def test_every_module_with_a_main_says_so():
         "eval.pairing",
         "eval.prepare",
         "eval.run",
+        "eval.table",
         "eval.__main__",
     }
 

@@ -27,6 +27,7 @@ class Scratch(Section):
     """Random weights, of any size."""
 
     kind: Literal["scratch"]
+    projector: InputPath | None = None
 
 
 class Checkpoint(Section):

@@ -174,6 +174,7 @@ NAMED = (
     ("train.generate", "torch", "train"),
     ("train.release", "diffusers", "train"),
     ("train.tiny", "torch", "train"),
+    ("train.projector", "numpy", "train"),
     ("eval.audit", "matplotlib", "eval"),
     ("eval.convert_weights", "torch", "eval"),
     ("eval.memorisation", "matplotlib", "eval"),

@@ -221,6 +221,7 @@ def test_every_module_with_a_main_says_so():
         "eval.prepare",
         "eval.run",
         "eval.__main__",
+        "train.pairs",
     }
 
 

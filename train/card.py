@@ -77,7 +77,7 @@ def describe_data(config: TrainConfig, data: FeatureData, step: int) -> TrainedO
     recordings = data.recordings()
     networks = {config.vae: data.features.vae_identity}
     if config.ast is not None:
-        networks[config.ast] = data.features.ast_identity
+        networks[config.ast] = data.features.ear_identity
     return TrainedOn(
         step=step,
         num_images=data.num_images,

@@ -151,7 +151,7 @@ def release_checkpoint(run_dir: Path, step: int | None, out: Path, terms: Terms 
     _find_place(out)
     config = load_settings(run_dir / CONFIG, [], TrainConfig)
     averaged = load_averaged(run_dir, step)
-    transformer = PixArtTransformer2DModel.from_config(dict(averaged.transformer))
+    transformer = PixArtTransformer2DModel.from_config(dict(averaged.network))
     assert isinstance(transformer, PixArtTransformer2DModel)
     transformer.load_state_dict(averaged.weights)
     data = open_feature_data(config.data)

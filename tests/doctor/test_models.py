@@ -26,9 +26,9 @@ from sonify.doctor.models import examine_models
 from sonify.doctor.specimens import SOUNDS, choose_picture, draw_picture, laid_out_sounds
 from sonify.doctor.trials import (
     count_won,
-    try_ast,
     try_checker,
     try_clap,
+    try_ear,
     try_listener,
     try_vae,
     try_vlm,
@@ -637,7 +637,7 @@ def test_features_that_no_file_holds_are_a_fault(configure, models, test_data, t
         vae / "diffusion_pytorch_model.safetensors", lambda tensors: tensors["encoder.layers.14.bias"].fill_(value)
     )
     settings = features({"vae": str(vae), "ast": str(ast)}, configure)
-    heard = try_ast("ast", settings, small_config(tmp_path).audio)
+    heard = try_ear("ast", settings, small_config(tmp_path).audio)
     seen = try_vae("vae", settings, draw_picture())
     for found in (heard, seen):
         assert found.outcome is Outcome.FAULT
@@ -649,6 +649,6 @@ def test_a_front_end_of_another_rate_is_a_fault(configure, models, tmp_path):
     ast = Path(shutil.copytree(models / "ast", tmp_path / "ast"))
     edit_json(ast / "preprocessor_config.json", lambda settings: settings.update(sampling_rate=48_000))
     settings = features({"ast": str(ast)}, configure)
-    found = tried("ast", lambda: try_ast("ast", settings, small_config(tmp_path).audio))
+    found = tried("ast", lambda: try_ear("ast", settings, small_config(tmp_path).audio))
     assert found.outcome is Outcome.FAULT
     assert "expected a front end" in found.found

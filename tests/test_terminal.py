@@ -223,6 +223,7 @@ def test_every_module_with_a_main_says_so():
         "eval.run",
         "eval.table",
         "eval.__main__",
+        "train.pairs",
     }
 
 

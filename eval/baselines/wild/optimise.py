@@ -41,7 +41,7 @@ class Similarity(Protocol):
     The published system's is AudioCLIP's: a hundredth of its logit scale (at most 100) times the cosine.
     """
 
-    def __call__(self, sound: Sound, image_13HW: Tensor) -> Tensor: ...
+    def __call__(self, sound: Sound, image_13HW: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

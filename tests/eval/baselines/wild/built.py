@@ -48,7 +48,7 @@ def golden_heard(n: int = 0) -> Heard:
 
 
 class GoldenTokenizer:
-    """The tokens that the golden file names for its caption, which CLIP's own vocabulary does not give for all of it."""
+    """The tokens of the golden caption, which CLIP's own vocabulary does not give for all of its words."""
 
     model_max_length, bos_token_id, eos_token_id = 77, START, END
 
@@ -64,7 +64,7 @@ def published_tokenizer() -> CLIPTokenizer:
     assert spec.origin is not None
     path = Path(spec.origin).parent / "clap_module" / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     letters = list(bytes_to_unicode().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
     vocab = {token: n for n, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
@@ -106,8 +106,8 @@ def write_act(folder: Path, vocabulary: Sequence[str]) -> tuple[Path, Path]:
 
 
 def write_sd(folder: Path) -> Path:
-    """The tiny Stable Diffusion with a last norm as trained ones have it: where it is new, the mean of all that the text
-    tower gives is zero, and to bring something back to that mean is to divide by zero."""
+    """The tiny Stable Diffusion with a last norm as trained ones have it: where it is new, the mean of all that the
+    text tower gives is zero, and to bring something back to that mean is to divide by zero."""
     write_tiny_sd(folder)
 
     def change(tensors: dict[str, torch.Tensor]) -> None:

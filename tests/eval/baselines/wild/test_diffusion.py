@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_weights_of_a_stable_diffusion_are_not_trained(tiny):
 def test_a_unet_of_another_width_than_the_text_tower_is_refused(tmp_path):
     folder = write_tiny_sd(tmp_path / "sd")
     config = json.loads((folder / "unet" / "config.json").read_text())
-    shape = {key: value for key, value in config.items() if key[0] != "_"} | {"cross_attention_dim": 48}
+    shape: dict[str, Any] = {key: value for key, value in config.items() if key[0] != "_"} | {"cross_attention_dim": 48}
     UNet2DConditionModel(**shape).save_pretrained(folder / "unet")
     with refused(f"its UNet takes text of width 48, and its text tower gives {TEXT_WIDTH}; take both of one model"):
         open_stable_diffusion(str(folder), None, CPU)

@@ -157,7 +157,7 @@ def act(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def test_act_says_words_of_its_vocabulary_and_how_sure_it_was(act):
-    captioner: Any = ActCaptioner(*act, CPU)
+    captioner: Any = ActCaptioner(act[0], act[1], CPU)
     said = captioner(sound(440.0, 12.0))
     assert 0 < len(said) <= MAX_WORDS
     network: Any = captioner._network

@@ -62,7 +62,7 @@ def direct(suite: Suite, out: Path, *words: str, seeds: int = 1) -> int:
 
 def test_a_suite_is_made_by_one_command_and_what_fails_is_told(suite, root, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run(suite, out, *settings(root, "optimise=0", "env.OMP_NUM_THREADS=1"), seeds=2) == 0
+    assert run(suite, out, *settings(root, "optimise=0", 'env.OMP_NUM_THREADS="1"'), seeds=2) == 0
     assert f"6 pictures of 3 of 5 items in {out}; 4 are not there" in capsys.readouterr().out
     rows = read_manifest(out)
     assert {row.model for row in rows} == {"in_the_wild[captions+not_optimised]"}

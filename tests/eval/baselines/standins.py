@@ -129,7 +129,7 @@ parser.add_argument("--pretrained_model_name_or_path", default="stabilityai/stab
 parser.add_argument("--data_dir")
 parser.add_argument("--data_set", default="test")
 parser.add_argument("--seed", type=int, default=None)
-parser.add_argument("--generation_steps", type=int, default=2)  # of 50, so that three sounds are too many
+parser.add_argument("--generation_steps", type=int, default=1)  # 50 in theirs: so few are too few
 parser.add_argument("--run_name", default="AudioToken")
 args = parser.parse_args()
 out = f"output/imgs/{args.run_name}/"

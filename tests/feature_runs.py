@@ -150,7 +150,8 @@ def _record(run_dir: Path, features: Mapping[str, Any], models: Mapping[str, str
         settings={f"features.{key}": value for key, value in resolved.items()},
         load=_unused,
     )
-    identities = {name: f"{name}-identity" for name in (config.features.vae, config.features.ast)} | dict(models)
+    networks = (config.features.vae, config.features.ear.model)
+    identities = {name: f"{name}-identity" for name in networks} | dict(models)
     record = with_stage(start_record(config, read_record(run_dir)), stage)
     write_record(run_dir, replace(record, models=identities))
     return stage

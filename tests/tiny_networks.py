@@ -1,7 +1,7 @@
 """Real model classes at tiny size with seeded random weights, saved as ordinary model folders.
 
 `answering_llava` and `answering_qwen_vl` are taught a few pairs of image and answer, so that they say what a parser
-reads. One network is as published: `taesd_folder`. The AST and the VAE are written by `train.tiny`.
+reads. One network is as published: `taesd_folder`. The AST, the BEATs and the VAE are written by `train.tiny`.
 """
 
 import json
@@ -56,6 +56,9 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     RobertaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
     Wav2Vec2FeatureExtractor,
 )
 
@@ -97,6 +100,20 @@ QWEN_TEMPLATE = (
     f"{{% else %}}{SEEN}{{% endif %}}{{% endfor %}}<|im_end|>\n{{% endfor %}}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def tiny_t5(folder: Path, width: int = 32) -> Path:
+    """T5's encoder with a tokenizer that knows letters."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [(letter, -3.0) for letter in string.ascii_lowercase]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    sizes = {"d_model": width, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = T5EncoderModel(T5Config(vocab_size=len(pieces), **sizes))
+    network.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_llava(folder: Path, sentences: Sequence[str] = SENTENCES, specials: Sequence[str] = ()) -> Path:

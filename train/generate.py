@@ -38,6 +38,8 @@ from sonify.io.write import sha256_of, write_whole
 from sonify.models.fetch import FetchedModel
 from sonify.models.loading import choose_device, choose_dtype
 from sonify.terminal import Parser, run_command
+from train.arguments import MAX_SEED
+from train.hearing import LEVELS, Level
 from train.manifest import (
     IMAGES,
     MANIFEST,
@@ -49,7 +51,7 @@ from train.manifest import (
     write_image,
     write_manifest,
 )
-from train.pipeline import LEVELS, MAX_SEED, AudioPixArtPipeline, Level
+from train.pipeline import AudioPixArtPipeline
 from train.released import find_release, load_pipeline, read_settings
 from train.separator import Separator, check_separator, find_separator, load_separator, take_apart
 from train.windows import Window, make_windows, read_sound

@@ -96,6 +96,20 @@ class TrainingSample:
             raise self.damage(f"{RECORD} is not this sample's record")
         return record
 
+    def label_of(self, scene: str) -> str:
+        """What is heard in a scene: of each source the recording's label, or else the concept that it is there for.
+
+        Raises:
+            WorkError: one has neither.
+        """
+        sources = next(one["sources"] for one in self.record()["scenes"] if one["scene"] == scene)
+        labels = [source["label"] or source["concept"] for source in sources]
+        if not all(labels):
+            raise self.damage(
+                f"scene {scene} has a source without a label or a concept: loss.classification needs one of each"
+            )
+        return ", ".join(labels)
+
     def damage(self, what: str) -> WorkError:
         """An error that names archive and sample."""
         return WorkError(f"{self.archive}: sample {self.key}: {what}")
@@ -165,12 +179,17 @@ def remedy(run_dir: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredFeatures:
-    """What was measured, and by which networks: (C, H, W) latents of images of `size` pixels, (T, D) audio features."""
+    """What was measured, and by which networks: (C, H, W) latents of images of `size` pixels, (T, D) audio features.
+
+    `ear_kind` is `ast` or `beats`; `layers` are those of its layers that are joined, none where it is the last one.
+    """
 
     vae: str
     vae_identity: str
-    ast: str
-    ast_identity: str
+    ear: str
+    ear_kind: str
+    ear_identity: str
+    layers: tuple[int, ...]
     size: int
     frequency: str
     clip_seconds: float
@@ -295,7 +314,8 @@ def check_matches(data: FeatureData, config: TrainConfig, vae_identity: str, ast
     found, model, where = data.features, config.model, data.shards[0].run_dir
     _check_network(where, "vae", (found.vae, found.vae_identity), (config.vae, vae_identity))
     if config.ast is not None and ast_identity is not None:
-        _check_network(where, "ast", (found.ast, found.ast_identity), (config.ast, ast_identity))
+        _check_ear(where, found)
+        _check_network(where, "ast", (found.ear, found.ear_identity), (config.ast, ast_identity))
     latent_shape = (model.latent_channels, model.sample_size, model.sample_size)
     if found.latent_shape != latent_shape:
         raise InputError(
@@ -306,6 +326,25 @@ def check_matches(data: FeatureData, config: TrainConfig, vae_identity: str, ast
         raise InputError(
             f"{where}: its audio features are {found.audio_shape[1]} wide, and model.caption_channels is"
             f" {model.caption_channels}: set that to {found.audio_shape[1]}"
+        )
+
+
+def check_heard_by(data: FeatureData, vae: tuple[str, str], encoder: tuple[str, str, str]) -> None:
+    """Check that features are those that AudioToken's configuration means: `vae` is a name and an identity, `encoder`
+    a kind with both."""
+    found, where = data.features, data.shards[0].run_dir
+    kind, *ear = encoder
+    _check_network(where, "vae", (found.vae, found.vae_identity), vae)
+    if found.ear_kind != kind:
+        raise InputError(
+            f"{where}: its features were heard by {found.ear_kind} {found.ear}, and encoder.kind is {kind}: set"
+            f" `encoder` to that, or make features with features.{kind}"
+        )
+    _check_network(where, "encoder.model", (found.ear, found.ear_identity), (ear[0], ear[1]))
+    if not found.layers:
+        raise InputError(
+            f"{where}: its features are the last layer of {found.ear} alone, and AudioToken joins several: make them"
+            " with features.layers=[4,8,12]"
         )
 
 
@@ -321,6 +360,16 @@ def held_out_scenes(data: FeatureData, count: int) -> list[tuple[str, str, np.nd
     return list(islice(scenes(), count))
 
 
+def _check_ear(run_dir: Path, found: MeasuredFeatures) -> None:
+    """Refuse what the AST of a pipeline does not give: it listens by its last layer."""
+    if found.ear_kind != "ast" or found.layers:
+        which = f"layers {', '.join(map(str, found.layers))}" if found.layers else "the last layer"
+        raise InputError(
+            f"{run_dir}: its features are {which} of {found.ear_kind} {found.ear}, and a model with `ast` hears by the"
+            " last layer of that one: set `ast: null`, or make features without features.layers and features.beats"
+        )
+
+
 def _check_network(run_dir: Path, name: str, made_by: tuple[str, str], configured: tuple[str, str]) -> None:
     if made_by[1] != configured[1]:
         key = f"{name}_revision" if made_by[0] == configured[0] else name  # another commit of the same
@@ -333,7 +382,7 @@ def _check_network(run_dir: Path, name: str, made_by: tuple[str, str], configure
 def _check_alike(first: Run, other: Run) -> None:
     for field in fields(MeasuredFeatures):
         before, found = getattr(first.features, field.name), getattr(other.features, field.name)
-        if before != found and field.name not in ("vae", "ast"):  # a name says where it lay, the identity what it is
+        if before != found and field.name not in ("vae", "ear"):  # a name says where it lay, the identity what it is
             raise InputError(
                 f"data.runs: {other.run_dir} has features of another {field.name} ({found}) than {first.run_dir}"
                 f" ({before}): train on runs whose features were made alike"
@@ -398,8 +447,9 @@ def _open_shard(run_dir: Path, split: str, commit_path: Place) -> Shard | None:
 def _describe_run(record: RunRecord, shard: Shard) -> Run:
     """What run.json says of the features, and what the run's first sample shows."""
     settings = record.config["features"]
+    ear = "beats" if settings.get("beats") else "ast"  # a version before knew no other than this one
     identities: dict[str, str] = {}
-    for name in ("vae", "ast"):
+    for name in ("vae", ear):
         model = settings[name]
         # by a version before, a pinned one was recorded without its revision
         spelt = next((one for one in (named(model, settings[f"{name}_revision"]), model) if one in record.models), None)
@@ -415,8 +465,10 @@ def _describe_run(record: RunRecord, shard: Shard) -> Run:
     features = MeasuredFeatures(
         vae=settings["vae"],
         vae_identity=identities["vae"],
-        ast=settings["ast"],
-        ast_identity=identities["ast"],
+        ear=settings[ear],
+        ear_kind=ear,
+        ear_identity=identities[ear],
+        layers=tuple(settings.get("layers", ())),
         size=settings["size"],
         frequency=settings["frequency"],
         clip_seconds=record.config["audio"]["clip_seconds"],

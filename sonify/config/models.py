@@ -1,7 +1,7 @@
 """The keys of everything that has a model in it: extractors, encoders, listeners, the networks of features."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
@@ -292,17 +292,29 @@ AST_SAMPLE_RATE_HZ = 16_000
 AST_SECONDS = 10.24
 
 
+class Ear(NamedTuple):
+    """The network that listens: its key in `features`, and what stands there."""
+
+    kind: Literal["ast", "beats"]
+    model: str
+    revision: str | None
+
+
 class Features(Section):
     """Which networks look and listen; `cpus` are the threads of a worker without a GPU.
 
-    `size` is the side of the square image in pixels; `frequency` says what becomes of AST's rows of one time: their
-    mean, or all of them.
+    `size` is the side of the square image in pixels; `frequency` says what becomes of the ear's rows of one time: their
+    mean, or all of them. `layers` are the numbers of the ear's layers whose outputs are joined along the width (4, 8
+    and 12 in AudioToken); with none it is the last one. A `beats` listens instead of the AST.
     """
 
     vae: Model = "stabilityai/sd-vae-ft-ema"  # an AutoencoderKL or an AutoencoderTiny
     vae_revision: str | None = None
     ast: Model = "MIT/ast-finetuned-audioset-10-10-0.4593"
     ast_revision: str | None = None
+    beats: Model | None = None  # a folder or a hub's model in safetensors; see `eval.convert_weights`
+    beats_revision: str | None = None
+    layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
     size: Annotated[int, Field(ge=64, le=2048, multiple_of=16)] = 512
     frequency: Literal["mean", "all"] = "mean"
     flip: bool = False  # also the latents of the mirrored image
@@ -313,3 +325,18 @@ class Features(Section):
     gpus: Gpus = 1.0
     cpus: int = Field(default=1, ge=1)
     batch_size: int = Field(default=16, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _check_ear(self) -> "Features":
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers: expected ascending numbers, found {list(self.layers)}")
+        if self.beats is None and self.beats_revision is not None:
+            raise ValueError("beats_revision is set, and no beats: name the model too, or leave it out")
+        return self
+
+    @property
+    def ear(self) -> Ear:
+        """What listens: the BEATs where one is named, else the AST."""
+        if self.beats is not None:
+            return Ear("beats", self.beats, self.beats_revision)
+        return Ear("ast", self.ast, self.ast_revision)

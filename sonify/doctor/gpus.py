@@ -112,7 +112,7 @@ def asks_of(config: Config) -> list[Ask]:
         resources = listener_resources(confirm)
         asks.append(_ask("retrieval.confirm", resources, name, model, in_torch=not confirm.is_tflite))
     if config.features is not None:
-        model = named(config.features.ast, config.features.ast_revision)
+        model = named(*config.features.ear[1:])
         asks.append(_ask("features", network_resources(config.features), model=model))
     if retrieval.search.device == "cuda":
         asks.append(_ask("retrieval.search", pairing_resources(retrieval), "the search", in_torch=False))

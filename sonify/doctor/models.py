@@ -24,14 +24,14 @@ from sonify.config import (
 from sonify.doctor.apart import Apart, Attempt, Look, tried
 from sonify.doctor.findings import Finding, Outcome
 from sonify.doctor.specimens import Picture, choose_picture
-from sonify.doctor.trials import try_ast, try_checker, try_clap, try_listener, try_vae, try_vlm
+from sonify.doctor.trials import try_checker, try_clap, try_ear, try_listener, try_vae, try_vlm
 from sonify.errors import InputError
 from sonify.io.places import size_of
 from sonify.io.write import sha256_of
 from sonify.models.fetch import (
-    AST_FILES,
     AUDIO_CLASSIFIER_FILES,
     CLAP_FILES,
+    EAR_FILES,
     SERVER_FILES,
     TOKENIZER_FILES,
     VAE_FILES,
@@ -149,8 +149,9 @@ def _looks_at_listener(name: str, confirm: Confirm, fetch: bool) -> tuple[Look, 
 def _of_features(features: Features, config: Config, fetch: bool, picture: Picture) -> Iterator[Part]:
     vae = partial(look_for, "vae", features.vae, features.vae_revision, VAE_FILES, fetch)
     yield Part(name="vae", looks=(vae,), trial=try_vae, about="vae, one image", arguments=(features, picture))
-    ast = partial(look_for, "ast", features.ast, features.ast_revision, AST_FILES, fetch)
-    yield Part(name="ast", looks=(ast,), trial=try_ast, about="ast, one sound", arguments=(features, config.audio))
+    kind, model, revision = features.ear
+    ear = partial(look_for, kind, model, revision, EAR_FILES[kind], fetch)
+    yield Part(name=kind, looks=(ear,), trial=try_ear, about=f"{kind}, one sound", arguments=(features, config.audio))
 
 
 # --- is it here?

@@ -19,7 +19,7 @@ from sonify.doctor.specimens import SOUNDS, HeardSound, Picture, laid_out_sounds
 from sonify.io.tables import write_rows
 from sonify.media.mixing import FULL_SCALE
 from sonify.media.pixels import decode_for_model, decode_square
-from sonify.models.fetch import AST_FILES, VAE_FILES, VLM_FILES, fetch_model
+from sonify.models.fetch import VAE_FILES, VLM_FILES, fetch_model
 from sonify.retrieval.confirm import Ear, read_tags
 from sonify.retrieval.encoders import query_of, query_text
 from sonify.rows import Clip, Concept, HeardClip, Reason
@@ -327,15 +327,13 @@ def _psnr_db(before: np.ndarray, after: np.ndarray) -> float:
     return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
 
 
-def try_ast(about: str, features: Features, audio: Audio) -> Finding:
+def try_ear(about: str, features: Features, audio: Audio) -> Finding:
     """Listen to one recording."""
-    from sonify.features.ast import AstFeatures, load_ast  # noqa: PLC0415 - torch takes seconds to import
-    from sonify.models.loading import choose_device, choose_dtype, computing  # noqa: PLC0415
+    from sonify.features.batches import load_ear  # noqa: PLC0415 - torch takes seconds to import
+    from sonify.models.loading import choose_device, computing  # noqa: PLC0415
 
     started = time.monotonic()
-    device = choose_device(features.device)
-    fetched = fetch_model(features.ast, features.ast_revision, AST_FILES)
-    hears = AstFeatures(*load_ast(fetched, device, choose_dtype(features.dtype, device)), features.frequency)
+    hears = load_ear(features, choose_device(features.device))
     loaded = time.monotonic()
     with laid_out_sounds(audio.model_copy(update={"sample_rate": AST_SAMPLE_RATE_HZ})) as (_, heard):
         waveform = heard[0].samples / np.float32(FULL_SCALE)

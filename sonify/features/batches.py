@@ -8,14 +8,29 @@ import torch
 from sonify.config import Features
 from sonify.errors import WorkError
 from sonify.features.ast import AstFeatures, load_ast
+from sonify.features.beats import BeatsFeatures, load_beats
 from sonify.features.vae import encode, load_vae
 from sonify.media.mixing import FULL_SCALE
-from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
+from sonify.models.fetch import EAR_FILES, VAE_FILES, fetch_model
 from sonify.models.loading import choose_device, choose_dtype, computing
 
 
+def load_ear(settings: Features, device: torch.device) -> AstFeatures | BeatsFeatures:
+    """What listens, as the settings say.
+
+    Raises:
+        InputError: it cannot be had or used, or lacks a layer that is asked for.
+    """
+    kind, model, revision = settings.ear
+    dtype = choose_dtype(settings.dtype, device)
+    fetched = fetch_model(model, revision, EAR_FILES[kind])
+    if kind == "beats":
+        return BeatsFeatures(load_beats(fetched, device, dtype), settings.frequency, settings.layers)
+    return AstFeatures(*load_ast(fetched, device, dtype), settings.frequency, settings.layers)
+
+
 class FeatureNetworks:
-    """A VAE and an AST on the configured device, as (N, ...) float16 of whatever N images or sounds.
+    """A VAE and an ear on the configured device, as (N, ...) float16 of whatever N images or sounds.
 
     What an image or a sound becomes must not depend on what is computed beside it: on a CPU each goes through its
     network alone, on a GPU batches always have the same shape.
@@ -30,9 +45,7 @@ class FeatureNetworks:
         self._settings = settings
         self._batch = 1 if device.type == "cpu" else settings.batch_size
         self._vae = load_vae(fetch_model(settings.vae, settings.vae_revision, VAE_FILES), device, dtype)
-        ast = fetch_model(settings.ast, settings.ast_revision, AST_FILES)
-        network, extractor = load_ast(ast, device, dtype)
-        self._audio_features = AstFeatures(network, extractor, settings.frequency)
+        self._audio_features = load_ear(settings, device)
 
     def look(self, pixels_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         """The latents of (N, H, W, 3) uint8 images, by their names in a sample."""
@@ -46,7 +59,7 @@ class FeatureNetworks:
         for batch in self._batches(waveforms_NS):
             with computing(self._settings.cpus):
                 parts.append(self._audio_features(batch / np.float32(FULL_SCALE)).cpu().numpy())
-        return self._half("ast", np.concatenate(parts)[: len(waveforms_NS)])
+        return self._half(self._settings.ear.kind, np.concatenate(parts)[: len(waveforms_NS)])
 
     def _encode(self, pixels_BHWC: torch.Tensor) -> dict[str, np.ndarray]:
         sides = {"": pixels_BHWC} | ({"_flip": pixels_BHWC.flip(2)} if self._settings.flip else {})

@@ -196,6 +196,10 @@ AST_FILES = Files(
         check_processor,
     ),
 )
+BEATS_FILES = Files(
+    patterns=("config.json", "model.safetensors"),
+    checks=(check_type("beats", "one that `python -m eval.convert_weights beats` writes"), check_weights),
+)
 AUDIO_CLASSIFIER_FILES = Files(
     patterns=AST_FILES.patterns, checks=(check_audio_classifier, check_weights, check_processor)
 )
@@ -203,6 +207,8 @@ VAE_FILES = Files(
     patterns=("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
     checks=(check_vae, check_weights),
 )
+# What listens for features, by its key there.
+EAR_FILES = {"ast": AST_FILES, "beats": BEATS_FILES}
 # For a serving engine, which knows what it needs and what it runs.
 SERVER_FILES = Files(patterns=(*VLM_FILES.patterns, "*.py", "*.bin", "*.tiktoken"), checks=(check_config,))
 

@@ -1,6 +1,6 @@
 """Loads fetched models into torch, and refuses what transformers would only warn of."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -96,6 +96,14 @@ def check_whole(network: torch.nn.Module, report: Mapping[str, Any], fetched: Fe
         raise InputError(
             f"{fetched.path}: {len(wrong)} of the tensors of {type(network).__name__} are not in the weights, or in"
             f" another shape, such as {wrong[0]}; fetch the model again, or take one of this type"
+        )
+
+
+def check_layers(layers: Sequence[int], has: int, name: str) -> None:
+    """Refuse the number of a layer that a network does not have."""
+    if lacking := [n for n in layers if not 1 <= n <= has]:
+        raise InputError(
+            f"features.layers: expected numbers from 1 to {has}, the layers of this {name}, found {lacking}"
         )
 
 

@@ -21,7 +21,7 @@ from sonify.io.write import FileRecord
 from sonify.keys import split_member
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import decode_square
-from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model, named
+from sonify.models.fetch import EAR_FILES, VAE_FILES, fetch_model, named
 from sonify.pool import ClipTexts
 from sonify.stores import Place
 
@@ -53,11 +53,12 @@ Decoding = Sequence[tuple[StoredSample, Future[Decoded]]]
 def fetch_features(settings: Features) -> dict[str, str]:
     """Get both networks here; their names and what exactly they are."""
     require("torch", "transformers", "diffusers")
+    ear, heard_by, ear_revision = settings.ear
     fetched: dict[str, str] = {}
     lacking: list[str] = []
     for key, model, revision, files in (
         ("vae", settings.vae, settings.vae_revision, VAE_FILES),
-        ("ast", settings.ast, settings.ast_revision, AST_FILES),
+        (ear, heard_by, ear_revision, EAR_FILES[ear]),
     ):
         try:
             fetched[named(model, revision)] = fetch_model(model, revision, files).identity

@@ -86,6 +86,9 @@ ADDED_KEYS: Mapping[str, Any] = {
     "concepts.extractors.language": None,
     "concepts.presence": ["visible"],
     "concepts.discard_caption": None,
+    "features.layers": [],
+    "features.beats": None,
+    "features.beats_revision": None,
 }
 
 # The commands that run a part of the job, and the stages each stands for.
@@ -324,6 +327,8 @@ def _render(config: Config, pick: Pick) -> Stage:
 def _features(config: Config, pick: Pick, settings: Features, render_digest: str) -> Stage:
     picked = pick("features")
     picked.pop("features.gpus")
+    if settings.beats is not None:  # the AST is not asked
+        del picked["features.ast"], picked["features.ast_revision"]
     return Stage(
         name="features",
         version=1,
@@ -332,7 +337,7 @@ def _features(config: Config, pick: Pick, settings: Features, render_digest: str
         load=lambda: features.features_job(config.run_dir, settings, config.scenes, render_digest),
         upstream=("render",),
         rows_expected=lambda upstream: upstream[0].rows_out,
-        models=(named(settings.vae, settings.vae_revision), named(settings.ast, settings.ast_revision)),
+        models=(named(settings.vae, settings.vae_revision), named(*settings.ear[1:])),
         fetch=lambda: features.fetch_features(settings),
         **network_resources(settings),
     )

@@ -93,7 +93,8 @@ def test_what_the_features_are_is_known(run: Path) -> None:
     features = open_runs(run).features
 
     assert (features.vae, features.vae_identity) == ("a-vae", "a-vae-identity")
-    assert (features.ast, features.ast_identity) == ("an-ast", "an-ast-identity")
+    assert (features.ear, features.ear_kind, features.ear_identity) == ("an-ast", "ast", "an-ast-identity")
+    assert features.layers == ()
     assert (features.size, features.frequency) == (64, "mean")
     assert (features.latent_shape, features.audio_shape) == ((4, 8, 8), (5, 16))
 
@@ -191,12 +192,14 @@ def test_a_split_without_samples(tmp_path: Path) -> None:
     [
         (
             {"features": {"ast_revision": "pinned"}, "models": {"an-ast": "a tagger's", "an-ast@pinned": "b"}},
-            r"another ast_identity \(b\)",
+            r"another ear_identity \(b\)",
         ),
         ({"features": {"vae": "taesd"}}, r"another vae_identity \(taesd-identity\) than .*first \(a-vae-identity\)"),
-        ({"models": {"an-ast": "b"}}, r"another ast_identity \(b\) than .*first \(an-ast-identity\)"),
+        ({"models": {"an-ast": "b"}}, r"another ear_identity \(b\) than .*first \(an-ast-identity\)"),
         ({"features": {"frequency": "all"}}, r"another frequency \(all\)"),
         ({"features": {"size": 128}}, r"another size \(128\)"),
+        ({"features": {"layers": [1, 2]}}, r"another layers \(\(1, 2\)\)"),
+        ({"features": {"beats": "a-beats"}}, r"another ear_kind \(beats\)"),
         ({"latent_shape": (3, 8, 8)}, r"another latent_shape \(\(3, 8, 8\)\)"),
         ({"audio_shape": (6, 16)}, r"another audio_shape \(\(6, 16\)\)"),
     ],
@@ -270,6 +273,42 @@ def test_features_of_a_network_of_another_name_ask_for_the_name(run: Path) -> No
     config = config_for(run).model_copy(update={"vae": "b-vae"})
     with pytest.raises(InputError, match=r"made by vae a-vae .* vae is b-vae \(other\): set `vae` to"):
         check_matches(open_runs(run), config, "other", None)
+
+
+@pytest.mark.parametrize(
+    ("features", "named"),
+    [
+        ({"layers": [4, 8]}, r"its features are layers 4, 8 of ast an-ast, .*last layer.*`ast: null`"),
+        ({"beats": "a-beats"}, r"its features are the last layer of beats a-beats, .*`ast: null`"),
+        ({"beats": "a-beats", "layers": [4, 8, 12]}, r"its features are layers 4, 8, 12 of beats a-beats, "),
+    ],
+)
+def test_features_that_the_ast_of_a_pipeline_does_not_give(tmp_path: Path, features: dict, named: str) -> None:
+    run = make_feature_run(tmp_path / "run", num_images=2, features=features)
+    data = open_runs(run)
+    check_matches(data, config_for(run), "a-vae-identity", None)  # of a model without an ear any width goes
+    with pytest.raises(InputError, match=named):
+        check_matches(data, config_for(run), "a-vae-identity", "an-ast-identity")
+
+
+def test_an_ear_is_known_by_its_kind_and_layers(tmp_path: Path) -> None:
+    asked = {"beats": "a-beats", "beats_revision": "pinned", "layers": [4, 8, 12]}
+    run = make_feature_run(tmp_path / "run", num_images=2, features=asked, models={"a-beats@pinned": "its-identity"})
+    features = open_runs(run).features
+
+    assert (features.ear, features.ear_kind, features.ear_identity) == ("a-beats", "beats", "its-identity")
+    assert features.layers == (4, 8, 12)
+
+
+def test_a_run_of_before_had_one_ear(run: Path) -> None:
+    expected = open_runs(run).features
+    record = read_record(run)
+    assert record is not None
+    later = ("layers", "beats", "beats_revision")
+    settings = {key: value for key, value in record.config["features"].items() if key not in later}
+    write_record(run, replace(record, config={**record.config, "features": settings}))
+
+    assert open_runs(run).features == expected
 
 
 # --- damage

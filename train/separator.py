@@ -64,7 +64,7 @@ def take_apart(separator: Separator, mixture_S: np.ndarray, name: str) -> np.nda
         InputError: what the separator returned cannot be heard; the message begins with the mixture's name.
     """
     found_NS = np.asarray(separator.separate(mixture_S, SAMPLE_RATE_HZ))
-    if found_NS.ndim != 2 or found_NS.shape[1:] != mixture_S.shape:
+    if found_NS.shape[1:] != mixture_S.shape:
         raise InputError(
             f"{name}: the separator returned {found_NS.shape}: expected sources as long as the mixture, (N,"
             f" {len(mixture_S)})"
@@ -183,17 +183,18 @@ def load_separator(fetched: FetchedModel, device: torch.device) -> ConvTasNetSep
     config = make_settings(read_json(file), ConvTasNetConfig, f"--separator: {file}", check_paths=False)
     network = _build(config)
     expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = read_shapes(fetched.path)
+    try:
+        found, weights = read_shapes(fetched.path), load_file(fetched.path / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"--separator: {cannot_load(fetched, error)}") from error
+    except InputError as error:
+        raise InputError(f"--separator: {error}") from error
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         name = wrong[0]
         raise InputError(
             f"--separator: {fetched.path}: {len(wrong)} tensors are not those of its config.json, such as {name}:"
             f" expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
         )
-    try:
-        weights = load_file(fetched.path / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise cannot_load(fetched, error) from error
     if not all(tensor.is_floating_point() for tensor in weights.values()):
         raise InputError(f"--separator: {fetched.path / WEIGHTS}: expected floats, found tensors of another kind")
     network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()}, assign=True)

@@ -118,7 +118,8 @@ def _about_audiotoken(config: AudioTokenConfig) -> About:
     )
     return About(
         what=f"""{name}: a Stable Diffusion as it is, and an embedder that makes of
-a sound the word `{config.placeholder}` in `{config.sampling_prompt}`. Only the embedder was trained, with the prompt `{config.prompt}`.""",
+a sound the word `{config.placeholder}` in `{config.sampling_prompt}`.
+Only the embedder was trained, with the prompt `{config.prompt}`.""",
         tags=("audiotoken", "stable-diffusion", "arxiv:2305.13050"),
         base=(config.sd, config.sd_revision, "It holds, unchanged,"),
         ear=config.encoder.model,

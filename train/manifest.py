@@ -30,8 +30,8 @@ class GenerationSettings:
     """How images were made; `gains_db` are of `sound` and then of those in `mixed_with`.
 
     `level` says what was brought to the target; a line from before there was a choice has none, and means `window`.
-    With `separate` sounds follow each other instead of being mixed; with a `separator` (its commit, or the digest of its
-    files) it is what that found in each sound that does.
+    With `separate` sounds follow each other instead of being mixed; with a `separator` (its commit, or the digest of
+    its files) it is what that found in each sound that does.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

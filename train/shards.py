@@ -103,7 +103,7 @@ class TrainingSample:
             WorkError: one has neither.
         """
         sources = next(one["sources"] for one in self.record()["scenes"] if one["scene"] == scene)
-        labels = [source["label"] or source["concept"] for source in sources]
+        labels = [source["label"].strip() or source["concept"].strip() for source in sources]
         if not all(labels):
             raise self.damage(
                 f"scene {scene} has a source without a label or a concept: loss.classification needs one of each"

@@ -41,6 +41,9 @@ NOTE = (
 OURS, TOKEN, WILD = "ours", "AudioToken", "In-the-wild"
 STEPS = {OURS: 20, TOKEN: 20}  # of training
 DONE = "done"
+# Nothing may be fetched, and networks so small gain nothing from a second thread but waiting.
+THREADS = {"OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", **THREADS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +141,18 @@ def steps_of(out: Path, seeds: int) -> Iterator[Step]:
         work=partial(_write_captions, suite, captions),
         makes=captions,
     )
+    alone = [f"env.{name}='{value}'" for name, value in THREADS.items()]  # a recipe's program inherits little
     recipes = {
-        OURS: ["generate", f"model={trained[OURS] / 'pipeline'}"],
-        TOKEN: ["generate", f"model={trained[TOKEN] / 'pipeline'}"],
-        WILD: ["in_the_wild", f"stable_diffusion={tiny / 'sd'}", "revision=null", f"captions={captions}", "optimise=0"],
+        OURS: ["generate", f"model={trained[OURS] / 'pipeline'}", *alone],
+        TOKEN: ["generate", f"model={trained[TOKEN] / 'pipeline'}", *alone],
+        WILD: [
+            "in_the_wild",
+            f"stable_diffusion={tiny / 'sd'}",
+            "revision=null",
+            f"captions={captions}",
+            "optimise=0",
+            *alone,
+        ],
         **{control: [control] for control in CONTROLS},
     }
     for name, (recipe, *overrides) in recipes.items():
@@ -161,13 +172,8 @@ def steps_of(out: Path, seeds: int) -> Iterator[Step]:
 def _step(name: str, says: str, makes: Path, module: str, *words: object) -> Step:
     """One of our commands, which may ask no hub for anything."""
     texts = tuple(map(str, words))
-    return Step(
-        name=name,
-        says=says,
-        words=(module, *texts),
-        work=partial(do_command, module, *texts, offline=True),
-        makes=makes,
-    )
+    work = partial(do_command, module, *texts, env=ENVIRONMENT)
+    return Step(name=name, says=says, words=(module, *texts), work=work, makes=makes)
 
 
 def _write_sample(folder: Path) -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "audit": "which metric tells a true sound from a wrong one?",
     "met": "what was a model trained on, as ids that others can look up?",
     "reproduce": "the paper's table, as far as this machine can go",
+    "family": "the three systems of this family in one table, offline, of random weights",
     "convert_weights": "published pickles of weights to safetensors",
 }
 STUDIES = {

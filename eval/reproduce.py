@@ -15,6 +15,8 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 
 import argparse
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,26 +226,32 @@ def _measure(asked: Asked, name: str, *, with_model: bool) -> tuple[str, ...]:
     """Prepare a suite, make the pictures and score them, each by its command; of which models, is returned."""
     suite, seeds = asked.out / "suites" / name, ["--seeds", str(asked.seeds)]
     if not (suite / SUITE).is_file():
-        _command("eval.prepare", "--config", name, "--out", str(suite))
+        do_command("eval.prepare", "--config", name, "--out", str(suite))
     models = {control: ["--recipe", control] for control in CONTROLS}
     if with_model and asked.model is not None:
         models["model"] = ["--recipe", "generate", f"model={asked.model}"]
     for model, recipe in models.items():
         pictures, report = (str(asked.out / folder / name / model) for folder in ("pictures", "reports"))
         options, overrides = recipe[:2], recipe[2:]
-        _command("eval.baseline", *options, "--suite", str(suite), *seeds, "--out", pictures, *overrides)
+        do_command("eval.baseline", *options, "--suite", str(suite), *seeds, "--out", pictures, *overrides)
         judged = [] if name == OFFLINE else ["--towers", asked.towers]
         met = ["--trained-on", *asked.trained_on] if model == "model" and asked.trained_on else []
         vectors = ["--vectors", str(asked.out / "vectors")]
         given = ["--suite", str(suite), "--manifest", pictures, "--out", report]
-        _command("eval.run", *given, *vectors, *judged, *met)
+        do_command("eval.run", *given, *vectors, *judged, *met)
     return tuple(models)
 
 
-def _command(module: str, *words: str) -> None:
-    sys.stdout.write(f"$ python -m {module} {' '.join(words)}\n")
+def do_command(module: str, *words: str, env: Mapping[str, str] | None = None) -> None:
+    """Print a command of ours and run it; its own output but the trouble is left out.
+
+    Raises:
+        WorkError: it ended with an error, which it has said itself.
+    """
+    sys.stdout.write(f"$ python -m {module} {shlex.join(words)}\n")
     sys.stdout.flush()
-    done = subprocess.run([sys.executable, "-m", module, *words], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own modules
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, **(env or {})})  # noqa: S603 - our own modules
     if done.returncode:
         raise WorkError(f"python -m {module} ended with {done.returncode}; what it said stands above")
 

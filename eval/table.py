@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "eval.table") -> int:
     parser.add_argument("--against", metavar="MODEL", help="the model from which the others' differences are shown")
     parser.add_argument("--metrics", nargs="+", default=(), metavar="SCORE", help="a part of the reports' scores")
     parser.add_argument("--out", type=argument_of(to_folder), required=True, metavar="DIR", help="folder for the table")
+    parser.add_argument("--note", default="", metavar="TEXT", help="what has to be said above the table")
     parser.add_argument("--alpha", type=float, default=0.05, help="level of the tests (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of flips and resamples (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -83,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         distances=lambda side, other, common: distances_on(side.report, common, other.report),
     )
+    table = replace(table, note=arguments.note)
     write_table(table, arguments.out)
     print_table(table, sys.stdout)
     sys.stdout.write(f"{arguments.out / 'table.html'}\n{arguments.out / 'table.json'}\n")

@@ -102,13 +102,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """All of it; `family` is how many tests the p were adjusted for."""
+    """All of it; `family` is how many tests the p were adjusted for, `note` what has to be said above the table."""
 
     version: int = VERSION
     against: str | None
     alpha: float
     seed: int
     family: int
+    note: str = ""
     lines: tuple[Line, ...]
     suites: tuple[SuiteColumns, ...]
     notes: tuple[str, ...]
@@ -220,8 +221,8 @@ def _grid(table: Table) -> Iterator[tuple[Line, list[tuple[str, tuple[int, ...]]
 
 def _warnings(table: Table) -> list[str]:
     """What is said first; a line each, whatever a suite is called."""
-    found = [f"{suite.name}: {text}" for suite in table.suites for text in suite.warnings]
-    return [printable(" ".join(line.split())) for line in dict.fromkeys(found)]
+    found = [table.note, *(f"{suite.name}: {text}" for suite in table.suites for text in suite.warnings)]
+    return [printable(" ".join(line.split())) for line in dict.fromkeys(found) if line]
 
 
 def table_latex(table: Table) -> str:

@@ -178,6 +178,7 @@ NAMED = (
     ("eval.audit", "matplotlib", "eval"),
     ("eval.convert_weights", "torch", "eval"),
     ("eval.memorisation", "matplotlib", "eval"),
+    ("eval.family", "torch", "eval"),
     ("eval.reproduce", "torch", "eval"),
     ("eval.loudness", "matplotlib", "eval"),
     ("eval.semantic_mixing", "matplotlib", "eval"),

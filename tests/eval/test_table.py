@@ -461,6 +461,15 @@ def test_random_judges_are_said_first_in_every_form(tmp_path):
     assert f'<p class="warn">{warning}</p>' in table_html(found)
 
 
+def test_a_note_is_said_above_the_table_in_every_form(grid, tmp_path, capsys):
+    assert run("--reports", *grid, "--note", "nothing but\nplumbing", "--out", tmp_path / "t") == 0
+    assert "\nnothing but plumbing\n" in capsys.readouterr().out
+    latex, markdown, html = ((tmp_path / "t" / f"table.{end}").read_text() for end in ("tex", "md", "html"))
+    assert latex.startswith("% nothing but plumbing\n")
+    assert markdown.startswith("**nothing but plumbing**\n")
+    assert '<p class="warn">nothing but plumbing</p>' in html
+
+
 def test_the_table_of_real_reports(tmp_path: Path, capsys):
     """The references against a shuffle of them, from pictures to the table; without one picture distances are computed
     again on those that both have."""

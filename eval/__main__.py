@@ -14,6 +14,7 @@ COMMANDS = {
     "baseline": "have a model, or a control, make the pictures of a suite",
     "run": "score what a model made for a suite",
     "compare": "does one model differ from another on the same items, by more than chance?",
+    "table": "models by suites in one table, from reports",
     "memorisation": "does a model copy its training images?",
     "audit": "which metric tells a true sound from a wrong one?",
     "met": "what was a model trained on, as ids that others can look up?",

@@ -14,8 +14,6 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.reproduce", extra="eval"))
 
 import argparse
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -27,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.report import Report, printable, read_report
+from eval.report import Report, csv_bytes, latex_escaped, latex_table, printable, read_report, say_met
 from eval.suites.config import load_suite_config
 from eval.suites.suite import SUITE, read_suite
 from eval.towers.opened import load_towers, open_judges
@@ -275,17 +273,9 @@ def _cell_of(report: Report, model: str, suite: str, metric: str) -> Cell:
         out=out.value if out else None,
         out_low=out.low if out else None,
         out_high=out.high if out else None,
-        mark=_mark(report.met),
+        mark=say_met(report.met),
         source="measured",
     )
-
-
-def _mark(met: Mapping[str, int]) -> str:
-    """The share of the items that the model has met, and that it cannot have; nothing where it is not known of any."""
-    whole = sum(met.values())
-    known = {level: count for level, count in met.items() if count and level != "unknown"}
-    marks = [f"{level} {100 * count / whole:.0f} %" for level, count in known.items()]
-    return ", ".join([*marks, *(["none out"] if known and "out" not in known else [])])
 
 
 def write_table(out: Path, cells: Sequence[Cell]) -> None:
@@ -296,12 +286,8 @@ def write_table(out: Path, cells: Sequence[Cell]) -> None:
         DiskFull: no room is left.
     """
     rows = [asdict(cell) for cell in cells]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     write_whole(out / "table.json", (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
-    write_whole(out / "table.csv", text.getvalue().encode())
+    write_whole(out / "table.csv", csv_bytes([list(rows[0]), *(list(row.values()) for row in rows)]))
     write_whole(out / "table.tex", _latex(cells).encode())
     _print(cells)
     sys.stdout.write("".join(f"{out / name}\n" for name in ("table.json", "table.csv", "table.tex")))
@@ -338,21 +324,14 @@ def _print(cells: Sequence[Cell]) -> None:
     Console(file=sys.stdout, width=max(Console().width, 120)).print(table)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%")
-
-
 def _latex(cells: Sequence[Cell]) -> str:
     models, suites, at = _grid(cells)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'ccc' * len(suites)}}}",
-        r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{3}}{{c}}{{{TITLES[suite]}}}" for suite in suites)]) + r" \\",
-        " & ".join(["model", *(metric for _ in suites for metric in METRICS)]) + r" \\",
-        r"\midrule",
+    heads = (
+        ["", *(rf"\multicolumn{{3}}{{c}}{{{TITLES[suite]}}}" for suite in suites)],
+        ["model", *(metric for _ in suites for metric in METRICS)],
+    )
+    rows = [
+        [*map(latex_escaped, [model, *(_say(at.get((model, suite, name))) for suite in suites for name in METRICS)])]
+        for model in models
     ]
-    for model in models:
-        values = [_say(at.get((model, suite, metric))) for suite in suites for metric in METRICS]
-        lines.append(" & ".join([*map(_escaped, [model, *values])]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join(latex_table(f"l{'ccc' * len(suites)}", heads, [rows])) + "\n"

@@ -27,7 +27,8 @@ from sonify.models.fetch import (
     fetch_model,
 )
 from sonify.models.loading import choose_device, choose_dtype, load_network, load_part
-from train.pipeline import MAX_SEED, AudioPixArtPipeline
+from train.arguments import MAX_SEED
+from train.pipeline import AudioPixArtPipeline
 from train.released import load_pipeline, read_settings
 
 CLIP = "openai/clip-vit-base-patch32"

@@ -174,6 +174,7 @@ NAMED = (
     ("train.generate", "torch", "train"),
     ("train.release", "diffusers", "train"),
     ("train.tiny", "torch", "train"),
+    ("train.projector", "numpy", "train"),
     ("eval.audit", "matplotlib", "eval"),
     ("eval.convert_weights", "torch", "eval"),
     ("eval.memorisation", "matplotlib", "eval"),
@@ -221,6 +222,7 @@ def test_every_module_with_a_main_says_so():
         "eval.pairing",
         "eval.prepare",
         "eval.run",
+        "eval.table",
         "eval.__main__",
         "train.pairs",
     }

@@ -1,5 +1,6 @@
 """The configuration of a training run: frozen, typed, refusing what it does not know."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,6 +8,8 @@ import yaml
 from pydantic import Field, model_validator
 
 from sonify.config.inputs import InputPath, Model, Section, Share
+from sonify.config.loader import load_settings
+from sonify.errors import InputError
 from sonify.io.write import write_whole
 
 CONFIG = "config.yaml"  # in a training run and in a release, resolved
@@ -80,6 +83,12 @@ class Optimizer(Section):
     warmup_steps: int = Field(default=1000, ge=0)
     clip_norm: Annotated[float, Field(gt=0)] | None = 0.01  # null: gradients are not clipped
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+
+
+def peak_rate(config: Optimizer, total_batch: int) -> float:
+    """The rate of a total batch, after the warm-up."""
+    ratio = total_batch / config.reference_batch
+    return config.learning_rate * (math.sqrt(ratio) if config.rule == "sqrt" else ratio)
 
 
 class BatchSizes(Section):
@@ -187,6 +196,24 @@ class AudioTokenConfig(Training):
     batch: BatchSizes = BatchSizes(total=16, per_device=4)
     condition_dropout: Share = 0.0  # upstream has none; a dropped image's prompt is empty
     samples: Samples = Samples(steps=50, guidance=7.5)
+
+
+def read_config(folder: Path, made_by: str) -> Training:
+    """The resolved configuration of a training run, of whichever trainer; `made_by` is a command for the message.
+
+    Raises:
+        InputError: it is none.
+    """
+    path = folder / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}: not a training run: expected {CONFIG} in it; `{made_by}` makes one ({error})"
+        ) from error
+    # it is written resolved: no other trainer has this key
+    is_audiotoken = any(line.startswith("sd:") for line in text.splitlines())
+    return load_settings(path, [], AudioTokenConfig if is_audiotoken else TrainConfig)
 
 
 def write_config(config: Training, folder: Path) -> None:

@@ -189,9 +189,10 @@ class TokenPrompt:
         finally:
             hook.remove()
 
-    def encode_text(self, text: str) -> Tensor:
-        """The tower's last hidden states (1, L, D) of a text without a token."""
-        return self._encode(self._tokenize(self.tokenizer, text)[None])
+    def encode_text(self, text: str, device: torch.device | None = None) -> Tensor:
+        """The tower's last hidden states (1, L, D) of a text without a token; an offloaded tower is told its device."""
+        ids_L = self._tokenize(self.tokenizer, text)
+        return self._encode(ids_L[None].to(self.text_encoder.device if device is None else device))
 
     def embed_labels(self, labels: Sequence[str]) -> Tensor:
         """(B, D): of each label, the mean of its words in the tower's table, without start and end.
@@ -209,7 +210,7 @@ class TokenPrompt:
         return torch.stack(means)
 
     def _encode(self, ids_BL: Tensor) -> Tensor:
-        return self.text_encoder(ids_BL.to(self.text_encoder.device)).last_hidden_state
+        return self.text_encoder(ids_BL).last_hidden_state
 
     def _tokenize(self, tokenizer: CLIPTokenizer, text: str) -> Tensor:
         found = len(tokenizer(text).input_ids)
@@ -257,6 +258,11 @@ class TokenLosses:
     l2sq_B: Tensor
     penalty_B: Tensor
     total_B: Tensor
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What is logged of it beside the total."""
+        return {"mse": self.mse_B, "l1": self.l1_B, "penalty": self.penalty_B}
 
 
 def token_loss(  # noqa: PLR0913 - what is compared, and what each part weighs

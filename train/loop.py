@@ -24,7 +24,7 @@ from sonify.report.cost import Prices, read_prices
 from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
 from train.checkpoints import Learner, check_run_dir, save_training
-from train.config import Optimizer, Training, write_config
+from train.config import Optimizer, Training, peak_rate, write_config
 from train.ema import Ema
 from train.launch import check_devices, is_launched, launch_processes, start_accelerator
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
@@ -162,7 +162,7 @@ def teach(config: Training, accelerator: Accelerator, lesson: Lesson) -> None:
                 if pictures and step % config.samples.every == 0:
                     pictures.draw(step, learner)
     if pictures:
-        pictures.release(config.max_steps, learner)
+        pictures.release(config.max_steps)
     accelerator.wait_for_everyone()
 
 
@@ -198,6 +198,5 @@ def finish_step(learner: Learner, learning_rate: float) -> None:
 
 def learning_rate_at(step: int, config: Optimizer, total_batch: int) -> float:
     """Return the rate of a step, counted from 1: linear up to the rule's rate, then constant."""
-    ratio = total_batch / config.reference_batch
-    peak = config.learning_rate * (math.sqrt(ratio) if config.rule == "sqrt" else ratio)
+    peak = peak_rate(config, total_batch)
     return peak * min(1.0, step / config.warmup_steps) if config.warmup_steps else peak

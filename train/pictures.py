@@ -17,9 +17,8 @@ from sonify.io.write import write_whole
 from train.checkpoints import RELEASE, Learner
 from train.config import Training
 from train.manifest import encode_png
-from train.metrics import read_metrics
-from train.release import save_release
-from train.shards import FeatureData, held_out_scenes, open_feature_data
+from train.release import release_checkpoint
+from train.shards import held_out_scenes, open_feature_data
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +34,9 @@ INK, PAPER = "black", "white"
 class Pictures:
     """Draws the same held-out sounds with the same seeds at every step that is asked for."""
 
-    def __init__(self, config: Training, data: FeatureData, pipeline_of: Callable[[nn.Module], Any]) -> None:
+    def __init__(self, config: Training, pipeline_of: Callable[[nn.Module], Any]) -> None:
         """`pipeline_of` makes the pipeline of a network with the weights that it has at the time."""
         self._config = config
-        self._data = data
         self._pipeline_of = pipeline_of
         self._scenes = _held_out(config)
 
@@ -68,12 +66,10 @@ class Pictures:
         make_grid(images, [caption for *_, caption in self._scenes], path)
         return path
 
-    def release(self, step: int, learner: Learner) -> Path:
-        """Write RUN/pipeline: what others load."""
+    def release(self, step: int) -> Path:
+        """Write RUN/pipeline of the step's checkpoint: what others load."""
         out = self._config.run_dir / RELEASE
-        with learner.ema.applied_to(learner.network):
-            pipeline = self._pipeline_of(learner.network)
-            save_release(out, pipeline, self._config, self._data, read_metrics(self._config.run_dir), step=step)
+        release_checkpoint(self._config.run_dir, step, out)
         log.info(
             "the model is in %s: %s", out, spell("generate", "--model", out, "--audio", "a.wav", "--out", "out.png")
         )

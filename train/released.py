@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.utils import logging as diffusers_logging
 from transformers import ASTFeatureExtractor, ASTModel
 
-from sonify.config.models import AST_SECONDS
+from sonify.config.models import AST_SAMPLE_RATE_HZ, AST_SECONDS
 from sonify.errors import InputError
 from sonify.features.vae import load_vae
 from sonify.models.fetch import (
@@ -32,8 +32,9 @@ from sonify.models.fetch import (
     read_shapes,
 )
 from sonify.models.loading import cannot_load, check_whole, load_network, load_part, place_network
-from train import pipeline as released_code
-from train.pipeline import AST_SAMPLE_RATE_HZ, LEVELS, AudioPixArtPipeline, make_scheduler
+from train.bundle import bundle
+from train.hearing import LEVELS
+from train.pipeline import AudioPixArtPipeline, make_scheduler
 
 # The name under which diffusers looks for a pipeline's code.
 PIPELINE_CODE = "pipeline.py"
@@ -173,8 +174,8 @@ RELEASE_FILES = Files(
 
 
 def pipeline_source() -> bytes:
-    """The code that a release holds as `PIPELINE_CODE`: that of `train.pipeline`, byte for byte."""
-    return Path(released_code.__file__).read_bytes()
+    """The code that a release holds as `PIPELINE_CODE`: that of `train.pipeline`, with all of ours that it needs."""
+    return bundle(AudioPixArtPipeline.__module__, AudioPixArtPipeline.__name__)
 
 
 def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> AudioPixArtPipeline:

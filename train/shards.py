@@ -329,6 +329,25 @@ def check_matches(data: FeatureData, config: TrainConfig, vae_identity: str, ast
         )
 
 
+def check_heard_by(data: FeatureData, vae: tuple[str, str], encoder: tuple[str, str, str]) -> None:
+    """Check that features are those that AudioToken's configuration means: `vae` is a name and an identity, `encoder`
+    a kind with both."""
+    found, where = data.features, data.shards[0].run_dir
+    kind, *ear = encoder
+    _check_network(where, "vae", (found.vae, found.vae_identity), vae)
+    if found.ear_kind != kind:
+        raise InputError(
+            f"{where}: its features were heard by {found.ear_kind} {found.ear}, and encoder.kind is {kind}: set"
+            f" `encoder` to that, or make features with features.{kind}"
+        )
+    _check_network(where, "encoder.model", (found.ear, found.ear_identity), (ear[0], ear[1]))
+    if not found.layers:
+        raise InputError(
+            f"{where}: its features are the last layer of {found.ear} alone, and AudioToken joins several: make them"
+            " with features.layers=[4,8,12]"
+        )
+
+
 def held_out_scenes(data: FeatureData, count: int) -> list[tuple[str, str, np.ndarray, str]]:
     """The first scenes as they are stored, at most `count`: key, scene, audio features (T, D), the image's caption."""
 

@@ -2,7 +2,8 @@
 
     python -m train.tiny runs/tiny
 
-writes runs/tiny/ast, runs/tiny/vae and runs/tiny/sd, a Stable Diffusion, ordinary model folders, in a few seconds.
+writes runs/tiny/ast, runs/tiny/beats, runs/tiny/vae and runs/tiny/sd, a Stable Diffusion, ordinary model folders, in
+a few seconds.
 What they say of sounds and images means nothing, but it is always the same, and different for different input.
 """
 
@@ -24,9 +25,11 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, CLIPTextConfi
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.logging import disable_progress_bar
 
+from sonify.features.beats import Beats, BeatsSizes
 from sonify.terminal import Parser, run_command
 
 AST_WIDTH = 32
+BEATS_WIDTH = 32
 TEXT_WIDTH = 32
 
 
@@ -40,6 +43,19 @@ def write_tiny_ast(folder: Path) -> Path:
         network = ASTModel(config)
     network.eval().save_pretrained(folder)
     ASTFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def write_tiny_beats(folder: Path) -> Path:
+    """A BEATs with the real front end and patches, and as many layers as the published one, of width 32."""
+    sizes = BeatsSizes(
+        embed_dim=16, encoder_embed_dim=BEATS_WIDTH, encoder_ffn_embed_dim=2 * BEATS_WIDTH, encoder_attention_heads=2,
+        conv_pos=16, conv_pos_groups=4, num_buckets=32, max_distance=80,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Beats(sizes)
+    network.save_pretrained(folder)
     return folder
 
 
@@ -106,14 +122,15 @@ def write_tiny_sd(folder: Path) -> Path:
 def main(argv: Sequence[str] | None = None, prog: str = "train.tiny") -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description="Write tiny networks with random weights.")
-    parser.add_argument("out", type=Path, help="folder that gets ast/, vae/ and sd/")
+    parser.add_argument("out", type=Path, help="folder that gets ast/, beats/, vae/ and sd/")
     out = parser.parse_args(argv).out
 
     def work() -> None:
         disable_progress_bar()
         write_tiny_ast(out / "ast")
+        write_tiny_beats(out / "beats")
         write_tiny_vae(out / "vae")
         write_tiny_sd(out / "sd")
-        print(*(out / name for name in ("ast", "vae", "sd")), sep="\n")  # noqa: T201 - the command's result
+        print(*(out / name for name in ("ast", "beats", "vae", "sd")), sep="\n")  # noqa: T201 - the command's result
 
     return run_command(prog, work)

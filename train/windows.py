@@ -17,7 +17,7 @@ from sonify.errors import InputError
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutClip, cut_recording
 from sonify.media.mixing import FULL_SCALE, MixedSound, measure_loudness, mix_clips
-from train.pipeline import Level, gains_to_target_db
+from train.hearing import Level, gains_to_target_db
 
 SAMPLE_RATE_HZ = AST_SAMPLE_RATE_HZ
 # The middle of the range that training draws from.

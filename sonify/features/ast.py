@@ -66,11 +66,13 @@ class AstFeatures:
 
     @torch.no_grad()
     def __call__(self, waveforms_BS: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Listen to (B, S) float32 samples between -1 and 1."""
+        """Listen to (B, S) float32 samples between -1 and 1; a tensor is heard where it lies."""
         columns = self.num_columns(waveforms_BS.shape[1])
         if columns < 1:
             raise ValueError(f"a sound of {waveforms_BS.shape[1]} samples is too short for AST")
-        device, dtype = self._network.device, self._network.dtype
+        # an offloaded network is nowhere
+        is_placed, dtype = isinstance(waveforms_BS, torch.Tensor), self._network.dtype
+        device = waveforms_BS.device if is_placed else self._network.device
         waveforms_BS = torch.as_tensor(waveforms_BS, dtype=torch.float32).to(device)
         log_mel = self._log_mel.to(device)(waveforms_BS).to(dtype)
         hidden_BLD = self._listen(log_mel)[:, LEADING_TOKENS:].float()

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -96,7 +97,7 @@ def read_sizes(config: Mapping[str, Any]) -> BeatsSizes:
     return sizes
 
 
-class Beats(nn.Module):
+class Beats(ModelMixin):  # which diffusers saves with a pipeline
     """Normalised log-mel spectrograms, (B, F, M), to what layers give for their (B, L) patches, time after time."""
 
     def __init__(self, sizes: BeatsSizes) -> None:
@@ -126,7 +127,7 @@ class Beats(nn.Module):
             hidden_BLD = self.post_extract_proj(hidden_BLD)
         return self.encoder(hidden_BLD, tuple(layers) or (self.sizes.encoder_layers,))
 
-    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write config.json and model.safetensors."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,9 @@ class Beats(nn.Module):
         save_file(tensors, folder / WEIGHTS)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype | None = None, **_: Any) -> "Beats":
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - no hub, no shards, no quantisation
+        cls, folder: str | Path, torch_dtype: torch.dtype | None = None, **_: Any
+    ) -> "Beats":
         """Read what `save_pretrained` writes, or published weights in that form.
 
         Raises:
@@ -145,10 +148,11 @@ class Beats(nn.Module):
         """
         sizes = read_sizes(json.loads((Path(folder) / "config.json").read_bytes()))
         with torch.device("meta"):
-            network = cls(sizes)
+            network: Any = cls(sizes)
         tensors = own_tensors(network, _read_tensors(Path(folder) / WEIGHTS))
         network.load_state_dict(tensors, assign=True)
-        return network.to(torch_dtype or torch.float32).requires_grad_(requires_grad=False).eval()
+        # the library's own `to` warns of layers that are kept in float32, of which there are none
+        return nn.Module.to(network, torch_dtype or torch.float32).requires_grad_(requires_grad=False).eval()
 
 
 class _Encoder(nn.Module):
@@ -161,7 +165,9 @@ class _Encoder(nn.Module):
     def forward(self, hidden_BLD: torch.Tensor, layers: tuple[int, ...]) -> torch.Tensor:
         hidden_BLD = self.layer_norm(hidden_BLD + functional.gelu(self.pos_conv(hidden_BLD.transpose(1, 2))).mT)
         first: Any = self.layers[0]
-        bias_HLL = first.self_attn.relative_bias(hidden_BLD.shape[1])  # one for all layers; each has its own gate
+        bias_HLL = first.self_attn.relative_bias(
+            hidden_BLD.shape[1], hidden_BLD.device
+        )  # one for all layers; each has its own gate
         given: list[torch.Tensor] = []
         for n, layer in enumerate(self.layers[: max(layers)], start=1):
             hidden_BLD = layer(hidden_BLD, bias_HLL)
@@ -228,7 +234,7 @@ class _Attention(nn.Module):
         heard = functional.scaled_dot_product_attention(query, key, value, gate_BHL1 * bias_HLL)
         return self.out_proj(heard.transpose(1, 2).flatten(2))
 
-    def relative_bias(self, length: int) -> torch.Tensor:
+    def relative_bias(self, length: int, device: torch.device) -> torch.Tensor:
         """What each head adds by how far the second of two patches lies behind the first, far ones in steps."""
         assert self.relative_attention_bias is not None
         half = self._buckets // 2  # those before, and those behind
@@ -239,7 +245,7 @@ class _Attention(nn.Module):
         share = (near.clamp(min=1).float() / exact).log() / math.log(self._farthest / exact)
         far = (exact + (share * (half - exact)).long()).clamp(max=half - 1)
         bucket = torch.where(near < exact, near, far) + half * (distance > 0)
-        return self.relative_attention_bias(bucket.to(self.relative_attention_bias.weight.device)).permute(2, 0, 1)
+        return self.relative_attention_bias(bucket.to(device)).permute(2, 0, 1)
 
 
 def own_tensors(network: Beats, found: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -306,23 +312,25 @@ class BeatsFeatures:
         scale = 1 / (2 * DEVIATION)
         window = torch.hann_window(FRAME, periodic=False).pow(POVEY)
         self._network = network
-        self._log_mel = KaldiLogMel(MEL_BANDS, window, scale, -MEAN * scale)
+        self.log_mel = KaldiLogMel(MEL_BANDS, window, scale, -MEAN * scale)
         self._frequency = frequency
         self._layers = tuple(layers)
         self._patch = network.sizes.input_patch_size
 
     def num_columns(self, num_samples: int) -> int:
         """How many columns of time a sound of that length has."""
-        return self._log_mel.num_frames(num_samples) // self._patch
+        return self.log_mel.num_frames(num_samples) // self._patch
 
     @torch.no_grad()
     def __call__(self, waveforms_BS: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Listen to (B, S) float32 samples between -1 and 1."""
+        """Listen to (B, S) float32 samples between -1 and 1; a tensor is heard where it lies."""
         if self.num_columns(waveforms_BS.shape[1]) < 1:
             raise ValueError(f"a sound of {waveforms_BS.shape[1]} samples is too short for BEATs")
-        device, dtype = self._network.device, self._network.dtype
+        # an offloaded network is nowhere
+        is_placed, dtype = isinstance(waveforms_BS, torch.Tensor), self._network.dtype
+        device = waveforms_BS.device if is_placed else self._network.device
         waveforms_BS = torch.as_tensor(waveforms_BS, dtype=torch.float32).to(device) * INT16
-        hidden_BLD = self._network(self._log_mel.to(device)(waveforms_BS).to(dtype), self._layers).float()
+        hidden_BLD = self._network(self.log_mel.to(device)(waveforms_BS).to(dtype), self._layers).float()
         if self._frequency == "all":
             return hidden_BLD
         return hidden_BLD.unflatten(1, (-1, MEL_BANDS // self._patch)).mean(2)

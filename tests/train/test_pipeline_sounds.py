@@ -18,8 +18,9 @@ from sonify.config import Mix
 from sonify.media.clips import MAX_DOWNMIX_LOSS_DB, CutRules
 from tests.builders import RATE_HZ, noise, sine, write_sound
 from tests.tiny_networks import tiny_pipeline
-from train import pipeline as code
-from train.pipeline import AudioPixArtPipeline, Level, measure_loudness, read_file, resample, to_mono
+from train import hearing as code
+from train.hearing import Level, measure_loudness, read_file, resample, to_mono
+from train.pipeline import AudioPixArtPipeline
 from train.windows import make_windows, read_sound
 
 CLIP_SECONDS = 2.0

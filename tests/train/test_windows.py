@@ -10,7 +10,7 @@ from sonify.errors import InputError
 from sonify.media.clips import cut_recording
 from sonify.media.mixing import FULL_SCALE, measure_loudness
 from tests.builders import RATE_HZ, as_pcm, noise, refused, write_sound
-from train.pipeline import Level
+from train.hearing import Level
 from train.windows import TARGET_LUFS, make_windows, read_sound
 
 CLIP_SECONDS = 2.0

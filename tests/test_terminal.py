@@ -193,6 +193,7 @@ NAMED = (
     ("benchmarks.train_step", "torch", "dev"),
     ("benchmarks.scale", "psutil", "dev"),
     ("benchmarks.learning", "torch", "dev"),
+    ("benchmarks.conditioning", "torch", "dev"),
 )
 
 

@@ -142,13 +142,14 @@ def test_pictures_follow_the_word_the_text_and_the_seed(lessons):
         "batch_size": 2,
         "output_type": "latent",
     }
+    other: dict[str, Any] = call | {"seeds": [2, 1]}
     vae: object = None
     paint = partial(TokenPainter, generator, embedder, vae)  # pyright: ignore[reportArgumentType] - it paints latents
     heard = paint()(audio_features=audio, **call).images
     assert heard.shape == (2, 4, 12, 12)
     assert torch.equal(heard, paint()(audio_features=audio, **call).images)
     assert not torch.equal(heard, paint()(audio_features=audio[::-1].copy(), **call).images)
-    assert not torch.equal(heard, paint()(audio_features=audio, **(call | {"seeds": [2, 1]})).images)
+    assert not torch.equal(heard, paint()(audio_features=audio, **other).images)
     read = paint(["a photo of a dog"] * 2)(audio_features=audio, **call).images
     assert torch.equal(read, paint(["a photo of a dog"] * 2)(audio_features=audio * 0, **call).images)
     assert not torch.equal(read, heard)

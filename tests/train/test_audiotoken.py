@@ -193,16 +193,16 @@ def learn(root: Path, steps: int) -> tuple[Embedder, Any, Batch, AudioTokenConfi
     return embedder.eval(), frozen, batch, config
 
 
-@torch.no_grad()
 def test_one_batch_is_learned_by_its_sounds(root):
     embedder, frozen, batch, config = learn(root, 150)
 
+    @torch.no_grad()
     def mse(audio_BTD: torch.Tensor) -> float:
         heard = Batch(**{**{n: getattr(batch, n) for n in Batch.__slots__}, "audio_BTD": audio_BTD})
         return float(token_losses(embedder, heard, frozen, config.loss).mse_B.mean())
 
     untrained = new_embedder(config, AUDIO_SHAPE[1], frozen.prompt.width).eval()
-    fresh = float(token_losses(untrained, batch, frozen, config.loss).mse_B.mean())
+    fresh = float(token_losses(untrained, batch, frozen, config.loss).mse_B.mean().detach())
     true, shuffled, silent = (
         mse(batch.audio_BTD),
         mse(batch.audio_BTD.roll(1, 0)),

@@ -1,7 +1,10 @@
-"""Published pickles of weights as safetensors, so that no pickle is read when pictures and sounds are judged.
+"""Published pickles of weights as safetensors, so that no pickle is read when pictures and sounds are judged or heard.
 
     python -m eval.convert_weights inception FILE --out inception.safetensors
     python -m eval.convert_weights wav2clip FILE --out wav2clip.safetensors
+    python -m eval.convert_weights beats FILE --out beats
+
+The last is a network that listens, for `features.beats`: a folder with its sizes beside its weights.
 
 A pickle can run code. It is read here, once, by torch's reader that makes nothing but tensors; what would need more is
 refused, and so is another file than the published one, unless its hash is named by `--sha256`.
@@ -13,13 +16,14 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.convert_weights", extra="eval"))
 
 import argparse
+import json
 import pickle
 import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from torch import Tensor
 from eval.towers import inception, wav2clip
 from eval.towers.weights import HALVES, Shapes, check_shapes
 from sonify.errors import InputError
+from sonify.features.beats import FIXED, MODEL_TYPE, WEIGHTS, Beats, own_tensors, read_sizes
 from sonify.io.write import sha256_of, write_whole
 from sonify.terminal import Parser, argument_of, run_command
 
@@ -41,39 +46,82 @@ CODE = re.compile(r"GLOBAL (\S+)|Trying to (?:call|instantiate)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A network that is published as a pickle: what its file holds, and the hash of it, where that is known."""
+    """A network that is published as a pickle: which file it is, and the hash of it, where that is known.
 
-    name: str
-    shapes: Callable[[], Shapes]
-    optional: Callable[[Shapes], Sequence[str]]
-    ignored: tuple[str, ...]
+    `unpack` gives the tensors of what the file held, and with them the settings of a network that becomes a folder.
+    """
+
+    unpack: Callable[["Network", Path, Any], "Unpacked"]
     file: str
     sha256: str | None
+    is_folder: bool = False
+
+
+Unpacked = tuple[dict[str, Tensor], Mapping[str, Any]]
+
+
+def _unpack_tower(
+    name: str,
+    shapes: Callable[[], Shapes],
+    optional: Callable[[Shapes], Sequence[str]],
+    ignored: tuple[str, ...] = (),
+) -> Callable[[Network, Path, Any], Unpacked]:
+    """What unpacks a network of known shapes."""
+
+    def unpack(network: Network, file: Path, found: Any) -> Unpacked:
+        named = _named_tensors(network, file, found)
+        tensors = {name: tensor for name, tensor in named.items() if not name.startswith(ignored)}
+        own = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        wanted = shapes()
+        check_shapes(str(file), own, wanted, name, optional(wanted))
+        return {name: _plain(file, name, tensor) for name, tensor in tensors.items()}, {}
+
+    return unpack
+
+
+def _unpack_beats(network: Network, file: Path, found: Any) -> Unpacked:
+    """The weights of a BEATs without its predictor, and its sizes."""
+    if not isinstance(found, dict) or not isinstance(found.get("cfg"), dict):
+        raise InputError(f"{file}: expected a checkpoint with cfg and model, found another; expected {network.file}")
+    named = _named_tensors(network, file, found.get("model"))
+    try:
+        sizes = read_sizes(found["cfg"])
+        with torch.device("meta"):
+            beats = Beats(sizes)
+        tensors = own_tensors(beats, {name: _plain(file, name, tensor) for name, tensor in named.items()})
+    except ValueError as error:
+        raise InputError(f"{file}: {error}; expected {network.file}") from error
+    return tensors, {"model_type": MODEL_TYPE, **FIXED, **asdict(sizes)}
 
 
 NETWORKS = {
     "inception": Network(
-        name=inception.NAME,
-        shapes=inception.inception_shapes,
-        optional=inception.counters,
-        ignored=(),
+        unpack=_unpack_tower(inception.NAME, inception.inception_shapes, inception.counters),
         file="weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0",
         # Begins with the eight digits in its name, by which torch checks a download.
         sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     ),
     "wav2clip": Network(
-        name=wav2clip.NAME,
-        shapes=wav2clip.wav2clip_shapes,
-        optional=lambda _: wav2clip.unused(),
-        ignored=("image_transform.", "loss_fn_", wav2clip.HANN),
+        unpack=_unpack_tower(
+            wav2clip.NAME,
+            wav2clip.wav2clip_shapes,
+            lambda _: wav2clip.unused(),
+            ("image_transform.", "loss_fn_", wav2clip.HANN),
+        ),
         file="Wav2CLIP.pt of lyrebird-wav2clip's release v0.1.0-alpha",
         sha256=None,
+    ),
+    "beats": Network(
+        unpack=_unpack_beats,
+        file="BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, or another checkpoint, of microsoft/unilm's beats",
+        sha256=None,
+        is_folder=True,
     ),
 }
 
 
 def convert(kind: str, file: Path, out: Path, expected: str | None = None) -> tuple[str, str]:
-    """Write a published file of `NETWORKS` as safetensors; returns the sha256 of what was read and of what is written.
+    """Write a published file of `NETWORKS` as safetensors; returns the sha256 of what was read, and of those weights.
 
     The same file always gives the same bytes.
 
@@ -82,18 +130,23 @@ def convert(kind: str, file: Path, out: Path, expected: str | None = None) -> tu
             damaged, or holds another network.
     """
     network = NETWORKS[kind]
-    if out.suffix != SUFFIX:
+    if network.is_folder and out.is_file():
+        raise InputError(f"--out {out}: is a file; name the folder that gets config.json and {WEIGHTS}")
+    if not network.is_folder and out.suffix != SUFFIX:
         raise InputError(f"--out {out}: expected a name that ends in {SUFFIX}")
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; expected {network.file}")
     if is_safetensors(file):
-        raise InputError(f"{file}: is of safetensors already; name it as `weights` in the towers' configuration")
+        use = "see `features.beats`" if network.is_folder else "name it as `weights` in the towers' configuration"
+        raise InputError(f"{file}: is of safetensors already; {use}")
     source = sha256_of(file)
     _check_source(network, file, source, expected)
-    tensors = _check_tensors(network, file, _unpickle(file))
+    tensors, settings = network.unpack(network, file, _unpickle(file))
     # one entry only: several would be written in an order of their own each time
     data = save(tensors, metadata={"source_sha256": source})
-    write_whole(out, data)
+    if network.is_folder:
+        write_whole(out / "config.json", f"{json.dumps(settings, indent=2, sort_keys=True)}\n".encode())
+    write_whole(out / WEIGHTS if network.is_folder else out, data)
     return source, sha256(data).hexdigest()
 
 
@@ -127,17 +180,12 @@ def _unpickle(file: Path) -> Any:
         raise InputError(f"{file}: not a file of torch's, or damaged ({why}); fetch it again") from error
 
 
-def _check_tensors(network: Network, file: Path, found: Any) -> dict[str, Tensor]:
-    """The tensors of the network, dense and in float32."""
+def _named_tensors(network: Network, file: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
     ):
         raise InputError(f"{file}: expected tensors by name, found something else; expected {network.file}")
-    tensors = {name: tensor for name, tensor in found.items() if not name.startswith(network.ignored)}
-    shapes = network.shapes()
-    own = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    check_shapes(str(file), own, shapes, network.name, network.optional(shapes))
-    return {name: _plain(file, name, tensor) for name, tensor in tensors.items()}
+    return found
 
 
 def _plain(file: Path, name: str, tensor: Tensor) -> Tensor:

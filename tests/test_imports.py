@@ -54,6 +54,8 @@ HEAVY = {
     "sonify.retrieval.logmel",
     "sonify.features.ast",
     "sonify.features.batches",
+    "sonify.features.beats",
+    "sonify.features.kaldi",
     "sonify.features.vae",
 }
 

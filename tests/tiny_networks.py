@@ -1,7 +1,7 @@
 """Real model classes at tiny size with seeded random weights, saved as ordinary model folders.
 
 `answering_llava` and `answering_qwen_vl` are taught a few pairs of image and answer, so that they say what a parser
-reads. One network is as published: `taesd_folder`. The AST and the VAE are written by `train.tiny`.
+reads. One network is as published: `taesd_folder`. The AST, the BEATs and the VAE are written by `train.tiny`.
 """
 
 import json

@@ -350,11 +350,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _clips_fit_ast(self) -> "Config":
-        audio = self.audio
-        if self.features and (audio.sample_rate != AST_SAMPLE_RATE_HZ or audio.clip_seconds > AST_SECONDS):
+    def _clips_fit_ear(self) -> "Config":
+        audio, features = self.audio, self.features
+        if features is None:
+            return self
+        is_ast = features.ear.kind == "ast"
+        if audio.sample_rate != AST_SAMPLE_RATE_HZ or (is_ast and audio.clip_seconds > AST_SECONDS):
+            ear = f"AST hears {AST_SAMPLE_RATE_HZ} Hz and at most {AST_SECONDS:g} seconds"
             raise ValueError(
-                f"features: AST hears {AST_SAMPLE_RATE_HZ} Hz and at most {AST_SECONDS:g} seconds, but"
+                f"features: {ear if is_ast else f'BEATs hears {AST_SAMPLE_RATE_HZ} Hz'}, but"
                 f" audio.sample_rate is {audio.sample_rate} and audio.clip_seconds {audio.clip_seconds:g}: change them,"
                 " or leave `features` out"
             )

@@ -26,7 +26,9 @@ FLAC_SHARE = 0.5
 EMBEDDING_BYTES = 4 * 1024
 # Of Stable Diffusion's autoencoders, and of AST-base: a column of 12 patches each 100 ms.
 LATENT_CHANNELS, LATENT_FACTOR = 4, 8
-AST_ROWS, AST_COLUMNS_IN_SECOND, AST_WIDTH = 12, 10, 768
+EAR_WIDTH = 768
+# Of each ear: vectors of one time where `frequency` is all, and times in a second.
+EAR_ROWS, EAR_COLUMNS_IN_SECOND = {"ast": 12, "beats": 8}, {"ast": 10, "beats": 6.25}
 RECORD_BYTES = 8 * 1024  # a sample's JSON, and its tar headers
 
 
@@ -131,11 +133,11 @@ def _clips_in_recording(audio: Audio, refs: Sequence[SoundRef]) -> float:
 
 
 def _feature_bytes(settings: Features, clip_seconds: float, scenes: int) -> int:
-    """Of one image, with a VAE and an AST of the published shapes."""
+    """Of one image, with a VAE and an ear of the published shapes."""
     latents = LATENT_CHANNELS * (settings.size // LATENT_FACTOR) ** 2 * (1 + settings.flip) * (1 + settings.std)
-    rows = AST_ROWS if settings.frequency == "all" else 1
-    vectors = scenes * rows * round(clip_seconds * AST_COLUMNS_IN_SECOND)
-    return 2 * (latents + vectors * AST_WIDTH) + RECORD_BYTES
+    rows = EAR_ROWS[settings.ear.kind] if settings.frequency == "all" else 1
+    vectors = scenes * rows * round(clip_seconds * EAR_COLUMNS_IN_SECOND[settings.ear.kind])
+    return 2 * (latents + vectors * EAR_WIDTH * max(1, len(settings.layers))) + RECORD_BYTES
 
 
 def _seconds_for(rows: int, known: StageRecord | None) -> float | None:

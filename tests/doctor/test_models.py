@@ -47,7 +47,7 @@ from tests.tiny_networks import (
     tiny_tagger,
 )
 from tests.vlm.faulty_server import Fault, FaultyServer, serving
-from train.tiny import write_tiny_ast, write_tiny_vae
+from train.tiny import write_tiny_ast, write_tiny_beats, write_tiny_vae
 
 SAYS = "Caption: a car in the rain.\ncar: a car passing by (foreground)\nrain: rain falling (ambience)"
 CLASSES = ("Bark", "Rain", "Siren", "Church bell", "Bird", "Helicopter")
@@ -652,3 +652,20 @@ def test_a_front_end_of_another_rate_is_a_fault(configure, models, tmp_path):
     found = tried("ast", lambda: try_ear("ast", settings, small_config(tmp_path).audio))
     assert found.outcome is Outcome.FAULT
     assert "expected a front end" in found.found
+
+
+def test_beats_is_tried_in_the_place_of_the_ast(configure, tmp_path):
+    beats = write_tiny_beats(tmp_path / "beats")
+    asked = {"vae": str(write_tiny_vae(tmp_path / "vae")), "ast": "not/there", "beats": str(beats)}
+    config = configure(features={"device": "cpu", "size": 64, "frequency": "all", "layers": [4, 8, 12]} | asked)
+    found = {finding.about: finding for finding in examine_models(config, fetch=False)}
+    assert "ast" not in found
+    assert found["beats"].outcome is Outcome.OK
+    assert found["beats"].facts["identity"].startswith("sha256:")
+    heard = found["beats, one sound"]
+    assert (heard.outcome, heard.facts["shape"]) == (Outcome.OK, [248, 96])
+    asked |= {"beats": str(write_tiny_ast(tmp_path / "ast"))}
+    config = configure(features={"device": "cpu", "size": 64} | asked)
+    wrong = {finding.about: finding for finding in examine_models(config, fetch=False)}["beats"]
+    assert wrong.outcome is Outcome.FAULT
+    assert "expected a model of type 'beats'" in wrong.found

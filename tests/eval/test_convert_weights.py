@@ -16,9 +16,11 @@ from eval.towers.config import Inception, Wav2Clip
 from eval.towers.inception import inception_shapes, open_inception
 from eval.towers.tower import Sound
 from eval.towers.wav2clip import HANN, open_wav2clip, unused, wav2clip_shapes
+from sonify.features.beats import SHARED, BeatsFeatures, load_beats
 from sonify.io.write import sha256_of
+from sonify.models.fetch import BEATS_FILES, fetch_model
 from tests.builders import refused, tone
-from tests.eval.towers.built import golden_picture, seeded_weights
+from tests.eval.towers.built import golden, golden_picture, seeded_weights
 
 # What the published file of Wav2CLIP holds beside the encoder of sounds.
 BESIDE = {"image_transform.sequential.0.weight": torch.zeros(4, 4), "loss_fn_audio.logit_scale": torch.tensor(1.0)}
@@ -147,6 +149,99 @@ class Evil:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.mark,)
+
+
+# --- BEATs, which becomes a folder
+
+
+def beats_checkpoint(*, shared: bool = True) -> dict[str, Any]:
+    """Cfg and model as the published file has them: with its predictor, and with one bias under twelve names."""
+    facts = golden("audiotoken")[1]["beats_tiny"]
+    shapes = {name: tuple(shape) for name, shape in facts["keys"].items() if not SHARED.fullmatch(name)}
+    weights = seeded_weights(shapes, 4000)
+    first = weights["encoder.layers.0.self_attn.relative_attention_bias.weight"]
+    return {"cfg": facts["config"], "model": weights | {n: first for n in facts["keys"] if shared and n not in weights}}
+
+
+def test_beats_becomes_a_folder_that_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = saved(tmp_path / "BEATs.pt", beats_checkpoint()), tmp_path / "made" / "beats"
+    assert main(["beats", str(file), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == f"{sha256_of(out / 'model.safetensors')}  {out}"
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert metadata(out / "model.safetensors") == {"source_sha256": sha256_of(file)}
+    network = load_beats(fetch_model(str(out), None, BEATS_FILES), torch.device("cpu"), torch.float32)
+    sound = tone(2)[None]
+    heard = BeatsFeatures(network, "all", (4, 8, 12))(sound)
+    assert heard.shape == (1, 248, 96)
+    again = tmp_path / "again"
+    convert("beats", saved(tmp_path / "apart.pt", beats_checkpoint(shared=False)), again)
+    other = load_beats(fetch_model(str(again), None, BEATS_FILES), torch.device("cpu"), torch.float32)
+    assert torch.equal(BeatsFeatures(other, "all", (4, 8, 12))(sound), heard)
+
+
+def test_halves_are_widened_and_the_same_file_gives_the_same_folder(tmp_path: Path) -> None:
+    checkpoint = beats_checkpoint()
+    checkpoint["model"] = {name: tensor.half() for name, tensor in checkpoint["model"].items()}
+    file = saved(tmp_path / "BEATs.pt", checkpoint)
+    hashes = {convert("beats", file, tmp_path / str(n)) for n in range(2)}
+    assert len(hashes) == 1
+    assert (tmp_path / "0" / "config.json").read_bytes() == (tmp_path / "1" / "config.json").read_bytes()
+    assert {t.dtype for t in load_file(tmp_path / "0" / "model.safetensors").values()} == {torch.float32}
+
+
+def less(name: str) -> Any:
+    return lambda checkpoint: checkpoint["model"].pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("cfg"), "expected a checkpoint with cfg and model, found another; expected BEATs_iter3_plus"),
+        (lambda c: c.update(cfg=[1]), "expected a checkpoint with cfg and model"),
+        (lambda c: c.pop("model"), "expected tensors by name, found something else"),
+        (lambda c: c.update(model={"a": 1}), "expected tensors by name, found something else"),
+        (less("layer_norm.bias"), "1 are missing, 0 unknown, 0 of another shape, such as layer_norm.bias; expected BE"),
+        (lambda c: c["model"].update(more=torch.zeros(1)), "1 unknown, 0 of another shape, such as more"),
+        (lambda c: c["cfg"].update(encoder_embed_dim=64), r"of another shape, .*\[32\] instead of \[64\]"),
+        (lambda c: c["cfg"].update(encoder_layers=6), "unknown, 0 of another shape, such as encoder.layers.10"),
+        (lambda c: c["cfg"].pop("num_buckets"), "expected num_buckets as a number from 1 to 65536, found None"),
+        (lambda c: c["cfg"].update(layer_norm_first=True), "expected layer_norm_first False, found True"),
+        (lambda c: c["model"]["layer_norm.bias"].fill_(torch.nan), "layer_norm.bias holds NaN or infinity"),
+        (lambda c: c["model"].update({"layer_norm.bias": torch.zeros(24).double()}), "as plain floats, found torch.fl"),
+    ],
+)
+def test_what_is_no_checkpoint_of_beats_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    checkpoint = beats_checkpoint()
+    checkpoint["cfg"] = dict(checkpoint["cfg"])
+    change(checkpoint)
+    with refused(message):
+        convert("beats", saved(tmp_path / "BEATs.pt", checkpoint), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_checkpoints_and_files_are_no_beats(wav2clip: dict[str, Tensor], tmp_path: Path) -> None:
+    for content in (wav2clip, [1], None, {"cfg": {}, "model": {}}):
+        with refused("expected a checkpoint with cfg and model|expected activation_fn gelu, found None"):
+            convert("beats", saved(tmp_path / "other.pt", content), tmp_path / "out")
+    (tmp_path / "there").touch()
+    with refused("there: is a file; name the folder that gets config.json and model.safetensors"):
+        convert("beats", tmp_path / "other.pt", tmp_path / "there")
+    save_file(wav2clip, tmp_path / "made.safetensors")
+    with refused("is of safetensors already; see `features.beats`"):
+        convert("beats", tmp_path / "made.safetensors", tmp_path / "out")
+
+
+def test_a_checkpoint_of_beats_that_wants_to_run_code_is_refused_and_does_not(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    checkpoint = beats_checkpoint()
+    checkpoint["cfg"] = checkpoint["cfg"] | {"more": Evil(mark)}
+    with refused(r"holds more than tensors \(getattr\), which could run code; it was not read"):
+        convert("beats", saved(tmp_path / "evil.pt", checkpoint), tmp_path / "out")
+    assert not mark.exists()
+    assert not (tmp_path / "out").exists()
+
+
+# --- what is read at all
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -48,6 +48,33 @@ def test_the_mean_is_that_of_all_rows_of_one_time(folder, test_data):
     assert rows.std(1).mean() > 0.1  # they do differ
 
 
+@pytest.mark.parametrize("frequency", ["mean", "all"])
+def test_layers_are_joined_along_the_width_without_the_leading_tokens(folder, test_data, frequency):
+    network, extractor = load(folder)
+    waveforms = read_waveforms(test_data / "sounds", 2)
+    found = AstFeatures(network, extractor, frequency, (1, 2))(waveforms)
+    plain, front_end = ASTModel.from_pretrained(folder).eval(), ASTFeatureExtractor.from_pretrained(folder)
+    for features, waveform in zip(found, waveforms, strict=True):
+        with torch.no_grad():
+            inputs = front_end(waveform, sampling_rate=16000, return_tensors="pt")
+            hidden = plain(**inputs, output_hidden_states=True).hidden_states
+        rows = torch.cat([hidden[1], hidden[2]], -1)[0, 2:].reshape(12, 101, 2 * AST_WIDTH)[:, :49]
+        torch.testing.assert_close(
+            features, rows.mean(0) if frequency == "mean" else rows.flatten(0, 1), atol=1e-4, rtol=0
+        )
+
+
+def test_three_layers_of_the_published_shape_are_as_wide_as_audiotokens():
+    config = ASTConfig(num_hidden_layers=12, intermediate_size=64)  # a layer's inside is nobody's business
+    features = AstFeatures(ASTModel(config).eval(), ASTFeatureExtractor(), "all", (4, 8, 12))
+    assert features(np.zeros((1, 80_000), np.float32)).shape == (1, 12 * 49, 2304)
+
+
+def test_a_layer_that_is_not_there_is_one_line(folder):
+    with refused(r"features.layers: expected numbers from 1 to 2, the layers of this AST, found \[4\]"):
+        AstFeatures(*load(folder), "mean", (2, 4))
+
+
 @pytest.mark.parametrize(
     ("seconds", "columns"), [(0.1, 0), (0.2, 1), (1.0, 9), (5.0, 49), (10.0, 99), (10.24, 101), (60.0, 101)]
 )

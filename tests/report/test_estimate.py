@@ -63,3 +63,11 @@ def test_the_disk_of_features_is_that_of_a_sample_of_the_published_networks(tmp_
     assert actual < of(config).feature_bytes < 1.1 * actual
     assert of(config).model_calls == {"features": 48}
     assert of(small_config(tmp_path)).feature_bytes == 0
+
+
+def test_the_disk_of_what_beats_hears_by_three_layers(tmp_path):
+    small_input(tmp_path)
+    features = {"size": 512, "frequency": "all", "beats": "any/beats", "layers": [4, 8, 12]}
+    latent, heard = (encode_npy(np.zeros(shape, np.float16)) for shape in ((4, 64, 64), (31 * 8, 3 * 768)))
+    actual = 24 * (len(latent) + len(heard))
+    assert actual < of(small_config(tmp_path, features=features)).feature_bytes < 1.1 * actual

@@ -16,12 +16,13 @@ from sonify import layout
 from sonify.config.models import Tagger
 from sonify.engine.record import require_record, write_record
 from sonify.errors import InputError, WorkError
+from sonify.features.beats import BeatsFeatures, load_beats
 from sonify.features.vae import encode, load_vae
 from sonify.io.commits import commit_files, read_commit
 from sonify.io.tables import read_rows
 from sonify.media.audio import decode_flac
 from sonify.media.pixels import decode_square
-from sonify.models.fetch import VAE_FILES, fetch_model
+from sonify.models.fetch import BEATS_FILES, VAE_FILES, fetch_model
 from sonify.report.verify import verify
 from sonify.rows import Clip, FeatureEntry
 from sonify.running import run
@@ -30,7 +31,7 @@ from sonify.stages.table import stages_of
 from tests.builders import hash_run, members_of, refused, run_shuffled, small_config, small_input, stored
 from tests.servers import COMMIT, MODEL, away_from_hub, put_into_cache
 from tests.tiny_networks import edit_weights, tiny_tagger
-from train.tiny import write_tiny_ast, write_tiny_vae
+from train.tiny import write_tiny_ast, write_tiny_beats, write_tiny_vae
 
 CPU = torch.device("cpu")
 OTHER = "f" * 40  # another commit
@@ -281,6 +282,119 @@ def test_without_the_section_or_the_shards_one_line_says_so(rendered, networks, 
 def test_what_ast_does_not_hear_is_refused(rendered, audio):
     with refused("features: AST hears 16000 Hz and at most 10.24 seconds"):
         small_config(rendered, audio=audio, features={"size": 64})
+
+
+def test_beats_hears_any_length_and_one_rate(rendered):
+    assert small_config(rendered, audio={"clip_seconds": 11.0}, features={"size": 64, "beats": "any"}).features
+    with refused("features: BEATs hears 16000 Hz, but audio.sample_rate is 22050"):
+        small_config(rendered, audio={"sample_rate": 22050}, features={"size": 64, "beats": "any"})
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"layers": [8, 4]}, r"layers: expected ascending numbers, found \[8, 4\]"),
+        ({"layers": [4, 4]}, r"layers: expected ascending numbers, found \[4, 4\]"),
+        ({"layers": [0, 4]}, r"features\.layers.*greater than or equal to 1"),
+        ({"beats_revision": "main"}, "beats_revision is set, and no beats"),
+    ],
+)
+def test_an_ear_that_cannot_be_meant_is_refused(rendered, features, message):
+    with refused(message):
+        small_config(rendered, features={"size": 64, **features})
+
+
+# --- other ears, and other layers of one
+
+
+def heard_in(config):
+    """The stored features of each scene, by their names."""
+    found = members(config, layout.FEATURES)
+    return {name: np.load(io.BytesIO(data)) for name, data in found.items() if name.endswith(".audio.npy")}
+
+
+def sounds_of(config, scenes):
+    """The sounds of scenes of the run, by the names of their features."""
+    shards = members(config, layout.SHARDS)
+    decoded = {name: decode_flac(shards[name.removesuffix("audio.npy") + "flac"])[0] for name in scenes}
+    return {name: samples[None] / np.float32(32768) for name, samples in decoded.items()}
+
+
+def test_layers_of_an_ast_are_joined_and_the_stage_resumes(rendered, networks, finished):
+    config, counts = extract(rendered, "layers", **networks, layers=[1, 2])
+    assert counts.rows_out == 40
+    heard = heard_in(config)
+    assert {array.shape for array in heard.values()} == {(49, 64)}
+    network, extractor = ASTModel.from_pretrained(networks["ast"]), ASTFeatureExtractor.from_pretrained(networks["ast"])
+    name = "005_2ejpg.captions-1.audio.npy"
+    inputs = extractor(sounds_of(config, [name])[name][0], sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        hidden = network.eval()(**inputs, output_hidden_states=True).hidden_states
+    joined = torch.cat([hidden[1], hidden[2]], -1)[0, 2:].reshape(12, 101, 64)[:, :49].mean(0)
+    np.testing.assert_allclose(heard[name], joined.numpy(), rtol=2e-3, atol=2e-3)
+    before = hash_run(config.run_dir)
+    shutil.rmtree(Path(str(config.run_dir), layout.features("train", "000000")).parent)
+    verify(config.run_dir, repair=True)
+    run(config, ("features",))
+    assert hash_run(config.run_dir) == before
+
+
+def test_beats_listens_instead_and_the_stage_resumes(rendered, networks, tmp_path):
+    beats = str(write_tiny_beats(tmp_path / "beats"))
+    asked = {"vae": networks["vae"], "ast": "not/there", "beats": beats, "layers": [4, 8, 12], "frequency": "all"}
+    config, counts = extract(rendered, "beats", **asked)
+    assert counts.rows_out == 40
+    heard = heard_in(config)
+    assert {array.shape for array in heard.values()} == {(31 * 8, 3 * 32)}
+    network = load_beats(fetch_model(beats, None, BEATS_FILES), CPU, torch.float32)
+    names = ["000_2ejpg.captions-0.audio.npy", "019_2ejpg.captions-1.audio.npy"]
+    for name, sound in sounds_of(config, names).items():
+        expected = BeatsFeatures(network, "all", (4, 8, 12))(sound)[0]
+        np.testing.assert_allclose(heard[name], expected.numpy(), rtol=2e-3, atol=2e-3)
+    record = require_record(config.run_dir)
+    assert record.models[beats].startswith("sha256:")
+    assert "not/there" not in record.models
+    before = hash_run(config.run_dir)
+    shutil.rmtree(Path(str(config.run_dir), layout.features("train", "000000")).parent)
+    verify(config.run_dir, repair=True)
+    run(config, ("features",))
+    assert hash_run(config.run_dir) == before
+    other = configure(rendered, "beats", **asked | {"layers": [4, 12]})
+    with refused("features.layers.*--redo features"):
+        run(other, ("features",))
+    moved = shutil.copytree(beats, tmp_path / "moved")
+    shutil.rmtree(beats)
+    assert run(configure(rendered, "beats", **asked | {"beats": str(moved)}), ("features",))["features"].rows_out == 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"layers": [1, 3]}, r"features\.layers: expected numbers from 1 to 2, the layers of this AST, found \[3\]"),
+        ({"beats": "AST"}, r"features\.beats: .*expected a model of type 'beats'"),
+        ({"beats": "no/such/folder"}, r"features\.beats: no/such/folder: there is no such folder"),
+        ({"beats": "BEATS", "layers": [13]}, r"features\.layers: expected numbers from 1 to 12, .* this BEATs, found"),
+    ],
+)
+def test_an_ear_that_cannot_be_used_stops_the_stage(rendered, networks, tmp_path, asked, message):
+    named = {"AST": networks["ast"], "BEATS": str(write_tiny_beats(tmp_path / "beats"))}
+    shutil.copytree(rendered / "rendered", tmp_path / "run")
+    asked = networks | {key: named.get(value, value) if key == "beats" else value for key, value in asked.items()}
+    config = configure(rendered, "run", **asked).model_copy(update={"run_dir": tmp_path / "run"})
+    with refused(message):
+        run(config, ("features",))
+    assert not (config.run_dir / layout.FEATURES).exists()
+
+
+def test_what_beats_gives_that_is_none_is_named(rendered, networks, tmp_path, caplog):
+    beats = write_tiny_beats(tmp_path / "beats")
+    name = "encoder.layers.11.final_layer_norm.bias"
+    edit_weights(beats / "model.safetensors", lambda tensors: tensors[name].fill_(1e6))
+    shutil.copytree(rendered / "rendered", tmp_path / "run")
+    config = configure(rendered, "run", **networks, beats=str(beats))
+    with pytest.raises(WorkError, match="units were given up"):
+        run(config.model_copy(update={"run_dir": tmp_path / "run"}), ("features",))
+    assert f"features.beats: {beats} gives NaN, infinity or more than float16 holds" in caplog.text
 
 
 def test_two_revisions_of_one_network_are_recorded_apart(rendered, networks, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -64,13 +65,25 @@ from transformers import (
 
 from sonify.config import ClapEncoder
 from sonify.features.ast import AstLogMel, load_ast
+from sonify.features.beats import Beats
 from sonify.features.vae import load_vae
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.retrieval.clap import load_clap
 from sonify.retrieval.encoders import fetch_clap
 from tests.builders import RATE_HZ
+from train.embedder import Embedder
 from train.pipeline import AudioPixArtPipeline, make_scheduler
-from train.tiny import AST_WIDTH, write_tiny_ast, write_tiny_vae
+from train.released import write_code
+from train.tiny import (
+    AST_WIDTH,
+    BEATS_WIDTH,
+    TEXT_WIDTH,
+    write_tiny_ast,
+    write_tiny_beats,
+    write_tiny_sd,
+    write_tiny_vae,
+)
+from train.token_pipeline import AudioTokenPipeline
 
 Pairs = Sequence[tuple[Image.Image, str]]
 
@@ -354,6 +367,35 @@ def tiny_pipeline(*, audio: bool = True, caption_channels: int = AST_WIDTH, **se
 def write_tiny_pixart(folder: Path, **settings: Any) -> Path:
     """Save `tiny_pipeline` as a folder."""
     tiny_pipeline(**settings).save_pretrained(folder)
+    return folder
+
+
+def tiny_token_pipeline(ear: str | None = "beats", **settings: Any) -> AudioTokenPipeline:
+    """AudioToken with a BEATs of twelve layers, an AST of two (`ast`), or for features of 24 numbers without an ear."""
+    layers, width = {"beats": ((4, 8, 12), 3 * BEATS_WIDTH), "ast": ((1, 2), 2 * AST_WIDTH), None: ((), 24)}[ear]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        sd = StableDiffusionPipeline.from_pretrained(write_tiny_sd(folder / "sd"), safety_checker=None)
+        heard: Any = {}
+        if ear == "beats":
+            heard = {"audio_encoder": Beats.from_pretrained(write_tiny_beats(folder / "beats"))}
+        elif ear == "ast":
+            fetched = fetch_model(str(write_tiny_ast(folder / "ast")), None, AST_FILES)
+            heard = dict(
+                zip(("audio_encoder", "feature_extractor"), load_ast(fetched, CPU, torch.float32), strict=True)
+            )
+    torch.manual_seed(0)
+    embedder = Embedder(audio_width=width, token_width=TEXT_WIDTH).eval()
+    parts = {name: sd.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    pipeline = AudioTokenPipeline(**parts, **heard, embedder=embedder, **({"layers": layers} | settings))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def write_tiny_audiotoken(folder: Path, ear: str = "beats", **settings: Any) -> Path:
+    """Save `tiny_token_pipeline` as a release's folder, with its code."""
+    tiny_token_pipeline(ear, **settings).save_pretrained(folder)
+    write_code(folder)
     return folder
 
 

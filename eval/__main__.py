@@ -28,6 +28,7 @@ STUDIES = {
     "separation": "do two sources show better when they are heard one after the other?",
     "reverberation": "what does the room in which a sound is heard change in the picture?",
     "ast_loudness": "how much loudness do AST's features keep, against HuBERT's?",
+    "projector_start": "does training gain by a projector that was pre-trained?",
 }
 
 

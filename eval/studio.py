@@ -28,7 +28,7 @@ from sonify.models.fetch import (
 )
 from sonify.models.loading import choose_device, choose_dtype, load_network, load_part
 from train.arguments import MAX_SEED
-from train.pipeline import AudioPixArtPipeline
+from train.kinds import SoundPipeline
 from train.released import load_pipeline, read_settings
 
 CLIP = "openai/clip-vit-base-patch32"
@@ -113,7 +113,7 @@ class Studio:
     """Paints sounds and scores the pictures."""
 
     def __init__(
-        self, pipeline: AudioPixArtPipeline, scorer: Scorer, painting: Painting, others: Sequence[str] = OTHERS
+        self, pipeline: SoundPipeline, scorer: Scorer, painting: Painting, others: Sequence[str] = OTHERS
     ) -> None:
         self.painting = painting
         self._pipeline = pipeline

@@ -278,23 +278,23 @@ def _teach_sounds(network: ASTForAudioClassification, log_mel: AstLogMel, sounds
     network.load_state_dict(network.state_dict() | taught)
 
 
-def tiny_clip(folder: Path) -> Path:
-    """CLIP: texts letter by letter, images of 32 pixels."""
+def tiny_clip(folder: Path, width: int = 16) -> Path:
+    """CLIP: texts letter by letter, images of 32 pixels, in a space of this width."""
     letters = string.ascii_lowercase
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: n for n, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
     text = CLIPTextConfig(
         vocab_size=len(vocab), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        projection_dim=16, bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
+        projection_dim=width, bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
         pad_token_id=vocab["<|endoftext|>"],
     )  # fmt: skip
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
-        projection_dim=16,
+        projection_dim=width,
     )  # fmt: skip
     torch.manual_seed(0)
-    network = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    network = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return _save(folder, network, CLIPProcessor(images, tokenizer))
 

@@ -40,6 +40,7 @@ from sonify.models.loading import choose_device, choose_dtype
 from sonify.terminal import Parser, run_command
 from train.arguments import MAX_SEED
 from train.hearing import LEVELS, Level
+from train.kinds import KINDS, SoundPipeline
 from train.manifest import (
     IMAGES,
     MANIFEST,
@@ -51,7 +52,6 @@ from train.manifest import (
     write_image,
     write_manifest,
 )
-from train.pipeline import AudioPixArtPipeline
 from train.released import find_release, load_pipeline, read_settings
 from train.separator import Separator, check_separator, find_separator, load_separator, take_apart
 from train.windows import Window, make_windows, read_sound
@@ -90,8 +90,8 @@ class SceneSounds:
 class Request:
     """What is asked for; `in_folder` tells a folder with a manifest from a single file.
 
-    Where `target_lufs` and `level` are None, they are what the model was trained on. With `separate`, sounds are heard
-    one after the other, and with a `separator` the sources of each are.
+    Where `target_lufs` and `level` are None, they are what the model was trained on; `guidance` and `steps`, its own.
+    With `separate`, sounds are heard one after the other, and with a `separator` the sources of each are.
     """
 
     model: str
@@ -99,8 +99,8 @@ class Request:
     seeds: range
     out: Path
     in_folder: bool
-    guidance: float = 4.5
-    steps: int = 20
+    guidance: float | None = None
+    steps: int | None = None
     target_lufs: float | None = None
     level: Level | None = None
     separate: bool = False
@@ -153,8 +153,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--separator", metavar="DIR", help="a ConvTasNet: its folder, or a hub id")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument("--seeds", type=int, help="how many images, of seeds that follow each other, for each window")
-    parser.add_argument("--guidance", type=float, default=4.5, help="scale of it, 1 is none (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="of the sampler for each image (default: %(default)s)")
+    defaults = [f"{kind.guidance:g} and {kind.steps} of an {kind.name}" for kind in KINDS.values()]
+    parser.add_argument("--guidance", type=float, help="scale of it, 1 is none (default: the model's own)")
+    parser.add_argument(
+        "--steps", type=int, help=f"of the sampler for each image (default: the model's own; {', '.join(defaults)})"
+    )
     parser.add_argument(
         "--level",
         choices=LEVELS,
@@ -203,12 +206,12 @@ def read_request(arguments: argparse.Namespace) -> Request:
 
 
 def _check_ranges(arguments: argparse.Namespace) -> None:
-    seeds = 1 if arguments.seeds is None else arguments.seeds
+    seeds, guidance = 1 if arguments.seeds is None else arguments.seeds, arguments.guidance
     checks = (
         ("--seeds", f"1 to {MAX_SEEDS:,}", arguments.seeds, 1 <= seeds <= MAX_SEEDS),
         ("--seed", f"0 to {MAX_SEED - seeds + 1}", arguments.seed, 0 <= arguments.seed <= MAX_SEED - seeds + 1),
-        ("--guidance", f"1 to {MAX_GUIDANCE}", arguments.guidance, 1 <= arguments.guidance <= MAX_GUIDANCE),
-        ("--steps", "1 to 1000", arguments.steps, 1 <= arguments.steps <= 1000),
+        ("--guidance", f"1 to {MAX_GUIDANCE}", guidance, guidance is None or 1 <= guidance <= MAX_GUIDANCE),
+        ("--steps", "1 to 1000", arguments.steps, arguments.steps is None or 1 <= arguments.steps <= 1000),
         ("--lufs", "between -70 and 0", arguments.lufs, arguments.lufs is None or -70 < arguments.lufs <= 0),
         ("--batch-size", "at least 1", arguments.batch_size, arguments.batch_size is None or arguments.batch_size >= 1),
         ("--gains-db", "-60 to 60", arguments.gains_db, all(-60 <= gain <= 60 for gain in arguments.gains_db or ())),
@@ -255,7 +258,9 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
     released = find_release(request.model)
     settings = read_settings(released.path)
     if settings["audio_encoder"][0] is None:
-        raise InputError(f"{released.model}: a model without an AST, whose condition is not made from sounds here")
+        raise InputError(
+            f"{released.model}: a model without an AST or a BEATs, whose condition is not made from sounds here"
+        )
     request = _as_trained(request, settings)
     folder = _check_out(request)
     dtype = choose_dtype("auto", device)
@@ -285,7 +290,14 @@ def _as_trained(request: Request, settings: Mapping[str, Any]) -> Request:
     """A request that leaves nothing to the model, of which these are the settings."""
     middle_lufs = sum(settings["loudness_lufs"]) / 2
     target_lufs = middle_lufs if request.target_lufs is None else request.target_lufs
-    return replace(request, target_lufs=target_lufs, level=request.level or settings["level"])
+    kind = KINDS[settings["_class_name"]]
+    return replace(
+        request,
+        target_lufs=target_lufs,
+        level=request.level or settings["level"],
+        guidance=kind.guidance if request.guidance is None else request.guidance,
+        steps=kind.steps if request.steps is None else request.steps,
+    )
 
 
 def _check_out(request: Request) -> Path:
@@ -317,6 +329,8 @@ def _plan(
     planned: list[list[GeneratedImage]] = []
     assert request.target_lufs is not None
     assert request.level is not None
+    assert request.guidance is not None
+    assert request.steps is not None
     for number, (scene, starts_sec) in enumerate(zip(request.scenes, starts, strict=True)):
         settings = GenerationSettings(
             guidance=request.guidance,
@@ -385,7 +399,7 @@ def _hash_model(folder: Path) -> str:
 
 
 def _conditions(
-    pipeline: AudioPixArtPipeline,
+    pipeline: SoundPipeline,
     request: Request,
     planned: Sequence[Sequence[GeneratedImage]],
     missing: Collection[str],
@@ -426,11 +440,13 @@ def _batches(
 
 
 def _make(
-    pipeline: AudioPixArtPipeline,
+    pipeline: SoundPipeline,
     request: Request,
     folder: Path,
     batch: Sequence[tuple[GeneratedImage, torch.Tensor]],
 ) -> None:
+    assert request.guidance is not None
+    assert request.steps is not None
     images = pipeline(
         audio_features=torch.stack([audio_TD for _, audio_TD in batch]),
         seeds=[row.seed for row, _ in batch],

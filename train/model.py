@@ -75,7 +75,7 @@ def init_transformer(config: Transformer, seed: int) -> tuple[PixArtTransformer2
             _init_weights(model)
             given: dict[str, int] = {}
             if config.init.projector is not None:  # loaded last: all else is what it is without one
-                _load_projector(str(config.init.projector), cast(PixArtAlphaTextProjection, model.caption_projection))
+                load_projector(str(config.init.projector), cast(PixArtAlphaTextProjection, model.caption_projection))
                 given = {name: count for name, count in _sizes(model).items() if name.startswith(PROJECTION)}
             new = {name: count for name, count in _sizes(model).items() if name not in given}
             return model, InitReport(source="scratch", kept={}, projector=given, new=new)
@@ -168,7 +168,7 @@ def _from_checkpoint(config: Transformer, init: Checkpoint) -> tuple[PixArtTrans
     model.register_to_config(caption_channels=config.caption_channels)
     fresh = {name: count for name, count in _sizes(model).items() if name not in kept}
     if init.projector is not None:
-        _load_projector(str(init.projector), projection)
+        load_projector(str(init.projector), projection)
     return model, InitReport(
         source=f"{fetched.model} ({fetched.identity[:19]})",
         kept=kept,
@@ -204,7 +204,7 @@ def load_text_projection(init: Checkpoint, width: int) -> tuple[PixArtAlphaTextP
             " them to the checkpoint's"
         )
     projection = PixArtAlphaTextProjection(in_features=shape[1], hidden_size=width)
-    _load_projector(str(file), projection)
+    load_projector(str(file), projection)
     return projection, fetched.identity
 
 
@@ -293,7 +293,7 @@ def _load(fetched: FetchedModel) -> PixArtTransformer2DModel:
     return model
 
 
-def _load_projector(file: str, projection: PixArtAlphaTextProjection) -> None:
+def load_projector(file: str, projection: PixArtAlphaTextProjection) -> None:
     """Read `caption_projection`'s tensors; others in the file, such as the rest of a transformer, are not looked at."""
     wanted = projection.state_dict()
     try:

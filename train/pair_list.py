@@ -3,6 +3,7 @@
 Listings lie at RUN/units/features/<unit>.parquet and are frozen when first made; new pairs become new units.
 """
 
+import errno
 import io
 import logging
 import math
@@ -167,13 +168,23 @@ def _of_row(table: Path, row: Mapping[str, str], where: str, settings: PairSetti
         caption=row["caption"],
     )
     for what in ("image", "sound"):
-        named = row[what]
-        place = file_beside(table, named) if named else None
-        if place is None or not is_file(place):
-            detail = f"no such {what} below the table's folder: {named!r}" if named else f"{where} names no {what}"
+        file = _file_beside(table, row[what])
+        if file is None:
+            detail = f"no such {what} below the table's folder: {row[what]!r}" if row[what] else f"no {what} is named"
             return replace(ref, refused=Reason.MISSING, detail=detail)
-        ref = replace(ref, **{what: Path(str(place)).relative_to(table.parent).as_posix()})
+        ref = replace(ref, **{what: file.relative_to(table.parent).as_posix()})
     return ref
+
+
+def _file_beside(table: Path, name: str) -> Path | None:
+    """The file that a table names, if it is there."""
+    try:
+        place = file_beside(table, name) if name else None
+        return Path(str(place)) if place is not None and is_file(place) else None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a name that no file can have
+            raise
+        return None
 
 
 def _start_sec(cell: str, where: str) -> float:

@@ -7,6 +7,8 @@ S  samples at 16 kHz, float32 with full scale at 1.0; N  sources
 """
 
 import argparse
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -32,6 +34,19 @@ SEPARATOR_FILES = Files(
 # A source further below its mixture than this is left out. Networks have a fixed number of outputs, and say nothing in
 # those that they have no source for: what is left there would be heard as a sound of its own.
 SILENT_DB = -40.0
+# What asteroid calls a ConvTasNet's tensors, and torchaudio.
+ASTEROID_NAMES = (
+    (r"(en|de)coder\.filterbank\._filters", r"\1coder.weight"),
+    (r"masker\.bottleneck\.0\.", "mask_generator.input_norm."),
+    (r"masker\.bottleneck\.1\.", "mask_generator.input_conv."),
+    (r"masker\.TCN\.(\d+)\.shared_block\.", r"mask_generator.conv_layers.\1.conv_layers."),
+    (r"masker\.TCN\.(\d+)\.res_conv\.", r"mask_generator.conv_layers.\1.res_out."),
+    (r"masker\.TCN\.(\d+)\.skip_conv\.", r"mask_generator.conv_layers.\1.skip_out."),
+    (r"masker\.mask_net\.0\.", "mask_generator.output_prelu."),
+    (r"masker\.mask_net\.1\.", "mask_generator.output_conv."),
+    (r"\.gamma$", ".weight"),
+    (r"\.beta$", ".bias"),
+)
 
 
 class Separator(Protocol):
@@ -49,7 +64,7 @@ def take_apart(separator: Separator, mixture_S: np.ndarray, name: str) -> np.nda
         InputError: what the separator returned cannot be heard; the message begins with the mixture's name.
     """
     found_NS = np.asarray(separator.separate(mixture_S, SAMPLE_RATE_HZ))
-    if found_NS.ndim != 2 or found_NS.shape[1:] != mixture_S.shape:
+    if found_NS.shape[1:] != mixture_S.shape:
         raise InputError(
             f"{name}: the separator returned {found_NS.shape}: expected sources as long as the mixture, (N,"
             f" {len(mixture_S)})"
@@ -168,17 +183,18 @@ def load_separator(fetched: FetchedModel, device: torch.device) -> ConvTasNetSep
     config = make_settings(read_json(file), ConvTasNetConfig, f"--separator: {file}", check_paths=False)
     network = _build(config)
     expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = read_shapes(fetched.path)
+    try:
+        found, weights = read_shapes(fetched.path), load_file(fetched.path / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"--separator: {cannot_load(fetched, error)}") from error
+    except InputError as error:
+        raise InputError(f"--separator: {error}") from error
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         name = wrong[0]
         raise InputError(
             f"--separator: {fetched.path}: {len(wrong)} tensors are not those of its config.json, such as {name}:"
             f" expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
         )
-    try:
-        weights = load_file(fetched.path / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise cannot_load(fetched, error) from error
     if not all(tensor.is_floating_point() for tensor in weights.values()):
         raise InputError(f"--separator: {fetched.path / WEIGHTS}: expected floats, found tensors of another kind")
     network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()}, assign=True)
@@ -197,3 +213,58 @@ def _build(config: ConvTasNetConfig) -> torch.nn.Module:
     if not config.pad:
         network.encoder.padding = network.decoder.padding = (0,)
     return network
+
+
+def from_asteroid(
+    arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and config.json of a ConvTasNet that asteroid published: its `state_dict` under its `model_args`.
+
+    Asteroid trains on SI-SDR, and often to leave noise out, so that the sources are scaled and need not add up to the
+    mixture. The network is the same to the rounding where a sound is a multiple of its stride, as five seconds are.
+
+    Raises:
+        ValueError: it is of a form that torchaudio's network has not; or lacks tensors.
+    """
+    given = {"fb_name": "free", "causal": False, "norm_type": "gLN", "conv_kernel_size": 3} | dict(arguments)
+    filters, kernel, width = (given.get(name) for name in ("n_filters", "kernel_size", "bn_chan"))
+    only: dict[str, tuple[Any, ...]] = {
+        "fb_name": ("free", "FreeFB"),
+        "causal": (False,),
+        "norm_type": ("gLN",),
+        "conv_kernel_size": (3,),
+        "encoder_activation": (None, "linear"),
+        "stride": (None, kernel // 2 if isinstance(kernel, int) else None),
+        "skip_chan": (width,),
+        "in_chan": (None, filters),
+        "out_chan": (None, filters),
+    }
+    for name, known in only.items():
+        if (found := given.get(name)) not in known:
+            raise ValueError(f"{name}: expected {' or '.join(str(each) for each in known)}, found {str(found)[:80]}")
+    sizes = {
+        "num_sources": "n_src",
+        "enc_kernel_size": "kernel_size",
+        "enc_num_feats": "n_filters",
+        "msk_num_feats": "bn_chan",
+        "msk_num_hidden_feats": "hid_chan",
+        "msk_num_layers": "n_blocks",
+        "msk_num_stacks": "n_repeats",
+        "msk_activate": "mask_act",
+    }
+    settings = {ours: given.get(theirs) for ours, theirs in sizes.items()}
+    settings |= {"model_type": MODEL_TYPE, "sample_rate": int(given.get("sample_rate") or 0)}
+    settings |= {"pad": False, "rescale": True, "mixture_consistency": False}
+    network = _build(make_settings(settings, ConvTasNetConfig, "model_args", check_paths=False))
+    named = {_name_of(name): tensor for name, tensor in tensors.items()}
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    for name, shape in expected.items():  # of the last block asteroid has an output to the next one, which is not there
+        if name not in named or named[name].shape != shape:
+            raise ValueError(f"no tensor for {name} of the shape {tuple(shape)}: not asteroid's ConvTasNet")
+    return {name: named[name] for name in expected}, settings
+
+
+def _name_of(name: str) -> str:
+    for theirs, ours in ASTEROID_NAMES:
+        name = re.sub(theirs, ours, name)
+    return name

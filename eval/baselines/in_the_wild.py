@@ -178,7 +178,7 @@ def open_system(settings: InTheWild) -> System:
         assert settings.clip is not None
         judge = open_clip_judge(settings.clip, settings.clip_revision, device)
         if settings.wav2clip is not None:
-            similarity = open_wav2clip_similarity(settings.wav2clip, judge, device)
+            similarity = open_wav2clip_similarity(Path(settings.wav2clip), judge, device)
     return System(settings=settings, caption=caption, diffusion=diffusion, judge=judge, similarity=similarity)
 
 

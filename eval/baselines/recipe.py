@@ -211,7 +211,7 @@ def _check_checkout(path: Path, recipe: CommandRecipe) -> None:
     for name in recipe.needs:
         if not (recipe.cwd / name).is_file():
             raise InputError(
-                f"config {path}: needs: no such file: {recipe.cwd / name}; the recipe's first lines say where it is from"
+                f"config {path}: needs: no such file: {recipe.cwd / name}; the recipe's head says where it is from"
             )
 
 

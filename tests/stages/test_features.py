@@ -333,7 +333,7 @@ def test_layers_of_an_ast_are_joined_and_the_stage_resumes(rendered, networks, f
     joined = torch.cat([hidden[1], hidden[2]], -1)[0, 2:].reshape(12, 101, 64)[:, :49].mean(0)
     np.testing.assert_allclose(heard[name], joined.numpy(), rtol=2e-3, atol=2e-3)
     before = hash_run(config.run_dir)
-    shutil.rmtree(config.run_dir / layout.features("train", "000000").rpartition("/")[0])
+    shutil.rmtree(Path(str(config.run_dir), layout.features("train", "000000")).parent)
     verify(config.run_dir, repair=True)
     run(config, ("features",))
     assert hash_run(config.run_dir) == before
@@ -355,7 +355,7 @@ def test_beats_listens_instead_and_the_stage_resumes(rendered, networks, tmp_pat
     assert record.models[beats].startswith("sha256:")
     assert "not/there" not in record.models
     before = hash_run(config.run_dir)
-    shutil.rmtree(config.run_dir / layout.features("train", "000000").rpartition("/")[0])
+    shutil.rmtree(Path(str(config.run_dir), layout.features("train", "000000")).parent)
     verify(config.run_dir, repair=True)
     run(config, ("features",))
     assert hash_run(config.run_dir) == before

@@ -100,6 +100,13 @@ def test_with_one_window_the_scene_has_no_number(folder, settings, tmp_path):
     assert {sample.scenes for sample in opened(tmp_path / "run").samples()} == {("pairs",)}
 
 
+def test_layers_of_the_ear_are_joined(folder, settings, tmp_path):
+    make_pairs(folder, tmp_path / "run", settings(layers=[1, 2]))
+    data = opened(tmp_path / "run")
+    assert data.audio_shape[1] == 2 * 32
+    assert data.features.layers == (1, 2)
+
+
 def test_what_is_made_is_what_sonify_makes_of_the_same_sound(folder, settings, networks, tmp_path):
     """The loudness of a scene is drawn from `lufs`, and the same networks see and hear it."""
     from sonify.config import make_config  # noqa: PLC0415 - of this test alone
@@ -132,6 +139,8 @@ def test_what_is_made_is_what_sonify_makes_of_the_same_sound(folder, settings, n
 def test_nothing_is_lost_without_a_word(folder, settings, tmp_path):
     (folder / "lonely.png").write_bytes(picture(9, image_format="PNG"))
     write_sound(folder / "deep/alone.flac", tone(9))
+    (folder / "endless.png").write_bytes(picture(9, image_format="PNG")[:-12])  # all its pixels are there
+    write_sound(folder / "endless.wav", tone(9))
     (folder / "cut.jpg").write_bytes(picture(9)[:-200])
     write_sound(folder / "cut.wav", tone(9))
     (folder / "mute.jpg").write_bytes(picture(9))
@@ -145,11 +154,12 @@ def test_nothing_is_lost_without_a_word(folder, settings, tmp_path):
     made = make_pairs(folder, run, settings(shard_size=4))
 
     assert made.rows.rows_in == made.rows.rows_out + sum(made.rows.rejected.values())
-    assert made.rows.rejected == {"missing": 2, "silent": 1, "unreadable": 2}
+    assert made.rows.rejected == {"missing": 2, "silent": 1, "unreadable": 3}
     assert rejects(run) == {
         "lonely_2epng": "missing",
         "deep_2falone_2eflac": "missing",
         "cut_2ejpg": "unreadable",
+        "endless_2epng": "unreadable",
         "mute_2ejpg": "silent",
         "broken_2ejpg": "unreadable",
         "half.wav#5": "silent",  # a window; the pair stays, and hears the other one
@@ -280,6 +290,7 @@ TABLES = {
     "nan": ("image,sound,start_sec\na.jpg,a.wav,nan\n", "start_sec is 'nan'"),
     "none": ("image,sound\n", "holds no pair of an image and a sound"),
     "names": ("image,sound\nx.jpg,y.wav\n", "x.jpg: no such image below the table's folder"),
+    "long": (f"image,sound\n{'x' * 300}.jpg,a.wav\n", "no such image below the table's folder: 'xxx"),
     "outside": ("image,sound\na.jpg,/etc/passwd\n", "no such sound below the table's folder: '/etc/passwd'"),
 }
 

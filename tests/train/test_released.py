@@ -26,7 +26,8 @@ from tests.builders import RATE_HZ, refused, sine, write_sound
 from tests.processes import run_python
 from tests.servers import MODEL, running_hub
 from tests.tiny_networks import edit_json, edit_weights, tiny_transformer, write_tiny_pixart
-from train.released import PARTS, PIPELINE_CODE, load_pipeline, pipeline_source
+from train.kinds import PIXART
+from train.released import PIPELINE_CODE, load_pipeline, pipeline_source
 
 CPU = torch.device("cpu")
 # What a release's code may ask of whoever has not this package.
@@ -141,7 +142,7 @@ def test_a_release_that_names_its_own_code_is_refused(whole: Path, tmp_path: Pat
     (model / PIPELINE_CODE).write_text(f"open({str(written)!r}, 'w')\n")
     set_index(_class_name=["pipeline", "AudioPixArtPipeline"])(model)
 
-    with refused("expected a pipeline of kind AudioPixArtPipeline, found"):
+    with refused("expected a pipeline of kind AudioPixArtPipeline or AudioTokenPipeline, found"):
         load_pipeline(model, CPU, torch.float32)
 
     assert not written.exists()
@@ -244,7 +245,10 @@ VAE, AST = "vae/diffusion_pytorch_model.safetensors", "audio_encoder/model.safet
         (break_weights(VAE), "vae: expected finite weights"),
         (break_weights(AST), "audio_encoder: expected finite weights"),
         (without("model_index.json"), "not a released pipeline"),
-        (set_index(_class_name="PixArtAlphaPipeline"), "kind AudioPixArtPipeline, found PixArtAlphaPipeline"),
+        (
+            set_index(_class_name="PixArtAlphaPipeline"),
+            "kind AudioPixArtPipeline or AudioTokenPipeline, found PixArtAlphaPipeline",
+        ),
         (lambda folder: (folder / "model_index.json").write_text("{"), "not JSON"),
         (
             lambda folder: edit_json(folder / "model_index.json", lambda index: index.pop("clip_seconds")),
@@ -284,7 +288,7 @@ VAE, AST = "vae/diffusion_pytorch_model.safetensors", "audio_encoder/model.safet
         ),
         *(
             (write(f"{part}/{name}", text), f"{part}/{name}: {said}")
-            for part, name in PARTS.items()
+            for part, name in PIXART.parts.items()
             for text, said in (
                 ('"x"', "expected a JSON object, found str"),
                 ("[]", "expected a JSON object"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from eval import convert_weights
 from tests.builders import RATE_HZ, noise, refused, sine
 from tests.tiny_networks import CPU, band_separator, edit_json, edit_weights, tiny_separator
 from train.separator import (
@@ -242,3 +243,106 @@ def test_sources_need_a_separator_and_nothing_else_does(
         return
     with refused(message):
         check_separator(arguments)
+
+
+ASTEROID: dict[str, Any] = {
+    "fb_name": "free", "n_filters": 12, "kernel_size": 16, "stride": 8, "sample_rate": 16000.0, "in_chan": 12,
+    "out_chan": 12, "bn_chan": 6, "hid_chan": 10, "skip_chan": 6, "conv_kernel_size": 3, "n_blocks": 3, "n_repeats": 2,
+    "n_src": 2, "norm_type": "gLN", "mask_act": "relu", "encoder_activation": None,
+}  # fmt: skip
+
+
+def asteroid_tensors() -> dict[str, torch.Tensor]:
+    """The names and shapes of a ConvTasNet as asteroid publishes it, at random."""
+    shapes: dict[str, tuple[int, ...]] = {f"{side}.filterbank._filters": (12, 1, 16) for side in ("encoder", "decoder")}
+    shapes |= {"masker.bottleneck.0.gamma": (12,), "masker.bottleneck.0.beta": (12,)}
+    shapes |= {"masker.bottleneck.1.weight": (6, 12, 1), "masker.bottleneck.1.bias": (6,)}
+    for block in (f"masker.TCN.{n}" for n in range(6)):
+        shapes |= {f"{block}.shared_block.0.weight": (10, 6, 1), f"{block}.shared_block.0.bias": (10,)}
+        shapes |= {f"{block}.shared_block.3.weight": (10, 1, 3), f"{block}.shared_block.3.bias": (10,)}
+        for n in (1, 4):
+            shapes |= {f"{block}.shared_block.{n}.weight": (1,)}
+            shapes |= {f"{block}.shared_block.{n + 1}.{name}": (10,) for name in ("gamma", "beta")}
+        for name in ("res_conv", "skip_conv"):
+            shapes |= {f"{block}.{name}.weight": (6, 10, 1), f"{block}.{name}.bias": (6,)}
+    shapes |= {
+        "masker.mask_net.0.weight": (1,),
+        "masker.mask_net.1.weight": (24, 6, 1),
+        "masker.mask_net.1.bias": (24,),
+    }
+    generator = torch.Generator().manual_seed(0)
+    return {name: 0.5 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def asteroid_forward(tensors: dict[str, torch.Tensor], mixture_S: np.ndarray) -> np.ndarray:
+    """What asteroid's network does, by the description of its layers."""
+
+    def conv(x: torch.Tensor, name: str, **options: Any) -> torch.Tensor:
+        return functional.conv1d(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"], **options)
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        mean, var = x.mean(dim=(1, 2), keepdim=True), x.var(dim=(1, 2), keepdim=True, correction=0)
+        gamma, beta = (tensors[f"{name}.{part}"][:, None] for part in ("gamma", "beta"))
+        return gamma * (x - mean) / (var + 1e-8).sqrt() + beta
+
+    filters, skips = tensors["encoder.filterbank._filters"], torch.zeros(1)
+    frames = functional.conv1d(torch.from_numpy(mixture_S)[None, None], filters, stride=8)
+    x = conv(norm(frames, "masker.bottleneck.0"), "masker.bottleneck.1")
+    for n in range(6):
+        block, dilation = f"masker.TCN.{n}", 2 ** (n % 3)
+        y = functional.prelu(conv(x, f"{block}.shared_block.0"), tensors[f"{block}.shared_block.1.weight"])
+        y = norm(y, f"{block}.shared_block.2")
+        y = conv(y, f"{block}.shared_block.3", padding=dilation, dilation=dilation, groups=10)
+        y = norm(functional.prelu(y, tensors[f"{block}.shared_block.4.weight"]), f"{block}.shared_block.5")
+        x, skips = x + conv(y, f"{block}.res_conv"), skips + conv(y, f"{block}.skip_conv")
+    masks = conv(functional.prelu(skips, tensors["masker.mask_net.0.weight"]), "masker.mask_net.1").relu()
+    masked = masks.view(2, 12, -1) * frames
+    return functional.conv_transpose1d(masked, tensors["decoder.filterbank._filters"], stride=8)[:, 0].numpy()
+
+
+def test_a_network_that_asteroid_published_is_the_same_here(tmp_path: Path) -> None:
+    published = {"model_name": "ConvTasNet", "state_dict": asteroid_tensors(), "model_args": ASTEROID, "infos": {}}
+    torch.save(published, tmp_path / "pytorch_model.bin")
+    words = ["conv_tasnet", str(tmp_path / "pytorch_model.bin"), "--out", str(tmp_path / "apart")]
+    assert convert_weights.main(words) == 0
+    assert load(tmp_path / "apart").config.rescale
+    edit_json(tmp_path / "apart" / "config.json", lambda config: config.update(rescale=False))
+    mixture_S = noise(5, RATE_HZ).astype(np.float32)
+
+    found_NS = load(tmp_path / "apart").separate(mixture_S, RATE_HZ)
+
+    expected_NS = asteroid_forward(asteroid_tensors(), mixture_S)
+    assert np.abs(expected_NS).max() > 0.1
+    assert found_NS == pytest.approx(expected_NS, abs=1e-4 * float(np.abs(expected_NS).max()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sample_rate": 8000}, "sample_rate: "),
+        ({"sample_rate": None}, "sample_rate: "),
+        ({"norm_type": "cLN"}, "norm_type: expected gLN, found cLN"),
+        ({"causal": True}, "causal: expected False, found True"),
+        ({"stride": 4}, "stride: expected None or 8, found 4"),
+        ({"skip_chan": 0}, "skip_chan: expected 6, found 0"),
+        ({"encoder_activation": "relu"}, "encoder_activation: "),
+        ({"fb_name": "stft"}, "fb_name: expected free or FreeFB, found stft"),
+        ({"kernel_size": "16"}, "stride: "),
+        ({"n_src": None}, "num_sources: "),
+        ({"n_src": 3}, "no tensor for mask_generator.output_conv.weight of the shape"),
+        ({"n_blocks": 4}, "no tensor for mask_generator.conv_layers.6"),
+    ],
+)
+def test_another_network_of_asteroid_is_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    torch.save({"state_dict": asteroid_tensors(), "model_args": ASTEROID | changed}, tmp_path / "model.bin")
+    with refused(f"model.bin: .*{message}.*; expected pytorch_model.bin"):
+        convert_weights.convert("conv_tasnet", tmp_path / "model.bin", tmp_path / "apart")
+
+
+@pytest.mark.parametrize(
+    "published", [{"state_dict": {}}, [1], {"model_args": {}, "state_dict": {"a": 1}}, {"model_args": {}}]
+)
+def test_what_asteroid_did_not_publish_is_refused(tmp_path: Path, published: Any) -> None:
+    torch.save(published, tmp_path / "model.bin")
+    with refused("model.bin: expected .*; expected pytorch_model.bin"):
+        convert_weights.convert("conv_tasnet", tmp_path / "model.bin", tmp_path / "apart")

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from protocol import Batch, Plan, answer_in_batches, read_job
+from protocol import Batch, Plan, answer_in_batches, read_job, spell
 
 RUN = "sonify"
 job, arguments = read_job("model", "embedder")
@@ -28,9 +28,15 @@ def prepare(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Batch:
     (work / "constants").mkdir()
     (work / "constants" / "best_frames.json").write_text("{}")
     (work / "models").symlink_to(checkout / "models")
-    settings = ("--pretrained_model_name_or_path", arguments.model, "--learned_embeds", str(checkout / arguments.embedder),
-                "--data_dir", f"{work / 'sounds'}/", "--data_set", "test", "--run_name", RUN, "--seed", str(seeds[0]),
-                "--generation_steps", str(len(names)))  # fmt: skip
+    settings = spell(
+        pretrained_model_name_or_path=arguments.model,
+        learned_embeds=checkout / arguments.embedder,
+        data_dir=f"{work / 'sounds'}/",
+        data_set="test",
+        generation_steps=len(names),
+        run_name=RUN,
+        seed=seeds[0],
+    )
     command = (sys.executable, str(checkout / "inference.py"), *settings)
     return Batch(command=command, find=lambda name: work / "output" / "imgs" / RUN / f"{name}.png", cwd=work)
 

@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from PIL import Image
-from protocol import Batch, Plan, answer_in_batches, read_job, seed_all
+from protocol import Batch, Plan, answer_in_batches, read_job, seed_all, spell
 
 DATASET = "Landscape"
 
@@ -23,9 +23,18 @@ def prepare(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Batch:
     (work / "data" / DATASET / "test" / "image").mkdir()
     for name in names:
         Image.new("RGB", (8, 8)).save(work / "data" / DATASET / "test" / "image" / f"{name}.jpg")
-    settings = ("--pt_path", str(checkout / arguments.weights), "--sd_path", arguments.model, "--dataset_name", DATASET,
-                "--data_dir", str(work / "data"), "--data_set", "test", "--output_dir", str(work / "made"),
-                "--M", "6", "--cfg", "--prompt", "", "--negative_prompt", "")  # fmt: skip
+    settings = spell(
+        pt_path=checkout / arguments.weights,
+        sd_path=arguments.model,
+        dataset_name=DATASET,
+        data_dir=work / "data",
+        data_set="test",
+        output_dir=work / "made",
+        M=6,
+        cfg=True,
+        prompt="",
+        negative_prompt="",
+    )
     command = (sys.executable, __file__, "--run", str(checkout), str(seeds[0]), *settings)
     env = (("PYTHONHASHSEED", "0"),)
     return Batch(command=command, find=lambda name: work / "made" / DATASET / f"{name}.jpg", cwd=work, env=env)

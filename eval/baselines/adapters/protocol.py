@@ -110,6 +110,14 @@ def answer_each(job: Job, make: Callable[[str], Image.Image]) -> None:
                     job.fail(row, seed, error)
 
 
+def spell(**options: object) -> list[str]:
+    """Options as a program takes them; True is one without a value."""
+    words: list[str] = []
+    for name, value in options.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
+
+
 class Batch(NamedTuple):
     """A program that makes the pictures of all sounds of a folder: how it is run, and where it leaves a picture.
 
@@ -179,7 +187,7 @@ def _run_batch(job: Job, plan: Plan, rows: Sequence[Row], seeds: Sequence[int]) 
     total, said = len(named), ""
     if named:
         batch = plan.prepare(work, list(named), seeds)
-        for said in _talk(batch):
+        for said in _talk(batch):  # noqa: B007 - the last of it counts
             for name, row in list(named.items()):
                 if _take(job, plan, batch.find(name), row, seeds):
                     del named[name]

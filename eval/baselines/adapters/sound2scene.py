@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from protocol import Batch, Plan, answer_in_batches, read_job
+from protocol import Batch, Plan, answer_in_batches, read_job, spell
 
 COLUMNS = 8
 PADDING = 2  # torchvision's make_grid, around every picture
@@ -15,16 +15,11 @@ job, arguments = read_job("checkpoint")
 checkout: Path = arguments.checkout
 
 
-def prepare(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Batch:
+def prepare(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Batch:  # noqa: ARG001 - all of a folder
     """Its noise is seeded by itself, always alike: what differs are the columns."""
-    weights = (
-        "--checkpoint_vggish",
-        str(checkout / arguments.checkpoint),
-        "--root_path",
-        str(checkout / "checkpoints"),
-    )
-    places = ("--wav_path", str(work / "wavs"), "--out_path", str(work / "grids"))
-    command = (sys.executable, str(checkout / "test.py"), *weights, *places)
+    weights = {"checkpoint_vggish": checkout / arguments.checkpoint, "root_path": checkout / "checkpoints"}
+    settings = spell(**weights, wav_path=work / "wavs", out_path=work / "grids")
+    command = (sys.executable, str(checkout / "test.py"), *settings)
     return Batch(command=command, find=lambda name: work / "grids" / f"{name}.png", cwd=work)
 
 

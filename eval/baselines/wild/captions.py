@@ -43,7 +43,7 @@ CAPTIONER_FILES = Files(
 class Captioner(Protocol):
     """Says what is heard in a sound: words, each with how sure it is of it, 0 to 1."""
 
-    def __call__(self, sound: Sound) -> Sequence[tuple[str, float]]: ...
+    def __call__(self, sound: Sound, /) -> Sequence[tuple[str, float]]: ...
 
 
 def hear(caption: Captioner, nouns: Nouns, sound: Sound) -> Heard:

@@ -6,16 +6,21 @@ Its name says what stood in, so that no table shows a stand-in's numbers under t
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from eval.suites.config import LocalPath
 from sonify.config.inputs import Model, Section
+from sonify.stores import expand_user
 
 FILES = ("captions", "act", "act_words", "wav2clip")
 FOLDERS = ("stable_diffusion", "captioner", "clip")
+JUDGES = {"clip", "clip_revision", "wav2clip"}  # which nothing needs that is kept before it is optimised
 NOT_TOLD = {"kind", "env", "timeout_s_per_image", "trained_on"}  # of the recipe, and nothing of the system
+Weights = Annotated[
+    str, AfterValidator(lambda path: str(expand_user(path).absolute()))
+]  # may be not needed, and not there
 
 
 class InTheWild(Section):
@@ -34,7 +39,7 @@ class InTheWild(Section):
     image_of_step: int | None = Field(default=None, ge=0)  # from 0; null: the last
     clip: Model | None = None  # CLIP ViT-B/32 of transformers, for the two terms of the loss
     clip_revision: str | None = None
-    wav2clip: LocalPath | None = None  # stands for AudioCLIP; null: the term is left out
+    wav2clip: Weights | None = None  # stands for AudioCLIP; null: the term is left out
     steps: int = Field(default=40, ge=4, le=1000)
     guidance: float = Field(default=7.5, ge=1, le=100)
     checkpointing: bool = True
@@ -42,14 +47,6 @@ class InTheWild(Section):
     trained_on: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
     timeout_s_per_image: float = Field(default=3600, gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unused_is_left_out(cls, raw: Any) -> Any:
-        """Where the first picture is kept nothing judges it, and no weights are asked for in vain."""
-        if isinstance(raw, dict) and (raw.get("optimise") == 0 or raw.get("image_of_step") == 0):
-            return raw | {"clip": None, "clip_revision": None, "wav2clip": None}
-        return raw
 
     @model_validator(mode="after")
     def _consistent(self) -> "InTheWild":
@@ -98,12 +95,15 @@ class InTheWild(Section):
 
     def words(self) -> list[str]:
         """All settings as `key=value`, so that a manifest that holds the command holds them."""
-        told = self.model_dump(mode="json", exclude=NOT_TOLD) | {"image_of_step": self.chosen}
+        unused = {} if self.is_optimised else dict.fromkeys(JUDGES)
+        told = self.model_dump(mode="json", exclude=NOT_TOLD) | {"image_of_step": self.chosen} | unused
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in told.items()]
 
     def files(self) -> Iterator[Path]:
         """Every file of this machine that the pictures depend on."""
-        yield from (path for name in FILES if (path := getattr(self, name)) is not None)
+        unused = set() if self.is_optimised else JUDGES
+        named = {name: getattr(self, name) for name in (*FILES, *FOLDERS) if name not in unused}
+        yield from (Path(path) for name, path in named.items() if name in FILES and path is not None)
         for name in FOLDERS:
-            if (model := getattr(self, name)) is not None and (folder := Path(model)).is_dir():
+            if (model := named.get(name)) is not None and (folder := Path(model)).is_dir():
                 yield from sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torchvision.transforms.functional import InterpolationMode, resize
 from torchvision.transforms.functional import normalize as normalize_channels
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPModel, CLIPTokenizer
 
 from eval.baselines.wild.attention import Conditioning
 from eval.towers.inputs import at_rate
@@ -41,7 +41,7 @@ class Similarity(Protocol):
     The published system's is AudioCLIP's: a hundredth of its logit scale (at most 100) times the cosine.
     """
 
-    def __call__(self, sound: Sound, image_13HW: Tensor) -> Tensor: ...
+    def __call__(self, sound: Sound, image_13HW: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,29 +84,28 @@ def scaled_cosine(audio_1E: Tensor, image_1E: Tensor, logit_scale: Tensor) -> Te
 
 
 class ClipJudge:
-    """CLIP's two towers, through which a gradient goes."""
+    """CLIP, through whose picture's tower a gradient goes."""
 
     def __init__(self, fetched: FetchedModel, device: torch.device) -> None:
-        self._fetched, self._device = fetched, device
-        self._eye: Any = load_network(CLIPVisionModelWithProjection, fetched, device, torch.float32).requires_grad_(
-            False
-        )
-        self._reader: Any = load_network(CLIPTextModelWithProjection, fetched, device, torch.float32)
+        self._device = device
+        self._clip: Any = load_network(CLIPModel, fetched, device, torch.float32).requires_grad_(False)
         self._tokenizer: Any = load_part(CLIPTokenizer, fetched)
-        self.width: int = self._eye.config.projection_dim
+        self.width: int = self._clip.config.projection_dim
 
     def see(self, image_13HW: Tensor) -> Tensor:
         """The (1, E) embedding of a picture, as the published program prepares it: bent to a square, antialiased."""
-        side = self._eye.config.image_size
+        side = self._clip.config.vision_config.image_size
         small = resize(image_13HW, [side, side], InterpolationMode.BILINEAR, antialias=True)
-        return self._eye(pixel_values=normalize_channels(small, list(CLIP_MEAN), list(CLIP_STD))).image_embeds
+        pixels = normalize_channels(small, list(CLIP_MEAN), list(CLIP_STD))
+        return self._clip.visual_projection(self._clip.vision_model(pixel_values=pixels).pooler_output)
 
     def read(self, text: str) -> Tensor:
         """The (1, E) embedding of a caption; what is too long is cut."""
-        tokens = self._tokenizer(text, truncation=True, max_length=self._reader.config.max_position_embeddings,
-                                 return_tensors="pt")  # fmt: skip
+        places = self._clip.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(text, truncation=True, max_length=places, return_tensors="pt")
         with torch.no_grad():
-            return self._reader(input_ids=tokens["input_ids"].to(self._device)).text_embeds
+            seen = self._clip.text_model(input_ids=tokens["input_ids"].to(self._device))
+            return self._clip.text_projection(seen.pooler_output)
 
 
 def open_clip_judge(model: str, revision: str | None, device: torch.device) -> ClipJudge:
@@ -162,7 +161,7 @@ class Judged:
         audio = torch.zeros((), device=image_13HW.device)
         if self.similarity is not None:
             audio = audio_loss(self.similarity(self.sound, image_13HW))
-        terms = Losses(closeness=float(closeness), caption=float(caption), audio=float(audio))
+        terms = Losses(closeness=closeness.item(), caption=caption.item(), audio=audio.item())
         return closeness + caption + audio, terms
 
 

@@ -119,7 +119,7 @@ for audio in sorted(os.listdir(args.wav_path)):
     strip.save(os.path.join(args.out_path, audio.split(".")[0] + ".png"))
 """
 _AUDIOTOKEN = """
-import argparse, csv, json, os, random
+import argparse, csv, json, os
 import av
 from painting import hear, paint
 
@@ -129,18 +129,18 @@ parser.add_argument("--pretrained_model_name_or_path", default="stabilityai/stab
 parser.add_argument("--data_dir")
 parser.add_argument("--data_set", default="test")
 parser.add_argument("--seed", type=int, default=None)
-parser.add_argument("--generation_steps", type=int, default=50)
+parser.add_argument("--generation_steps", type=int, default=1)  # 50 in theirs: so few are too few
 parser.add_argument("--run_name", default="AudioToken")
 args = parser.parse_args()
 out = f"output/imgs/{args.run_name}/"
 os.makedirs(out, exist_ok=True)
 assert args.pretrained_model_name_or_path == "CompVis/stable-diffusion-v1-4"
-assert os.path.isfile("models/BEATs/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt") and os.path.isfile(args.learned_embeds)
+assert os.path.isfile("models/BEATs/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt")
+assert os.path.isfile(args.learned_embeds)
 json.load(open("constants/best_frames.json"))
 table = [row for row in csv.DictReader(open("data/VGGSound/vggsound.csv")) if row["set"] == args.data_set]
 videos = {name[:-4] for name in os.listdir(args.data_dir + "video/")}
 audios = {name[:-4] for name in os.listdir(args.data_dir + "audio/")}
-random.seed(args.seed)
 step = 0
 for name in sorted(videos & audios):
     if not any(row["ytid"] == name[:11] for row in table):
@@ -150,7 +150,7 @@ for name in sorted(videos & audios):
     step += 1
     with av.open(args.data_dir + f"video/{name}.mp4") as film:
         frames = list(film.decode(video=0))
-    frames[random.randint(0, len(frames) // 10 * 10)]
+    frames[len(frames) // 10 * 10]  # the last that it may draw
     tone = hear(args.data_dir + f"audio/{name}.wav", 16000)
     paint(tone, args.seed).save(f"{out}{name}.png")
 """
@@ -171,7 +171,8 @@ assert os.path.isfile("../checkpoints_all/gluenet_checkpoint/gluenet_sound2img_a
 assert os.path.isfile("null_cond_tensor.pt")
 args = json.load(open("./audioclip/protocols/audioclip-us8k-demo.json"))["Dataset"]["args"]
 rows = list(csv.DictReader(open(os.path.join(args["root"], "metadata", "UrbanSound8K.csv"))))
-heard = [(row, hear(os.path.join(args["root"], "audio", f"fold{row['fold']}", row["slice_file_name"]), 44100)) for row in rows]
+paths = [os.path.join(args["root"], "audio", f"fold{row['fold']}", row["slice_file_name"]) for row in rows]
+heard = [(row, hear(path, 44100)) for row, path in zip(rows, paths)]
 assert any(int(row["fold"]) != args["fold"] for row in rows), "num_samples should be a positive integer value"
 samples = os.path.join(opt.outdir, "samples")
 os.makedirs(samples, exist_ok=True)

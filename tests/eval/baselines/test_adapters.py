@@ -98,6 +98,28 @@ def test_a_system_paints_each_sound_with_each_seed_and_goes_on_after_a_kill(
     assert not (out / "work").exists()
 
 
+def test_a_sound_that_cannot_be_painted_does_not_stop_a_folder_that_has_all_others(
+    suite: Suite, tmp_path: Path
+) -> None:
+    environment = write_environment(tmp_path / "environment", bad=f"{tones(suite)[1]}")
+    assert run("sound2scene", suite, tmp_path) == 0
+    assert run("sound2scene", suite, tmp_path) == 0
+    assert [line[:2] for line in failures(tmp_path / "out")] == [["s001", "0"], ["s001", "1"]]
+    (environment / "bad").write_text("")
+    assert run("sound2scene", suite, tmp_path) == 0
+    assert_pictures_are_right(suite, tmp_path / "out", [(n, seed) for n in range(3) for seed in (0, 1)])
+
+
+def test_a_strip_of_another_form_is_said(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_environment(tmp_path / "environment")
+    words = words_for("sound2scene", tmp_path)
+    script = tmp_path / "checkout" / "test.py"
+    script.write_text(script.read_text().replace("8 * 130 + 2, 132", "4 * 130 + 2, 262"))
+    where = ("--suite", str(suite.folder), "--out", str(tmp_path / "out"))
+    assert main(["--recipe", "sound2scene", *where, *words]) == 3
+    assert "expected 8 square pictures in a row, found 522 x 262 pixels" in said(capsys)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_manifest_says_what_is_known_of_a_system(system: str, tmp_path: Path) -> None:
     recipe = load_recipe(system, words_for(system, tmp_path))
@@ -188,7 +210,7 @@ def test_what_is_missing_of_a_system_is_one_line_before_anything_starts(system: 
             load_recipe(system, [word for word in words if not word.startswith(left_out)])
     for name in recipe.needs:
         (tmp_path / "checkout" / name).rename(tmp_path / "aside")
-        with pytest.raises(InputError, match=rf"needs: no such file: {tmp_path}/checkout/{name}; the recipe's first"):
+        with pytest.raises(InputError, match=rf"needs: no such file: {tmp_path}/checkout/{name}; the recipe's head"):
             load_recipe(system, words)
         (tmp_path / "aside").rename(tmp_path / "checkout" / name)
     with pytest.raises(InputError, match="interpreter: no such file") as error:

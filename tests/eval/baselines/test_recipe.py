@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from eval.baselines.recipe import CommandRecipe, ImagesRecipe, ReferencesRecipe, ShuffledRecipe, load_recipe
+from eval.baselines.recipe import (
+    CommandRecipe,
+    ImagesRecipe,
+    ReferencesRecipe,
+    ShuffledRecipe,
+    load_recipe,
+    recipe_digest,
+)
 from sonify.errors import InputError
 
 FOLDER = Path(__file__).parents[3] / "configs" / "baselines"
@@ -46,3 +53,9 @@ def test_the_pipeline_must_be_named() -> None:
 def test_a_recipe_that_does_not_exist_is_told_from_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"\({', '.join(SHIPPED)}\); did you mean references\?"):
         load_recipe("refrences")
+
+
+def test_a_folder_that_an_older_version_began_is_gone_on_with() -> None:
+    """Its `baseline.json` holds this digest, which keys that came later are no part of."""
+    recipe = load_recipe("generate", ["model=you/name"])
+    assert recipe_digest(recipe) == "306e586f04f8c7583e51c8e780cb5e95e35b0568a42d39ff6d7799074cec30f7"

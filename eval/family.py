@@ -76,11 +76,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def do_steps(out: Path, steps: Sequence[Step]) -> None:
-    """Do what is not done yet: a step is, where it and all before it were done by these very words.
+    """Do what is not done yet.
 
     Raises:
         WorkError: a command ended with an error.
-        InputError: the folder cannot be written to.
+        InputError: a step was done by other words, or after others that were; or the folder cannot be written to.
         DiskFull: no room is left.
     """
     before = ""
@@ -88,7 +88,10 @@ def do_steps(out: Path, steps: Sequence[Step]) -> None:
         before = digest_of([before, step.name, step.words])
         mark = out / DONE / step.name
         place = f"[{number}/{len(steps)}] {step.says}"
-        if step.makes.exists() and mark.is_file() and mark.read_bytes() == before.encode():
+        done_by = mark.read_text(encoding="utf-8") if mark.is_file() else before
+        if done_by != before:
+            raise InputError(f"--out {out}: the step {step.name} was done by another command; choose another folder")
+        if mark.is_file() and step.makes.exists():
             sys.stdout.write(f"{place}: done\n")
             continue
         sys.stdout.write(f"{place}\n")

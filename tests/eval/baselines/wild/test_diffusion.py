@@ -93,7 +93,7 @@ def test_a_unet_of_another_width_than_the_text_tower_is_refused(tmp_path):
 
 
 def test_what_is_no_stable_diffusion_is_refused(tmp_path, folder):
-    with refused("expected a Stable Diffusion in diffusers' folders.*found no unet/"):
+    with refused("expected a Stable Diffusion in diffusers' layout.*found no unet/"):
         open_painter(str(tmp_path), None, CPU)
     with refused("expected a Stable Diffusion.*found no unet/"):
         open_painter(str(folder / "vae"), None, CPU)

@@ -33,9 +33,9 @@ from sonify.models.loading import choose_device
 from sonify.terminal import Parser, run_command
 from train.config import Optimizer, Transformer
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
+from train.loop import start_learner
 from train.metrics import forward_flops, matmul_peak_flops
 from train.model import init_transformer, predict, set_execution
-from train.pixart import make_optimizer
 
 STEPS = 5
 OPTIMIZER = Optimizer(learning_rate=1e-4, clip_norm=1.0)
@@ -101,12 +101,12 @@ def ours(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
     """As train.pixart does it."""
     on_cpu = model.device.type == "cpu"
     set_execution(model, precision="fp32" if on_cpu else "bf16", compiled=not on_cpu)
-    return make_optimizer(model, OPTIMIZER)
+    return start_learner(model, OPTIMIZER).optimizer
 
 
 def ours_compiled(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
     set_execution(model, precision="bf16", compiled=True)
-    return make_optimizer(model, OPTIMIZER)
+    return start_learner(model, OPTIMIZER).optimizer
 
 
 def make_way(setting: Setting, prepare: Callable[[PixArtTransformer2DModel], torch.optim.Optimizer], bf16: bool) -> Way:

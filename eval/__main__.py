@@ -14,10 +14,12 @@ COMMANDS = {
     "baseline": "have a model, or a control, make the pictures of a suite",
     "run": "score what a model made for a suite",
     "compare": "does one model differ from another on the same items, by more than chance?",
+    "table": "models by suites in one table, from reports",
     "memorisation": "does a model copy its training images?",
     "audit": "which metric tells a true sound from a wrong one?",
     "met": "what was a model trained on, as ids that others can look up?",
     "reproduce": "the paper's table, as far as this machine can go",
+    "family": "the three systems of this family in one table, offline, of random weights",
     "convert_weights": "published pickles of weights to safetensors",
 }
 STUDIES = {
@@ -26,6 +28,7 @@ STUDIES = {
     "separation": "do two sources show better when they are heard one after the other?",
     "reverberation": "what does the room in which a sound is heard change in the picture?",
     "ast_loudness": "how much loudness do AST's features keep, against HuBERT's?",
+    "projector_start": "does training gain by a projector that was pre-trained?",
 }
 
 

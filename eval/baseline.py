@@ -3,8 +3,9 @@
     python -m eval.baseline --recipe RECIPE --suite SUITE --seeds 4 --out FOLDER [key=value ...]
 
 RECIPE is a YAML file, or one that comes along: `references`, `shuffled`, `images` (a folder of another model's
-pictures), `generate` (a pipeline of `train.release`). FOLDER then holds `images/`, `manifest.jsonl`, which evaluation
-reads, and `failed.csv`, what is missing of what was asked for. The same command goes on where it was interrupted.
+pictures), `generate` (a pipeline of `train.release`), or a system of other people, such as `sound2scene`. FOLDER then
+holds `images/`, `manifest.jsonl`, which evaluation reads, and `failed.csv`, what is missing of what was asked for. The
+same command goes on where it was interrupted.
 """
 
 from sonify.terminal import run_module

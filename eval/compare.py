@@ -17,9 +17,8 @@ import argparse
 import csv
 import io
 import json
-import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,10 +27,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.measures import Score
-from eval.met import LEVELS
-from eval.metrics.alignment import aggregate
-from eval.report import ITEMS, REPORT, Report, printable, read_report
+from eval.report import ALL, OUT, Side, by_recording, printable, read_side
 from eval.run import distances_on
 from eval.statistics import Difference, Estimate, difference_estimate, holm, jackknife_difference
 from sonify.errors import InputError, did_you_mean
@@ -39,16 +35,11 @@ from sonify.io.write import write_whole
 from sonify.stores import to_folder
 from sonify.terminal import Parser, argument_of, run_command
 
-COLUMNS = ("id", "recording", "group", "labels", "level", "images")
 CSV_COLUMNS = (
     *("metric", "on", "better", "a", "b", "value_a", "value_b", "difference", "low", "high", "p", "p_holm"),
     *("items", "recordings", "verdict", "note"),
 )
-ALL, OUT = PARTS = ("all", "out")
-UNKNOWN = "unknown"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-ROUNDING = 1e-6  # of a score that is computed again from what items.csv holds
-LARGEST = 1e100  # of a number that can be one of a metric, and whose square is a number
 # Another scale of the same numbers: it is shown, and is no further test where the other stands in the table.
 COPY_OF = {"clip_score_torchmetrics": "clip_score_cosine"}
 OF_INTERVAL = 0.05  # what an interval of 95 % that lies to one side of 0 claims
@@ -58,42 +49,6 @@ SAME = 1e-9  # two ways of adding up the same numbers: no metric tells models ap
 # by metric, or why there is none.
 Found = Mapping[str, Estimate | str]
 Distances = Callable[["Side", "Side", Collection[str]], Found]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportItem:
-    """A line of `items.csv`; `values` are those of the mean metrics that it has a value of."""
-
-    recording: str
-    level: str
-    images: int
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """One model on one suite: its scores over all items, by metric, and every item by its id.
-
-    `outs` are the scores on the items that the model cannot have met, where these are a part of all.
-    """
-
-    folder: Path
-    report: Report
-    scores: Mapping[str, Score]
-    outs: Mapping[str, Score]
-    means: tuple[str, ...]  # the metrics that are means of what items.csv holds
-    items: Mapping[str, ReportItem]
-
-    @property
-    def pictured(self) -> set[str]:
-        """The items that have an image."""
-        return {name for name, item in self.items.items() if item.images}
-
-    @property
-    def out(self) -> set[str] | None:
-        """Of these the ones that the model cannot have met; None where nothing is known of what it has."""
-        levels = {name: self.items[name].level for name in self.pictured}
-        return {name for name, level in levels.items() if level == "out"} if set(levels.values()) != {UNKNOWN} else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,104 +103,6 @@ class Comparison:
     rows: tuple[Row, ...]
 
 
-def read_side(folder: Path) -> Side:
-    """Read what `eval.run` wrote.
-
-    Raises:
-        InputError: it is no report, a line of it is damaged, or its two files are not of one run.
-    """
-    report = read_report(folder)
-    try:
-        text = (folder / ITEMS).read_bytes().decode("utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{folder / ITEMS}: cannot be read ({reason}); run `python -m eval.run` again") from None
-    for score in report.scores:
-        _check_score(folder, score)
-    if len({(score.metric, score.on) for score in report.scores}) < len(report.scores):
-        raise InputError(f"{folder / REPORT}: names a metric twice; run `python -m eval.run` again")
-    scores, outs = ({score.metric: score for score in report.scores if score.on == on} for on in PARTS)
-    try:
-        means, items = _read_items(text)
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{folder / ITEMS}: {error}; run `python -m eval.run` again") from None
-    side = Side(folder=folder, report=report, scores=scores, outs=outs, means=means, items=items)
-    _check_means(side)
-    return side
-
-
-def _check_score(folder: Path, score: Score) -> None:
-    if score.better not in ("higher", "lower"):
-        raise InputError(f"{folder / REPORT}: {score.metric}: better: expected higher or lower, found {score.better!r}")
-    numbers = () if score.estimate is None else (score.estimate.value, *score.estimate.replicates)
-    if not all(abs(number) < LARGEST for number in numbers):
-        raise InputError(
-            f"{folder / REPORT}: {score.metric}: holds a number that no metric has; run `python -m eval.run` again"
-        )
-
-
-def _read_items(text: str) -> tuple[tuple[str, ...], dict[str, ReportItem]]:
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = tuple(next(lines, ()))
-    if header[: len(COLUMNS)] != COLUMNS or len(set(header)) < len(header):
-        raise ValueError(f"expected the columns {','.join(COLUMNS)} and one a metric, found {','.join(header)[:200]!r}")
-    means, items = header[len(COLUMNS) :], {}
-    for cells in lines:
-        if len(cells) != len(header):
-            raise ValueError(f"line {lines.line_num}: expected {len(header)} cells, found {len(cells)}")
-        item = cells[0]
-        if item in items:
-            raise ValueError(f"line {lines.line_num}: names {item!r} twice")
-        try:
-            items[item] = _read_item(means, cells)
-        except ValueError as error:
-            raise ValueError(f"line {lines.line_num}: {error}") from None
-    if not items:
-        raise ValueError("names no item")
-    return means, items
-
-
-def _read_item(means: Sequence[str], cells: Sequence[str]) -> ReportItem:
-    _, recording, _, _, level, images, *numbers = cells
-    if level not in LEVELS:
-        raise ValueError(f"level: expected one of {', '.join(LEVELS)}, found {level[:40]!r}")
-    if not images.isascii() or not images.isdigit() or len(images) > 9:
-        raise ValueError(f"images: expected a whole number, found {images[:40]!r}")
-    values = {metric: float(number) for metric, number in zip(means, numbers, strict=True) if number}
-    if wrong := next((metric for metric, value in values.items() if not abs(value) < LARGEST), None):
-        raise ValueError(f"{wrong}: expected a number or nothing, found {values[wrong]}")
-    return ReportItem(recording=recording, level=level, images=int(images), values=values)
-
-
-def _check_means(side: Side) -> None:
-    """Whether both files are of one run: the scores follow from the items."""
-    for metric in side.means:
-        score = side.scores.get(metric)
-        if score is None:
-            raise InputError(
-                f"{side.folder / ITEMS}: has {metric}, which {REPORT} does not know; run `python -m eval.run` again"
-            )
-        means_R = _by_recording(metric, side.items.values())
-        again = float(means_R.mean()) if means_R.size else None
-        found = score.estimate.value if score.estimate else None
-        if again is None or found is None:
-            alike = again == found
-        else:
-            alike = math.isclose(again, found, rel_tol=ROUNDING, abs_tol=ROUNDING**2)
-        if not alike:
-            raise InputError(
-                f"{side.folder}: {metric} is {found} by {REPORT} and {again} by {ITEMS}: not of one run, or changed;"
-                " run `python -m eval.run` again"
-            )
-
-
-def _by_recording(metric: str, items: Iterable[ReportItem]) -> np.ndarray:
-    """The means of recordings, in the order of their first item with a value."""
-    having = [item for item in items if metric in item.values]
-    values = np.array([item.values[metric] for item in having])
-    return aggregate(values, np.arange(len(having)), [item.recording for item in having]).values_R
-
-
 def compare_reports(
     sides: Sequence[Side],
     *,
@@ -272,26 +129,17 @@ def compare_reports(
     names = dict(zip(LETTERS, sides, strict=False))
     if len({side.folder.resolve() for side in sides}) < len(sides):
         raise InputError("compare: expected different reports, found one given twice")
-    _check_metrics(sides, metrics)
+    check_scores(sides, metrics)
     pairs: list[Pair] = []
     rows: list[Row] = []
     for letter, other in zip(LETTERS[1:], others, strict=False):
         check_comparable(first, other)
-        common = first.pictured & other.pictured
-        if not common:
+        if not first.pictured & other.pictured:
             raise InputError(f"{other.folder}: no item has an image here and in {first.folder}; nothing to compare")
-        only_a, only_b = (len(side.pictured) - len(common) for side in (first, other))
-        out = None if first.out is None or other.out is None else first.out & other.out
-        pairs.append(
-            Pair(
-                a="A", b=letter, common=len(common), only_a=only_a, only_b=only_b, out=None if out is None else len(out)
-            )
-        )
-        rows += _compare_pair(Part(first, other, letter, ALL, common), metrics, seed, distances)
-        if out and out < common:
-            rows += _compare_pair(Part(first, other, letter, OUT, out), metrics, seed, distances)
-    p_values = [row.difference.p for row in rows if row.difference and row.difference.p is not None and not row.copy_of]
-    adjusted = iter(holm(p_values))
+        pair, found = compare_pair(first, other, ("A", letter), metrics=metrics, seed=seed, distances=distances)
+        pairs.append(pair)
+        rows += found
+    family, judged = judge_rows(rows, alpha)
     return Comparison(
         suite=first.report.suite,
         suite_digest=first.report.suite_digest,
@@ -300,13 +148,54 @@ def compare_reports(
         reports={letter: str(side.folder) for letter, side in names.items()},
         alpha=alpha,
         seed=seed,
-        family=len(p_values),
+        family=family,
         pairs=tuple(pairs),
-        rows=tuple(_judged(row, adjusted, alpha) for row in rows),
+        rows=judged,
     )
 
 
-def _check_metrics(sides: Sequence[Side], metrics: Collection[str]) -> None:
+def compare_pair(
+    first: Side,
+    other: Side,
+    names: tuple[str, str],
+    *,
+    metrics: Collection[str] = (),
+    seed: int = 0,
+    distances: Distances | None = None,
+) -> tuple[Pair, list[Row]]:
+    """Set a report against another that it may be compared with and has items in common with.
+
+    What it finds is no verdict yet: `judge_rows` is given the rows of all pairs.
+    """
+    common = first.pictured & other.pictured
+    out = None if first.out is None or other.out is None else first.out & other.out
+    pair = Pair(
+        a=names[0],
+        b=names[1],
+        common=len(common),
+        only_a=len(first.pictured) - len(common),
+        only_b=len(other.pictured) - len(common),
+        out=None if out is None else len(out),
+    )
+    rows = list(_compare_part(Part(first, other, names, ALL, common), metrics, seed, distances))
+    if out and out < common:
+        rows += _compare_part(Part(first, other, names, OUT, out), metrics, seed, distances)
+    return pair, rows
+
+
+def judge_rows(rows: Sequence[Row], alpha: float) -> tuple[int, tuple[Row, ...]]:
+    """The rows of a family with their adjusted p and what they say, and how many tests the family has."""
+    p_values = [row.difference.p for row in rows if row.difference and row.difference.p is not None and not row.copy_of]
+    adjusted = iter(holm(p_values))
+    return len(p_values), tuple(_judged(row, adjusted, alpha) for row in rows)
+
+
+def check_scores(sides: Sequence[Side], metrics: Collection[str]) -> None:
+    """Refuse a score that no report has.
+
+    Raises:
+        InputError: as said.
+    """
     known = list(dict.fromkeys(metric for side in sides for metric in side.scores))
     if wrong := next((metric for metric in metrics if metric not in known), None):
         raise InputError(
@@ -351,25 +240,25 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Two reports, and the items on which they are compared."""
+    """Two reports, what they are called, and the items on which they are compared."""
 
     a: Side
     b: Side
-    letter: str
+    names: tuple[str, str]
     on: str
     items: Collection[str]
 
 
-def _compare_pair(part: Part, asked: Collection[str], seed: int, distances: Distances | None) -> Iterator[Row]:
+def _compare_part(part: Part, asked: Collection[str], seed: int, distances: Distances | None) -> Iterator[Row]:
     a, b = part.a, part.b
     metrics = [metric for metric in dict.fromkeys([*a.scores, *b.scores]) if not asked or metric in asked]
     sets: tuple[Found, Found] | str | None = None  # asked for once, and if at all
     for metric in metrics:
         known = a.scores.get(metric) or b.scores[metric]
         copy_of = COPY_OF.get(metric, "")
-        row = Row(metric=metric, on=part.on, better=known.better, a="A", b=part.letter,
+        row = Row(metric=metric, on=part.on, better=known.better, a=part.names[0], b=part.names[1],
                   copy_of=copy_of if copy_of in metrics else "")  # fmt: skip
-        if why := _absent(metric, a, b, part.letter):
+        if why := _absent(metric, part):
             yield replace(row, note=why)
         elif metric in a.means and metric in b.means:
             yield _compare_means(row, part, seed)
@@ -378,9 +267,9 @@ def _compare_pair(part: Part, asked: Collection[str], seed: int, distances: Dist
             yield replace(row, note=sets) if isinstance(sets, str) else _compare_distances(row, part, sets)
 
 
-def _absent(metric: str, a: Side, b: Side, letter: str) -> str:
+def _absent(metric: str, part: Part) -> str:
     """Why a metric has no value in one of both; empty where it has."""
-    for name, side in (("A", a), (letter, b)):
+    for name, side in zip(part.names, (part.a, part.b), strict=True):
         score = side.scores.get(metric)
         if score is None:
             return f"{name} was not judged by it"
@@ -397,8 +286,8 @@ def _compare_means(row: Row, part: Part, seed: int) -> Row:
     ]
     if not both:
         return replace(row, note="no item has a value in both")
-    values_R = _by_recording(row.metric, [one for one, _ in both])
-    others_R = _by_recording(row.metric, [other for _, other in both])
+    values_R = by_recording(row.metric, [one for one, _ in both])
+    others_R = by_recording(row.metric, [other for _, other in both])
     differences_R = others_R - values_R
     difference = difference_estimate(np.where(np.abs(differences_R) <= SAME, 0.0, differences_R), seed)
     return replace(
@@ -419,7 +308,8 @@ def _distances_of(part: Part, distances: Distances | None) -> tuple[Found, Found
     if images_a != images_b and distances is None:
         which = "common items" if part.on == ALL else f"items {part.on} for both"
         return (
-            f"a distance depends on the number of images, A has {images_a} of the {which} and {part.letter} {images_b}"
+            f"a distance depends on the number of images, {part.names[0]} has {images_a} of the {which} and"
+            f" {part.names[1]} {images_b}"
         )
     kept_a, kept_b = (_kept(side, part) for side in (a, b))
     if images_a == images_b and kept_a and kept_b:

@@ -3,8 +3,10 @@
     python -m eval.convert_weights inception FILE --out inception.safetensors
     python -m eval.convert_weights wav2clip FILE --out wav2clip.safetensors
     python -m eval.convert_weights beats FILE --out beats
+    python -m eval.convert_weights conv_tasnet FILE --out separator
 
-The last is a network that listens, for `features.beats`: a folder with its sizes beside its weights.
+The last two become folders, with their sizes beside their weights: a network that listens, for `features.beats`, and
+one that takes sounds apart, for `--separator`.
 
 A pickle can run code. It is read here, once, by torch's reader that makes nothing but tensors; what would need more is
 refused, and so is another file than the published one, unless its hash is named by `--sha256`.
@@ -34,10 +36,11 @@ from torch import Tensor
 
 from eval.towers import inception, wav2clip
 from eval.towers.weights import HALVES, Shapes, check_shapes
-from sonify.errors import InputError
+from sonify.errors import InputError, require
 from sonify.features.beats import FIXED, MODEL_TYPE, WEIGHTS, Beats, own_tensors, read_sizes
 from sonify.io.write import sha256_of, write_whole
 from sonify.terminal import Parser, argument_of, run_command
+from train.separator import from_asteroid
 
 SUFFIX = ".safetensors"
 # What torch's reader says of a pickle that holds more than tensors.
@@ -94,6 +97,19 @@ def _unpack_beats(network: Network, file: Path, found: Any) -> Unpacked:
     return tensors, {"model_type": MODEL_TYPE, **FIXED, **asdict(sizes)}
 
 
+def _unpack_conv_tasnet(network: Network, file: Path, found: Any) -> Unpacked:
+    """The weights of a ConvTasNet of asteroid's under torchaudio's names, and the config.json of a separator."""
+    if not isinstance(found, dict) or not isinstance(found.get("model_args"), dict):
+        raise InputError(f"{file}: expected model_args and state_dict, found another; expected {network.file}")
+    require("torchaudio", extra="laion")
+    named = _named_tensors(network, file, found.get("state_dict"))
+    plain = {name: _plain(file, name, tensor) for name, tensor in named.items()}
+    try:
+        return from_asteroid(found["model_args"], plain)
+    except (InputError, ValueError) as error:
+        raise InputError(f"{file}: {error}; expected {network.file}") from error
+
+
 NETWORKS = {
     "inception": Network(
         unpack=_unpack_tower(inception.NAME, inception.inception_shapes, inception.counters),
@@ -117,6 +133,12 @@ NETWORKS = {
         sha256=None,
         is_folder=True,
     ),
+    "conv_tasnet": Network(
+        unpack=_unpack_conv_tasnet,
+        file="pytorch_model.bin of a ConvTasNet for 16 kHz that asteroid published",
+        sha256=None,
+        is_folder=True,
+    ),
 }
 
 
@@ -137,7 +159,11 @@ def convert(kind: str, file: Path, out: Path, expected: str | None = None) -> tu
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; expected {network.file}")
     if is_safetensors(file):
-        use = "see `features.beats`" if network.is_folder else "name it as `weights` in the towers' configuration"
+        use = (
+            "see `features.beats` and `--separator`"
+            if network.is_folder
+            else "name it as `weights` in the towers' configuration"
+        )
         raise InputError(f"{file}: is of safetensors already; {use}")
     source = sha256_of(file)
     _check_source(network, file, source, expected)

@@ -79,10 +79,27 @@ def write_page(folder: Path, suite: Suite, made: Made, report: Report, items: Ma
     (folder / MEDIA).mkdir()
     for place in wanted:
         _write_media(folder / MEDIA, suite, suite.items[place], pictures[suite.items[place].id])
-    style = (resources.files("sonify.report") / "gallery_assets" / "gallery.css").read_text(encoding="utf-8")
-    (folder / STYLE).write_text(style + CSS, encoding="utf-8")
+    (folder / STYLE).write_text(page_style(), encoding="utf-8")
     body = "".join([*_head(report), *_table(report), *_ends(suite, report.scores, shown, items, pictures)])
     (folder / PAGE).write_text(body, encoding="utf-8")
+
+
+def page_style() -> str:
+    """The style of a run's gallery, and what evaluation adds to it."""
+    style = (resources.files("sonify.report") / "gallery_assets" / "gallery.css").read_text(encoding="utf-8")
+    return style + CSS
+
+
+def page_head(title: str, style: str) -> str:
+    """A page up to its body; `style` is the element that gives or names its style."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n"
+        f'<link rel="icon" href="data:,">\n{style}\n</head>\n<body>\n'
+    )
 
 
 def ends_of(values_I: np.ndarray) -> tuple[list[int], list[int]]:
@@ -115,12 +132,7 @@ def _thumbnail(source: Path, target: Path) -> None:
 
 
 def _head(report: Report) -> Iterator[str]:
-    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-    yield '<meta name="color-scheme" content="light dark">\n'
-    yield f"<title>{escape(say_model(report))} on {escape(report.suite)}</title>\n"
-    yield f'<link rel="icon" href="data:,">\n<link rel="stylesheet" href="{STYLE}">\n</head>\n<body>\n'
+    yield page_head(f"{say_model(report)} on {report.suite}", f'<link rel="stylesheet" href="{STYLE}">')
     yield '<header class="masthead"><div class="title"><p class="brand">sonify evaluation</p>'
     yield f'<h1>{escape(say_model(report))}</h1><p class="lead">on {escape(report.suite)}, {report.found:,} of'
     yield f" {report.wanted:,} items; suite {report.suite_digest[:12]}, model {report.model_sha256[:12]}</p>"

@@ -1,4 +1,5 @@
-"""What a report is made of: `report.json`, `scores.csv`, `scores.tex`, `items.csv`, and the page to look at.
+"""What a report is made of: `report.json`, `scores.csv`, `scores.tex`, `items.csv`, and the page to look at; and what
+is read of one again, to set it beside others.
 
 The same suite, pictures and towers give the same bytes.
 """
@@ -7,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from eval.measures import Score
+from eval.met import LEVELS
+from eval.metrics.alignment import aggregate
 from eval.pictures import Made
 from eval.suites.suite import Suite
 from eval.towers import random
@@ -31,6 +34,11 @@ STYLE = "report.css"
 MEDIA = "media"
 NAMES = (REPORT, SCORES, LATEX, ITEMS, PAGE, STYLE, MEDIA)  # all that stands in a report's folder
 VERSION = 1
+COLUMNS = ("id", "recording", "group", "labels", "level", "images")  # of items.csv, and one a metric
+ALL, OUT = PARTS = ("all", "out")
+UNKNOWN = "unknown"
+RECOUNTED = 1e-6  # how near a score is that is computed again from what items.csv holds
+LARGEST = 1e100  # of a number that can be one of a metric, and whose square is a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +150,7 @@ def items_csv(suite: Suite, made: Made, levels: Mapping[str, str], items: Mappin
         ]
         for n, item in enumerate(suite.items)
     ]
-    return _csv([["id", "recording", "group", "labels", "level", "images", *names], *rows])
+    return csv_bytes([[*COLUMNS, *names], *rows])
 
 
 def scores_csv(report: Report) -> bytes:
@@ -163,7 +171,7 @@ def scores_csv(report: Report) -> bytes:
         ]
         for score in report.scores
     ]
-    return _csv([[*header, *beside, "pool_sha256", "towers", "note"], *rows])
+    return csv_bytes([[*header, *beside, "pool_sha256", "towers", "note"], *rows])
 
 
 def say_towers(report: Report, score: Score) -> list[str]:
@@ -183,7 +191,8 @@ def _numbers(score: Score) -> list[Any]:
     return ["" if number is None else repr(float(number)) for number in found]
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+def csv_bytes(rows: Sequence[Sequence[Any]]) -> bytes:
+    """Rows as CSV; the first is the header."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
@@ -195,24 +204,29 @@ ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 def scores_latex(report: Report) -> bytes:
     """A table for a paper, with booktabs: each score with its interval, its floor and ceiling, and n."""
     warning = warn_of_random(report)
-    lines = [
-        *([f"% {warning}"] if warning else []),
+    head = ("metric", "on", r"value (95\,\%)", "floor", "ceiling", "$n$")
+    table = latex_table("llrrrr", [head], [[_latex_row(score) for score in report.scores]])
+    return ("\n".join([*([f"% {warning}"] if warning else []), *table]) + "\n").encode()
+
+
+def latex_table(columns: str, heads: Sequence[Sequence[str]], parts: Sequence[Sequence[Sequence[str]]]) -> list[str]:
+    """The lines of a table with booktabs: rows of cells that are LaTeX already, a rule between the parts."""
+    ruled = [[" & ".join(row) + r" \\" for row in part] for part in parts]
+    return [
         "% needs \\usepackage{booktabs}",
-        r"\begin{tabular}{llrrrr}",
+        rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        r"metric & on & value (95\,\%) & floor & ceiling & $n$ \\",
-        r"\midrule",
-        *(_latex_row(score) for score in report.scores),
+        *(" & ".join(row) + r" \\" for row in heads),
+        *(line for part in ruled if part for line in (r"\midrule", *part)),
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    return ("\n".join(lines) + "\n").encode()
 
 
-def _latex_row(score: Score) -> str:
-    name = rf"\texttt{{{_escaped(score.metric)}}} {ARROWS[score.better]}"
+def _latex_row(score: Score) -> tuple[str, ...]:
+    name = rf"\texttt{{{latex_escaped(score.metric)}}} {ARROWS[score.better]}"
     ceiling = say_number(score.beside.get("ceiling"))
-    return rf"{name} & {score.on} & {say_value(score)} & {say_floor(score)} & {ceiling} & {score.images} \\"
+    return (name, score.on, say_value(score), say_floor(score), ceiling, str(score.images))
 
 
 # What may stand for a floor: of the same n and of other labels; of fewer pictures; of other recordings alone.
@@ -254,8 +268,27 @@ def say_number(value: float | None) -> str:
     return "" if value is None else "0" if abs(value) < ROUNDING else f"{value:.4g}"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+SPECIAL = str.maketrans(
+    {
+        **{mark: f"\\{mark}" for mark in "_%&#${}"},
+        "\\": r"\textbackslash{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+    }
+)
+
+
+def latex_escaped(text: str) -> str:
+    """Text, which others may have written, as LaTeX sets it."""
+    return text.translate(SPECIAL)
+
+
+def say_met(met: Mapping[str, int]) -> str:
+    """The share of the items that the model has met, and that it cannot have; nothing where it is not known of any."""
+    whole = sum(met.values())
+    known = {level: count for level, count in met.items() if count and level != UNKNOWN}
+    marks = [f"{level} {100 * count / whole:.0f} %" for level, count in known.items()]
+    return ", ".join([*marks, *(["none out"] if known and OUT not in known else [])])
 
 
 def left_out(report: Report) -> list[str]:
@@ -290,3 +323,137 @@ def made_and_judged(report: Report) -> list[str]:
     made += [f"pictures of {width} x {height}"]
     made += [f"{name} {value}" for name, value in said.items() if value is not None]
     return ["; ".join(made), ", ".join(f"{name} {version}" for name, version in report.libraries.items())]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportItem:
+    """A line of `items.csv`; `values` are those of the mean metrics that it has a value of."""
+
+    recording: str
+    level: str
+    images: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One model on one suite: its scores over all items, by metric, and every item by its id.
+
+    `outs` are the scores on the items that the model cannot have met, where these are a part of all.
+    """
+
+    folder: Path
+    report: Report
+    scores: Mapping[str, Score]
+    outs: Mapping[str, Score]
+    means: tuple[str, ...]  # the metrics that are means of what items.csv holds
+    items: Mapping[str, ReportItem]
+
+    @property
+    def pictured(self) -> set[str]:
+        """The items that have an image."""
+        return {name for name, item in self.items.items() if item.images}
+
+    @property
+    def out(self) -> set[str] | None:
+        """Of these the ones that the model cannot have met; None where nothing is known of what it has."""
+        levels = {name: self.items[name].level for name in self.pictured}
+        return {name for name, level in levels.items() if level == "out"} if set(levels.values()) != {UNKNOWN} else None
+
+
+def read_side(folder: Path) -> Side:
+    """Read what `eval.run` wrote.
+
+    Raises:
+        InputError: it is no report, a line of it is damaged, or its two files are not of one run.
+    """
+    report = read_report(folder)
+    try:
+        text = (folder / ITEMS).read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{folder / ITEMS}: cannot be read ({reason}); run `python -m eval.run` again") from None
+    for score in report.scores:
+        _check_score(folder, score)
+    if len({(score.metric, score.on) for score in report.scores}) < len(report.scores):
+        raise InputError(f"{folder / REPORT}: names a metric twice; run `python -m eval.run` again")
+    scores, outs = ({score.metric: score for score in report.scores if score.on == on} for on in PARTS)
+    try:
+        means, items = _read_items(text)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{folder / ITEMS}: {error}; run `python -m eval.run` again") from None
+    side = Side(folder=folder, report=report, scores=scores, outs=outs, means=means, items=items)
+    _check_means(side)
+    return side
+
+
+def _check_score(folder: Path, score: Score) -> None:
+    if score.better not in ("higher", "lower"):
+        raise InputError(f"{folder / REPORT}: {score.metric}: better: expected higher or lower, found {score.better!r}")
+    numbers = () if score.estimate is None else (score.estimate.value, *score.estimate.replicates)
+    if not all(abs(number) < LARGEST for number in numbers):
+        raise InputError(
+            f"{folder / REPORT}: {score.metric}: holds a number that no metric has; run `python -m eval.run` again"
+        )
+
+
+def _read_items(text: str) -> tuple[tuple[str, ...], dict[str, ReportItem]]:
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = tuple(next(lines, ()))
+    if header[: len(COLUMNS)] != COLUMNS or len(set(header)) < len(header):
+        raise ValueError(f"expected the columns {','.join(COLUMNS)} and one a metric, found {','.join(header)[:200]!r}")
+    means, items = header[len(COLUMNS) :], {}
+    for cells in lines:
+        if len(cells) != len(header):
+            raise ValueError(f"line {lines.line_num}: expected {len(header)} cells, found {len(cells)}")
+        item = cells[0]
+        if item in items:
+            raise ValueError(f"line {lines.line_num}: names {item!r} twice")
+        try:
+            items[item] = _read_item(means, cells)
+        except ValueError as error:
+            raise ValueError(f"line {lines.line_num}: {error}") from None
+    if not items:
+        raise ValueError("names no item")
+    return means, items
+
+
+def _read_item(means: Sequence[str], cells: Sequence[str]) -> ReportItem:
+    _, recording, _, _, level, images, *numbers = cells
+    if level not in LEVELS:
+        raise ValueError(f"level: expected one of {', '.join(LEVELS)}, found {level[:40]!r}")
+    if not images.isascii() or not images.isdigit() or len(images) > 9:
+        raise ValueError(f"images: expected a whole number, found {images[:40]!r}")
+    values = {metric: float(number) for metric, number in zip(means, numbers, strict=True) if number}
+    if wrong := next((metric for metric, value in values.items() if not abs(value) < LARGEST), None):
+        raise ValueError(f"{wrong}: expected a number or nothing, found {values[wrong]}")
+    return ReportItem(recording=recording, level=level, images=int(images), values=values)
+
+
+def _check_means(side: Side) -> None:
+    """Whether both files are of one run: the scores follow from the items."""
+    for metric in side.means:
+        score = side.scores.get(metric)
+        if score is None:
+            raise InputError(
+                f"{side.folder / ITEMS}: has {metric}, which {REPORT} does not know; run `python -m eval.run` again"
+            )
+        means_R = by_recording(metric, side.items.values())
+        again = float(means_R.mean()) if means_R.size else None
+        found = score.estimate.value if score.estimate else None
+        if again is None or found is None:
+            alike = again == found
+        else:
+            alike = math.isclose(again, found, rel_tol=RECOUNTED, abs_tol=RECOUNTED**2)
+        if not alike:
+            raise InputError(
+                f"{side.folder}: {metric} is {found} by {REPORT} and {again} by {ITEMS}: not of one run, or changed;"
+                " run `python -m eval.run` again"
+            )
+
+
+def by_recording(metric: str, items: Iterable[ReportItem]) -> np.ndarray:
+    """The means of recordings, in the order of their first item with a value."""
+    having = [item for item in items if metric in item.values]
+    values = np.array([item.values[metric] for item in having])
+    return aggregate(values, np.arange(len(having)), [item.recording for item in having]).values_R

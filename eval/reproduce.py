@@ -14,9 +14,9 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.reproduce", extra="eval"))
 
 import argparse
-import csv
-import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.report import Report, printable, read_report
+from eval.report import Report, csv_bytes, latex_escaped, latex_table, printable, read_report, say_met
 from eval.suites.config import load_suite_config
 from eval.suites.suite import SUITE, read_suite
 from eval.towers.opened import load_towers, open_judges
@@ -226,26 +226,32 @@ def _measure(asked: Asked, name: str, *, with_model: bool) -> tuple[str, ...]:
     """Prepare a suite, make the pictures and score them, each by its command; of which models, is returned."""
     suite, seeds = asked.out / "suites" / name, ["--seeds", str(asked.seeds)]
     if not (suite / SUITE).is_file():
-        _command("eval.prepare", "--config", name, "--out", str(suite))
+        do_command("eval.prepare", "--config", name, "--out", str(suite))
     models = {control: ["--recipe", control] for control in CONTROLS}
     if with_model and asked.model is not None:
         models["model"] = ["--recipe", "generate", f"model={asked.model}"]
     for model, recipe in models.items():
         pictures, report = (str(asked.out / folder / name / model) for folder in ("pictures", "reports"))
         options, overrides = recipe[:2], recipe[2:]
-        _command("eval.baseline", *options, "--suite", str(suite), *seeds, "--out", pictures, *overrides)
+        do_command("eval.baseline", *options, "--suite", str(suite), *seeds, "--out", pictures, *overrides)
         judged = [] if name == OFFLINE else ["--towers", asked.towers]
         met = ["--trained-on", *asked.trained_on] if model == "model" and asked.trained_on else []
         vectors = ["--vectors", str(asked.out / "vectors")]
         given = ["--suite", str(suite), "--manifest", pictures, "--out", report]
-        _command("eval.run", *given, *vectors, *judged, *met)
+        do_command("eval.run", *given, *vectors, *judged, *met)
     return tuple(models)
 
 
-def _command(module: str, *words: str) -> None:
-    sys.stdout.write(f"$ python -m {module} {' '.join(words)}\n")
+def do_command(module: str, *words: str, env: Mapping[str, str] | None = None) -> None:
+    """Print a command of ours and run it; its own output but the trouble is left out.
+
+    Raises:
+        WorkError: it ended with an error, which it has said itself.
+    """
+    sys.stdout.write(f"$ python -m {module} {shlex.join(words)}\n")
     sys.stdout.flush()
-    done = subprocess.run([sys.executable, "-m", module, *words], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own modules
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, **(env or {})})  # noqa: S603 - our own modules
     if done.returncode:
         raise WorkError(f"python -m {module} ended with {done.returncode}; what it said stands above")
 
@@ -275,17 +281,9 @@ def _cell_of(report: Report, model: str, suite: str, metric: str) -> Cell:
         out=out.value if out else None,
         out_low=out.low if out else None,
         out_high=out.high if out else None,
-        mark=_mark(report.met),
+        mark=say_met(report.met),
         source="measured",
     )
-
-
-def _mark(met: Mapping[str, int]) -> str:
-    """The share of the items that the model has met, and that it cannot have; nothing where it is not known of any."""
-    whole = sum(met.values())
-    known = {level: count for level, count in met.items() if count and level != "unknown"}
-    marks = [f"{level} {100 * count / whole:.0f} %" for level, count in known.items()]
-    return ", ".join([*marks, *(["none out"] if known and "out" not in known else [])])
 
 
 def write_table(out: Path, cells: Sequence[Cell]) -> None:
@@ -296,12 +294,8 @@ def write_table(out: Path, cells: Sequence[Cell]) -> None:
         DiskFull: no room is left.
     """
     rows = [asdict(cell) for cell in cells]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     write_whole(out / "table.json", (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
-    write_whole(out / "table.csv", text.getvalue().encode())
+    write_whole(out / "table.csv", csv_bytes([list(rows[0]), *(list(row.values()) for row in rows)]))
     write_whole(out / "table.tex", _latex(cells).encode())
     _print(cells)
     sys.stdout.write("".join(f"{out / name}\n" for name in ("table.json", "table.csv", "table.tex")))
@@ -338,21 +332,14 @@ def _print(cells: Sequence[Cell]) -> None:
     Console(file=sys.stdout, width=max(Console().width, 120)).print(table)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%")
-
-
 def _latex(cells: Sequence[Cell]) -> str:
     models, suites, at = _grid(cells)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'ccc' * len(suites)}}}",
-        r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{3}}{{c}}{{{TITLES[suite]}}}" for suite in suites)]) + r" \\",
-        " & ".join(["model", *(metric for _ in suites for metric in METRICS)]) + r" \\",
-        r"\midrule",
+    heads = (
+        ["", *(rf"\multicolumn{{3}}{{c}}{{{TITLES[suite]}}}" for suite in suites)],
+        ["model", *(metric for _ in suites for metric in METRICS)],
+    )
+    rows = [
+        [*map(latex_escaped, [model, *(_say(at.get((model, suite, name))) for suite in suites for name in METRICS)])]
+        for model in models
     ]
-    for model in models:
-        values = [_say(at.get((model, suite, metric))) for suite in suites for metric in METRICS]
-        lines.append(" & ".join([*map(_escaped, [model, *values])]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join(latex_table(f"l{'ccc' * len(suites)}", heads, [rows])) + "\n"

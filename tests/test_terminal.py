@@ -174,11 +174,14 @@ NAMED = (
     ("train.generate", "torch", "train"),
     ("train.release", "diffusers", "train"),
     ("train.tiny", "torch", "train"),
+    ("train.projector", "torch", "train"),
     ("eval.audit", "matplotlib", "eval"),
     ("eval.convert_weights", "torch", "eval"),
     ("eval.memorisation", "matplotlib", "eval"),
+    ("eval.family", "torch", "eval"),
     ("eval.reproduce", "torch", "eval"),
     ("eval.loudness", "matplotlib", "eval"),
+    ("eval.projector_start", "matplotlib", "eval"),
     ("eval.semantic_mixing", "matplotlib", "eval"),
     ("eval.separation", "matplotlib", "eval"),
     ("eval.reverberation", "pyroomacoustics", "eval"),
@@ -190,6 +193,7 @@ NAMED = (
     ("benchmarks.train_step", "torch", "dev"),
     ("benchmarks.scale", "psutil", "dev"),
     ("benchmarks.learning", "torch", "dev"),
+    ("benchmarks.conditioning", "torch", "dev"),
 )
 
 
@@ -220,7 +224,9 @@ def test_every_module_with_a_main_says_so():
         "eval.pairing",
         "eval.prepare",
         "eval.run",
+        "eval.table",
         "eval.__main__",
+        "train.pairs",
     }
 
 

@@ -20,6 +20,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torchaudio.models import ConvTasNet
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -56,6 +57,9 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     RobertaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
     Wav2Vec2FeatureExtractor,
 )
 
@@ -66,6 +70,7 @@ from sonify.features.vae import load_vae
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.retrieval.clap import load_clap
 from sonify.retrieval.encoders import fetch_clap
+from tests.builders import RATE_HZ
 from train.embedder import Embedder
 from train.pipeline import AudioPixArtPipeline, make_scheduler
 from train.released import write_code
@@ -108,6 +113,20 @@ QWEN_TEMPLATE = (
     f"{{% else %}}{SEEN}{{% endif %}}{{% endfor %}}<|im_end|>\n{{% endfor %}}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def tiny_t5(folder: Path, width: int = 32) -> Path:
+    """T5's encoder with a tokenizer that knows letters."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [(letter, -3.0) for letter in string.ascii_lowercase]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    sizes = {"d_model": width, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = T5EncoderModel(T5Config(vocab_size=len(pieces), **sizes))
+    network.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_llava(folder: Path, sentences: Sequence[str] = SENTENCES, specials: Sequence[str] = ()) -> Path:
@@ -272,23 +291,23 @@ def _teach_sounds(network: ASTForAudioClassification, log_mel: AstLogMel, sounds
     network.load_state_dict(network.state_dict() | taught)
 
 
-def tiny_clip(folder: Path) -> Path:
-    """CLIP: texts letter by letter, images of 32 pixels."""
+def tiny_clip(folder: Path, width: int = 16) -> Path:
+    """CLIP: texts letter by letter, images of 32 pixels, in a space of this width."""
     letters = string.ascii_lowercase
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: n for n, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
     text = CLIPTextConfig(
         vocab_size=len(vocab), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        projection_dim=16, bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
+        projection_dim=width, bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
         pad_token_id=vocab["<|endoftext|>"],
     )  # fmt: skip
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
-        projection_dim=16,
+        projection_dim=width,
     )  # fmt: skip
     torch.manual_seed(0)
-    network = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    network = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return _save(folder, network, CLIPProcessor(images, tokenizer))
 
@@ -392,6 +411,52 @@ def taesd_folder(weights: Path, out: Path) -> Path:
     vae.load_state_dict(tensors)
     vae.save_pretrained(out)
     return out
+
+
+def tiny_separator(folder: Path, num_sources: int = 3, seed: int = 0, **settings: Any) -> Path:
+    """A ConvTasNet of random weights in the folder of a separator, and what else its config.json says."""
+    sizes: dict[str, Any] = {"num_sources": num_sources, "enc_kernel_size": 16, "enc_num_feats": 8, "msk_num_feats": 4}
+    sizes |= {"msk_num_hidden_feats": 6, "msk_num_layers": 2, "msk_num_stacks": 2, "msk_activate": "sigmoid"}
+    torch.manual_seed(seed)
+    return _save_separator(folder, ConvTasNet(**sizes), sizes | settings)
+
+
+def band_separator(folder: Path, edges_hz: Sequence[float], **settings: Any) -> Path:
+    """A ConvTasNet whose weights are set, not trained: a source for each band of frequencies between the edges.
+
+    Encoder and decoder are a Fourier transform of 64 samples and its inverse under a sine window, whose square adds up
+    to one at half a window's distance; the masks are constant, one for a band and zero for the others.
+    """
+    size = 64
+    sizes: dict[str, Any] = {
+        "num_sources": len(edges_hz) + 1,
+        "enc_kernel_size": size,
+        "enc_num_feats": size,
+        "msk_num_feats": 1,
+    }
+    sizes |= {"msk_num_hidden_feats": 1, "msk_num_layers": 1, "msk_num_stacks": 1, "msk_activate": "sigmoid"}
+    network = ConvTasNet(**sizes)
+    at = np.arange(size)
+    number = np.concatenate([np.arange(size // 2 + 1), np.arange(1, size // 2)])  # cosines, then sines
+    phase = np.where(at <= size // 2, 0.0, -np.pi / 2)
+    waves = np.cos(2 * np.pi * number[:, None] * at / size + phase[:, None])
+    filters = waves / np.linalg.norm(waves, axis=1, keepdims=True) * np.sin(np.pi * (at + 0.5) / size)
+    bands = np.searchsorted(edges_hz, number * RATE_HZ / size)
+    masks = [np.where(bands == band, 30.0, -30.0) for band in range(len(edges_hz) + 1)]
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.zero_()
+        for tensor in (network.encoder.weight, network.decoder.weight):
+            tensor.copy_(torch.from_numpy(filters)[:, None])
+        network.mask_generator.output_conv.bias = torch.nn.Parameter(torch.from_numpy(np.concatenate(masks)).float())
+    return _save_separator(folder, network, sizes | settings)
+
+
+def _save_separator(folder: Path, network: torch.nn.Module, settings: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "conv_tasnet", "sample_rate": RATE_HZ} | settings))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return folder
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -13,7 +13,7 @@ from sonify.dataset.licences import HUB_LICENCES, disagreements
 from sonify.errors import InputError, did_you_mean
 from sonify.pool import clip_columns
 from train.checkpoints import RECORDINGS
-from train.config import CONFIG, TrainConfig
+from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, peak_rate
 from train.shards import FeatureData
 
 CARD = "README.md"
@@ -25,15 +25,18 @@ METRICS_HEAD = "One training step's figures, the last that was logged; they are 
 # Of the last line of `metrics.jsonl`, in this order, with what each is.
 REPORTED = {
     "step": "step",
-    "loss": "loss: squared error of the noise plus the variational bound in bits",
+    "loss": "loss, the weighted sum of what follows",
     "mse": "squared error of the noise",
     "vb": "variational bound, bits",
+    "l1": "mean absolute value of a token",
+    "penalty": "the classification term, before its weight",
 }
 # As the models' own cards state them.
 NETWORK_LICENCES = {
     "PixArt-alpha/PixArt-XL-2-512x512": "openrail++",
     "stabilityai/sd-vae-ft-ema": "mit",
     "MIT/ast-finetuned-audioset-10-10-0.4593": "bsd-3-clause",
+    "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
 }
 RAIL = "openrail"  # licences of this family bind what is made of a model to the same uses
 
@@ -68,7 +71,63 @@ class TrainedOn:
     networks: Mapping[str, str]
 
 
-def describe_data(config: TrainConfig, data: FeatureData, step: int) -> TrainedOn:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What tells one kind of model from another on its card.
+
+    `base` is what training began with or what the model holds as it is: its name, the revision where it is pinned, and
+    what the card calls that; None where all began with random weights. `ear` is None where it hears no sound itself.
+    """
+
+    what: str
+    tags: tuple[str, ...]
+    base: tuple[str, str | None, str] | None
+    ear: str | None
+    citations: tuple[str, ...]
+
+
+def about(config: Training) -> About:
+    """What the card says of the model of a configuration."""
+    if isinstance(config, AudioTokenConfig):
+        return _about_audiotoken(config)
+    assert isinstance(config, TrainConfig)
+    return _about_pixart(config)
+
+
+def _about_pixart(config: TrainConfig) -> About:
+    model, init = config.model, config.model.init
+    began = (init.model, init.revision, "Training began with") if init.kind == "checkpoint" else None
+    heard = " and its AST" if config.ast else ""
+    return About(
+        what=f"""An audio-conditioned PixArt-alpha with its VAE{heard}: {model.layers} blocks of width
+{model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
+{model.caption_channels} numbers.""",
+        tags=("pixart-alpha", "diffusion-transformer", f"arxiv:{PAPER}"),
+        base=began,
+        ear=config.ast,
+        citations=("petermann2025seeing", "chen2023pixart", "gong2021ast"),
+    )
+
+
+def _about_audiotoken(config: AudioTokenConfig) -> About:
+    ear = config.encoder.kind
+    name = (
+        "AudioToken"
+        if ear == "beats"
+        else "AudioToken with AST in the place of BEATs, which is not the published system"
+    )
+    return About(
+        what=f"""{name}: a Stable Diffusion as it is, and an embedder that makes of
+a sound the word `{config.placeholder}` in `{config.sampling_prompt}`.
+Only the embedder was trained, with the prompt `{config.prompt}`.""",
+        tags=("audiotoken", "stable-diffusion", "arxiv:2305.13050"),
+        base=(config.sd, config.sd_revision, "It holds, unchanged,"),
+        ear=config.encoder.model,
+        citations=("yariv2023audiotoken", "rombach2022high", "chen2023beats" if ear == "beats" else "gong2021ast"),
+    )
+
+
+def describe_data(config: Training, data: FeatureData, step: int) -> TrainedOn:
     """Count what a run has read.
 
     Raises:
@@ -76,8 +135,8 @@ def describe_data(config: TrainConfig, data: FeatureData, step: int) -> TrainedO
     """
     recordings = data.recordings()
     networks = {config.vae: data.features.vae_identity}
-    if config.ast is not None:
-        networks[config.ast] = data.features.ear_identity
+    if (ear := about(config).ear) is not None:
+        networks[ear] = data.features.ear_identity
     return TrainedOn(
         step=step,
         num_images=data.num_images,
@@ -125,7 +184,7 @@ def is_address(licence: str) -> bool:
     return re.fullmatch(r"https://[\w.-]+/[^\s\"<>\\^`{|}]*", licence) is not None
 
 
-def objections(config: TrainConfig, trained_on: TrainedOn, terms: Terms) -> tuple[str, ...]:
+def objections(config: Training, trained_on: TrainedOn, terms: Terms) -> tuple[str, ...]:
     """What speaks against the licence that was chosen: the recordings', the images', and the model's it began with."""
     if terms.licence is None:
         return ()
@@ -139,10 +198,10 @@ def objections(config: TrainConfig, trained_on: TrainedOn, terms: Terms) -> tupl
     return found
 
 
-def base_model(config: TrainConfig) -> str | None:
-    """The hub id of the weights that training began with; a folder of this machine is nobody else's business."""
-    init = config.model.init
-    return init.model if init.kind == "checkpoint" and not is_folder(init.model) else None
+def base_model(config: Training) -> str | None:
+    """The hub id of the weights that the model began with or holds; a folder is nobody else's business."""
+    base = about(config).base
+    return base[0] if base and not is_folder(base[0]) else None
 
 
 def is_folder(model: str) -> bool:
@@ -151,7 +210,7 @@ def is_folder(model: str) -> bool:
 
 
 def make_card(
-    config: TrainConfig,
+    config: Training,
     trained_on: TrainedOn,
     metrics: Mapping[str, float],
     *,
@@ -167,7 +226,7 @@ def make_card(
         license_link=licence_link,
         library_name="diffusers",
         pipeline_tag="any-to-any",  # the hub has no task from sound to image
-        tags=["audio-to-image", "pixart-alpha", "diffusion-transformer", "sonify", f"arxiv:{PAPER}"],
+        tags=["audio-to-image", *about(config).tags[:-1], "sonify", about(config).tags[-1]],
         base_model=base_model(config),
     )
     sections = (
@@ -177,7 +236,7 @@ def make_card(
         _training(config, metrics),
         _licences(config, trained_on, terms),
         LIMITS,
-        CITATION,
+        _citation(config),
     )
     text = "\n".join(sections)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
@@ -190,23 +249,20 @@ def _licence_of_head(licence: str | None) -> tuple[str, str | None, str | None]:
     return ("other", "own", licence) if is_address(licence) else (licence, None, None)
 
 
-def _head(config: TrainConfig, files_bytes: int) -> str:
-    model = config.model
+def _head(config: Training, files_bytes: int) -> str:
+    said = about(config)
     return f"""# Images from sounds
 
-An audio-conditioned PixArt-alpha with its VAE{" and its AST" if config.ast else ""}: {model.layers} blocks of width
-{model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
-{model.caption_channels} numbers. {_began(config)}
+{said.what} {_began(said)}
 All weights are safetensors, {files_bytes / 1e6:,.1f} MB.
 """
 
 
-def _began(config: TrainConfig) -> str:
-    init = config.model.init
-    if init.kind == "scratch":
+def _began(said: About) -> str:
+    if said.base is None:
         return "Training began with random weights."
-    at = f" (`{init.revision}`)" if init.revision else ""
-    return f"Training began with `{shown(init.model)}`{at}."
+    model, revision, verb = said.base
+    return f"{verb} `{shown(model)}`{f' (`{revision}`)' if revision else ''}."
 
 
 OWN = """\
@@ -216,10 +272,11 @@ Where sonify is installed, it runs its own code and no file of this repository:
 """
 
 
-def _usage(config: TrainConfig, name: str, code_sha256: str) -> str:
+def _usage(config: Training, name: str, code_sha256: str) -> str:
+    hears = about(config).ear is not None
     heard = (
         'images = pipeline("dog.wav").images  # one for each window of `pipeline.config["clip_seconds"]`'
-        if config.ast
+        if hears
         else "images = pipeline(audio_features=features_BTD).images  # the condition is not AST's: bring your own"
     )
     return f"""## Use
@@ -237,10 +294,10 @@ pipeline = DiffusionPipeline.from_pretrained("{name}", custom_pipeline="{name}",
 sha256 is `{code_sha256}`.
 To keep to what you have read, name its commit as `revision` and as `custom_revision`.
 
-{OWN.format(name=name) if config.ast else ""}"""
+{OWN.format(name=name) if hears else ""}"""
 
 
-def _data(config: TrainConfig, trained_on: TrainedOn) -> str:
+def _data(config: Training, trained_on: TrainedOn) -> str:
     runs = ", ".join(f"`{Path(str(run)).name}`" for run in config.data.runs)
     lufs = ", ".join(f"{low:g} to {high:g} LUFS" for low, high in trained_on.lufs)
     return f"""## Data
@@ -260,15 +317,15 @@ quiet stretches stay quiet.
 """
 
 
-def _training(config: TrainConfig, metrics: Mapping[str, float]) -> str:
+def _training(config: Training, metrics: Mapping[str, float]) -> str:
     lines = [f"| {text} | {_number(metrics[key])} |" for key, text in REPORTED.items() if key in metrics]
     table = (
         "\n".join([METRICS_HEAD, "| what | of that step |", "|---|---|", *lines]) if lines else "Metrics: not logged."
     )
-    rate = config.optimizer.learning_rate * (config.batch.total / config.optimizer.reference_batch) ** 0.5
+    rate = peak_rate(config.optimizer, config.batch.total)
     return f"""## Training
 
-Averaged weights (EMA {config.optimizer.ema_decay}). Total batch {config.batch.total}, learning rate {rate:.3g},
+{_weights(config)} Total batch {config.batch.total}, learning rate {rate:.3g},
 condition dropout {config.condition_dropout}, precision {config.precision}, seed {config.seed}; everything else is in
 `{CONFIG}`.
 
@@ -276,7 +333,12 @@ condition dropout {config.condition_dropout}, precision {config.precision}, seed
 """
 
 
-def _licences(config: TrainConfig, trained_on: TrainedOn, terms: Terms) -> str:
+def _weights(config: Training) -> str:
+    decay = config.optimizer.ema_decay
+    return f"Averaged weights (EMA {decay})." if decay else "The last step's weights."
+
+
+def _licences(config: Training, trained_on: TrainedOn, terms: Terms) -> str:
     rows = "\n".join(f"| {_cell(licence)} | {count:,} |" for licence, count in trained_on.licences.items())
     networks = "\n".join(f"| {' | '.join(row)} |" for row in _networks(config, trained_on))
     images = (
@@ -312,12 +374,11 @@ def _chosen(licence: str | None) -> str:
     return f"These weights are under {f'<{licence}>' if is_address(licence) else f'`{licence}`'}."
 
 
-def _networks(config: TrainConfig, trained_on: TrainedOn) -> list[tuple[str, str, str]]:
+def _networks(config: Training, trained_on: TrainedOn) -> list[tuple[str, str, str]]:
     """Name, identity and licence of each; of a folder of this machine its last name."""
-    init = config.model.init
     known = dict(trained_on.networks)
-    if init.kind == "checkpoint":
-        known = {init.model: init.revision or "not pinned", **known}
+    if (base := about(config).base) is not None:
+        known = {base[0]: base[1] or "not pinned", **known}
     return [
         (f"`{shown(name)}`", f"`{identity}`", NETWORK_LICENCES.get(name, "see its card"))
         for name, identity in known.items()
@@ -331,33 +392,55 @@ LIMITS = """## Limits
 - Which sound belongs to which image was chosen by models that look at images and compare texts; nobody heard the
   images' own sound. What such models wrongly associate, this one has learned.
 """
-CITATION = f"""## Citation
+PAPERS = {
+    "petermann2025seeing": """\
+  title         = {Seeing Sound: Assembling Sounds from Visuals for Audio-to-Image Generation},
+  author        = {Petermann, Darius and Kalayeh, Mahdi M.},
+  year          = {2025},
+  eprint        = {2501.05413},
+  archivePrefix = {arXiv}""",
+    "chen2023pixart": """\
+  title         = {PixArt-$\\alpha$: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
+                   Synthesis},
+  author        = {Chen, Junsong and others},
+  year          = {2023},
+  eprint        = {2310.00426},
+  archivePrefix = {arXiv}""",
+    "gong2021ast": """\
+  title         = {AST: Audio Spectrogram Transformer},
+  author        = {Gong, Yuan and Chung, Yu-An and Glass, James},
+  year          = {2021},
+  eprint        = {2104.01778},
+  archivePrefix = {arXiv}""",
+    "yariv2023audiotoken": """\
+  title         = {AudioToken: Adaptation of Text-Conditioned Diffusion Models for Audio-to-Image Generation},
+  author        = {Yariv, Guy and Gat, Itai and Wolf, Lior and Adi, Yossi and Schwartz, Idan},
+  year          = {2023},
+  eprint        = {2305.13050},
+  archivePrefix = {arXiv}""",
+    "rombach2022high": """\
+  title         = {High-Resolution Image Synthesis with Latent Diffusion Models},
+  author        = {Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick and Ommer, Bj\\"orn},
+  year          = {2021},
+  eprint        = {2112.10752},
+  archivePrefix = {arXiv}""",
+    "chen2023beats": """\
+  title         = {BEATs: Audio Pre-Training with Acoustic Tokenizers},
+  author        = {Chen, Sanyuan and others},
+  year          = {2022},
+  eprint        = {2212.09058},
+  archivePrefix = {arXiv}""",
+}
 
-The method, the transformer, and what hears:
+
+def _citation(config: Training) -> str:
+    papers = "\n".join(f"@misc{{{key},\n{PAPERS[key]}\n}}" for key in about(config).citations)
+    return f"""## Citation
+
+The method, what draws, and what hears:
 
 ```bibtex
-@misc{{petermann2025seeing,
-  title         = {{Seeing Sound: Assembling Sounds from Visuals for Audio-to-Image Generation}},
-  author        = {{Petermann, Darius and Kalayeh, Mahdi M.}},
-  year          = {{2025}},
-  eprint        = {{{PAPER}}},
-  archivePrefix = {{arXiv}}
-}}
-@misc{{chen2023pixart,
-  title         = {{PixArt-$\\alpha$: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
-                   Synthesis}},
-  author        = {{Chen, Junsong and others}},
-  year          = {{2023}},
-  eprint        = {{2310.00426}},
-  archivePrefix = {{arXiv}}
-}}
-@misc{{gong2021ast,
-  title         = {{AST: Audio Spectrogram Transformer}},
-  author        = {{Gong, Yuan and Chung, Yu-An and Glass, James}},
-  year          = {{2021}},
-  eprint        = {{2104.01778}},
-  archivePrefix = {{arXiv}}
-}}
+{papers}
 ```
 """
 

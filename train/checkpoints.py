@@ -14,18 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sonify import layout
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
-from train.config import TrainConfig
+from train.config import AudioTokenConfig, TrainConfig, Training
 from train.ema import Ema
 from train.shards import FeatureData
 
@@ -39,6 +39,7 @@ PARTIAL = ".partial"
 DAMAGED = ".damaged"
 RELEASE = "pipeline"
 PIPELINE_INDEX = "model_index.json"
+NETWORK = "transformer"  # what a checkpoint calls the network's configuration, whatever network it is
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -46,12 +47,26 @@ Tensors = Mapping[str, torch.Tensor]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a checkpoint says of itself: the settings that a run which goes on from it must have too (`bound`), the
-    transformer's own configuration, and the recordings that are heard in the training data: a takedown asks for them.
+    network's own configuration, and the recordings that are heard in the training data: a takedown asks for them.
     """
 
     bound: Mapping[str, Any]
-    transformer: Mapping[str, Any]
+    network: Mapping[str, Any]
     recordings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """The network that learns, as it is without processes around it, with its average and its optimizer."""
+
+    network: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The network's own configuration, as diffusers keeps it."""
+        return dict(cast(Any, self.network).config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +137,10 @@ def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = Tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averaged:
-    """The averaged weights of a checkpoint, with the configuration of the transformer whose they are."""
+    """The averaged weights of a checkpoint, with the configuration of the network whose they are."""
 
     step: int
-    transformer: Mapping[str, Any]
+    network: Mapping[str, Any]
     weights: Tensors
 
 
@@ -146,7 +161,7 @@ def load_averaged(run_dir: Path, step: int | None) -> Averaged:
     except _Damaged as damage:
         raise InputError(f"{chosen[-1]}: damaged ({damage}); take another with --step") from damage
     weights = load_file(chosen[-1] / "ema.safetensors")
-    return Averaged(step=record["step"], transformer=record["transformer"], weights=weights)
+    return Averaged(step=record["step"], network=record[NETWORK], weights=weights)
 
 
 class _Damaged(Exception):
@@ -162,7 +177,7 @@ def _write(folder: Path, state: TrainingState, facts: Facts) -> None:
     for file in sorted(folder.iterdir()):
         _sync(file)
         records.append(FileRecord(path=file.name, size_bytes=file.stat().st_size, sha256=sha256_of(file)))
-    said = {"step": state.step, "bound": dict(facts.bound), "transformer": dict(facts.transformer)}
+    said = {"step": state.step, "bound": dict(facts.bound), NETWORK: dict(facts.network)}
     (folder / STATE).write_bytes(seal_record(said | {"files": [asdict(record) for record in records]}))
     _sync(folder / STATE)
     sync_folder(folder)
@@ -221,7 +236,7 @@ def _read(folder: Path, step: int) -> TrainingState:
     return TrainingState(step=step, **tensors)
 
 
-def check_run_dir(config: TrainConfig) -> None:
+def check_run_dir(config: Training) -> None:
     """Refuse a run_dir where something lies that training would write over, or write among."""
     run_dir = config.run_dir.resolve()
     release = run_dir / RELEASE
@@ -236,25 +251,35 @@ def check_run_dir(config: TrainConfig) -> None:
         raise InputError(f"run_dir: {release} is in the way: it is no release; move it, or choose another folder")
 
 
-def bound_settings(config: TrainConfig, data: FeatureData) -> dict[str, Any]:
-    """What a run that resumes must have in common with the one that it goes on from, for the same losses."""
-    plain = config.model_dump(
-        mode="json",
-        include={"seed": True, "model": True, "optimizer": True, "condition_dropout": True, "precision": True},
-        exclude={"model": {"init"}},  # where the first weights came from no longer matters
-    )
+# What a run that resumes must have in common with the one that it goes on from, for the same losses. Where the first
+# weights came from no longer matters.
+BOUND: Mapping[type[Training], Mapping[str, Any]] = {
+    TrainConfig: {
+        "include": {"seed": True, "model": True, "optimizer": True, "condition_dropout": True, "precision": True},
+        "exclude": {"model": {"init"}},
+    },
+    AudioTokenConfig: {
+        "include": {
+            *("seed", "placeholder", "prompt", "upstream_dropout", "loss", "optimizer", "condition_dropout"),
+            "precision",
+        },
+    },
+}
+# Keys that came after runs were made, each with the value under which all is as before.
+ADDED: Mapping[tuple[str, str], Any] = {("optimizer", "rule"): "sqrt"}
+
+
+def bound_settings(config: Training, data: FeatureData) -> dict[str, Any]:
+    """What a checkpoint is bound to, as it says so."""
+    plain = config.model_dump(mode="json", **BOUND[type(config)])
+    for (section, key), before in ADDED.items():
+        if plain[section][key] == before:
+            del plain[section][key]
     read = {"batch.total": config.batch.total, "data": data.digest, "data.split": config.data.split}
-    return plain | read | {"hears": config.ast is not None}
+    return plain | read | ({"hears": config.ast is not None} if isinstance(config, TrainConfig) else {})
 
 
-def save_training(
-    config: TrainConfig,
-    data: FeatureData,
-    step: int,
-    transformer: PixArtTransformer2DModel,
-    ema: Ema,
-    optimizer: torch.optim.Optimizer,
-) -> None:
+def save_training(config: Training, data: FeatureData, step: int, learner: Learner) -> None:
     """Save everything that training goes on from.
 
     Raises:
@@ -262,24 +287,16 @@ def save_training(
     """
     state = TrainingState(
         step=step,
-        model=transformer.state_dict(),
-        ema=ema.state_dict(),
-        optimizer=_pack(transformer, optimizer),
+        model=learner.network.state_dict(),
+        ema=learner.ema.state_dict(),
+        optimizer=_pack(learner),
     )
     bound = bound_settings(config, data)
-    facts = Facts(bound=bound, transformer=dict(transformer.config), recordings=data.recordings())
+    facts = Facts(bound=bound, network=learner.settings, recordings=data.recordings())
     save_checkpoint(config.run_dir, state, facts, config.checkpoints.keep)
 
 
-def restore_training(
-    config: TrainConfig,
-    data: FeatureData,
-    transformer: PixArtTransformer2DModel,
-    ema: Ema,
-    optimizer: torch.optim.Optimizer,
-    *,
-    check: bool,
-) -> int:
+def restore_training(config: Training, data: FeatureData, learner: Learner, *, check: bool) -> int:
     """Load the newest whole checkpoint, if there is any, and return how many steps are done.
 
     `check` hashes the files and sets damaged ones aside: one process does so before the others load.
@@ -296,25 +313,23 @@ def restore_training(
             f"max_steps: {config.max_steps}, and {config.run_dir} has a checkpoint of step {state.step}; set at least"
             " that, or make a release of an earlier one with `python -m train.release --step`"
         )
-    transformer.load_state_dict(state.model)
-    ema.load_state_dict(state.ema)
-    _unpack(transformer, optimizer, state.optimizer)
+    learner.network.load_state_dict(state.model)
+    learner.ema.load_state_dict(state.ema)
+    _unpack(learner, state.optimizer)
     return state.step
 
 
-def _pack(transformer: PixArtTransformer2DModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _pack(learner: Learner) -> dict[str, torch.Tensor]:
     """The optimizer's tensors under the names of the parameters that they belong to."""
     return {
         f"{name}/{kind}": tensor
-        for name, parameter in transformer.named_parameters()
-        for kind, tensor in optimizer.state[parameter].items()
+        for name, parameter in learner.network.named_parameters()
+        for kind, tensor in learner.optimizer.state[parameter].items()
     }
 
 
-def _unpack(
-    transformer: PixArtTransformer2DModel, optimizer: torch.optim.Optimizer, packed: Mapping[str, torch.Tensor]
-) -> None:
-    parameters = dict(transformer.named_parameters())
+def _unpack(learner: Learner, packed: Mapping[str, torch.Tensor]) -> None:
+    parameters = dict(learner.network.named_parameters())
     for key, tensor in packed.items():
         name, _, kind = key.rpartition("/")
-        optimizer.state[parameters[name]][kind] = tensor.to(parameters[name].device)
+        learner.optimizer.state[parameters[name]][kind] = tensor.to(parameters[name].device)

@@ -1,5 +1,6 @@
 """The configuration of a training run: frozen, typed, refusing what it does not know."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,6 +8,8 @@ import yaml
 from pydantic import Field, model_validator
 
 from sonify.config.inputs import InputPath, Model, Section, Share
+from sonify.config.loader import load_settings
+from sonify.errors import InputError
 from sonify.io.write import write_whole
 
 CONFIG = "config.yaml"  # in a training run and in a release, resolved
@@ -24,9 +27,10 @@ class Data(Section):
 
 
 class Scratch(Section):
-    """Random weights, of any size."""
+    """Random weights, of any size, but for those of a `projector`, as below."""
 
     kind: Literal["scratch"]
+    projector: InputPath | None = None
 
 
 class Checkpoint(Section):
@@ -66,17 +70,25 @@ class Transformer(Section):
 class Optimizer(Section):
     """AdamW, with PixArt-alpha's settings.
 
-    The rate at a total batch of B is `learning_rate * sqrt(B / reference_batch)`: 3.16e-5 for 640.
+    The rate at a total batch of B is `learning_rate * sqrt(B / reference_batch)`: 3.16e-5 for 640; with the rule
+    `linear`, without the root.
     """
 
     learning_rate: float = Field(default=2.0e-5, gt=0)
     reference_batch: int = Field(default=256, ge=1)
+    rule: Literal["sqrt", "linear"] = "sqrt"
     weight_decay: float = Field(default=3.0e-2, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(default=1.0e-10, gt=0)
     warmup_steps: int = Field(default=1000, ge=0)
-    clip_norm: float = Field(default=0.01, gt=0)
+    clip_norm: Annotated[float, Field(gt=0)] | None = 0.01  # null: gradients are not clipped
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+
+
+def peak_rate(config: Optimizer, total_batch: int) -> float:
+    """The rate of a total batch, after the warm-up."""
+    ratio = total_batch / config.reference_batch
+    return config.learning_rate * (math.sqrt(ratio) if config.rule == "sqrt" else ratio)
 
 
 class BatchSizes(Section):
@@ -102,8 +114,8 @@ class Samples(Section):
     guidance: float = Field(default=4.5, ge=1, le=100)
 
 
-class TrainConfig(Section):
-    """A whole training run; `run_dir` gets checkpoints, metrics, sample grids and the released pipeline."""
+class Training(Section):
+    """What every trainer is told; `run_dir` gets checkpoints, metrics, sample grids and the released pipeline."""
 
     run_dir: Path
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -112,14 +124,10 @@ class TrainConfig(Section):
     data: Data
     vae: Model = "stabilityai/sd-vae-ft-ema"  # that the latents were made with; samples and the pipeline need it
     vae_revision: str | None = None
-    ast: Model | None = "MIT/ast-finetuned-audioset-10-10-0.4593"  # null: the condition is not AST's
-    ast_revision: str | None = None
-    model: Transformer = Transformer()
     optimizer: Optimizer = Optimizer()
     batch: BatchSizes = BatchSizes()
     condition_dropout: Share = 0.1
     precision: Literal["bf16", "fp32"] = "bf16"
-    compile: bool = True  # each block by torch.compile
     recompute: bool = False  # activations are computed again in the backward pass: less memory, a third more work
     log_every: int = Field(default=10, ge=1)
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim"], ...] = ("tensorboard",)
@@ -127,6 +135,87 @@ class TrainConfig(Section):
     samples: Samples = Samples()
 
 
-def write_config(config: TrainConfig, folder: Path) -> None:
+class TrainConfig(Training):
+    """A training of an audio-conditioned PixArt-alpha."""
+
+    ast: Model | None = "MIT/ast-finetuned-audioset-10-10-0.4593"  # null: the condition is not AST's
+    ast_revision: str | None = None
+    model: Transformer = Transformer()
+    compile: bool = True  # each block by torch.compile
+
+
+class HeardByBeats(Section):
+    """BEATs, as AudioToken has it: a folder that `eval.convert_weights beats` made."""
+
+    kind: Literal["beats"]
+    model: Model
+    revision: str | None = None
+
+
+class HeardByAst(Section):
+    """AST in the place of BEATs: not the published system, whose name then is `audiotoken_ast`."""
+
+    kind: Literal["ast"]
+    model: Model = "MIT/ast-finetuned-audioset-10-10-0.4593"
+    revision: str | None = None
+
+
+class TokenWeights(Section):
+    """Of the parts of AudioToken's loss beside the error of the noise; of the classification term null is off."""
+
+    l1: float = Field(default=0.01, ge=0)
+    l2: float = Field(default=0.0, ge=0)
+    classification: float | None = Field(default=None, gt=0)
+
+
+class AudioTokenConfig(Training):
+    """A training of AudioToken's embedder: all of Stable Diffusion and the ear are frozen.
+
+    `sd` is a hub id or a folder of diffusers' Stable Diffusion, of which UNet, text encoder, tokenizer and scheduler
+    are used; the VAE is that of the features. `encoder` is what their vectors were heard by.
+    """
+
+    sd: Model = "CompVis/stable-diffusion-v1-4"
+    sd_revision: str | None = None
+    encoder: Annotated[HeardByBeats | HeardByAst, Field(discriminator="kind")]
+    placeholder: str = Field(default="<*>", min_length=1)
+    prompt: str = "a photo of <*>"
+    sampling_prompt: str = "a photo of <*>, 4k, high resolution"
+    upstream_dropout: bool = False  # the embedder's dropout at inference too, as upstream's code has it
+    loss: TokenWeights = TokenWeights()
+    optimizer: Optimizer = Optimizer(
+        learning_rate=1.6e-4,
+        reference_batch=16,
+        rule="linear",
+        weight_decay=0.01,
+        eps=1e-8,
+        warmup_steps=0,
+        clip_norm=None,
+        ema_decay=0.0,
+    )
+    batch: BatchSizes = BatchSizes(total=16, per_device=4)
+    condition_dropout: Share = 0.0  # upstream has none; a dropped image's prompt is empty
+    samples: Samples = Samples(steps=50, guidance=7.5)
+
+
+def read_config(folder: Path, made_by: str) -> Training:
+    """The resolved configuration of a training run, of whichever trainer; `made_by` is a command for the message.
+
+    Raises:
+        InputError: it is none.
+    """
+    path = folder / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}: not a training run: expected {CONFIG} in it; `{made_by}` makes one ({error})"
+        ) from error
+    # it is written resolved: no other trainer has this key
+    is_audiotoken = any(line.startswith("sd:") for line in text.splitlines())
+    return load_settings(path, [], AudioTokenConfig if is_audiotoken else TrainConfig)
+
+
+def write_config(config: Training, folder: Path) -> None:
     """Write it down, resolved: a release of any checkpoint is made with it."""
     write_whole(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())

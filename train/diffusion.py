@@ -27,6 +27,11 @@ class Losses:
     vb_B: Tensor
     total_B: Tensor
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What is logged of it beside the total."""
+        return {"mse": self.mse_B, "vb": self.vb_B}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:

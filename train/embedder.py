@@ -259,6 +259,11 @@ class TokenLosses:
     penalty_B: Tensor
     total_B: Tensor
 
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What is logged of it beside the total."""
+        return {"mse": self.mse_B, "l1": self.l1_B, "penalty": self.penalty_B}
+
 
 def token_loss(  # noqa: PLR0913 - what is compared, and what each part weighs
     predicted_BCHW: Tensor,

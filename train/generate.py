@@ -4,7 +4,8 @@
         --out out.png
     python -m train.generate --model DIR --list sounds.csv --seeds 4 --out FOLDER
 
-Several sounds of `--audio` are mixed, or heard one after the other with `--separate`. A sound longer than the model's
+Several sounds of `--audio` are mixed, or heard one after the other with `--separate`; with `--separate sources
+--separator DIR` each recording is taken apart first, and its sources follow each other. A sound longer than the model's
 clips gives one image a window, out-000.png, out-001.png and so on; a silent window gives none. A list (a text file with
 a path a line, or a CSV with a column `sound`; paths are relative to it) or a number of seeds gives a folder with images
 and `manifest.jsonl`; the same command goes on where it was interrupted, and another one removes the images that are not
@@ -27,6 +28,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -51,6 +53,7 @@ from train.manifest import (
     write_manifest,
 )
 from train.released import find_release, load_pipeline, read_settings
+from train.separator import Separator, check_separator, find_separator, load_separator, take_apart
 from train.windows import Window, make_windows, read_sound
 
 log = logging.getLogger(__name__)
@@ -88,6 +91,7 @@ class Request:
     """What is asked for; `in_folder` tells a folder with a manifest from a single file.
 
     Where `target_lufs` and `level` are None, they are what the model was trained on; `guidance` and `steps`, its own.
+    With `separate`, sounds are heard one after the other, and with a `separator` the sources of each are.
     """
 
     model: str
@@ -100,6 +104,7 @@ class Request:
     target_lufs: float | None = None
     level: Level | None = None
     separate: bool = False
+    separator: str | None = None
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.generate") -> int:
@@ -137,7 +142,15 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--gains-db", type=float, nargs="+", help="dB relative to --lufs, one for each of --audio (default: 0 each)"
     )
-    parser.add_argument("--separate", action="store_true", help="heard one after the other instead of mixed")
+    parser.add_argument(
+        "--separate",
+        nargs="?",
+        const="sounds",
+        choices=("sounds", "sources"),
+        help="heard one after the other instead of mixed: the sounds of --audio (also without a value), or the sources"
+        " that --separator finds in each recording",
+    )
+    parser.add_argument("--separator", metavar="DIR", help="a ConvTasNet: its folder, or a hub id")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument("--seeds", type=int, help="how many images, of seeds that follow each other, for each window")
     defaults = [f"{kind.guidance:g} and {kind.steps} of an {kind.name}" for kind in KINDS.values()]
@@ -164,9 +177,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 def read_request(arguments: argparse.Namespace) -> Request:
     """Check what can be checked without a file of sound or a model."""
     _check_ranges(arguments)
+    check_separator(arguments)
     if arguments.list is not None:
-        if arguments.gains_db is not None or arguments.separate:
-            raise InputError("--gains-db and --separate are for the sounds of --audio; those of a --list stand alone")
+        if arguments.gains_db is not None or arguments.separate == "sounds":
+            raise InputError(
+                "--gains-db and --separate are for the sounds of --audio; those of a --list stand alone (what is heard"
+                " in each can be taken apart: --separate sources)"
+            )
         scenes = tuple(SceneSounds(sounds=(sound,), gains_db=(0.0,)) for sound in read_list(arguments.list))
     else:
         gains_db = arguments.gains_db if arguments.gains_db is not None else [0.0] * len(arguments.audio)
@@ -183,7 +200,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
         steps=arguments.steps,
         target_lufs=arguments.lufs,
         level=arguments.level,
-        separate=arguments.separate,
+        separate=arguments.separate is not None,
+        separator=arguments.separator,
     )
 
 
@@ -246,7 +264,8 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
     request = _as_trained(request, settings)
     folder = _check_out(request)
     dtype = choose_dtype("auto", device)
-    planned = _plan(request, released, settings["clip_seconds"], str(dtype).removeprefix("torch."))
+    separator = find_separator(request.separator) if request.separator is not None else None
+    planned = _plan(request, released, settings["clip_seconds"], str(dtype).removeprefix("torch."), separator)
     rows = [row for scene_rows in planned for row in scene_rows]
     missing = {row.image for row in rows if not (request.in_folder and is_made(folder, row))}
     if request.in_folder:
@@ -254,10 +273,11 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
     elif len(rows) > 1:
         log.info("%s windows of sound, each with an image: %s to %s", len(rows), rows[0].image, rows[-1].image)
     if missing:
+        apart = load_separator(separator, device) if separator is not None else None
         if request.in_folder:
             (folder / MANIFEST).unlink(missing_ok=True)  # it does not tell what the folder will hold
         pipeline = load_pipeline(released.path, device, dtype)
-        for batch in _batches(_conditions(pipeline, request, planned, missing), batch_size):
+        for batch in _batches(_conditions(pipeline, request, planned, missing, apart), batch_size):
             _make(pipeline, request, folder, batch)
     if request.in_folder:
         write_manifest(folder, rows)
@@ -298,7 +318,9 @@ def _check_out(request: Request) -> Path:
     return folder
 
 
-def _plan(request: Request, released: FetchedModel, clip_seconds: float, precision: str) -> list[list[GeneratedImage]]:
+def _plan(
+    request: Request, released: FetchedModel, clip_seconds: float, precision: str, separator: FetchedModel | None
+) -> list[list[GeneratedImage]]:
     """The lines of all images, scene by scene."""
     starts = _find_starts(request, clip_seconds)
     if (wanted := sum(map(len, starts)) * len(request.seeds)) > MAX_IMAGES:
@@ -317,6 +339,7 @@ def _plan(request: Request, released: FetchedModel, clip_seconds: float, precisi
             target_lufs=request.target_lufs,
             gains_db=scene.gains_db,
             separate=request.separate,
+            separator=separator.identity if separator is not None else "",
             clip_seconds=clip_seconds,
             level=request.level,
         )
@@ -380,6 +403,7 @@ def _conditions(
     request: Request,
     planned: Sequence[Sequence[GeneratedImage]],
     missing: Collection[str],
+    separator: Separator | None,
 ) -> Iterator[tuple[GeneratedImage, torch.Tensor]]:
     """The missing images' lines, each with its condition (T, D); a window is encoded once for all its seeds."""
     console = Console(stderr=True)
@@ -391,8 +415,15 @@ def _conditions(
             continue
         windows = _windows(request, scene, pipeline.config["clip_seconds"])
         for window, of_window in zip(windows, _parts(rows, len(request.seeds)), strict=True):
-            audio_TD = pipeline.encode_audio(window.parts_NS).flatten(0, 1)
+            parts_NS = _apart(window, scene.sounds, separator) if separator is not None else window.parts_NS
+            audio_TD = pipeline.encode_audio(parts_NS).flatten(0, 1)
             yield from ((row, audio_TD) for row in of_window if row.image in missing)
+
+
+def _apart(window: Window, sounds: Sequence[Path], separator: Separator) -> np.ndarray:
+    """The (N, S) sources of all that is heard in a window, at the level that they have in it."""
+    name = f"{' + '.join(map(str, sounds))}, at {window.start_sec:g} s"
+    return np.concatenate([take_apart(separator, part_S, name) for part_S in window.parts_NS])
 
 
 def _parts(rows: Sequence[GeneratedImage], size: int) -> list[Sequence[GeneratedImage]]:

@@ -19,7 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from sonify.errors import InputError
 from sonify.installed import ROOT
 from sonify.io.machine import usable_cpus
-from train.config import TrainConfig
+from train.config import Training
 
 POLL_SECONDS = 0.1
 
@@ -115,7 +115,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_accelerator(config: TrainConfig) -> Accelerator:
+def start_accelerator(config: Training) -> Accelerator:
     """Join the other processes, if there are any, on this process's GPU or the CPU."""
     if not torch.cuda.is_available() and torch.get_num_threads() > usable_cpus():
         torch.set_num_threads(usable_cpus())  # torch sees a process's affinity and no container's quota

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from sonify.errors import InputError, WorkError
 from sonify.io.machine import shorten_sockets
 from sonify.keys import hash64
-from train.config import BatchSizes, TrainConfig
+from train.config import BatchSizes, Training
 from train.diffusion import NUM_TIMESTEPS
 from train.shards import FeatureData, TrainingSample
 
@@ -36,9 +36,14 @@ LOST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one micro-step needs; latents are scaled, and `dropped_B` says whose condition is left out."""
+    """What one micro-step needs; latents are scaled, and `dropped_B` says whose condition is left out.
 
+    `position` is the first image's; `labels` say what is heard, where that was asked for.
+    """
+
+    position: int
     keys: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
     latents_BCHW: Tensor
     noise_BCHW: Tensor
     timesteps_B: Tensor
@@ -51,15 +56,16 @@ class Batch:
 
     def first(self, count: int) -> "Batch":
         """The first images of it."""
-        return replace(self._with_each(lambda tensor: tensor[:count]), keys=self.keys[:count])
+        labels = self.labels and self.labels[:count]
+        return replace(self._with_each(lambda tensor: tensor[:count]), keys=self.keys[:count], labels=labels)
 
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory; torch's loader looks for this method."""
         return self._with_each(Tensor.pin_memory)
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        names = [field.name for field in fields(self) if field.name != "keys"]
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(one) for name, one in tensors.items() if isinstance(one, Tensor)})
 
 
 def accumulation_steps(batch: BatchSizes, world: int) -> int:
@@ -79,8 +85,15 @@ def accumulation_steps(batch: BatchSizes, world: int) -> int:
     return share // batch.per_device
 
 
-def make_loader(
-    data: FeatureData, config: TrainConfig, scaling_factor: float, start_step: int, rank: int, world: int
+def make_loader(  # noqa: PLR0913 - the place of a process among others is three numbers
+    data: FeatureData,
+    config: Training,
+    scaling_factor: float,
+    start_step: int,
+    rank: int,
+    world: int,
+    *,
+    with_labels: bool = False,
 ) -> Generator[Batch, None, None]:
     """The micro-batches of one process, from those of step `start_step` (the first is 0) on to `max_steps`.
 
@@ -99,7 +112,7 @@ def make_loader(
     if config.data.workers:
         shorten_sockets()  # through which they hand tensors over
     loader = DataLoader(
-        _MicroBatches(data, config, scaling_factor, rank, world),
+        _MicroBatches(data, config, scaling_factor, rank * config.batch.per_device, world, with_labels),
         batch_size=None,
         sampler=range(start_step * accumulation, config.max_steps * accumulation),
         num_workers=config.data.workers,
@@ -142,11 +155,20 @@ def _leave_signals_to_trainer(_worker: int) -> None:
 class _MicroBatches(Dataset):
     """One process's micro-batches, by their number in the whole training."""
 
-    def __init__(self, data: FeatureData, config: TrainConfig, scaling_factor: float, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        data: FeatureData,
+        config: Training,
+        scaling_factor: float,
+        first_in_world: int,
+        world: int,
+        with_labels: bool,
+    ) -> None:
         self._data = data
         self._config = config
         self._scaling_factor = scaling_factor
-        self._first_in_world = rank * config.batch.per_device
+        self._with_labels = with_labels
+        self._first_in_world = first_in_world
         self._world_size = world * config.batch.per_device
         self._order = Order([shard.num_samples for shard in data.shards], config.data.window_shards, config.seed)
 
@@ -158,7 +180,9 @@ class _MicroBatches(Dataset):
         except WorkError as damage:
             return damage
         return Batch(
+            position=first,
             keys=tuple(visit.key for visit in visits),
+            labels=tuple(visit.label for visit in visits) if self._with_labels else None,
             latents_BCHW=_stack([visit.latents_CHW for visit in visits]) * self._scaling_factor,
             noise_BCHW=_stack([visit.noise_CHW for visit in visits]),
             timesteps_B=torch.tensor([visit.timestep for visit in visits]),
@@ -181,6 +205,7 @@ class _MicroBatches(Dataset):
             timestep=timestep,
             audio_TD=sample.decode(f"{scene}.audio.npy", self._data.audio_shape),
             dropped=bool(drop < self._config.condition_dropout),
+            label=sample.label_of(scene) if self._with_labels else "",
         )
 
     def _draw_latents(self, sample: TrainingSample, name: str, random: np.random.Generator) -> np.ndarray:
@@ -200,6 +225,7 @@ class _Visit:
     timestep: int
     audio_TD: np.ndarray
     dropped: bool
+    label: str
 
 
 def _stack(arrays: list[np.ndarray]) -> Tensor:

@@ -30,6 +30,8 @@ class GenerationSettings:
     """How images were made; `gains_db` are of `sound` and then of those in `mixed_with`.
 
     `level` says what was brought to the target; a line from before there was a choice has none, and means `window`.
+    With `separate` sounds follow each other instead of being mixed; with a `separator` (its commit, or the digest of
+    its files) it is what that found in each sound that does.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -42,6 +44,7 @@ class GenerationSettings:
     separate: bool
     clip_seconds: float
     level: str = "window"
+    separator: str = ""
     kind: Literal["generate"] = "generate"
 
 
@@ -156,13 +159,15 @@ def _read_line(path: Path, number: int, line: str) -> GeneratedImage:
 
 
 def _line_of(row: GeneratedImage) -> dict[str, Any]:
-    """What stands in the manifest: of `train.generate` and for `window` as it was when there was no other, so that
-    folders of before go on."""
+    """What stands in the manifest: of `train.generate`, for `window` and without a separator as it was when there was
+    no other, so that folders of before go on."""
     line = asdict(row)
     if isinstance(row.settings, GenerationSettings):
         del line["settings"]["kind"]
         if row.settings.level == "window":
             del line["settings"]["level"]
+        if not row.settings.separator:
+            del line["settings"]["separator"]
     return line
 
 

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from sonify.io.write import write_whole
-from train.config import TrainConfig, Transformer
+from train.config import Training, Transformer
 from train.device import wait_for
-from train.diffusion import Losses
 from train.model import convolve
 
 log = logging.getLogger(__name__)
@@ -30,21 +30,34 @@ PEAK_SECONDS = 0.3
 PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # of square matrices; large enough for the peak, small enough for the time
 
 
+class StepLosses(Protocol):
+    """The losses of a micro-batch, a value an image; `parts` are what the total is made of, as they are logged."""
+
+    @property
+    def total_B(self) -> Tensor:  # noqa: N802 - shape suffix
+        """What is minimised."""
+        ...
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """The same names at each step."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSums:
     """A step's losses, added up over its images and all processes; the first two by quartile of the timestep."""
 
     losses: Sequence[float]
     images: Sequence[float]
-    mse: float
-    vb: float
+    parts: Mapping[str, float]
     num_not_finite: int
     stop: bool  # whether any process was asked to end
 
     def means(self) -> dict[str, float]:
         """The losses as they are logged; a quartile that no image fell into has none."""
         images = sum(self.images)
-        means = {"loss": sum(self.losses) / images, "mse": self.mse / images, "vb": self.vb / images}
+        means = {"loss": sum(self.losses) / images} | {name: total / images for name, total in self.parts.items()}
         return means | {f"loss_q{n + 1}": self.losses[n] / self.images[n] for n in range(QUARTILES) if self.images[n]}
 
 
@@ -56,32 +69,34 @@ class StepTally:
 
     def __init__(self, num_timesteps: int, device: torch.device) -> None:
         self._num_timesteps = num_timesteps
-        self._sums = torch.zeros(2 * QUARTILES + 4, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(2 * QUARTILES + 2, dtype=torch.float64, device=device)
+        self._parts: dict[str, Tensor] = {}
         self._seen: list[tuple[torch.Tensor, tuple[str, ...]]] = []
 
-    def add(self, losses: Losses, timesteps_B: torch.Tensor, keys: tuple[str, ...]) -> None:
+    def add(self, losses: StepLosses, timesteps_B: torch.Tensor, keys: tuple[str, ...]) -> None:
         """Add the images of a micro-batch."""
         quartile_B = timesteps_B * QUARTILES // self._num_timesteps
         total_B = losses.total_B.detach().double()
         self._sums[:QUARTILES].index_add_(0, quartile_B, total_B)
         self._sums[QUARTILES : 2 * QUARTILES].index_add_(0, quartile_B, torch.ones_like(total_B))
         finite_B = torch.isfinite(total_B)
-        self._sums[-4] += losses.mse_B.detach().double().sum()
-        self._sums[-3] += losses.vb_B.detach().double().sum()
         self._sums[-2] += (~finite_B).sum()
+        for name, part_B in losses.parts.items():
+            part = part_B.detach().double().sum()
+            self._parts[name] = self._parts[name] + part if name in self._parts else part
         self._seen.append((finite_B, keys))
 
     def reduce(self, accelerator: Accelerator, stop: bool) -> StepSums:
         """Add up over all processes; `stop` is whether this one was asked to end."""
         self._sums[-1] += float(stop)
-        sums = accelerator.reduce(self._sums, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue] - a tensor
+        mine = torch.cat([self._sums, *(part.view(1) for part in self._parts.values())])
+        sums = accelerator.reduce(mine, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue] - a tensor
         return StepSums(
             losses=sums[:QUARTILES],
             images=sums[QUARTILES : 2 * QUARTILES],
-            mse=sums[-4],
-            vb=sums[-3],
-            num_not_finite=round(sums[-2]),
-            stop=sums[-1] > 0,
+            parts=dict(zip(self._parts, sums[2 * QUARTILES + 2 :], strict=True)),
+            num_not_finite=round(sums[2 * QUARTILES]),
+            stop=sums[2 * QUARTILES + 1] > 0,
         )
 
     def keys(self, not_finite: bool) -> list[str]:
@@ -127,17 +142,15 @@ def _parse(line: bytes) -> dict[str, float] | None:
 class Recorder:
     """A context over the steps of a run; only the main process writes.
 
-    `mfu` is the share of the matrix-product peak that was measured on this device when the run began.
+    `image_flops` are the operations of a step for one image; `mfu` is their share of the matrix-product peak that was
+    measured on this device when the run began.
     """
 
-    def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, num_condition_tokens: int, first_step: int
-    ) -> None:
+    def __init__(self, config: Training, accelerator: Accelerator, image_flops: int, first_step: int) -> None:
         self._config = config
         self._accelerator = accelerator
         self._first_step = first_step
-        # the backward pass is twice the forward
-        self._flops = 3 * forward_flops(config.model, num_condition_tokens) * config.batch.total
+        self._flops = image_flops * config.batch.total
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self._peak_flops = matmul_peak_flops(accelerator.device, dtype) * accelerator.num_processes
         self._waited_sec = 0.0
@@ -219,6 +232,11 @@ def forward_flops(config: Transformer, num_condition_tokens: int) -> int:
     condition = num_condition_tokens * width * (config.caption_channels + width)
     patches = tokens * width * (patch + 2 * patch)  # in, and out with the variance
     return 2 * (config.layers * block + timestep + condition + patches)
+
+
+def training_flops(config: Transformer, num_condition_tokens: int) -> int:
+    """Return the operations of a step for one image: the backward pass is twice the forward."""
+    return 3 * forward_flops(config, num_condition_tokens)
 
 
 def matmul_peak_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sonify.errors import InputError
-from sonify.models.fetch import FetchedModel, Files, check_weights, diffusers_class, fetch_model
+from sonify.models.fetch import (
+    FetchedModel,
+    Files,
+    check_weights,
+    diffusers_class,
+    fetch_model,
+    read_shapes,
+    weight_files,
+)
 from sonify.models.loading import cannot_load, check_whole
 from train.config import Checkpoint, Transformer
 
@@ -65,7 +73,12 @@ def init_transformer(config: Transformer, seed: int) -> tuple[PixArtTransformer2
         if config.init.kind == "scratch":
             model = _build(config)
             _init_weights(model)
-            return model, InitReport(source="scratch", kept={}, projector={}, new=_sizes(model))
+            given: dict[str, int] = {}
+            if config.init.projector is not None:  # loaded last: all else is what it is without one
+                load_projector(str(config.init.projector), cast(PixArtAlphaTextProjection, model.caption_projection))
+                given = {name: count for name, count in _sizes(model).items() if name.startswith(PROJECTION)}
+            new = {name: count for name, count in _sizes(model).items() if name not in given}
+            return model, InitReport(source="scratch", kept={}, projector=given, new=new)
         return _from_checkpoint(config, config.init)
 
 
@@ -150,21 +163,54 @@ def _from_checkpoint(config: Transformer, init: Checkpoint) -> tuple[PixArtTrans
     _check_sizes(config, fetched)
     model = _load(fetched)
     kept = {name: count for name, count in _sizes(model).items() if not name.startswith(PROJECTION)}
-    projection = PixArtAlphaTextProjection(in_features=config.caption_channels, hidden_size=model.inner_dim)
+    projection = new_projection(config.caption_channels, model.inner_dim)
     model.caption_projection = projection
-    for name, linear in projection.named_children():
-        if isinstance(linear, nn.Linear):
-            _init_linear(PROJECTION + name, linear)
     model.register_to_config(caption_channels=config.caption_channels)
     fresh = {name: count for name, count in _sizes(model).items() if name not in kept}
     if init.projector is not None:
-        _load_projector(str(init.projector), projection)
+        load_projector(str(init.projector), projection)
     return model, InitReport(
         source=f"{fetched.model} ({fetched.identity[:19]})",
         kept=kept,
         projector=fresh if init.projector else {},
         new={} if init.projector else fresh,
     )
+
+
+def new_projection(caption_channels: int, width: int) -> PixArtAlphaTextProjection:
+    """A projection of the condition with PixArt-alpha's first weights, by torch's own random numbers."""
+    projection = PixArtAlphaTextProjection(in_features=caption_channels, hidden_size=width)
+    for name, linear in projection.named_children():
+        if isinstance(linear, nn.Linear):
+            _init_linear(PROJECTION + name, linear)
+    return projection
+
+
+def load_text_projection(init: Checkpoint, width: int) -> tuple[PixArtAlphaTextProjection, str]:
+    """A checkpoint's own projection of T5's vectors, which its cross-attention was trained to read; with its identity.
+
+    Raises:
+        InputError: the checkpoint cannot be had, has no such projection, or is of another width.
+    """
+    fetched = _fetch(init)
+    name = f"{PROJECTION}linear_1.weight"
+    file = next((file for file in weight_files(fetched.path) if name in _names_in(file)), None)
+    shape = read_shapes(fetched.path).get(name, [])
+    if file is None or len(shape) != 2:
+        raise InputError(f"{fetched.path}: has no projection of a text ({name}); take a checkpoint of PixArt-alpha")
+    if shape[0] != width:
+        raise InputError(
+            f"{fetched.path}: its projection is {shape[0]} wide, and model.heads times model.head_dim is {width}; set"
+            " them to the checkpoint's"
+        )
+    projection = PixArtAlphaTextProjection(in_features=shape[1], hidden_size=width)
+    load_projector(str(file), projection)
+    return projection, fetched.identity
+
+
+def _names_in(file: Path) -> set[str]:
+    with safe_open(file, framework="pt") as tensors:
+        return set(tensors.keys())
 
 
 def _fetch(init: Checkpoint) -> FetchedModel:
@@ -247,7 +293,7 @@ def _load(fetched: FetchedModel) -> PixArtTransformer2DModel:
     return model
 
 
-def _load_projector(file: str, projection: PixArtAlphaTextProjection) -> None:
+def load_projector(file: str, projection: PixArtAlphaTextProjection) -> None:
     """Read `caption_projection`'s tensors; others in the file, such as the rest of a transformer, are not looked at."""
     wanted = projection.state_dict()
     try:

@@ -2,25 +2,23 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
 from sonify.errors import InputError
 from sonify.installed import spell
 from sonify.io.write import write_whole
-from train.checkpoints import RELEASE
-from train.config import TrainConfig
-from train.ema import Ema
-from train.frozen import Networks, make_pipeline
+from train.checkpoints import RELEASE, Learner
+from train.config import Training
 from train.manifest import encode_png
-from train.metrics import read_metrics
-from train.release import save_release
-from train.shards import FeatureData, held_out_scenes, open_feature_data
+from train.release import release_checkpoint
+from train.shards import held_out_scenes, open_feature_data
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +34,22 @@ INK, PAPER = "black", "white"
 class Pictures:
     """Draws the same held-out sounds with the same seeds at every step that is asked for."""
 
-    def __init__(self, config: TrainConfig, networks: Networks, data: FeatureData) -> None:
+    def __init__(self, config: Training, pipeline_of: Callable[[nn.Module], Any]) -> None:
+        """`pipeline_of` makes the pipeline of a network with the weights that it has at the time."""
         self._config = config
-        self._networks = networks
-        self._data = data
+        self._pipeline_of = pipeline_of
         self._scenes = _held_out(config)
 
-    def draw(self, step: int, transformer: PixArtTransformer2DModel, ema: Ema) -> Path | None:
+    def draw(self, step: int, learner: Learner) -> Path | None:
         """Write RUN/samples/step-N.png; None where nothing is held out."""
         if not self._scenes:
             return None
-        transformer.eval()
+        network = learner.network
+        device = next(network.parameters()).device
+        network.eval()
         # compiling for another batch and without gradients would take longer than drawing
-        with ema.applied_to(transformer), torch.compiler.set_stance("force_eager"):
-            pipeline = make_pipeline(transformer, self._config, self._networks, self._data).to(transformer.device)
+        with learner.ema.applied_to(network), torch.compiler.set_stance("force_eager"):
+            pipeline = self._pipeline_of(network).to(device)
             pipeline.set_progress_bar_config(disable=True)
             images = [
                 pipeline(
@@ -60,25 +60,23 @@ class Pictures:
                 ).images[0]
                 for n, (_, _, audio_TD, _) in enumerate(self._scenes)
             ]
-        transformer.train()
+        network.train()
         path = self._config.run_dir / SAMPLES / f"step-{step:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         make_grid(images, [caption for *_, caption in self._scenes], path)
         return path
 
-    def release(self, step: int, transformer: PixArtTransformer2DModel, ema: Ema) -> Path:
-        """Write RUN/pipeline: what others load."""
+    def release(self, step: int) -> Path:
+        """Write RUN/pipeline of the step's checkpoint: what others load."""
         out = self._config.run_dir / RELEASE
-        with ema.applied_to(transformer):
-            pipeline = make_pipeline(transformer, self._config, self._networks, self._data)
-            save_release(out, pipeline, self._config, self._data, read_metrics(self._config.run_dir), step=step)
+        release_checkpoint(self._config.run_dir, step, out)
         log.info(
             "the model is in %s: %s", out, spell("generate", "--model", out, "--audio", "a.wav", "--out", "out.png")
         )
         return out
 
 
-def _held_out(config: TrainConfig) -> list[tuple[str, str, np.ndarray, str]]:
+def _held_out(config: Training) -> list[tuple[str, str, np.ndarray, str]]:
     if not config.samples.sounds:
         return []
     try:

@@ -3,6 +3,7 @@
 python -m train.release --run TRAINRUN [--step N] --out DIR [--licence ID --push you/name]
 
 model_index.json transformer/ vae/ scheduler/ audio_encoder/ feature_extractor/   the pipeline, safetensors only
+                 (of AudioToken unet/ text_encoder/ tokenizer/ embedder/ in the transformer's place)
 README.md        the model card
 pipeline.py      the pipeline's code, for who has not this package
 recordings.txt   the recordings that it was trained on, one a line
@@ -24,9 +25,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
-
-from sonify.config.loader import load_settings
 from sonify.dataset.format import seal
 from sonify.dataset.licences import UNKNOWN, describe_unknown
 from sonify.dataset.push import Upload, check_repository, push, tell_pushed
@@ -47,12 +45,13 @@ from train.card import (
     shown,
 )
 from train.checkpoints import PIPELINE_INDEX, RECORDINGS, load_averaged, naming_system_errors
-from train.config import CONFIG, TrainConfig, write_config
-from train.frozen import load_networks, make_pipeline
+from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, read_config, write_config
+from train.frozen import remake_pipeline
 from train.metrics import read_metrics
 from train.pipeline import AudioPixArtPipeline
 from train.released import PIPELINE_CODE, pipeline_source, read_settings
 from train.shards import FeatureData, open_feature_data
+from train.token_pipeline import AudioTokenPipeline
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +63,7 @@ MODEL = Upload(
     # what a release of any version has, and pickles of other tools beside it; a picture or a LICENSE stays
     ours=(
         *(f"{part}/*" for part in ("transformer", "vae", "scheduler", "audio_encoder", "feature_extractor")),
+        *(f"{part}/*" for part in ("unet", "text_encoder", "tokenizer", "embedder")),
         *(PIPELINE_INDEX, PIPELINE_CODE, RECORDINGS, CONFIG, "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"),
     ),
     example="you/images-from-sounds",
@@ -144,26 +144,19 @@ def release_checkpoint(run_dir: Path, step: int | None, out: Path, terms: Terms 
         InputError: there is no such run or checkpoint, its data or its networks are gone, or `out` is something else.
         DiskFull: no room is left.
     """
-    if not (run_dir / CONFIG).is_file():
-        raise InputError(
-            f"{run_dir}: not a training run: expected {CONFIG} in it; `{spell('train', '--config', 'F')}` makes one"
-        )
+    config = read_config(run_dir, spell("train", "--config", "F"))
     _find_place(out)
-    config = load_settings(run_dir / CONFIG, [], TrainConfig)
     averaged = load_averaged(run_dir, step)
-    transformer = PixArtTransformer2DModel.from_config(dict(averaged.transformer))
-    assert isinstance(transformer, PixArtTransformer2DModel)
-    transformer.load_state_dict(averaged.weights)
     data = open_feature_data(config.data)
-    pipeline = make_pipeline(transformer.eval(), config, load_networks(config), data)
     metrics = [line for line in read_metrics(run_dir) if line["step"] <= averaged.step]
+    pipeline = remake_pipeline(config, averaged, data)
     save_release(out, pipeline, config, data, metrics, step=averaged.step, terms=terms)
 
 
 def save_release(  # noqa: PLR0913 - what a release is made of
     out: Path,
-    pipeline: AudioPixArtPipeline,
-    config: TrainConfig,
+    pipeline: AudioPixArtPipeline | AudioTokenPipeline,
+    config: Training,
     data: FeatureData,
     metrics: Sequence[Mapping[str, float]],
     *,
@@ -208,27 +201,28 @@ def _forget_places(folder: Path) -> None:
             path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _without_places(config: TrainConfig) -> TrainConfig:
+def _without_places(config: Training) -> Training:
     """The configuration with names instead of this machine's folders, which are nobody else's business."""
 
     def named(value: Any) -> Any:
         return shown(value) if isinstance(value, str) and is_folder(value) else value
 
+    runs = tuple(Path(Path(str(run)).name) for run in config.data.runs)
+    update: dict[str, Any] = {
+        "run_dir": Path(config.run_dir.name),
+        "data": config.data.model_copy(update={"runs": runs}),
+        "vae": named(config.vae),
+    }
+    if isinstance(config, AudioTokenConfig):
+        encoder = config.encoder.model_copy(update={"model": named(config.encoder.model)})
+        return config.model_copy(update=update | {"sd": named(config.sd), "encoder": encoder})
+    assert isinstance(config, TrainConfig)
     init = config.model.init
+    beside: dict[str, Any] = {"projector": init.projector and Path(init.projector.name)}
     if init.kind == "checkpoint":
-        projector = Path(init.projector.name) if init.projector is not None else None
-        init = init.model_copy(update={"model": named(init.model), "projector": projector})
-    return config.model_copy(
-        update={
-            "run_dir": Path(config.run_dir.name),
-            "data": config.data.model_copy(
-                update={"runs": tuple(Path(Path(str(run)).name) for run in config.data.runs)}
-            ),
-            "vae": named(config.vae),
-            "ast": named(config.ast),
-            "model": config.model.model_copy(update={"init": init}),
-        }
-    )
+        beside["model"] = named(init.model)
+    model = config.model.model_copy(update={"init": init.model_copy(update=beside)})
+    return config.model_copy(update=update | {"ast": named(config.ast), "model": model})
 
 
 def _find_place(out: Path) -> Path:

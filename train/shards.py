@@ -96,6 +96,20 @@ class TrainingSample:
             raise self.damage(f"{RECORD} is not this sample's record")
         return record
 
+    def label_of(self, scene: str) -> str:
+        """What is heard in a scene: of each source the recording's label, or else the concept that it is there for.
+
+        Raises:
+            WorkError: one has neither.
+        """
+        sources = next(one["sources"] for one in self.record()["scenes"] if one["scene"] == scene)
+        labels = [source["label"].strip() or source["concept"].strip() for source in sources]
+        if not all(labels):
+            raise self.damage(
+                f"scene {scene} has a source without a label or a concept: loss.classification needs one of each"
+            )
+        return ", ".join(labels)
+
     def damage(self, what: str) -> WorkError:
         """An error that names archive and sample."""
         return WorkError(f"{self.archive}: sample {self.key}: {what}")
@@ -312,6 +326,25 @@ def check_matches(data: FeatureData, config: TrainConfig, vae_identity: str, ast
         raise InputError(
             f"{where}: its audio features are {found.audio_shape[1]} wide, and model.caption_channels is"
             f" {model.caption_channels}: set that to {found.audio_shape[1]}"
+        )
+
+
+def check_heard_by(data: FeatureData, vae: tuple[str, str], encoder: tuple[str, str, str]) -> None:
+    """Check that features are those that AudioToken's configuration means: `vae` is a name and an identity, `encoder`
+    a kind with both."""
+    found, where = data.features, data.shards[0].run_dir
+    kind, *ear = encoder
+    _check_network(where, "vae", (found.vae, found.vae_identity), vae)
+    if found.ear_kind != kind:
+        raise InputError(
+            f"{where}: its features were heard by {found.ear_kind} {found.ear}, and encoder.kind is {kind}: set"
+            f" `encoder` to that, or make features with features.{kind}"
+        )
+    _check_network(where, "encoder.model", (found.ear, found.ear_identity), (ear[0], ear[1]))
+    if not found.layers:
+        raise InputError(
+            f"{where}: its features are the last layer of {found.ear} alone, and AudioToken joins several: make them"
+            " with features.layers=[4,8,12]"
         )
 
 

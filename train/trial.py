@@ -15,11 +15,11 @@ from torch import Tensor
 from train.config import TrainConfig
 from train.device import wait_for
 from train.diffusion import NUM_TIMESTEPS
-from train.ema import Ema
 from train.loader import Batch
-from train.metrics import forward_flops, matmul_peak_flops
+from train.loop import clip_gradients, finish_step, learning_rate_at, start_learner
+from train.metrics import matmul_peak_flops, training_flops
 from train.model import set_execution
-from train.pixart import add_gradients, clip_gradients, finish_step, learning_rate_at, make_optimizer
+from train.pixart import loss_of
 
 # On a CPU a micro-batch may take an hour: as many of its images are tried as need so long at a share of the peak.
 CPU_SECONDS, CPU_SHARE = 10.0, 0.3
@@ -44,8 +44,7 @@ class Trainee:
         self._accelerator = accelerator
         self.transformer = transformer.to(accelerator.device)
         torch.nn.Module.train(transformer)
-        self.ema = Ema(transformer, config.optimizer.ema_decay)
-        self.optimizer = make_optimizer(transformer, config.optimizer)
+        self.learner = start_learner(transformer, config.optimizer)
         set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
         self._model = accelerator.prepare_model(transformer)
         self._null_TD = null_TD.to(accelerator.device)
@@ -57,13 +56,12 @@ class Trainee:
         started = time.perf_counter()
         total = torch.zeros((), device=device)
         for batch in batches:
-            losses = add_gradients(
-                self._accelerator, self._model, batch.to(device), self._null_TD, accumulation=len(batches)
-            )
-            total += losses.total_B.detach().mean() / len(batches)
+            loss = loss_of(self._model, batch.to(device), self._null_TD).total_B.mean() / len(batches)
+            self._accelerator.backward(loss)
+            total += loss.detach()
         norm = clip_gradients(self._accelerator, self._model, settings)
         learning_rate = learning_rate_at(1, settings, self._config.batch.total)
-        finish_step(self.transformer, self.optimizer, self.ema, learning_rate)
+        finish_step(self.learner, learning_rate)
         wait_for(device)
         return Step(loss=float(total), gradient_norm=float(norm), seconds=time.perf_counter() - started)
 
@@ -74,6 +72,7 @@ def make_batch(config: TrainConfig, condition_tokens: int, seed: int = 0) -> Bat
     random = torch.Generator().manual_seed(seed)
     shape = (size, model.latent_channels, model.sample_size, model.sample_size)
     return Batch(
+        position=0,
         keys=tuple(f"made-{n}" for n in range(size)),
         latents_BCHW=torch.randn(shape, generator=random),
         noise_BCHW=torch.randn(shape, generator=random),
@@ -87,7 +86,7 @@ def images_for_cpu(config: TrainConfig, condition_tokens: int) -> int:
     """How many images of a micro-batch are tried on a CPU; 0 where one alone would take too long."""
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     rate = CPU_SHARE * matmul_peak_flops(torch.device("cpu"), dtype)
-    seconds = 3 * forward_flops(config.model, condition_tokens) / rate
+    seconds = training_flops(config.model, condition_tokens) / rate
     return min(config.batch.per_device, int(CPU_SECONDS / seconds))
 
 

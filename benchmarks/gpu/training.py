@@ -58,7 +58,7 @@ def checkpoint(room: Room) -> Iterator[Figure]:
     trainee = _trainee(config, room)
     trainee.step([make_batch(config, room.sizes.condition_vectors)])  # the moments are there after one step
     started = time.perf_counter()
-    save_training(config, data, 1, trainee.transformer, trainee.ema, trainee.optimizer)
+    save_training(config, data, 1, trainee.learner)
     seconds = time.perf_counter() - started
     files = [path for path in (config.run_dir / FOLDER).rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)

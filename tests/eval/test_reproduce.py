@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.baseline import main as baseline
+from eval.report import say_met
 from eval.reproduce import (
     BEST,
     COLUMNS,
@@ -15,7 +16,6 @@ from eval.reproduce import (
     PUBLISHED,
     Asked,
     Cell,
-    _mark,
     cells_of,
     check_prepared,
     find_lacks,
@@ -132,8 +132,8 @@ def test_a_cell_has_the_score_on_what_is_out_beside_it(reported: Path, tmp_path:
 
 
 def test_a_model_that_has_met_all_items_has_none_out() -> None:
-    assert _mark({"in": 3, "audio": 1, "out": 0, "unknown": 0}) == "in 75 %, audio 25 %, none out"
-    assert _mark({"in": 0, "audio": 0, "out": 0, "unknown": 4}) == ""
+    assert say_met({"in": 3, "audio": 1, "out": 0, "unknown": 0}) == "in 75 %, audio 25 %, none out"
+    assert say_met({"in": 0, "audio": 0, "out": 0, "unknown": 4}) == ""
 
 
 def test_an_older_report_is_not_shown_where_nothing_was_measured_now(reported: Path) -> None:

@@ -18,7 +18,7 @@ from train.tiny import write_tiny_ast, write_tiny_vae
 
 WIDTH = 32  # of the tiny AST's vectors
 BOUND = {"seed": 0, "model": {"layers": 2}}
-FACTS = Facts(bound=BOUND, transformer={"num_layers": 2}, recordings=("a", "b"))
+FACTS = Facts(bound=BOUND, network={"num_layers": 2}, recordings=("a", "b"))
 
 
 def training_input(root: Path, samples: Any = None, **shapes: Any) -> Path:

@@ -89,7 +89,7 @@ def test_the_averaged_weights_are_read_by_step(tmp_path):
         save_checkpoint(tmp_path, state(step), FACTS, keep=3)
     assert load_averaged(tmp_path, None).step == 2
     averaged = load_averaged(tmp_path, 1)
-    assert (averaged.step, averaged.transformer) == (1, {"num_layers": 2})
+    assert (averaged.step, averaged.network) == (1, {"num_layers": 2})
     assert torch.equal(averaged.weights["a.weight"], state(1).ema["a.weight"])
     with pytest.raises(InputError, match="no checkpoint of step 7; there are: 1, 2"):
         load_averaged(tmp_path, 7)

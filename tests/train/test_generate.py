@@ -17,11 +17,12 @@ from PIL import Image
 from sonify.errors import InputError
 from sonify.io.commits import digest_of
 from sonify.io.write import sha256_of
-from tests.builders import RATE_HZ
-from tests.tiny_networks import edit_json, write_tiny_pixart
+from tests.builders import RATE_HZ, write_sound
+from tests.tiny_networks import band_separator, edit_json, edit_weights, tiny_separator, write_tiny_pixart
 from train.generate import main
 from train.manifest import GenerationSettings, read_manifest
 from train.released import load_pipeline
+from train.separator import find_separator, load_separator, take_apart
 from train.windows import make_windows, read_sound
 
 FAST = ["--steps", "2", "--device", "cpu"]
@@ -117,6 +118,73 @@ def test_separate_sounds_are_joined_in_time(model: Path, sounds: Path, tmp_path:
     ]
     (joined,) = pipeline(audio_features=torch.cat(parts, dim=1), seeds=[0], num_inference_steps=2).images
     assert np.abs(pixels(out).astype(int) - np.asarray(joined)).max() <= 1
+
+
+def test_the_sources_of_a_recording_are_heard_one_after_the_other(model: Path, sounds: Path, tmp_path: Path) -> None:
+    a, b = (soundfile.read(sounds / name)[0] for name in ("a.wav", "b.wav"))
+    write_sound(tmp_path / "both.wav", a + b / 2)
+    bands = band_separator(tmp_path / "bands", [1000])
+    sources = ("--separate", "sources", "--separator", bands)
+
+    assert run("--model", model, "--audio", tmp_path / "both.wav", *sources, "--out", tmp_path / "out.png") == 0
+
+    pipeline = load_pipeline(model, torch.device("cpu"), torch.float32)
+    (window,) = make_windows([read_sound(tmp_path / "both.wav", 2.0)], [0.0], -30.0, separate=False)
+    separator = load_separator(find_separator(str(bands)), torch.device("cpu"))
+    found_NS = take_apart(separator, window.parts_NS[0], "both.wav")
+    assert len(found_NS) == 2
+    features_TD = pipeline.encode_audio(found_NS).flatten(0, 1)
+    (expected,) = pipeline(audio_features=features_TD[None], seeds=[0], num_inference_steps=2).images
+    assert np.array_equal(pixels(tmp_path / "out.png"), np.asarray(expected))
+    assert run("--model", model, "--audio", tmp_path / "both.wav", "--out", tmp_path / "mixed.png") == 0
+    assert not np.array_equal(pixels(tmp_path / "out.png"), pixels(tmp_path / "mixed.png"))
+
+
+def test_separate_without_a_value_means_the_sounds(model: Path, sounds: Path, tmp_path: Path) -> None:
+    for name, words in {"old": ["--separate"], "new": ["--separate", "sounds"]}.items():
+        audio = ["--audio", sounds / "a.wav", sounds / "b.wav"]
+        assert run("--model", model, *audio, *words, "--seeds", 1, "--out", tmp_path / name) == 0
+    assert (tmp_path / "old/manifest.jsonl").read_bytes() == (tmp_path / "new/manifest.jsonl").read_bytes()
+    settings = json.loads((tmp_path / "old/manifest.jsonl").read_text())["settings"]
+    assert settings["separate"] is True
+    assert "separator" not in settings  # as it was before there were any
+
+
+def test_a_folder_tells_which_separator_was_heard_and_another_one_makes_it_anew(
+    model: Path, sounds: Path, tmp_path: Path
+) -> None:
+    listed = write_list(tmp_path, sounds, ["a.wav", "long.wav"])
+    separator, out = tiny_separator(tmp_path / "apart"), tmp_path / "out"
+    words = ("--model", model, "--list", listed, "--separate", "sources", "--separator", separator, "--out", out)
+
+    assert run(*words) == 0
+    rows = read_manifest(out)
+    assert [row.settings.separate for row in rows if isinstance(row.settings, GenerationSettings)] == [True] * 4
+    identity = find_separator(str(separator)).identity
+    assert {row.settings.separator for row in rows if isinstance(row.settings, GenerationSettings)} == {identity}
+    made = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
+    assert run(*words) == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()} == made
+
+    tiny_separator(separator, seed=1)
+    assert run(*words) == 0
+    after = read_manifest(out)
+    assert all(path.stat().st_mtime_ns > was for path, was in made.items())
+    assert {row.settings.separator for row in after if isinstance(row.settings, GenerationSettings)}.isdisjoint(
+        {identity}
+    )
+
+
+def test_a_separator_that_hears_nothing_is_one_line(
+    model: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    separator = tiny_separator(tmp_path / "apart")
+    edit_weights(separator / "model.safetensors", lambda tensors: tensors["decoder.weight"].zero_())
+    words = ("--separate", "sources", "--separator", separator, "--out", tmp_path / "out.png")
+    assert run("--model", model, "--audio", sounds / "long.wav", *words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "long.wav, at 0 s: the separator returned silence" in line
+    assert not (tmp_path / "out.png").exists()
 
 
 def write_list(folder: Path, sounds: Path, names: list[str]) -> Path:
@@ -333,6 +401,9 @@ def test_a_sound_without_samples_stops_a_list_before_anything_is_written(
         (["--list", "CSV"], "expected a column `sound`, found name, label"),
         (["--list", "EMPTY"], "names no sound"),
         (["--list", "LIST", "--separate"], "--separate"),
+        (["--audio", "A", "--separate", "sources"], "--separate sources: expected a --separator"),
+        (["--audio", "A", "--separator", "A"], "--separator: goes with --separate sources"),
+        (["--audio", "A", "--separate", "sources", "--separator", "/no/where"], "--separator: /no/where: there is no"),
         (["--audio", "A", "--list", "LIST"], "not allowed with"),
         ([], "required"),
     ],

@@ -11,10 +11,9 @@ from torch.profiler import ProfilerActivity, profile
 from sonify.config.loader import make_settings
 from train.config import TrainConfig, Transformer
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
-from train.ema import Ema
+from train.loop import start_learner
 from train.memory import GB, DeviceMemory, count_parameters, estimate_memory, most_that_fits, with_batch
 from train.model import init_transformer, predict, set_execution
-from train.pixart import make_optimizer
 
 SMALL = {"layers": 4, "heads": 4, "head_dim": 72, "sample_size": 32}
 TOKENS = 50
@@ -57,7 +56,7 @@ def allocated(config: TrainConfig) -> int:
     """The most that is allocated while a second micro-batch is added to the gradients of a first."""
     model, _ = init_transformer(config.model, 0)
     torch.nn.Module.train(model)
-    kept = Ema(model, 0.9), make_optimizer(model, config.optimizer)
+    learner = start_learner(model, config.optimizer)
     set_execution(model, precision="bf16", compiled=config.compile, recompute=config.recompute)
     size = config.batch.per_device
     shape = (size, config.model.latent_channels, config.model.sample_size, config.model.sample_size)
@@ -71,11 +70,11 @@ def allocated(config: TrainConfig) -> int:
         diffusion_loss(output, latents, noisy, noise, timesteps).total_B.mean().backward()
 
     learn()
-    kept[1].step()
+    learner.optimizer.step()
     weights = [tensor for parameter in model.parameters() for tensor in (parameter, parameter.grad)]
     there = sum(tensor.nbytes for tensor in weights if tensor is not None)
-    there += sum(tensor.nbytes for tensor in kept[0].state_dict().values())
-    there += sum(tensor.nbytes for state in kept[1].state.values() for tensor in state.values())
+    there += sum(tensor.nbytes for tensor in learner.ema.state_dict().values())
+    there += sum(tensor.nbytes for state in learner.optimizer.state.values() for tensor in state.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         learn()
     trace = config.run_dir.parent / "trace.json"

@@ -18,8 +18,9 @@ from tests.feature_runs import MadeSample, make_feature_run
 from tests.train.runs import WIDTH, training_config, training_input, write_config
 from train.checkpoints import load_averaged
 from train.config import Optimizer
+from train.loop import learning_rate_at, start_learner
 from train.metrics import read_metrics
-from train.pixart import learning_rate_at, main, make_optimizer, train
+from train.pixart import main, train
 
 LOSSES = ("loss", "mse", "vb", "gradient_norm")
 
@@ -348,7 +349,7 @@ def test_every_parameter_decays_and_moves_by_the_rate() -> None:
     model = nn.Linear(2, 2)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     config = Optimizer(learning_rate=0.01, weight_decay=0.5)
-    optimizer = make_optimizer(model, config)
+    optimizer = start_learner(model, config).optimizer
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     for parameter, old in zip(model.parameters(), before, strict=True):
@@ -357,5 +358,5 @@ def test_every_parameter_decays_and_moves_by_the_rate() -> None:
 
 
 def test_the_settings_are_the_configurations() -> None:
-    (group,) = make_optimizer(nn.Linear(1, 1), Optimizer(betas=(0.8, 0.95), eps=1e-7)).param_groups
+    (group,) = start_learner(nn.Linear(1, 1), Optimizer(betas=(0.8, 0.95), eps=1e-7)).optimizer.param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.95), 1e-7, 3.0e-2)

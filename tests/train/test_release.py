@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model, _ = init_transformer(config.model, seed=step)
         ema, _ = init_transformer(config.model, seed=100 + step)
         average = {name: parameter.detach() for name, parameter in ema.named_parameters()}
-        facts = Facts(bound={}, transformer=dict(model.config), recordings=recordings)
+        facts = Facts(bound={}, network=dict(model.config), recordings=recordings)
         state = TrainingState(step=step, model=model.state_dict(), ema=average, optimizer={})
         save_checkpoint(root / "run", state, facts, keep=9)
     (root / "run" / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in METRICS))

@@ -51,7 +51,7 @@ def test_the_first_step_is_that_of_the_training_itself(config):
     scale = load_networks(config).vae.config["scaling_factor"]
     batches = make_loader(data, config, scaling_factor=scale, start_step=0, rank=0, world=1)
     trainee = trainee_of(config)
-    before = {name: weight.clone() for name, weight in trainee.ema.state_dict().items()}
+    before = {name: weight.clone() for name, weight in trainee.learner.ema.state_dict().items()}
     step = trainee.step([next(batches), next(batches)])
     train(config.model_copy(update={"max_steps": 1}))
     (line,) = read_metrics(config.run_dir)
@@ -60,8 +60,8 @@ def test_the_first_step_is_that_of_the_training_itself(config):
     saved = load_file(config.run_dir / "checkpoints" / "step-00000001" / "ema.safetensors")
     moments = load_file(config.run_dir / "checkpoints" / "step-00000001" / "optimizer.safetensors")
     for name, weight in trainee.transformer.named_parameters():
-        assert torch.equal(trainee.optimizer.state[weight]["exp_avg"], moments[f"{name}/exp_avg"])
-    averaged = trainee.ema.state_dict()
+        assert torch.equal(trainee.learner.optimizer.state[weight]["exp_avg"], moments[f"{name}/exp_avg"])
+    averaged = trainee.learner.ema.state_dict()
     assert averaged.keys() == saved.keys()
     assert all(torch.equal(weight, saved[name]) for name, weight in averaged.items())
     assert sum(not torch.equal(weight, before[name]) for name, weight in averaged.items()) > len(before) / 2

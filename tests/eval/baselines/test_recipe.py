@@ -1,21 +1,34 @@
 """The recipes that come along: each is found by its name, says what it needs, and refuses what it does not know."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from eval.baselines.recipe import CommandRecipe, ImagesRecipe, ReferencesRecipe, ShuffledRecipe, load_recipe
+from eval.baselines.recipe import (
+    CommandRecipe,
+    ImagesRecipe,
+    ReferencesRecipe,
+    ShuffledRecipe,
+    load_recipe,
+    recipe_digest,
+)
 from sonify.errors import InputError
 
 FOLDER = Path(__file__).parents[3] / "configs" / "baselines"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-NEEDS = {"generate": ["model=somebody/pipeline"], "images": ["images=."]}
-KINDS = {"generate": CommandRecipe, "images": ImagesRecipe, "references": ReferencesRecipe, "shuffled": ShuffledRecipe}
+OUTSIDE = {
+    path.stem: [f"interpreter={sys.executable}", "cwd=.", "needs=[]", "commit=null"]
+    for path in FOLDER.glob("*.yaml")
+    if "{adapters}" in path.read_text()
+}
+NEEDS = {"generate": ["model=somebody/pipeline"], "images": ["images=."], **OUTSIDE}
+KINDS = {"images": ImagesRecipe, "references": ReferencesRecipe, "shuffled": ShuffledRecipe}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_recipe_that_comes_along_loads_and_refuses_a_misspelt_key(name: str) -> None:
-    assert isinstance(load_recipe(name, NEEDS.get(name, [])), KINDS[name])
+    assert isinstance(load_recipe(name, NEEDS.get(name, [])), KINDS.get(name, CommandRecipe))
     with pytest.raises(InputError, match=r"no such key") as error:
         load_recipe(name, [*NEEDS.get(name, []), "namme=x"])
     assert "\n" not in str(error.value)
@@ -38,5 +51,11 @@ def test_the_pipeline_must_be_named() -> None:
 
 
 def test_a_recipe_that_does_not_exist_is_told_from_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\(generate, images, references, shuffled\); did you mean references\?"):
+    with pytest.raises(InputError, match=rf"\({', '.join(SHIPPED)}\); did you mean references\?"):
         load_recipe("refrences")
+
+
+def test_a_folder_that_an_older_version_began_is_gone_on_with() -> None:
+    """Its `baseline.json` holds this digest, which keys that came later are no part of."""
+    recipe = load_recipe("generate", ["model=you/name"])
+    assert recipe_digest(recipe) == "306e586f04f8c7583e51c8e780cb5e95e35b0568a42d39ff6d7799074cec30f7"

@@ -296,7 +296,9 @@ def test_floors_of_several_kinds_and_other_numbers_of_pictures_are_footnotes(tmp
         )
     )
     a = write_report(tmp_path / "a", {"m": RIGHT.tolist()}, scores=[one], changed={"beside": {"floor": -9.0}})
-    b = write_report(tmp_path / "b", {"m": RIGHT.tolist()}, scores=[other], changed={"beside": {"floor": -9.0}})
+    b = write_report(
+        tmp_path / "b", {"m": RIGHT.tolist()}, scores=[other], changed={"beside": {"floor": -9.0}, "images": 8}
+    )
     found = made(a, b)
 
     fid, mean = found.suites[0].columns

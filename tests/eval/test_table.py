@@ -180,7 +180,7 @@ def test_models_without_a_common_item_stand_side_by_side_and_have_no_difference(
     b = write_report(tmp_path / "b", {"m": [None, 1.0]}, images=[0, 1])
     found = made(a, b, against="models/a")
 
-    assert cell_of(found, "models/b").difference is None
+    assert (cell_of(found, "models/b").difference, cell_of(found, "models/b").verdict) == (None, "")
     said = "no difference of models/b on landscapes: no item has a picture of it and of models/a"
     assert said in notes_of(found, found.suites[0].notes)
 
@@ -296,7 +296,9 @@ def test_floors_of_several_kinds_and_other_numbers_of_pictures_are_footnotes(tmp
         )
     )
     a = write_report(tmp_path / "a", {"m": RIGHT.tolist()}, scores=[one], changed={"beside": {"floor": -9.0}})
-    b = write_report(tmp_path / "b", {"m": RIGHT.tolist()}, scores=[other], changed={"beside": {"floor": -9.0}})
+    b = write_report(
+        tmp_path / "b", {"m": RIGHT.tolist()}, scores=[other], changed={"beside": {"floor": -9.0}, "images": 8}
+    )
     found = made(a, b)
 
     fid, mean = found.suites[0].columns

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from sonify.config.inputs import InputPath, Model, Section, Share
 from sonify.config.loader import load_settings
+from sonify.config.text import read_text
 from sonify.errors import InputError
 from sonify.io.write import write_whole
 
@@ -198,6 +199,22 @@ class AudioTokenConfig(Training):
     samples: Samples = Samples(steps=50, guidance=7.5)
 
 
+# A key by which a configuration is known as another trainer's than PixArt's.
+TRAINER_OF = {"sd": "train.audiotoken", "text": "train.projector"}
+
+
+def check_trainer(file: Path, module: str) -> None:
+    """Refuse a configuration that is another trainer's, by its name and not by its first key.
+
+    Raises:
+        InputError: it is, or it cannot be read.
+    """
+    keys = read_text(file).values.keys()
+    theirs = next((other for key, other in TRAINER_OF.items() if key in keys), "train.pixart")
+    if theirs != module and (theirs != "train.pixart" or "model" in keys):
+        raise InputError(f"config {file}: is one for `python -m {theirs}`, not for `python -m {module}`")
+
+
 def read_config(folder: Path, made_by: str) -> Training:
     """The resolved configuration of a training run, of whichever trainer; `made_by` is a command for the message.
 
@@ -205,15 +222,9 @@ def read_config(folder: Path, made_by: str) -> Training:
         InputError: it is none.
     """
     path = folder / CONFIG
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder}: not a training run: expected {CONFIG} in it; `{made_by}` makes one ({error})"
-        ) from error
-    # it is written resolved: no other trainer has this key
-    is_audiotoken = any(line.startswith("sd:") for line in text.splitlines())
-    return load_settings(path, [], AudioTokenConfig if is_audiotoken else TrainConfig)
+    if not path.is_file():
+        raise InputError(f"{folder}: not a training run: expected {CONFIG} in it; `{made_by}` makes one")
+    return load_settings(path, [], AudioTokenConfig if "sd" in read_text(path).values else TrainConfig)
 
 
 def write_config(config: Training, folder: Path) -> None:

@@ -88,7 +88,9 @@ def test_a_unet_of_another_width_than_the_text_tower_is_refused(tmp_path):
     config = json.loads((folder / "unet" / "config.json").read_text())
     shape: dict[str, Any] = {key: value for key, value in config.items() if key[0] != "_"} | {"cross_attention_dim": 48}
     UNet2DConditionModel(**shape).save_pretrained(folder / "unet")
-    with refused(f"its UNet takes text of width 48, and its text tower gives {TEXT_WIDTH}; take all parts of one model"):
+    with refused(
+        f"its UNet takes text of width 48, and its text tower gives {TEXT_WIDTH}; take all parts of one model"
+    ):
         open_painter(str(folder), None, CPU)
 
 

@@ -169,6 +169,33 @@ class TokenWeights(Section):
     classification: float | None = Field(default=None, gt=0)
 
 
+class TokenOptimizer(Optimizer):
+    """With upstream's settings: 1e-5 for each image of a step of 16, no clipping, no average."""
+
+    learning_rate: float = Field(default=1.6e-4, gt=0)
+    reference_batch: int = Field(default=16, ge=1)
+    rule: Literal["sqrt", "linear"] = "linear"
+    weight_decay: float = Field(default=0.01, ge=0)
+    eps: float = Field(default=1.0e-8, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TokenBatchSizes(BatchSizes):
+    """Upstream's."""
+
+    total: int = Field(default=16, ge=1)
+    per_device: int = Field(default=4, ge=1)
+
+
+class TokenSamples(Samples):
+    """As Stable Diffusion 1.4 is sampled."""
+
+    steps: int = Field(default=50, ge=1, le=1000)
+    guidance: float = Field(default=7.5, ge=1, le=100)
+
+
 class AudioTokenConfig(Training):
     """A training of AudioToken's embedder: all of Stable Diffusion and the ear are frozen.
 
@@ -184,19 +211,10 @@ class AudioTokenConfig(Training):
     sampling_prompt: str = "a photo of <*>, 4k, high resolution"
     upstream_dropout: bool = False  # the embedder's dropout at inference too, as upstream's code has it
     loss: TokenWeights = TokenWeights()
-    optimizer: Optimizer = Optimizer(
-        learning_rate=1.6e-4,
-        reference_batch=16,
-        rule="linear",
-        weight_decay=0.01,
-        eps=1e-8,
-        warmup_steps=0,
-        clip_norm=None,
-        ema_decay=0.0,
-    )
-    batch: BatchSizes = BatchSizes(total=16, per_device=4)
+    optimizer: TokenOptimizer = TokenOptimizer()
+    batch: TokenBatchSizes = TokenBatchSizes()
     condition_dropout: Share = 0.0  # upstream has none; a dropped image's prompt is empty
-    samples: Samples = Samples(steps=50, guidance=7.5)
+    samples: TokenSamples = TokenSamples()
 
 
 # A key by which a configuration is known as another trainer's than PixArt's.

@@ -6,7 +6,7 @@ B  images of a micro-batch
 import argparse
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -163,11 +163,11 @@ def teach(config: Training, accelerator: Accelerator, lesson: Lesson) -> None:
                 if pictures and step % config.samples.every == 0:
                     pictures.draw(step, learner)
     if pictures:
-        pictures.release(config.max_steps)
+        pictures.release(config.max_steps, learner)
     accelerator.wait_for_everyone()
 
 
-def start_learner(network: nn.Module, config: Optimizer) -> Learner:
+def start_learner(network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None) -> Learner:
     """A network on its device with its average, and AdamW in one kernel; every parameter decays, as in PixArt-alpha.
     The rate is set at each step."""
     optimizer = torch.optim.AdamW(
@@ -178,7 +178,7 @@ def start_learner(network: nn.Module, config: Optimizer) -> Learner:
         weight_decay=config.weight_decay,
         fused=True,
     )
-    return Learner(network=network, ema=Ema(network, config.ema_decay), optimizer=optimizer)
+    return Learner(network=network, ema=Ema(network, config.ema_decay), optimizer=optimizer, frozen=frozen or {})
 
 
 def clip_gradients(accelerator: Accelerator, model: nn.Module, config: Optimizer) -> torch.Tensor:

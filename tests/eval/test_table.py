@@ -312,6 +312,15 @@ def test_floors_of_several_kinds_and_other_numbers_of_pictures_are_footnotes(tmp
     assert not cell_of(found, "models/a", "fid").at_floor
 
 
+@pytest.mark.parametrize("left_out", ["value_at_fewer", "floor_images"])
+def test_a_floor_of_fewer_pictures_without_what_it_is_read_by_is_refused(tmp_path, left_out):
+    beside = {"floor_at_fewer": 1.0, "value_at_fewer": 6.0, "floor_images": 8.0}
+    del beside[left_out]
+    a = write_report(tmp_path / "a", {"m": [1.0, 2.0]}, changed={"beside": beside})
+    with pytest.raises(InputError, match=r"report.json: m: a floor of fewer pictures without the value at as many"):
+        made(a)
+
+
 def test_two_models_of_one_name_are_told_apart(tmp_path):
     a = write_report(tmp_path / "a", {"m": [1.0, 2.0]}, model="theirs", model_sha256="1" * 64)
     b = write_report(tmp_path / "b", {"m": [1.0, 2.0]}, model="theirs", model_sha256="2" * 64)

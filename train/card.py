@@ -11,10 +11,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from sonify.dataset.format import PAPER, escape, plain
 from sonify.dataset.licences import HUB_LICENCES, disagreements
 from sonify.errors import InputError, did_you_mean
+from sonify.models.fetch import fetch_model
 from sonify.pool import clip_columns
 from train.checkpoints import RECORDINGS
 from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, peak_rate
 from train.shards import FeatureData
+from train.stable_diffusion import sd_files
 
 CARD = "README.md"
 NOT_KNOWN = "not known"
@@ -29,7 +31,8 @@ REPORTED = {
     "mse": "squared error of the noise",
     "vb": "variational bound, bits",
     "l1": "mean absolute value of a token",
-    "penalty": "the classification term, before its weight",
+    "l2sq": "squared length of a token",
+    "classification": "the classification term, before its weight",
 }
 # As the models' own cards state them.
 NETWORK_LICENCES = {
@@ -132,6 +135,8 @@ def describe_data(config: Training, data: FeatureData, step: int) -> TrainedOn:
     """
     recordings = data.recordings()
     networks = {config.vae: data.features.vae_identity}
+    if isinstance(config, AudioTokenConfig):
+        networks[config.sd] = fetch_model(config.sd, config.sd_revision, sd_files(with_vae=False)).identity
     if (ear := about(config).ear) is not None:
         networks[ear] = data.features.ear_identity
     return TrainedOn(
@@ -383,7 +388,7 @@ def _chosen(licence: str | None) -> str:
 def _networks(config: Training, trained_on: TrainedOn) -> list[tuple[str, str, str]]:
     """Name, identity and licence of each; of a folder of this machine its last name."""
     known = dict(trained_on.networks)
-    if (base := about(config).base) is not None:
+    if (base := about(config).base) is not None and base[0] not in known:
         known = {base[0]: base[1] or "not pinned", **known}
     return [
         (f"`{shown(name)}`", f"`{identity}`", NETWORK_LICENCES.get(name, "see its card"))

@@ -17,7 +17,8 @@ COMMANDS = {
     "baselines": (("eval", "baseline"), ("--suite", "SUITE", "--out", "FOLDER", "--recipe")),
 }
 # Trainers beside that of `sonify train`, by the names of what they read.
-TRAINERS = {"audiotoken": "train.audiotoken", "projector": "train.projector", "projector_smoke": "train.projector"}
+TRAINERS = {"audiotoken": "train.audiotoken", "audiotoken_smoke": "train.audiotoken"}
+TRAINERS |= {"projector": "train.projector", "projector_smoke": "train.projector"}
 # The networks that judge lie beside the suites.
 TOWERS = {("eval", "towers"), ("eval", "random")}
 TOWERS_COMMAND = (("eval", "run"), ("--suite", "SUITE", "--manifest", "FOLDER", "--out", "REPORT", "--towers"))

@@ -390,6 +390,11 @@ def read_side(folder: Path) -> Side:
 def _check_score(folder: Path, score: Score) -> None:
     if score.better not in ("higher", "lower"):
         raise InputError(f"{folder / REPORT}: {score.metric}: better: expected higher or lower, found {score.better!r}")
+    if "floor_at_fewer" in score.beside and not {"value_at_fewer", "floor_images"} <= score.beside.keys():
+        raise InputError(
+            f"{folder / REPORT}: {score.metric}: a floor of fewer pictures without the value at as many; run"
+            " `python -m eval.run` again"
+        )
     numbers = () if score.estimate is None else (score.estimate.value, *score.estimate.replicates)
     if not all(abs(number) < LARGEST for number in numbers):
         raise InputError(

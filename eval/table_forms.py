@@ -32,7 +32,7 @@ body { max-width: none; }
 .models th, .models td { white-space: nowrap; vertical-align: top; border-left: 1px solid var(--line); }
 .models sup { color: var(--muted); }
 .models tr.control:not(.control ~ .control) > * { border-top: 3px double var(--ink); }
-.models .why { white-space: nowrap; }
+.models th:first-child { position: sticky; left: 0; background: var(--paper); }
 """
 
 

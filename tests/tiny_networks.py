@@ -120,7 +120,7 @@ def tiny_t5(folder: Path, width: int = 32) -> Path:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     pieces += [(letter, -3.0) for letter in string.ascii_lowercase]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
-    sizes = {"d_model": width, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    sizes: dict[str, Any] = {"d_model": width, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = T5EncoderModel(T5Config(vocab_size=len(pieces), **sizes))

@@ -25,7 +25,7 @@ METRICS_HEAD = "One training step's figures, the last that was logged; they are 
 # Of the last line of `metrics.jsonl`, in this order, with what each is.
 REPORTED = {
     "step": "step",
-    "loss": "loss, the weighted sum of what follows",
+    "loss": "loss: what is minimised, the sum of what follows by its weights",
     "mse": "squared error of the noise",
     "vb": "variational bound, bits",
     "l1": "mean absolute value of a token",
@@ -60,7 +60,8 @@ NOTHING_SAID = Terms()
 class TrainedOn:
     """What a model has seen: `licences` counts recordings, `lufs` are the ranges of loudness of its runs' sources.
 
-    `networks` are its frozen networks with their identities: commits of the hub, or digests of folders.
+    `networks` are its frozen networks with their identities: commits of the hub, or digests of folders. `system` is the
+    name that says by what it hears.
     """
 
     step: int
@@ -69,6 +70,7 @@ class TrainedOn:
     licences: Mapping[str, int]
     lufs: Sequence[tuple[float, float]]
     networks: Mapping[str, str]
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +113,9 @@ def _about_pixart(config: TrainConfig) -> About:
 
 def _about_audiotoken(config: AudioTokenConfig) -> About:
     ear = config.encoder.kind
-    name = (
-        "AudioToken"
-        if ear == "beats"
-        else "AudioToken with AST in the place of BEATs, which is not the published system"
-    )
     return About(
-        what=f"""{name}: a Stable Diffusion as it is, and an embedder that makes of
-a sound the word `{config.placeholder}` in `{config.sampling_prompt}`.
+        what=f"""A Stable Diffusion as it is, and an embedder that makes of a sound the word
+`{config.placeholder}` in `{config.sampling_prompt}`.
 Only the embedder was trained, with the prompt `{config.prompt}`.""",
         tags=("audiotoken", "stable-diffusion", "arxiv:2305.13050"),
         base=(config.sd, config.sd_revision, "It holds, unchanged,"),
@@ -144,6 +141,7 @@ def describe_data(config: Training, data: FeatureData, step: int) -> TrainedOn:
         licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
         lufs=sorted({run.lufs for run in data.runs.values()}),
         networks=networks,
+        system=data.features.audiotoken if isinstance(config, AudioTokenConfig) else "",
     )
 
 
@@ -230,7 +228,7 @@ def make_card(
         base_model=base_model(config),
     )
     sections = (
-        _head(config, files_bytes),
+        _head(config, trained_on, files_bytes),
         _usage(config, terms.repo or "you/name", code_sha256),
         _data(config, trained_on),
         _training(config, metrics),
@@ -249,13 +247,21 @@ def _licence_of_head(licence: str | None) -> tuple[str, str | None, str | None]:
     return ("other", "own", licence) if is_address(licence) else (licence, None, None)
 
 
-def _head(config: Training, files_bytes: int) -> str:
+def _head(config: Training, trained_on: TrainedOn, files_bytes: int) -> str:
     said = about(config)
+    named = f"`{trained_on.system}`. " if trained_on.system else ""
+    if trained_on.system not in ("", "audiotoken"):
+        named = f"`{trained_on.system}`, not the published AudioToken, which hears by BEATs, layers 4, 8 and 12. "
     return f"""# Images from sounds
 
-{said.what} {_began(said)}
+{named}{said.what} {_began(said)}{_projected(config)}
 All weights are safetensors, {files_bytes / 1e6:,.1f} MB.
 """
+
+
+def _projected(config: Training) -> str:
+    projector = config.model.init.projector if isinstance(config, TrainConfig) else None
+    return " Its projector was trained before, on sounds and texts (`train.projector`)." if projector else ""
 
 
 def _began(said: About) -> str:

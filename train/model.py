@@ -194,8 +194,11 @@ def load_text_projection(init: Checkpoint, width: int) -> tuple[PixArtAlphaTextP
     """
     fetched = _fetch(init)
     name = f"{PROJECTION}linear_1.weight"
-    file = next((file for file in weight_files(fetched.path) if name in _names_in(file)), None)
     shape = read_shapes(fetched.path).get(name, [])
+    try:
+        file = next((file for file in weight_files(fetched.path) if name in _names_in(file)), None)
+    except SafetensorError as error:
+        raise cannot_load(fetched, error) from error
     if file is None or len(shape) != 2:
         raise InputError(f"{fetched.path}: has no projection of a text ({name}); take a checkpoint of PixArt-alpha")
     if shape[0] != width:

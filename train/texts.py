@@ -3,6 +3,7 @@
 N  texts, B  texts at once, P  places of a text, W  width of the tower's vectors, K  width of a target
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,7 +201,8 @@ def embed_texts(
     vectors_NK = torch.cat(parts)
     if not vectors_NK.isfinite().all():
         raise InputError(f"text.model: {tower.encoder.model}: gives vectors that are not finite; fetch the model again")
-    write_whole(cache, save({"vectors": vectors_NK.contiguous()}, {"digest": digest}))
+    vectors_NK = vectors_NK.contiguous()
+    write_whole(cache, save({"vectors": vectors_NK}, {"digest": f"{digest} {_sha256(vectors_NK)}"}))
     return vectors_NK
 
 
@@ -209,6 +211,12 @@ def _read_cache(path: Path, digest: str) -> Tensor | None:
     try:
         with safe_open(path, framework="pt") as tensors:
             metadata: Mapping[str, str] = tensors.metadata() or {}
-            return tensors.get_tensor("vectors") if metadata.get("digest") == digest else None
+            vectors_NK = tensors.get_tensor("vectors")
     except (OSError, SafetensorError):
         return None
+    return vectors_NK if metadata.get("digest") == f"{digest} {_sha256(vectors_NK)}" else None
+
+
+def _sha256(vectors_NK: Tensor) -> str:
+    described = f"{vectors_NK.dtype} {tuple(vectors_NK.shape)} ".encode()
+    return hashlib.sha256(described + vectors_NK.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -33,7 +33,7 @@ from eval.baselines.wild.act import ActCaptioner
 from eval.baselines.wild.attention import NOUN_LIST, Conditioning, Heard, condition, listed_nouns
 from eval.baselines.wild.captions import hear, open_captioner, read_captions
 from eval.baselines.wild.config import InTheWild
-from eval.baselines.wild.diffusion import StableDiffusion, open_stable_diffusion
+from eval.baselines.wild.diffusion import Painter, open_painter
 from eval.baselines.wild.optimise import (
     ClipJudge,
     Judged,
@@ -75,7 +75,7 @@ class System:
 
     settings: InTheWild
     caption: Callable[[Row, Callable[[], Sound]], Heard]
-    diffusion: StableDiffusion
+    diffusion: Painter
     judge: ClipJudge | None
     similarity: Similarity | None
 
@@ -172,7 +172,7 @@ def open_system(settings: InTheWild) -> System:
     """
     device = choose_device(settings.device)
     caption = _open_captions(settings, device)
-    diffusion = open_stable_diffusion(settings.stable_diffusion, settings.revision, device)
+    diffusion = open_painter(settings.stable_diffusion, settings.revision, device)
     judge, similarity = None, None
     if settings.is_optimised:
         assert settings.clip is not None

@@ -175,6 +175,7 @@ def _in_the_wild(system: InTheWild) -> CommandRecipe:
         takes="sounds_whole.csv",
         weights=weights,
         timeout_s_per_image=system.timeout_s_per_image,
+        deterministic=True,  # two sounds of one caption are one picture, where the sound itself has no part
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from eval import family
 from eval.family import NOTE, OURS, TOKEN, WILD, Step, do_steps, steps_of
-from sonify.errors import WorkError
+from sonify.errors import InputError, WorkError
 from tests.eval.suites_built import make_suite
 
 
@@ -42,13 +42,16 @@ def test_what_was_removed_is_made_again_alone(tmp_path):
     assert did == ["one", "two", "one"]
 
 
-def test_what_other_words_made_is_made_again_with_all_that_follows(tmp_path):
+def test_what_other_words_made_is_refused_with_all_that_follows(tmp_path):
     did: list[str] = []
     do_steps(tmp_path, [step(tmp_path, name, did) for name in ("one", "two", "three")])
-    do_steps(
-        tmp_path, [step(tmp_path, name, did, ("more",) if name == "two" else ()) for name in ("one", "two", "three")]
-    )
-    assert did == ["one", "two", "three", "two", "three"]
+    other = [step(tmp_path, name, did, ("more",) if name == "two" else ()) for name in ("one", "two", "three")]
+    with pytest.raises(InputError, match="the step two was done by another command; choose another folder"):
+        do_steps(tmp_path, other)
+    (tmp_path / "done" / "two").unlink()
+    with pytest.raises(InputError, match="the step three was done by another command"):
+        do_steps(tmp_path, other)
+    assert did == ["one", "two", "three", "two"]
 
 
 def test_a_step_that_failed_is_not_done(tmp_path):

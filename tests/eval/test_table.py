@@ -180,7 +180,7 @@ def test_models_without_a_common_item_stand_side_by_side_and_have_no_difference(
     b = write_report(tmp_path / "b", {"m": [None, 1.0]}, images=[0, 1])
     found = made(a, b, against="models/a")
 
-    assert cell_of(found, "models/b").difference is None
+    assert (cell_of(found, "models/b").difference, cell_of(found, "models/b").verdict) == (None, "")
     said = "no difference of models/b on landscapes: no item has a picture of it and of models/a"
     assert said in notes_of(found, found.suites[0].notes)
 
@@ -296,7 +296,9 @@ def test_floors_of_several_kinds_and_other_numbers_of_pictures_are_footnotes(tmp
         )
     )
     a = write_report(tmp_path / "a", {"m": RIGHT.tolist()}, scores=[one], changed={"beside": {"floor": -9.0}})
-    b = write_report(tmp_path / "b", {"m": RIGHT.tolist()}, scores=[other], changed={"beside": {"floor": -9.0}})
+    b = write_report(
+        tmp_path / "b", {"m": RIGHT.tolist()}, scores=[other], changed={"beside": {"floor": -9.0}, "images": 8}
+    )
     found = made(a, b)
 
     fid, mean = found.suites[0].columns
@@ -308,6 +310,15 @@ def test_floors_of_several_kinds_and_other_numbers_of_pictures_are_footnotes(tmp
     assert not mean.notes
     assert cell_of(found, "models/a", "fid").floor == "1, of 6 at n = 8"
     assert not cell_of(found, "models/a", "fid").at_floor
+
+
+@pytest.mark.parametrize("left_out", ["value_at_fewer", "floor_images"])
+def test_a_floor_of_fewer_pictures_without_what_it_is_read_by_is_refused(tmp_path, left_out):
+    beside = {"floor_at_fewer": 1.0, "value_at_fewer": 6.0, "floor_images": 8.0}
+    del beside[left_out]
+    a = write_report(tmp_path / "a", {"m": [1.0, 2.0]}, changed={"beside": beside})
+    with pytest.raises(InputError, match=r"report.json: m: a floor of fewer pictures without the value at as many"):
+        made(a)
 
 
 def test_two_models_of_one_name_are_told_apart(tmp_path):

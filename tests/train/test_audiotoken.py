@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from sonify.config import make_settings
-from sonify.errors import InputError, WorkError
+from sonify.errors import InputError
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.terminal import run_command
 from tests.feature_runs import MadeSample, make_feature_run, random_samples
@@ -138,7 +138,10 @@ def test_the_classification_term_wants_labels(root):
     config = config_of(
         root, "wants", loss={"classification": 0.01}, data={"runs": [str(root / "unlabelled")], "workers": 0}
     )
-    with pytest.raises(WorkError, match=r"has a source without a label or a concept: loss.classification needs one"):
+    with pytest.raises(
+        InputError,
+        match=r"^loss.classification: .*has a source without a label or a concept: loss.classification needs one",
+    ):
         train(config)
 
 

@@ -107,7 +107,8 @@ def test_layers_of_the_ear_are_joined(folder, settings, tmp_path):
     assert data.features.layers == (1, 2)
 
 
-def test_what_is_made_is_what_sonify_makes_of_the_same_sound(folder, settings, networks, tmp_path):
+@pytest.mark.parametrize("lufs", [-25.0, -4.0])  # below the ceiling of the mix, and beyond it
+def test_what_is_made_is_what_sonify_makes_of_the_same_sound(folder, settings, networks, tmp_path, lufs):
     """The loudness of a scene is drawn from `lufs`, and the same networks see and hear it."""
     from sonify.config import make_config  # noqa: PLC0415 - of this test alone
     from sonify.features.batches import FeatureNetworks  # noqa: PLC0415 - as above
@@ -115,7 +116,7 @@ def test_what_is_made_is_what_sonify_makes_of_the_same_sound(folder, settings, n
     from sonify.media.pixels import decode_square  # noqa: PLC0415 - as above
 
     run = tmp_path / "run"
-    make_pairs(folder, run, settings(lufs=[-25, -25], windows=1))
+    make_pairs(folder, run, settings(lufs=[lufs, lufs], windows=1))
     config = make_config(
         {
             "run_dir": "r",
@@ -128,7 +129,7 @@ def test_what_is_made_is_what_sonify_makes_of_the_same_sound(folder, settings, n
     assert config.features is not None
     made = FeatureNetworks(config.features)
     samples = cut_windows(folder / "b.wav", 0.0, 1, 5.0)[0][1]
-    mix = mix_clips([samples], [gain_to_target_db(measure_loudness(samples, 16_000), -25.0, 30.0)], -1.0)
+    mix = mix_clips([samples], [gain_to_target_db(measure_loudness(samples, 16_000), lufs, 30.0)], -1.0)
     (sample,) = [sample for sample in opened(run).samples() if sample.key == "b_2ejpg"]
     audio = sample.decode("pairs.audio.npy", sample.shape_of("pairs.audio.npy"))
     assert np.array_equal(audio, made.listen(mix.samples[None])[0].astype(np.float32))
@@ -165,6 +166,9 @@ def test_nothing_is_lost_without_a_word(folder, settings, tmp_path):
         "half.wav#5": "silent",  # a window; the pair stays, and hears the other one
     }
     assert [scene["sources"][0]["clip"] for scene in records(run)["half_2ejpg"]["scenes"]] == ["half.wav#0"] * 2
+    clips = [read_commit(path).commit.clips for path in sorted((run / "commits/features").glob("*/*.json"))]
+    assert sum(count.rows_in for count in clips if count) == 2 + 1 + 1 + 2 + 1 + 2  # a to e, and half
+    assert sum(count.rows_out for count in clips if count) == 2 + 1 + 1 + 2 + 1 + 1
     assert verify(run).damage == ()
 
 
@@ -200,6 +204,13 @@ def test_a_table_names_pairs_and_what_is_known_of_them(folder, settings, tmp_pat
     assert opened(run, split="validation").recordings() == ["upload/1"]
     assert made.rows.rejected == {"duplicate_key": 1, "missing": 3, "too_short": 1}
     assert rejects(run)["e_2ejpg"] == "too_short"
+
+
+def test_each_pair_of_an_image_that_cannot_be_read_is_named(folder, settings, tmp_path):
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(64))
+    rows = [("a.jpg", "a.wav"), ("phone.heic", "b.wav"), ("phone.heic", "c.wav")]
+    make_pairs(write_csv(folder / "t.csv", ("image", "sound"), rows), tmp_path / "run", settings())
+    assert rejects(tmp_path / "run") == {"phone_2eheic": "unsupported", "phone_2eheic_231": "unsupported"}
 
 
 def test_the_split_follows_the_recording(folder, settings):
@@ -360,6 +371,12 @@ def test_windows_hold_the_recording_from_where_they_start(tmp_path, start_sec):
         assert np.array_equal(samples[: rest.size], rest)
         assert not samples[rest.size :].any()
     assert len(windows) == (1 if start_sec > 6 else 2)
+
+
+def test_a_tail_under_a_second_is_no_window_and_a_whole_recording_that_short_is_one(tmp_path):
+    for seconds, expected in ((5.9, [0.0]), (6.0, [0.0, 5.0]), (0.3, [0.0])):
+        sound = write_sound(tmp_path / "s.wav", noise(1, round(seconds * 16_000)))
+        assert [start for start, _ in cut_windows(sound, 0.0, 2, 5.0)] == expected
 
 
 def test_a_pair_that_begins_after_its_sound_is_too_short(tmp_path):

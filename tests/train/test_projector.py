@@ -175,8 +175,9 @@ def test_texts_are_embedded_once(root: Path, monkeypatch, caplog) -> None:
     made.unlink()  # as if a kill had come before it was written
     monkeypatch.setattr("train.texts.load_network", None)
     assert pretrain_projector(config_of(root, "once")).read_bytes() == before
-    (made.parent / "texts.safetensors").write_bytes(b"cut")
     made.unlink()
+    cache = made.parent / "texts.safetensors"
+    cache.write_bytes(cache.read_bytes()[:-1] + b"x")
     with pytest.raises(TypeError):
         pretrain_projector(config_of(root, "once"))
 
@@ -327,6 +328,10 @@ def test_a_projection_of_texts_that_is_not_there_is_one_line(root: Path, tmp_pat
     init = Transformer.model_validate(MODEL | {"init": {"kind": "checkpoint", "model": str(tmp_path)}}).init
     assert init.kind == "checkpoint"
     with pytest.raises(InputError, match="has no projection of a text"):
+        load_text_projection(init, WIDTH)
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b'"dtype"', b'"dtyqe"', 1))
+    with pytest.raises(InputError, match="the library cannot load"):
         load_text_projection(init, WIDTH)
 
 

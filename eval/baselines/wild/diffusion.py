@@ -6,48 +6,16 @@ P  places of CLIP's text, D  width of the text tower, C H W  of the latents
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from sonify.errors import InputError
-from sonify.models.fetch import FetchedModel, Files, check_tokenizer, check_weights, fetch_model
-from sonify.models.loading import check_whole, load_network, load_part, place_network, read_network
+from train.stable_diffusion import StableDiffusion, load_stable_diffusion
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-PARTS = ("unet", "vae", "text_encoder", "tokenizer")
-
-
-def _check_parts(folder: Path) -> None:
-    """Refuse what is no Stable Diffusion in the folders that diffusers writes."""
-    lacking = [part for part in PARTS if not (folder / part).is_dir()]
-    if lacking:
-        raise InputError(
-            f"{folder}: expected a Stable Diffusion in diffusers' folders, such as CompVis/stable-diffusion-v1-4; found"
-            f" no {lacking[0]}/"
-        )
-    for part in PARTS[:3]:
-        check_weights(folder / part)
-    check_tokenizer(folder / "tokenizer")
-
-
-FILES = Files(
-    patterns=(
-        *("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"),
-        *("vae/diffusion_pytorch_model.safetensors", "text_encoder/config.json", "text_encoder/model.safetensors"),
-        "tokenizer/*",
-    ),
-    checks=(_check_parts,),
-    ignored=(),
-)
 
 
 def plms(denoise: Denoise, start_1CHW: Tensor, steps: int) -> Tensor:
@@ -84,44 +52,17 @@ def guided(
     return denoise
 
 
-class StableDiffusion:
-    """The parts of a Stable Diffusion, in float32; none of their weights is trained."""
+class Painter:
+    """A Stable Diffusion in float32 that draws what a conditioning says; none of its weights is trained."""
 
-    def __init__(self, fetched: FetchedModel, device: torch.device) -> None:
-        def at(part: str) -> FetchedModel:
-            return replace(fetched, path=fetched.path / part)
-
-        def load(network_class: Any, part: str) -> Any:
-            network, report = read_network(network_class, at(part))
-            check_whole(network, report, at(part))
-            return place_network(network, device, at(part)).requires_grad_(False)
-
+    def __init__(self, sd: StableDiffusion, device: torch.device) -> None:
         self.device = device
-        self._unet: Any = load(UNet2DConditionModel, "unet")
-        self._vae: Any = load(AutoencoderKL, "vae")
-        self._text: Any = load_network(CLIPTextModel, at("text_encoder"), device, torch.float32).requires_grad_(False)
-        self.tokenizer: Any = load_part(CLIPTokenizer, at("tokenizer"))
-        self._check_fit(fetched.model)
+        self.tokenizer: Any = sd.tokenizer
+        self._unet: Any = sd.unet
+        self._vae: Any = sd.vae
+        self._text: Any = sd.text_encoder
         with torch.no_grad():
             self._null_1PD = self.encode(self._tokens(""))
-
-    def _check_fit(self, model: str) -> None:
-        width, asked = self._text.config.hidden_size, self._unet.config.cross_attention_dim
-        if asked != width:
-            raise InputError(
-                f"{model}: its UNet takes text of width {asked}, and its text tower gives {width}; take both of one"
-                " model"
-            )
-        places, most = self.tokenizer.model_max_length, self._text.config.max_position_embeddings
-        if places > most:
-            raise InputError(
-                f"{model}: its tokenizer fills {places} places, and its text tower has {most}; take both of one model"
-            )
-        if self._unet.config.in_channels != self._vae.config.latent_channels:
-            raise InputError(
-                f"{model}: its UNet takes {self._unet.config.in_channels} channels of latents, and its VAE has"
-                f" {self._vae.config.latent_channels}; take both of one model"
-            )
 
     def _tokens(self, text: str) -> Tensor:
         tokens = self.tokenizer(
@@ -157,10 +98,10 @@ class StableDiffusion:
         return ((pixels + 1) / 2).clamp(0, 1)
 
 
-def open_stable_diffusion(model: str, revision: str | None, device: torch.device) -> StableDiffusion:
-    """Load a Stable Diffusion of diffusers' layout, with a UNet and a text tower of one width.
+def open_painter(model: str, revision: str | None, device: torch.device) -> Painter:
+    """Load a Stable Diffusion of diffusers' layout.
 
     Raises:
         InputError: it cannot be had or used.
     """
-    return StableDiffusion(fetch_model(model, revision, FILES), device)
+    return Painter(load_stable_diffusion(model, revision, device, torch.float32, with_vae=True), device)

@@ -23,6 +23,7 @@ OUTSIDE = {
     if "{adapters}" in path.read_text()
 }
 NEEDS = {"generate": ["model=somebody/pipeline"], "images": ["images=."], **OUTSIDE}
+NEEDS["in_the_wild"] = [f"captions={Path(__file__)}", "optimise=0"]
 KINDS = {"images": ImagesRecipe, "references": ReferencesRecipe, "shuffled": ShuffledRecipe}
 
 

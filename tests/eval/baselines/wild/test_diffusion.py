@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from eval.baselines.wild.diffusion import StableDiffusion, guided, open_stable_diffusion, plms
+from eval.baselines.wild.diffusion import Painter, guided, open_painter, plms
 from tests.builders import refused
 from tests.eval.baselines.wild.built import facts, uniform
 from tests.eval.towers.built import golden
@@ -25,8 +25,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(folder) -> StableDiffusion:
-    return open_stable_diffusion(str(folder), None, CPU)
+def tiny(folder) -> Painter:
+    return open_painter(str(folder), None, CPU)
 
 
 def test_the_sampler_is_the_published_programs():
@@ -88,19 +88,21 @@ def test_a_unet_of_another_width_than_the_text_tower_is_refused(tmp_path):
     config = json.loads((folder / "unet" / "config.json").read_text())
     shape: dict[str, Any] = {key: value for key, value in config.items() if key[0] != "_"} | {"cross_attention_dim": 48}
     UNet2DConditionModel(**shape).save_pretrained(folder / "unet")
-    with refused(f"its UNet takes text of width 48, and its text tower gives {TEXT_WIDTH}; take both of one model"):
-        open_stable_diffusion(str(folder), None, CPU)
+    with refused(
+        f"its UNet takes text of width 48, and its text tower gives {TEXT_WIDTH}; take all parts of one model"
+    ):
+        open_painter(str(folder), None, CPU)
 
 
 def test_what_is_no_stable_diffusion_is_refused(tmp_path, folder):
-    with refused("expected a Stable Diffusion in diffusers' folders.*found no unet/"):
-        open_stable_diffusion(str(tmp_path), None, CPU)
+    with refused("expected a Stable Diffusion in diffusers' layout.*found no unet/"):
+        open_painter(str(tmp_path), None, CPU)
     with refused("expected a Stable Diffusion.*found no unet/"):
-        open_stable_diffusion(str(folder / "vae"), None, CPU)
+        open_painter(str(folder / "vae"), None, CPU)
 
 
 def test_a_tokenizer_of_more_places_than_the_text_tower_is_refused(tmp_path):
     folder = write_tiny_sd(tmp_path / "sd")
     edit_json(folder / "tokenizer" / "tokenizer_config.json", lambda config: config.update(model_max_length=120))
-    with refused("its tokenizer fills 120 places, and its text tower has 77"):
-        open_stable_diffusion(str(folder), None, CPU)
+    with refused("its tokenizer fills places up to 120, and its text tower has 77"):
+        open_painter(str(folder), None, CPU)

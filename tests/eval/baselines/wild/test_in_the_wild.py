@@ -25,7 +25,8 @@ CAPTIONS = (
     ("s001", "rustling", ""),  # no noun at all
     ("s002", "", ""),  # nothing is said
     ("s003", " ".join(["birds sing"] * 50), ""),  # a hundred words
-)  # and none of s004
+    ("s004", "a dog barks in the rain", ".9 .8 .7 .9 .9 .4"),  # as s000
+)  # and none of s005
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def suite(root) -> Suite:
-    return make_suite(root / "suite", 5, ("dog", "rain", "train", "cat"), others=0)
+    return make_suite(root / "suite", 6, ("dog", "rain", "train", "cat"), others=0)
 
 
 def settings(root: Path, *words: str) -> list[str]:
@@ -63,11 +64,11 @@ def direct(suite: Suite, out: Path, *words: str, seeds: int = 1) -> int:
 def test_a_suite_is_made_by_one_command_and_what_fails_is_told(suite, root, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(suite, out, *settings(root, "optimise=0", 'env.OMP_NUM_THREADS="1"'), seeds=2) == 0
-    assert f"6 pictures of 3 of 5 items in {out}; 4 are not there" in capsys.readouterr().out
+    assert f"8 pictures of 4 of 6 items in {out}; 4 are not there" in capsys.readouterr().out
     rows = read_manifest(out)
     assert {row.model for row in rows} == {"in_the_wild[captions+not_optimised]"}
     assert [(row.image, row.seed) for row in rows] == [
-        (f"images/s{n:03d}-{seed}.png", seed) for n in (0, 1, 3) for seed in (0, 1)
+        (f"images/s{n:03d}-{seed}.png", seed) for n in (0, 1, 3, 4) for seed in (0, 1)
     ]
     recorded = rows[0].settings
     assert isinstance(recorded, OutsideSettings)
@@ -75,9 +76,9 @@ def test_a_suite_is_made_by_one_command_and_what_fails_is_told(suite, root, tmp_
     assert (recorded.guidance, recorded.steps, recorded.heard) == (7.5, 4, None)
     with (out / "failed.csv").open(newline="") as file:
         failed = {(row["id"], row["seed"]): row["error"] for row in csv.DictReader(file)}
-    assert set(failed) == {("s002", "0"), ("s002", "1"), ("s004", "0"), ("s004", "1")}
+    assert set(failed) == {("s002", "0"), ("s002", "1"), ("s005", "0"), ("s005", "1")}
     assert failed["s002", "0"].startswith("its caption is empty")
-    assert failed["s004", "1"] == f"{root / 'captions.csv'} has no caption of it"
+    assert failed["s005", "1"] == f"{root / 'captions.csv'} has no caption of it"
     told = {(line["id"], line["seed"]): line for line in lines(out / "wild.jsonl")}
     assert set(told) == {(row.image[7:11], row.seed) for row in rows}
     assert told["s003", 0]["words_cut"] > 0
@@ -86,6 +87,8 @@ def test_a_suite_is_made_by_one_command_and_what_fails_is_told(suite, root, tmp_
     assert (word, p, noun) == ("dog", 0.8, 1.0)
     assert weight == pytest.approx(1 / (2 + math.exp(1.5)) + 1 + 0.08, abs=1e-6)
     assert told["s000", 0]["losses"] == []
+    one, other = ((out / "images" / f"{id}-0.png").read_bytes() for id in ("s000", "s004"))
+    assert one == other  # one caption and one seed are one picture
 
 
 @pytest.mark.parametrize("similarity", ["wav2clip", "no_audio"])
@@ -131,7 +134,14 @@ def test_the_same_command_makes_what_is_not_there(suite, root, tmp_path):
     assert (out / "images" / "s000-0.png").stat().st_mtime_ns == kept
     assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == whole
     answers = [(line["id"], "image" in line) for line in lines(out / "outputs.jsonl")]
-    assert sorted(answers) == [("s000", True), ("s001", True), ("s002", False), ("s003", True), ("s004", False)]
+    assert sorted(answers) == [
+        ("s000", True),
+        ("s001", True),
+        ("s002", False),
+        ("s003", True),
+        ("s004", True),
+        ("s005", False),
+    ]
 
 
 def test_an_error_that_is_not_of_one_sound_ends_the_command(suite, root, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval.baselines.wild.attention import Conditioning, Heard, condition
-from eval.baselines.wild.diffusion import StableDiffusion, open_stable_diffusion
+from eval.baselines.wild.diffusion import Painter, open_painter
 from eval.baselines.wild.optimise import (
     ClipJudge,
     Judged,
@@ -46,8 +46,8 @@ def judge(root) -> ClipJudge:
 
 
 @pytest.fixture(scope="module")
-def diffusion(root) -> StableDiffusion:
-    return open_stable_diffusion(str(root / "sd"), None, CPU)
+def diffusion(root) -> Painter:
+    return open_painter(str(root / "sd"), None, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def similarity(root, judge) -> Similarity:
     return open_wav2clip_similarity(root / "wav2clip.safetensors", judge, CPU)
 
 
-def conditioning_of(diffusion: StableDiffusion) -> Conditioning:
+def conditioning_of(diffusion: Painter) -> Conditioning:
     return condition(HEARD, diffusion.tokenizer, diffusion.encode, CPU)
 
 

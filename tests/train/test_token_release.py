@@ -195,6 +195,10 @@ def drop(path: str, name: str) -> Callable[[Path], object]:
             "audio_encoder: the tensors are not those of the BEATs",
         ),
         (set_in("audio_encoder/config.json", model_type="hubert"), "expected a model of type 'beats'"),
+        (
+            set_in("tokenizer/tokenizer_config.json", model_max_length=[1]),
+            "expected model_max_length as a number, found",
+        ),
         (set_scheduler(prediction_type="v_prediction"), "expected prediction_type epsilon, found v_prediction"),
         (set_scheduler(beta_end=2.0), "expected beta_start and beta_end in order between 0 and 1: True, found False"),
         (set_scheduler(num_train_timesteps=10), "expected num_train_timesteps 1000, found 10"),

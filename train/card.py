@@ -218,10 +218,11 @@ def make_card(
     metrics: Mapping[str, float],
     *,
     terms: Terms,
-    code_sha256: str,
+    code: Mapping[str, str],
     files_bytes: int,
 ) -> str:
-    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty."""
+    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty, and `code` the
+    sha256 of each file of code."""
     licence, licence_name, licence_link = _licence_of_head(terms.licence)
     data = ModelCardData(
         license=licence,
@@ -234,7 +235,7 @@ def make_card(
     )
     sections = (
         _head(config, trained_on, files_bytes),
-        _usage(config, terms.repo or "you/name", code_sha256),
+        _usage(config, terms.repo or "you/name", code),
         _data(config, trained_on),
         _training(config, metrics),
         _licences(config, trained_on, terms),
@@ -283,13 +284,14 @@ Where sonify is installed, it runs its own code and no file of this repository:
 """
 
 
-def _usage(config: Training, name: str, code_sha256: str) -> str:
+def _usage(config: Training, name: str, code: Mapping[str, str]) -> str:
     hears = about(config).ear is not None
     heard = (
         'images = pipeline("dog.wav").images  # one for each window of `pipeline.config["clip_seconds"]`'
         if hears
         else "images = pipeline(audio_features=features_BTD).images  # the condition is not AST's: bring your own"
     )
+    files = "\n".join(f"The sha256 of `{name}` is `{sha256}`." for name, sha256 in code.items())
     return f"""## Use
 
 `{name}` is this repository, or the folder of its files. With diffusers, and nothing of the toolkit that made it:
@@ -301,8 +303,8 @@ pipeline = DiffusionPipeline.from_pretrained("{name}", custom_pipeline="{name}",
 {heard}
 ```
 
-`trust_remote_code=True` runs `pipeline.py` of this repository on your machine, with your rights: read it first. Its
-sha256 is `{code_sha256}`.
+`trust_remote_code=True` runs code of this repository on your machine, with your rights: read it first.
+{files}
 To keep to what you have read, name its commit as `revision` and as `custom_revision`.
 
 {OWN.format(name=name) if hears else ""}"""

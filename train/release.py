@@ -185,7 +185,7 @@ def save_release(  # noqa: PLR0913 - what a release is made of
             trained_on,
             metrics[-1] if metrics else {},
             terms=terms,
-            code_sha256=sha256_of(folder / PIPELINE_CODE),
+            code={path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))},
             files_bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
         )
         (folder / CARD).write_text(card, encoding="utf-8")

@@ -326,7 +326,7 @@ def test_the_lines_of_the_card_work_where_this_package_is_not_installed(
     config = make_settings(plain_config(tmp_path), TrainConfig, check_paths=False)
     seen = TrainedOn(step=1, num_images=1, recordings=(), licences={}, lufs=(), networks={})
     terms = Terms(licence="mit", repo=MODEL)
-    card = make_card(config, seen, {}, terms=terms, code_sha256="", files_bytes=0)
+    card = make_card(config, seen, {}, terms=terms, code={}, files_bytes=0)
     (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     lines = lines.replace('pipeline("dog.wav")', 'pipeline("dog.wav", seeds=[3])')
     home = {"HF_ENDPOINT": f"http://127.0.0.1:{models.server_port}", "HF_HOME": str(tmp_path / "home")}

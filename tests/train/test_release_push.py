@@ -163,7 +163,7 @@ def nothing_there(out: Path) -> str:
 
 def something_else(out: Path) -> str:
     (out / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    return "expected a pipeline of kind AudioPixArtPipeline, found StableDiffusionPipeline"
+    return "expected a pipeline of kind AudioPixArtPipeline or AudioTokenPipeline, found StableDiffusionPipeline"
 
 
 def made_by_an_older_version(out: Path) -> str:
@@ -360,7 +360,7 @@ def test_another_pipeline_is_refused_before_its_weights_are_fetched(
 
     assert generate(MODEL, sound, tmp_path / "out.png") == 2
 
-    assert "expected a pipeline of kind AudioPixArtPipeline, found StableDiffusionPipeline" in capsys.readouterr().err
+    assert "expected a pipeline of kind AudioPixArtPipeline or AudioTokenPipeline, found StableDiffusionPipeline" in capsys.readouterr().err
     assert [path for path in models.asked if "/resolve/" in path and "model_index" not in path] == []
 
 

@@ -82,7 +82,7 @@ def test_all_of_a_release_goes_as_a_model(out: Path, hub: Hub, capsys: pytest.Ca
     assert hub.created[0].get("type", "model") == "model"
     assert hub.committed_to == [f"/api/models/{REPO}/commit/main"]
     assert len(hub.sent_large) == 3
-    assert capsys.readouterr().out.splitlines()[-1] == f"{len(hub.files)} files, 0.6 MB, are in {REPO}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{len(hub.files)} files, 0.7 MB, are in {REPO}"
 
     assert run("--out", out, "--push", REPO) == 0
     assert (len(hub.commits), len(hub.sent_large)) == (1, 3)
@@ -100,7 +100,7 @@ def test_a_dry_run_lists_what_would_go_and_asks_nobody(
     assert {tuple(line.split()) for line in lines} == {
         (hashlib.sha256(data).hexdigest(), f"{len(data):,}", name) for name, data in contents(out).items()
     }
-    assert last == f"{len(lines)} files, 0.6 MB, would go in {REPO}"
+    assert last == f"{len(lines)} files, 0.7 MB, would go in {REPO}"
 
 
 def test_a_push_that_broke_off_goes_on(out: Path, hub: Hub, capsys: pytest.CaptureFixture) -> None:

@@ -159,13 +159,17 @@ def steps_of(max_steps: int, points: int) -> list[int]:
 
 
 def run_config(base: TrainConfig, start: str, seed: int, projector: Path, out: Path, points: int) -> TrainConfig:
-    """The training of one start and seed; checkpoints at the points, and no samples."""
+    """The training of one start and seed; checkpoints at the points, no samples, and a line of each step.
+
+    A point's `train_loss` is the mean of the steps since the point before, and a line of metrics is of one step.
+    """
     init = base.model.init.model_copy(update={"projector": projector if start == PRETRAINED else None})
     update: dict[str, Any] = {
         "run_dir": out / "runs" / f"{start}-{seed}",
         "seed": seed,
         "model": base.model.model_copy(update={"init": init}),
         "samples": base.samples.model_copy(update={"sounds": 0}),
+        "log_every": 1,
         "checkpoints": Checkpoints(every=math.ceil(base.max_steps / points), keep=base.max_steps),
     }
     return base.model_copy(update=update)

@@ -188,11 +188,13 @@ def _pretrain(config: ProjectorConfig) -> Path:
         log.info("%s: is there already, made from the same", path)
         return path
 
-    train, held = _read_scenes(config, data, validation)
+    train, held, both = _read_scenes(config, data, validation)
     texts = sorted({scene.text for scene in (*train, *held)})
     _check_scenes(config, train, held)
     device = choose_device("auto")
     log.info("%s scenes to learn from, %s held out, %s texts", f"{len(train):,}", f"{len(held):,}", f"{len(texts):,}")
+    if both:
+        log.warning("%s scenes are left out: they have recordings of both sides", f"{both:,}")
     if target is not None:
         target.to(device)
     vectors_NW = embed_texts(tower, texts, target, target_name, device, config.run_dir).to(device)
@@ -202,7 +204,7 @@ def _pretrain(config: ProjectorConfig) -> Path:
     tensors = {PROJECTION + name: tensor.cpu().contiguous() for name, tensor in projection.state_dict().items()}
     written = save(tensors, {"made_from": digest})
     recordings = sorted({name for scene in train for name in scene.recordings})
-    card = _card(config, facts, found, hashlib.sha256(written).hexdigest(), len(train), len(recordings))
+    card = _card(config, facts, found, hashlib.sha256(written).hexdigest(), (len(train), both, len(recordings)))
     write_whole(config.run_dir / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     write_whole(config.run_dir / METRICS, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
     write_whole(config.run_dir / RECORDINGS, "".join(f"{name}\n" for name in recordings).encode())
@@ -261,15 +263,23 @@ def _is_there(path: Path, digest: str) -> bool:
 
 def _read_scenes(
     config: ProjectorConfig, data: FeatureData, validation: FeatureData | None
-) -> tuple[list[Scene], list[Scene]]:
-    """The scenes to learn from, and those held out; no recording is heard in both."""
+) -> tuple[list[Scene], list[Scene], int]:
+    """The scenes to learn from and those held out, of which no recording is heard in both, and how many are in neither.
+
+    A scene of several sources may have recordings of both sides; runs that are read together may have held out others.
+    """
     scenes = _scenes_of(config, data)
     if validation is not None:
-        return scenes, _scenes_of(config, validation)
+        known = {name for scene in scenes for name in scene.recordings}
+        unknown = _scenes_of(config, validation)
+        apart = [one for one in unknown if not one.recordings & known]
+        return scenes, apart, len(unknown) - len(apart)
     names = {name for scene in scenes for name in scene.recordings}
     assert not isinstance(config.held_out, str)
     held = {name for name in names if hash64("held out", config.seed, name) < config.held_out * 2**64}
-    return [one for one in scenes if not one.recordings & held], [one for one in scenes if one.recordings & held]
+    train = [one for one in scenes if not one.recordings & held]
+    apart = [one for one in scenes if one.recordings and one.recordings <= held]
+    return train, apart, len(scenes) - len(train) - len(apart)
 
 
 def _scenes_of(config: ProjectorConfig, data: FeatureData) -> list[Scene]:
@@ -435,8 +445,10 @@ def retrieve(projection: nn.Module, head: nn.Module, pairs: Pairs, vectors_NW: T
 
 
 def _card(
-    config: ProjectorConfig, facts: dict[str, Any], found: Retrieval, sha256: str, scenes: int, recordings: int
+    config: ProjectorConfig, facts: dict[str, Any], found: Retrieval, sha256: str, counts: tuple[int, int, int]
 ) -> str:
+    """`counts`: scenes to learn from, scenes of both sides, recordings to learn from."""
+    scenes, both, recordings = counts
     model, features = config.model, json.dumps(facts["features"], indent=2, default=str)
     where = "the validation split" if config.held_out == "validation" else f"{config.held_out:g} of the recordings"
     return f"""# A projector of sounds
@@ -454,6 +466,7 @@ of {config.batch}, seed {config.seed}
 - held out: {where}, {found.scenes:,} scenes of {found.texts:,} texts: the right text comes first for \
 {found.recall_at_1:.3f} (chance
   {1 / found.texts:.3f}), its mean rank is {found.mean_rank:.1f} (chance {(found.texts + 1) / 2:.1f})
+- left out: {both:,} scenes with recordings of both sides
 - `{RECORDINGS}`: the {recordings:,} recordings that it was learned from: a takedown asks for them; their licences are
   in the pools of the runs
 

@@ -34,6 +34,9 @@ SEPARATOR_FILES = Files(
 # A source further below its mixture than this is left out. Networks have a fixed number of outputs, and say nothing in
 # those that they have no source for: what is left there would be heard as a sound of its own.
 SILENT_DB = -40.0
+# Sources that together are further below their mixture than this are not made to add up to it: nine tenths of the
+# amplitude of what would be heard were the mixture itself, once for each source. The number is ours.
+LOST_DB = -20.0
 # What asteroid calls a ConvTasNet's tensors, and torchaudio.
 ASTEROID_NAMES = (
     (r"(en|de)coder\.filterbank\._filters", r"\1coder.weight"),
@@ -75,8 +78,8 @@ def take_apart(separator: Separator, mixture_S: np.ndarray, name: str) -> np.nda
     order = [n for n in np.argsort(-levels_db, kind="stable") if levels_db[n] >= SILENT_DB]
     if not order:
         raise InputError(
-            f"{name}: the separator returned silence: no source within {-SILENT_DB:g} dB of the mixture; take one that"
-            " was trained on such sounds"
+            f"{name}: the separator returned silence: no source within {-SILENT_DB:g} dB of the mixture (or, with"
+            f" mixture_consistency, all together not within {-LOST_DB:g} dB); take one that was trained on such sounds"
         )
     return found_NS[order].astype(np.float32)
 
@@ -99,14 +102,18 @@ def fit_scales(sources_NS: np.ndarray, mixture_S: np.ndarray) -> np.ndarray:
 
 
 def make_consistent(sources_NS: np.ndarray, mixture_S: np.ndarray) -> np.ndarray:
-    """Sources that add up to their mixture: what is missing is given to all in equal parts.
+    """Sources that add up to their mixture: what is missing is given in equal parts to those that are heard.
 
-    Silence stays silence: else a network that returns nothing would return the mixture N times.
-    Source: Wisdom et al., Differentiable consistency constraints (arXiv 1811.08521), as MixIT has it (2006.12701).
+    Silent ones become silence, and so do all where next to nothing was found: else each would be the mixture again.
+    Source: Wisdom et al., Differentiable consistency constraints (arXiv 1811.08521), as MixIT has it (2006.12701);
+    there the silent ones get their part as well.
     """
-    if (levels_below(sources_NS, mixture_S) < SILENT_DB).all():
-        return sources_NS
-    return sources_NS + (mixture_S - sources_NS.sum(axis=0)) / np.float32(len(sources_NS))
+    heard_N = levels_below(sources_NS, mixture_S) >= SILENT_DB
+    together_S = sources_NS[heard_N].sum(axis=0)
+    consistent_NS = np.zeros_like(sources_NS)
+    if levels_below(together_S[None], mixture_S)[0] >= LOST_DB:
+        consistent_NS[heard_N] = sources_NS[heard_N] + (mixture_S - together_S) / np.float32(heard_N.sum())
+    return consistent_NS
 
 
 class ConvTasNetConfig(Section):

@@ -87,6 +87,11 @@ def test_a_run_is_what_the_trainer_does_by_itself(root: Path, done: Path) -> Non
     assert points[1]["train_loss"] == pytest.approx(np.mean([line["mse"] for line in studied[2:]]))
 
 
+def test_every_step_counts_however_seldom_training_logs(root: Path, done: Path) -> None:
+    assert main(words(root, "seldom", log_every=100)) == 0
+    assert (root / "seldom" / "projector_start.json").read_bytes() == (done / "projector_start.json").read_bytes()
+
+
 def test_the_starts_differ_in_nothing_but_the_projector(root: Path, done: Path) -> None:
     lines = {start: read_metrics(done / "runs" / f"{start}-0") for start in ("random", "pre-trained")}
     # before the first step no block adds the condition and the model predicts zero: the same images, the same noise

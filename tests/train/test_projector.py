@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from sonify.config.loader import load_settings, make_settings
 from sonify.errors import InputError, WorkError
+from sonify.keys import hash64
 from tests.feature_runs import MadeSample, make_feature_run
 from tests.tiny_networks import tiny_t5
 from train.config import Transformer
@@ -191,6 +193,51 @@ def test_a_share_of_the_recordings_is_held_out(root: Path, tmp_path: Path) -> No
     assert heard < everything
     assert 0.1 < 1 - len(heard) / len(everything) < 0.5
     assert read_metrics(path.parent)[-1]["recall_at_1"] >= 0.8
+
+
+def two_sources(count: int) -> Any:
+    """Scenes of two recordings each, every one beside each of two others."""
+    samples = sounding(count)
+    names = [sample.recordings[0] for sample in samples]
+    return [
+        replace(sample, recordings=(names[n], names[(n + len(SOUNDS)) % count])) for n, sample in enumerate(samples)
+    ]
+
+
+def test_scenes_with_recordings_of_both_sides_are_in_neither(root: Path, tmp_path: Path, caplog) -> None:
+    samples = two_sources(120)
+    make_feature_run(tmp_path / "data", samples)
+    sections = {"data": {"runs": [str(tmp_path / "data")]}, "held_out": 0.3, "steps": 1}
+    caplog.set_level("INFO")
+
+    path = pretrain_projector(config_of(tmp_path, "run", text={"kind": "clip", "model": str(root / "sd")}, **sections))
+
+    known = {name for sample in samples for name in sample.recordings if is_known(name)}
+    sides = [len(known & set(sample.recordings)) for sample in samples]
+    assert min(sides.count(n) for n in range(3)) > 5
+    assert f"{sides.count(2)} scenes to learn from, {sides.count(0)} held out" in caplog.text
+    assert f"{sides.count(1)} scenes are left out: they have recordings of both sides" in caplog.text
+    heard = {name for sample, side in zip(samples, sides, strict=True) if side == 2 for name in sample.recordings}
+    assert (path.parent / "recordings.txt").read_text().split() == sorted(heard)
+    assert f"left out: {sides.count(1)} scenes with recordings of both sides" in (path.parent / "README.md").read_text()
+
+
+def is_known(recording: str) -> bool:
+    return hash64("held out", 0, recording) >= 0.3 * 2**64
+
+
+def test_what_another_run_is_trained_on_is_not_held_out(root: Path, tmp_path: Path, caplog) -> None:
+    held = sounding(18, "validation")
+    again = [replace(sample, key=f"train-again-{n}", split="train") for n, sample in enumerate(held[:5])]
+    make_feature_run(tmp_path / "data", [*sounding(12), *held])
+    make_feature_run(tmp_path / "more", again)
+    sections = {"data": {"runs": [str(tmp_path / "data"), str(tmp_path / "more")]}, "steps": 1}
+    caplog.set_level("INFO")
+
+    pretrain_projector(config_of(tmp_path, "run", text={"kind": "clip", "model": str(root / "sd")}, **sections))
+
+    assert "17 scenes to learn from, 13 held out" in caplog.text
+    assert "5 scenes are left out: they have recordings of both sides" in caplog.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

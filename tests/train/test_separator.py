@@ -142,6 +142,27 @@ def test_consistency_does_not_make_silence_speak(tmp_path: Path) -> None:
     assert not make_consistent(np.zeros((2, len(LOW_S)), np.float32), LOW_S).any()
 
 
+def quiet(*levels_db: float) -> np.ndarray:
+    """Copies of a mixture at these levels below it."""
+    return np.stack([10 ** (level / 20) * LOW_S for level in levels_db]).astype(np.float32)
+
+
+def test_consistency_gives_what_is_missing_only_to_what_is_heard() -> None:
+    sources_NS = make_consistent(quiet(-0.9, -50, -np.inf, -60), LOW_S)
+
+    assert sources_NS[0] == pytest.approx(LOW_S, abs=1e-6)
+    assert not sources_NS[1:].any()
+    assert len(take_apart(Returns(lambda _: sources_NS), LOW_S, "one")) == 1
+
+
+@pytest.mark.parametrize(("level_db", "heard"), [(-39.0, False), (-33.0, False), (-31.0, True)])
+def test_consistency_makes_no_copies_of_a_mixture_that_was_not_found(level_db: float, heard: bool) -> None:
+    sources_NS = make_consistent(quiet(*[level_db] * 4), LOW_S)  # together 12 dB louder than one
+
+    assert sources_NS.any(axis=1).tolist() == [heard] * 4
+    assert not heard or sources_NS.sum(axis=0) == pytest.approx(LOW_S, abs=1e-6)
+
+
 def test_damaged_weights_are_refused_when_they_are_heard(tmp_path: Path) -> None:
     folder = tiny_separator(tmp_path)
     edit_weights(folder / "model.safetensors", lambda tensors: tensors["encoder.weight"][0].fill_(torch.nan))

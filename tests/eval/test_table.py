@@ -71,6 +71,7 @@ def test_rows_are_models_and_groups_of_columns_suites(grid):
     ]
     cell = cell_of(found, "models/b", "n", "vegas")
     assert (cell.value, cell.low, cell.high, cell.images, cell.recordings) == (3.0, 3.0, 3.0, 7, 7)
+    assert table_latex(found).count("\\midrule") == 1  # no control, no rule before controls
 
 
 def test_a_cell_that_is_not_there_is_empty_with_a_reason(grid, tmp_path):

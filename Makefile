@@ -8,7 +8,7 @@ FULL   := $(VENV)/.installed-full
 LIGHT  := .venv-light/.installed-light
 DEMO   := $(or $(wildcard $(FULL)),$(LIGHT))
 
-.PHONY: help setup demo test test-slow check format bench reproduce docs lock clean
+.PHONY: help setup demo test test-slow check format bench reproduce family docs lock clean
 
 help:
 	@echo "make demo       the whole job on the embedded sample, into runs/demo"
@@ -17,6 +17,7 @@ help:
 	@echo "make test       the tests; make test-slow runs the slow ones too"
 	@echo "make bench      side-by-side measurements, one JSON line each"
 	@echo "make reproduce  the paper's table: says what it needs, does what can be done here, into runs/reproduce"
+	@echo "make family     the systems of this family in one table, offline, of random weights, into runs/family"
 	@echo "make docs       the documentation as pages to read from disk, into site"
 	@echo "make lock       resolve the lock files again"
 
@@ -50,6 +51,9 @@ bench: $(FULL)
 
 reproduce: $(FULL)
 	$(BIN)/python -m eval.reproduce --out runs/reproduce
+
+family: $(FULL)
+	$(BIN)/python -m eval.family --out runs/family
 
 docs: $(FULL)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

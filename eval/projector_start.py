@@ -182,7 +182,7 @@ def train_and_judge(config: TrainConfig, held: Held, steps: Sequence[int], seed:
     points = []
     for before, step in zip([0, *steps], steps, strict=False):
         averaged = load_averaged(config.run_dir, step)
-        model = PixArtTransformer2DModel.from_config(dict(averaged.transformer))
+        model = PixArtTransformer2DModel.from_config(dict(averaged.network))
         assert isinstance(model, PixArtTransformer2DModel)
         model.load_state_dict(averaged.weights)
         torch.nn.Module.to(model, device)  # diffusers' own is typed for its decorator

@@ -171,6 +171,7 @@ PathFinder.find_spec = lambda name, path=None, target=None: None if name in away
 """
 NAMED = (
     ("train.pixart", "torch", "train"),
+    ("train.audiotoken", "torch", "train"),
     ("train.generate", "torch", "train"),
     ("train.release", "diffusers", "train"),
     ("train.tiny", "torch", "train"),

@@ -30,7 +30,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.features.vae import scaling_factor
 from sonify.keys import hash64
 from sonify.report.cost import Prices
@@ -46,8 +46,6 @@ from train.shards import FeatureData, check_heard_by, open_feature_data
 from train.token_pipeline import AudioTokenPipeline
 
 log = logging.getLogger(__name__)
-
-PUBLISHED_LAYERS = (4, 8, 12)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.audiotoken") -> int:
@@ -97,7 +95,7 @@ def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
     accumulation_steps(config.batch, accelerator.num_processes)
 
     embedder = new_embedder(config, data.audio_shape[1], networks.sd.width).to(accelerator.device).train()
-    learner = start_learner(embedder, config.optimizer)
+    learner = start_learner(embedder, config.optimizer, {"sd": networks.sd.identity})
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else _describe(embedder, data))
@@ -105,6 +103,10 @@ def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
 
     def pipeline_of(network: nn.Module) -> AudioTokenPipeline:
         return make_token_pipeline(cast(Embedder, network), config, networks, data)
+
+    def release_of(network: nn.Module) -> AudioTokenPipeline:
+        """With what is frozen as it was fetched: in training it has the precision of training."""
+        return make_token_pipeline(cast(Embedder, network), config, load_token_networks(config), data)
 
     batches = make_loader(
         data,
@@ -131,7 +133,7 @@ def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
         first_step=first_step,
         image_flops=step_flops(embedder, frozen, data),
         num_timesteps=NUM_TIMESTEPS,
-        pictures=Pictures(config, pipeline_of) if accelerator.is_main_process else None,
+        pictures=Pictures(config, data, pipeline_of, release_of) if accelerator.is_main_process else None,
     )
 
 
@@ -211,6 +213,13 @@ def _check_data(config: AudioTokenConfig, networks: TokenNetworks, data: Feature
             "%s: its latents are %d on a side, and %s was trained at %d: a frozen UNet draws worse at another size",
             where, data.latent_shape[1], config.sd, unet["sample_size"],
         )  # fmt: skip
+    if config.loss.classification is not None:
+        first = next(data.samples())
+        try:
+            for scene in first.scenes:
+                first.label_of(scene)
+        except WorkError as lacking:  # of all samples, so that it is the configuration that does not fit
+            raise InputError(f"loss.classification: {lacking}; set it to null") from lacking
     if networks.sd.scheduler.config["num_train_timesteps"] != NUM_TIMESTEPS:
         raise InputError(f"{config.sd}: expected a schedule of {NUM_TIMESTEPS} timesteps, as Stable Diffusion's is")
 
@@ -218,7 +227,6 @@ def _check_data(config: AudioTokenConfig, networks: TokenNetworks, data: Feature
 def _describe(embedder: Embedder, data: FeatureData) -> str:
     found = data.features
     count = sum(parameter.numel() for parameter in embedder.parameters())
-    by = f"{found.ear_kind}, layers {', '.join(map(str, found.layers))}"
-    published = (found.ear_kind, found.layers) == ("beats", PUBLISHED_LAYERS)
-    as_published = "as published" if published else "not the published system"
-    return f"embedder: {count:,} parameters, new; it hears by {by} ({as_published})"
+    by = f"{found.ear_kind}, layers {', '.join(map(str, found.layers))}, frequency {found.frequency}"
+    as_published = "as published" if found.audiotoken == "audiotoken" else "not the published system"
+    return f"{found.audiotoken}: an embedder of {count:,} parameters, new; it hears by {by} ({as_published})"

@@ -11,10 +11,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from sonify.dataset.format import PAPER, escape, plain
 from sonify.dataset.licences import HUB_LICENCES, disagreements
 from sonify.errors import InputError, did_you_mean
+from sonify.models.fetch import fetch_model
 from sonify.pool import clip_columns
 from train.checkpoints import RECORDINGS
 from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, peak_rate
 from train.shards import FeatureData
+from train.stable_diffusion import sd_files
 
 CARD = "README.md"
 NOT_KNOWN = "not known"
@@ -25,11 +27,12 @@ METRICS_HEAD = "One training step's figures, the last that was logged; they are 
 # Of the last line of `metrics.jsonl`, in this order, with what each is.
 REPORTED = {
     "step": "step",
-    "loss": "loss, the weighted sum of what follows",
+    "loss": "loss: what is minimised, the sum of what follows by its weights",
     "mse": "squared error of the noise",
     "vb": "variational bound, bits",
     "l1": "mean absolute value of a token",
-    "penalty": "the classification term, before its weight",
+    "l2sq": "squared length of a token",
+    "classification": "the classification term, before its weight",
 }
 # As the models' own cards state them.
 NETWORK_LICENCES = {
@@ -60,7 +63,8 @@ NOTHING_SAID = Terms()
 class TrainedOn:
     """What a model has seen: `licences` counts recordings, `lufs` are the ranges of loudness of its runs' sources.
 
-    `networks` are its frozen networks with their identities: commits of the hub, or digests of folders.
+    `networks` are its frozen networks with their identities: commits of the hub, or digests of folders. `system` is the
+    name that says by what it hears.
     """
 
     step: int
@@ -69,6 +73,7 @@ class TrainedOn:
     licences: Mapping[str, int]
     lufs: Sequence[tuple[float, float]]
     networks: Mapping[str, str]
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +116,9 @@ def _about_pixart(config: TrainConfig) -> About:
 
 def _about_audiotoken(config: AudioTokenConfig) -> About:
     ear = config.encoder.kind
-    name = (
-        "AudioToken"
-        if ear == "beats"
-        else "AudioToken with AST in the place of BEATs, which is not the published system"
-    )
     return About(
-        what=f"""{name}: a Stable Diffusion as it is, and an embedder that makes of
-a sound the word `{config.placeholder}` in `{config.sampling_prompt}`.
+        what=f"""A Stable Diffusion as it is, and an embedder that makes of a sound the word
+`{config.placeholder}` in `{config.sampling_prompt}`.
 Only the embedder was trained, with the prompt `{config.prompt}`.""",
         tags=("audiotoken", "stable-diffusion", "arxiv:2305.13050"),
         base=(config.sd, config.sd_revision, "It holds, unchanged,"),
@@ -135,6 +135,8 @@ def describe_data(config: Training, data: FeatureData, step: int) -> TrainedOn:
     """
     recordings = data.recordings()
     networks = {config.vae: data.features.vae_identity}
+    if isinstance(config, AudioTokenConfig):
+        networks[config.sd] = fetch_model(config.sd, config.sd_revision, sd_files(with_vae=False)).identity
     if (ear := about(config).ear) is not None:
         networks[ear] = data.features.ear_identity
     return TrainedOn(
@@ -144,6 +146,7 @@ def describe_data(config: Training, data: FeatureData, step: int) -> TrainedOn:
         licences=count_licences((Path(str(run)) for run in config.data.runs), recordings),
         lufs=sorted({run.lufs for run in data.runs.values()}),
         networks=networks,
+        system=data.features.audiotoken if isinstance(config, AudioTokenConfig) else "",
     )
 
 
@@ -215,10 +218,11 @@ def make_card(
     metrics: Mapping[str, float],
     *,
     terms: Terms,
-    code_sha256: str,
+    code: Mapping[str, str],
     files_bytes: int,
 ) -> str:
-    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty."""
+    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty, and `code` the
+    sha256 of each file of code."""
     licence, licence_name, licence_link = _licence_of_head(terms.licence)
     data = ModelCardData(
         license=licence,
@@ -230,8 +234,8 @@ def make_card(
         base_model=base_model(config),
     )
     sections = (
-        _head(config, files_bytes),
-        _usage(config, terms.repo or "you/name", code_sha256),
+        _head(config, trained_on, files_bytes),
+        _usage(config, terms.repo or "you/name", code),
         _data(config, trained_on),
         _training(config, metrics),
         _licences(config, trained_on, terms),
@@ -249,13 +253,21 @@ def _licence_of_head(licence: str | None) -> tuple[str, str | None, str | None]:
     return ("other", "own", licence) if is_address(licence) else (licence, None, None)
 
 
-def _head(config: Training, files_bytes: int) -> str:
+def _head(config: Training, trained_on: TrainedOn, files_bytes: int) -> str:
     said = about(config)
+    named = f"`{trained_on.system}`. " if trained_on.system else ""
+    if trained_on.system not in ("", "audiotoken"):
+        named = f"`{trained_on.system}`, not the published AudioToken, which hears by BEATs, layers 4, 8 and 12. "
     return f"""# Images from sounds
 
-{said.what} {_began(said)}
+{named}{said.what} {_began(said)}{_projected(config)}
 All weights are safetensors, {files_bytes / 1e6:,.1f} MB.
 """
+
+
+def _projected(config: Training) -> str:
+    projector = config.model.init.projector if isinstance(config, TrainConfig) else None
+    return " Its projector was trained before, on sounds and texts (`train.projector`)." if projector else ""
 
 
 def _began(said: About) -> str:
@@ -272,13 +284,14 @@ Where sonify is installed, it runs its own code and no file of this repository:
 """
 
 
-def _usage(config: Training, name: str, code_sha256: str) -> str:
+def _usage(config: Training, name: str, code: Mapping[str, str]) -> str:
     hears = about(config).ear is not None
     heard = (
         'images = pipeline("dog.wav").images  # one for each window of `pipeline.config["clip_seconds"]`'
         if hears
         else "images = pipeline(audio_features=features_BTD).images  # the condition is not AST's: bring your own"
     )
+    files = "\n".join(f"The sha256 of `{name}` is `{sha256}`." for name, sha256 in code.items())
     return f"""## Use
 
 `{name}` is this repository, or the folder of its files. With diffusers, and nothing of the toolkit that made it:
@@ -290,8 +303,8 @@ pipeline = DiffusionPipeline.from_pretrained("{name}", custom_pipeline="{name}",
 {heard}
 ```
 
-`trust_remote_code=True` runs `pipeline.py` of this repository on your machine, with your rights: read it first. Its
-sha256 is `{code_sha256}`.
+`trust_remote_code=True` runs code of this repository on your machine, with your rights: read it first.
+{files}
 To keep to what you have read, name its commit as `revision` and as `custom_revision`.
 
 {OWN.format(name=name) if hears else ""}"""
@@ -377,7 +390,7 @@ def _chosen(licence: str | None) -> str:
 def _networks(config: Training, trained_on: TrainedOn) -> list[tuple[str, str, str]]:
     """Name, identity and licence of each; of a folder of this machine its last name."""
     known = dict(trained_on.networks)
-    if (base := about(config).base) is not None:
+    if (base := about(config).base) is not None and base[0] not in known:
         known = {base[0]: base[1] or "not pinned", **known}
     return [
         (f"`{shown(name)}`", f"`{identity}`", NETWORK_LICENCES.get(name, "see its card"))

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,11 +57,15 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
-    """The network that learns, as it is without processes around it, with its average and its optimizer."""
+    """The network that learns, as it is without processes around it, with its average and its optimizer.
+
+    `frozen` are the identities, by their keys, of the networks that its loss goes through.
+    """
 
     network: nn.Module
     ema: Ema
     optimizer: torch.optim.Optimizer
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -269,14 +273,17 @@ BOUND: Mapping[type[Training], Mapping[str, Any]] = {
 ADDED: Mapping[tuple[str, str], Any] = {("optimizer", "rule"): "sqrt"}
 
 
-def bound_settings(config: Training, data: FeatureData) -> dict[str, Any]:
-    """What a checkpoint is bound to, as it says so."""
+def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str]) -> dict[str, Any]:
+    """What a checkpoint is bound to, as it says so; `frozen` are identities of what the loss goes through."""
     plain = config.model_dump(mode="json", **BOUND[type(config)])
     for (section, key), before in ADDED.items():
         if plain[section][key] == before:
             del plain[section][key]
     read = {"batch.total": config.batch.total, "data": data.digest, "data.split": config.data.split}
-    return plain | read | ({"hears": config.ast is not None} if isinstance(config, TrainConfig) else {})
+    if isinstance(config, TrainConfig):
+        return plain | read | {"hears": config.ast is not None}
+    # dropout and the classification term are of a micro-batch, which is the same images for any number of processes
+    return plain | read | {"batch.per_device": config.batch.per_device, **frozen}
 
 
 def save_training(config: Training, data: FeatureData, step: int, learner: Learner) -> None:
@@ -291,7 +298,7 @@ def save_training(config: Training, data: FeatureData, step: int, learner: Learn
         ema=learner.ema.state_dict(),
         optimizer=_pack(learner),
     )
-    bound = bound_settings(config, data)
+    bound = bound_settings(config, data, learner.frozen)
     facts = Facts(bound=bound, network=learner.settings, recordings=data.recordings())
     save_checkpoint(config.run_dir, state, facts, config.checkpoints.keep)
 
@@ -305,7 +312,7 @@ def restore_training(config: Training, data: FeatureData, learner: Learner, *, c
         InputError: it belongs to a run under other settings.
         WorkError: there are checkpoints, and all are damaged.
     """
-    state = restore_checkpoint(config.run_dir, bound_settings(config, data), check)
+    state = restore_checkpoint(config.run_dir, bound_settings(config, data, learner.frozen), check)
     if state is None:
         return 0
     if state.step > config.max_steps:

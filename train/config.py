@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from sonify.config.inputs import InputPath, Model, Section, Share
 from sonify.config.loader import load_settings
+from sonify.config.text import read_text
 from sonify.errors import InputError
 from sonify.io.write import write_whole
 
@@ -168,6 +169,33 @@ class TokenWeights(Section):
     classification: float | None = Field(default=None, gt=0)
 
 
+class TokenOptimizer(Optimizer):
+    """With upstream's settings: 1e-5 for each image of a step of 16, no clipping, no average."""
+
+    learning_rate: float = Field(default=1.6e-4, gt=0)
+    reference_batch: int = Field(default=16, ge=1)
+    rule: Literal["sqrt", "linear"] = "linear"
+    weight_decay: float = Field(default=0.01, ge=0)
+    eps: float = Field(default=1.0e-8, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TokenBatchSizes(BatchSizes):
+    """Upstream's."""
+
+    total: int = Field(default=16, ge=1)
+    per_device: int = Field(default=4, ge=1)
+
+
+class TokenSamples(Samples):
+    """As Stable Diffusion 1.4 is sampled."""
+
+    steps: int = Field(default=50, ge=1, le=1000)
+    guidance: float = Field(default=7.5, ge=1, le=100)
+
+
 class AudioTokenConfig(Training):
     """A training of AudioToken's embedder: all of Stable Diffusion and the ear are frozen.
 
@@ -183,19 +211,26 @@ class AudioTokenConfig(Training):
     sampling_prompt: str = "a photo of <*>, 4k, high resolution"
     upstream_dropout: bool = False  # the embedder's dropout at inference too, as upstream's code has it
     loss: TokenWeights = TokenWeights()
-    optimizer: Optimizer = Optimizer(
-        learning_rate=1.6e-4,
-        reference_batch=16,
-        rule="linear",
-        weight_decay=0.01,
-        eps=1e-8,
-        warmup_steps=0,
-        clip_norm=None,
-        ema_decay=0.0,
-    )
-    batch: BatchSizes = BatchSizes(total=16, per_device=4)
+    optimizer: TokenOptimizer = TokenOptimizer()
+    batch: TokenBatchSizes = TokenBatchSizes()
     condition_dropout: Share = 0.0  # upstream has none; a dropped image's prompt is empty
-    samples: Samples = Samples(steps=50, guidance=7.5)
+    samples: TokenSamples = TokenSamples()
+
+
+# A key by which a configuration is known as another trainer's than PixArt's.
+TRAINER_OF = {"sd": "train.audiotoken", "text": "train.projector"}
+
+
+def check_trainer(file: Path, module: str) -> None:
+    """Refuse a configuration that is another trainer's, by its name and not by its first key.
+
+    Raises:
+        InputError: it is, or it cannot be read.
+    """
+    keys = read_text(file).values.keys()
+    theirs = next((other for key, other in TRAINER_OF.items() if key in keys), "train.pixart")
+    if theirs != module and (theirs != "train.pixart" or "model" in keys):
+        raise InputError(f"config {file}: is one for `python -m {theirs}`, not for `python -m {module}`")
 
 
 def read_config(folder: Path, made_by: str) -> Training:
@@ -205,15 +240,9 @@ def read_config(folder: Path, made_by: str) -> Training:
         InputError: it is none.
     """
     path = folder / CONFIG
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder}: not a training run: expected {CONFIG} in it; `{made_by}` makes one ({error})"
-        ) from error
-    # it is written resolved: no other trainer has this key
-    is_audiotoken = any(line.startswith("sd:") for line in text.splitlines())
-    return load_settings(path, [], AudioTokenConfig if is_audiotoken else TrainConfig)
+    if not path.is_file():
+        raise InputError(f"{folder}: not a training run: expected {CONFIG} in it; `{made_by}` makes one")
+    return load_settings(path, [], AudioTokenConfig if "sd" in read_text(path).values else TrainConfig)
 
 
 def write_config(config: Training, folder: Path) -> None:

@@ -262,7 +262,7 @@ class TokenLosses:
     @property
     def parts(self) -> dict[str, Tensor]:
         """What is logged of it beside the total."""
-        return {"mse": self.mse_B, "l1": self.l1_B, "penalty": self.penalty_B}
+        return {"mse": self.mse_B, "l1": self.l1_B, "l2sq": self.l2sq_B, "classification": self.penalty_B}
 
 
 def token_loss(  # noqa: PLR0913 - what is compared, and what each part weighs

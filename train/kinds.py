@@ -167,6 +167,10 @@ def _check_audiotoken(folder: Path) -> None:
     if (found := diffusers_class(folder / "embedder")) != Embedder.__name__:
         raise InputError(f"{folder / 'embedder'}: expected the class {Embedder.__name__}, found {found}")
     check_type("clip_text_model", "Stable Diffusion's")(folder / "text_encoder")
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    longest = read_json(path).get("model_max_length") if path.is_file() else None
+    if longest is not None and not is_number(longest):  # which the library takes as it is
+        raise InputError(f"{path}: expected model_max_length as a number, found {longest}; take another release")
     width = read_json(folder / "text_encoder" / "config.json").get("hidden_size")
     shapes = read_shapes(folder / "text_encoder")
     if (wide := [sizes[-1] for name, sizes in shapes.items() if "token_embedding" in name]) != [width]:

@@ -6,7 +6,7 @@ B  images of a micro-batch
 import argparse
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,7 +24,7 @@ from sonify.report.cost import Prices, read_prices
 from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
 from train.checkpoints import Learner, check_run_dir, save_training
-from train.config import Optimizer, Training, peak_rate, write_config
+from train.config import Optimizer, Training, check_trainer, peak_rate, write_config
 from train.ema import Ema
 from train.launch import check_devices, is_launched, launch_processes, start_accelerator
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
@@ -82,7 +82,7 @@ def run_trainer(
     arguments = parser.parse_intermixed_args(list(argv))
 
     def work() -> int:
-        config = _read_config(arguments, kind)
+        config = _read_config(arguments, kind, module)
         if arguments.dry_run:
             print_plan(config, Prices() if arguments.prices is None else read_prices(arguments.prices))
             return 0
@@ -95,10 +95,11 @@ def run_trainer(
     return run_command(prog, work)
 
 
-def _read_config(arguments: argparse.Namespace, kind: type[Config]) -> Config:
+def _read_config(arguments: argparse.Namespace, kind: type[Config], module: str) -> Config:
     if arguments.prices is not None and not arguments.dry_run:
         raise InputError("--prices: goes with --dry-run, which says what the training costs")
     file = find_config(arguments.config, "train")
+    check_trainer(file, module)
     return load_settings(file, arguments.overrides, kind, check_paths=not arguments.dry_run)
 
 
@@ -162,11 +163,11 @@ def teach(config: Training, accelerator: Accelerator, lesson: Lesson) -> None:
                 if pictures and step % config.samples.every == 0:
                     pictures.draw(step, learner)
     if pictures:
-        pictures.release(config.max_steps)
+        pictures.release(config.max_steps, learner)
     accelerator.wait_for_everyone()
 
 
-def start_learner(network: nn.Module, config: Optimizer) -> Learner:
+def start_learner(network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None) -> Learner:
     """A network on its device with its average, and AdamW in one kernel; every parameter decays, as in PixArt-alpha.
     The rate is set at each step."""
     optimizer = torch.optim.AdamW(
@@ -177,7 +178,7 @@ def start_learner(network: nn.Module, config: Optimizer) -> Learner:
         weight_decay=config.weight_decay,
         fused=True,
     )
-    return Learner(network=network, ema=Ema(network, config.ema_decay), optimizer=optimizer)
+    return Learner(network=network, ema=Ema(network, config.ema_decay), optimizer=optimizer, frozen=frozen or {})
 
 
 def clip_gradients(accelerator: Accelerator, model: nn.Module, config: Optimizer) -> torch.Tensor:

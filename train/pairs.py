@@ -41,7 +41,7 @@ from sonify.features.samples import FeatureSample, FeatureSink, make_sample
 from sonify.installed import spell
 from sonify.io.commits import Count, commit_files, read_commit, total
 from sonify.io.tables import count_rows
-from sonify.io.write import Transaction, naming_full_disk, remove
+from sonify.io.write import Transaction, naming_full_disk
 from sonify.keys import uniform
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutRules, cut_recording
@@ -356,8 +356,6 @@ def _do(out: Path, record: RunRecord, stage: Stage) -> None:
     plan = plan_stage(out, stage, {})
     if plan.stale:
         raise InputError(f"{out}: {plan.stale}")
-    for place in plan.broken:
-        remove(place)
     executor = LocalExecutor(out, [stage])
     progress = StageProgress(NAME, len(plan.done), len(plan.done) + len(plan.tasks))
     given_up: list[str] = []

@@ -17,8 +17,9 @@ from sonify.io.write import write_whole
 from train.checkpoints import RELEASE, Learner
 from train.config import Training
 from train.manifest import encode_png
-from train.release import release_checkpoint
-from train.shards import held_out_scenes, open_feature_data
+from train.metrics import read_metrics
+from train.release import save_release
+from train.shards import FeatureData, held_out_scenes, open_feature_data
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,18 @@ INK, PAPER = "black", "white"
 class Pictures:
     """Draws the same held-out sounds with the same seeds at every step that is asked for."""
 
-    def __init__(self, config: Training, pipeline_of: Callable[[nn.Module], Any]) -> None:
-        """`pipeline_of` makes the pipeline of a network with the weights that it has at the time."""
+    def __init__(
+        self,
+        config: Training,
+        data: FeatureData,
+        pipeline_of: Callable[[nn.Module], Any],
+        release_of: Callable[[nn.Module], Any] | None = None,
+    ) -> None:
+        """`pipeline_of` makes the pipeline of a network with the weights that it has at the time; `release_of` the one
+        that is released, where that is another."""
         self._config = config
+        self._data = data
+        self._release_of = release_of or pipeline_of
         self._pipeline_of = pipeline_of
         self._scenes = _held_out(config)
 
@@ -66,10 +76,12 @@ class Pictures:
         make_grid(images, [caption for *_, caption in self._scenes], path)
         return path
 
-    def release(self, step: int) -> Path:
-        """Write RUN/pipeline of the step's checkpoint: what others load."""
+    def release(self, step: int, learner: Learner) -> Path:
+        """Write RUN/pipeline: what others load."""
         out = self._config.run_dir / RELEASE
-        release_checkpoint(self._config.run_dir, step, out)
+        with learner.ema.applied_to(learner.network):
+            pipeline = self._release_of(learner.network)
+            save_release(out, pipeline, self._config, self._data, read_metrics(self._config.run_dir), step=step)
         log.info(
             "the model is in %s: %s", out, spell("generate", "--model", out, "--audio", "a.wav", "--out", "out.png")
         )

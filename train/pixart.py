@@ -92,7 +92,7 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
         first_step=first_step,
         image_flops=training_flops(config.model, data.audio_shape[0]),
         num_timesteps=NUM_TIMESTEPS,
-        pictures=Pictures(config, pipeline_of) if accelerator.is_main_process else None,
+        pictures=Pictures(config, data, pipeline_of) if accelerator.is_main_process else None,
     )
 
 

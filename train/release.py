@@ -17,7 +17,6 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("train.release", extra="train"))
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -30,7 +29,7 @@ from sonify.dataset.licences import UNKNOWN, describe_unknown
 from sonify.dataset.push import Upload, check_repository, push, tell_pushed
 from sonify.errors import InputError
 from sonify.installed import spell
-from sonify.io.write import FileRecord, make_beside, naming_full_disk, naming_place, replacing
+from sonify.io.write import FileRecord, make_beside, naming_full_disk, naming_place, replacing, sha256_of
 from sonify.terminal import Parser, run_command
 from train.card import (
     CARD,
@@ -49,7 +48,7 @@ from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, read_c
 from train.frozen import remake_pipeline
 from train.metrics import read_metrics
 from train.pipeline import AudioPixArtPipeline
-from train.released import PIPELINE_CODE, pipeline_source, read_settings
+from train.released import PIPELINE_CODE, read_settings, write_code
 from train.shards import FeatureData, open_feature_data
 from train.token_pipeline import AudioTokenPipeline
 
@@ -178,7 +177,7 @@ def save_release(  # noqa: PLR0913 - what a release is made of
     with replacing(out) as folder, naming_system_errors():
         pipeline.save_pretrained(folder, safe_serialization=True)
         _forget_places(folder)
-        (folder / PIPELINE_CODE).write_bytes(pipeline_source())
+        write_code(folder)
         write_config(_without_places(config), folder)
         (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in trained_on.recordings), encoding="utf-8")
         card = make_card(
@@ -186,7 +185,7 @@ def save_release(  # noqa: PLR0913 - what a release is made of
             trained_on,
             metrics[-1] if metrics else {},
             terms=terms,
-            code_sha256=hashlib.sha256(pipeline_source()).hexdigest(),
+            code={path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))},
             files_bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
         )
         (folder / CARD).write_text(card, encoding="utf-8")

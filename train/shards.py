@@ -41,6 +41,7 @@ from train.config import Data, TrainConfig
 log = logging.getLogger(__name__)
 
 CHECKING_THREADS = 8
+AUDIOTOKEN_LAYERS = (4, 8, 12)  # of BEATs
 STAGE = "features"
 RECORD = "json"
 LATENT = re.compile(r"latent(_flip)?(_std)?\.npy")
@@ -103,8 +104,10 @@ class TrainingSample:
             WorkError: one has neither.
         """
         sources = next(one["sources"] for one in self.record()["scenes"] if one["scene"] == scene)
-        labels = [source["label"].strip() or source["concept"].strip() for source in sources]
-        if not all(labels):
+        said = [[source.get(key) for key in ("label", "concept")] for source in sources]
+        texts = [[text.strip() for text in one if isinstance(text, str) and text.strip()] for one in said]
+        labels = [one[0] if one else "" for one in texts]
+        if not labels or not all(labels):
             raise self.damage(
                 f"scene {scene} has a source without a label or a concept: loss.classification needs one of each"
             )
@@ -195,6 +198,15 @@ class MeasuredFeatures:
     clip_seconds: float
     latent_shape: tuple[int, ...]
     audio_shape: tuple[int, ...]
+
+    @property
+    def audiotoken(self) -> str:
+        """What AudioToken is called that hears so: only with BEATs' vectors of three layers, all of them, it is the
+        published system."""
+        if self.ear_kind == "ast":
+            return "audiotoken_ast"
+        published = self.layers == AUDIOTOKEN_LAYERS and self.frequency == "all"
+        return "audiotoken" if published else "audiotoken_beats"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

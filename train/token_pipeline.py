@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -49,7 +50,7 @@ class AudioTokenPipeline(DiffusionPipeline):
     _optional_components = ["audio_encoder", "feature_extractor"]  # noqa: RUF012 - the library's name and type
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012 - as above
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | AutoencoderTiny
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel
@@ -60,7 +61,7 @@ class AudioTokenPipeline(DiffusionPipeline):
 
     def __init__(  # noqa: PLR0913, PLR0917 - the library reads components and settings from this signature
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | AutoencoderTiny,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,

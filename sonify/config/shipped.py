@@ -1,5 +1,6 @@
 """The configurations that come along: where they are, how they are named, and one of them as a file to edit."""
 
+import shlex
 from pathlib import Path
 
 from sonify import layout
@@ -15,6 +16,9 @@ COMMANDS = {
     "eval": (("eval", "prepare"), ("--out", "SUITE", "--config")),
     "baselines": (("eval", "baseline"), ("--suite", "SUITE", "--out", "FOLDER", "--recipe")),
 }
+# Trainers beside that of `sonify train`, by the names of what they read.
+TRAINERS = {"audiotoken": "train.audiotoken", "audiotoken_smoke": "train.audiotoken"}
+TRAINERS |= {"projector": "train.projector", "projector_smoke": "train.projector"}
 # The networks that judge lie beside the suites.
 TOWERS = {("eval", "towers"), ("eval", "random")}
 TOWERS_COMMAND = (("eval", "run"), ("--suite", "SUITE", "--manifest", "FOLDER", "--out", "REPORT", "--towers"))
@@ -90,6 +94,8 @@ def write_config(name: str, folder: Path = Path()) -> str:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    if family == "train" and stem in TRAINERS:
+        return f"{path}: edit it, then: python -m {TRAINERS[stem]} --config {shlex.quote(str(path))}"
     command, options = TOWERS_COMMAND if (family, stem) in TOWERS else COMMANDS[family]
     words = spell(*command, *options, path, *(["--dry-run"] * (family == "sonify")))
     return f"{path}: edit it, then: {words}"

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from sonify.config import make_settings
-from sonify.errors import InputError, WorkError
+from sonify.errors import InputError
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.terminal import run_command
 from tests.feature_runs import MadeSample, make_feature_run, random_samples
@@ -71,7 +71,7 @@ def config_of(root: Path, name: str, **sections: Any) -> AudioTokenConfig:
 
 
 def losses_of(run_dir: Path) -> list[tuple[float, ...]]:
-    return [tuple(line[name] for name in ("loss", "mse", "l1", "penalty")) for line in read_metrics(run_dir)]
+    return [tuple(line[name] for name in ("loss", "mse", "l1", "classification")) for line in read_metrics(run_dir)]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_run_leaves_metrics_checkpoints_pictures_and_a_pipeline(straight):
     lines = read_metrics(straight)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["loss"] == pytest.approx(line["mse"] + 0.01 * line["l1"]) for line in lines)
-    assert all(line["penalty"] == 0 and line["mfu"] > 0 for line in lines)
+    assert all(line["classification"] == 0 and line["mfu"] > 0 for line in lines)
     assert [line["learning_rate"] for line in lines] == pytest.approx([1.6e-4 * 4 / 16] * 4)
     assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
     assert [path.name for path in (straight / "samples").iterdir()] == ["step-00000003.png"]
@@ -128,8 +128,8 @@ def test_the_classification_term_hears_the_labels(root):
     assert set(first_batch(config, with_labels=True).labels or ()) == {"dog"}
     train(config)
     (line,) = read_metrics(root / "labelled")
-    assert line["penalty"] > 0
-    assert line["loss"] == pytest.approx(line["mse"] + 0.01 * line["l1"] + 0.01 * line["penalty"])
+    assert line["classification"] > 0
+    assert line["loss"] == pytest.approx(line["mse"] + 0.01 * line["l1"] + 0.01 * line["classification"])
 
 
 def test_the_classification_term_wants_labels(root):
@@ -138,7 +138,10 @@ def test_the_classification_term_wants_labels(root):
     config = config_of(
         root, "wants", loss={"classification": 0.01}, data={"runs": [str(root / "unlabelled")], "workers": 0}
     )
-    with pytest.raises(WorkError, match=r"has a source without a label or a concept: loss.classification needs one"):
+    with pytest.raises(
+        InputError,
+        match=r"^loss.classification: .*has a source without a label or a concept: loss.classification needs one",
+    ):
         train(config)
 
 

@@ -30,7 +30,7 @@ def config_of(tmp_path: Path, **sections: Any) -> TrainConfig:
 
 
 def card_of(config: TrainConfig, seen: TrainedOn = SEEN, terms: Terms = NOTHING_SAID) -> str:
-    return make_card(config, seen, {}, terms=terms, code_sha256="c0de", files_bytes=1_500_000)
+    return make_card(config, seen, {}, terms=terms, code={"pipeline.py": "c0de"}, files_bytes=1_500_000)
 
 
 def test_the_head_is_what_the_hub_reads(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_how_it_is_used_names_the_repository_and_what_code_runs(tmp_path: Path) 
     line = 'DiffusionPipeline.from_pretrained("me/model", custom_pipeline="me/model", trust_remote_code=True)'
     assert line in text
     assert "sonify generate --model me/model --audio a.wav --out out.png" in text
-    assert "runs `pipeline.py` of this repository on your machine, with your rights: read it first" in text
-    assert "sha256 is `c0de`" in text
+    assert "runs code of this repository on your machine, with your rights: read it first" in text
+    assert "The sha256 of `pipeline.py` is `c0de`." in text
     assert "you/name" not in text
     assert "sonify generate" not in card_of(config_of(tmp_path, ast=None))
 

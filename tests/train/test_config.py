@@ -7,7 +7,7 @@ import yaml
 from sonify.config.loader import load_settings, make_settings
 from sonify.errors import InputError
 from tests.train.runs import write_config
-from train.config import TrainConfig
+from train.config import AudioTokenConfig, TrainConfig
 
 CONFIGS = [
     path
@@ -16,15 +16,32 @@ CONFIGS = [
 ]
 
 
+PIXART = [path for path in CONFIGS if not path.name.startswith("audiotoken")]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_loads_and_refuses_a_misspelt_key(path):
-    raw = yaml.safe_load(path.read_text())
-    assert make_settings(raw, TrainConfig, check_paths=False)
+    raw, kind = yaml.safe_load(path.read_text()), TrainConfig if path in PIXART else AudioTokenConfig
+    assert make_settings(raw, kind, check_paths=False)
     assert path.read_text().startswith("#")
     for section in [key for key, value in raw.items() if isinstance(value, dict)]:
         misspelt = {**raw, section: {**raw[section], "learning_rat": 3}}
         with pytest.raises(InputError, match=f"{section}.learning_rat: no such key"):
-            make_settings(misspelt, TrainConfig, check_paths=False)
+            make_settings(misspelt, kind, check_paths=False)
+
+
+def test_a_part_of_audiotokens_section_leaves_the_rest_audiotokens():
+    raw = {"run_dir": "a", "max_steps": 1, "data": {"runs": ["b"]}, "encoder": {"kind": "ast"}}
+    raw |= {"optimizer": {"warmup_steps": 3}, "batch": {"per_device": 2}, "samples": {"every": 7}}
+    config = make_settings(raw, AudioTokenConfig, check_paths=False)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.rule, optimizer.clip_norm, optimizer.ema_decay) == (
+        1.6e-4,
+        "linear",
+        None,
+        0,
+    )
+    assert (config.batch.total, config.samples.steps, config.samples.guidance) == (16, 50, 7.5)
 
 
 def test_the_papers_config_is_the_papers_recipe():
@@ -36,7 +53,7 @@ def test_the_papers_config_is_the_papers_recipe():
     assert (config.optimizer.weight_decay, config.optimizer.eps, config.optimizer.ema_decay) == (0.03, 1e-10, 0.9999)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PIXART, ids=lambda path: path.name)
 def test_models_of_the_hub_are_pinned_as_the_features_are(path):
     """Two commits of one model are two models: features of the shipped configurations fit the shipped trainings."""
     config = make_settings(yaml.safe_load(path.read_text()), TrainConfig, check_paths=False)
@@ -48,6 +65,15 @@ def test_models_of_the_hub_are_pinned_as_the_features_are(path):
         assert getattr(config, name) == features[name]
     init = config.model.init
     assert init.kind == "scratch" or re.fullmatch("[0-9a-f]{40}", init.revision or "")
+
+
+def test_audiotokens_config_is_the_published_recipe():
+    raw = yaml.safe_load((CONFIGS[0].parent / "audiotoken.yaml").read_text())
+    config = make_settings(raw, AudioTokenConfig, check_paths=False)
+    assert config.model_dump(include={"optimizer", "batch"}) == AudioTokenConfig(
+        run_dir=config.run_dir, max_steps=1, data=config.data, encoder=config.encoder
+    ).model_dump(include={"optimizer", "batch"})
+    assert re.fullmatch("[0-9a-f]{40}", config.sd_revision or "")
 
 
 def test_overrides_reach_every_section(tmp_path):

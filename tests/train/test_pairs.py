@@ -166,6 +166,9 @@ def test_nothing_is_lost_without_a_word(folder, settings, tmp_path):
         "half.wav#5": "silent",  # a window; the pair stays, and hears the other one
     }
     assert [scene["sources"][0]["clip"] for scene in records(run)["half_2ejpg"]["scenes"]] == ["half.wav#0"] * 2
+    clips = [read_commit(path).commit.clips for path in sorted((run / "commits/features").glob("*/*.json"))]
+    assert sum(count.rows_in for count in clips if count) == 2 + 1 + 1 + 2 + 1 + 2  # a to e, and half
+    assert sum(count.rows_out for count in clips if count) == 2 + 1 + 1 + 2 + 1 + 1
     assert verify(run).damage == ()
 
 
@@ -201,6 +204,13 @@ def test_a_table_names_pairs_and_what_is_known_of_them(folder, settings, tmp_pat
     assert opened(run, split="validation").recordings() == ["upload/1"]
     assert made.rows.rejected == {"duplicate_key": 1, "missing": 3, "too_short": 1}
     assert rejects(run)["e_2ejpg"] == "too_short"
+
+
+def test_each_pair_of_an_image_that_cannot_be_read_is_named(folder, settings, tmp_path):
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(64))
+    rows = [("a.jpg", "a.wav"), ("phone.heic", "b.wav"), ("phone.heic", "c.wav")]
+    make_pairs(write_csv(folder / "t.csv", ("image", "sound"), rows), tmp_path / "run", settings())
+    assert rejects(tmp_path / "run") == {"phone_2eheic": "unsupported", "phone_2eheic_231": "unsupported"}
 
 
 def test_the_split_follows_the_recording(folder, settings):

@@ -85,7 +85,7 @@ def test_the_card_tells_what_was_counted(root: Path, tmp_path: Path) -> None:
         assert expected in text
     assert "| not known | 8 |" in text
     assert "| step | 4 |" in text
-    assert "in bits | 0.25 |" in text
+    assert "by its weights | 0.25 |" in text
     assert "FID" in text
     assert "not measured" in text
     # 4 steps of 8 images over 12

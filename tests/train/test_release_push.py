@@ -163,7 +163,7 @@ def nothing_there(out: Path) -> str:
 
 def something_else(out: Path) -> str:
     (out / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    return "expected a pipeline of kind AudioPixArtPipeline, found StableDiffusionPipeline"
+    return "expected a pipeline of kind AudioPixArtPipeline or AudioTokenPipeline, found StableDiffusionPipeline"
 
 
 def made_by_an_older_version(out: Path) -> str:
@@ -326,7 +326,7 @@ def test_the_lines_of_the_card_work_where_this_package_is_not_installed(
     config = make_settings(plain_config(tmp_path), TrainConfig, check_paths=False)
     seen = TrainedOn(step=1, num_images=1, recordings=(), licences={}, lufs=(), networks={})
     terms = Terms(licence="mit", repo=MODEL)
-    card = make_card(config, seen, {}, terms=terms, code_sha256="", files_bytes=0)
+    card = make_card(config, seen, {}, terms=terms, code={}, files_bytes=0)
     (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     lines = lines.replace('pipeline("dog.wav")', 'pipeline("dog.wav", seeds=[3])')
     home = {"HF_ENDPOINT": f"http://127.0.0.1:{models.server_port}", "HF_HOME": str(tmp_path / "home")}
@@ -360,7 +360,7 @@ def test_another_pipeline_is_refused_before_its_weights_are_fetched(
 
     assert generate(MODEL, sound, tmp_path / "out.png") == 2
 
-    assert "expected a pipeline of kind AudioPixArtPipeline, found StableDiffusionPipeline" in capsys.readouterr().err
+    assert "expected a pipeline of kind AudioPixArtPipeline or AudioTokenPipeline, found StableDiffusionPipeline" in capsys.readouterr().err
     assert [path for path in models.asked if "/resolve/" in path and "model_index" not in path] == []
 
 

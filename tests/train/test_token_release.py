@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from tests.train.test_released import (
 from train.embedder import Embedder
 from train.generate import main
 from train.kinds import AUDIOTOKEN, PIXART
-from train.manifest import read_manifest
+from train.manifest import GenerationSettings, read_manifest
 from train.released import INDEX, PIPELINE_CODE, find_release, load_pipeline, pipeline_source
 from train.token_pipeline import AudioTokenPipeline
 
@@ -111,7 +112,9 @@ def test_no_code_of_a_release_is_run_by_us(place: str, whole: Path, tmp_path: Pa
 def test_other_samplers_over_the_same_schedule_are_loaded(whole: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(whole, model)
-    sampler = DDIMScheduler.from_config(load_pipeline(whole, CPU, torch.float32).scheduler.config, clip_sample=False)
+    sampler: Any = DDIMScheduler.from_config(
+        load_pipeline(whole, CPU, torch.float32).scheduler.config, clip_sample=False
+    )
     sampler.save_pretrained(model / "scheduler")
 
     assert type(load_pipeline(model, CPU, torch.float32).scheduler) is DDIMScheduler
@@ -120,7 +123,8 @@ def test_other_samplers_over_the_same_schedule_are_loaded(whole: Path, tmp_path:
 def other_unet(folder: Path) -> None:
     network = UNet2DConditionModel.from_pretrained(folder / "unet")
     config = dict(network.config) | {"cross_attention_dim": 48}
-    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    made: Any = UNet2DConditionModel.from_config(config)
+    made.save_pretrained(folder / "unet")
 
 
 def other_embedder(audio_width: int, token_width: int) -> Callable[[Path], object]:
@@ -191,6 +195,10 @@ def drop(path: str, name: str) -> Callable[[Path], object]:
             "audio_encoder: the tensors are not those of the BEATs",
         ),
         (set_in("audio_encoder/config.json", model_type="hubert"), "expected a model of type 'beats'"),
+        (
+            set_in("tokenizer/tokenizer_config.json", model_max_length=[1]),
+            "expected model_max_length as a number, found",
+        ),
         (set_scheduler(prediction_type="v_prediction"), "expected prediction_type epsilon, found v_prediction"),
         (set_scheduler(beta_end=2.0), "expected beta_start and beta_end in order between 0 and 1: True, found False"),
         (set_scheduler(num_train_timesteps=10), "expected num_train_timesteps 1000, found 10"),
@@ -232,10 +240,11 @@ def test_the_command_takes_guidance_and_steps_from_the_model(whole: Path, tmp_pa
     assert [(kind.guidance, kind.steps) for kind in (PIXART, AUDIOTOKEN)] == [(4.5, 20), (7.5, 50)]
     sound = write_sound(tmp_path / "dog.wav", sine(300, level=0.1), RATE_HZ)
 
-    def made(folder: str, *options: str) -> tuple[float, int]:
+    def made(folder: str, *options: str) -> tuple[object, object]:
         out = tmp_path / folder
         assert main(["--model", str(whole), "--audio", str(sound), "--seeds", "1", "--out", str(out), *options]) == 0
         (row,) = read_manifest(out)
+        assert isinstance(row.settings, GenerationSettings)
         return row.settings.guidance, row.settings.steps
 
     assert made("own") == (7.5, 50)

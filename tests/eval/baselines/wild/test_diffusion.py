@@ -88,7 +88,9 @@ def test_a_unet_of_another_width_than_the_text_tower_is_refused(tmp_path):
     config = json.loads((folder / "unet" / "config.json").read_text())
     shape: dict[str, Any] = {key: value for key, value in config.items() if key[0] != "_"} | {"cross_attention_dim": 48}
     UNet2DConditionModel(**shape).save_pretrained(folder / "unet")
-    with refused(f"its UNet takes text of width 48, and its text tower gives {TEXT_WIDTH}; take both of one model"):
+    with refused(
+        f"its UNet takes text of width 48, and its text tower gives {TEXT_WIDTH}; take all parts of one model"
+    ):
         open_painter(str(folder), None, CPU)
 
 
@@ -102,5 +104,5 @@ def test_what_is_no_stable_diffusion_is_refused(tmp_path, folder):
 def test_a_tokenizer_of_more_places_than_the_text_tower_is_refused(tmp_path):
     folder = write_tiny_sd(tmp_path / "sd")
     edit_json(folder / "tokenizer" / "tokenizer_config.json", lambda config: config.update(model_max_length=120))
-    with refused("its tokenizer fills 120 places, and its text tower has 77"):
+    with refused("its tokenizer fills places up to 120, and its text tower has 77"):
         open_painter(str(folder), None, CPU)

@@ -15,7 +15,7 @@ from eval.compare import compare_reports
 from eval.report import ARROWS, read_side
 from eval.run import main as judge
 from eval.table import Given, make_table
-from eval.table_forms import table_csv, table_html, table_latex, table_markdown
+from eval.table_forms import say_cell, table_csv, table_html, table_latex, table_markdown
 from eval.towers import random
 from sonify.errors import InputError
 from tests.eval.reports_built import SHA, distance_score, mean_score, write_report
@@ -71,6 +71,7 @@ def test_rows_are_models_and_groups_of_columns_suites(grid):
     ]
     cell = cell_of(found, "models/b", "n", "vegas")
     assert (cell.value, cell.low, cell.high, cell.images, cell.recordings) == (3.0, 3.0, 3.0, 7, 7)
+    assert table_latex(found).count("\\midrule") == 1  # no control, no rule before controls
 
 
 def test_a_cell_that_is_not_there_is_empty_with_a_reason(grid, tmp_path):
@@ -78,7 +79,8 @@ def test_a_cell_that_is_not_there_is_empty_with_a_reason(grid, tmp_path):
     found = made(*grid, none)
 
     cell = cell_of(found, "models/b", suite="landscapes")
-    assert cell.value is None
+    assert (cell.value, say_cell(cell)) == (None, "")
+    assert len(set(found.notes)) == len(found.notes)  # what is said of many cells is one footnote
     assert notes_of(found, cell.notes) == [cell.why] == ["no report of it on landscapes"]
     assert cell_of(found, "models/c", suite="vegas").why == "no sound of it can be heard"
     assert cell_of(found, "models/c", "n", "vegas").why == "not judged by it"
@@ -421,7 +423,7 @@ class Checked(HTMLParser):
 def test_names_of_others_steer_no_form(tmp_path, capsys):
     evil = "\x1b[2J[x] & y_%$#{}~^\\ | `z` <script>alert(1)</script>\n# \u202e"
     a = write_report(tmp_path / "a", {"m": [1.0, 2.0]}, model=evil, suite=evil)
-    b = write_report(tmp_path / "b", {"m": [1.0, None]}, suite=evil)
+    b = write_report(tmp_path / "b", {"m": [1.0, None]}, suite=evil, model="[b]")
     assert run("--reports", a, b, "--out", tmp_path / "t") == 0
 
     said = capsys.readouterr().out

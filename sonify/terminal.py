@@ -94,6 +94,8 @@ def run_module(module: str, argv: Sequence[str] | None = None, *, extra: str, na
         if library in (*PACKAGES, module.partition(".")[0]) or not library or find_spec(library) is not None:
             raise
         return _fail(name or module, missing(library, extra), 2)
+    except KeyboardInterrupt:  # torch takes seconds to import
+        return _fail(name or module, "interrupted; nothing was begun", 130)
     return (main(argv) if name is None else main(argv, name)) or 0
 
 

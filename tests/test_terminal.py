@@ -209,6 +209,13 @@ def test_a_module_that_is_run_without_its_libraries_says_so_in_one_line(tmp_path
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_an_interrupt_while_libraries_are_imported_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "slow_to_import.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run_module("slow_to_import", [], extra="train", name="a.command") == 130
+    assert capsys.readouterr().err == "a.command: interrupted; nothing was begun\n"
+
+
 def test_every_module_with_a_main_says_so():
     """A new command is one of those above, or needs nothing that the light installation lacks."""
     mains = {

@@ -214,7 +214,7 @@ def take_outputs(
             f"{recipe.name}: none of {len(asked.pairs):,} pictures can be used; the first: {failed[0].error}"
         )
     if not recipe.deterministic:
-        check_identical(usable, recipe.name)
+        check_identical(usable, recipe.name, items_may_be_alike=recipe.items_may_be_alike)
     model = recipe.name, model_sha256
     settings = outside_settings(recipe)
     write_manifest(folder, [asked.line(pair, named[pair] or "", model, settings) for pair in usable])

@@ -30,7 +30,7 @@ from torch import Tensor
 from eval.baselines.folder import OUTPUTS, one_line
 from eval.baselines.recipe import FAMILY, IN_THE_WILD
 from eval.baselines.wild.act import ActCaptioner
-from eval.baselines.wild.attention import NOUN_LIST, Conditioning, Heard, condition, listed_nouns
+from eval.baselines.wild.attention import LISTED_NOUNS, Conditioning, Heard, condition
 from eval.baselines.wild.captions import hear, open_captioner, read_captions
 from eval.baselines.wild.config import InTheWild
 from eval.baselines.wild.diffusion import Painter, open_painter
@@ -94,7 +94,7 @@ class System:
 
         if self.judge is None:
             with torch.no_grad():
-                return draw(conditioning.weigh(*conditioning.parameters())), []
+                return draw(conditioning.weigh(conditioning.start())), []
         judged = Judged(
             sound=sound(), caption_1E=self.judge.read(heard.text), judge=self.judge, similarity=self.similarity
         )
@@ -173,6 +173,10 @@ def open_system(settings: InTheWild) -> System:
     device = choose_device(settings.device)
     caption = _open_captions(settings, device)
     diffusion = open_painter(settings.stable_diffusion, settings.revision, device)
+    if settings.steps >= diffusion.times:
+        raise InputError(
+            f"steps: expected fewer than the {diffusion.times} of the model's schedule, found {settings.steps}"
+        )
     judge, similarity = None, None
     if settings.is_optimised:
         assert settings.clip is not None
@@ -189,7 +193,7 @@ def _open_captions(settings: InTheWild, device: torch.device) -> Callable[[Row, 
         def look_up(row: Row, _sound: Callable[[], Sound]) -> Heard:
             if row.id not in written:
                 raise InputError(f"{path} has no caption of it")
-            return written[row.id].heard(listed_nouns)
+            return written[row.id].heard(LISTED_NOUNS)
 
         return look_up
     if settings.captioner is not None:
@@ -198,7 +202,7 @@ def _open_captions(settings: InTheWild, device: torch.device) -> Callable[[Row, 
         assert settings.act is not None
         assert settings.act_words is not None
         captioner = ActCaptioner(settings.act, settings.act_words, device)
-    return lambda _row, sound: hear(captioner, listed_nouns, sound())
+    return lambda _row, sound: hear(captioner, LISTED_NOUNS, sound())
 
 
 def make_all(system: System, todo: Sequence[tuple[Row, Sequence[int]]], folder: Path) -> None:
@@ -272,7 +276,7 @@ def _picture(system: System, conditioning: Conditioning, heard: Heard, sound: Ca
         "caption": heard.text,
         "words": [[word, p, noun, round(weight, 6)] for word, p, noun, weight in words],
         "words_cut": conditioning.cut,
-        "nouns_by": NOUN_LIST,
+        "nouns_by": heard.nouns_by,
         "losses": [terms.as_json() for terms in losses],
         "seconds": round(time.monotonic() - started, 3),
     }

@@ -84,6 +84,7 @@ class CommandRecipe(About):
     interpreter: LocalPath | None = None
     needs: tuple[str, ...] = ()
     timeout_s_per_image: float = Field(default=600, gt=0)
+    items_may_be_alike: bool = False  # two items may be one picture where their seed is the same; two seeds may not
 
 
 class ImagesRecipe(About):
@@ -175,7 +176,7 @@ def _in_the_wild(system: InTheWild) -> CommandRecipe:
         takes="sounds_whole.csv",
         weights=weights,
         timeout_s_per_image=system.timeout_s_per_image,
-        deterministic=True,  # two sounds of one caption are one picture, where the sound itself has no part
+        items_may_be_alike=not system.hears_sound,  # two sounds of one caption are one picture
     )
 
 
@@ -252,7 +253,7 @@ def standing_values(recipe: CommandRecipe) -> dict[str, str]:
 def recipe_digest(recipe: Recipe) -> str:
     """The digest of what a recipe says that its pictures depend on: how long it may take is not in it, nor what is
     hashed itself or is of this machine."""
-    apart = {"timeout_s_per_image", "licence", "deterministic", "interpreter", "needs"}
+    apart = {"timeout_s_per_image", "licence", "deterministic", "items_may_be_alike", "interpreter", "needs"}
     return digest_of(recipe.model_dump(mode="json", exclude=apart))
 
 

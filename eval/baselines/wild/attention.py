@@ -20,20 +20,27 @@ from sonify.captions.words import plural, tokenize, verb_forms
 from sonify.errors import InputError
 
 IS_NOUN = 0.7  # a score above it
-NO_NOUN = 1  # the word, counted from 0, that is taken for one where there is none
 
-# How much each of these words is a noun, 0 to 1. The published system asks flair's `pos-english`: P(NN) + P(NNS).
-Nouns = Callable[[Sequence[str]], Sequence[float]]
 NOUN_LIST = "closed list of WordNet's and AudioSet's nouns"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nouns:
+    """Says how much each word is a noun, 0 to 1; `by` is for the record. The published system asks flair's
+    `pos-english`: P(NN) + P(NNS)."""
+
+    by: str
+    scores: Callable[[Sequence[str]], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """A caption, word by word: how sure its captioner was of each, and how much each is a noun."""
+    """A caption, word by word: how sure its captioner was of each, and how much each is a noun, by whom."""
 
     words: tuple[str, ...]
     probabilities: tuple[float, ...]
     noun_scores: tuple[float, ...]
+    nouns_by: str
 
     @property
     def text(self) -> str:
@@ -49,18 +56,15 @@ class Heard:
             for place, (p, noun) in enumerate(rows)
         )
 
-    @property
-    def nouns(self) -> tuple[int, ...]:
-        """Which words are nouns; of a caption without one the second word is taken, or its only one."""
-        found = tuple(n for n, score in enumerate(self.noun_scores) if score > IS_NOUN)
-        return found or (min(NO_NOUN, len(self.words) - 1),)
-
 
 def listed_nouns(words: Sequence[str]) -> list[float]:
     """1 for a word of a closed list, 0 for any other: it knows what sounds and no grammar, so that the verb in "cats
     ring a bell" is one as well."""
     heads = [tokenize(word)[-1:] for word in words]
     return [float(bool(head) and head[0] in _noun_list()) for head in heads]
+
+
+LISTED_NOUNS = Nouns(by=NOUN_LIST, scores=listed_nouns)
 
 
 @cache
@@ -80,35 +84,27 @@ def _noun_list() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """A caption as the text tower has it, and the weights that are optimised, one for each number of it.
+    """A caption as the text tower has it, and how much each of its tokens counts at first.
 
-    `noun_places` are the places of nouns' tokens; `cut` is how many words were left out, for want of places.
+    `cut` is how many words were left out, for want of places.
     """
 
     z_1PD: Tensor
     weights_P: Tensor
-    noun_places: tuple[int, ...]
     cut: int
 
-    def parameters(self) -> tuple[Tensor, Tensor]:
-        """The nouns' weights (N, 1, D) and the others' (P - N, 1, D), each token's the same over its row at first."""
-        width = self.z_1PD.shape[-1]
-        rows_P1D = self.weights_P[:, None, None].expand(-1, 1, width)
-        is_noun_P = self._is_noun()
-        return rows_P1D[is_noun_P].clone(), rows_P1D[~is_noun_P].clone()
+    def start(self) -> Tensor:
+        """The weights that are optimised (P, D), one for each number of z, each token's the same over its row.
 
-    def weigh(self, nouns_N1D: Tensor, others_M1D: Tensor) -> Tensor:
+        The published program has those of nouns and of other words in two groups of Adam. Both have one rate, and Adam
+        takes each number by itself, so that one tensor gives the same.
+        """
+        return self.weights_P[:, None].expand(self.z_1PD.shape[1:]).clone()
+
+    def weigh(self, weights_PD: Tensor) -> Tensor:
         """What conditions the UNet: z under these weights, brought back to the mean of z."""
-        is_noun_P = self._is_noun()
-        order_P = torch.cat([is_noun_P.nonzero()[:, 0], (~is_noun_P).nonzero()[:, 0]]).argsort()
-        weights_1PD = torch.cat([nouns_N1D, others_M1D])[order_P].transpose(0, 1)
-        y_1PD = weights_1PD * self.z_1PD
+        y_1PD = weights_PD * self.z_1PD
         return y_1PD * (self.z_1PD.mean() / y_1PD.mean())
-
-    def _is_noun(self) -> Tensor:
-        is_noun_P = torch.zeros(len(self.weights_P), dtype=torch.bool, device=self.weights_P.device)
-        is_noun_P[list(self.noun_places)] = True
-        return is_noun_P
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,13 +140,10 @@ def condition(heard: Heard, tokenizer: Any, encode: Callable[[Tensor], Tensor], 
     """Bring a caption into the text tower; `encode` takes (1, P) tokens to (1, P, D)."""
     tokens = tokenize_words(tokenizer, heard.words)
     kept = {word for word in tokens.words if word is not None}
-    # where all nouns were cut, as where there is none
-    nouns = [word for word in heard.nouns if word in kept] or [min(NO_NOUN, max(kept))]
     with torch.no_grad():
         z_1PD = encode(torch.tensor([tokens.ids], device=device)).float()
     return Conditioning(
         z_1PD=z_1PD,
         weights_P=torch.tensor(tokens.weights(heard.weights), device=device),
-        noun_places=tuple(place for place, word in enumerate(tokens.words) if word in nouns),
         cut=len(heard.words) - len(kept),
     )

@@ -33,6 +33,7 @@ from sonify.models.loading import computing, load_network, load_part
 MAX_WORDS = 30
 MAX_TOKENS = 120  # four a word
 DIGITS = 4  # to which the published program rounds a probability
+NOUN_FILE = "the file of captions"
 CAPTION_FILE_BYTES = 64 * 2**20
 CAPTIONER_FILES = Files(
     patterns=(*TOKENIZER, "*.safetensors"),
@@ -56,7 +57,8 @@ def hear(caption: Captioner, nouns: Nouns, sound: Sound) -> Heard:
     if not said:
         raise InputError("its caption is empty: expected at least one word")
     words = tuple(word for word, _ in said)
-    return Heard(words=words, probabilities=tuple(p for _, p in said), noun_scores=tuple(nouns(words)))
+    probabilities = tuple(p for _, p in said)
+    return Heard(words=words, probabilities=probabilities, noun_scores=tuple(nouns.scores(words)), nouns_by=nouns.by)
 
 
 # --- a file
@@ -72,8 +74,10 @@ class Written:
 
     def heard(self, nouns: Nouns) -> Heard:
         """With the nouns' scores of the file, or by `nouns`."""
-        scores = self.noun_scores if self.noun_scores is not None else tuple(nouns(self.words))
-        return Heard(words=self.words, probabilities=self.probabilities, noun_scores=scores)
+        scores, by = self.noun_scores, NOUN_FILE
+        if scores is None:
+            scores, by = tuple(nouns.scores(self.words)), nouns.by
+        return Heard(words=self.words, probabilities=self.probabilities, noun_scores=scores, nouns_by=by)
 
 
 def read_captions(path: Path) -> dict[str, Written]:

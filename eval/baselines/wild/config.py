@@ -1,10 +1,13 @@
 """What the recipe `in_the_wild` says: which networks stand where the published system has its own, and how it samples.
 
-Its name says what stood in, so that no table shows a stand-in's numbers under the published name.
+Its name says what stood in and which settings are not the published ones, so that no table shows other numbers under
+the published name. That alone would be bare: of AudioCLIP, which is not here, no setting has it.
 """
 
+import csv
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +21,10 @@ FILES = ("captions", "act", "act_words", "wav2clip")
 FOLDERS = ("stable_diffusion", "captioner", "clip")
 JUDGES = {"clip", "clip_revision", "wav2clip"}  # which nothing needs that is kept before it is optimised
 NOT_TOLD = {"kind", "env", "timeout_s_per_image", "trained_on"}  # of the recipe, and nothing of the system
+# What the published system is known to have, and what it samples by.
+STABLE_DIFFUSION = ("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b")
+CLIP = ("openai/clip-vit-base-patch32", "c237dc49a33fc61debc9276459120b7eac67e7ef")
+KEPT, STEPS, GUIDANCE = 9, 40, 7.5
 Weights = Annotated[
     str, AfterValidator(lambda path: str(expand_user(path).absolute()))
 ]  # may be not needed, and not there
@@ -84,14 +91,38 @@ class InTheWild(Section):
 
     @property
     def name(self) -> str:
-        """What tables call it: the published name, and what is not as published."""
-        heard = {"captions": self.captions, "captioner": self.captioner}
-        stands = [name for name, section in heard.items() if section is not None]
-        if self.is_optimised:
-            stands.append("wav2clip" if self.wav2clip is not None else "no_audio")
-        else:
-            stands.append("not_optimised")
-        return f"in_the_wild[{'+'.join(stands)}]"
+        """What tables call it: the published name, and what is not as published, or not known to be: a network that is
+        a folder, or another revision, may have any weights."""
+        optimised = self.is_optimised
+        departs = {
+            "captions": self.captions is not None,
+            "captioner": self.captioner is not None,
+            "nouns": not self._has_all_nouns(),
+            "wav2clip": optimised and self.wav2clip is not None,
+            "no_audio": optimised and self.wav2clip is None,
+            "not_optimised": not optimised,
+            f"kept{self.chosen}": optimised and self.chosen != KEPT,
+            "sd": (self.stable_diffusion, self.revision) != STABLE_DIFFUSION,
+            "clip": optimised and (self.clip, self.clip_revision) != CLIP,
+            f"steps{self.steps}": self.steps != STEPS,
+            f"guidance{self.guidance:g}": self.guidance != GUIDANCE,
+        }
+        return f"in_the_wild[{'+'.join(name for name, does in departs.items() if does)}]"
+
+    def _has_all_nouns(self) -> bool:
+        """Whether the file of captions scores the nouns of each caption; else a closed list does, where it does not."""
+        if self.captions is None:
+            return False
+        # a file that cannot be read is refused by the program, which reads all of it
+        with suppress(OSError, ValueError, csv.Error), self.captions.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            return all((row.get("nouns") or "").strip() for row in rows if (row.get("caption") or "").strip())
+        return False
+
+    @property
+    def hears_sound(self) -> bool:
+        """Whether the sound itself has a part, beside what its caption says."""
+        return self.is_optimised and self.wav2clip is not None
 
     def words(self) -> list[str]:
         """All settings as `key=value`, so that a manifest that holds the command holds them."""

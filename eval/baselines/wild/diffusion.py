@@ -1,4 +1,5 @@
-"""Stable Diffusion as the system samples it: pseudo linear multistep (PLMS) over 40 steps, which is 41 evaluations.
+"""Stable Diffusion as the system samples it: pseudo linear multistep (PLMS) over 40 steps, which is 41 evaluations,
+over the model's own schedule.
 
 A gradient may go through all of them.
 
@@ -6,6 +7,7 @@ P  places of CLIP's text, D  width of the text tower, C H W  of the latents
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -18,20 +20,12 @@ from train.stable_diffusion import StableDiffusion, load_stable_diffusion
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
-def plms(denoise: Denoise, start_1CHW: Tensor, steps: int) -> Tensor:
-    """Sample by PLMS; `denoise` takes latents and a time to the noise in them.
+def plms(sampler: PNDMScheduler, denoise: Denoise, start_1CHW: Tensor, steps: int) -> Tensor:
+    """Sample by PLMS; `denoise` takes latents and a time to the noise in them. `sampler` is left as it is.
 
-    With `steps_offset` 1 diffusers' scheduler gives the published program's numbers, with 0 others.
+    With `steps_offset` 1, which the loader sets, it gives the published program's numbers, with 0 others.
     """
-    scheduler: Any = PNDMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    scheduler: Any = deepcopy(sampler)
     scheduler.set_timesteps(steps)
     latents = start_1CHW
     for time in scheduler.timesteps:
@@ -61,6 +55,8 @@ class Painter:
         self._unet: Any = sd.unet
         self._vae: Any = sd.vae
         self._text: Any = sd.text_encoder
+        self._sampler = sd.scheduler
+        self.times: int = sd.scheduler.config["num_train_timesteps"]  # of its schedule
         with torch.no_grad():
             self._null_1PD = self.encode(self._tokens(""))
 
@@ -93,7 +89,7 @@ class Painter:
             return checkpoint(predict, latents, time, text, use_reentrant=False)  # pyright: ignore[reportReturnType]
 
         chosen = lean if checkpointing and torch.is_grad_enabled() else predict
-        latents = plms(guided(chosen, y_1PD, self._null_1PD, guidance), start_1CHW, steps)
+        latents = plms(self._sampler, guided(chosen, y_1PD, self._null_1PD, guidance), start_1CHW, steps)
         pixels = self._vae.decode(latents / self._vae.config.scaling_factor).sample
         return ((pixels + 1) / 2).clamp(0, 1)
 

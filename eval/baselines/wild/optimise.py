@@ -172,18 +172,18 @@ def optimise(
 
     `draw` takes a conditioning to a picture in 0 to 1, from the same noise each time. Of the last no gradient is taken.
     """
-    nouns_N1D, others_M1D = (weights.requires_grad_() for weights in conditioning.parameters())
-    optimizer = torch.optim.Adam([{"params": [others_M1D]}, {"params": [nouns_N1D]}], lr=LEARNING_RATE)
+    weights_PD = conditioning.start().requires_grad_()
+    optimizer = torch.optim.Adam([weights_PD], lr=LEARNING_RATE)
     seen: list[Losses] = []
     for _ in range(pictures - 1):
-        y_1PD = conditioning.weigh(nouns_N1D, others_M1D)
+        y_1PD = conditioning.weigh(weights_PD)
         total, terms = judged.losses(conditioning.z_1PD, y_1PD, draw(y_1PD))
         seen.append(terms)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
     with torch.no_grad():
-        y_1PD = conditioning.weigh(nouns_N1D, others_M1D)
+        y_1PD = conditioning.weigh(weights_PD)
         image_13HW = draw(y_1PD)
         seen.append(judged.losses(conditioning.z_1PD, y_1PD, image_13HW)[1])
     return image_13HW, seen

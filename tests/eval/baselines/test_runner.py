@@ -413,6 +413,20 @@ def test_equal_pictures_may_be_meant(suite: Suite, tmp_path: Path) -> None:
     assert read_made(suite, out).identical == 8
 
 
+def test_items_may_be_alike_where_that_is_said_and_seeds_may_not(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = write_recipe(tmp_path / "items", ALIKE), tmp_path / "out"
+    assert run(suite, recipe, out) == 3
+    assert run(suite, recipe, out, "items_may_be_alike=true") == 0  # in the same folder: the digest is the same
+    assert read_made(suite, out).identical == 8
+
+    capsys.readouterr()
+    recipe = write_recipe(tmp_path / "seeds", ALIKE.replace("(0, 0, seed)", "(0, 0, 0)"))
+    assert run(suite, recipe, tmp_path / "seeds_out", "items_may_be_alike=true") == 3
+    assert "those of s000 with seed 0 and of s000 with seed 1 are the same, pixel for pixel" in last_line(capsys)
+
+
 def test_pythons_own_files_are_no_change(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "parts.py").write_text("ONE = 1\n")
@@ -687,7 +701,10 @@ def test_interrupted_it_ends_its_program_and_says_how_to_go_on(suite: Suite, tmp
         (["takes=sounds.txt"], "takes"),
         (["timeout_s_per_image=0"], "timeout_s_per_image"),
         (["name='a b'"], "name"),
-        (["kind=comand"], "kind: expected one of command, images, shuffled, references, found 'comand'; did you mean"),
+        (
+            ["kind=comand"],
+            "kind: expected one of command, images, shuffled, references, in_the_wild, found 'comand'; did you mean",
+        ),
         (["comand=[a]"], "comand.*no such key"),
         (["--seeds", "0"], "--seeds: expected 1 to 10,000, found 0"),
         (["--seed", "-1"], "--seed"),

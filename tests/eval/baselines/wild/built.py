@@ -44,7 +44,7 @@ def golden_heard(n: int = 0) -> Heard:
     """A caption of the golden file with its probabilities and nouns' scores."""
     words = facts("word_weights")
     caption, p, nouns = (words[key][n] for key in ("captions", "word_probability", "noun_score"))
-    return Heard(words=tuple(caption.split()), probabilities=tuple(p), noun_scores=tuple(nouns))
+    return Heard(words=tuple(caption.split()), probabilities=tuple(p), noun_scores=tuple(nouns), nouns_by="flair")
 
 
 class GoldenTokenizer:

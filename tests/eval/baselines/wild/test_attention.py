@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.baselines.wild.attention import Conditioning, Heard, condition, listed_nouns, tokenize_words
+from eval.baselines.wild.attention import IS_NOUN, Conditioning, Heard, condition, listed_nouns, tokenize_words
 from eval.baselines.wild.optimise import LEARNING_RATE, closeness_loss
 from tests.builders import refused
 from tests.eval.baselines.wild.built import (
@@ -28,7 +28,15 @@ def conditioning() -> Conditioning:
 
 
 def heard(*words: str, nouns: tuple[float, ...] | None = None) -> Heard:
-    return Heard(words=words, probabilities=(1.0,) * len(words), noun_scores=nouns or (0.0,) * len(words))
+    scores = nouns or (0.0,) * len(words)
+    return Heard(words=words, probabilities=(1.0,) * len(words), noun_scores=scores, nouns_by="me")
+
+
+def noun_places() -> list[int]:
+    """Where the published program's group of nouns is, by our tokens and scores."""
+    scores = golden_heard().noun_scores
+    words = tokenize_words(GoldenTokenizer(), golden_heard().words).words
+    return [place for place, word in enumerate(words) if word is not None and scores[word] > IS_NOUN]
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -55,32 +63,38 @@ def test_clips_own_vocabulary_gives_the_golden_tokens_of_whole_words():
         assert tokens.words[place + 1] != words.index(word)
 
 
-def test_nouns_tokens_are_a_group_of_their_own(conditioning):
-    given = facts("groups")
-    assert golden_heard().nouns == tuple(given["noun_words"])
-    assert conditioning.noun_places == tuple(given["noun_token_positions"])
-    nouns, others = conditioning.parameters()
-    assert (list(nouns.shape), list(others.shape)) == (given["nouns_shape"], given["words_shape"])
+def test_one_tensor_of_weights_holds_the_two_groups_of_the_published_program(conditioning):
+    given, nouns = facts("groups"), noun_places()
+    weights_PD = conditioning.start()
+    others = [place for place in range(len(weights_PD)) if place not in nouns]
+    assert [n for n, score in enumerate(golden_heard().noun_scores) if score > IS_NOUN] == given["noun_words"]
+    assert nouns == given["noun_token_positions"]
+    assert list(weights_PD[nouns][:, None].shape) == given["nouns_shape"]
+    assert list(weights_PD[others][:, None].shape) == given["words_shape"]
+    for kind, place, at in given["list_first_16"]:
+        assert (nouns if kind == "n" else others)[at] == place
 
 
-def test_every_weight_returns_to_its_own_token(conditioning):
-    """The two groups, put together again, are the order of the published program's list."""
-    nouns, others = (
-        torch.arange(len(part)).float()[:, None, None].expand_as(part) for part in conditioning.parameters()
-    )
-    plain = Conditioning(
-        z_1PD=torch.ones_like(conditioning.z_1PD), weights_P=conditioning.weights_P,
-        noun_places=conditioning.noun_places, cut=0,
-    )  # fmt: skip
-    y_1PD = plain.weigh(nouns, others + 100)
-    raw_P = (y_1PD[0, :, 0] / y_1PD.max() * (100 + len(others) - 1)).round()
-    expected = [at + (100 if kind == "w" else 0) for kind, _, at in facts("groups")["list_first_16"]]
-    assert raw_P[:16].tolist() == expected
+def test_two_groups_of_one_rate_learn_as_one_tensor_does(conditioning):
+    nouns = noun_places()
+    others = [place for place in range(77) if place not in nouns]
+    back = torch.tensor(nouns + others).argsort()
+    one = conditioning.start().requires_grad_()
+    two = [one.detach()[places].clone().requires_grad_() for places in (nouns, others)]
+    single = torch.optim.Adam([one], lr=LEARNING_RATE)
+    double = torch.optim.Adam([{"params": [two[1]]}, {"params": [two[0]]}], lr=LEARNING_RATE)
+    for _ in range(5):
+        for optimizer, weights_PD in ((single, one), (double, torch.cat(two)[back])):
+            optimizer.zero_grad()
+            closeness_loss(conditioning.z_1PD, conditioning.weigh(weights_PD)).backward()
+            optimizer.step()
+    assert not torch.equal(one, conditioning.start())
+    assert torch.equal(one, torch.cat(two)[back])
 
 
 def test_the_conditioning_is_the_published_programs(conditioning):
     arrays, given = golden("in_the_wild")[0], facts("conditioning")
-    y_1PD = conditioning.weigh(*conditioning.parameters())
+    y_1PD = conditioning.weigh(conditioning.start())
     assert np.abs(conditioning.z_1PD.numpy() - arrays["conditioning_z"]).max() < 1e-4
     assert np.abs(y_1PD.numpy() - arrays["conditioning_new_z"]).max() < 1e-4
     assert float(conditioning.z_1PD.mean()) == pytest.approx(given["mean_z"], abs=1e-6)
@@ -89,20 +103,13 @@ def test_the_conditioning_is_the_published_programs(conditioning):
 
 
 def test_a_step_of_adam_is_the_published_programs(conditioning):
-    nouns, others = (part.requires_grad_() for part in conditioning.parameters())
-    optimizer = torch.optim.Adam([{"params": [others]}, {"params": [nouns]}], lr=LEARNING_RATE)
-    closeness_loss(conditioning.z_1PD, conditioning.weigh(nouns, others)).backward()
+    weights = conditioning.start().requires_grad_()
+    optimizer = torch.optim.Adam([weights], lr=LEARNING_RATE)
+    closeness_loss(conditioning.z_1PD, conditioning.weigh(weights)).backward()
     optimizer.step()
     given = facts("adam_step")
-    assert nouns[0, 0, :4].tolist() == pytest.approx(given["nouns_first"], abs=1e-5)
-    assert others[1, 0, :4].tolist() == pytest.approx(given["words_first"], abs=1e-5)  # the first is the start's
-
-
-@pytest.mark.parametrize(("words", "noun"), [(("it", "rustles"), 1), (("rustling",), 0), (("a", "b", "c"), 1)])
-def test_of_a_caption_without_a_noun_the_second_word_is_taken_or_its_only_one(words, noun):
-    assert heard(*words).nouns == (noun,)
-    made = condition(heard(*words), published_tokenizer(), lambda tokens: torch.ones(1, tokens.shape[1], 4), CPU)
-    assert made.noun_places[0] == tokenize_words(published_tokenizer(), words).words.index(noun)
+    assert weights[noun_places()[0], :4].tolist() == pytest.approx(given["nouns_first"], abs=1e-5)
+    assert weights[1, :4].tolist() == pytest.approx(given["words_first"], abs=1e-5)  # of no noun
 
 
 def test_a_caption_of_a_hundred_words_is_cut_and_says_by_how_much():
@@ -110,14 +117,6 @@ def test_a_caption_of_a_hundred_words_is_cut_and_says_by_how_much():
     made = condition(heard(*words), published_tokenizer(), lambda tokens: torch.ones(1, tokens.shape[1], 4), CPU)
     assert (len(made.weights_P), made.cut) == (77, 24)
     assert made.weights_P[-1] == pytest.approx(heard(*words).weights[75])  # no padding is left
-
-
-def test_where_all_nouns_are_cut_the_second_word_is_taken():
-    words = (*["the"] * 80, "dog")
-    made = condition(
-        heard(*words, nouns=(*[0.0] * 80, 1.0)), published_tokenizer(), lambda tokens: torch.ones(*tokens.shape, 4), CPU
-    )
-    assert made.noun_places == (2,)
 
 
 @pytest.mark.parametrize("words", [(), ("",)])

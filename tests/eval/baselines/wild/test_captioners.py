@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
 from eval.baselines.wild.act import COUNTER, POSITIONS, Act, ActCaptioner, act_shapes, log_mel
-from eval.baselines.wild.attention import listed_nouns
-from eval.baselines.wild.captions import MAX_WORDS, WhisperCaptioner, hear, open_captioner, read_captions
+from eval.baselines.wild.attention import LISTED_NOUNS, NOUN_LIST
+from eval.baselines.wild.captions import MAX_WORDS, NOUN_FILE, WhisperCaptioner, hear, open_captioner, read_captions
 from eval.towers.tower import Sound
 from tests.builders import refused, sine
 from tests.eval.baselines.wild.built import golden_sound, write_act, write_whisper
@@ -42,18 +42,19 @@ def write(folder: Path, text: str) -> Path:
 
 def test_a_published_caption_is_sure(tmp_path):
     found = read_captions(write(tmp_path, "id,caption\na,a dog barks\nb,\n"))
-    assert found["a"].heard(listed_nouns).probabilities == (1.0, 1.0, 1.0)
-    assert found["a"].heard(listed_nouns).noun_scores == (0.0, 1.0, 0.0)
+    assert found["a"].heard(LISTED_NOUNS).probabilities == (1.0, 1.0, 1.0)
+    assert found["a"].heard(LISTED_NOUNS).noun_scores == (0.0, 1.0, 0.0)
     assert found["b"].words == ()  # whose item fails, and no other
 
 
 def test_a_file_may_say_how_sure_it_is_and_what_is_a_noun(tmp_path):
     text = "id,caption,probabilities,nouns\na,a dog barks,.5 .9 .25,0 .99 .6\nb,rain,,\n"
     found = read_captions(write(tmp_path, text))
-    assert found["a"].heard(listed_nouns).probabilities == (0.5, 0.9, 0.25)
-    assert found["a"].heard(listed_nouns).noun_scores == (0.0, 0.99, 0.6)
-    assert found["b"].heard(listed_nouns).probabilities == (1.0,)
-    assert found["b"].heard(listed_nouns).noun_scores == (1.0,)
+    assert found["a"].heard(LISTED_NOUNS).probabilities == (0.5, 0.9, 0.25)
+    assert found["a"].heard(LISTED_NOUNS).noun_scores == (0.0, 0.99, 0.6)
+    assert [found[id].heard(LISTED_NOUNS).nouns_by for id in ("a", "b")] == [NOUN_FILE, NOUN_LIST]
+    assert found["b"].heard(LISTED_NOUNS).probabilities == (1.0,)
+    assert found["b"].heard(LISTED_NOUNS).noun_scores == (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 def test_what_says_nothing_is_refused():
     with refused("its caption is empty"):
-        hear(lambda _sound: [], listed_nouns, sound())
+        hear(lambda _sound: [], LISTED_NOUNS, sound())
 
 
 # --- a Whisper

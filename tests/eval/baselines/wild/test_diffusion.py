@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from eval.baselines.wild.diffusion import Painter, guided, open_painter, plms
 from tests.builders import refused
 from tests.eval.baselines.wild.built import facts, uniform
 from tests.eval.towers.built import golden
 from tests.tiny_networks import edit_json
+from train.stable_diffusion import load_stable_diffusion
 from train.tiny import TEXT_WIDTH, write_tiny_sd
 
 CPU = torch.device("cpu")
@@ -29,7 +31,13 @@ def tiny(folder) -> Painter:
     return open_painter(str(folder), None, CPU)
 
 
-def test_the_sampler_is_the_published_programs():
+@pytest.fixture(scope="module")
+def sampler(folder) -> PNDMScheduler:
+    """As the loader makes it of version 1.4's schedule, which the tiny one has."""
+    return load_stable_diffusion(str(folder), None, CPU, torch.float32, with_vae=False).scheduler
+
+
+def test_the_sampler_is_the_published_programs(sampler):
     arrays, given = golden("in_the_wild")[0], facts("plms")
     times: list[int] = []
 
@@ -40,10 +48,30 @@ def test_the_sampler_is_the_published_programs():
     given_text, null = uniform(6201, 1, 77, 16) * 0.5, uniform(6202, 1, 77, 16) * 0.5
     start = torch.from_numpy(arrays["plms_start"])
     assert torch.equal(start, uniform(6200, 1, 4, 8, 8) * 1.7)
-    end = plms(guided(predict, given_text, null, 7.5), start, 40)
+    end = plms(sampler, guided(predict, given_text, null, 7.5), start, 40)
     assert np.abs(end.numpy() - arrays["plms_final"]).max() < 1e-4
     assert times == given["diffusers PNDM steps_offset=1 timesteps"]
     assert len(times) == given["model_calls"] == 41
+
+
+def test_a_model_is_sampled_over_its_own_schedule(tiny, tmp_path):
+    """And with the steps of version 1.4, whatever its file says of them."""
+    seen = []
+    for name, changed in (("steps", {"steps_offset": 0, "skip_prk_steps": False}), ("schedule", {"beta_end": 0.02})):
+        other = write_tiny_sd(tmp_path / name)
+        edit_json(other / "scheduler" / "scheduler_config.json", lambda config, to=changed: config.update(to))
+        seen.append(open_painter(str(other), None, CPU))
+    y = uniform(1, 1, 77, TEXT_WIDTH)
+    with torch.no_grad():
+        usual, steps, schedule = (painter.draw(y, painter.noise(0), 4, 7.5) for painter in (tiny, *seen))
+    assert torch.equal(usual, steps)
+    assert not torch.allclose(usual, schedule, atol=1e-3)
+
+
+def test_sampling_leaves_the_sampler_as_it_was(sampler):
+    plms(sampler, lambda x, _time: 0.1 * x, uniform(1, 1, 4, 8, 8), 7)
+    assert sampler.num_inference_steps is None
+    assert sampler.ets == []
 
 
 def test_a_gradient_through_all_evaluations_is_the_same_with_and_without_checkpointing(tiny):

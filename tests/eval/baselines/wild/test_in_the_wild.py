@@ -13,6 +13,7 @@ from eval import baseline
 from eval.baselines import in_the_wild
 from eval.baselines.recipe import CommandRecipe, load_recipe
 from eval.baselines.wild.attention import NOUN_LIST
+from eval.baselines.wild.captions import NOUN_FILE
 from eval.suites.suite import Suite
 from tests.builders import refused, write_csv
 from tests.eval.baselines.wild.built import write_sd, write_wav2clip
@@ -66,7 +67,7 @@ def test_a_suite_is_made_by_one_command_and_what_fails_is_told(suite, root, tmp_
     assert run(suite, out, *settings(root, "optimise=0", 'env.OMP_NUM_THREADS="1"'), seeds=2) == 0
     assert f"8 pictures of 4 of 6 items in {out}; 4 are not there" in capsys.readouterr().out
     rows = read_manifest(out)
-    assert {row.model for row in rows} == {"in_the_wild[captions+not_optimised]"}
+    assert {row.model for row in rows} == {"in_the_wild[captions+nouns+not_optimised+sd+steps4]"}
     assert [(row.image, row.seed) for row in rows] == [
         (f"images/s{n:03d}-{seed}.png", seed) for n in (0, 1, 3, 4) for seed in (0, 1)
     ]
@@ -106,7 +107,8 @@ def test_an_optimised_suite_keeps_the_tenth_picture(suite, root, tmp_path, simil
     assert (told["losses"][0]["audio"] == 0) == (similarity == "no_audio")
     recipe = load_recipe("in_the_wild", settings(root, *judges))
     assert isinstance(recipe, CommandRecipe)
-    assert recipe.name == f"in_the_wild[captions+{similarity}]"
+    assert recipe.name == f"in_the_wild[captions+nouns+{similarity}+kept2+sd+clip+steps4]"
+    assert recipe.items_may_be_alike == (similarity == "no_audio")
     assert direct(suite, tmp_path / "plain", *settings(root, "optimise=0")) == 0
     assert pixels(tmp_path / "plain", "s000") != pixels(tmp_path / "out", "s000")
 
@@ -213,9 +215,74 @@ def test_what_hears_is_named(root, tmp_path):
     act = ["captions=null", f"act={tmp_path / 'ears'}", f"act_words={tmp_path / 'ears'}", "optimise=0"]
     recipe = load_recipe("in_the_wild", settings(root, *act))
     assert isinstance(recipe, CommandRecipe)
-    assert recipe.name == "in_the_wild[not_optimised]"
+    assert recipe.name == "in_the_wild[nouns+not_optimised+sd+steps4]"
     assert recipe.heard is not None
     assert (recipe.heard.sample_rate_hz, recipe.heard.seconds) == (32_000, 10)
+
+
+def name_of(words: list[str]) -> str:
+    recipe = load_recipe("in_the_wild", words)
+    assert isinstance(recipe, CommandRecipe)
+    return recipe.name
+
+
+PUBLISHED = ["act=EARS", "act_words=EARS", "wav2clip=EARS"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "nouns+wav2clip"),  # of what comes along the nearest to the published one
+        (["wav2clip=null"], "nouns+no_audio"),
+        (["optimise=0"], "nouns+not_optimised"),
+        (["optimise=10", "image_of_step=0"], "nouns+not_optimised"),
+        (["optimise=12", "image_of_step=9"], "nouns+wav2clip"),  # the tenth, whatever is drawn behind it
+        (["optimise=12"], "nouns+wav2clip+kept11"),
+        (["steps=50"], "nouns+wav2clip+steps50"),
+        (["guidance=5"], "nouns+wav2clip+guidance5"),
+        (["revision=main"], "nouns+wav2clip+sd"),
+        (["clip=openai/clip-vit-large-patch14"], "nouns+wav2clip+clip"),
+        (["clip=openai/clip-vit-large-patch14", "optimise=0"], "nouns+not_optimised"),  # nothing is judged
+        (["act=null", "act_words=null", "captioner=some/whisper"], "captioner+nouns+wav2clip"),
+        (["checkpointing=false", "device=cpu"], "nouns+wav2clip"),  # the same numbers
+    ],
+)
+def test_a_name_says_each_departure(tmp_path, words, name):
+    (tmp_path / "ears").write_text("")
+    said = [word.replace("EARS", str(tmp_path / "ears")) for word in (*PUBLISHED, *words)]
+    assert name_of(said) == f"in_the_wild[{name}]"
+
+
+@pytest.mark.parametrize(
+    ("rows", "listed"),
+    [
+        ([("a", "a dog", ".1 .9"), ("b", "", "")], False),
+        ([("a", "a dog", ".1 .9"), ("b", "rain", "")], True),  # one is enough
+    ],
+)
+def test_a_name_says_where_a_list_scores_the_nouns_of_a_file(tmp_path, rows, listed):
+    path = write_csv(tmp_path / "captions.csv", ("id", "caption", "nouns"), rows)
+    assert name_of([f"captions={path}", "optimise=0"]) == f"in_the_wild[captions{'+nouns' * listed}+not_optimised]"
+
+
+def test_the_longest_name_is_one(tmp_path):
+    (tmp_path / "ears").write_text("")
+    words = ["captioner=some/whisper", f"wav2clip={tmp_path / 'ears'}", "optimise=1000", "revision=main"]
+    words += ["clip_revision=main", "steps=1000", "guidance=12.345678"]
+    assert name_of(words) == "in_the_wild[captioner+nouns+wav2clip+kept999+sd+clip+steps1000+guidance12.3457]"
+
+
+def test_the_record_says_who_scored_the_nouns(suite, root, tmp_path):
+    rows = [("s000", "a dog", ".1 .9"), ("s001", "rain", "")]
+    path = write_csv(tmp_path / "captions.csv", ("id", "caption", "nouns"), rows)
+    assert direct(suite, tmp_path / "out", *settings(root, f"captions={path}", "optimise=0")) == 0
+    told = {line["id"]: line["nouns_by"] for line in lines(tmp_path / "out" / "wild.jsonl")}
+    assert told == {"s000": NOUN_FILE, "s001": NOUN_LIST}
+
+
+def test_more_steps_than_the_schedule_has_are_refused(suite, root, tmp_path, capsys):
+    assert direct(suite, tmp_path / "out", *settings(root, "optimise=0", "steps=1000")) == 2
+    assert "steps: expected fewer than the 1000 of the model's schedule, found 1000" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

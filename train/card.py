@@ -13,7 +13,7 @@ from sonify.dataset.licences import HUB_LICENCES, disagreements
 from sonify.errors import InputError, did_you_mean
 from sonify.models.fetch import fetch_model
 from sonify.pool import clip_columns
-from train.checkpoints import RECORDINGS
+from train.checkpoints import RECORDINGS, learned_from, projector_recordings
 from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, peak_rate
 from train.shards import FeatureData
 from train.stable_diffusion import sd_files
@@ -63,6 +63,9 @@ NOTHING_SAID = Terms()
 class TrainedOn:
     """What a model has seen: `licences` counts recordings, `lufs` are the ranges of loudness of its runs' sources.
 
+    `runs_of_models` counts the runs in which models chose the sounds, `runs_of_pairs` those in which somebody did
+    (`train.pairs`). `of_projector` counts the recordings of the projector that it began with, which are among the
+    others; None where nobody named them.
     `networks` are its frozen networks with their identities: commits of the hub, or digests of folders. `system` is the
     name that says by what it hears.
     """
@@ -74,6 +77,9 @@ class TrainedOn:
     lufs: Sequence[tuple[float, float]]
     networks: Mapping[str, str]
     system: str = ""
+    runs_of_models: int = 1
+    runs_of_pairs: int = 0
+    of_projector: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +137,11 @@ def describe_data(config: Training, data: FeatureData, step: int) -> TrainedOn:
     """Count what a run has read.
 
     Raises:
+        InputError: the recordings beside the projector cannot be read.
         WorkError: a table of a pool is damaged.
     """
-    recordings = data.recordings()
+    of_pairs = sum(run.own_pairs for run in data.runs.values())
+    recordings, of_projector = learned_from(config, data), projector_recordings(config)
     networks = {config.vae: data.features.vae_identity}
     if isinstance(config, AudioTokenConfig):
         networks[config.sd] = fetch_model(config.sd, config.sd_revision, sd_files(with_vae=False)).identity
@@ -147,6 +155,9 @@ def describe_data(config: Training, data: FeatureData, step: int) -> TrainedOn:
         lufs=sorted({run.lufs for run in data.runs.values()}),
         networks=networks,
         system=data.features.audiotoken if isinstance(config, AudioTokenConfig) else "",
+        runs_of_models=len(data.runs) - of_pairs,
+        runs_of_pairs=of_pairs,
+        of_projector=None if of_projector is None else len(set(of_projector)),
     )
 
 
@@ -239,7 +250,7 @@ def make_card(
         _data(config, trained_on),
         _training(config, metrics),
         _licences(config, trained_on, terms),
-        LIMITS,
+        _limits(trained_on.runs_of_models, trained_on.runs_of_pairs),
         _citation(config),
     )
     text = "\n".join(sections)
@@ -260,14 +271,20 @@ def _head(config: Training, trained_on: TrainedOn, files_bytes: int) -> str:
         named = f"`{trained_on.system}`, not the published AudioToken, which hears by BEATs, layers 4, 8 and 12. "
     return f"""# Images from sounds
 
-{named}{said.what} {_began(said)}{_projected(config)}
+{named}{said.what} {_began(said)}{_projected(config, trained_on)}
 All weights are safetensors, {files_bytes / 1e6:,.1f} MB.
 """
 
 
-def _projected(config: Training) -> str:
-    projector = config.model.init.projector if isinstance(config, TrainConfig) else None
-    return " Its projector was trained before, on sounds and texts (`train.projector`)." if projector else ""
+def _projected(config: Training, trained_on: TrainedOn) -> str:
+    if not isinstance(config, TrainConfig) or config.model.init.projector is None:
+        return ""
+    heard = (
+        f"its {trained_on.of_projector:,} recordings are named in `{RECORDINGS}` as well"
+        if trained_on.of_projector is not None
+        else f"which recordings it heard is not known: no `{RECORDINGS}` lay beside it"
+    )
+    return f"\nIts projector was trained before, on sounds and texts (`train.projector`); {heard}."
 
 
 def _began(said: About) -> str:
@@ -398,13 +415,23 @@ def _networks(config: Training, trained_on: TrainedOn) -> list[tuple[str, str, s
     ]
 
 
-LIMITS = """## Limits
+def _limits(of_models: int, of_pairs: int) -> str:
+    def which(runs: int) -> str:
+        return f"In {runs} of {of_models + of_pairs} runs, which" if of_models and of_pairs else "Which"
+
+    chosen = f"""- {which(of_models)} sound belongs to which image was chosen by models that look at images
+  and compare texts; nobody heard the images' own sound. What such models wrongly associate, this one has learned.
+"""
+    paired = f"""- {which(of_pairs)} sound belongs to which image was decided by whoever made the
+  pairs (`train.pairs`), and by no model: how well they fit was not measured.
+"""
+    return f"""## Limits
 
 - Image quality (FID), agreement of image and sound (AIS, IIS): not measured.
 - Behaviour on sounds unlike those in the data: not measured.
-- Which sound belongs to which image was chosen by models that look at images and compare texts; nobody heard the
-  images' own sound. What such models wrongly associate, this one has learned.
-"""
+{chosen if of_models else ""}{paired if of_pairs else ""}"""
+
+
 PAPERS = {
     "petermann2025seeing": """\
   title         = {Seeing Sound: Assembling Sounds from Visuals for Audio-to-Image Generation},

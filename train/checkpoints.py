@@ -47,7 +47,7 @@ Tensors = Mapping[str, torch.Tensor]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a checkpoint says of itself: the settings that a run which goes on from it must have too (`bound`), the
-    network's own configuration, and the recordings that are heard in the training data: a takedown asks for them.
+    network's own configuration, and the recordings that it learned from: a takedown asks for them.
     """
 
     bound: Mapping[str, Any]
@@ -299,8 +299,26 @@ def save_training(config: Training, data: FeatureData, step: int, learner: Learn
         optimizer=_pack(learner),
     )
     bound = bound_settings(config, data, learner.frozen)
-    facts = Facts(bound=bound, network=learner.settings, recordings=data.recordings())
+    facts = Facts(bound=bound, network=learner.settings, recordings=learned_from(config, data))
     save_checkpoint(config.run_dir, state, facts, config.checkpoints.keep)
+
+
+def learned_from(config: Training, data: FeatureData) -> list[str]:
+    """The recordings of the training data, and those of the projector that it began with where that one names them."""
+    return sorted({*data.recordings(), *(projector_recordings(config) or ())})
+
+
+def projector_recordings(config: Training) -> list[str] | None:
+    """What a projector that training began with was learned from, as `train.projector` writes it beside: none where no
+    list is there."""
+    projector = config.model.init.projector if isinstance(config, TrainConfig) else None
+    beside = projector.with_name(RECORDINGS) if isinstance(projector, Path) else None
+    if beside is None or not beside.is_file():
+        return None
+    try:
+        return [name for name in beside.read_text(encoding="utf-8").split("\n") if name]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{beside}: cannot be read as text ({getattr(error, 'strerror', None) or error})") from error
 
 
 def restore_training(config: Training, data: FeatureData, learner: Learner, *, check: bool) -> int:

@@ -19,6 +19,7 @@ from sonify import layout
 from sonify.config import Features, FolderImages
 from sonify.config.inputs import Share
 from sonify.engine.plan import listed_units
+from sonify.engine.record import RunRecord
 from sonify.errors import InputError
 from sonify.io.listing import list_files, say_passed_over
 from sonify.io.places import is_file
@@ -32,6 +33,7 @@ from sonify.sources.userfiles import file_beside, read_user_table
 
 log = logging.getLogger(__name__)
 
+NAME = "pairs"  # of what says which sound an image has, where a run of `sonify` has its extractors
 PAIRED = "features"  # the stage, and the listing of what it reads
 COLUMNS = ("label", "caption", "recording", "split", "start_sec")
 NO_PARTNER = "name each image as its sound (cat.jpg, cat.wav), or list the pairs in a table (image,sound)"
@@ -77,6 +79,12 @@ class PairRef:
     def key(self) -> str:
         """What the run knows it by."""
         return escape_key((f"{self.image}#{self.number}" if self.number else self.image) or self.sound)
+
+
+def is_of_pairs(record: RunRecord) -> bool:
+    """Whether a run was made of pairs of somebody's own: its features are its only stage."""
+    extractors = record.config["concepts"]["extractors"]
+    return not record.stages.keys() - {PAIRED} and [one["name"] for one in extractors] == [NAME]
 
 
 def list_pairs(source: Path, settings: PairSettings) -> list[PairRef]:

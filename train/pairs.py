@@ -54,14 +54,13 @@ from sonify.sources.images import read_images
 from sonify.stages.features import fetch_features
 from sonify.stages.table import stages_of
 from sonify.terminal import Parser, run_command, stop_if_asked
-from train.pair_list import PAIRED, PairRef, PairSettings, freeze_pairs, list_pairs, read_pairs
+from train.pair_list import NAME, PAIRED, PairRef, PairSettings, freeze_pairs, is_of_pairs, list_pairs, read_pairs
 
 if TYPE_CHECKING:
     from sonify.features.batches import FeatureNetworks
 
 log = logging.getLogger(__name__)
 
-NAME = "pairs"  # of what says which sound an image has, where a run of `sonify` has its extractors
 # Where a run says what the settings were that are not of `features`.
 RECORDED = {
     "seed": "seed",
@@ -326,7 +325,7 @@ def _check_same(out: Path, record: RunRecord | None, config: Config, stage: Stag
     """Refuse to mix pairs made under different settings, or pairs and a run of `sonify`."""
     if record is None:
         return
-    if record.stages.keys() - {PAIRED} or _value(record.config, "concepts.extractors")[0]["name"] != NAME:
+    if not is_of_pairs(record):
         raise InputError(f"{out}: is a run of `sonify`, and not of pairs: choose another --out")
     now = config.model_dump(mode="json")
     before = record.stages.get(PAIRED)

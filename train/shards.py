@@ -37,6 +37,7 @@ from sonify.models.fetch import named
 from sonify.rows import FeatureEntry
 from sonify.stores import Place
 from train.config import Data, TrainConfig
+from train.pair_list import is_of_pairs
 
 log = logging.getLogger(__name__)
 
@@ -211,12 +212,16 @@ class MeasuredFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run that is read; each of its samples has the same members. Its clips were brought to a loudness in `lufs`."""
+    """A run that is read; each of its samples has the same members. Its clips were brought to a loudness in `lufs`.
+
+    `own_pairs`: somebody said which sound an image has (`train.pairs`), and no model.
+    """
 
     run_dir: Path
     features: MeasuredFeatures
     members: frozenset[str]
     lufs: tuple[float, float]
+    own_pairs: bool
 
 
 class FeatureData:
@@ -488,4 +493,10 @@ def _describe_run(record: RunRecord, shard: Shard) -> Run:
         audio_shape=sample.shape_of(f"{sample.scenes[0]}.audio.npy"),
     )
     low, high = record.config["mix"]["lufs"]
-    return Run(run_dir=shard.run_dir, features=features, members=frozenset(sample.members), lufs=(low, high))
+    return Run(
+        run_dir=shard.run_dir,
+        features=features,
+        members=frozenset(sample.members),
+        lufs=(low, high),
+        own_pairs=is_of_pairs(record),
+    )

@@ -49,6 +49,7 @@ def root(tmp_path_factory) -> Path:
     other, _ = init_transformer(training_config(folder).model, seed=77)
     tensors = {name: t.clone() for name, t in other.state_dict().items() if name.startswith("caption_projection.")}
     save_file(tensors, folder / "projector.safetensors")
+    (folder / "recordings.txt").write_text("only/heard-before\n")
     return folder
 
 
@@ -85,6 +86,13 @@ def test_a_run_is_what_the_trainer_does_by_itself(root: Path, done: Path) -> Non
     assert [line["loss"] for line in studied] == [line["loss"] for line in read_metrics(alone.run_dir)]
     points = json.loads((done / "runs" / "random-1.json").read_text())["points"]
     assert points[1]["train_loss"] == pytest.approx(np.mean([line["mse"] for line in studied[2:]]))
+
+
+def test_what_a_projector_was_learned_from_is_named_by_what_begins_with_it(done: Path) -> None:
+    for start, names in (("random", 0), ("pre-trained", 1)):
+        run = done / "runs" / f"{start}-0"
+        for place in (run / "checkpoints" / "step-00000004", run / "pipeline"):
+            assert (place / "recordings.txt").read_text().split().count("only/heard-before") == names
 
 
 def test_every_step_counts_however_seldom_training_logs(root: Path, done: Path) -> None:

@@ -112,6 +112,40 @@ def test_words_about_the_images_stand_there_and_do_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("runs", "said", "unsaid"),
+    [
+        ((2, 0), ["- Which sound belongs to which image was chosen by models"], "train.pairs"),
+        ((0, 2), ["- Which sound belongs to which image was decided by whoever made the pairs"], "by models"),
+        (
+            (1, 1),
+            ["In 1 of 2 runs, which sound belongs to which image was chosen by models", "was decided by whoever"],
+            "",
+        ),
+    ],
+)
+def test_who_chose_which_sound_belongs_to_which_image(
+    runs: tuple[int, int], said: list[str], unsaid: str, tmp_path: Path
+) -> None:
+    seen = replace(SEEN, runs_of_models=runs[0], runs_of_pairs=runs[1])
+
+    limits = " ".join(card_of(config_of(tmp_path), seen).split("## Limits")[1].split())
+
+    assert all(one in limits for one in said)
+    assert not unsaid or unsaid not in limits.split("## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("of_projector", "said"),
+    [(2, "its 2 recordings are named in `recordings.txt` as well"), (None, "which recordings it heard is not known")],
+)
+def test_a_projector_that_was_trained_before_is_named(of_projector: int | None, said: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path, model={"init": {"kind": "scratch", "projector": "mine/projector.safetensors"}})
+
+    assert said in card_of(config, replace(SEEN, of_projector=of_projector))
+    assert "projector" not in card_of(config_of(tmp_path)).split("## Use")[0]
+
+
+@pytest.mark.parametrize(
     ("licence", "images", "said"),
     [
         ("mit", None, ["2 of 3 recordings are for no commercial use (NC), which mit does not say"]),

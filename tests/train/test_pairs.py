@@ -74,6 +74,8 @@ def test_a_folder_becomes_a_run_that_trainers_read(folder, settings, tmp_path):
     assert data.latent_shape == (4, 8, 8)
     assert data.audio_shape[1] == 32
     assert (data.clip_seconds, data.lufs) == (5.0, (-32.0, -28.0))
+    assert data.runs[run].own_pairs
+    assert not any(run.own_pairs for run in opened(make_feature_run(tmp_path / "sonify")).runs.values())
     assert all(sample.scenes == ("pairs-0", "pairs-1") for sample in data.samples())
     assert verify(run).damage == ()
 

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from sonify.dataset.format import CHECKSUMS
+from tests.builders import refused
 from tests.train.runs import plain_config, training_config, training_input, write_pool
 from train.checkpoints import Facts, TrainingState, save_checkpoint
 from train.config import TrainConfig
@@ -115,6 +116,30 @@ def test_recordings_and_configuration_go_with_it(root: Path, tmp_path: Path) -> 
     expected |= {"run_dir": "run", "vae": "vae", "ast": "ast", "data": expected["data"] | {"runs": ["data"]}}
     assert stored == expected
     assert TrainConfig.model_validate_json(json.dumps(stored)).model == config.model
+
+
+def test_a_projectors_recordings_go_with_it_where_they_lie_beside(root: Path, tmp_path: Path) -> None:
+    config = training_config(root)
+    data = open_feature_data(config.data)
+    first = data.recordings()[0]
+    beside = tmp_path / "mine" / "recordings.txt"
+    beside.parent.mkdir()
+    pipeline = make_pipeline(init_transformer(config.model, seed=0)[0], config, load_networks(config), data)
+    init = config.model.init.model_copy(update={"projector": beside.with_name("projector.safetensors")})
+    began = config.model_copy(update={"model": config.model.model_copy(update={"init": init})})
+
+    for named, heard in ((f"only/heard before\n{first}\n", ["only/heard before"]), (None, [])):
+        beside.write_text(named) if named else beside.unlink()
+        save_release(tmp_path / "model", pipeline, began, data, METRICS, step=4)
+        names = (tmp_path / "model" / "recordings.txt").read_text().splitlines()
+        assert names == sorted([*data.recordings(), *heard])
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert f"| recordings | {12 + len(heard)}, all named" in card
+        assert ("its 2 recordings are named" if named else "which recordings it heard is not known") in card
+        assert str(tmp_path) not in card + (tmp_path / "model" / "config.yaml").read_text()
+    beside.write_bytes(b"\xff")
+    with refused("mine/recordings.txt: cannot be read as text"):
+        save_release(tmp_path / "model", pipeline, began, data, METRICS, step=4)
 
 
 def test_no_place_of_the_machine_is_in_it(root: Path, tmp_path: Path) -> None:

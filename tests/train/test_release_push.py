@@ -360,7 +360,10 @@ def test_another_pipeline_is_refused_before_its_weights_are_fetched(
 
     assert generate(MODEL, sound, tmp_path / "out.png") == 2
 
-    assert "expected a pipeline of kind AudioPixArtPipeline or AudioTokenPipeline, found StableDiffusionPipeline" in capsys.readouterr().err
+    assert (
+        "expected a pipeline of kind AudioPixArtPipeline or AudioTokenPipeline, found StableDiffusionPipeline"
+        in capsys.readouterr().err
+    )
     assert [path for path in models.asked if "/resolve/" in path and "model_index" not in path] == []
 
 

@@ -2,6 +2,7 @@ import io
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from sonify import layout
 from sonify.config.loader import make_settings
+from sonify.engine.record import require_record, write_record
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import commit_files, read_commit
 from sonify.keys import escape_key, split_of
@@ -347,6 +349,15 @@ def test_a_run_of_sonify_takes_no_pairs(folder, settings, tmp_path):
     make_feature_run(tmp_path / "run")
     with refused("is a run of `sonify`, and not of pairs"):
         make_pairs(folder, tmp_path / "run", settings())
+
+
+def test_a_run_with_other_stages_takes_no_pairs(folder, settings, tmp_path):
+    run = tmp_path / "run"
+    make_pairs(folder, run, settings())
+    record = require_record(run)
+    write_record(run, replace(record, stages={**record.stages, "pair": record.stages["features"]}))
+    with refused("is a run of `sonify`, and not of pairs"):
+        make_pairs(folder, run, settings())
 
 
 def test_no_pair_that_can_be_used_is_an_error(folder, settings, tmp_path):

@@ -179,9 +179,14 @@ def say_towers(report: Report, score: Score) -> list[str]:
     return [f"{role}: {report.towers.get(role, '')}, sha256 {sha256}" for role, sha256 in score.towers.items()]
 
 
+def random_towers(report: Report) -> list[str]:
+    """The roles whose tower is a random projection, and no network that has learnt anything."""
+    return [role for role, tower in report.towers.items() if tower.startswith(random.NAME)]
+
+
 def warn_of_random(report: Report) -> str:
     """That numbers are not to be read as such; empty where every tower is a network."""
-    found = [role for role, tower in report.towers.items() if tower.startswith(random.NAME)]
+    found = random_towers(report)
     return f"random projections judge nothing: {', '.join(found)}" if found else ""
 
 

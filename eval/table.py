@@ -2,11 +2,12 @@
 
     python -m eval.table --reports [NAME=]REPORT ... [--against MODEL] [--metrics SCORE ...] --out DIR
 
-A row is a model, a group of columns a suite, a cell a score with its interval. Reports of one suite have to be judged
-alike; what else sets their cells apart (other items, another number of pictures, another kind of floor) is a footnote.
-A cell that is not there is empty, and a footnote says why. With `--against` every model is set against that one by the
-paired tests of `eval.compare`, and the p of the whole table are adjusted together, by Holm's steps. DIR gets
-`table.json`, `table.csv`, `table.tex`, `table.md` and `table.html`.
+A row is a score on a suite, a column a model (in LaTeX the other way round), a cell a value with its interval. Reports
+of one suite have to be judged alike; what else sets their cells apart (other items, another number of pictures, another
+kind of floor) is a footnote. A cell that is not there is empty, and a footnote says why. With `--against` every model
+is set against that one by the paired tests of `eval.compare`, and the p of the whole table are adjusted together, by
+Holm's steps. Controls stand in the table and in no test; scores that random projections judge are in none either. DIR
+gets `table.json`, `table.csv`, `table.tex`, `table.md` and `table.html`.
 """
 
 from sonify.terminal import run_module
@@ -17,7 +18,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -32,6 +33,7 @@ from eval.report import (
     UNKNOWN,
     Report,
     Side,
+    random_towers,
     read_side,
     say_floor,
     say_met,
@@ -39,10 +41,14 @@ from eval.report import (
     warn_of_random,
 )
 from eval.run import distances_on
-from eval.table_forms import Cell, Column, Line, SuiteColumns, Table, print_table, write_table
+from eval.table_forms import FORMS, Cell, Column, Line, SuiteColumns, Table, print_table, write_table
 from sonify.errors import InputError, did_you_mean
+from sonify.io.write import check_replaceable
 from sonify.stores import to_folder
 from sonify.terminal import Parser, argument_of, run_command
+
+PIPELINE = "pipeline"  # of a training run, `RELEASE` of `train.checkpoints`; to import that takes torch
+NOT_TESTED = "not tested: random projections judge nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
     if (arguments.out / REPORT).exists():
         raise InputError(f"--out {arguments.out}: is a report's folder; choose another place")
+    check_replaceable(arguments.out, "a table", {*FORMS, *(f".{name}.partial" for name in FORMS)}, {})
     table = make_table(
         [read_given(word) for word in arguments.reports],
         against=arguments.against,
@@ -148,14 +155,17 @@ def make_table(
     order = list(dict.fromkeys(side.report.suite for side in sides))
     suites = {name: suites[name] for name in order}
     rows = {} if chosen is None else _differences(suites, chosen, metrics, seed, distances)
-    family, judged = judge_rows(list(rows.values()), alpha)
+    random = {key for key in rows if _is_random(suites[key[0]].values(), key[2])}
+    tested = {key: row for key, row in rows.items() if key not in random}
+    family, judged = judge_rows(list(tested.values()), alpha)
+    judged_rows = dict(zip(tested, judged, strict=True)) | {key: _untested(rows[key]) for key in random}
     lines = [_line_of(name, found) for name, found in models.items()]
     lines.sort(key=lambda line: bool(line.control))  # controls stand apart, below
     wanted = Wanted(
         metrics=metrics,
         models=[line.name for line in lines],
         chosen=chosen,
-        rows=dict(zip(rows, judged, strict=True)),
+        rows=judged_rows,
         notes=Notes(),
     )
     return Table(
@@ -163,6 +173,7 @@ def make_table(
         alpha=alpha,
         seed=seed,
         family=family,
+        untested={} if chosen is None else _say_untested(lines, chosen, random),
         lines=tuple(lines),
         suites=tuple(_columns_of(suite, found, wanted) for suite, found in suites.items()),
         notes=tuple(wanted.notes.texts),
@@ -211,13 +222,22 @@ def _name_models(given: Sequence[Given]) -> dict[str, list[Side]]:
                 f"--reports: {name} is given to reports of two models: {sides[0].folder} and"
                 f" {next(side.folder for side in sides if _digest_of(side.report) != _digest_of(sides[0].report))}"
             )
-    names = {key: key[0] or say_model(sides[0].report) for key, sides in found.items()}
-    for fuller in (lambda key: key[1], lambda key: f"{key[1]} ({key[2][:12] or 'no digest'})"):
+    names = {key: key[0] or _short_name(key[1]) for key in found}
+    short = {key: say_model(sides[0].report) for key, sides in found.items()}
+    for fuller in (short.__getitem__, lambda key: key[1], lambda key: f"{key[1]} ({key[2][:12] or 'no digest'})"):
         taken = list(names.values())
         names = {key: name if key[0] or taken.count(name) == 1 else fuller(key) for key, name in names.items()}
     if twice := next((name for name in names.values() if list(names.values()).count(name) > 1), None):
         raise InputError(f"--reports: two models are called {twice}; tell them apart as NAME=REPORT")
     return {names[key]: sides for key, sides in found.items()}
+
+
+def _short_name(model: str) -> str:
+    """As it is read: of a folder its last two names, and of what a training run made the run's own."""
+    path = Path(model)
+    if not path.is_absolute():
+        return model
+    return path.parent.name if path.name == PIPELINE and path.parent.name else "/".join(path.parts[-2:])
 
 
 def _digest_of(report: Report) -> str:
@@ -269,11 +289,42 @@ def _differences(
         for model, side in sides.items():
             if chosen not in sides or model == chosen or not side.pictured & sides[chosen].pictured:
                 continue
+            if _is_control(side.report):  # each model would pay, by Holm's steps, for what nobody asks
+                continue
             _, rows = compare_pair(
                 sides[chosen], side, (chosen, model), metrics=metrics, seed=seed, distances=distances
             )
             found |= {(suite, model, row.metric, row.on): row for row in rows}
     return found
+
+
+def _is_control(report: Report) -> bool:
+    return bool(report.settings.get("control"))
+
+
+def _is_random(sides: Iterable[Side], metric: str) -> bool:
+    """Whether random projections have a part in a score of any of these reports."""
+    return any(
+        role in random_towers(side.report)
+        for side in sides
+        if metric in side.scores
+        for role in side.scores[metric].towers
+    )
+
+
+def _untested(row: Row) -> Row:
+    """A difference as it is, without what a test says of it."""
+    difference = row.difference and replace(row.difference, p=None)
+    return replace(row, difference=difference, p_holm=None, verdict=NOT_TESTED)
+
+
+def _say_untested(lines: Sequence[Line], chosen: str, random: Collection[Key]) -> dict[str, str]:
+    """What is in no test, and why."""
+    controls = {line.name: "a control: in no difference and in no test" for line in lines if line.control}
+    scores = {
+        f"{suite}: {metric}": "judged by random projections: in no test" for suite, _, metric, _ in sorted(random)
+    }
+    return {name: why for name, why in (controls | scores).items() if name != chosen}
 
 
 # --- cells
@@ -326,7 +377,8 @@ def _say_apart(suite: str, sides: Mapping[str, Side], chosen: str | None) -> lis
         return []
     if chosen not in sides:
         return [f"no differences on {suite}: there is no report of {chosen} on it"]
-    alone = [name for name, side in sides.items() if not side.pictured & sides[chosen].pictured]
+    others = {name: side for name, side in sides.items() if not _is_control(side.report)}
+    alone = [name for name, side in others.items() if not side.pictured & sides[chosen].pictured]
     return [f"no difference of {name} on {suite}: no item has a picture of it and of {chosen}" for name in alone]
 
 

@@ -4,7 +4,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +14,7 @@ from rich.table import Table as Printed
 from rich.text import Text
 
 from eval.page import page_head, page_style
-from eval.report import ALL, ARROWS, csv_bytes, latex_escaped, latex_table, printable, say_number
+from eval.report import ALL, ARROWS, UNKNOWN, csv_bytes, latex_escaped, latex_table, printable, say_number
 from eval.statistics import Difference
 from sonify.io.write import write_whole
 
@@ -22,16 +22,22 @@ VERSION = 1
 SIGNS = {"higher": "↑", "lower": "↓"}
 MARKS = {"better": "+", "worse": "-"}
 AT_FLOOR = "°"
+IN_OR_OUT = "in or out"
 CSV_COLUMNS = (
     *("model", "control", "suite", "suite_digest", "met", "metric", "on", "better", "value", "low", "high", "floor"),
     *("at_floor", "images", "items", "recordings", "against", "difference", "difference_low", "difference_high", "p"),
     *("p_holm", "compared_items", "verdict", "note"),
 )
+FORMS = ("table.csv", "table.tex", "table.md", "table.html", "table.json")
 CSS = """
 body { max-width: none; }
+.masthead .warn { margin: 0.75rem 0; }
+.models { width: auto; font-size: 0.8125rem; }
+.models th, .models td { padding: 0.3rem 0.4rem; }
 .models th, .models td { white-space: nowrap; vertical-align: top; border-left: 1px solid var(--line); }
 .models sup { color: var(--muted); }
-.models tr.control:not(.control ~ .control) > * { border-top: 3px double var(--ink); }
+.models .control:not(.control ~ .control) { border-left: 3px double var(--ink); }
+.models .suite th { padding-top: 1rem; border-left: 0; }
 .models th:first-child { position: sticky; left: 0; background: var(--paper); }
 """
 
@@ -102,13 +108,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """All of it; `family` is how many tests the p were adjusted for, `note` what has to be said above the table."""
+    """All of it; `family` is how many tests the p were adjusted for, `note` what has to be said above the table.
+
+    `untested` says of a control, and of a score that random projections judge, why it is in no test.
+    """
 
     version: int = VERSION
     against: str | None
     alpha: float
     seed: int
     family: int
+    untested: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     lines: tuple[Line, ...]
     suites: tuple[SuiteColumns, ...]
@@ -123,32 +133,37 @@ def write_table(table: Table, out: Path) -> None:
         InputError: the folder cannot be written to.
     """
     record = json.dumps(asdict(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    forms = {
-        "table.csv": table_csv(table),
-        "table.tex": table_latex(table).encode(),
-        "table.md": table_markdown(table).encode(),
-        "table.html": table_html(table).encode(),
-        "table.json": record.encode(),
-    }
-    for name, data in forms.items():
+    texts = (table_latex(table), table_markdown(table), table_html(table), record)
+    for name, data in zip(FORMS, (table_csv(table), *(text.encode() for text in texts)), strict=True):
         write_whole(out / name, data)
 
 
 def legend(table: Table) -> list[str]:
     """How the table is to be read, a sentence each."""
     lines = ["Values with intervals of 95 % over recordings; ↑ higher is better, ↓ lower."]
+    controls = [line.name for line in table.lines if line.control]
     if table.against is None:
         lines.append("No differences: no model was chosen from which they are (--against).")
+    elif not table.family:
+        lines.append(f"No mark says better or worse than {table.against}: there is no test in the table.")
     else:
         lines.append(
             f"+ better and - worse than {table.against}, at a p of at most {table.alpha:g}, paired and adjusted by Holm"
             f" for the {table.family:,} tests of the table; without a mark no difference is shown, which does not mean"
             " that there is none."
         )
+    if table.untested.keys() - set(controls):
+        lines.append("Scores that random projections judge are in no test and have no such mark: they say nothing.")
     if any(cell.at_floor for suite in table.suites for column in suite.columns for cell in column.cells):
         lines.append(f"{AT_FLOOR} no better than its floor, what the same pictures get for the sounds of others.")
-    if any(line.control for line in table.lines):
-        lines.append("Controls stand below the models: they are no models.")
+    if controls:
+        no_test = "" if table.against is None else ", and are in no difference and in no test"
+        lines.append(f"Controls stand after the models: they are no models{no_test}.")
+    lines.append(
+        "In or out: the share of the suite's items that a model may have met in training (in: the sound with its"
+        " picture; audio: the sound alone; out: neither), as far as is known; none out: it may have met each of them;"
+        f" {UNKNOWN}: what it was trained on was not named (eval.run --trained-on)."
+    )
     return lines
 
 
@@ -231,7 +246,7 @@ def table_latex(table: Table) -> str:
     for suite in table.suites:
         title = _latex_text(_say_suite(suite)) + _latex_notes(suite.notes)
         groups.append(rf"\multicolumn{{{1 + len(suite.columns)}}}{{c}}{{{title}}}")
-        names += ["in or out", *(_latex_column(column) for column in suite.columns)]
+        names += [IN_OR_OUT, *(_latex_column(column) for column in suite.columns)]
     models, controls = [], []
     for line, cells in _grid(table):
         row = [_latex_text(say_line(line)), *(_latex_text(text) + _latex_notes(notes) for text, notes in cells)]
@@ -266,24 +281,34 @@ def _latex_notes(notes: Sequence[int]) -> str:
 
 
 def table_markdown(table: Table) -> str:
-    """A table as GitHub shows it, with footnotes; Markdown has no heads of groups, so each column names its suite."""
-    names = ["model"]
+    """A table a suite as GitHub shows it, a row a score and a column a model, with footnotes."""
+    names = ["", *(_markdown(say_line(line)) for line in table.lines)]
+    lines = [f"**{_markdown(line)}**\n" for line in _warnings(table)]
     for suite in table.suites:
-        names.append(_markdown(f"{suite.name}: in or out", suite.notes))
-        names += [_markdown(f"{suite.name}: {_say_column(column)}", column.notes) for column in suite.columns]
-    rows = [names, ["---"] * len(names)]
-    rows += [
-        [_markdown(say_line(line)), *(_markdown(text, notes) for text, notes in cells)] for line, cells in _grid(table)
-    ]
-    lines = [
-        *(f"**{_markdown(line)}**\n" for line in _warnings(table)),
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
+        rows = [names, ["---"] * len(names)]
+        rows += [
+            [_markdown(*head), *(_markdown(text, notes) for text, notes in cells)]
+            for head, cells in _turned(table, suite)
+        ]
+        title = _markdown(_say_suite(suite), suite.notes)
+        lines += [f"### {title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    lines += [
         *(f"{_markdown(line)}  " for line in legend(table)),
         "",
         *(f"[^{n}]: {_markdown(text)}" for n, text in enumerate(table.notes, start=1)),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+Noted = tuple[str, tuple[int, ...]]  # a text and its footnotes
+
+
+def _turned(table: Table, suite: SuiteColumns) -> Iterator[tuple[Noted, list[Noted]]]:
+    """The rows of a suite: what each model has met of it, then the scores; a cell a model."""
+    met = [(suite.met.get(line.name, ""), suite.met_notes.get(line.name, ())) for line in table.lines]
+    yield (IN_OR_OUT, ()), met
+    for column in suite.columns:
+        yield (_say_column(column), column.notes), [(say_cell(cell), cell.notes) for cell in column.cells]
 
 
 def _markdown(text: str, notes: Sequence[int] = ()) -> str:
@@ -303,32 +328,37 @@ def _html(table: Table) -> Iterator[str]:
     yield f"<h1>{_shown(title)}</h1>"
     yield "".join(f'<p class="warn">{_shown(line)}</p>' for line in _warnings(table))
     yield "".join(f'<p class="lead">{_shown(line)}</p>' for line in legend(table))
-    yield '</div></header>\n<main>\n<div class="wide"><table class="scores models"><thead>\n<tr><th></th>'
+    yield '</div></header>\n<main>\n<div class="wide"><table class="scores models"><thead>\n<tr><th>score</th>'
+    yield "".join(f"<th{_html_class(line)}>{_shown(say_line(line))}</th>" for line in table.lines)
+    yield "</tr>\n</thead>\n"
     for suite in table.suites:
-        yield f'<th colspan="{1 + len(suite.columns)}">{_shown(_say_suite(suite))}{_html_notes(suite.notes)}</th>'
-    yield "</tr>\n<tr><th>model</th>"
-    for suite in table.suites:
-        yield "<th>in or out</th>"
+        title = _shown(_say_suite(suite)) + _html_notes(suite.notes)
+        yield f'<tbody><tr class="suite"><th colspan="{1 + len(table.lines)}">{title}</th></tr>\n'
+        yield f"<tr><th>{IN_OR_OUT}</th>"
+        for line in table.lines:
+            notes = _html_notes(suite.met_notes.get(line.name, ()))
+            yield f"<td{_html_class(line)}>{_shown(suite.met.get(line.name, ''))}{notes}</td>"
+        yield "</tr>\n"
         for column in suite.columns:
             name = _shown(_say_column(column))
-            yield f'<th title="{_shown(column.definition)}">{name}{_html_notes(column.notes)}</th>'
-    yield "</tr>\n</thead><tbody>\n"
-    for n, line in enumerate(table.lines):
-        yield f"<tr{' class=control' if line.control else ''}><th>{_shown(say_line(line))}</th>"
-        for suite in table.suites:
-            notes = _html_notes(suite.met_notes.get(line.name, ()))
-            yield f"<td>{_shown(suite.met.get(line.name, ''))}{notes}</td>"
-            yield from (_html_cell(column.cells[n], table.against) for column in suite.columns)
-        yield "</tr>\n"
-    yield "</tbody></table></div>\n<section><h2>Footnotes</h2><ol>\n"
+            yield f'<tr><th title="{_shown(column.definition)}">{name}{_html_notes(column.notes)}</th>'
+            for line, cell in zip(table.lines, column.cells, strict=True):
+                yield _html_cell(line, cell, table.against)
+            yield "</tr>\n"
+        yield "</tbody>\n"
+    yield "</table></div>\n<section><h2>Footnotes</h2><ol>\n"
     yield "".join(f'<li id="n{n}">{_shown(text)}</li>\n' for n, text in enumerate(table.notes, start=1))
-    yield '</ol></section>\n<details><summary>The models</summary><div class="how">\n'
+    yield '</ol></section>\n<section><h2>The models</h2><dl class="how">\n'
     for line in table.lines:
         yield f"<dt>{_shown(say_line(line))}</dt><dd>{_shown(line.control or line.model)}</dd>\n"
-        for suite, place in line.reports.items():
-            said = f"{suite}: {place}, model {line.model_sha256[suite][:12]}"
+        for name, place in line.reports.items():
+            said = f"{name}: {place}, model {line.model_sha256[name][:12]}"
             yield f"<dd>{_shown(said)}</dd>\n"
-    yield "</div></details>\n</main>\n</body>\n</html>\n"
+    yield "</dl></section>\n</main>\n</body>\n</html>\n"
+
+
+def _html_class(line: Line) -> str:
+    return " class=control" if line.control else ""
 
 
 def _shown(text: str) -> str:
@@ -336,10 +366,10 @@ def _shown(text: str) -> str:
     return escape(printable(text))
 
 
-def _html_cell(cell: Cell, against: str | None) -> str:
+def _html_cell(line: Line, cell: Cell, against: str | None) -> str:
     floor = f"floor {cell.floor}" if cell.floor else ""
     said = "; ".join(filter(None, (cell.why, floor, say_difference(cell, against))))
-    return f'<td title="{_shown(said)}">{_shown(say_cell(cell))}{_html_notes(cell.notes)}</td>'
+    return f'<td{_html_class(line)} title="{_shown(said)}">{_shown(say_cell(cell))}{_html_notes(cell.notes)}</td>'
 
 
 def _html_notes(notes: Sequence[int]) -> str:
@@ -355,11 +385,8 @@ def print_table(table: Table, file: TextIO) -> None:
         printed = Printed("", title=title, title_justify="left")
         for line in table.lines:
             printed.add_column(Text(printable(say_line(line))))
-        met = [suite.met.get(line.name, "") + _print_notes(suite.met_notes.get(line.name, ())) for line in table.lines]
-        printed.add_row("in or out", *(Text(printable(text)) for text in met))
-        for column in suite.columns:
-            cells = [say_cell(cell) + _print_notes(cell.notes) for cell in column.cells]
-            printed.add_row(Text(_say_column(column) + _print_notes(column.notes)), *map(Text, cells))
+        for head, cells in _turned(table, suite):
+            printed.add_row(*(Text(printable(text + _print_notes(notes))) for text, notes in (head, *cells)))
         console.print(printed)
     for text in [*_warnings(table), *legend(table), *(f"({n}) {text}" for n, text in enumerate(table.notes, start=1))]:
         file.write(f"{printable(text)}\n")

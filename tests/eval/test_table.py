@@ -109,8 +109,74 @@ def test_controls_stand_below_and_are_marked(tmp_path):
     ]
     assert found.suites[0].met["shuffled[references]"] == "control: shuffled"
     assert "\\midrule\nshuffled[references] (control) & " in table_latex(found)
-    assert "<tr class=control><th>shuffled[references] (control)</th>" in table_html(found)
+    assert "<th class=control>shuffled[references] (control)</th>" in table_html(found)
     assert "| shuffled\\[references\\] (control) |" in table_markdown(found)
+    for form in (table_html(found), table_markdown(found), table_latex(found)):
+        assert "they are no models." in form
+
+
+def test_controls_are_in_no_difference_and_no_test_and_every_form_says_so(tmp_path):
+    """Each model would pay for them by Holm's steps; a control that is chosen itself is what the models are held to."""
+    control = write_report(
+        tmp_path / "c", {"m": (RIGHT + 5).tolist()}, model="references",
+        settings={"kind": "control", "control": "references"},
+    )  # fmt: skip
+    a, b = (write_report(tmp_path / name, {"m": (RIGHT + n).tolist()}) for n, name in enumerate("ab"))
+    found, alone = made(a, b, control, against="models/a"), made(a, b, against="models/a")
+
+    assert (found.family, alone.family) == (1, 1)
+    assert cell_of(found, "models/b").p_holm == cell_of(alone, "models/b").p_holm
+    cell = cell_of(found, "references")
+    assert (cell.difference, cell.verdict, cell.value is not None) == (None, "", True)
+    assert found.untested == {"references": "a control: in no difference and in no test"}
+    for form in (table_html(found), table_markdown(found), table_latex(found)):
+        assert "they are no models, and are in no difference and in no test." in form
+    held = made(a, b, control, against="references")
+    assert (held.family, held.untested) == (2, {})
+
+
+def test_scores_of_random_judges_are_in_no_test_and_have_no_mark(tmp_path):
+    towers = dict.fromkeys(SHA, f"{random.NAME}: seed 0")
+    a, b = (
+        write_report(tmp_path / name, {"m": (RIGHT + n * 5).tolist()}, towers=towers) for n, name in enumerate("ab")
+    )
+    found = made(a, b, against="models/a")
+
+    cell = cell_of(found, "models/b")
+    assert (found.family, cell.p_holm, cell.verdict) == (0, None, "not tested: random projections judge nothing")
+    assert cell.difference is not None
+    assert (cell.difference.value, cell.difference.p) == (pytest.approx(5), None)
+    assert found.untested == {"landscapes: m": "judged by random projections: in no test"}
+    for form in (table_html(found), table_markdown(found), table_latex(found)):
+        assert "Scores that random projections judge are in no test" in form
+        assert "Holm" not in form
+
+
+def test_a_pipeline_goes_by_its_training_run(tmp_path):
+    def names(*models):
+        reports = [
+            write_report(tmp_path / f"{len(models)}-{n}", {"m": [1.0, 2.0]}, model=model, model_sha256=str(n) * 64)
+            for n, model in enumerate(models)
+        ]
+        return [line.name for line in made(*reports).lines]
+
+    assert names("/runs/ours/pipeline") == ["ours"]
+    assert names("/one/ours/pipeline", "/two/ours/pipeline") == ["/one/ours/pipeline", "/two/ours/pipeline"]
+
+
+def test_a_page_has_a_row_a_score_and_a_column_a_model_and_says_what_in_or_out_is(grid):
+    found = made(*grid)
+    html, markdown = table_html(found), table_markdown(found)
+    checked = Checked()
+    checked.feed(html)
+    assert checked.rows == [3] * (1 + 2 * 4)  # heads; of each suite its name, in or out, and two scores
+    assert "details" not in checked.tags
+    rows = [line.split(" | ") for line in markdown.splitlines() if line.startswith("| ")]
+    assert [row[0].strip("| ") for row in rows] == ["", "---", "in or out", "m ↑", "n ↑"] * 2
+    assert [line for line in markdown.splitlines() if line.startswith("### ")] == [
+        "### vegas, 7 of 7 items", "### landscapes, 7 of 7 items",
+    ]  # fmt: skip
+    assert all("none out: it may have met each of them" in form for form in (html, markdown))
 
 
 def test_the_marks_say_what_each_model_may_have_met(tmp_path):
@@ -251,9 +317,9 @@ def test_a_mark_says_which_way_a_difference_goes(tmp_path, better, shift, verdic
 
     assert cell_of(found, "models/b").verdict == (verdict or "no difference shown")
     text = table_markdown(found)
-    (line,) = (line for line in text.splitlines() if line.startswith("| models/b"))
+    (line,) = (line for line in text.splitlines() if line.startswith("| m "))
     assert line.endswith(f"\\]{mark} |")
-    assert f"m {'↑' if better == 'higher' else '↓'}" in text
+    assert f"| m {'↑' if better == 'higher' else '↓'}" in text
     assert rf"\texttt{{m}} {ARROWS[better]}" in table_latex(found)
 
 
@@ -377,6 +443,7 @@ def test_pictures_that_were_taken_as_they_are_go_by_their_name_on_every_suite(tm
         (["--reports", "a", "--alpha", "1", "--out", "t"], "--alpha: expected a number between 0 and 1, found 1.0"),
         (["--reports", "a", "--seed", "-1", "--out", "t"], "--seed: expected 0 or more, found -1"),
         (["--reports", "a", "--out", "b"], "--out b: is a report's folder; choose another place"),
+        (["--reports", "a", "--out", "model"], "model: holds something else than a table (such as 'model_index.json')"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_in_one_line(tmp_path, monkeypatch, capsys, words, said):
@@ -385,6 +452,8 @@ def test_what_is_asked_wrongly_is_refused_in_one_line(tmp_path, monkeypatch, cap
     write_report(tmp_path / "again", {"m": [1.0, 2.0]}, model="/models/a")
     write_report(tmp_path / "old", {"m": [1.0, 2.0]}, version=0)
     assert a.is_dir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
 
     try:
@@ -438,6 +507,7 @@ def test_names_of_others_steer_no_form(tmp_path, capsys):
     rows = [line for line in markdown.splitlines() if line.startswith("| ")]
     assert len(rows) == 4
     assert {line.replace("\\|", "").count("|") for line in rows} == {4}
+    assert not any(line.startswith("# ") for line in markdown.splitlines())
     assert "<script" not in markdown.replace("\\<", "")
     rows = [line for line in latex.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in rows} == {2}
@@ -497,13 +567,17 @@ def test_the_table_of_real_reports(tmp_path: Path, capsys):
         words = ["--suite", str(tmp_path / "suite"), "--manifest", str(tmp_path / "made" / name)]
         assert judge([*words, "--out", str(tmp_path / "reports" / name)]) == 0
     reports = [tmp_path / "reports" / name for name in ("references", "shuffled")]
+    record = reports[1] / "report.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"model": "theirs", "settings": {"kind": "outside"}}))
     assert run("--reports", *reports, "--against", "references", "--out", tmp_path / "t") == 0
 
     capsys.readouterr()
     columns = json.loads((tmp_path / "t" / "table.json").read_text())["suites"][0]["columns"]
     kid, iis = ({cell["model"]: cell for cell in column["cells"]} for column in columns)
-    assert (iis["references"]["value"], iis["shuffled[references]"]["verdict"]) == (pytest.approx(1), "worse")
-    assert iis["shuffled[references]"]["at_floor"]
+    assert (iis["references"]["value"], iis["theirs"]["verdict"]) == (
+        pytest.approx(1), "not tested: random projections judge nothing",
+    )  # fmt: skip
+    assert iis["theirs"]["at_floor"]
     assert not iis["references"]["at_floor"]
-    assert (kid["shuffled[references]"]["images"], kid["shuffled[references]"]["compared_items"]) == (11, 11)
-    assert kid["shuffled[references]"]["difference"]["method"] == "jackknife"
+    assert (kid["theirs"]["images"], kid["theirs"]["compared_items"]) == (11, 11)
+    assert kid["theirs"]["difference"]["method"] == "jackknife"

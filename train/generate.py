@@ -20,6 +20,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 import argparse
 import csv
 import hashlib
+import io
 import logging
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -227,7 +228,7 @@ def read_list(path: Path) -> list[Path]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"--list {path}: cannot be read as text ({error})") from error
-    names = text.splitlines()
+    names = list(io.StringIO(text))  # a name may hold what `splitlines` takes for the end of a line
     if path.suffix.lower() == ".csv":
         names = _read_column(path, names)
     sounds = [path.absolute().parent / name.strip() for name in names if name.strip()]

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 
 import argparse
 import csv
+import io
 import json
 import logging
 import time
@@ -48,7 +49,7 @@ from eval.towers.inputs import read_sound
 from eval.towers.tower import Sound
 from sonify.config.shipped import find_config
 from sonify.errors import ConcernsAll, InputError
-from sonify.io.write import write_whole
+from sonify.io.write import naming_place, write_whole
 from sonify.models.loading import choose_device
 from sonify.terminal import Parser, run_command
 from train.manifest import IMAGES, encode_png
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 
 RECORD = "wild.jsonl"
 MAX_SEEDS = 10_000
+MAX_ID_BYTES = 200  # a name of a file has 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +126,10 @@ def _run(arguments: argparse.Namespace) -> None:
     settings = load_kind(find_config(arguments.config, FAMILY), arguments.overrides, kinds)
     rows = read_list(arguments.list)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    (arguments.out / IMAGES).mkdir(parents=True, exist_ok=True)
+    with naming_place(arguments.out):
+        (arguments.out / IMAGES).mkdir(parents=True, exist_ok=True)
     todo = [(row, left) for row in rows if (left := _left(arguments.out, row, seeds))]
-    done = keep_answers(arguments.out, [(row.id, seed) for row in rows for seed in seeds])
+    done = keep_answers(arguments.out, [(row.id, seed) for row in rows for seed in seeds], settings.chosen)
     log.info("%s: %s pictures, of which %s are there", settings.name, f"{len(rows) * len(seeds):,}", f"{done:,}")
     if todo:
         make_all(open_system(settings), todo, arguments.out)
@@ -147,19 +150,31 @@ def read_list(path: Path) -> list[Row]:
         InputError: it cannot be read, or lacks a column.
     """
     try:
-        table = csv.DictReader(path.read_text(encoding="utf-8").splitlines(keepends=True), strict=True)
+        table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
         if lacking := sorted({"id", "sound", "sha256"} - set(table.fieldnames or ())):
             raise InputError(f"--list {path}: expected the columns id, sound and sha256, found no {lacking[0]}")
-        return [Row(id=row["id"] or "", sound=Path(row["sound"] or ""), sha256=row["sha256"] or "") for row in table]
+        rows = [Row(id=row["id"] or "", sound=Path(row["sound"] or ""), sha256=row["sha256"] or "") for row in table]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"--list {path}: cannot be read as CSV ({error}); expected a list of a suite") from None
+    ids = [row.id for row in rows]
+    odd = next((id for id in ids if not is_name(id) or ids.count(id) > 1), None)
+    if odd is not None or not rows:
+        what = "names no sound" if odd is None else f"{odd[:80]!r} is no id of a picture's file, or is there twice"
+        raise InputError(f"--list {path}: {what}; expected a list of a suite")
+    return rows
 
 
-def keep_answers(folder: Path, pairs: Sequence[tuple[str, int]]) -> int:
+def is_name(id: str) -> bool:
+    """Whether a file can be called so, in the folder where it belongs."""
+    return bool(id) and Path(f"{id}-0.png").name == f"{id}-0.png" and len(id.encode(errors="replace")) <= MAX_ID_BYTES
+
+
+def keep_answers(folder: Path, pairs: Sequence[tuple[str, int]], chosen: int) -> int:
     """Write the answers anew: a line for each picture that is there. What had failed is tried again, and a line that
     was cut short by a kill is gone."""
     there = [pair for pair in pairs if (folder / _name(*pair)).exists()]
-    lines = [json.dumps({"id": id, "seed": seed, "image": _name(id, seed)}) for id, seed in there]
+    answers = [{"id": id, "seed": seed, "image": _name(id, seed), "image_of_step": chosen} for id, seed in there]
+    lines = [json.dumps(answer) for answer in answers]
     write_whole(folder / OUTPUTS, "".join(f"{line}\n" for line in lines).encode())
     return len(there)
 

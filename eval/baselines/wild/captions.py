@@ -5,6 +5,7 @@ B  sounds (1), T V  places and words of a decoder
 """
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,20 +92,25 @@ def read_captions(path: Path) -> dict[str, Written]:
     try:
         if path.stat().st_size > CAPTION_FILE_BYTES:
             raise InputError(f"captions: {path}: larger than {CAPTION_FILE_BYTES:,} bytes")
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(
             f"captions: {path}: cannot be read as text ({why}); expected a CSV with id and caption"
         ) from None
-    table = csv.DictReader(lines, strict=True)
+    # a caption may hold what Python, and no CSV, takes for the end of a line
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     found: dict[str, Written] = {}
     try:
         if lacking := sorted({"id", "caption"} - set(table.fieldnames or ())):
             names = ", ".join(table.fieldnames or ()) or "none"
             raise InputError(f"captions: {path}: expected the columns id and caption, found {names}; no {lacking[0]}")
+        if len(set(table.fieldnames or ())) < len(table.fieldnames or ()):
+            raise InputError(f"captions: {path}: expected each column once, found {', '.join(table.fieldnames or ())}")
         for row in table:
             where = f"captions: {path}, line {table.line_num}"
+            if None in row:
+                raise InputError(f"{where}: more cells than columns; a caption with a comma in it belongs in quotes")
             id = row["id"] or ""
             if id in found:
                 raise InputError(f"{where}: {id} has a caption already; leave one")

@@ -47,6 +47,13 @@ def test_a_published_caption_is_sure(tmp_path):
     assert found["b"].words == ()  # whose item fails, and no other
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x0b", "\x0c", "\x85"])
+def test_a_caption_is_not_cut_at_what_is_no_end_of_a_line(tmp_path, odd):
+    found = read_captions(write(tmp_path, f"id,caption\na,a dog{odd}barks loud\n"))
+    assert found.keys() == {"a"}
+    assert found["a"].words == ("a", "dog", "barks", "loud")
+
+
 def test_a_file_may_say_how_sure_it_is_and_what_is_a_noun(tmp_path):
     text = "id,caption,probabilities,nouns\na,a dog barks,.5 .9 .25,0 .99 .6\nb,rain,,\n"
     found = read_captions(write(tmp_path, text))
@@ -68,6 +75,11 @@ def test_a_file_may_say_how_sure_it_is_and_what_is_a_noun(tmp_path):
         ("id,caption,nouns\na,one,nan\n", "line 2: nouns: expected 1 numbers from 0 to 1.*'nan'"),
         ("id,caption,nouns\na,one,noun\n", "line 2: nouns: expected 1 numbers from 0 to 1.*'noun'"),
         ('id,caption\na,"one\n', "cannot be read as CSV"),
+        (
+            "id,caption\na,dog,barks\n",
+            "line 2: more cells than columns; a caption with a comma in it belongs in quotes",
+        ),
+        ("id,caption,caption\na,b,c\n", "expected each column once, found id, caption, caption"),
         ("id,caption\na\n", None),
     ],
 )

@@ -24,6 +24,7 @@ import io
 import logging
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -34,7 +35,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.io.write import sha256_of, write_whole
 from sonify.models.fetch import FetchedModel
 from sonify.models.loading import choose_device, choose_dtype
@@ -254,7 +255,7 @@ def generate(request: Request, device: torch.device, batch_size: int) -> list[Pa
 
     Raises:
         InputError: a sound, the model or the place for the images cannot be used.
-        DiskFull: no room is left.
+        WorkError: the model makes no image of a sound, or no room is left.
     """
     released = find_release(request.model)
     settings = read_settings(released.path)
@@ -417,7 +418,8 @@ def _conditions(
         windows = _windows(request, scene, pipeline.config["clip_seconds"])
         for window, of_window in zip(windows, _parts(rows, len(request.seeds)), strict=True):
             parts_NS = _apart(window, scene.sounds, separator) if separator is not None else window.parts_NS
-            audio_TD = pipeline.encode_audio(parts_NS).flatten(0, 1)
+            with _naming(request):
+                audio_TD = pipeline.encode_audio(parts_NS).flatten(0, 1)
             yield from ((row, audio_TD) for row in of_window if row.image in missing)
 
 
@@ -440,6 +442,16 @@ def _batches(
             yield batch
 
 
+@contextmanager
+def _naming(request: Request) -> Iterator[None]:
+    """Name the release whose weights or settings make no image: what was asked for was checked before."""
+    try:
+        yield
+    except ValueError as error:
+        why = " ".join(str(error).split())[:300]
+        raise WorkError(f"{request.model}: makes no image of these sounds ({why})") from error
+
+
 def _make(
     pipeline: SoundPipeline,
     request: Request,
@@ -448,13 +460,14 @@ def _make(
 ) -> None:
     assert request.guidance is not None
     assert request.steps is not None
-    images = pipeline(
-        audio_features=torch.stack([audio_TD for _, audio_TD in batch]),
-        seeds=[row.seed for row, _ in batch],
-        guidance_scale=request.guidance,
-        num_inference_steps=request.steps,
-        batch_size=len(batch),
-    ).images
+    with _naming(request):
+        images = pipeline(
+            audio_features=torch.stack([audio_TD for _, audio_TD in batch]),
+            seeds=[row.seed for row, _ in batch],
+            guidance_scale=request.guidance,
+            num_inference_steps=request.steps,
+            batch_size=len(batch),
+        ).images
     for (row, _), image in zip(batch, images, strict=True):
         if request.in_folder:
             write_image(folder, row, image)

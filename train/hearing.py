@@ -126,7 +126,7 @@ def listen(
     if given_BS.shape[1] > longest:
         found_sec, longest_sec = given_BS.shape[1] / AST_SAMPLE_RATE_HZ, longest / AST_SAMPLE_RATE_HZ
         raise ValueError(f"a sound of {found_sec:g} s: this AST hears {longest_sec:g} s at most; cut it into clips")
-    return as_trained("what the AST hears", ear(given_BS.to(torch.float32).to(device)))
+    return as_trained("what the encoder hears", ear(given_BS.to(torch.float32).to(device)))
 
 
 def read_recording(recording: Recording, sampling_rate_hz: int | None) -> np.ndarray:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -36,12 +38,12 @@ from sonify.models.fetch import (
     read_shapes,
 )
 from sonify.models.loading import cannot_load, check_whole, load_network, load_part, place_network
+from train.checks import TEXT_LAYERS, check_side, check_types, is_number, is_text, load_sampler
 from train.embedder import Embedder
 from train.hearing import LEVELS
 from train.pipeline import AudioPixArtPipeline, make_scheduler
 from train.token_pipeline import AudioTokenPipeline
 
-MAX_LATENT_SIDE = 512  # far larger than any
 MAX_LAYERS = 64
 SoundPipeline = AudioPixArtPipeline | AudioTokenPipeline
 # The part, what of it, what is expected, what is found.
@@ -99,11 +101,6 @@ def is_component(entry: object) -> bool:
     return isinstance(entry, list) and len(entry) == 2
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _is_range(value: Any) -> bool:
     return (
         isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and -70 < value[0] <= value[1] <= 0
@@ -132,12 +129,12 @@ def _of_audiotoken(found: Settings) -> list[Setting]:
     layers, prompt, placeholder = (found.get(key) for key in ("layers", "prompt", "placeholder"))
     numbers = isinstance(layers, list) and all(type(n) is int and 1 <= n <= MAX_LAYERS for n in layers)
     once = isinstance(layers, list) and numbers and len({*layers}) == len(layers)
-    named = isinstance(placeholder, str) and 0 < len(placeholder) <= 100
+    named = is_text(placeholder, 100) and placeholder != ""
     return [
         *_of_hearing(found),
         ("layers", f"numbers of layers from 1 to {MAX_LAYERS}, each once", once),
         ("placeholder", "a word of at most 100 letters", named),
-        ("prompt", "a text", isinstance(prompt, str) and len(prompt) <= 10_000),
+        ("prompt", "a text", is_text(prompt, 10_000)),
     ]
 
 
@@ -149,12 +146,7 @@ def _check_denoiser(part: Path, expected: type) -> None:
     """Refuse a network of another class, and one of latents larger than any."""
     if (found := diffusers_class(part)) != expected.__name__:
         raise InputError(f"{part}: expected the class {expected.__name__}, found {found}; release the pipeline again")
-    side = read_json(part / "config.json").get("sample_size")
-    if not (type(side) is int and 1 <= side <= MAX_LATENT_SIDE):
-        raise InputError(
-            f"{part / 'config.json'}: expected sample_size, the side of latents, of 1 to {MAX_LATENT_SIDE},"
-            f" found {side}"
-        )
+    check_side(part / "config.json")
 
 
 def _check_pixart(folder: Path) -> None:
@@ -186,6 +178,7 @@ def _check_audiotoken(folder: Path) -> None:
 
 def _load_diffusers(kind: Any, fetched: FetchedModel, device: torch.device, dtype: torch.dtype) -> Any:
     """Load a network of diffusers', of which no tensor is missing or left over."""
+    check_types(fetched.path / "config.json", kind)
     try:
         network, report = kind.from_pretrained(
             fetched.path,
@@ -205,20 +198,22 @@ def _load_diffusers(kind: Any, fetched: FetchedModel, device: torch.device, dtyp
 
 
 def _load_scheduler(fetched: FetchedModel, *samplers: Any) -> Any:
-    try:
-        # its class stands in its own file: another one's settings would be taken for its own
-        found = samplers[0].load_config(fetched.path, local_files_only=True).get("_class_name")
-        for sampler in samplers:
-            if found == sampler.__name__:
-                return sampler.from_pretrained(fetched.path, local_files_only=True)
-    except Exception as error:  # as above
-        raise cannot_load(fetched, error) from error
+    # its class stands in its own file: another one's settings would be taken for its own
+    path = fetched.path / "scheduler_config.json"
+    found = read_json(path).get("_class_name")
+    for sampler in samplers:
+        if found == sampler.__name__:
+            check_types(path, sampler)
+            return load_sampler(sampler, fetched)
     names = " or ".join(sampler.__name__ for sampler in samplers)
     raise InputError(f"{fetched.path}: expected the class {names}, found {found}; release the pipeline again")
 
 
 def _load_vae(folder: Path, device: torch.device) -> Any:
-    return load_vae(fetch_model(str(folder / "vae"), None, VAE_FILES), device, torch.float32)
+    fetched = fetch_model(str(folder / "vae"), None, VAE_FILES)
+    kind = AutoencoderKL if diffusers_class(fetched.path) == "AutoencoderKL" else AutoencoderTiny
+    check_types(fetched.path / "config.json", kind)
+    return load_vae(fetched, device, torch.float32)
 
 
 def _load_ast(folder: Path, settings: Settings, device: torch.device) -> dict[str, Any]:
@@ -363,7 +358,7 @@ AUDIOTOKEN = Kind(
         "feature_extractor": "preprocessor_config.json",
     },
     networks={"vae": WEIGHTS, "text_encoder": "model", "unet": WEIGHTS, "embedder": WEIGHTS, "audio_encoder": "model"},
-    layers={"text_encoder": ("num_hidden_layers", re.compile(r"encoder\.layers\.(\d+)\."))},
+    layers={"text_encoder": TEXT_LAYERS},
     settings=("layers", "frequency", "prompt", "placeholder", "clip_seconds", "level", "loudness_lufs"),
     before={},
     code={

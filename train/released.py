@@ -5,28 +5,25 @@ code of the package: a stranger's release is data here.
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 
 from sonify.errors import InputError
-from sonify.models.fetch import FetchedModel, Files, check_weights, fetch_model, named, read_json, read_shapes
+from sonify.models.fetch import FetchedModel, Files, check_weights, fetch_model, named, read_json
 from train.bundle import bundle
-from train.kinds import KINDS, PIXART, Kind, SoundPipeline, is_number, is_there
+from train.checks import check_finite, check_layers, check_numbers, check_scaling, check_words, quiet_libraries
+from train.kinds import KINDS, PIXART, Kind, SoundPipeline, is_there
 
 # The names under which diffusers looks for a pipeline's code, and for what it consists of.
 PIPELINE_CODE, INDEX = "pipeline.py", DiffusionPipeline.config_name
-# What is read of a release, and what of a network is as many as there are parts of it.
-READ, COUNTED = {".json", ".safetensors"}, re.compile("layers|blocks")
+# What is read of a release.
+READ = {".json", ".safetensors"}
 OPTIONAL = ("audio_encoder", "feature_extractor")
-# No number of a part's settings is larger, unless a side of its weights is.
-MAX_SETTING = 65_536
+MAX_INDEX_BYTES = 2**20
 
 
 def find_release(model: str) -> FetchedModel:
@@ -69,48 +66,31 @@ def check_whole_release(folder: Path) -> None:
         if part in kind.networks:
             check_weights(folder / part)
         if part == "tokenizer":
-            read_json(folder / part / name)  # its numbers are those of words
+            read_json(folder / part / name)
+            check_words(folder / part, folder / "text_encoder")  # its numbers are those of words
         else:
-            _check_numbers(folder / part / name)
+            check_numbers(folder / part / name)
     kind.check_networks(folder)
-    _check_layers(folder, kind)
+    for part, (key, layer) in kind.layers.items():
+        if (path := folder / part / "config.json").is_file():
+            check_layers(path, key, layer)
 
 
 def _check_links(folder: Path, kind: Kind) -> None:
     """Refuse files that lie elsewhere: those of a snapshot in the hub's cache lie beside it, among its `blobs`."""
-    whole = folder.resolve()
-    homes = [whole, *([whole.parent.parent / "blobs"] if whole.parent.name == "snapshots" else [])]
     for path in (folder, *(folder / part for part in kind.parts)):
         for file in sorted(path.glob("*")):
-            if file.suffix in READ and not any(file.resolve().is_relative_to(home) for home in homes):
-                raise InputError(f"{file}: is a link out of the release; take one that holds its own files")
+            if file.suffix in READ:
+                _check_own(folder, file)
 
 
-def _check_numbers(path: Path) -> None:
-    """Refuse numbers in a part's settings that none has, before a library builds by them whatever they ask for."""
-    shapes = read_shapes(path.parent)
-    largest = max(MAX_SETTING, *(size for sizes in shapes.values() for size in sizes), 0)
-    for key, value in read_json(path).items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and abs(number) > largest:
-                raise InputError(f"{path}: expected {key} of {largest} at most, found {number}; take another release")
-            if isinstance(number, float) and shapes and not math.isfinite(number):
-                raise InputError(f"{path}: expected {key} as a finite number, found {number}; take another release")
-            if isinstance(number, int) and shapes and COUNTED.search(key) and number > len(shapes):
-                raise InputError(
-                    f"{path}: expected {key} of {len(shapes)} at most, the tensors in its weights, found {number}"
-                )
-
-
-def _check_layers(folder: Path, kind: Kind) -> None:
-    """Refuse a network of more or fewer layers than its weights have."""
-    for part, (key, layer) in kind.layers.items():
-        path = folder / part / "config.json"
-        if not path.is_file():
-            continue
-        numbers = {int(match[1]) for name in read_shapes(path.parent) if (match := layer.match(name))}
-        if (found := read_json(path).get(key)) != len(numbers):
-            raise InputError(f"{path}: expected {key} {len(numbers)}, as many as in its weights, found {found}")
+def _check_own(folder: Path, file: Path) -> None:
+    whole = folder.resolve()
+    homes = [whole, *([whole.parent.parent / "blobs"] if whole.parent.name == "snapshots" else [])]
+    if not any(file.resolve().is_relative_to(home) for home in homes):
+        raise InputError(f"{file}: is a link out of the release; take one that holds its own files")
+    if not file.is_file():
+        raise InputError(f"{file}: expected a file, found none that can be read to its end; take another release")
 
 
 INDEX_FILES = Files(patterns=(INDEX,), checks=(check_index,))
@@ -162,7 +142,7 @@ def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Sou
     check_whole_release(folder)
     settings = read_settings(folder)
     kind = KINDS[settings["_class_name"]]
-    diffusers_logging.disable_progress_bar()
+    quiet_libraries()
     parts = kind.load(folder, settings, device, dtype)
     _check_parts(folder, kind, parts, settings)
     try:
@@ -180,6 +160,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
         InputError: the folder holds another kind of model, or none, or a setting is none that a release has.
     """
     path = folder / INDEX
+    if path.exists():
+        _check_own(folder, path)
+        if (size := path.stat().st_size) > MAX_INDEX_BYTES:
+            raise InputError(f"{path}: expected {MAX_INDEX_BYTES} bytes at most, found {size}; take another release")
     try:
         found = json.loads(path.read_bytes())
     except OSError as error:
@@ -203,19 +187,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def _check_parts(folder: Path, kind: Kind, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Check loaded parts against the sampler of training and each other."""
-    factor: Any = parts["vae"].config["scaling_factor"]
-    if not (is_number(factor) and 0 < factor < math.inf):
-        raise InputError(f"{folder / 'vae'}: expected a scaling_factor above 0, found {factor!r}; take another release")
+    check_scaling(folder / "vae", parts["vae"])
     for part, what, expected, found in kind.expect(parts, settings):
         if found != expected:
             raise InputError(f"{folder / part}: expected {what} {expected}, found {found}; release the pipeline again")
     for part in kind.networks:
-        _check_finite(folder / part, parts[part])
-
-
-def _check_finite(folder: Path, network: Any) -> None:
-    for name, tensor in network.state_dict().items() if network is not None else ():
-        if not tensor.isfinite().all():
-            raise InputError(
-                f"{folder}: expected finite weights, found NaN or infinity in {name}; take another release"
-            )
+        check_finite(folder / part, parts[part])

@@ -227,6 +227,8 @@ def _decode(pipeline: Any, latents_BCHW: torch.Tensor, output_type: str) -> Any:
     # `vae.device` is not where it computes, once it is offloaded
     latents: Any = (latents_BCHW / vae.config["scaling_factor"]).to(pipeline._execution_device, vae.dtype)
     images_BCHW = vae.decode(latents).sample.float()
+    if not images_BCHW.isfinite().all():
+        raise ValueError("the VAE ended with pixels that are not finite: try a lower guidance_scale or float32")
     if output_type == "pil":
         pixels_BCHW = ((images_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(pixels_HWC) for pixels_HWC in pixels_BCHW.permute(0, 2, 3, 1).cpu().numpy()]

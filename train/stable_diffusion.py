@@ -9,15 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
-from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sonify.errors import InputError
 from sonify.features.vae import Vae, load_vae
-from sonify.models.fetch import FetchedModel, Files, check_tokenizer, check_weights, diffusers_class, fetch_model
-from sonify.models.loading import cannot_load, check_whole, load_network, load_part, place_network, read_network
+from sonify.models.fetch import (
+    FetchedModel,
+    Files,
+    check_tokenizer,
+    check_type,
+    check_vae,
+    check_weights,
+    diffusers_class,
+    fetch_model,
+)
+from sonify.models.loading import check_whole, load_network, load_part, place_network, read_network
+from train.checks import (
+    TEXT_LAYERS,
+    check_finite,
+    check_layers,
+    check_numbers,
+    check_scaling,
+    check_schedule,
+    check_side,
+    check_types,
+    check_words,
+    load_sampler,
+    quiet_libraries,
+)
 
 EXAMPLE = "CompVis/stable-diffusion-v1-4"
 # The folders of its parts, and the names of their weights.
@@ -26,6 +49,8 @@ NETWORKS = {
     "text_encoder": "model",
     "vae": "diffusion_pytorch_model",
 }
+OTHER_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +82,7 @@ def sd_files(*, with_vae: bool) -> Files:
         ),
         checks=(_check_of(networks),),
         ignored=(),
+        parts=(*networks, "tokenizer", "scheduler"),
     )
 
 
@@ -69,11 +95,32 @@ def _check_of(networks: list[str]) -> Callable[[Path], None]:
                 )
         for name in networks:
             check_weights(folder / name)
+            if NETWORKS[name] != "model" and any((folder / name / other).exists() for other in OTHER_WEIGHTS):
+                raise InputError(
+                    f"{folder / name}: expected its weights as {NETWORKS[name]} alone, found others beside"
+                )
         check_tokenizer(folder / "tokenizer")
         if (found := diffusers_class(folder / "unet")) != UNet2DConditionModel.__name__:
             raise InputError(f"{folder / 'unet'}: expected the class {UNet2DConditionModel.__name__}, found {found}")
+        _check_settings(folder, networks)
 
     return check
+
+
+def _check_settings(folder: Path, networks: list[str]) -> None:
+    """Refuse numbers that none has, before anything is built by them."""
+    unet, tower = folder / "unet" / "config.json", folder / "text_encoder"
+    check_side(unet)
+    for name in networks:
+        check_numbers(folder / name / "config.json")
+    check_types(unet, UNet2DConditionModel)
+    check_type("clip_text_model", "Stable Diffusion's")(tower)
+    check_layers(tower / "config.json", *TEXT_LAYERS)
+    check_words(folder / "tokenizer", tower)
+    check_schedule(folder / "scheduler" / "scheduler_config.json", PNDMScheduler)
+    if "vae" in networks:
+        check_vae(folder / "vae")
+        check_types(folder / "vae" / "config.json", VAES[diffusers_class(folder / "vae")])
 
 
 def load_stable_diffusion(
@@ -85,13 +132,16 @@ def load_stable_diffusion(
         InputError: it cannot be had or used, or its parts do not belong together.
     """
     fetched = fetch_model(model, revision, sd_files(with_vae=with_vae))
-    logging.disable_progress_bar()
+    quiet_libraries()
     unet = _load_unet(_part(fetched, "unet"), device, dtype)
     text_encoder: Any = load_network(CLIPTextModel, _part(fetched, "text_encoder"), device, dtype)
     vae = load_vae(_part(fetched, "vae"), device, torch.float32) if with_vae else None
-    for network in (unet, text_encoder, vae):
+    for name, network in (("unet", unet), ("text_encoder", text_encoder), ("vae", vae)):
         if network is not None:
             network.requires_grad_(False)
+            check_finite(fetched.path / name, network)
+    if vae is not None:
+        check_scaling(fetched.path / "vae", vae)
     found = StableDiffusion(
         identity=fetched.identity,
         unet=unet,
@@ -116,17 +166,13 @@ def _load_unet(fetched: FetchedModel, device: torch.device, dtype: torch.dtype) 
 
 def _load_scheduler(fetched: FetchedModel) -> PNDMScheduler:
     """PNDM over the model's own schedule, with the steps that version 1.4 samples by."""
-    try:
-        config: Any = PNDMScheduler.load_config(fetched.path, local_files_only=True)
-    except Exception as error:  # of a damaged file the library raises whatever its code meets
-        raise cannot_load(fetched, error) from error
-    scheduler: Any = PNDMScheduler.from_config(config, skip_prk_steps=True, steps_offset=1)
-    return scheduler
+    return load_sampler(PNDMScheduler, fetched, skip_prk_steps=True, steps_offset=1)
 
 
 def _check_parts(fetched: FetchedModel, sd: StableDiffusion) -> None:
     unet: Any = sd.unet.config
     checks = (
+        ("its UNet takes channels of latents:", unet["in_channels"], "gives", unet["out_channels"]),
         ("its UNet takes text of width", unet["cross_attention_dim"], "its text tower gives", sd.width),
         (
             "its tokenizer fills places up to",

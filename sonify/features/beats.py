@@ -252,7 +252,7 @@ def own_tensors(network: Beats, found: Mapping[str, torch.Tensor]) -> dict[str, 
     """The tensors of a network out of those published for it: without its predictor, and its bias only once.
 
     Raises:
-        ValueError: some are missing, unknown or of another shape, or layers have a bias of their own.
+        ValueError: some are missing, unknown or of another shape or type, or layers have a bias of their own.
     """
     wanted = network.state_dict()
     first = found.get(BIAS.format(0))
@@ -269,6 +269,8 @@ def own_tensors(network: Beats, found: Mapping[str, torch.Tensor]) -> dict[str, 
             f"the tensors are not those of the BEATs that its configuration describes: {len(lacking)} are missing,"
             f" {len(unknown)} unknown, {len(bent)} of another shape, such as {example[:100]}{shapes}"
         )
+    if odd := next((name for name, tensor in own.items() if not tensor.is_floating_point()), None):
+        raise ValueError(f"expected weights as floating-point numbers, found {own[odd].dtype} in {odd}")
     return own
 
 

@@ -43,11 +43,12 @@ FolderCheck = Callable[[Path], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Which files of a model are fetched, and what must hold for them to be used."""
+    """Which files of a model are fetched, and what must hold for them to be used; `parts` are folders that it is of."""
 
     patterns: tuple[str, ...]
     checks: tuple[FolderCheck, ...]
     ignored: tuple[str, ...] = COPIES
+    parts: tuple[str, ...] = ()
 
 
 def check_config(folder: Path) -> None:
@@ -340,7 +341,7 @@ def _find_folder(model: str, revision: str | None, files: Files) -> FetchedModel
     if revision is not None:
         raise InputError(f"{model}: a folder has no revisions; set `revision: null` instead of {revision}")
     _check(folder, files)
-    return FetchedModel(model=model, path=folder.resolve(), identity=_identify_folder(folder))
+    return FetchedModel(model=model, path=folder.resolve(), identity=_identify(folder, files))
 
 
 def _check_hub_id(model: str) -> None:
@@ -439,6 +440,14 @@ def named(model: str, revision: str | None) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def _identify(folder: Path, files: Files) -> str:
+    """A digest of a folder, or of the parts that it consists of."""
+    if not files.parts:
+        return _identify_folder(folder)
+    listing = "".join(f"{part} {_identify_folder(folder / part)}\n" for part in files.parts)
+    return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
 
 
 def _identify_folder(folder: Path) -> str:

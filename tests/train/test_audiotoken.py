@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from sonify.errors import InputError
 from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.terminal import run_command
 from tests.feature_runs import MadeSample, make_feature_run, random_samples
+from tests.tiny_networks import edit_weights
 from train.audiotoken import freeze, main, new_embedder, token_losses, train
+from train.card import describe_data
 from train.checkpoints import load_averaged
 from train.config import AudioTokenConfig
 from train.embedder import Embedder
@@ -105,6 +108,22 @@ def test_a_resumed_run_has_the_losses_and_weights_of_one_never_stopped(root, str
 def test_another_seed_is_another_run(root, straight):
     with pytest.raises(InputError, match=r"seed was 0 when this checkpoint was made, and is 1 now"):
         train(config_of(root, "straight", seed=1))
+
+
+def test_another_stable_diffusion_in_the_same_place_is_another_run(root):
+    shutil.copytree(root / "sd", root / "other-sd")
+    sections = {"sd": str(root / "other-sd"), "max_steps": 2}
+    train(config_of(root, "other", **sections))
+    edit_weights(
+        root / "other-sd" / "unet" / "diffusion_pytorch_model.safetensors",
+        lambda tensors: tensors["conv_in.weight"].mul_(2),
+    )
+    with pytest.raises(InputError, match=r"sd was 'sha256:\w+' when this checkpoint was made, and is 'sha256:\w+' now"):
+        train(config_of(root, "other", **sections | {"max_steps": 4}))
+    config = config_of(root, "other", **sections)
+    assert describe_data(config, open_feature_data(config.data), 2).networks[config.sd] == (
+        load_token_networks(config).sd.identity
+    )
 
 
 def first_batch(config: AudioTokenConfig, *, with_labels: bool = False) -> Batch:

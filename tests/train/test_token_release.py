@@ -13,12 +13,13 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from tests.builders import RATE_HZ, refused, sine, write_sound
 from tests.processes import run_python
-from tests.tiny_networks import edit_json, tiny_token_pipeline, write_tiny_audiotoken
+from tests.tiny_networks import edit_json, edit_weights, tiny_token_pipeline, write_tiny_audiotoken
 from tests.train.test_released import (
     AS_DIFFUSERS_DOES,
     bare_python,
@@ -135,6 +136,36 @@ def other_scheduler(folder: Path) -> None:
     HeunDiscreteScheduler().save_pretrained(folder / "scheduler")
 
 
+def number_word(number: int) -> Callable[[Path], object]:
+    def change(content: dict[str, Any]) -> None:
+        content["model"]["vocab"]["a"] = number
+
+    return lambda folder: edit_json(folder / "tokenizer" / "tokenizer.json", change)
+
+
+def sampler(kind: Any, **settings: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        kind.from_config(tiny_token_pipeline(None).scheduler.config).save_pretrained(folder / "scheduler")
+        set_index(scheduler=["diffusers", kind.__name__])(folder)
+        set_scheduler(**settings)(folder)
+
+    return change
+
+
+def index_never_ends(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    (folder / INDEX).symlink_to("/dev/zero")
+
+
+def index_is_a_pipe(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    os.mkfifo(folder / INDEX)
+
+
+def whole_numbers(folder: Path) -> None:
+    edit_weights(folder / EAR, lambda tensors: tensors.update({name: t.char() for name, t in tensors.items()}))
+
+
 def drop(path: str, name: str) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         tensors = load_file(folder / path)
@@ -189,7 +220,29 @@ def drop(path: str, name: str) -> Callable[[Path], object]:
             "text_encoder: expected hidden_size [32], as in its weights",
         ),
         (set_in("text_encoder/config.json", model_type="bert"), "expected a model of type 'clip_text_model'"),
-        (set_in("text_encoder/config.json", vocab_size=500), "text_encoder: 1 of the tensors of CLIPTextModel"),
+        (set_in("text_encoder/config.json", vocab_size=600), "text_encoder: 1 of the tensors of CLIPTextModel"),
+        (set_in("text_encoder/config.json", vocab_size=500), "tokenizer.json: expected numbers of words below 500"),
+        (number_word(10**9), "tokenizer.json: expected numbers of words below 514"),
+        (number_word(-1), "tokenizer.json: expected numbers of words below 514"),
+        (set_index(placeholder="\ud800"), "expected a setting placeholder, a word of at most 100 letters"),
+        (set_index(prompt="a <*> \ud800"), "expected a setting prompt, a text"),
+        (
+            set_in("unet/config.json", norm_eps=[]),
+            "unet/config.json: expected norm_eps as UNet2DConditionModel takes it",
+        ),
+        (set_in("unet/config.json", mid_block_scale_factor={}), "expected mid_block_scale_factor as UNet2DCondition"),
+        (set_in("vae/config.json", norm_num_groups=0.5), "vae/config.json: expected norm_num_groups as AutoencoderKL"),
+        (set_in("embedder/config.json", upstream_dropout=0), "expected upstream_dropout as Embedder takes it"),
+        (set_scheduler(timestep_spacing="x"), "expected timestep_spacing as PNDMScheduler takes it"),
+        (set_scheduler(steps_offset=60_000), "expected steps_offset 0 or 1, found 60000"),
+        (set_scheduler(steps_offset=-5), "expected steps_offset 0 or 1, found -5"),
+        (sampler(DDIMScheduler, thresholding="x"), "expected thresholding as DDIMScheduler takes it"),
+        (sampler(DDIMScheduler, clip_sample_range="x"), "expected clip_sample_range as DDIMScheduler takes it"),
+        (sampler(EulerDiscreteScheduler, interpolation_type="q"), "cannot load"),
+        (index_never_ends, "model_index.json: is a link out of the release"),
+        (index_is_a_pipe, "model_index.json: expected a file, found none"),
+        (write("model_index.json", " " * 2**20 + "{}"), "model_index.json: expected 1048576 bytes at most"),
+        (whole_numbers, "audio_encoder: expected weights as floating-point numbers, found torch.int8"),
         (
             set_in("audio_encoder/config.json", encoder_layers=13),
             "audio_encoder: the tensors are not those of the BEATs",
@@ -234,6 +287,37 @@ def test_another_or_damaged_model_is_one_clear_line(
 
     assert str(model) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def grow(path: str) -> Callable[[Path], object]:
+    return lambda folder: edit_weights(
+        folder / path, lambda tensors: tensors.update({name: tensor * 1e30 for name, tensor in tensors.items()})
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (UNET, "latents that are not finite"),
+        (EMBEDDER, "latents that are not finite"),
+        (EAR, "expected what the encoder hears as an array of finite, real numbers"),
+        ("vae/diffusion_pytorch_model.safetensors", "pixels that are not finite"),
+    ],
+)
+def test_a_release_that_makes_no_image_is_one_line_and_no_file(
+    path: str, why: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = Path(shutil.copytree(whole, tmp_path / "model"))
+    grow(path)(model)
+    sound = write_sound(tmp_path / "dog.wav", sine(300, level=0.1), RATE_HZ)
+    out = tmp_path / "out" / "dog.png"
+
+    assert main(["--model", str(model), "--audio", str(sound), "--steps", "2", "--out", str(out)]) == 3
+
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "windows of sound" not in line]
+    assert f"{model}: makes no image" in said
+    assert why in said
+    assert not any(out.parent.iterdir())
 
 
 def test_the_command_takes_guidance_and_steps_from_the_model(whole: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Sampling: equal to the published program's on its toy, and a gradient through all of it."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from eval.baselines.wild.diffusion import Painter, guided, open_painter, plms
+from sonify.models.fetch import fetch_model
 from tests.builders import refused
 from tests.eval.baselines.wild.built import facts, uniform
 from tests.eval.towers.built import golden
-from tests.tiny_networks import edit_json
-from train.stable_diffusion import load_stable_diffusion
+from tests.processes import run_python
+from tests.tiny_networks import edit_json, edit_weights
+from train.stable_diffusion import load_stable_diffusion, sd_files
 from train.tiny import TEXT_WIDTH, write_tiny_sd
 
 CPU = torch.device("cpu")
+SCHEDULE = "scheduler/scheduler_config.json"
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +139,96 @@ def test_a_tokenizer_of_more_places_than_the_text_tower_is_refused(tmp_path):
     edit_json(folder / "tokenizer" / "tokenizer_config.json", lambda config: config.update(model_max_length=120))
     with refused("its tokenizer fills places up to 120, and its text tower has 77"):
         open_painter(str(folder), None, CPU)
+
+
+BETAS = [0.01] * 999
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "said"),
+    [
+        *(
+            ("unet/config.json", {"sample_size": side}, "expected sample_size, the side of latents, of 1 to 512")
+            for side in (10**6, 0, -1, None, "x", [8, 8], 4096)
+        ),
+        ("unet/config.json", {"layers_per_block": 10**5}, "expected layers_per_block of 65536 at most"),
+        ("unet/config.json", {"layers_per_block": 60_000}, "expected layers_per_block of"),
+        ("unet/config.json", {"cross_attention_dim": 10**7}, "expected cross_attention_dim of 65536 at most"),
+        ("unet/config.json", {"norm_eps": []}, "expected norm_eps as UNet2DConditionModel takes it"),
+        ("unet/config.json", {"norm_num_groups": 0.5}, "expected norm_num_groups as UNet2DConditionModel takes it"),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**6}, "expected num_hidden_layers of 65536 at most"),
+        ("text_encoder/config.json", {"num_hidden_layers": 3}, "expected num_hidden_layers 2, as many as in its"),
+        ("text_encoder/config.json", {"vocab_size": 10**9}, "expected vocab_size of 65536 at most"),
+        ("text_encoder/config.json", {"vocab_size": 500}, "tokenizer.json: expected numbers of words below 500"),
+        ("vae/config.json", {"scaling_factor": "x"}, "expected scaling_factor as AutoencoderKL takes it"),
+        ("vae/config.json", {"scaling_factor": None}, "expected scaling_factor as AutoencoderKL takes it"),
+        ("vae/config.json", {"scaling_factor": 0}, "expected a scaling_factor above 0, found 0"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "expected scaling_factor as a finite number"),
+        (SCHEDULE, {"num_train_timesteps": 10**9}, "expected num_train_timesteps 1000, found 1000000000"),
+        (SCHEDULE, {"num_train_timesteps": 10}, "expected num_train_timesteps 1000, found 10"),
+        (SCHEDULE, {"beta_end": 2.0}, "expected beta_start and beta_end in order between 0 and 1"),
+        (SCHEDULE, {"beta_start": float("nan")}, "expected beta_start and beta_end in order between 0 and 1"),
+        (SCHEDULE, {"beta_schedule": "x"}, "expected beta_schedule linear or scaled_linear or squaredcos_cap_v2"),
+        (SCHEDULE, {"trained_betas": BETAS}, "expected trained_betas as 1000 numbers between 0 and 1, found 999"),
+        (SCHEDULE, {"trained_betas": [*BETAS, 2]}, "expected trained_betas as 1000 numbers between 0 and 1"),
+        (SCHEDULE, {"trained_betas": "x"}, "expected trained_betas as PNDMScheduler takes it"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_stable_diffusion_has_are_refused_before_it_is_built(
+    file, settings, said, folder, tmp_path, monkeypatch
+):
+    copied = Path(shutil.copytree(folder, tmp_path / "sd"))
+    edit_json(copied / file, lambda config: config.update(settings))
+    if "above 0" not in said:
+        monkeypatch.setattr("train.stable_diffusion.read_network", None)
+    with refused(re.escape(said)) as error:
+        open_painter(str(copied), None, CPU)
+    assert str(copied) in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_weights_that_are_not_finite_are_refused(part, folder, tmp_path):
+    copied = Path(shutil.copytree(folder, tmp_path / "sd"))
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        next(tensor for name, tensor in tensors.items() if "norm" in name).fill_(float("nan"))
+
+    edit_weights(next((copied / part).glob("*.safetensors")), spoil)
+    with refused(f"sd/{part}: expected finite weights, found NaN or infinity in .*norm"):
+        open_painter(str(copied), None, CPU)
+
+
+def test_the_libraries_say_nothing_beside_our_line(folder, tmp_path):
+    copied = Path(shutil.copytree(folder, tmp_path / "sd"))
+    edit_json(copied / "unet" / "config.json", lambda config: config.update(unknown=1))
+    edit_json(copied / "text_encoder" / "config.json", lambda config: config.update(intermediate_size=48))
+    code = """
+import sys
+import torch
+from eval.baselines.wild.diffusion import open_painter
+from sonify.errors import InputError
+try:
+    open_painter(sys.argv[1], None, torch.device("cpu"))
+except InputError as error:
+    print(error)
+"""
+    done = run_python(code, copied)
+    assert "of the tensors of CLIPTextModel are not in the weights" in done.stdout
+    assert not done.stderr
+
+
+def test_the_identity_of_a_folder_is_that_of_all_its_parts(folder, tmp_path):
+    copied = Path(shutil.copytree(folder, tmp_path / "sd"))
+    files = sd_files(with_vae=True)
+    before = fetch_model(str(folder), None, files).identity
+    assert fetch_model(str(copied), None, files).identity == before
+    found = {before}
+    for number, path in enumerate(sorted(copied.glob("*/*.safetensors")), start=2):
+        edit_weights(path, lambda tensors: next(iter(tensors.values())).add_(1))
+        found.add(fetch_model(str(copied), None, files).identity)
+        assert len(found) == number
+    edit_json(copied / SCHEDULE, lambda config: config.update(beta_end=0.013))
+    assert fetch_model(str(copied), None, files).identity not in found
+    shutil.copy(copied / "unet" / "diffusion_pytorch_model.safetensors", copied / "unet" / "model.safetensors")
+    with refused("unet: expected its weights as diffusion_pytorch_model alone, found others beside"):
+        fetch_model(str(copied), None, files)

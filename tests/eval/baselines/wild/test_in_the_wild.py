@@ -308,5 +308,5 @@ def test_a_list_without_a_column_is_refused(tmp_path):
 def test_a_list_names_pictures_that_can_be_written(tmp_path, ids):
     path = tmp_path / "list.csv"
     path.write_text("id,sound,sha256\n" + "".join(f"{id},a.wav,0\n" for id in ids))
-    with pytest.raises(InputError, match=r"^--list .*; expected a list of a suite$"):
+    with refused("--list .*; expected a list of a suite$"):
         in_the_wild.read_list(path)

@@ -19,6 +19,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 
 import argparse
 import json
+import os
 import pickle
 import re
 import sys
@@ -38,11 +39,14 @@ from eval.towers import inception, wav2clip
 from eval.towers.weights import HALVES, Shapes, check_shapes
 from sonify.errors import InputError, require
 from sonify.features.beats import FIXED, MODEL_TYPE, WEIGHTS, Beats, own_tensors, read_sizes
-from sonify.io.write import sha256_of, write_whole
+from sonify.io.write import check_replaceable, replacing, sha256_of, write_whole
 from sonify.terminal import Parser, argument_of, run_command
+from train.separator import MODEL_TYPE as SEPARATOR_TYPE
 from train.separator import from_asteroid
 
 SUFFIX = ".safetensors"
+CONFIG = "config.json"
+MODEL_TYPES = {"beats": MODEL_TYPE, "conv_tasnet": SEPARATOR_TYPE}  # what CONFIG says of those that become folders
 # What torch's reader says of a pickle that holds more than tensors.
 CODE = re.compile(r"GLOBAL (\S+)|Trying to (?:call|instantiate)")
 
@@ -87,6 +91,7 @@ def _unpack_beats(network: Network, file: Path, found: Any) -> Unpacked:
     if not isinstance(found, dict) or not isinstance(found.get("cfg"), dict):
         raise InputError(f"{file}: expected a checkpoint with cfg and model, found another; expected {network.file}")
     named = _named_tensors(network, file, found.get("model"))
+    _check_settings(network, file, "cfg", found["cfg"])
     try:
         sizes = read_sizes(found["cfg"])
         with torch.device("meta"):
@@ -103,10 +108,11 @@ def _unpack_conv_tasnet(network: Network, file: Path, found: Any) -> Unpacked:
         raise InputError(f"{file}: expected model_args and state_dict, found another; expected {network.file}")
     require("torchaudio", extra="laion")
     named = _named_tensors(network, file, found.get("state_dict"))
+    _check_settings(network, file, "model_args", found["model_args"])
     plain = {name: _plain(file, name, tensor) for name, tensor in named.items()}
     try:
         return from_asteroid(found["model_args"], plain)
-    except (InputError, ValueError) as error:
+    except (InputError, ValueError, TypeError, OverflowError) as error:  # the last two of a sample rate that is none
         raise InputError(f"{file}: {error}; expected {network.file}") from error
 
 
@@ -152,8 +158,8 @@ def convert(kind: str, file: Path, out: Path, expected: str | None = None) -> tu
             damaged, or holds another network.
     """
     network = NETWORKS[kind]
-    if network.is_folder and out.is_file():
-        raise InputError(f"--out {out}: is a file; name the folder that gets config.json and {WEIGHTS}")
+    if network.is_folder:
+        _check_folder(kind, out)
     if not network.is_folder and out.suffix != SUFFIX:
         raise InputError(f"--out {out}: expected a name that ends in {SUFFIX}")
     if not file.is_file():
@@ -171,9 +177,28 @@ def convert(kind: str, file: Path, out: Path, expected: str | None = None) -> tu
     # one entry only: several would be written in an order of their own each time
     data = save(tensors, metadata={"source_sha256": source})
     if network.is_folder:
-        write_whole(out / "config.json", f"{json.dumps(settings, indent=2, sort_keys=True)}\n".encode())
-    write_whole(out / WEIGHTS if network.is_folder else out, data)
+        config = f"{json.dumps(settings, indent=2, sort_keys=True)}\n".encode()
+        with replacing(Path(os.path.realpath(out))) as folder:  # a configuration without weights would pass for a model
+            (folder / WEIGHTS).write_bytes(data)
+            (folder / CONFIG).write_bytes(config)
+    else:
+        write_whole(out, data)
     return source, sha256(data).hexdigest()
+
+
+def _check_folder(kind: str, out: Path) -> None:
+    """Refuse to put a network where something else is than one of its kind."""
+    if out.is_file():
+        raise InputError(f"--out {out}: is a file; name the folder that gets {CONFIG} and {WEIGHTS}")
+    check_replaceable(out, f"a {kind}", {CONFIG, WEIGHTS}, {})
+    if not (out / CONFIG).exists():
+        return
+    try:
+        found = json.loads((out / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("model_type") != MODEL_TYPES[kind]:
+        raise InputError(f"--out {out}: holds another model than a {kind}; choose another place")
 
 
 def is_safetensors(file: Path) -> bool:
@@ -214,10 +239,22 @@ def _named_tensors(network: Network, file: Path, found: Any) -> dict[str, Tensor
     return found
 
 
+def _check_settings(network: Network, file: Path, what: str, settings: Mapping[Any, Any]) -> None:
+    """Refuse tensors in the place of words and numbers, with which they cannot even be compared."""
+    if wrong := next((name for name, value in settings.items() if isinstance(value, Tensor)), None):
+        raise InputError(
+            f"{file}: expected words and numbers in {what}, found a tensor as {str(wrong)[:80]}; expected"
+            f" {network.file}"
+        )
+
+
 def _plain(file: Path, name: str, tensor: Tensor) -> Tensor:
     kinds = (*HALVES, torch.float32, torch.int64)
     if tensor.dtype not in kinds or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise InputError(f"{file}: expected {name} as plain floats, found {tensor.dtype} ({tensor.layout})")
+    size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if size > stored:  # a few numbers can be repeated to any size, and would be written out
+        raise InputError(f"{file}: {name} is of {size:,} bytes, of which the file holds {stored:,}: it repeats itself")
     if not torch.isfinite(tensor).all():
         raise InputError(f"{file}: {name} holds NaN or infinity: it is damaged; fetch it again")
     # a copy: several names of one tensor, which a pickle may have, are two in the other format

@@ -6,7 +6,8 @@
 `shuffled`: the demo's photographs are sonified twice (heard by AST, and by BEATs for AudioToken), the two models are
 trained for a few steps, all make the pictures of the suite `smoke`, and `eval.table` sets the reports beside each other
 in OUT/table. Nothing is fetched. Every network is tiny and has random weights, those that judge too: this shows that
-all of it runs together, and nothing of what any of these systems can do. The same command goes on where it stopped.
+all of it runs together, and nothing of what any of these systems can do. The same command goes on where it stopped;
+what a step made by half under other words goes before it is done anew.
 """
 
 from sonify.terminal import run_module
@@ -15,6 +16,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("eval.family", extra="eval"))
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +24,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from eval.baseline import MAX_SEEDS
 from eval.report import csv_bytes
 from eval.reproduce import CONTROLS, OFFLINE, do_command
 from eval.suites.suite import read_suite
 from sonify.demo.demo import write_sample
 from sonify.errors import InputError
 from sonify.io.commits import digest_of
-from sonify.io.write import naming_full_disk, naming_place, write_whole
+from sonify.io.write import check_replaceable, naming_full_disk, naming_place, remove, write_whole
 from sonify.stores import to_folder
 from sonify.terminal import Parser, argument_of, run_command
 
@@ -41,6 +44,9 @@ OURS, TOKEN, WILD = "ours", "AudioToken", "In-the-wild"
 STEPS = {OURS: 20, TOKEN: 20}  # of training
 LAYERS = (4, 8, 12)  # of BEATs, as AudioToken joins them
 DONE = "done"
+BEGUN = ".begun"
+MADE = {"tiny", "sample", "runs", "models", "suite", "captions.csv", "pictures", "reports", "table", DONE}  # in --out
+HIDDEN = {f".{name}.{end}" for name in MADE for end in ("partial", "replaced")}  # what a kill may leave there
 # Nothing may be fetched, and networks so small gain nothing from a second thread but waiting.
 THREADS = {"OMP_NUM_THREADS": "1"}
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", **THREADS}
@@ -48,13 +54,14 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", **THREADS}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A part of the work: what it does in words, what does it, and what is there when it is done."""
+    """A part of the work: what it does in words, what does it, what is there when it is done, and all that it makes."""
 
     name: str
     says: str
     words: tuple[str, ...]
     work: Callable[[], None]
     makes: Path
+    output: Path
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "eval.family") -> int:
@@ -67,10 +74,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "eval.family") -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.seeds < 1:
-        raise InputError(f"--seeds: expected 1 or more, found {arguments.seeds}")
+    if not 1 <= arguments.seeds <= MAX_SEEDS:
+        raise InputError(f"--seeds: expected 1 to {MAX_SEEDS:,}, found {arguments.seeds}")
     out = arguments.out.absolute()
-    do_steps(out, list(steps_of(out, arguments.seeds)))
+    check_replaceable(out, "what this command makes", MADE | HIDDEN, {})
+    with naming_place(out), naming_full_disk(out):
+        (out / DONE).mkdir(parents=True, exist_ok=True)
+    steps = list(steps_of(out, arguments.seeds))
+    sys.stdout.write(f"{len(steps)} steps, offline; together they take some minutes on two cores\n")
+    do_steps(out, steps)
     sys.stdout.write(f"{NOTE}\n")
     sys.stdout.write("".join(f"{out / 'table' / name}\n" for name in ("table.html", "table.json", "table.tex")))
 
@@ -90,17 +102,37 @@ def do_steps(out: Path, steps: Sequence[Step]) -> None:
         place = f"[{number}/{len(steps)}] {step.says}"
         done_by = mark.read_text(encoding="utf-8") if mark.is_file() else before
         if done_by != before:
-            raise InputError(f"--out {out}: the step {step.name} was done by another command; choose another folder")
+            raise InputError(
+                f"--out {out}: the step {step.name} was done by another command; choose another folder, or remove this"
+                " one"
+            )
         if mark.is_file() and step.makes.exists():
             sys.stdout.write(f"{place}: done\n")
             continue
         sys.stdout.write(f"{place}\n")
         sys.stdout.flush()
         start = time.monotonic()
+        _begin(out, step, before)
         step.work()
         with naming_place(mark), naming_full_disk(mark):
             write_whole(mark, before.encode())
         sys.stdout.write(f"  {time.monotonic() - start:.0f} s\n")
+
+
+def _begin(out: Path, step: Step, digest: str) -> None:
+    """Note by which words a step is done, before it is; what it made by others goes first.
+
+    Raises:
+        InputError: something is there that no note says this command made.
+    """
+    begun, mark = out / DONE / f"{step.name}{BEGUN}", out / DONE / step.name
+    known = next((path.read_text(encoding="utf-8") for path in (begun, mark) if path.is_file()), None)
+    if known is None and os.path.lexists(step.output):
+        raise InputError(f"{step.output}: no note says that this command made it; remove it, or choose another --out")
+    with naming_place(begun), naming_full_disk(begun):
+        if known not in (None, digest):
+            remove(step.output)
+        write_whole(begun, digest.encode())
 
 
 def steps_of(out: Path, seeds: int) -> Iterator[Step]:
@@ -111,7 +143,7 @@ def steps_of(out: Path, seeds: int) -> Iterator[Step]:
     layers = ",".join(map(str, LAYERS))
     beats = [f"features.beats={tiny / 'beats'}", f"features.layers=[{layers}]", "features.frequency=all"]
 
-    yield _step("tiny", "write tiny networks of random weights", tiny / "sd" / "model_index.json",
+    yield _step("tiny", "write tiny networks of random weights", tiny / "sd",
                 "train.tiny", tiny)  # fmt: skip
     yield Step(
         name="sample",
@@ -119,6 +151,7 @@ def steps_of(out: Path, seeds: int) -> Iterator[Step]:
         words=(str(sample),),
         work=partial(_write_sample, sample),
         makes=sample / "sounds",
+        output=sample,
     )
     for name, ear, more in ((OURS, "AST", []), (TOKEN, "BEATs", beats)):
         yield _step(f"run-{ear}", f"sonify the photographs, with features heard by {ear}", runs[name] / "features",
@@ -143,6 +176,7 @@ def steps_of(out: Path, seeds: int) -> Iterator[Step]:
         words=(str(suite), str(captions)),
         work=partial(_write_captions, suite, captions),
         makes=captions,
+        output=captions,
     )
     alone = [f"env.{name}='{value}'" for name, value in THREADS.items()]  # a recipe's program inherits little
     recipes = {
@@ -174,10 +208,10 @@ def steps_of(out: Path, seeds: int) -> Iterator[Step]:
 
 
 def _step(name: str, says: str, makes: Path, module: str, *words: object) -> Step:
-    """One of our commands, which may ask no hub for anything."""
+    """One of our commands, which may ask no hub for anything; `makes` lies in the folder that it fills."""
     texts = tuple(map(str, words))
     work = partial(do_command, module, *texts, env=ENVIRONMENT)
-    return Step(name=name, says=says, words=(module, *texts), work=work, makes=makes)
+    return Step(name=name, says=says, words=(module, *texts), work=work, makes=makes, output=makes.parent)
 
 
 def _write_sample(folder: Path) -> None:

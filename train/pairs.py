@@ -41,7 +41,7 @@ from sonify.features.samples import FeatureSample, FeatureSink, make_sample
 from sonify.installed import spell
 from sonify.io.commits import Count, commit_files, read_commit, total
 from sonify.io.tables import count_rows
-from sonify.io.write import Transaction, naming_full_disk
+from sonify.io.write import Transaction, check_replaceable, naming_full_disk
 from sonify.keys import uniform
 from sonify.media.audio import UnreadableSound
 from sonify.media.clips import CutRules, cut_recording
@@ -104,11 +104,13 @@ def make_pairs(source: Path, out: Path, settings: PairSettings) -> Made:
     """Make pairs into a run with features; what is done is skipped.
 
     Raises:
-        InputError: there are no pairs, they are not named as expected, or `out` holds another run.
+        InputError: there are no pairs, they are not named as expected, or `out` holds another run or something else.
         WorkError: no pair could be used, units were given up, the disk is full, or something is damaged.
     """
     config = run_config(source, out, settings)
     refs = list_pairs(source, settings)
+    if not (out / layout.RUN).exists():  # what a run has before its record
+        check_replaceable(out, "a run of pairs", {layout.LOCK, layout.TEMPORARY, layout.UNITS}, {})
     with open_run(out), naming_full_disk(out):
         record = read_record(out)
         stage = pairs_stage(config)

@@ -1,3 +1,4 @@
+import errno
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from eval.towers.config import Inception, Wav2Clip
 from eval.towers.inception import inception_shapes, open_inception
 from eval.towers.tower import Sound
 from eval.towers.wav2clip import HANN, open_wav2clip, unused, wav2clip_shapes
+from sonify.errors import DiskFull
 from sonify.features.beats import SHARED, BeatsFeatures, load_beats
 from sonify.io.write import sha256_of
 from sonify.models.fetch import BEATS_FILES, fetch_model
@@ -108,6 +110,48 @@ def test_tensors_that_share_their_numbers_and_halves_are_written_whole(
     assert torch.equal(tensors[second], turned)
     assert tensors["audio_encoder.conv1.weight"].dtype == torch.float32
     assert torch.equal(tensors["audio_encoder.conv1.weight"], half.float())
+
+
+def test_a_tensor_that_repeats_a_few_numbers_is_refused_before_it_is_laid_out(tmp_path: Path) -> None:
+    endless = torch.zeros(1).expand(2**40)
+    checkpoint = beats_checkpoint()
+    checkpoint["model"]["predictor.weight"] = endless
+    with refused("predictor.weight is of 4,398,046,511,104 bytes, of which the file holds 4: it repeats itself"):
+        convert("beats", saved(tmp_path / "BEATs.pt", checkpoint), tmp_path / "out")
+
+
+def test_settings_that_are_tensors_are_refused(tmp_path: Path) -> None:
+    numbers = torch.tensor([1.0, 1.0])
+    checkpoint = beats_checkpoint()
+    checkpoint["cfg"] = {**checkpoint["cfg"], "layer_norm_first": numbers}
+    with refused("expected words and numbers in cfg, found a tensor as layer_norm_first; expected BEATs"):
+        convert("beats", saved(tmp_path / "BEATs.pt", checkpoint), tmp_path / "out")
+
+
+def test_a_network_takes_the_place_of_one_of_its_kind_alone(tmp_path: Path) -> None:
+    file, out = saved(tmp_path / "BEATs.pt", beats_checkpoint()), tmp_path / "out"
+    assert convert("beats", file, out) == convert("beats", file, out)
+    (out / "config.json").write_text('{"model_type": "audio-spectrogram-transformer"}')
+    with refused("holds another model than a beats; choose another place"):
+        convert("beats", file, out)
+    (out / "more").mkdir()
+    with refused("holds something else than a beats .such as 'more'.; choose another place"):
+        convert("beats", file, out)
+    assert "audio-spectrogram" in (out / "config.json").read_text()
+
+
+def test_on_a_full_disk_there_is_no_folder_by_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, written = saved(tmp_path / "BEATs.pt", beats_checkpoint()), Path.write_bytes
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        if len(data) > 10_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with refused("no space left on the disk", DiskFull):
+        convert("beats", file, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["BEATs.pt"]
 
 
 @pytest.mark.parametrize(

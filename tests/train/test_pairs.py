@@ -360,6 +360,22 @@ def test_a_run_with_other_stages_takes_no_pairs(folder, settings, tmp_path):
         make_pairs(folder, run, settings())
 
 
+def test_a_folder_that_holds_something_else_takes_no_pairs(folder, settings, tmp_path):
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "suite.json").write_text("{}")
+    with refused("suite: holds something else than a run of pairs .such as 'suite.json'.; choose another place"):
+        make_pairs(folder, tmp_path / "suite", settings())
+    assert [path.name for path in (tmp_path / "suite").iterdir()] == ["suite.json"]
+
+
+def test_a_run_that_was_killed_before_its_record_goes_on(folder, settings, tmp_path):
+    make_pairs(folder, tmp_path / "run", settings())
+    for path in (tmp_path / "run").iterdir():
+        if path.name not in ("lock", "units"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert make_pairs(folder, tmp_path / "run", settings()).rows.rows_out
+
+
 def test_no_pair_that_can_be_used_is_an_error(folder, settings, tmp_path):
     for path in folder.glob("*.jpg"):
         path.write_bytes(b"none")

@@ -342,6 +342,9 @@ def test_a_network_that_asteroid_published_is_the_same_here(tmp_path: Path) -> N
     [
         ({"sample_rate": 8000}, "sample_rate: "),
         ({"sample_rate": None}, "sample_rate: "),
+        ({"sample_rate": float("inf")}, "cannot convert float infinity"),
+        ({"sample_rate": [16_000]}, "int.. argument must be"),
+        ({"stride": torch.tensor([1.0, 1.0])}, "expected words and numbers in model_args, found a tensor as stride"),
         ({"norm_type": "cLN"}, "norm_type: expected gLN, found cLN"),
         ({"causal": True}, "causal: expected False, found True"),
         ({"stride": 4}, "stride: expected None or 8, found 4"),

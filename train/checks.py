@@ -157,6 +157,8 @@ def load_sampler(scheduler_class: Any, fetched: FetchedModel, **settings: Any) -
         config = scheduler_class.load_config(fetched.path, local_files_only=True)
         found, tried = (scheduler_class.from_config(config, **settings) for _ in range(2))
         tried.set_timesteps(TRIED_STEPS)
+        if hasattr(tried, "set_begin_index"):
+            tried.set_begin_index(0)
         noise, time = torch.zeros(1, 4, 8, 8), tried.timesteps[0]
         tried.step(tried.scale_model_input(noise, time), time, noise)
     except Exception as error:  # of a damaged folder the library raises whatever its code meets

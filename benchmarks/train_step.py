@@ -17,11 +17,14 @@ from sonify.terminal import run_module
 if __name__ == "__main__":  # first of all: what is imported below may not be installed
     raise SystemExit(run_module("benchmarks.train_step", extra="dev"))
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import math
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, cast
 
+import Callable
+import Iterator
+import Sequence
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
@@ -129,7 +132,7 @@ def make_way(setting: Setting, prepare: Callable[[PixArtTransformer2DModel], tor
             output = predict(model, noisy, timesteps, audio)
         loss = diffusion_loss(output, latents, noisy, noise, timesteps).total_B.mean()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
+        nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()

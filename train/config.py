@@ -211,10 +211,10 @@ class AudioTokenConfig(Training):
     sampling_prompt: str = "a photo of <*>, 4k, high resolution"
     upstream_dropout: bool = False  # the embedder's dropout at inference too, as upstream's code has it
     loss: TokenWeights = TokenWeights()
-    optimizer: TokenOptimizer = TokenOptimizer()
-    batch: TokenBatchSizes = TokenBatchSizes()
+    optimizer: TokenOptimizer = TokenOptimizer()  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+    batch: TokenBatchSizes = TokenBatchSizes()  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     condition_dropout: Share = 0.0  # upstream has none; a dropped image's prompt is empty
-    samples: TokenSamples = TokenSamples()
+    samples: TokenSamples = TokenSamples()  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
 
 
 # A key by which a configuration is known as another trainer's than PixArt's.

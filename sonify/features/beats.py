@@ -152,7 +152,8 @@ class Beats(ModelMixin):  # which diffusers saves with a pipeline
         tensors = own_tensors(network, _read_tensors(Path(folder) / WEIGHTS))
         network.load_state_dict(tensors, assign=True)
         # the library's own `to` warns of layers that are kept in float32, of which there are none
-        return nn.Module.to(network, torch_dtype or torch.float32).requires_grad_(requires_grad=False).eval()
+        moved: Any = nn.Module.to(network, torch_dtype or torch.float32)
+        return moved.requires_grad_(requires_grad=False).eval()
 
 
 class _Encoder(nn.Module):

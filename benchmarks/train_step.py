@@ -17,14 +17,12 @@ from sonify.terminal import run_module
 if __name__ == "__main__":  # first of all: what is imported below may not be installed
     raise SystemExit(run_module("benchmarks.train_step", extra="dev"))
 
-from collections.abc import math
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, cast
 
-import Callable
-import Iterator
-import Sequence
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel

@@ -182,6 +182,7 @@ def test_a_table_names_pairs_and_what_is_known_of_them(folder, settings, tmp_pat
         ("b.jpg", "d.wav", "cat", "", "upload/1", "", "4.5"),
         ("b.jpg", "a.wav", "", "", "", "train", "0"),
         ("b.jpg", "a.wav", "", "", "", "train", "0"),
+        ("", "", "", "", "", "", ""),
         ("gone.jpg", "a.wav", "", "", "", "", ""),
         ("c.jpg", "../mine/a.wav", "", "", "", "", ""),
         ("c.jpg", "", "", "", "", "", ""),

@@ -374,24 +374,32 @@ def wrong_class(judged: Judged) -> Judged:
     return replace(judged, seen_RS=judged.seen_RS[from_R], first_RHWC=judged.first_RHWC[from_R])
 
 
-def estimate_over(true_R: np.ndarray, first_NR: np.ndarray, second_NR: np.ndarray | None = None) -> Estimate:
+def estimate_over(
+    true_R: np.ndarray, uploads_R: np.ndarray, first_NR: np.ndarray, second_NR: np.ndarray | None = None
+) -> Estimate:
     """Balanced accuracy over models and recordings, or how far the first system's is above the second's.
 
-    Both the models (seeds of training) and, within their class, the recordings are drawn again; the recordings of two
-    systems are the same ones. With three models the interval is only as good as three models let it be.
+    The models (seeds of training) are drawn again and, within their class, the uploads with all their takes, which are
+    the same for two systems. With three models the interval is only as good as three models let it be.
     """
     rng = np.random.default_rng(0)
-    drawn = np.zeros(RESAMPLES)
-    rows = [np.flatnonzero(true_R == one) for one in np.unique(true_R)]
-    picks = [each[rng.integers(0, len(each), (RESAMPLES, len(each)))] for each in rows]
-    value = 0.0
+    drawn, value = np.zeros(RESAMPLES), 0.0
+    classes = np.unique(true_R)
+    of_class = [
+        [np.flatnonzero((true_R == one) & (uploads_R == upload)) for upload in np.unique(uploads_R[true_R == one])]
+        for one in classes
+    ]
+    picks = [rng.integers(0, len(uploads), (RESAMPLES, len(uploads))) for uploads in of_class]
     for sign, right_NR in ((1, first_NR), (-1, second_NR)):
         if right_NR is None:
             continue
-        models = rng.integers(0, len(right_NR), (RESAMPLES, len(right_NR)))
-        for pick in picks:
-            for n in range(len(right_NR)):
-                drawn += sign * right_NR[models[:, n, None], pick].mean(axis=1) / len(right_NR) / len(rows)
+        count = len(right_NR)
+        models = rng.integers(0, count, (RESAMPLES, count))
+        for uploads, pick in zip(of_class, picks, strict=True):
+            takes = np.array([len(rows) for rows in uploads])[pick].sum(axis=1)
+            sums_NU = np.stack([right_NR[:, rows].sum(axis=1) for rows in uploads], axis=1)
+            for n in range(count):
+                drawn += sign * sums_NU[models[:, n, None], pick].sum(axis=1) / takes / count / len(classes)
         value += sign * balanced_accuracy(true_R, right_NR.mean(axis=0))
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value=value, low=float(low), high=float(high))
@@ -437,7 +445,7 @@ def measure(data: Path, out: Path, steps: int, num_models: int, fold: int, pictu
     config = training_config(features, bench.vae_folder, folder / f"ours-{steps}", steps)
     split = split_budget(lessons, config)
     log.info("operations of a step: %s", split)
-    held = _held(bench, fold)
+    held, uploads_R = _held(bench, fold)
     judged: dict[str, dict[str, list[Judged]]] = {"ours": {}, "token": {}}
     for seed in range(num_models):
         ours = folder / f"ours-{steps}-seed-{seed}"
@@ -453,9 +461,16 @@ def measure(data: Path, out: Path, steps: int, num_models: int, fold: int, pictu
     sizes = {"ours": _count(init_transformer(config.model, 0)[0])}
     sizes |= {"unet": _count(make_generator(0).unet), "text_tower": _count(make_generator(0).prompt.text_encoder)}
     sizes |= {"embedder": _count(make_embedder(0))}
-    facts = {"fold": fold, "models": num_models, "pictures": pictures, "eye": round(eye, 4), "ear": round(ear, 4)}
-    line = json_line(judged, split, parameters=sizes, guidance=GUIDANCE, **facts)
-    page = markdown(judged, split)
+    facts = {
+        "fold": fold,
+        "models": num_models,
+        "pictures": pictures,
+        "uploads": len(set(uploads_R)),
+        "eye": round(eye, 4),
+        "ear": round(ear, 4),
+    }
+    line = json_line(judged, uploads_R, split, parameters=sizes, guidance=GUIDANCE, **facts)
+    page = markdown(judged, uploads_R, split)
     (out / "report.md").write_text(page)
     (out / "result.json").write_text(json.dumps(line, indent=1) + "\n")
     return page, line
@@ -465,12 +480,15 @@ def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _held(bench: Bench, fold: int) -> tuple[np.ndarray, np.ndarray]:
+def _held(bench: Bench, fold: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Conditions and classes of the held-out recordings, and the uploads: `5-9032-B-0.flac` is a take of 9032."""
     held = held_out(bench, fold)
-    return np.stack([one.audio_TD for one in held]), np.array([CLASSES.index(one.names[0]) for one in held])
+    audio_RTF = np.stack([one.audio_TD for one in held])
+    true_R = np.array([CLASSES.index(one.names[0]) for one in held])
+    return (audio_RTF, true_R), np.array([Path(one.recordings[0]).name.split("-")[1] for one in held])
 
 
-def estimates(judged: Results) -> dict[str, Estimate]:
+def estimates(judged: Results, uploads_R: np.ndarray) -> dict[str, Estimate]:
     """Balanced accuracies of each system and condition, and the differences."""
     true_R = judged["ours"]["audio"][0].true_R
     right = {
@@ -478,18 +496,14 @@ def estimates(judged: Results) -> dict[str, Estimate]:
         for system, conditions in judged.items()
         for condition, of_models in conditions.items()
     }
-    found = {name: estimate_over(true_R, each) for name, each in right.items()}
+    found = {name: estimate_over(true_R, uploads_R, each) for name, each in right.items()}
     for system in judged:
         audio = right[f"{system} audio"]
         for control in ("wrong", "zeroed"):
-            found[f"{system} audio - {control}"] = _paired(true_R, audio - right[f"{system} {control}"])
-    found["ours - token"] = estimate_over(true_R, right["ours audio"], right["token audio"])
+            difference_NR = audio - right[f"{system} {control}"]  # of the same models
+            found[f"{system} audio - {control}"] = estimate_over(true_R, uploads_R, difference_NR)
+    found["ours - token"] = estimate_over(true_R, uploads_R, right["ours audio"], right["token audio"])
     return found
-
-
-def _paired(true_R: np.ndarray, difference_NR: np.ndarray) -> Estimate:
-    """Of the same models."""
-    return estimate_over(true_R, difference_NR)
 
 
 def each_model(judged: Results) -> dict[str, list[float]]:
@@ -500,9 +514,9 @@ def each_model(judged: Results) -> dict[str, list[float]]:
     }
 
 
-def markdown(judged: Results, split: Split) -> str:
+def markdown(judged: Results, uploads_R: np.ndarray, split: Split) -> str:
     """The whole page."""
-    found = estimates(judged)
+    found = estimates(judged, uploads_R)
     lines = [f"## Balanced accuracy on held-out recordings (chance {100 / len(CLASSES):.1f} %)", ""]
     lines += ["| conditioning | held-out audio | of a wrong class | audio zeroed | the class's text | each model |"]
     lines += ["|---|---|---|---|---|---|"]
@@ -519,10 +533,11 @@ def markdown(judged: Results, split: Split) -> str:
     return "\n".join([*lines, ""])
 
 
-def json_line(judged: Results, split: Split, **facts: object) -> dict:
+def json_line(judged: Results, uploads_R: np.ndarray, split: Split, **facts: object) -> dict:
     """Everything that the page says, as plain values."""
     figures = {
-        name: [round(value, 4) for value in (one.value, one.low, one.high)] for name, one in estimates(judged).items()
+        name: [round(value, 4) for value in (one.value, one.low, one.high)]
+        for name, one in estimates(judged, uploads_R).items()
     }
     counted = {name: getattr(split, name) for name in Split.__slots__}
     return {

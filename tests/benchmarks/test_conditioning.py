@@ -167,16 +167,21 @@ def test_a_wrong_sound_is_of_another_class_and_a_model_that_hears_does_worse_wit
 def test_intervals_are_over_models_and_recordings():
     true_R = np.arange(60) % 6
     rng = np.random.default_rng(0)
-    same = rng.random(60)
-    alone, thrice = estimate_over(true_R, same[None]), estimate_over(true_R, np.stack([same] * 3))
+    own_R, same = np.arange(60), rng.random(60)
+    alone, thrice = estimate_over(true_R, own_R, same[None]), estimate_over(true_R, own_R, np.stack([same] * 3))
     assert alone.value == pytest.approx(estimate(true_R, same).value)
     assert alone.low == pytest.approx(estimate(true_R, same).low, abs=0.005)
     assert (alone.low, alone.high) == pytest.approx((thrice.low, thrice.high), abs=0.03)
     spread = np.stack([same * 0, same * 0 + 0.5, same * 0 + 1])
-    wide = estimate_over(true_R, spread)
+    wide = estimate_over(true_R, own_R, spread)
     assert wide.value == pytest.approx(0.5)
     assert wide.high - wide.low > 0.6
-    better = estimate_over(true_R, np.ones((3, 60)), np.zeros((3, 60)))
+    shared = np.where(np.arange(60) < 30, np.arange(60) % 6, np.arange(60))  # half of them are takes of six uploads
+    alike = np.where(shared < 6, 0.0, same)[None]
+    apart, joined = estimate_over(true_R, own_R, alike), estimate_over(true_R, shared, alike)
+    assert joined.value == apart.value
+    assert joined.high - joined.low > 1.2 * (apart.high - apart.low)
+    better = estimate_over(true_R, own_R, np.ones((3, 60)), np.zeros((3, 60)))
     assert (better.value, better.low, better.high) == pytest.approx((1, 1, 1))
 
 
@@ -185,7 +190,7 @@ def test_the_page_and_the_line_say_each_model_and_control():
     conditions = {"audio": [judged(right)] * 2, "wrong": [judged(~right)] * 2, "zeroed": [judged(~right)] * 2}
     results = {"ours": conditions, "token": conditions | {"text": [judged(right | True)] * 2}}
     split = Split(ours=100, phase_1=50, phase_2=25, steps=10, steps_1=12, steps_2=16)
-    page, line = markdown(results, split), json_line(results, split, fold=5)
+    page, line = markdown(results, np.arange(42), split), json_line(results, np.arange(42), split, fold=5)
     assert "100.0 % of ours" in page
     assert "ours less AudioToken's way: 0.0 %" in page
     assert line["balanced_accuracy"]["token text"] == [1, 1, 1]

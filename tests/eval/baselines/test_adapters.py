@@ -312,7 +312,7 @@ def test_the_decoder_takes_what_the_adapter_gives_it() -> None:
     assert given.keys() <= defaults.keys()
     for name, value in (("num_inference_steps", 20), ("guidance_scale", 10)):  # its own, as the recipe says
         assert ast.literal_eval(given[name]) == ast.literal_eval(defaults[name]) == value
-    recipe = load_recipe("imagebind_unclip", [f"interpreter={sys.executable}", "cwd=.", "needs=[]"])
+    recipe = load_recipe("imagebind_unclip", [f"interpreter={sys.executable}", "cwd=.", "needs=[]", "commit=null"])
     assert isinstance(recipe, CommandRecipe)
     assert (recipe.settings.guidance, recipe.settings.steps) == (10, 20)
 

@@ -40,7 +40,7 @@ from sonify.io.write import sha256_of, write_whole
 from sonify.models.fetch import FetchedModel
 from sonify.models.loading import choose_device, choose_dtype
 from sonify.terminal import Parser, run_command
-from train.arguments import MAX_SEED
+from train.arguments import MAX_SEED, in_parts
 from train.hearing import LEVELS, Level
 from train.kinds import KINDS, SoundPipeline
 from train.manifest import (
@@ -416,7 +416,7 @@ def _conditions(
         if not any(row.image in missing for row in rows):
             continue
         windows = _windows(request, scene, pipeline.config["clip_seconds"])
-        for window, of_window in zip(windows, _parts(rows, len(request.seeds)), strict=True):
+        for window, of_window in zip(windows, in_parts(rows, len(request.seeds)), strict=True):
             parts_NS = _apart(window, scene.sounds, separator) if separator is not None else window.parts_NS
             with _naming(request):
                 audio_TD = pipeline.encode_audio(parts_NS).flatten(0, 1)
@@ -427,10 +427,6 @@ def _apart(window: Window, sounds: Sequence[Path], separator: Separator) -> np.n
     """The (N, S) sources of all that is heard in a window, at the level that they have in it."""
     name = f"{' + '.join(map(str, sounds))}, at {window.start_sec:g} s"
     return np.concatenate([take_apart(separator, part_S, name) for part_S in window.parts_NS])
-
-
-def _parts(rows: Sequence[GeneratedImage], size: int) -> list[Sequence[GeneratedImage]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _batches(

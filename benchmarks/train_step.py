@@ -1,8 +1,9 @@
 """One training step of one model, three ways, in turns: diffusers' class as it comes, upstream's recipe, and ours.
 
 Run as `python -m benchmarks.train_step`; three minutes on two cores. On a CPU the model is small (7M parameters, 128
-pixels, batch 64) and the floor a ratio of 1.2 against the class as it comes, in float32, with equal losses; bfloat16
-with compiled blocks is a line of its own. With `--device cuda` it is XL/2 at 512 pixels with 50 condition vectors in
+pixels, batch 64) in float32 and the floor a ratio of 1.2 against the class as it comes with AVX-512 and 1.0 without, by
+default, with equal losses; linear layers plain and as convolutions whatever is chosen here, and bfloat16 with compiled
+blocks, are lines of their own. With `--device cuda` it is XL/2 at 512 pixels with 50 condition vectors in
 bfloat16, where the floors are half of the measured matrix-product peak and twice upstream's recipe; it is laid out for
 an H200 (`--batch` for less memory) and was not measured yet. A step is noise, prediction, loss, gradients, clipping and
 AdamW, on batches that are there.
@@ -34,9 +35,10 @@ from sonify.models.loading import choose_device
 from sonify.terminal import Parser, run_command
 from train.config import Optimizer, Transformer
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
+from train.execution import convolving_wins, set_execution
 from train.loop import start_learner
 from train.metrics import forward_flops, matmul_peak_flops
-from train.model import init_transformer, predict, set_execution
+from train.model import init_transformer, predict
 
 STEPS = 5
 OPTIMIZER = Optimizer(learning_rate=1e-4, clip_norm=1.0)
@@ -100,13 +102,23 @@ def upstream(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
 
 def ours(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
     """As train.pixart does it."""
-    on_cpu = model.device.type == "cpu"
-    set_execution(model, precision="fp32" if on_cpu else "bf16", compiled=not on_cpu)
+    if model.device.type != "cpu":
+        return ours_compiled(model)
+    return ours_convolved(model) if convolving_wins(CPU.model, CPU.batch) else ours_plain(model)
+
+
+def ours_plain(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
+    set_execution(model, compiled=False)
+    return start_learner(model, OPTIMIZER).optimizer
+
+
+def ours_convolved(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
+    set_execution(model, compiled=False, linears="convolved")
     return start_learner(model, OPTIMIZER).optimizer
 
 
 def ours_compiled(model: PixArtTransformer2DModel) -> torch.optim.Optimizer:
-    set_execution(model, precision="bf16", compiled=True)
+    set_execution(model, compiled=True)
     return start_learner(model, OPTIMIZER).optimizer
 
 
@@ -195,6 +207,8 @@ def measure(setting: Setting) -> None:
     compare("train_step", setting, fast, plain, peak)
     compare("train_step_upstream", setting, fast, recipe, peak)
     if not on_gpu:
+        for name, prepare in (("train_step_plain", ours_plain), ("train_step_convolved", ours_convolved)):
+            compare(name, setting, make_way(setting, prepare, bf16=False), plain, peak)
         half = make_way(setting, ours_compiled, bf16=True)
         half_peak = matmul_peak_flops(setting.device, torch.bfloat16)
         compare("train_step_bf16", setting, half, plain, half_peak)

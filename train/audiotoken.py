@@ -125,6 +125,7 @@ def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
             return token_losses(model, batch, frozen, config.loss)
 
     return Lesson(
+        config=config,
         learner=learner,
         model=accelerator.prepare_model(embedder),
         loss_of=loss_of,

@@ -143,6 +143,9 @@ class TrainConfig(Training):
     ast_revision: str | None = None
     model: Transformer = Transformer()
     compile: bool = True  # each block by torch.compile
+    # Linear layers of a float32 model on a CPU as convolutions, which some processors compute faster; auto: what a
+    # second of both says when the run begins, and from then on what it began with.
+    linears: Literal["auto", "plain", "convolved"] = "auto"
 
 
 class HeardByBeats(Section):

@@ -43,10 +43,12 @@ LossOf = Callable[[nn.Module, Batch], StepLosses]
 class Lesson:
     """All that the loop needs of what is trained.
 
-    `model` is the learner's network, prepared for several processes; `image_flops` are the operations of a step for one
-    image, `num_timesteps` those of the noise; `batches` begin after `first_step`.
+    `config` is what was asked for, with what it left open decided; `model` is the learner's network, prepared for
+    several processes; `image_flops` are the operations of a step for one image, `num_timesteps` those of the noise;
+    `batches` begin after `first_step`.
     """
 
+    config: Training
     learner: Learner
     model: nn.Module
     loss_of: LossOf
@@ -120,12 +122,12 @@ def in_run(config: Config, prepare: Callable[[Config, Accelerator], Lesson]) -> 
     ):
         if not accelerator.is_main_process:
             logging.getLogger("train").setLevel(logging.WARNING)
-        teach(config, accelerator, prepare(config, accelerator))
+        teach(accelerator, prepare(config, accelerator))
 
 
-def teach(config: Training, accelerator: Accelerator, lesson: Lesson) -> None:
+def teach(accelerator: Accelerator, lesson: Lesson) -> None:
     """Make the steps that are still to do, and the release."""
-    learner, pictures, first_step = lesson.learner, lesson.pictures, lesson.first_step
+    config, learner, pictures, first_step = lesson.config, lesson.learner, lesson.pictures, lesson.first_step
     accumulation = accumulation_steps(config.batch, accelerator.num_processes)
     if accelerator.is_main_process:
         write_config(config, config.run_dir)

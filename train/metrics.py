@@ -19,7 +19,7 @@ from torch import Tensor
 from sonify.io.write import write_whole
 from train.config import Training, Transformer
 from train.device import wait_for
-from train.model import convolve
+from train.execution import convolve
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """The diffusion transformer: diffusers' PixArt-alpha over a condition of audio vectors instead of text.
 
 B  images    C H W  channels, height and width of the latents    T D  times and width of the condition
-N  tokens    K  channels of a token
 """
 
 import math
@@ -15,7 +14,6 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sonify.errors import InputError
 from sonify.models.fetch import (
@@ -93,24 +91,6 @@ def predict(model: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, audio_BTD
 def drop_condition(audio_BTD: Tensor, dropped_B: Tensor, null_TD: Tensor) -> Tensor:
     """Put the null condition where an image's is dropped."""
     return torch.where(dropped_B[:, None, None], null_TD, audio_BTD)
-
-
-def set_execution(model: PixArtTransformer2DModel, *, precision: str, compiled: bool, recompute: bool = False) -> None:
-    """Choose how the model computes on the device where it is; what it computes stays the same."""
-    if recompute:
-        model.enable_gradient_checkpointing()
-    if compiled:
-        compile_blocks(model)
-    elif model.device.type == "cpu" and precision == "fp32":
-        convolve_linears(model)
-
-
-def compile_blocks(model: PixArtTransformer2DModel) -> None:
-    """Compile each block in place: parameters keep their names, and one compilation serves all blocks."""
-    # under autocast the first block would get bfloat16 and the others float32, and two compilations be needed
-    model.pos_embed.register_forward_hook(lambda _module, _input, output: output.float())
-    for block in model.transformer_blocks:
-        block.compile()
 
 
 def _build(config: Transformer) -> PixArtTransformer2DModel:
@@ -328,36 +308,3 @@ def _count(tensors: dict[str, int]) -> str:
 
 def _names(tensors: dict[str, int]) -> str:
     return f": {', '.join(tensors)}" if len(tensors) <= 4 else ""
-
-
-class ConvolvedLinear(nn.Linear):
-    """Computes what `nn.Linear` does, to the rounding of float32; parameters and their names are the same.
-
-    On a CPU it is twice as fast: PyTorch gives the matrix products of linear layers to MKL, which has no AVX-512 code
-    for AMD's processors, and convolutions to oneDNN, which has; a linear layer is a convolution with a kernel of one
-    pixel. Measured on two cores of an EPYC (Zen 5), forward and backward, 4,096 tokens: 171-196 GFLOP/s and 344-413.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if len(input) == 1:  # on one thread PyTorch gives a single image to its slow convolution
-            return super().forward(input)
-        return convolve(input, self.weight, self.bias)
-
-
-def convolve(input_BNK: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply (B, N, K) or (B, K) by a weight of (channels out, K); nothing is copied, as the strides are the same."""
-    rows_BNK = input_BNK if input_BNK.ndim == 3 else input_BNK[:, None]
-    pixels_BK1N = rows_BNK[:, None].permute(0, 3, 1, 2)
-    output_BK1N = functional.conv2d(pixels_BK1N, weight[:, :, None, None], bias)
-    return output_BK1N.permute(0, 2, 3, 1).reshape(*input_BNK.shape[:-1], len(weight))
-
-
-def convolve_linears(model: nn.Module) -> None:
-    """Let every linear layer of a model compute as a convolution, in place; for float32 on a CPU.
-
-    Compiling the blocks as well gains nothing (measured): convolutions between compiled code have their inputs copied.
-    """
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            assert module.weight.device.type == "cpu", "for the CPU only"
-            module.__class__ = ConvolvedLinear

@@ -27,11 +27,12 @@ from train.checkpoints import restore_training
 from train.config import TrainConfig
 from train.cost import print_plan
 from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
+from train.execution import choose_linears, set_execution
 from train.frozen import load_networks, make_pipeline
 from train.loader import Batch, accumulation_steps, make_loader
 from train.loop import Lesson, in_run, run_trainer, start_learner
 from train.metrics import training_flops
-from train.model import drop_condition, init_transformer, predict, set_execution
+from train.model import drop_condition, init_transformer, predict
 from train.pictures import Pictures
 from train.pipeline import AudioPixArtPipeline
 from train.shards import check_matches, open_feature_data
@@ -64,12 +65,14 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     check_matches(data, config, networks.vae_identity, networks.ast_identity)
     accumulation_steps(config.batch, accelerator.num_processes)
 
+    linears = choose_linears(config, accelerator.device, is_main=accelerator.is_main_process)
+    config = config.model_copy(update={"linears": linears})
     transformer.to(accelerator.device).train()
     learner = start_learner(transformer, config.optimizer)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
-    set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
+    set_execution(transformer, compiled=config.compile, recompute=config.recompute, linears=linears)
 
     def pipeline_of(network: nn.Module) -> AudioPixArtPipeline:
         return make_pipeline(cast(PixArtTransformer2DModel, network), config, networks, data)
@@ -84,6 +87,7 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
         world=accelerator.num_processes,
     )
     return Lesson(
+        config=config,
         learner=learner,
         model=accelerator.prepare_model(transformer),
         loss_of=lambda model, batch: loss_of(model, batch, null_TD),

@@ -15,10 +15,10 @@ from torch import Tensor
 from train.config import TrainConfig
 from train.device import wait_for
 from train.diffusion import NUM_TIMESTEPS
+from train.execution import choose_linears, set_execution
 from train.loader import Batch
 from train.loop import clip_gradients, finish_step, learning_rate_at, start_learner
 from train.metrics import matmul_peak_flops, training_flops
-from train.model import set_execution
 from train.pixart import loss_of
 
 # On a CPU a micro-batch may take an hour: as many of its images are tried as need so long at a share of the peak.
@@ -45,7 +45,8 @@ class Trainee:
         self.transformer = transformer.to(accelerator.device)
         torch.nn.Module.train(transformer)
         self.learner = start_learner(transformer, config.optimizer)
-        set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
+        linears = choose_linears(config, accelerator.device)
+        set_execution(transformer, compiled=config.compile, recompute=config.recompute, linears=linears)
         self._model = accelerator.prepare_model(transformer)
         self._null_TD = null_TD.to(accelerator.device)
 

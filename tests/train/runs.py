@@ -47,6 +47,7 @@ def plain_config(root: Path, run: str = "run", **sections: Any) -> dict[str, Any
         "batch": {"total": 8, "per_device": 4},
         "precision": "fp32",
         "compile": False,
+        "linears": "plain",  # what is measured may be this for one run and that for another
         "log_every": 1,
         "checkpoints": {"every": 2, "keep": 2},
         "samples": {"every": 5, "sounds": 2, "steps": 2},

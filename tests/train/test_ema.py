@@ -4,7 +4,8 @@ from torch import nn
 
 from train.config import Transformer
 from train.ema import Ema
-from train.model import compile_blocks, init_transformer
+from train.execution import compile_blocks
+from train.model import init_transformer
 
 
 def set_weights(model: nn.Module, value: float) -> None:

@@ -11,9 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 from sonify.config.loader import make_settings
 from train.config import TrainConfig, Transformer
 from train.diffusion import NUM_TIMESTEPS, add_noise, diffusion_loss
+from train.execution import set_execution
 from train.loop import start_learner
 from train.memory import GB, DeviceMemory, count_parameters, estimate_memory, most_that_fits, with_batch
-from train.model import init_transformer, predict, set_execution
+from train.model import init_transformer, predict
 
 SMALL = {"layers": 4, "heads": 4, "head_dim": 72, "sample_size": 32}
 TOKENS = 50
@@ -57,7 +58,7 @@ def allocated(config: TrainConfig) -> int:
     model, _ = init_transformer(config.model, 0)
     torch.nn.Module.train(model)
     learner = start_learner(model, config.optimizer)
-    set_execution(model, precision="bf16", compiled=config.compile, recompute=config.recompute)
+    set_execution(model, compiled=config.compile, recompute=config.recompute)
     size = config.batch.per_device
     shape = (size, config.model.latent_channels, config.model.sample_size, config.model.sample_size)
     latents, noise, timesteps = torch.randn(shape), torch.randn(shape), torch.randint(NUM_TIMESTEPS, (size,))

@@ -1,6 +1,5 @@
 """The transformer's first weights, from scratch and from a checkpoint laid out as the published ones are."""
 
-import copy
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +8,13 @@ import pytest
 import torch
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sonify.errors import InputError
 from tests.servers import COMMIT, MODEL, ModelHub, running_hub
 from tests.tiny_networks import edit_json, edit_weights
 from train.config import Transformer
-from train.model import ConvolvedLinear, compile_blocks, convolve_linears, drop_condition, init_transformer, predict
+from train.model import drop_condition, init_transformer, predict
 
 SIZES = {"layers": 2, "heads": 2, "head_dim": 8, "sample_size": 8, "caption_channels": 12}
 WIDTH, TEXT_CHANNELS = 16, 20
@@ -272,62 +271,3 @@ def test_a_dropped_condition_is_the_null_one() -> None:
     audio_BTD, null_TD = torch.randn(3, 5, 12), torch.randn(5, 12)
     given = drop_condition(audio_BTD, torch.tensor([False, True, False]), null_TD)
     assert torch.equal(given, torch.stack([audio_BTD[0], null_TD, audio_BTD[2]]))
-
-
-def gradients(model: PixArtTransformer2DModel) -> list[Tensor]:
-    predict(model, *some_input()).square().sum().backward()
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-
-
-def test_recomputing_activations_changes_no_gradient() -> None:
-    usual, again = trained(), trained()
-    again.enable_gradient_checkpointing()
-    expected, found = gradients(usual), gradients(again.train())
-    assert len(expected) == len(list(usual.parameters()))
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-
-
-def test_compiled_blocks_predict_the_same_under_the_same_names() -> None:
-    model = trained().requires_grad_(False)
-    names = list(model.state_dict())
-    usual = predict(model, *some_input())
-    compile_blocks(model)
-    torch.testing.assert_close(predict(model, *some_input()), usual, rtol=1e-4, atol=1e-4)
-    assert list(model.state_dict()) == names
-
-
-def product_and_gradients(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(shape, generator=generator).to(dtype).requires_grad_()
-    y = module.to(dtype)(x)
-    (y * torch.randn(y.shape, generator=generator).to(dtype)).sum().backward()
-    assert x.grad is not None
-    return [y.detach(), x.grad, *(parameter.grad for parameter in module.parameters() if parameter.grad is not None)]
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 7), (4, 7), (1, 5, 7), (1, 7), (2, 1, 7)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_product_and_its_gradients_are_the_linear_layers(shape: tuple[int, ...], bias: bool) -> None:
-    """In float32 each is as near to what float64 gives as the plain layer's is, but for the order of its sums."""
-    torch.manual_seed(0)
-    linear = nn.Linear(7, 6, bias=bias)
-    convolved = copy.deepcopy(linear)
-    convolve_linears(convolved)
-    assert type(convolved) is ConvolvedLinear
-    ours = product_and_gradients(convolved, shape, torch.float32)
-    theirs = product_and_gradients(copy.deepcopy(linear), shape, torch.float32)
-    exact = product_and_gradients(linear, shape, torch.float64)
-    assert len(ours) == len(theirs) == len(exact) == 3 + bias
-    for found, plain, expected in zip(ours, theirs, exact, strict=True):
-        assert found.shape == plain.shape == expected.shape
-        one_step = torch.finfo(torch.float32).eps * expected.abs().max()
-        allowed = 4 * max((plain - expected).abs().max(), one_step)
-        assert (found - expected).abs().max() <= allowed
-
-
-def test_a_transformer_predicts_the_same_under_the_same_names() -> None:
-    usual = trained()
-    convolved = copy.deepcopy(usual)
-    convolve_linears(convolved)
-    assert list(convolved.state_dict()) == list(usual.state_dict())
-    torch.testing.assert_close(predict(convolved, *some_input(3)), predict(usual, *some_input(3)), rtol=1e-4, atol=1e-5)

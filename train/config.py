@@ -107,9 +107,10 @@ class Checkpoints(Section):
 
 
 class Samples(Section):
-    """Pictures made now and then from the first `sounds` scenes of the validation split, always the same."""
+    """Pictures made now and then from the first `sounds` scenes of a split, always the same."""
 
     every: int = Field(default=5000, ge=1)
+    split: Literal["validation", "train"] = "validation"  # train: of what is learned from, where nothing is held out
     sounds: int = Field(default=8, ge=0, le=64)
     steps: int = Field(default=20, ge=1, le=1000)
     guidance: float = Field(default=4.5, ge=1, le=100)

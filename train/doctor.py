@@ -196,16 +196,17 @@ def _examine_data(config: TrainConfig, here: Here) -> Generator[Finding, None, F
             return None
         yield Finding(about="features", outcome=Outcome.OK, found="were made by these networks, and fit the model")
     if config.samples.sounds:
-        yield _examine_held_out(config)
+        yield _examine_samples(config)
     return data
 
 
-def _examine_held_out(config: TrainConfig) -> Finding:
+def _examine_samples(config: TrainConfig) -> Finding:
+    split = config.samples.split
     try:
-        held_out = open_feature_data(config.data.model_copy(update={"split": "validation"}))
+        shown = open_feature_data(config.data.model_copy(update={"split": split}))
     except (InputError, WorkError) as error:
         return Finding(about="samples", outcome=Outcome.NOTE, found=f"no grids of pictures: {one_line(error)}")
-    found = f"grids of {config.samples.sounds} pictures, of {held_out.num_images:,} held-out images' sounds"
+    found = f"grids of {config.samples.sounds} pictures, of sounds of {shown.num_images:,} images of split {split}"
     return Finding(about="samples", outcome=Outcome.OK, found=found)
 
 

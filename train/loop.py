@@ -29,6 +29,7 @@ from train.ema import Ema
 from train.launch import check_devices, is_launched, launch_processes, start_accelerator
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
 from train.metrics import Recorder, StepLosses, StepTally
+from train.page import write_page
 from train.pictures import Pictures
 from train.shards import FeatureData
 
@@ -159,11 +160,13 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
             with recorder.pausing():
                 if accelerator.is_main_process and (sums.stop or last or step % config.checkpoints.every == 0):
                     save_training(config, lesson.data, step, learner)
+                    write_page(config.run_dir, config.max_steps)
                 if sums.stop and not last:
                     accelerator.wait_for_everyone()
                     raise KeyboardInterrupt(f"step {step:,} is saved; the same command goes on from there")
                 if pictures and step % config.samples.every == 0:
                     pictures.draw(step, learner)
+                    write_page(config.run_dir, config.max_steps)
     if pictures:
         pictures.release(config.max_steps, learner)
     accelerator.wait_for_everyone()

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from sonify.engine.progress import spell_duration
 from sonify.io.write import write_whole
 from train.config import Training, Transformer
 from train.device import wait_for
@@ -161,6 +162,7 @@ class Recorder:
         purge = {"tensorboard": {"purge_step": self._first_step + 1}}
         self._accelerator.init_trackers(self._config.run_dir.name, init_kwargs=purge)
         self._since, self._since_step = time.perf_counter(), self._first_step
+        self._entered = self._since
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -187,6 +189,8 @@ class Recorder:
             return
         now = time.perf_counter()
         steps, seconds = step - self._since_step, now - self._since
+        if step == self._first_step + 1:  # what is left is reckoned from here on: the first step compiles
+            self._first_done = now
         values = sums.means() | {
             "gradient_norm": float(gradient_norm),
             "learning_rate": learning_rate,
@@ -198,7 +202,7 @@ class Recorder:
         self._lines.write({"step": step, **values})
         self._accelerator.log(values, step=step)
         log.info(
-            "step %s of %s  loss %.4f  gradient %.3g  %.1f images/s  MFU %.0f %%  waiting for data %.1f %%",
+            "step %s of %s  loss %.4f  gradient %.3g  %.1f images/s  MFU %.0f %%  waiting for data %.1f %%  %s",
             f"{step:,}",
             f"{self._config.max_steps:,}",
             values["loss"],
@@ -206,7 +210,16 @@ class Recorder:
             values["images_per_sec"],
             100 * values["mfu"],
             100 * values["data_wait"],
+            self._tell_time(step, now),
         )
+
+    def _tell_time(self, step: int, now: float) -> str:
+        """The time since this start, and what is left at the pace so far, with all saving and drawing."""
+        passed = f"{spell_duration(now - self._entered)} so far"
+        steps = step - self._first_step - 1
+        if not steps or step == self._config.max_steps:
+            return passed
+        return f"{passed}, {spell_duration((now - self._first_done) / steps * (self._config.max_steps - step))} left"
 
     def _is_due(self, step: int) -> bool:
         return step % self._config.log_every == 0 or step in (self._first_step + 1, self._config.max_steps)

@@ -18,12 +18,12 @@ from train.checkpoints import RELEASE, Learner
 from train.config import Training
 from train.manifest import encode_png
 from train.metrics import read_metrics
+from train.page import SAMPLES
 from train.release import save_release
-from train.shards import FeatureData, held_out_scenes, open_feature_data
+from train.shards import FeatureData, first_scenes, open_feature_data
 
 log = logging.getLogger(__name__)
 
-SAMPLES = "samples"
 GAP = 8
 FONT_SIZE = 13
 CAPTION_LINES = 2
@@ -33,7 +33,7 @@ INK, PAPER = "black", "white"
 
 
 class Pictures:
-    """Draws the same held-out sounds with the same seeds at every step that is asked for."""
+    """Draws the same sounds with the same seeds at every step that is asked for."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Pictures:
         self._data = data
         self._release_of = release_of or pipeline_of
         self._pipeline_of = pipeline_of
-        self._scenes = _held_out(config)
+        self._scenes = _shown_scenes(config)
 
     def draw(self, step: int, learner: Learner) -> Path | None:
-        """Write RUN/samples/step-N.png; None where nothing is held out."""
+        """Write RUN/samples/step-N.png; None where there is no sound to draw."""
         if not self._scenes:
             return None
         network = learner.network
@@ -88,15 +88,15 @@ class Pictures:
         return out
 
 
-def _held_out(config: Training) -> list[tuple[str, str, np.ndarray, str]]:
+def _shown_scenes(config: Training) -> list[tuple[str, str, np.ndarray, str]]:
     if not config.samples.sounds:
         return []
     try:
-        validation = open_feature_data(config.data.model_copy(update={"split": "validation"}))
-    except InputError as nothing:  # the training split has been opened by the same rules
+        shown = open_feature_data(config.data.model_copy(update={"split": config.samples.split}))
+    except InputError as nothing:  # the split that is learned from has been opened by the same rules
         log.info("no sample grids: %s", nothing)
         return []
-    return held_out_scenes(validation, config.samples.sounds)
+    return first_scenes(shown, config.samples.sounds)
 
 
 def make_grid(images: Sequence[Image.Image], captions: Sequence[str], path: Path, columns: int | None = None) -> None:

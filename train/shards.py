@@ -365,7 +365,7 @@ def check_heard_by(data: FeatureData, vae: tuple[str, str], encoder: tuple[str, 
         )
 
 
-def held_out_scenes(data: FeatureData, count: int) -> list[tuple[str, str, np.ndarray, str]]:
+def first_scenes(data: FeatureData, count: int) -> list[tuple[str, str, np.ndarray, str]]:
     """The first scenes as they are stored, at most `count`: key, scene, audio features (T, D), the image's caption."""
 
     def scenes() -> Iterator[tuple[str, str, np.ndarray, str]]:

@@ -169,6 +169,7 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
                     write_page(config.run_dir, config.max_steps)
     if pictures:
         pictures.release(config.max_steps, learner)
+        log.info("curves and pictures: %s", write_page(config.run_dir, config.max_steps))
     accelerator.wait_for_everyone()
 
 

@@ -169,7 +169,7 @@ def _leave_signals_to_trainer(_worker: int) -> None:
 class _MicroBatches(Dataset):
     """One process's micro-batches, by their number in the whole training."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as `make_loader`
         self,
         data: FeatureData,
         config: Training,

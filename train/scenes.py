@@ -107,19 +107,22 @@ class Remix:
         self._seed = seed
         self._runs = {source.run_dir: _RunScenes(source, window_shards) for source in sources}
 
-    def mix(self, shard: Shard, key: str, scene: str, visit: int) -> np.ndarray:
-        """The (S,) int16 samples of a scene, as a visit of its image hears it.
+    def mix(self, shard: Shard, key: str, scene: str, visit: int | None) -> np.ndarray:
+        """The (S,) int16 samples of a scene, as a visit of its image hears it; None is as the run stored it.
 
         Raises:
             WorkError: what is kept of the run, or its pool, is damaged.
         """
-        unit = PurePosixPath(shard.archive.path).name.removesuffix(".tar")
-        return self._runs[shard.run_dir].mix(unit, key, scene, f"{self._seed}-{visit}")
+        return self._runs[shard.run_dir].mix(self.sources(shard, key, scene, visit))
 
-    def sources(self, shard: Shard, key: str, scene: str, visit: int) -> tuple[SourceClip, ...]:
-        """What a visit hears, and how loud."""
-        unit = PurePosixPath(shard.archive.path).name.removesuffix(".tar")
-        return self._runs[shard.run_dir].draw(unit, key, scene, f"{self._seed}-{visit}")
+    def sources(self, shard: Shard, key: str, scene: str, visit: int | None) -> tuple[SourceClip, ...]:
+        """What `mix` mixes: which clips, and how loud."""
+        drawn_for = scene if visit is None else f"{scene}@{self._seed}-{visit}"  # no scene has an @ in its name
+        return self._runs[shard.run_dir].draw(_unit_of(shard), key, scene, drawn_for)
+
+
+def _unit_of(shard: Shard) -> str:
+    return PurePosixPath(shard.archive.path).name.removesuffix(".tar")
 
 
 def prepare_remix(config: TrainConfig, data: FeatureData) -> Remix:
@@ -210,11 +213,7 @@ def _open_source(run: Run, config: TrainConfig, data: FeatureData) -> _Source:
     settings = config_of_run(run.run_dir)
     if settings.published is not None:
         raise InputError(f"{where}: renders a published dataset, whose scenes are drawn: leave it out, {INSTEAD}")
-    units = tuple(
-        PurePosixPath(shard.archive.path).name.removesuffix(".tar")
-        for shard in data.shards
-        if shard.run_dir == run.run_dir
-    )
+    units = tuple(_unit_of(shard) for shard in data.shards if shard.run_dir == run.run_dir)
     clips = stems(run.run_dir / layout.CLIPS)
     needed = [layout.audio(unit) for unit in clips] or [layout.CLIPS]
     _check_there(run.run_dir, needed, where)
@@ -455,27 +454,28 @@ class _RunScenes:
         self._rendering = rendering_of(source.config)
         self._open = lru_cache(window_shards)(self._read)
 
-    def mix(self, unit: str, key: str, scene: str, visit: str) -> np.ndarray:
-        return mix_sources(self.draw(unit, key, scene, visit), self._clips, self._rendering).samples
+    def mix(self, sources: Sequence[SourceClip]) -> np.ndarray:
+        return mix_sources(sources, self._clips, self._rendering).samples
 
-    def draw(self, unit: str, key: str, scene: str, visit: str) -> tuple[SourceClip, ...]:
-        """What a visit hears; where nothing can be heard under it (ties drawn for another seat), what is stored."""
+    def draw(self, unit: str, key: str, scene: str, drawn_for: str) -> tuple[SourceClip, ...]:
+        """What is heard for a purpose; where that gives nothing (among ties seats are drawn), what is stored."""
         opened = self._open(unit)
         if (key, scene) not in opened.rows:
-            raise WorkError(
-                f"{self._folder / unit}.parquet: knows no scene {scene!r} of {key!r}; remove {self._folder}"
-            )
+            raise self._damage(unit, f"knows no scene {scene!r} of {key!r}")
         row = opened.rows[key, scene]
         (kept,) = rows_of(opened.table.slice(row, 1).to_batches(), KeptScene)
         rankings = {
             query_of(concept, self._retrieval.query): _ranking(opened.rankings[number])
             for concept, number in zip(kept.concepts, kept.rankings, strict=True)
         }
-        for name in (f"{scene}@{visit}", scene):  # no scene has an @ in its name
+        for name in (drawn_for, scene):
             sources, _ = self._draw(key, self._split, name, kept.concepts, rankings)
             if sources:
                 return sources
-        raise WorkError(f"{self._folder / unit}.parquet: nothing can be drawn for {key!r}; remove {self._folder}")
+        raise self._damage(unit, f"has nothing to draw for scene {scene!r} of {key!r}")
+
+    def _damage(self, unit: str, what: str) -> WorkError:
+        return WorkError(f"{self._folder / unit}.parquet: {what}; remove {self._folder}, and it is made again")
 
     def _read(self, unit: str) -> _Unit:
         table = read_columns(self._folder / f"{unit}.parquet", ["image", "scene", "concepts", "rankings"])

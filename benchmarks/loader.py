@@ -1,9 +1,9 @@
 """The training loader, against webdataset as a user would set it up on the same shards.
 
 Run as `python -m benchmarks.loader`; two minutes. Images of 512 pixels: latents (4, 64, 64), two scenes of (49, 768),
-from the page cache. Both shuffle, read every member of a sample and give float32 batches. Ours also checks each sample's
-sha256, every array's type and values, and makes noise, timesteps and drops, which with webdataset the training loop
-would have to. Start-up is not counted.
+from the page cache. Both shuffle, read every member of a sample and give float32 batches. Ours also checks each
+sample's sha256, every array's type and values, and makes noise, timesteps and drops, which with webdataset the training
+loop would have to. Start-up is not counted.
 
 `loader_remix` is the same loader on a run of `sonify`'s own, with scenes of three sounds mixed anew at each visit
 (`data.scenes: remix`) against the stored ones, in turns; what AST takes of the device is not in it.

@@ -140,6 +140,18 @@ def prepare_remix(config: TrainConfig, data: FeatureData) -> Remix:
     return Remix(sources, config.seed, config.data.window_shards)
 
 
+def check_remix(config: TrainConfig, data: FeatureData) -> None:
+    """See whether scenes can be drawn anew, and search nothing.
+
+    Raises:
+        InputError: a run is of another kind, or what it would draw from is not there.
+        WorkError: a run is damaged.
+    """
+    for run in data.runs.values():
+        _open_source(run, config, data)
+    settings_of(data)
+
+
 def remix_recordings(config: TrainConfig) -> set[str]:
     """Every recording that a training run with remixed scenes may have heard.
 

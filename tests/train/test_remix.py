@@ -281,7 +281,7 @@ def test_a_training_learns_from_remixes_and_resumes_to_the_bit(sonified: Config,
 
 @pytest.fixture
 def copied(sonified: Config, tmp_path: Path) -> TrainConfig:
-    shutil.copytree(sonified.run_dir, tmp_path / "copy")
+    shutil.copytree(str(sonified.run_dir), tmp_path / "copy")
     return training(sonified, tmp_path / "training", data={"runs": [str(tmp_path / "copy")]})
 
 
@@ -298,7 +298,7 @@ def copied(sonified: Config, tmp_path: Path) -> TrainConfig:
 def test_a_run_without_what_scenes_are_drawn_from_is_refused_in_one_line(
     copied: TrainConfig, gone: str, said: str
 ) -> None:
-    shutil.rmtree(copied.data.runs[0] / gone)
+    shutil.rmtree(str(copied.data.runs[0] / gone))
 
     with pytest.raises((InputError, WorkError), match=said) as caught:
         prepare_remix(copied, open_feature_data(copied.data))

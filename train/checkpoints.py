@@ -27,6 +27,7 @@ from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
 from train.config import AudioTokenConfig, TrainConfig, Training
 from train.ema import Ema
+from train.scenes import remix_recordings
 from train.shards import FeatureData
 
 log = logging.getLogger(__name__)
@@ -281,7 +282,7 @@ def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str
             del plain[section][key]
     read = {"batch.total": config.batch.total, "data": data.digest, "data.split": config.data.split}
     if isinstance(config, TrainConfig):
-        return plain | read | {"hears": config.ast is not None}
+        return plain | read | {"hears": config.ast is not None, **frozen}
     # dropout and the classification term are of a micro-batch, which is the same images for any number of processes
     return plain | read | {"batch.per_device": config.batch.per_device, **frozen}
 
@@ -304,8 +305,10 @@ def save_training(config: Training, data: FeatureData, step: int, learner: Learn
 
 
 def learned_from(config: Training, data: FeatureData) -> list[str]:
-    """The recordings of the training data, and those of the projector that it began with where that one names them."""
-    return sorted({*data.recordings(), *(projector_recordings(config) or ())})
+    """The recordings of the training data, those that its scenes may have been drawn anew from, and those of the
+    projector that it began with where that one names them."""
+    drawn = remix_recordings(config) if isinstance(config, TrainConfig) else set()
+    return sorted({*data.recordings(), *drawn, *(projector_recordings(config) or ())})
 
 
 def projector_recordings(config: Training) -> list[str] | None:

@@ -27,6 +27,15 @@ class Data(Section):
     workers: int = Field(default=4, ge=0, le=64)  # loader processes of each GPU; 0 reads in the training process
 
 
+class RemixableData(Data):
+    """`scenes` says what an image is heard with: what `sonify features` stored, or a mix made anew at each visit.
+
+    A remix draws other recordings and gains by the run's own rules, and AST hears it on the device of the training.
+    """
+
+    scenes: Literal["stored", "remix"] = "stored"
+
+
 class Scratch(Section):
     """Random weights, of any size, but for those of a `projector`, as below."""
 
@@ -140,6 +149,7 @@ class Training(Section):
 class TrainConfig(Training):
     """A training of an audio-conditioned PixArt-alpha."""
 
+    data: RemixableData  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     ast: Model | None = "MIT/ast-finetuned-audioset-10-10-0.4593"  # null: the condition is not AST's
     ast_revision: str | None = None
     model: Transformer = Transformer()
@@ -147,6 +157,14 @@ class TrainConfig(Training):
     # Linear layers of a float32 model on a CPU as convolutions, which some processors compute faster; auto: what a
     # second of both says when the run begins, and from then on what it began with.
     linears: Literal["auto", "plain", "convolved"] = "auto"
+
+    @model_validator(mode="after")
+    def _hears_what_it_mixes(self) -> "TrainConfig":
+        if self.data.scenes == "remix" and self.ast is None:
+            raise ValueError(
+                "data.scenes is remix, which AST hears, and ast is null: name it, or set data.scenes: stored"
+            )
+        return self
 
 
 class HeardByBeats(Section):

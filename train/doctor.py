@@ -30,6 +30,7 @@ from train.launch import check_devices, start_accelerator
 from train.loader import accumulation_steps, make_loader, naming_lost_loaders
 from train.memory import GB, checkpoint_bytes, count_parameters, estimate_memory, most_that_fits, with_batch
 from train.model import TRANSFORMER_FILES, init_transformer, transformer_part
+from train.scenes import check_remix
 from train.shards import FeatureData, check_matches, open_feature_data
 from train.trial import CPU_SECONDS, Reading, Step, Trainee, images_for_cpu, read_for
 
@@ -297,6 +298,8 @@ def _examine_loader(
         yield _not_tried("loader", f"it needs the {'data' if data is None else 'networks'}")
         return None
     try:
+        if config.data.scenes == "remix":
+            check_remix(config, data)
         scale = scaling_factor(networks.vae)
         batches = make_loader(data, config, scaling_factor=scale, start_step=0, rank=0, world=processes)
         kept = min(accumulation_steps(config.batch, processes), MICRO_BATCHES)
@@ -308,6 +311,8 @@ def _examine_loader(
     workers, cpus = processes * max(config.data.workers, 1), usable_cpus()
     found = f"{reading.images_per_sec:,.0f} images/s by {config.data.workers or 'no'} loader processes"
     facts = {"images_per_sec": reading.images_per_sec, "workers": config.data.workers, "cpus": cpus}
+    if config.data.scenes == "remix":
+        found += ", of stored scenes: to mix them anew takes longer, and AST is in no step that is tried"
     if workers > cpus:
         found += f"; {processes} such loaders are {workers} processes on {cpus} CPUs, and each will be slower"
     outcome = Outcome.NOTE if workers > cpus else Outcome.OK

@@ -7,6 +7,7 @@ What is drawn for a visit depends on the seed and its position alone: no worker 
 that is resumed needs nothing but its step.
 
     B  images of a micro-batch, C H W  channels, height and width of the latents, T D  times and width of the condition
+    S  samples of a scene that is mixed anew
 """
 
 import signal
@@ -25,6 +26,7 @@ from sonify.io.machine import shorten_sockets
 from sonify.keys import hash64
 from train.config import BatchSizes, Training
 from train.diffusion import NUM_TIMESTEPS
+from train.scenes import Remix
 from train.shards import FeatureData, TrainingSample
 
 DEATH_SEC = 10
@@ -38,7 +40,8 @@ LOST = (
 class Batch:
     """What one micro-step needs; latents are scaled, and `dropped_B` says whose condition is left out.
 
-    `position` is the first image's; `labels` say what is heard, where that was asked for.
+    `position` is the first image's; `labels` say what is heard, where that was asked for. Scenes that were mixed anew
+    are `waveforms_BS`, int16, and `audio_BTD` is empty, of no time, until they are heard.
     """
 
     position: int
@@ -49,6 +52,7 @@ class Batch:
     timesteps_B: Tensor
     audio_BTD: Tensor
     dropped_B: Tensor
+    waveforms_BS: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device; from pinned memory the copy is not waited for."""
@@ -94,10 +98,12 @@ def make_loader(  # noqa: PLR0913 - the place of a process among others is three
     world: int,
     *,
     with_labels: bool = False,
+    remix: Remix | None = None,
 ) -> Generator[Batch, None, None]:
     """The micro-batches of one process, from those of step `start_step` (the first is 0) on to `max_steps`.
 
-    Reading begins with the first `next`, in `data.workers` processes.
+    Scenes are heard as they are stored, or mixed anew by `remix`. Reading begins with the first `next`, in
+    `data.workers` processes.
 
     Raises:
         InputError: an epoch is smaller than a step, or the batch does not divide.
@@ -112,7 +118,15 @@ def make_loader(  # noqa: PLR0913 - the place of a process among others is three
     if config.data.workers:
         shorten_sockets()  # through which they hand tensors over
     loader = DataLoader(
-        _MicroBatches(data, config, scaling_factor, rank * config.batch.per_device, world, with_labels),
+        _MicroBatches(
+            data,
+            config,
+            scaling_factor,
+            rank * config.batch.per_device,
+            world,
+            with_labels=with_labels,
+            remix=remix,
+        ),
         batch_size=None,
         sampler=range(start_step * accumulation, config.max_steps * accumulation),
         num_workers=config.data.workers,
@@ -155,16 +169,19 @@ def _leave_signals_to_trainer(_worker: int) -> None:
 class _MicroBatches(Dataset):
     """One process's micro-batches, by their number in the whole training."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as `make_loader`
         self,
         data: FeatureData,
         config: Training,
         scaling_factor: float,
         first_in_world: int,
         world: int,
+        *,
         with_labels: bool,
+        remix: Remix | None,
     ) -> None:
         self._data = data
+        self._remix = remix
         self._config = config
         self._scaling_factor = scaling_factor
         self._with_labels = with_labels
@@ -188,6 +205,7 @@ class _MicroBatches(Dataset):
             timesteps_B=torch.tensor([visit.timestep for visit in visits]),
             audio_BTD=_stack([visit.audio_TD for visit in visits]),
             dropped_B=torch.tensor([visit.dropped for visit in visits]),
+            waveforms_BS=_stack([visit.waveform_S for visit in visits]) if self._remix else None,
         )
 
     def _visit(self, position: int) -> "_Visit":
@@ -195,15 +213,23 @@ class _MicroBatches(Dataset):
         which_scene, which_side, drop = random.random(3)
         timestep = int(random.integers(NUM_TIMESTEPS))
         noise_CHW = random.standard_normal(self._data.latent_shape, np.float32)
-        sample = self._data.read(*self._order.locate(position))
+        shard, row = self._order.locate(position)
+        sample = self._data.read(shard, row)
         scene = sample.scenes[int(which_scene * len(sample.scenes))]
         mirrored = "latent_flip.npy" in sample.members and which_side < 0.5
+        audio_TD = waveform_S = np.empty((0, self._data.audio_shape[1]), np.float32)
+        if self._remix is None:
+            audio_TD = sample.decode(f"{scene}.audio.npy", self._data.audio_shape)
+        else:
+            epoch = position // self._order.num_images
+            waveform_S = self._remix.mix(self._data.shards[shard], sample.key, scene, epoch)
         return _Visit(
             key=sample.key,
             latents_CHW=self._draw_latents(sample, "latent_flip" if mirrored else "latent", random),
             noise_CHW=noise_CHW,
             timestep=timestep,
-            audio_TD=sample.decode(f"{scene}.audio.npy", self._data.audio_shape),
+            audio_TD=audio_TD,
+            waveform_S=waveform_S,
             dropped=bool(drop < self._config.condition_dropout),
             label=sample.label_of(scene) if self._with_labels else "",
         )
@@ -224,6 +250,7 @@ class _Visit:
     noise_CHW: np.ndarray
     timestep: int
     audio_TD: np.ndarray
+    waveform_S: np.ndarray
     dropped: bool
     label: str
 

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -35,6 +36,7 @@ from train.metrics import training_flops
 from train.model import drop_condition, init_transformer, predict
 from train.pictures import Pictures
 from train.pipeline import AudioPixArtPipeline
+from train.scenes import SceneEar, prepare_remix, settings_of
 from train.shards import check_matches, open_feature_data
 
 log = logging.getLogger(__name__)
@@ -67,8 +69,15 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
 
     linears = choose_linears(config, accelerator.device, is_main=accelerator.is_main_process)
     config = config.model_copy(update={"linears": linears})
+    remix = ear = None
+    if config.data.scenes == "remix":
+        with accelerator.main_process_first():  # who comes first searches, and the others find what it kept
+            remix = prepare_remix(config, data)
+        ear = SceneEar(config, settings_of(data), accelerator.device)
+
     transformer.to(accelerator.device).train()
-    learner = start_learner(transformer, config.optimizer)
+    drawn = {"data.scenes": f"remix {remix.digest}"} if remix else {}
+    learner = start_learner(transformer, config.optimizer, drawn)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
@@ -85,12 +94,13 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
         start_step=first_step,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        remix=remix,
     )
     return Lesson(
         config=config,
         learner=learner,
         model=accelerator.prepare_model(transformer),
-        loss_of=lambda model, batch: loss_of(model, batch, null_TD),
+        loss_of=lambda model, batch: loss_of(model, hear(batch, ear), null_TD),
         data=data,
         batches=batches,
         first_step=first_step,
@@ -98,6 +108,14 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
         num_timesteps=NUM_TIMESTEPS,
         pictures=Pictures(config, data, pipeline_of) if accelerator.is_main_process else None,
     )
+
+
+def hear(batch: Batch, ear: SceneEar | None) -> Batch:
+    """The batch with what its scenes sound like, where they were mixed anew."""
+    if ear is None:
+        return batch
+    assert batch.waveforms_BS is not None
+    return replace(batch, audio_BTD=ear(batch.waveforms_BS), waveforms_BS=None)
 
 
 def loss_of(model: nn.Module, batch: Batch, null_TD: torch.Tensor) -> Losses:

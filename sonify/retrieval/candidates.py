@@ -52,25 +52,18 @@ class Ranking:
     limit: float = 0.0
 
 
-class ClipIndex:
-    """Search over the embeddings of one split of the pool, on `threads` threads."""
+class ClipGroups:
+    """Which clips have one embedding, and so stand or fall together in a ranking."""
 
-    def __init__(self, embeddings: np.ndarray | Grouped, threads: int, search: Search | None = None) -> None:
-        """Index (N, D) float32 embeddings; the search is on CPUs unless `search` names another device."""
-        grouped = embeddings if isinstance(embeddings, Grouped) else group_in_memory(embeddings)
-        group_of_clip = grouped.group_of_clip
-        self.num_clips = len(group_of_clip)
+    def __init__(self, of_clip: np.ndarray) -> None:
+        """Take (N,) int64 group numbers of clips."""
+        self.of_clip = of_clip
+        num_clips = len(of_clip)
         # Neighbours in the pool come from one recording; this scatters them, so that a ring's seats do not go to it.
-        scattered = np.arange(self.num_clips, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
-        order = np.lexsort((scattered, group_of_clip))
-        self._members = order
-        self._sizes = np.bincount(group_of_clip, minlength=len(grouped.rows.vectors))
+        scattered = np.arange(num_clips, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
+        self._members = np.lexsort((scattered, of_clip))
+        self._sizes = np.bincount(of_clip)
         self._starts = np.cumsum(self._sizes) - self._sizes
-        self._search = RowSearch(grouped.rows, threads, search or Search())
-
-    def rank(self, queries: np.ndarray, length: int, most: float = math.inf) -> list[Ranking]:
-        """Rank groups so that at least `length` clips are covered, for (Q, D) float32 queries; none is above `most`."""
-        return [Ranking(best.scores, best.numbers, best.tied) for best in self._search(queries, length, most)]
 
     def top_clips(self, ranking: Ranking, length: int, u: float) -> tuple[np.ndarray, np.ndarray]:
         """Return exactly `length` clips and their similarities, best first.
@@ -97,6 +90,20 @@ class ClipIndex:
         seated = np.searchsorted(ends, seats, "right")
         clips = self._members[self._starts[groups[seated]] + seats - (ends - sizes)[seated]]
         return clips, similarities[seated]
+
+
+class ClipIndex:
+    """Search over the embeddings of one split of the pool, on `threads` threads."""
+
+    def __init__(self, embeddings: np.ndarray | Grouped, threads: int, search: Search | None = None) -> None:
+        """Index (N, D) float32 embeddings; the search is on CPUs unless `search` names another device."""
+        grouped = embeddings if isinstance(embeddings, Grouped) else group_in_memory(embeddings)
+        self.groups = ClipGroups(grouped.group_of_clip)
+        self._search = RowSearch(grouped.rows, threads, search or Search())
+
+    def rank(self, queries: np.ndarray, length: int, most: float = math.inf) -> list[Ranking]:
+        """Rank groups so that at least `length` clips are covered, for (Q, D) float32 queries; none is above `most`."""
+        return [Ranking(best.scores, best.numbers, best.tied) for best in self._search(queries, length, most)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,13 +193,24 @@ def draw_position(weights: np.ndarray, u: float) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a draw by rankings that were had before needs of the N clips that were searched for them.
+
+    `group_of_clip` is what the rankings number, `hubness` is what was taken off each clip's cosine.
+    """
+
+    group_of_clip: np.ndarray  # (N,) int64
+    hubness: np.ndarray  # (N,) float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolClips:
-    """N clips: what the draw needs to know of them."""
+    """N clips: what the draw needs to know of them; those of which only that is `Kept` cannot be searched."""
 
     clips: Sequence[str]
     recordings: np.ndarray  # (N,) int64 codes
     loudness_lufs: np.ndarray  # (N,) float64
-    embeddings: np.ndarray | Grouped  # (N, D) float32
+    embeddings: np.ndarray | Grouped | Kept  # (N, D) float32
     tags: ClipTags | None = None  # None: nobody listened
 
 
@@ -236,32 +254,28 @@ class Missed:
     heard: str = ""
 
 
-class SplitPool:
-    """Ranks texts against the clips of one split and says which clips may stand for a text."""
+class PoolSearch:
+    """Ranks the clips of one split for texts; `kept` is what a draw needs of it afterwards."""
 
     def __init__(
         self,
-        clips: PoolClips,
+        embeddings: np.ndarray | Grouped,
         encoder: JointEncoder,
         retrieval: Retrieval,
         threads: int,
-        limit: QueryLimit | None = None,
+        limit: QueryLimit | None,
     ) -> None:
-        """Index a split; `limit` is the rule of `retrieval.limit`."""
-        self.clips = clips.clips
-        self.recordings = clips.recordings
-        self.loudness_lufs = clips.loudness_lufs
         self._encoder = encoder
-        self._retrieval = retrieval
         self._limit = limit
-        confirm = retrieval.confirm
-        self._ear = Ear(clips.tags, confirm, retrieval.purity) if clips.tags is not None and confirm else None
-        self._index = ClipIndex(clips.embeddings, threads, retrieval.search)
-        self._length = list_length(retrieval, len(clips.clips))
+        self._index = ClipIndex(embeddings, threads, retrieval.search)
+        of_clip = self._index.groups.of_clip
+        self._length = list_length(retrieval, len(of_clip))
         # querybank takes a clip's mean similarity to the bank off its similarity: one vector off the query does it
         centred = retrieval.hubness == "querybank"
         self._bank = bank_mean(encoder) if centred else np.zeros(encoder.dimension, dtype=np.float32)
-        self._hubness = _hubness(clips.embeddings, self._bank) if centred else np.zeros(len(clips.clips), np.float32)
+        hubness = _hubness(embeddings, self._bank) if centred else np.zeros(len(of_clip), np.float32)
+        self.groups = self._index.groups
+        self.kept = Kept(group_of_clip=of_clip, hubness=hubness)
 
     def rank(self, queries: Iterable[Query]) -> dict[Query, Ranking]:
         """Encode and search distinct queries, in one batch; an encoder that knows no names gets each text once."""
@@ -295,6 +309,53 @@ class SplitPool:
     def _fixed_bank(self) -> np.ndarray:
         return bank_of(self._encoder)
 
+
+class SplitPool:
+    """Ranks texts against the clips of one split and says which clips may stand for a text."""
+
+    def __init__(
+        self,
+        clips: PoolClips,
+        encoder: JointEncoder | None,
+        retrieval: Retrieval,
+        threads: int = 1,
+        limit: QueryLimit | None = None,
+    ) -> None:
+        """Index a split; `limit` is the rule of `retrieval.limit`.
+
+        Without an encoder, for clips whose search is `Kept`, it draws by rankings that were had before.
+        """
+        self.clips = clips.clips
+        self.recordings = clips.recordings
+        self.loudness_lufs = clips.loudness_lufs
+        self._retrieval = retrieval
+        confirm = retrieval.confirm
+        self._ear = Ear(clips.tags, confirm, retrieval.purity) if clips.tags is not None and confirm else None
+        self._length = list_length(retrieval, len(clips.clips))
+        if isinstance(clips.embeddings, Kept):
+            self._search = None
+            self.kept = clips.embeddings
+            self._groups = ClipGroups(self.kept.group_of_clip)
+        else:
+            assert encoder is not None
+            self._search = PoolSearch(clips.embeddings, encoder, retrieval, threads, limit)
+            self.kept, self._groups = self._search.kept, self._search.groups
+        self._hubness = self.kept.hubness
+
+    @property
+    def search(self) -> PoolSearch:
+        """What ranks clips; not where the search is kept."""
+        assert self._search is not None
+        return self._search
+
+    def rank(self, queries: Iterable[Query]) -> dict[Query, Ranking]:
+        """Encode and search distinct queries, in one batch; an encoder that knows no names gets each text once."""
+        return self.search.rank(queries)
+
+    def standing(self, queries: Iterable[Query]) -> dict[Query, tuple[float, float]]:
+        """Each query's mean likeness to a fixed bank of clips, and its deviation."""
+        return self.search.standing(queries)
+
     def consider(self, concept: Concept, ranking: Ranking, key: tuple[str | int, ...]) -> Candidates | Missed:
         """Say which clips may stand for a concept, or why none may.
 
@@ -303,7 +364,7 @@ class SplitPool:
             ranking: of its query.
             key: what it is for; the same key gives the same.
         """
-        clips, similarities = self._index.top_clips(ranking, self._length, uniform("seat", *key))
+        clips, similarities = self._groups.top_clips(ranking, self._length, uniform("seat", *key))
         candidates = self._reaching(clips, similarities, ranking.limit)
         if candidates is None:
             best = int(clips[0])

@@ -289,7 +289,7 @@ class PairStage:
         self._config = config
         self._pool = pool
         self._excluded = read_exclusions(config.images.exclude)
-        self._settle = SceneRules(config, pool)
+        self._draw_scene = SceneDraw(config, pool)
 
     def __call__(self, rows: Sequence[ImageScenes]) -> list[tuple[Pair, ...] | Rejected]:
         planned = [self._refuse(row) or scenes_of(self._config, row) for row in rows]
@@ -359,7 +359,7 @@ class PairStage:
             return Rejected(key=key, reason=Reason.MISSING_SCENE, scene=scene.name)
         if not scene.concepts:
             return self._refuse_scene(key, scene.name, scene.heard)
-        sources, refused = self._draw_sources(key, split, scene, rankings)
+        sources, refused = self._draw_scene(key, split, scene.name, scene.concepts, rankings)
         if not sources:
             named = ", ".join(concept.concept for concept in scene.concepts)
             return Rejected(key=key, reason=_why_nothing(refused), scene=scene.name, detail=named)
@@ -378,30 +378,46 @@ class PairStage:
             reason = Reason.NOT_VISIBLE if Reason.NOT_VISIBLE in reasons else Reason.NOT_SOUNDING
         return Rejected(key=key, reason=reason, scene=scene, detail=", ".join(c.concept for c in concepts))
 
-    def _draw_sources(
-        self, key: str, split: str, scene: Scene, rankings: Mapping[Query, Ranking]
+
+class SceneDraw:
+    """Draws the sources of a scene by every rule of a run: one clip for each concept, and how they stand together."""
+
+    def __init__(self, config: Config, pool: Mapping[str, SplitPool]) -> None:
+        self._config = config
+        self._pool = pool
+        self._settle = SceneRules(config, pool)
+
+    def __call__(
+        self, key: str, split: str, scene: str, concepts: Sequence[Concept], rankings: Mapping[Query, Ranking]
     ) -> tuple[tuple[SourceClip, ...], tuple[Refused, ...]]:
-        """One clip for each concept that has one, and why the others have none."""
+        """One clip for each concept that has one, and why the others have none.
+
+        Args:
+            key: the image.
+            split: the image's, from whose pool is drawn.
+            scene: what the draw is for; another name is another draw.
+            concepts: that are to be heard.
+            rankings: of the concepts' queries, in that split.
+        """
         used: set[int] = set()
         sources: list[SourceClip] = []
         heard: list[Concept] = []
         refused: list[Refused] = []
         queries: list[Query] = []
         pool = self._pool[split]
-        for concept in scene.concepts:
+        for concept in concepts:
             query = query_of(concept, self._config.retrieval.query)
             if self._config.retrieval.merge_names and any(are_one_sound(query, other) for other in queries):
                 refused.append(refuse(concept, Reason.SAME_SOURCE))
                 continue
-            ranking = rankings[query]
-            drawn = draw_source(pool, ranking, used, concept, self._config, (key, scene.name))
+            drawn = draw_source(pool, rankings[query], used, concept, self._config, (key, scene))
             if isinstance(drawn, Missed):
                 refused.append(refuse(concept, drawn.reason, pool.clips[drawn.clip], drawn.cosine, drawn.heard))
             else:
                 sources.append(drawn)
                 heard.append(concept)
                 queries.append(query)
-        return self._settle(heard, sources, (self._config.seed, key, scene.name)), tuple(refused)
+        return self._settle(heard, sources, (self._config.seed, key, scene)), tuple(refused)
 
 
 def _not_asked_for(scene: Scene, presence: Collection[str]) -> Iterator[Refused]:

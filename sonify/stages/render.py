@@ -17,7 +17,7 @@ from sonify.io.write import Transaction
 from sonify.keys import member_name
 from sonify.media.audio import encode_flac
 from sonify.media.events import cut_active, lay_out
-from sonify.media.mixing import mix_clips, pcm_sha256
+from sonify.media.mixing import MixedSound, mix_clips, pcm_sha256
 from sonify.media.pixels import UnreadableImage, to_jpeg
 from sonify.pool import ClipSamples
 from sonify.rows import Pair, Reason, Rejected, Render, SourceClip, SourceImage
@@ -63,17 +63,21 @@ class Rendering:
 
 def render_job(config: Config) -> Job:
     """Pairs to shards. Accounting counts (image, scene)."""
-    rendering = Rendering(
-        min_side=None if config.render.image == "original" else config.render.image,
-        peak_dbfs=config.mix.peak_dbfs,
-        sample_rate_hz=config.audio.sample_rate,
-    )
     return Job(
         read=lambda unit: read_paired_sources(config, unit),
-        process=RenderStage(rendering, ClipSamples(config.run_dir)),
+        process=RenderStage(rendering_of(config), ClipSamples(config.run_dir)),
         open_sink=lambda unit, transaction, _rejects: ShardSink(transaction, unit),
         batch_rows=8,
         scenes=config.scenes,
+    )
+
+
+def rendering_of(config: Config) -> Rendering:
+    """What a run writes of its scenes."""
+    return Rendering(
+        min_side=None if config.render.image == "original" else config.render.image,
+        peak_dbfs=config.mix.peak_dbfs,
+        sample_rate_hz=config.audio.sample_rate,
     )
 
 
@@ -115,9 +119,7 @@ class RenderStage:
         return Sample(split=row.pairs[0].split, members=members, renders=renders)
 
     def _mix(self, pair: Pair) -> tuple[Render, bytes]:
-        clips = [self._hear(source) for source in pair.sources]
-        gains_db = [source.gain_db for source in pair.sources]
-        mix = mix_clips(clips, gains_db, self._rendering.peak_dbfs)
+        mix = mix_sources(pair.sources, self._clips, self._rendering)
         render = Render(
             image=pair.image,
             scene=pair.scene,
@@ -127,14 +129,19 @@ class RenderStage:
         )
         return render, encode_flac(mix.samples, self._rendering.sample_rate_hz)
 
-    def _hear(self, source: SourceClip) -> np.ndarray:
-        """A scene's samples of one source before its gain: its whole clip, or a part of it at each onset."""
-        samples = self._clips[source.clip]
-        if not source.onsets_sec:
-            return samples
-        rate = self._rendering.sample_rate_hz
-        part = cut_active(samples, source.active_start_sec, source.active_sec, rate)
-        return lay_out(part, source.onsets_sec, len(samples), rate)
+
+def mix_sources(sources: Sequence[SourceClip], clips: ClipSamples, rendering: Rendering) -> MixedSound:
+    """The sound of a scene, of what was drawn for it."""
+    heard = [_hear(source, clips[source.clip], rendering.sample_rate_hz) for source in sources]
+    return mix_clips(heard, [source.gain_db for source in sources], rendering.peak_dbfs)
+
+
+def _hear(source: SourceClip, samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    """A scene's samples of one source before its gain: its whole clip, or a part of it at each onset."""
+    if not source.onsets_sec:
+        return samples
+    part = cut_active(samples, source.active_start_sec, source.active_sec, rate_hz)
+    return lay_out(part, source.onsets_sec, len(samples), rate_hz)
 
 
 def sample_json(pairs: tuple[Pair, ...], renders: tuple[Render, ...]) -> bytes:

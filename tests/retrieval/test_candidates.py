@@ -117,7 +117,7 @@ def test_search_is_exact():
     pool, queries = unit_rows(500), unit_rows(20, seed=1)
     index = ClipIndex(pool, threads=1)
     for query, ranking in zip(queries, index.rank(queries, 10), strict=True):
-        clips, similarities = index.top_clips(ranking, 10, u=0.0)
+        clips, similarities = index.groups.top_clips(ranking, 10, u=0.0)
         expected = np.argsort(-(pool @ query))[:10]
         assert clips.tolist() == expected.tolist()
         assert np.allclose(similarities, pool[expected] @ query, atol=1e-6)
@@ -130,7 +130,7 @@ def test_equal_clips_share_the_last_seats_evenly():
     (ranking,) = index.rank((one * 0.6 + other * 0.4)[None], 8)
     seen = np.zeros(43, dtype=int)
     for u in np.linspace(0, 1, 400, endpoint=False):
-        clips, similarities = index.top_clips(ranking, 8, u)
+        clips, similarities = index.groups.top_clips(ranking, 8, u)
         assert len(set(clips.tolist())) == 8
         assert np.all(np.diff(similarities) <= 0)
         seen[clips] += 1
@@ -147,7 +147,7 @@ def test_groups_that_are_as_similar_share_the_last_seats():
     (ranking,) = index.rank(np.array([[1.0, 0.5, 0.5, 0.5, *[0.0] * 12]], np.float32), 8)
     seen = np.zeros(20, dtype=int)
     for u in np.linspace(0, 1, 300, endpoint=False):
-        clips, similarities = index.top_clips(ranking, 8, u)
+        clips, similarities = index.groups.top_clips(ranking, 8, u)
         assert len(set(clips.tolist())) == 8
         assert np.allclose(similarities, [1.0] * 5 + [0.5] * 3)
         seen[clips] += 1
@@ -165,7 +165,7 @@ def test_every_clip_of_one_similarity_gets_a_last_seat_equally_often(similarity,
     (ranking,) = index.rank(np.eye(1, 64, dtype=np.float32), 8, most)
     seen = np.zeros(30 + better, dtype=int)
     for u in np.linspace(0, 1, 990, endpoint=False):
-        clips, similarities = index.top_clips(ranking, 8, u)
+        clips, similarities = index.groups.top_clips(ranking, 8, u)
         assert len(set(clips.tolist())) == 8
         assert np.all(np.diff(similarities) <= 0)
         seen[clips] += 1
@@ -181,7 +181,7 @@ def test_ties_of_groups_that_no_seat_reaches_take_none():
     index = ClipIndex(np.concatenate([np.repeat(kinds[:1], 20, axis=0), kinds[1:]]), threads=1)
     (ranking,) = index.rank(np.eye(1, 16, dtype=np.float32), 2)
     for u in np.linspace(0, 1, 100, endpoint=False):
-        clips, similarities = index.top_clips(ranking, 2, u)
+        clips, similarities = index.groups.top_clips(ranking, 2, u)
         assert (clips < 20).all()
         assert similarities.tolist() == [1, 1]
 
@@ -190,7 +190,7 @@ def test_ties_of_groups_that_no_seat_reaches_take_none():
 def test_a_list_never_exceeds_the_pool(length):
     index = ClipIndex(unit_rows(9), threads=1)
     (ranking,) = index.rank(unit_rows(1, seed=3), length)
-    clips, _ = index.top_clips(ranking, length, u=0.999999)
+    clips, _ = index.groups.top_clips(ranking, length, u=0.999999)
     assert len(set(clips.tolist())) == length
 
 

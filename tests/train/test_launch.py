@@ -121,10 +121,8 @@ def test_loaders_end_with_a_launcher_that_was_killed(root):
     assert len(ranks) == 2 <= len(loaders)
     process.kill()
     process.wait()
-    for pid in (*ranks, *loaders, *loaders):  # a loader looks for its parent every five seconds
-        gone = is_gone(pid)
-    assert gone
-    assert all(is_gone(pid) for pid in (*ranks, *loaders))
+    assert all(is_gone(pid) for pid in ranks)
+    assert all(is_gone(pid) or is_gone(pid) for pid in loaders)  # one looks for its parent every five seconds
 
 
 USERS_OWN = {
@@ -258,11 +256,12 @@ def test_two_machines_have_the_losses_of_one_process_and_only_the_first_writes(r
     for machine in machines:
         output, _ = machine.communicate(timeout=240)
         assert machine.returncode == 0, output
-        assert "Warning" not in output
+        assert "destroy_process_group" not in output
     assert len(read_metrics(root / "machines")) == 2
     np.testing.assert_allclose(losses(root / "machines"), losses(straight), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_machines_with_a_run_dir_each_are_refused(root, straight):
     port = launch._free_port()
     sections = {"batch": {"per_device": 2}, "max_steps": 3}

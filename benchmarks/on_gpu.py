@@ -15,7 +15,6 @@ if __name__ == "__main__":  # first of all: what is imported below may not be in
     raise SystemExit(run_module("benchmarks.on_gpu", extra="dev"))
 
 import argparse
-import ctypes
 import fcntl
 import json
 import os
@@ -36,6 +35,7 @@ from pathlib import Path
 from benchmarks.gpu.report import Figure, PartReport, Report, read_figure, read_report, rows_of, table_of, write_report
 from sonify.errors import InputError
 from sonify.installed import ROOT
+from sonify.io.machine import die_with_parent
 from sonify.io.write import find_target
 from sonify.terminal import Parser, run_command
 
@@ -44,7 +44,6 @@ WRITING_SECONDS = 3.0  # kept back at the end
 TAIL_CHARACTERS = 600  # of what a part said last
 POLL_SECONDS = 0.05
 FOLDER, LOCK = "sonify-on-gpu-", "lock"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,14 +212,9 @@ def _has_ended(child: subprocess.Popen[str], deadline: float) -> bool:
 
 def _do(name: str, device: str, tiny: bool, folder: Path) -> None:
     """Measure one part, in this process."""
-    die_with_parent()
+    die_with_parent(os.getppid())  # a measurement whose conductor was killed would keep the GPU for itself
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     measured = getattr(import_module(f"benchmarks.gpu.{_part_of(name).module}"), name)
     for figure in measured(import_module("benchmarks.gpu.room").open_room(device, tiny, folder)):
         print(json.dumps(asdict(figure)), flush=True)
-
-
-def die_with_parent() -> None:
-    """A measurement whose conductor was killed would keep the GPU for itself."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -10,8 +10,9 @@
 # batch.per_device times the number of GPUs in all must divide batch.total. CONFIG=... chooses another configuration,
 # MODELS=DIR another folder of models, INTERFACE=ib0 the network of the nodes (else that of the default route);
 # arguments are overrides. `--cpus-per-task` is a node's CPUs by its GPUs, at most.
-# Takes: not measured. No torchrun: it kills its processes 30 s after SIGTERM, before a checkpoint is written; so Slurm
-# starts them, and they have the five minutes of --signal.
+# Takes: not measured. No torchrun: it ends with a code of its own after SIGTERM, by which nobody knows to queue it again,
+# and kills its processes after 30 s (--shutdown-timeout). So Slurm starts them: they have the five minutes of --signal,
+# and a minute where one of them has failed and the others wait for it.
 #SBATCH --job-name=sonify-train
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -38,7 +39,7 @@ export MASTER_PORT=29500 WORLD_SIZE="${SLURM_NTASKS}" OMP_NUM_THREADS="${SLURM_C
 
 status=0
 # shellcheck disable=SC2016
-srun --cpus-per-task="${SLURM_CPUS_PER_TASK}" \
+srun --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK}" \
   bash -c 'RANK="${SLURM_PROCID}" LOCAL_RANK="${SLURM_LOCALID}" exec python -m train.pixart "$@"' -- \
   --config "${config}" devices="${SLURM_NTASKS}" "$@" || status="$?"
 if [ "${status}" -eq 130 ]; then # saved after SIGTERM

@@ -39,6 +39,7 @@ from train.config import AudioTokenConfig, TokenWeights
 from train.diffusion import NUM_TIMESTEPS
 from train.embedder import Embedder, TokenLosses, TokenPrompt, make_noise_scheduler, token_loss
 from train.frozen import TokenNetworks, load_token_networks, make_token_pipeline
+from train.launch import first_of_each_machine
 from train.loader import Batch, accumulation_steps, make_loader
 from train.loop import Lesson, in_run, run_trainer, start_learner
 from train.pictures import Pictures
@@ -88,7 +89,7 @@ class Frozen:
 
 
 def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
-    with accelerator.main_process_first():  # who comes first fetches what is not here yet
+    with first_of_each_machine(accelerator):  # who comes first fetches what is not here yet
         networks = load_token_networks(config)
     data = open_feature_data(config.data)
     _check_data(config, networks, data)

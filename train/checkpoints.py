@@ -1,6 +1,7 @@
 """The whole state of training on disk: safetensors only, seen whole or not at all, checked before it is used.
 
-`save_training` and `restore_training` are the ways from and to the state in memory.
+A `Saver` and `restore_training` are the ways from and to the state in memory. Training goes on while a checkpoint is
+written: it waits for a copy of the state in the host's memory, which is as large as a checkpoint.
 
 RUN/checkpoints/step-00001000/model.safetensors, ema.safetensors, optimizer.safetensors
 RUN/checkpoints/step-00001000/state.json     step, what the run is bound to, the files' sizes and sha256
@@ -10,9 +11,11 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +29,7 @@ from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
 from train.config import AudioTokenConfig, TrainConfig, Training
+from train.device import wait_for
 from train.ema import Ema
 from train.scenes import remix_recordings
 from train.shards import FeatureData
@@ -40,6 +44,7 @@ PARTIAL = ".partial"
 DAMAGED = ".damaged"
 RELEASE = "pipeline"
 PIPELINE_INDEX = "model_index.json"
+NOTICEABLE_SECONDS = 5.0  # of waiting for the checkpoint before, which is then said
 NETWORK = "transformer"  # what a checkpoint calls the network's configuration, whatever network it is
 
 Tensors = Mapping[str, torch.Tensor]
@@ -213,7 +218,7 @@ def _check(folder: Path) -> dict[str, Any]:
     record = _read_state(folder)
     if folder.name != _name(record["step"]):
         raise _Damaged(f"{STATE} is that of {_name(record['step'])}")
-    for file in (FileRecord(**fields) for fields in record["files"]):
+    for file in (FileRecord(**said) for said in record["files"]):
         if what := damage_of(folder / file.path, file):
             raise _Damaged(f"{file.path}: {what}")
     return record
@@ -288,20 +293,100 @@ def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str
 
 
 def save_training(config: Training, data: FeatureData, step: int, learner: Learner) -> None:
-    """Save everything that training goes on from.
+    """Save everything that training goes on from, and wait for it.
 
     Raises:
         DiskFull: no room is left; the checkpoints that are there stay.
     """
-    state = TrainingState(
+    with Saver(config, data, learner) as saver:
+        saver.save(step)
+
+
+class Saver:
+    """A context in which checkpoints are written by a thread, one at a time; its end waits for the last of them.
+
+    The copy that is written is pinned where the state is on a GPU, and made in the same place each time. `writes` is
+    false in all processes but the first.
+    """
+
+    def __init__(self, config: Training, data: FeatureData, learner: Learner, *, writes: bool = True) -> None:
+        self._config = config
+        self._data = data
+        self._learner = learner
+        self._writes = writes
+        self._copies: dict[tuple[str, str], torch.Tensor] = {}
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            log.warning("the last checkpoint was not written: %s", failure)  # and the error goes its way
+        finally:
+            self._thread.shutdown()
+
+    def save(self, step: int) -> None:
+        """Copy the state as it is after a step, and let it be written.
+
+        Raises:
+            DiskFull: no room was left for the one before; the checkpoints that are there stay.
+        """
+        if not self._writes:
+            return
+        started = time.perf_counter()
+        self.wait()
+        if (waited := time.perf_counter() - started) > NOTICEABLE_SECONDS:
+            log.warning(
+                "step %s waited %.0f s for the checkpoint before it to be written: run_dir's disk is slow for"
+                " checkpoints.every=%d", f"{step:,}", waited, self._config.checkpoints.every,
+            )  # fmt: skip
+        state = self._copied(_state_of(step, self._learner))
+        bound = bound_settings(self._config, self._data, self._learner.frozen)
+        network = self._learner.settings
+
+        def write() -> Path:  # what is counted over the data, at the first time, is counted here too
+            facts = Facts(bound=bound, network=network, recordings=learned_from(self._config, self._data))
+            return save_checkpoint(self._config.run_dir, state, facts, self._config.checkpoints.keep)
+
+        self._writing = self._thread.submit(write)
+
+    def raise_failure(self) -> None:
+        """Raise what kept a checkpoint from being written, as soon as it is known."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk, and raise what kept it from there."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _copied(self, state: TrainingState) -> TrainingState:
+        """The state in this saver's own memory."""
+        parts = {part.name: getattr(state, part.name) for part in fields(state) if part.name != "step"}
+        copied = {name: {key: self._copy((name, key), tensor) for key, tensor in parts[name].items()} for name in parts}
+        wait_for(next(self._learner.network.parameters()).device)
+        return TrainingState(step=state.step, **copied)
+
+    def _copy(self, name: tuple[str, str], tensor: torch.Tensor) -> torch.Tensor:
+        if name not in self._copies:
+            self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return self._copies[name].copy_(tensor.detach(), non_blocking=True)
+
+
+def _state_of(step: int, learner: Learner) -> TrainingState:
+    return TrainingState(
         step=step,
         model=learner.network.state_dict(),
         ema=learner.ema.state_dict(),
         optimizer=_pack(learner),
     )
-    bound = bound_settings(config, data, learner.frozen)
-    facts = Facts(bound=bound, network=learner.settings, recordings=learned_from(config, data))
-    save_checkpoint(config.run_dir, state, facts, config.checkpoints.keep)
 
 
 def learned_from(config: Training, data: FeatureData) -> list[str]:

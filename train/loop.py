@@ -23,10 +23,10 @@ from sonify.io.write import naming_full_disk
 from sonify.report.cost import Prices, read_prices
 from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
-from train.checkpoints import Learner, check_run_dir, save_training
+from train.checkpoints import Learner, Saver, check_run_dir
 from train.config import Optimizer, Training, check_trainer, peak_rate, write_config
 from train.ema import Ema
-from train.launch import check_devices, is_launched, launch_processes, start_accelerator
+from train.launch import among_processes, check_devices, check_same_start, is_launched, launch_processes
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
 from train.metrics import Recorder, StepLosses, StepTally
 from train.page import write_page
@@ -115,8 +115,8 @@ def in_run(config: Config, prepare: Callable[[Config, Accelerator], Lesson]) -> 
         KeyboardInterrupt: SIGTERM or SIGINT; the state is saved.
     """
     check_run_dir(config)
-    accelerator = start_accelerator(config)
     with (
+        among_processes(config) as accelerator,
         open_run(config.run_dir) if accelerator.is_main_process else nullcontext(),
         naming_full_disk(config.run_dir),
         naming_lost_loaders(),
@@ -130,10 +130,15 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
     """Make the steps that are still to do, and the release."""
     config, learner, pictures, first_step = lesson.config, lesson.learner, lesson.pictures, lesson.first_step
     accumulation = accumulation_steps(config.batch, accelerator.num_processes)
+    check_same_start(gather_object([(first_step, lesson.data.digest)]))
     if accelerator.is_main_process:
         write_config(config, config.run_dir)
 
-    with Interrupt() as interrupt, Recorder(config, accelerator, lesson.image_flops, first_step) as recorder:
+    with (
+        Interrupt() as interrupt,
+        Recorder(config, accelerator, lesson.image_flops, first_step) as recorder,
+        Saver(config, lesson.data, learner, writes=accelerator.is_main_process) as saver,
+    ):
         for step in range(first_step + 1, config.max_steps + 1):
             tally = StepTally(lesson.num_timesteps, accelerator.device)
             for micro_step in range(1, accumulation + 1):
@@ -158,10 +163,13 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
             recorder.record(step, sums, gradient_norm, learning_rate)
             last = step == config.max_steps
             with recorder.pausing():
-                if accelerator.is_main_process and (sums.stop or last or step % config.checkpoints.every == 0):
-                    save_training(config, lesson.data, step, learner)
-                    write_page(config.run_dir, config.max_steps)
+                saver.raise_failure()
+                if sums.stop or last or step % config.checkpoints.every == 0:
+                    saver.save(step)
+                    if accelerator.is_main_process:
+                        write_page(config.run_dir, config.max_steps)
                 if sums.stop and not last:
+                    saver.wait()
                     accelerator.wait_for_everyone()
                     raise KeyboardInterrupt(f"step {step:,} is saved; the same command goes on from there")
                 if pictures and step % config.samples.every == 0:

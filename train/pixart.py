@@ -30,6 +30,7 @@ from train.cost import print_plan
 from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
 from train.execution import choose_linears, set_execution
 from train.frozen import load_networks, make_pipeline
+from train.launch import first_of_each_machine
 from train.loader import Batch, accumulation_steps, make_loader
 from train.loop import Lesson, in_run, run_trainer, start_learner
 from train.metrics import training_flops
@@ -60,7 +61,7 @@ def train(config: TrainConfig) -> None:
 
 
 def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
-    with accelerator.main_process_first():  # who comes first fetches what is not here yet
+    with first_of_each_machine(accelerator):  # who comes first fetches what is not here yet
         networks = load_networks(config)
         transformer, report = init_transformer(config.model, config.seed)
     data = open_feature_data(config.data)

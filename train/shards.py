@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from sonify import layout
@@ -245,6 +246,7 @@ class FeatureData:
         self.digest = digest_of({"shards": files, "window_shards": window_shards})
         self._indexes: OrderedDict[int, pa.Table] = OrderedDict()  # of the shards that were read last
         self._max_indexes = window_shards
+        self._recordings: list[str] | None = None
 
     def read(self, shard: int, row: int) -> TrainingSample:
         """One sample; it has the members that every sample of its run has.
@@ -268,12 +270,14 @@ class FeatureData:
                 yield self.read(shard, row)
 
     def recordings(self) -> list[str]:
-        """The recordings that are heard in any sample, sorted."""
-        heard: set[str] = set()
-        for shard in self.shards:
-            table = read_columns(shard.run_dir / shard.index.path, ["recordings"])
-            heard.update(name for names in table["recordings"].to_pylist() for name in names)
-        return sorted(heard)
+        """The recordings that are heard in any sample, sorted; the indexes are read for it once."""
+        if self._recordings is None:
+            heard: set[str] = set()
+            for shard in self.shards:
+                table = read_columns(shard.run_dir / shard.index.path, ["recordings"])
+                heard.update(pc.unique(pc.list_flatten(table["recordings"])).to_pylist())
+            self._recordings = sorted(heard)
+        return list(self._recordings)
 
     def _index(self, shard: int) -> pa.Table:
         if shard not in self._indexes:

@@ -1,10 +1,13 @@
 """What a machine is and lets us use: CPUs, memory, GPUs, and a folder that a socket's path fits into."""
 
+import ctypes
 import math
 import os
 import platform
 import re
+import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from multiprocessing import util
@@ -23,6 +26,7 @@ APPENDED_BYTES = 40
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 # What stands for no GPU at all in CUDA_VISIBLE_DEVICES; whatever follows it does not count.
 NO_GPU = re.compile("-.*|no.*|void", re.IGNORECASE)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -164,3 +168,17 @@ def shorten_sockets() -> None:
         util.get_temp_dir()  # made once, and passed on to the processes that are started
     finally:
         tempfile.tempdir = before
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that ends: who is left would keep a GPU.
+
+    Linux only; elsewhere it outlives a parent that is killed.
+
+    Args:
+        parent: its process id, by which it is seen that it ended before this was asked for.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

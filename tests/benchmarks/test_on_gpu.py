@@ -129,7 +129,8 @@ def test_a_killed_conductor_leaves_its_figures_and_nobody_behind(tmp_path):
 
 def test_a_part_ends_with_its_conductor_whatever_it_is_at():
     part = (
-        "from benchmarks.on_gpu import die_with_parent, time\ndie_with_parent()\nprint('r', flush=True)\ntime.sleep(60)"
+        "from benchmarks.on_gpu import die_with_parent, os, time\n"
+        "die_with_parent(os.getppid())\nprint('r', flush=True)\ntime.sleep(60)"
     )
     begun = f"subprocess.Popen([sys.executable, '-c', {part!r}])"
     conductor = f"import subprocess, sys\npart = {begun}\nprint(part.pid, flush=True)\npart.wait()"

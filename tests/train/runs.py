@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from sonify import layout
 from sonify.config.loader import make_settings
@@ -12,8 +13,10 @@ from sonify.models.fetch import AST_FILES, VAE_FILES, fetch_model
 from sonify.rows import Clip
 from tests.builders import clip_row, write_table
 from tests.feature_runs import make_feature_run
-from train.checkpoints import Facts, TrainingState
+from train.checkpoints import Facts, Learner, TrainingState
 from train.config import TrainConfig
+from train.loop import start_learner
+from train.shards import FeatureData, open_feature_data
 from train.tiny import write_tiny_ast, write_tiny_vae
 
 WIDTH = 32  # of the tiny AST's vectors
@@ -76,6 +79,24 @@ def state(step: int) -> TrainingState:
     return TrainingState(
         step=step, model=tensors, ema={"a.weight": tensors["a.weight"] / 2}, optimizer={"b/step": tensors["b"]}
     )
+
+
+class Tiny(nn.Linear):
+    """A network as small as one can be, with a configuration as diffusers keeps it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        self.config = {"width": width}
+
+
+def tiny_lesson(root: Path, run_dir: Path, width: int = 4) -> tuple[TrainConfig, FeatureData, Learner]:
+    """The data of `training_input`, and a tiny network that has made a step, always the same."""
+    config = training_config(root, run_dir=str(run_dir))
+    torch.manual_seed(0)
+    learner = start_learner(Tiny(width), config.optimizer)
+    learner.network(torch.ones(width)).sum().backward()
+    learner.optimizer.step()
+    return config, open_feature_data(config.data), learner
 
 
 def write_pool(run: Path, licence_of: dict[str, str]) -> None:

@@ -65,7 +65,7 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     accumulation_steps(config.batch, accelerator.num_processes)
 
     transformer.to(accelerator.device).train()
-    learner = start_learner(transformer, config.optimizer)
+    learner = start_learner(transformer, config.optimizer, lengths=config.ema.lengths)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)

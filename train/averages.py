@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 WARMUP_STEPS = 9
+Numbers = np.ndarray | np.float64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +165,7 @@ def fit(stored: Sequence[tuple[int, float]], step: int, length: float) -> Fit:
     )
 
 
-def _inner(step_a: np.ndarray, power_a: np.ndarray, step_b: np.ndarray, power_b: np.ndarray) -> np.ndarray:
+def _inner(step_a: Numbers, power_a: Numbers, step_b: Numbers, power_b: Numbers) -> np.ndarray:
     """The inner products of two averages' weights over time."""
     ratio = (step_a / step_b) ** np.where(step_a < step_b, power_b, -power_a)
     return (power_a + 1) * (power_b + 1) * ratio / ((power_a + power_b + 1) * np.maximum(step_a, step_b))

@@ -372,8 +372,8 @@ def _choice(held: Held) -> str:
     if not held.losses:
         return ""
     rows = "\n".join(f"| {length:g} | {loss:.5f} |" for length, loss in held.losses.items())
-    return f"""That length was chosen by the squared error of the predicted noise on {held.images:,} images of the validation
-split, and by no evaluation:
+    return f"""That length was chosen by the squared error of the predicted noise on {held.images:,} images of the
+validation split, and by no evaluation:
 
 | length | error |
 |---|---|

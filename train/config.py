@@ -106,9 +106,9 @@ class BatchSizes(Section):
 class PowerAverages(Section):
     """Power-function averages beside the exponential one, from which one of any length is made when a run is done.
 
-    Each of `lengths` (EDM2's sigma_rel, such as [0.05, 0.10]; none: off) takes 4 bytes a parameter on every device and in
-    every checkpoint, and 2 in each snapshot, all of which stay: of XL/2 two take 4.9 GB, and 2.4 GB each
-    `snapshot_every` steps, 244 GB in 500,000. `train.ema` makes averages of them.
+    Each of `lengths` (EDM2's sigma_rel, such as [0.05, 0.10]; none: off) takes 4 bytes a parameter on every device and
+    in every checkpoint, and 2 in each snapshot, all of which stay: of XL/2 two take 4.9 GB, and 2.4 GB each
+    `snapshot_every` steps, 243 GB in 500,000. `train.ema` makes averages of them.
     """
 
     lengths: tuple[Annotated[float, Field(gt=0, le=LONGEST)], ...] = ()

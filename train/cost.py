@@ -118,8 +118,7 @@ def tell_plan(config: TrainConfig, prices: Prices) -> Iterator[str]:
         f" a step; {tell_flops(flops * plan.steps)} in all, {tell_flops(flops * plan.steps_left)} to do"
     )
     if snapshots := snapshots_bytes(config):
-        number = count_snapshots(config)
-        yield f"averages: {number} snapshots, {snapshots / GB:,.1f} GB on the disk when all are there (ema.snapshot_every)"
+        yield f"averages: {count_snapshots(config)} snapshots, {snapshots / GB:,.1f} GB on the disk when all are there"
     speed = measured_speed(config)
     if speed is not None:
         on = _count_gpus(plan.devices) if plan.devices else f"{usable_cpus()} CPUs"

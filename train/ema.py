@@ -74,13 +74,13 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         find_place(arguments.out)
     snapshots = open_snapshots(arguments.run, arguments.step)
-    length, losses = arguments.length, {}
+    length, losses, images = arguments.length, {}, 0
     if arguments.sweep:
-        losses = _sweep(arguments, config, snapshots)
+        losses, images = _sweep(arguments, config, snapshots)
         length = min(losses, key=lambda each: losses[each])
     if arguments.out is not None:
         averaged = average_of(snapshots, length)
-        held = Held(rule=averaged.rule, losses=losses, images=arguments.images)
+        held = Held(rule=averaged.rule, losses=losses, images=images)
         release_averaged(arguments.run, config, averaged, held, arguments.out, terms)
         print(arguments.out)  # noqa: T201 - the command's result
 
@@ -118,8 +118,8 @@ def _tell_lacking(found: Fit) -> str:
     )
 
 
-def _sweep(arguments: argparse.Namespace, config: Training, snapshots: Snapshots) -> dict[float, float]:
-    """Print and return the loss of each length that is held."""
+def _sweep(arguments: argparse.Namespace, config: Training, snapshots: Snapshots) -> tuple[dict[float, float], int]:
+    """Print the loss of each length that is held; return them, and of how many images they are."""
     if not isinstance(config, TrainConfig):
         raise InputError(f"{arguments.run}: --sweep is for runs of train.pixart; choose another's --length yourself")
     fits = {length: snapshots.fit(length) for length in sorted(set(arguments.lengths))}
@@ -139,7 +139,7 @@ def _sweep(arguments: argparse.Namespace, config: Training, snapshots: Snapshots
     others = {name: judge(weights) for name, weights in _beside(arguments.run, snapshots.step)}
     for line in tell_sweep(losses, others):
         print(line)  # noqa: T201 - the command's result
-    return {length: float(loss_N.mean()) for length, loss_N in losses.items()}
+    return {length: float(loss_N.mean()) for length, loss_N in losses.items()}, images
 
 
 def _beside(run_dir: Path, step: int) -> Iterator[tuple[str, Tensors]]:

@@ -31,6 +31,7 @@ from sonify.errors import InputError
 from sonify.installed import spell
 from sonify.io.write import FileRecord, make_beside, naming_full_disk, naming_place, replacing, sha256_of
 from sonify.terminal import Parser, run_command
+from train.averages import Held
 from train.card import (
     CARD,
     NOT_CHOSEN,
@@ -43,7 +44,6 @@ from train.card import (
     objections,
     shown,
 )
-from train.averages import Held
 from train.checkpoints import PIPELINE_INDEX, RECORDINGS, Averaged, load_averaged, naming_system_errors
 from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, read_config, write_config
 from train.frozen import remake_pipeline
@@ -160,9 +160,7 @@ def release_checkpoint(run_dir: Path, step: int | None, out: Path, terms: Terms 
     release_averaged(run_dir, config, averaged, Held(rule=averaged.rule), out, terms)
 
 
-def release_averaged(  # noqa: PLR0913 - what a release is made of
-    run_dir: Path, config: Training, averaged: Averaged, held: Held, out: Path, terms: Terms
-) -> None:
+def release_averaged(run_dir: Path, config: Training, averaged: Averaged, held: Held, out: Path, terms: Terms) -> None:
     """Make the pipeline of averaged weights of a run, and say which they are."""
     data = open_feature_data(config.data)
     metrics = [line for line in read_metrics(run_dir) if line["step"] <= averaged.step]

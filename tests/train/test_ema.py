@@ -193,7 +193,7 @@ def test_a_stored_average_is_made_as_it_is(wandered, step: int, length: float) -
 
 @pytest.mark.parametrize(("length", "most"), [(0.04, 0.02), (0.07, 0.002), (0.15, 0.005)])
 def test_another_length_is_made_of_what_is_stored(wandered, length: float, most: float) -> None:
-    """Against that length as it was tracked; the weights have moved by 1, and their averages differ by a tenth of it."""
+    """Against that length as it was tracked; all in all the weights have moved by 1."""
     average_W, found = made(wandered, STEPS, length)
     apart = min(np.abs(wandered[STEPS][length] - wandered[STEPS][other]).mean() for other in LENGTHS)
     assert np.abs(average_W - wandered[STEPS][length]).mean() < min(most, apart / 4)
@@ -346,20 +346,20 @@ def test_a_length_is_released_and_said(straight, tmp_path, capsys) -> None:
 
 def test_a_length_is_chosen_on_held_out_images(straight, tmp_path, capsys) -> None:
     out = tmp_path / "model"
-    words = ["--sweep", "--lengths", "0.05", "0.1", "0.2", "0.01", "--images", "6", "--out", str(out)]
+    words = ["--sweep", "--lengths", "0.05", "0.1", "0.08", "0.01", "--images", "100", "--out", str(out)]
     assert main([str(straight), *words]) == 0
     first = capsys.readouterr().out
     assert main([str(straight), *words]) == 0
     said = capsys.readouterr().out
     assert said == first
     rows = {line.split()[0]: float(line.split()[1]) for line in said.splitlines() if line[:2] == "0."}
-    assert rows.keys() == {"0.05", "0.1", "0.2"}, "0.01 is not held by so few"
+    assert rows.keys() == {"0.05", "0.08", "0.1"}, "0.01 is not held by so few"
     assert "the last step's weights" in said
     assert "an exponential average, decay 0.9 (with warm-up" in said
     best = min(rows, key=lambda length: rows[length])
     card = (out / "README.md").read_text()
     assert f"a power-function average of length {best} (" in card
-    assert "on 6 images of the validation\nsplit, and by no evaluation" in card
+    assert "on 6 images of the\nvalidation split, and by no evaluation" in card
     assert all(f"| {length} | {loss:.5f} |" in card for length, loss in rows.items())
 
 

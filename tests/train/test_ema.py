@@ -13,15 +13,17 @@ from torch import nn
 
 from sonify.errors import WorkError
 from sonify.io.commits import open_record, seal_record
+from sonify.report.cost import Prices
 from tests.builders import refused
 from tests.feature_runs import MadeSample
 from tests.train.runs import WIDTH, plain_config, training_config, training_input
 from train.averages import Average, Exponential, Fit, Power, fit, power_of
 from train.checkpoints import load_averaged
 from train.config import Transformer
+from train.cost import tell_plan
 from train.ema import main, read_held_out
 from train.loop import finish_step, start_learner
-from train.memory import count_snapshots, estimate_memory, snapshots_bytes
+from train.memory import checkpoint_bytes, count_snapshots, estimate_memory, snapshots_bytes
 from train.model import compile_blocks, init_transformer
 from train.pixart import train
 from train.released import load_pipeline
@@ -255,6 +257,11 @@ def test_what_is_stored_is_what_a_checkpoint_goes_on_from(straight) -> None:
             assert torch.equal(half, powers[f"{length}/{name}"].half())
 
 
+def test_who_finds_a_checkpoint_finds_all_averages_before_it(straight) -> None:
+    averages, checkpoint = (straight / kind / "step-00000009" / "state.json" for kind in ("averages", "checkpoints"))
+    assert averages.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
+
+
 def test_a_run_that_was_stopped_stores_the_same(root, straight) -> None:
     """Stopped at 4, of which there is a checkpoint, and killed at 8, of which there are averages and no checkpoint."""
     config = training_config(root, "stopped", **SECTIONS)
@@ -326,6 +333,10 @@ def test_memory_and_disk_are_told(root) -> None:
     assert estimate_memory(with_them, 5).state - estimate_memory(without, 5).state == 8 * parameters
     assert (snapshots_bytes(without), count_snapshots(with_them)) == (0, 5)
     assert snapshots_bytes(with_them) == 5 * 4 * parameters
+    assert checkpoint_bytes(with_them) - checkpoint_bytes(without) == 8 * parameters
+    size = 5 * 4 * parameters / 1e9
+    assert f"averages: 5 snapshots, {size:,.1f} GB on the disk when all are there" in tell_plan(with_them, Prices())
+    assert not any(line.startswith("averages") for line in tell_plan(without, Prices()))
 
 
 def test_a_length_is_released_and_said(straight, tmp_path, capsys) -> None:

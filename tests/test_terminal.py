@@ -174,6 +174,7 @@ NAMED = (
     ("train.audiotoken", "torch", "train"),
     ("train.generate", "torch", "train"),
     ("train.release", "torch", "train"),
+    ("train.ema", "torch", "train"),
     ("train.tiny", "torch", "train"),
     ("train.projector", "torch", "train"),
     ("eval.audit", "matplotlib", "eval"),

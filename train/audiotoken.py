@@ -96,7 +96,7 @@ def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
     accumulation_steps(config.batch, accelerator.num_processes)
 
     embedder = new_embedder(config, data.audio_shape[1], networks.sd.width).to(accelerator.device).train()
-    learner = start_learner(embedder, config.optimizer, {"sd": networks.sd.identity})
+    learner = start_learner(embedder, config.optimizer, {"sd": networks.sd.identity}, config.ema.lengths)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else _describe(embedder, data))

@@ -13,6 +13,7 @@ from sonify.dataset.licences import HUB_LICENCES, disagreements
 from sonify.errors import InputError, did_you_mean
 from sonify.models.fetch import fetch_model
 from sonify.pool import clip_columns
+from train.averages import Held
 from train.checkpoints import RECORDINGS, learned_from, projector_recordings
 from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, peak_rate
 from train.shards import FeatureData
@@ -223,17 +224,18 @@ def is_folder(model: str) -> bool:
     return Path(model).expanduser().is_dir() or not HUB_ID.fullmatch(model)
 
 
-def make_card(
+def make_card(  # noqa: PLR0913 - what a card is made of
     config: Training,
     trained_on: TrainedOn,
     metrics: Mapping[str, float],
     *,
+    held: Held,
     terms: Terms,
     code: Mapping[str, str],
     files_bytes: int,
 ) -> str:
-    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty, and `code` the
-    sha256 of each file of code."""
+    """The card's text, with its metadata at the top; `metrics` is one line of `metrics.jsonl`, or empty, `held` says
+    which average of the weights it is, and `code` the sha256 of each file of code."""
     licence, licence_name, licence_link = _licence_of_head(terms.licence)
     data = ModelCardData(
         license=licence,
@@ -248,7 +250,7 @@ def make_card(
         _head(config, trained_on, files_bytes),
         _usage(config, terms.repo or "you/name", code),
         _data(config, trained_on),
-        _training(config, metrics),
+        _training(config, metrics, held, trained_on.step),
         _licences(config, trained_on, terms),
         _limits(trained_on.runs_of_models, trained_on.runs_of_pairs),
         _citation(config),
@@ -347,7 +349,7 @@ quiet stretches stay quiet.
 """
 
 
-def _training(config: Training, metrics: Mapping[str, float]) -> str:
+def _training(config: Training, metrics: Mapping[str, float], held: Held, step: int) -> str:
     lines = [f"| {text} | {_number(metrics[key])} |" for key, text in REPORTED.items() if key in metrics]
     table = (
         "\n".join([METRICS_HEAD, "| what | of that step |", "|---|---|", *lines]) if lines else "Metrics: not logged."
@@ -355,7 +357,9 @@ def _training(config: Training, metrics: Mapping[str, float]) -> str:
     rate = peak_rate(config.optimizer, config.batch.total)
     return f"""## Training
 
-{_weights(config)} Total batch {config.batch.total}, learning rate {rate:.3g},
+The weights are {held.rule}, after step {step:,}.
+{_choice(held)}
+Total batch {config.batch.total}, learning rate {rate:.3g},
 condition dropout {config.condition_dropout}, precision {config.precision}, seed {config.seed}; everything else is in
 `{CONFIG}`.
 
@@ -363,9 +367,18 @@ condition dropout {config.condition_dropout}, precision {config.precision}, seed
 """
 
 
-def _weights(config: Training) -> str:
-    decay = config.optimizer.ema_decay
-    return f"Averaged weights (EMA {decay})." if decay else "The last step's weights."
+def _choice(held: Held) -> str:
+    """The losses that a length was chosen by, where it was."""
+    if not held.losses:
+        return ""
+    rows = "\n".join(f"| {length:g} | {loss:.5f} |" for length, loss in held.losses.items())
+    return f"""That length was chosen by the squared error of the predicted noise on {held.images:,} images of the
+validation split, and by no evaluation:
+
+| length | error |
+|---|---|
+{rows}
+"""
 
 
 def _licences(config: Training, trained_on: TrainedOn, terms: Terms) -> str:

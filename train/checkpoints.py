@@ -4,6 +4,7 @@ A `Saver` and `restore_training` are the ways from and to the state in memory. T
 written: it waits for a copy of the state in the host's memory, which is as large as a checkpoint.
 
 RUN/checkpoints/step-00001000/model.safetensors, ema.safetensors, optimizer.safetensors
+RUN/checkpoints/step-00001000/powers.safetensors   only where the run has power-function averages
 RUN/checkpoints/step-00001000/state.json     step, what the run is bound to, the files' sizes and sha256
 """
 
@@ -28,9 +29,9 @@ from sonify import layout
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
+from train.averages import Average, Exponential, Power
 from train.config import AudioTokenConfig, TrainConfig, Training
 from train.device import wait_for
-from train.ema import Ema
 from train.scenes import remix_recordings
 from train.shards import FeatureData
 
@@ -45,6 +46,7 @@ DAMAGED = ".damaged"
 RELEASE = "pipeline"
 PIPELINE_INDEX = "model_index.json"
 NOTICEABLE_SECONDS = 5.0  # of waiting for the checkpoint before, which is then said
+FILES = ("model", "ema", "optimizer", "powers")
 NETWORK = "transformer"  # what a checkpoint calls the network's configuration, whatever network it is
 
 Tensors = Mapping[str, torch.Tensor]
@@ -65,13 +67,15 @@ class Facts:
 class Learner:
     """The network that learns, as it is without processes around it, with its average and its optimizer.
 
-    `frozen` are the identities, by their keys, of the networks that its loss goes through.
+    `frozen` are the identities, by their keys, of the networks that its loss goes through; `powers` are further
+    averages by their lengths.
     """
 
     network: nn.Module
-    ema: Ema
+    ema: Average
     optimizer: torch.optim.Optimizer
     frozen: Mapping[str, str] = field(default_factory=dict)
+    powers: Mapping[float, Average] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,6 +91,7 @@ class TrainingState:
     model: Tensors
     ema: Tensors
     optimizer: Tensors
+    powers: Tensors = field(default_factory=dict)
 
 
 def save_checkpoint(run_dir: Path, state: TrainingState, facts: Facts, keep: int) -> Path:
@@ -147,11 +152,12 @@ def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = Tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averaged:
-    """The averaged weights of a checkpoint, with the configuration of the network whose they are."""
+    """Averaged weights of a step, how they were averaged, and the configuration of the network whose they are."""
 
     step: int
     network: Mapping[str, Any]
     weights: Tensors
+    rule: Exponential | Power
 
 
 def newest_step(run_dir: Path) -> int:
@@ -171,7 +177,7 @@ def load_averaged(run_dir: Path, step: int | None) -> Averaged:
     except _Damaged as damage:
         raise InputError(f"{chosen[-1]}: damaged ({damage}); take another with --step") from damage
     weights = load_file(chosen[-1] / "ema.safetensors")
-    return Averaged(step=record["step"], network=record[NETWORK], weights=weights)
+    return Averaged(step=record["step"], network=record[NETWORK], weights=weights, rule=_rule_of(record["bound"]))
 
 
 class _Damaged(Exception):
@@ -179,7 +185,7 @@ class _Damaged(Exception):
 
 
 def _write(folder: Path, state: TrainingState, facts: Facts) -> None:
-    for name in ("model", "ema", "optimizer"):
+    for name in FILES if state.powers else FILES[:-1]:
         tensors = {key: tensor.contiguous() for key, tensor in getattr(state, name).items()}
         save_file(tensors, folder / f"{name}.safetensors")
     (folder / RECORDINGS).write_text("".join(f"{name}\n" for name in facts.recordings), encoding="utf-8")
@@ -225,11 +231,25 @@ def _check(folder: Path) -> dict[str, Any]:
 
 
 def _check_bound(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for key, was, value in _differences(before, now):
+    for key, was, value in _differences(_completed(before), _completed(now)):
         raise InputError(
             f"{folder}: {key} was {was!r} when this checkpoint was made, and is {value!r} now; go on with the settings"
             " of then, or take another run_dir"
         )
+
+
+def _completed(bound: Mapping[str, Any]) -> dict[str, Any]:
+    """With the keys that came later."""
+    complete = dict(bound)
+    for (section, key), before in ADDED.items():
+        complete[section] = {key: before, **complete.get(section, {})}
+    return complete
+
+
+def _rule_of(bound: Mapping[str, Any]) -> Exponential:
+    """How a checkpoint's average was made, as it says itself: a configuration of then has not all keys."""
+    optimizer = _completed(bound)["optimizer"]
+    return Exponential(decay=optimizer["ema_decay"], warmup=optimizer["ema_warmup"])
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -242,7 +262,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def _read(folder: Path, step: int) -> TrainingState:
-    tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "ema", "optimizer")}
+    files = {name: folder / f"{name}.safetensors" for name in FILES}
+    tensors = {name: load_file(file) for name, file in files.items() if name != "powers" or file.exists()}
     return TrainingState(step=step, **tensors)
 
 
@@ -265,18 +286,24 @@ def check_run_dir(config: Training) -> None:
 # weights came from no longer matters.
 BOUND: Mapping[type[Training], Mapping[str, Any]] = {
     TrainConfig: {
-        "include": {"seed": True, "model": True, "optimizer": True, "condition_dropout": True, "precision": True},
+        "include": {"seed": True, "model": True, "optimizer": True, "condition_dropout": True, "precision": True}
+        | {"ema": {"lengths"}},
         "exclude": {"model": {"init"}},
     },
     AudioTokenConfig: {
         "include": {
-            *("seed", "placeholder", "prompt", "upstream_dropout", "loss", "optimizer", "condition_dropout"),
-            "precision",
+            **dict.fromkeys(("seed", "placeholder", "prompt", "upstream_dropout", "loss", "optimizer"), True),
+            **dict.fromkeys(("condition_dropout", "precision"), True),
+            "ema": {"lengths"},
         },
     },
 }
 # Keys that came after runs were made, each with the value under which all is as before.
-ADDED: Mapping[tuple[str, str], Any] = {("optimizer", "rule"): "sqrt"}
+ADDED: Mapping[tuple[str, str], Any] = {
+    ("optimizer", "rule"): "sqrt",
+    ("optimizer", "ema_warmup"): False,
+    ("ema", "lengths"): [],
+}
 
 
 def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str]) -> dict[str, Any]:
@@ -285,6 +312,8 @@ def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str
     for (section, key), before in ADDED.items():
         if plain[section][key] == before:
             del plain[section][key]
+            if not plain[section]:
+                del plain[section]
     read = {"batch.total": config.batch.total, "data": data.digest, "data.split": config.data.split}
     if isinstance(config, TrainConfig):
         return plain | read | {"hears": config.ast is not None, **frozen}
@@ -386,6 +415,11 @@ def _state_of(step: int, learner: Learner) -> TrainingState:
         model=learner.network.state_dict(),
         ema=learner.ema.state_dict(),
         optimizer=_pack(learner),
+        powers={
+            f"{length:g}/{name}": tensor
+            for length, average in learner.powers.items()
+            for name, tensor in average.state_dict().items()
+        },
     )
 
 
@@ -428,6 +462,9 @@ def restore_training(config: Training, data: FeatureData, learner: Learner, *, c
         )
     learner.network.load_state_dict(state.model)
     learner.ema.load_state_dict(state.ema)
+    for length, average in learner.powers.items():
+        start = f"{length:g}/"
+        average.load_state_dict({k.removeprefix(start): v for k, v in state.powers.items() if k.startswith(start)})
     _unpack(learner, state.optimizer)
     return state.step
 

@@ -17,6 +17,7 @@ from sonify.io.machine import usable_cpus
 from sonify.report.cost import NOT_KNOWN, Cost, Prices, cost_of, tell_amount, tell_lacking
 from train.checkpoints import newest_step
 from train.config import TrainConfig
+from train.memory import GB, count_snapshots, snapshots_bytes
 from train.metrics import forward_flops, read_metrics
 from train.shards import peek_features
 
@@ -116,6 +117,8 @@ def tell_plan(config: TrainConfig, prices: Prices) -> Iterator[str]:
         f"operations: {tell_flops(plan.forward_flops)} forward for an image, {PASSES + config.recompute} times that in"
         f" a step; {tell_flops(flops * plan.steps)} in all, {tell_flops(flops * plan.steps_left)} to do"
     )
+    if snapshots := snapshots_bytes(config):
+        yield f"averages: {count_snapshots(config)} snapshots, {snapshots / GB:,.1f} GB on the disk when all are there"
     speed = measured_speed(config)
     if speed is not None:
         on = _count_gpus(plan.devices) if plan.devices else f"{usable_cpus()} CPUs"

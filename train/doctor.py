@@ -28,10 +28,20 @@ from train.device import device_bytes, peak_bytes, reset_peak
 from train.frozen import Networks, load_networks, make_pipeline
 from train.launch import check_devices, start_accelerator
 from train.loader import accumulation_steps, make_loader, naming_lost_loaders
-from train.memory import GB, checkpoint_bytes, count_parameters, estimate_memory, most_that_fits, with_batch
+from train.memory import (
+    GB,
+    checkpoint_bytes,
+    count_parameters,
+    count_snapshots,
+    estimate_memory,
+    most_that_fits,
+    snapshots_bytes,
+    with_batch,
+)
 from train.model import TRANSFORMER_FILES, init_transformer, transformer_part
 from train.scenes import check_remix
 from train.shards import FeatureData, check_matches, open_feature_data
+from train.snapshots import FOLDER as SNAPSHOTS
 from train.trial import CPU_SECONDS, Reading, Step, Trainee, images_for_cpu, read_for
 
 LOADER_SECONDS = 5.0
@@ -249,15 +259,20 @@ def judge_estimate(config: TrainConfig, condition_tokens: int, processes: int, h
 
 def _examine_disk(config: TrainConfig, networks: Networks | None) -> Finding:
     """What a run's folder comes to at most, against what is free."""
-    one, kept = checkpoint_bytes(config.model), config.checkpoints.keep
+    one, kept = checkpoint_bytes(config), config.checkpoints.keep
     modules = [networks.vae, networks.audio_encoder] if networks else []
     frozen = sum(4 * p.numel() for module in modules if module is not None for p in module.parameters())
     release = 4 * count_parameters(config.model) + (frozen if networks else FROZEN_BYTES)
-    written = [path for name in (FOLDER, RELEASE) for path in (config.run_dir / name).rglob("*") if path.is_file()]
-    needed = max(0, one * (kept + 1) + release - sum(path.stat().st_size for path in written))
+    written = [
+        path for name in (FOLDER, RELEASE, SNAPSHOTS) for path in (config.run_dir / name).rglob("*") if path.is_file()
+    ]
+    snapshots = snapshots_bytes(config)
+    needed = max(0, one * (kept + 1) + release + snapshots - sum(path.stat().st_size for path in written))
     (finding,) = judge_disks([Need(name="run_dir", folder=config.run_dir, needed_bytes=needed)])
     found = f"{finding.found}: {kept} checkpoints of {one / GB:.1f} GB, one more while it is written, and a release of"
     found += f" {release / GB:.1f}"
+    if snapshots:
+        found += f"; {count_snapshots(config)} snapshots of averages, {snapshots / GB:.1f} in all"
     todo = f"{finding.todo}; or set checkpoints.keep lower" if finding.todo else ""
     facts = {**finding.facts, "checkpoint_bytes": one, "release_bytes": release}
     return replace(finding, about="disk", found=found, todo=todo, facts=facts)

@@ -23,15 +23,16 @@ from sonify.io.write import naming_full_disk
 from sonify.report.cost import Prices, read_prices
 from sonify.running import open_run
 from sonify.terminal import Interrupt, Parser, run_command
+from train.averages import Average, Exponential, Power
 from train.checkpoints import Learner, Saver, check_run_dir
 from train.config import Optimizer, Training, check_trainer, peak_rate, write_config
-from train.ema import Ema
 from train.launch import among_processes, check_devices, check_same_start, is_launched, launch_processes
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
 from train.metrics import Recorder, StepLosses, StepTally
 from train.page import write_page
 from train.pictures import Pictures
 from train.shards import FeatureData
+from train.snapshots import forget_snapshots, save_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
     check_same_start(gather_object([(first_step, lesson.data.digest)]))
     if accelerator.is_main_process:
         write_config(config, config.run_dir)
+        forget_snapshots(config.run_dir, first_step)
 
     with (
         Interrupt() as interrupt,
@@ -158,12 +160,15 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
                     " nothing of this step was applied, and the checkpoints are whole"
                 )
             learning_rate = learning_rate_at(step, config.optimizer, config.batch.total)
-            finish_step(learner, learning_rate)
+            finish_step(learner, learning_rate, step)
 
             recorder.record(step, sums, gradient_norm, learning_rate)
             last = step == config.max_steps
             with recorder.pausing():
                 saver.raise_failure()
+                # before the checkpoint: one that is there has all snapshots before it
+                if accelerator.is_main_process and learner.powers and (last or step % config.ema.snapshot_every == 0):
+                    save_snapshot(config.run_dir, step, learner)
                 if sums.stop or last or step % config.checkpoints.every == 0:
                     saver.save(step)
                     if accelerator.is_main_process:
@@ -181,8 +186,10 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
     accelerator.wait_for_everyone()
 
 
-def start_learner(network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None) -> Learner:
-    """A network on its device with its average, and AdamW in one kernel; every parameter decays, as in PixArt-alpha.
+def start_learner(
+    network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None, lengths: Sequence[float] = ()
+) -> Learner:
+    """A network on its device with its averages, and AdamW in one kernel; every parameter decays, as in PixArt-alpha.
     The rate is set at each step."""
     optimizer = torch.optim.AdamW(
         network.parameters(),
@@ -192,7 +199,13 @@ def start_learner(network: nn.Module, config: Optimizer, frozen: Mapping[str, st
         weight_decay=config.weight_decay,
         fused=True,
     )
-    return Learner(network=network, ema=Ema(network, config.ema_decay), optimizer=optimizer, frozen=frozen or {})
+    return Learner(
+        network=network,
+        ema=Average(network, Exponential(decay=config.ema_decay, warmup=config.ema_warmup)),
+        optimizer=optimizer,
+        frozen=frozen or {},
+        powers={length: Average(network, Power(length=length)) for length in lengths},
+    )
 
 
 def clip_gradients(accelerator: Accelerator, model: nn.Module, config: Optimizer) -> torch.Tensor:
@@ -202,13 +215,14 @@ def clip_gradients(accelerator: Accelerator, model: nn.Module, config: Optimizer
     return norm
 
 
-def finish_step(learner: Learner, learning_rate: float) -> None:
-    """Learn from the gradients of a step and forget them; the average follows."""
+def finish_step(learner: Learner, learning_rate: float, step: int) -> None:
+    """Learn from the gradients of a step, counted from 1, and forget them; the averages follow."""
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
-    learner.ema.update(learner.network)
+    for average in (learner.ema, *learner.powers.values()):
+        average.update(learner.network, step)
 
 
 def learning_rate_at(step: int, config: Optimizer, total_batch: int) -> float:

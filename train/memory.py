@@ -22,6 +22,7 @@ RECOMPUTED_UNITS = 2  # a block's input in float32, which is all that is kept of
 # The driver's context, cuBLAS and NCCL's buffers, what the allocator cannot use again: assumed, nobody measured it.
 CONTEXT_BYTES = 3 * GB
 BYTES_OF_STATE = 20  # of a parameter: weight, gradient, two moments of Adam, average, each float32
+BYTES_OF_AVERAGE = 4  # of a parameter, of each power-function average on top
 UNIT_BYTES = 2
 
 
@@ -69,7 +70,7 @@ def estimate_memory(config: TrainConfig, condition_tokens: int, processes: int =
     if config.recompute:  # all of them are there in the forward pass, when no block's activations are yet
         half_weights = max(half_weights // layers, half_weights - round(block * unit))
     return DeviceMemory(
-        state=BYTES_OF_STATE * parameters,
+        state=(BYTES_OF_STATE + BYTES_OF_AVERAGE * len(config.ema.lengths)) * parameters,
         half_weights=half_weights,
         second_gradients=4 * parameters if processes > 1 and accumulates else 0,
         activations=round(units * unit),
@@ -110,9 +111,19 @@ def count_parameters(config: Transformer) -> int:
     return config.layers * block + timestep + condition + patches
 
 
-def checkpoint_bytes(config: Transformer) -> int:
-    """The size of a checkpoint but for its list of recordings: weights, average and Adam's two moments."""
-    return 16 * count_parameters(config)
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """The size of a checkpoint but for its list of recordings: weights, averages and Adam's two moments."""
+    return (16 + BYTES_OF_AVERAGE * len(config.ema.lengths)) * count_parameters(config.model)
+
+
+def snapshots_bytes(config: TrainConfig) -> int:
+    """The size of all snapshots of a whole run: float16, of each power-function average."""
+    return 2 * len(config.ema.lengths) * count_parameters(config.model) * count_snapshots(config)
+
+
+def count_snapshots(config: TrainConfig) -> int:
+    """One each `snapshot_every` steps, and one of the last step."""
+    return -(-config.max_steps // config.ema.snapshot_every)
 
 
 def _block_units(config: TrainConfig, condition_tokens: int) -> float:

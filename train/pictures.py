@@ -14,6 +14,7 @@ from torch import nn
 from sonify.errors import InputError
 from sonify.installed import spell
 from sonify.io.write import write_whole
+from train.averages import Held
 from train.checkpoints import RELEASE, Learner
 from train.config import Training
 from train.manifest import encode_png
@@ -81,7 +82,8 @@ class Pictures:
         out = self._config.run_dir / RELEASE
         with learner.ema.applied_to(learner.network):
             pipeline = self._release_of(learner.network)
-            save_release(out, pipeline, self._config, self._data, read_metrics(self._config.run_dir), step=step)
+            metrics, held = read_metrics(self._config.run_dir), Held(rule=learner.ema.rule)
+            save_release(out, pipeline, self._config, self._data, metrics, step=step, held=held)
         log.info(
             "the model is in %s: %s", out, spell("generate", "--model", out, "--audio", "a.wav", "--out", "out.png")
         )

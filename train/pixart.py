@@ -78,7 +78,7 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
 
     transformer.to(accelerator.device).train()
     drawn = {"data.scenes": f"remix {remix.digest}"} if remix else {}
-    learner = start_learner(transformer, config.optimizer, drawn)
+    learner = start_learner(transformer, config.optimizer, drawn, lengths=config.ema.lengths)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)

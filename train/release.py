@@ -31,6 +31,7 @@ from sonify.errors import InputError
 from sonify.installed import spell
 from sonify.io.write import FileRecord, make_beside, naming_full_disk, naming_place, replacing, sha256_of
 from sonify.terminal import Parser, run_command
+from train.averages import Held
 from train.card import (
     CARD,
     NOT_CHOSEN,
@@ -43,7 +44,7 @@ from train.card import (
     objections,
     shown,
 )
-from train.checkpoints import PIPELINE_INDEX, RECORDINGS, load_averaged, naming_system_errors
+from train.checkpoints import PIPELINE_INDEX, RECORDINGS, Averaged, load_averaged, naming_system_errors
 from train.config import CONFIG, AudioTokenConfig, TrainConfig, Training, read_config, write_config
 from train.frozen import remake_pipeline
 from train.metrics import read_metrics
@@ -76,8 +77,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.release") -> int:
     parser.add_argument("--run", type=Path, help="folder of a training run; none: --push what --out holds")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder; a release there is replaced")
-    parser.add_argument("--licence", metavar="ID", help="of the weights: the hub's name of it, or its address")
-    parser.add_argument("--image-licence", metavar="TEXT", help="of the images that it was trained on")
+    add_licences(parser)
     parser.add_argument("--push", metavar="REPO", help="upload to the Hugging Face hub; again: goes on")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--dry-run", action="store_true", help="with --push: list what would go")
@@ -112,11 +112,22 @@ def _read_terms(arguments: argparse.Namespace) -> Terms:
                 "--push: expected --licence ID, the licence of the weights that whoever publishes them has to choose:"
                 " a name as the hub has them, such as cc-by-nc-4.0 or openrail++, or the address of its text"
             )
+    return read_licences(arguments, arguments.push)
+
+
+def add_licences(parser: argparse.ArgumentParser) -> None:
+    """The options that say what whoever makes a release has chosen."""
+    parser.add_argument("--licence", metavar="ID", help="of the weights: the hub's name of it, or its address")
+    parser.add_argument("--image-licence", metavar="TEXT", help="of the images that it was trained on")
+
+
+def read_licences(arguments: argparse.Namespace, repo: str | None) -> Terms:
+    """What those options say; what is odd is logged."""
     if arguments.licence is not None and (odd := check_model_licence(arguments.licence)):
         log.warning("--licence: %s", odd)
     if arguments.image_licence is not None and (odd := describe_unknown(arguments.image_licence or UNKNOWN)):
         log.warning("--image-licence: %s", odd)
-    return Terms(licence=arguments.licence, image_licence=arguments.image_licence, repo=arguments.push)
+    return Terms(licence=arguments.licence, image_licence=arguments.image_licence, repo=repo)
 
 
 def push_release(out: Path, repo: str, *, dry_run: bool = False, private: bool = False) -> tuple[FileRecord, ...]:
@@ -144,12 +155,17 @@ def release_checkpoint(run_dir: Path, step: int | None, out: Path, terms: Terms 
         DiskFull: no room is left.
     """
     config = read_config(run_dir, spell("train", "--config", "F"))
-    _find_place(out)
+    find_place(out)
     averaged = load_averaged(run_dir, step)
+    release_averaged(run_dir, config, averaged, Held(rule=averaged.rule), out, terms)
+
+
+def release_averaged(run_dir: Path, config: Training, averaged: Averaged, held: Held, out: Path, terms: Terms) -> None:
+    """Make the pipeline of averaged weights of a run, and say which they are."""
     data = open_feature_data(config.data)
     metrics = [line for line in read_metrics(run_dir) if line["step"] <= averaged.step]
     pipeline = remake_pipeline(config, averaged, data)
-    save_release(out, pipeline, config, data, metrics, step=averaged.step, terms=terms)
+    save_release(out, pipeline, config, data, metrics, step=averaged.step, held=held, terms=terms)
 
 
 def save_release(  # noqa: PLR0913 - what a release is made of
@@ -160,6 +176,7 @@ def save_release(  # noqa: PLR0913 - what a release is made of
     metrics: Sequence[Mapping[str, float]],
     *,
     step: int,
+    held: Held,
     terms: Terms = NOTHING_SAID,
 ) -> None:
     """Write a release of the weights of `step`, seen whole or not at all; one that is there is replaced.
@@ -170,7 +187,7 @@ def save_release(  # noqa: PLR0913 - what a release is made of
         InputError: `out` is something else than a release, or cannot be written to.
         DiskFull: no room is left.
     """
-    out = _find_place(out)
+    out = find_place(out)
     trained_on = describe_data(config, data, step)
     for objection in objections(config, trained_on, terms):
         log.warning("--licence %s: %s", terms.licence, objection)
@@ -184,6 +201,7 @@ def save_release(  # noqa: PLR0913 - what a release is made of
             config,
             trained_on,
             metrics[-1] if metrics else {},
+            held=held,
             terms=terms,
             code={path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))},
             files_bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
@@ -224,7 +242,7 @@ def _without_places(config: Training) -> Training:
     return config.model_copy(update=update | {"ast": named(config.ast), "model": model})
 
 
-def _find_place(out: Path) -> Path:
+def find_place(out: Path) -> Path:
     """The folder that `out` means, which may be a link or a dot, where a release can be written."""
     place = Path(os.path.realpath(out))
     with naming_full_disk(place), naming_place(place):

@@ -44,7 +44,7 @@ class Trainee:
         self._accelerator = accelerator
         self.transformer = transformer.to(accelerator.device)
         torch.nn.Module.train(transformer)
-        self.learner = start_learner(transformer, config.optimizer)
+        self.learner = start_learner(transformer, config.optimizer, lengths=config.ema.lengths)
         linears = choose_linears(config, accelerator.device)
         set_execution(transformer, compiled=config.compile, recompute=config.recompute, linears=linears)
         self._model = accelerator.prepare_model(transformer)
@@ -62,7 +62,7 @@ class Trainee:
             total += loss.detach()
         norm = clip_gradients(self._accelerator, self._model, settings)
         learning_rate = learning_rate_at(1, settings, self._config.batch.total)
-        finish_step(self.learner, learning_rate)
+        finish_step(self.learner, learning_rate, 1)
         wait_for(device)
         return Step(loss=float(total), gradient_norm=float(norm), seconds=time.perf_counter() - started)
 

@@ -20,7 +20,7 @@ from train.shards import FeatureData, open_feature_data
 from train.tiny import write_tiny_ast, write_tiny_vae
 
 WIDTH = 32  # of the tiny AST's vectors
-BOUND = {"seed": 0, "model": {"layers": 2}}
+BOUND = {"seed": 0, "model": {"layers": 2}, "optimizer": {"ema_decay": 0.9}}
 FACTS = Facts(bound=BOUND, network={"num_layers": 2}, recordings=("a", "b"))
 
 

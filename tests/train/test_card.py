@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from sonify.config.loader import make_settings
 from sonify.errors import InputError
 from tests.train.runs import plain_config, write_pool
+from train.averages import Exponential, Held
 from train.card import NOTHING_SAID, Terms, TrainedOn, check_model_licence, count_licences, make_card, objections
 from train.config import TrainConfig
 
@@ -25,12 +26,15 @@ SEEN = TrainedOn(
 )
 
 
+HELD = Held(rule=Exponential(decay=0.9, warmup=True))
+
+
 def config_of(tmp_path: Path, **sections: Any) -> TrainConfig:
     return make_settings(plain_config(tmp_path, **sections), TrainConfig, check_paths=False)
 
 
 def card_of(config: TrainConfig, seen: TrainedOn = SEEN, terms: Terms = NOTHING_SAID) -> str:
-    return make_card(config, seen, {}, terms=terms, code={"pipeline.py": "c0de"}, files_bytes=1_500_000)
+    return make_card(config, seen, {}, held=HELD, terms=terms, code={"pipeline.py": "c0de"}, files_bytes=1_500_000)
 
 
 def test_the_head_is_what_the_hub_reads(tmp_path: Path) -> None:

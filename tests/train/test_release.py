@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from sonify.dataset.format import CHECKSUMS
 from tests.builders import refused
 from tests.train.runs import plain_config, training_config, training_input, write_pool
+from train.averages import Exponential, Held
 from train.checkpoints import Facts, TrainingState, save_checkpoint
 from train.config import TrainConfig
 from train.frozen import load_networks, make_pipeline
@@ -23,6 +24,7 @@ from train.released import PIPELINE_CODE, load_pipeline, pipeline_source
 from train.shards import open_feature_data
 
 CPU = torch.device("cpu")
+HELD = Held(rule=Exponential(decay=0.9, warmup=True))
 METRICS = [{"step": 2, "loss": 0.75, "mse": 0.5}, {"step": 4, "loss": 0.25, "mse": 0.125, "images_per_sec": 9}]
 LICENCES = ["CC0", "CC BY 4.0", "CC0", "CC | odd"]
 
@@ -42,7 +44,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model, _ = init_transformer(config.model, seed=step)
         ema, _ = init_transformer(config.model, seed=100 + step)
         average = {name: parameter.detach() for name, parameter in ema.named_parameters()}
-        facts = Facts(bound={}, network=dict(model.config), recordings=recordings)
+        bound = {"optimizer": {"ema_decay": 0.9} | ({"ema_warmup": True} if step == 4 else {})}
+        facts = Facts(bound=bound, network=dict(model.config), recordings=recordings)
         state = TrainingState(step=step, model=model.state_dict(), ema=average, optimizer={})
         save_checkpoint(root / "run", state, facts, keep=9)
     (root / "run" / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in METRICS))
@@ -104,6 +107,14 @@ def test_the_card_takes_no_training_step_for_an_evaluation(root: Path, tmp_path:
     assert "| visits of an image, on average | 1.3 |" in text
 
 
+def test_the_card_says_how_the_weights_were_averaged_by_what_their_checkpoint_says(root: Path, tmp_path: Path) -> None:
+    """The run's configuration of then has no key of the warm-up: the checkpoint of step 2 is as old."""
+    for step, how in ((2, "without warm-up"), (4, "with warm-up: at most n / (n + 9) at step n")):
+        assert release(root, "--step", step, "--out", tmp_path / "model") == 0
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert f"The weights are an exponential average, decay 0.9 ({how}), after step {step}." in card
+
+
 def test_recordings_and_configuration_go_with_it(root: Path, tmp_path: Path) -> None:
     assert release(root, "--out", tmp_path / "model") == 0
 
@@ -130,7 +141,7 @@ def test_a_projectors_recordings_go_with_it_where_they_lie_beside(root: Path, tm
 
     for named, heard in ((f"only/heard before\n{first}\n", ["only/heard before"]), (None, [])):
         beside.write_text(named) if named else beside.unlink()
-        save_release(tmp_path / "model", pipeline, began, data, METRICS, step=4)
+        save_release(tmp_path / "model", pipeline, began, data, METRICS, step=4, held=HELD)
         names = (tmp_path / "model" / "recordings.txt").read_text().splitlines()
         assert names == sorted([*data.recordings(), *heard])
         card = (tmp_path / "model" / "README.md").read_text()
@@ -139,7 +150,7 @@ def test_a_projectors_recordings_go_with_it_where_they_lie_beside(root: Path, tm
         assert str(tmp_path) not in card + (tmp_path / "model" / "config.yaml").read_text()
     beside.write_bytes(b"\xff")
     with refused("mine/recordings.txt: cannot be read as text"):
-        save_release(tmp_path / "model", pipeline, began, data, METRICS, step=4)
+        save_release(tmp_path / "model", pipeline, began, data, METRICS, step=4, held=HELD)
 
 
 def test_no_place_of_the_machine_is_in_it(root: Path, tmp_path: Path) -> None:
@@ -184,7 +195,7 @@ def test_a_release_that_fails_leaves_the_one_before(root: Path, tmp_path: Path, 
     pipeline.vae.register_to_config(broken=object())  # not to be written as JSON
 
     with pytest.raises(TypeError):
-        save_release(out, pipeline, config, data, METRICS, step=4)
+        save_release(out, pipeline, config, data, METRICS, step=4, held=HELD)
 
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -22,6 +22,7 @@ from tests.processes import run_python
 from tests.servers import COMMIT, MODEL, ModelHub, running_hub
 from tests.tiny_networks import edit_json, write_tiny_pixart
 from tests.train.runs import plain_config
+from train.averages import Exponential, Held
 from train.card import Terms, TrainedOn, make_card
 from train.config import TrainConfig
 from train.manifest import read_manifest
@@ -325,8 +326,8 @@ def test_the_lines_of_the_card_work_where_this_package_is_not_installed(
     sound.rename(tmp_path / "dog.wav")
     config = make_settings(plain_config(tmp_path), TrainConfig, check_paths=False)
     seen = TrainedOn(step=1, num_images=1, recordings=(), licences={}, lufs=(), networks={})
-    terms = Terms(licence="mit", repo=MODEL)
-    card = make_card(config, seen, {}, terms=terms, code={}, files_bytes=0)
+    terms, held = Terms(licence="mit", repo=MODEL), Held(rule=Exponential(decay=0.9, warmup=True))
+    card = make_card(config, seen, {}, held=held, terms=terms, code={}, files_bytes=0)
     (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     lines = lines.replace('pipeline("dog.wav")', 'pipeline("dog.wav", seeds=[3])')
     home = {"HF_ENDPOINT": f"http://127.0.0.1:{models.server_port}", "HF_HOME": str(tmp_path / "home")}

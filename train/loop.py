@@ -43,8 +43,8 @@ LossOf = Callable[[nn.Module, Batch], StepLosses]
 class Lesson:
     """All that the loop needs of what is trained.
 
-    `model` is the learner's network, prepared for several processes; `image_flops` are the operations of a step for one
-    image, `num_timesteps` those of the noise; `batches` begin after `first_step`.
+    `model` is the learner's network, prepared for several processes; `flops_of` are the operations of a step, by its
+    number, for one image, `num_timesteps` those of the noise; `batches` begin after `first_step`.
     """
 
     learner: Learner
@@ -53,7 +53,7 @@ class Lesson:
     data: FeatureData
     batches: Iterator[Batch]
     first_step: int
-    image_flops: int
+    flops_of: Callable[[int], int]
     num_timesteps: int
     pictures: Pictures | None
 
@@ -130,7 +130,7 @@ def teach(config: Training, accelerator: Accelerator, lesson: Lesson) -> None:
     if accelerator.is_main_process:
         write_config(config, config.run_dir)
 
-    with Interrupt() as interrupt, Recorder(config, accelerator, lesson.image_flops, first_step) as recorder:
+    with Interrupt() as interrupt, Recorder(config, accelerator, lesson.flops_of, first_step) as recorder:
         for step in range(first_step + 1, config.max_steps + 1):
             tally = StepTally(lesson.num_timesteps, accelerator.device)
             for micro_step in range(1, accumulation + 1):
@@ -168,10 +168,10 @@ def teach(config: Training, accelerator: Accelerator, lesson: Lesson) -> None:
 
 
 def start_learner(network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None) -> Learner:
-    """A network on its device with its average, and AdamW in one kernel; every parameter decays, as in PixArt-alpha.
-    The rate is set at each step."""
+    """A network on its device with its average, and AdamW in one kernel; every parameter that learns decays, as in
+    PixArt-alpha. The rate is set at each step."""
     optimizer = torch.optim.AdamW(
-        network.parameters(),
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,

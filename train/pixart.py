@@ -34,6 +34,7 @@ from train.metrics import training_flops
 from train.model import drop_condition, init_transformer, predict, set_execution
 from train.pictures import Pictures
 from train.pipeline import AudioPixArtPipeline
+from train.routing import draw_route, routed
 from train.shards import check_matches, open_feature_data
 
 log = logging.getLogger(__name__)
@@ -86,19 +87,22 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     return Lesson(
         learner=learner,
         model=accelerator.prepare_model(transformer),
-        loss_of=lambda model, batch: loss_of(model, batch, null_TD),
+        loss_of=lambda model, batch: loss_of(model, batch, null_TD, config),
         data=data,
         batches=batches,
         first_step=first_step,
-        image_flops=training_flops(config.model, data.audio_shape[0]),
+        flops_of=lambda step: training_flops(config, data.audio_shape[0], step),
         num_timesteps=NUM_TIMESTEPS,
         pictures=Pictures(config, data, pipeline_of) if accelerator.is_main_process else None,
     )
 
 
-def loss_of(model: nn.Module, batch: Batch, null_TD: torch.Tensor) -> Losses:
+def loss_of(model: nn.Module, batch: Batch, null_TD: torch.Tensor, config: TrainConfig) -> Losses:
     """What the network makes of a micro-batch; `null_TD` is heard where the condition is dropped."""
     noisy_BCHW = add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
     audio_BTD = drop_condition(batch.audio_BTD, batch.dropped_B, null_TD)
-    output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
-    return diffusion_loss(output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B)
+    with routed(model, draw_route(config, batch)):
+        output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
+    return diffusion_loss(
+        output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B, config.loss.min_snr
+    )

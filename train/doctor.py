@@ -247,7 +247,7 @@ def judge_estimate(config: TrainConfig, condition_tokens: int, processes: int, h
 
 def _examine_disk(config: TrainConfig, networks: Networks | None) -> Finding:
     """What a run's folder comes to at most, against what is free."""
-    one, kept = checkpoint_bytes(config.model), config.checkpoints.keep
+    one, kept = checkpoint_bytes(config), config.checkpoints.keep
     modules = [networks.vae, networks.audio_encoder] if networks else []
     frozen = sum(4 * p.numel() for module in modules if module is not None for p in module.parameters())
     release = 4 * count_parameters(config.model) + (frozen if networks else FROZEN_BYTES)

@@ -14,7 +14,7 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._average = get_ema_multi_avg_fn(decay)
         self._averages = {
-            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in model.named_parameters()
+            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in learning(model).items()
         }
 
     def update(self, model: nn.Module) -> None:
@@ -48,9 +48,14 @@ class Ema:
         _copy(self._averages.values(), [state[name] for name in self._averages])
 
     def _parameters(self, model: nn.Module) -> list[Tensor]:
-        parameters = dict(model.named_parameters())
+        parameters = learning(model)
         assert parameters.keys() == self._averages.keys(), "the average is of another model"
         return [parameters[name] for name in self._averages]
+
+
+def learning(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model that are not frozen, by their names."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()

@@ -23,7 +23,8 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from torch import nn
 
 from sonify.features.vae import scaling_factor
-from train.checkpoints import restore_training
+from train.adapters import adapt, merge
+from train.checkpoints import BASE, restore_training
 from train.config import TrainConfig
 from train.cost import print_plan
 from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
@@ -65,17 +66,21 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     check_matches(data, config, networks.vae_identity, networks.ast_identity)
     accumulation_steps(config.batch, accelerator.num_processes)
 
+    adapts = config.train == "adapters"
+    if adapts:
+        adapt(transformer, config)
     transformer.to(accelerator.device).train()
-    learner = start_learner(transformer, config.optimizer)
+    learner = start_learner(transformer, config.optimizer, {BASE: str(report.identity)} if adapts else None)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
     set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
 
     def pipeline_of(network: nn.Module) -> AudioPixArtPipeline:
-        return make_pipeline(cast(PixArtTransformer2DModel, network), config, networks, data)
+        trained = cast(PixArtTransformer2DModel, network)
+        return make_pipeline(merge(trained) if adapts else trained, config, networks, data)
 
-    null_TD = pipeline_of(transformer).encode_null(data.audio_shape[0]).to(accelerator.device)
+    null_TD = make_pipeline(transformer, config, networks, data).encode_null(data.audio_shape[0]).to(accelerator.device)
     batches = make_loader(
         data,
         config,

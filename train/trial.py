@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from torch import Tensor
 
+from train.adapters import adapt
 from train.config import TrainConfig
 from train.device import wait_for
 from train.diffusion import NUM_TIMESTEPS
@@ -44,6 +45,8 @@ class Trainee:
         self._accelerator = accelerator
         self.transformer = transformer.to(accelerator.device)
         torch.nn.Module.train(transformer)
+        if config.train == "adapters":
+            adapt(transformer, config)
         self.learner = start_learner(transformer, config.optimizer)
         set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
         self._model = accelerator.prepare_model(transformer)

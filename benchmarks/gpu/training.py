@@ -50,7 +50,7 @@ def memory(room: Room) -> Iterator[Figure]:
 def checkpoint(room: Room) -> Iterator[Figure]:
     """What `checkpoints.every` steps are interrupted for: the whole state, written, synced and hashed."""
     config = _config(room, 1, {"compile": False})
-    needed, stat = checkpoint_bytes(config.model), os.statvfs(room.folder)
+    needed, stat = checkpoint_bytes(config), os.statvfs(room.folder)
     if stat.f_bavail * stat.f_frsize < 1.2 * needed:
         raise WorkError(f"{room.folder}: needs {1.2 * needed / GB:.1f} GB for one checkpoint")
     run = make_feature_run(room.folder / "data", num_images=8)

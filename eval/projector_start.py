@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from matplotlib.figure import Figure
 from scipy.stats import t
 from torch import Tensor
@@ -48,6 +47,7 @@ from sonify.terminal import Parser, run_command
 from train.checkpoints import FOLDER, load_averaged
 from train.config import Checkpoints, TrainConfig
 from train.diffusion import add_noise
+from train.frozen import remake_transformer
 from train.launch import check_devices, launch_processes
 from train.loader import generator
 from train.metrics import read_metrics
@@ -185,10 +185,7 @@ def train_and_judge(config: TrainConfig, held: Held, steps: Sequence[int], seed:
     metrics = read_metrics(config.run_dir)
     points = []
     for before, step in zip([0, *steps], steps, strict=False):
-        averaged = load_averaged(config.run_dir, step)
-        model = PixArtTransformer2DModel.from_config(dict(averaged.network))
-        assert isinstance(model, PixArtTransformer2DModel)
-        model.load_state_dict(averaged.weights)
+        model = remake_transformer(config, load_averaged(config.run_dir, step))
         torch.nn.Module.to(model, device)  # diffusers' own is typed for its decorator
         loss, accuracy = judge(model.eval(), held, seed, config.batch.per_device, device)
         seen = [line["mse"] for line in metrics if before < line["step"] <= step]

@@ -125,6 +125,7 @@ def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
         with accelerator.autocast():
             return token_losses(model, batch, frozen, config.loss)
 
+    image_flops = step_flops(embedder, frozen, data)
     return Lesson(
         config=config,
         learner=learner,
@@ -133,7 +134,7 @@ def _prepare(config: AudioTokenConfig, accelerator: Accelerator) -> Lesson:
         data=data,
         batches=batches,
         first_step=first_step,
-        image_flops=step_flops(embedder, frozen, data),
+        flops_of=lambda _step: image_flops,
         num_timesteps=NUM_TIMESTEPS,
         pictures=Pictures(config, data, pipeline_of, release_of) if accelerator.is_main_process else None,
     )

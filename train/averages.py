@@ -71,7 +71,7 @@ class Average:
     def __init__(self, model: nn.Module, rule: Exponential | Power) -> None:
         self.rule = rule
         self._averages = {
-            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in model.named_parameters()
+            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in learning(model).items()
         }
 
     def update(self, model: nn.Module, step: int) -> None:
@@ -105,9 +105,14 @@ class Average:
         _copy(self._averages.values(), [state[name] for name in self._averages])
 
     def _parameters(self, model: nn.Module) -> list[Tensor]:
-        parameters = dict(model.named_parameters())
+        parameters = learning(model)
         assert parameters.keys() == self._averages.keys(), "the average is of another model"
         return [parameters[name] for name in self._averages]
+
+
+def learning(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model that are not frozen, by their names."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()

@@ -29,8 +29,8 @@ from sonify import layout
 from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
-from train.averages import Average, Exponential, Power
-from train.config import AudioTokenConfig, TrainConfig, Training
+from train.averages import Average, Exponential, Power, learning
+from train.config import AudioTokenConfig, LossWeights, TrainConfig, Training
 from train.device import wait_for
 from train.scenes import remix_recordings
 from train.shards import FeatureData
@@ -47,6 +47,7 @@ RELEASE = "pipeline"
 PIPELINE_INDEX = "model_index.json"
 NOTICEABLE_SECONDS = 5.0  # of waiting for the checkpoint before, which is then said
 FILES = ("model", "ema", "optimizer", "powers")
+BASE = "base"  # what a checkpoint of adapters calls the identity of what they were learned on
 NETWORK = "transformer"  # what a checkpoint calls the network's configuration, whatever network it is
 
 Tensors = Mapping[str, torch.Tensor]
@@ -79,8 +80,8 @@ class Learner:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The network's own configuration, as diffusers keeps it."""
-        return dict(cast(Any, self.network).config)
+        """The network's own configuration, as diffusers keeps it, without the place that it was loaded from."""
+        return {key: value for key, value in cast(Any, self.network).config.items() if key != "_name_or_path"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +153,16 @@ def restore_checkpoint(run_dir: Path, bound: Mapping[str, Any], check: bool = Tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averaged:
-    """Averaged weights of a step, how they were averaged, and the configuration of the network whose they are."""
+    """Averaged weights of a step, how they were averaged, and the configuration of the network whose they are.
+
+    `base` is the identity of the model that they are adapters of.
+    """
 
     step: int
     network: Mapping[str, Any]
     weights: Tensors
     rule: Exponential | Power
+    base: str | None = None
 
 
 def newest_step(run_dir: Path) -> int:
@@ -177,7 +182,13 @@ def load_averaged(run_dir: Path, step: int | None) -> Averaged:
     except _Damaged as damage:
         raise InputError(f"{chosen[-1]}: damaged ({damage}); take another with --step") from damage
     weights = load_file(chosen[-1] / "ema.safetensors")
-    return Averaged(step=record["step"], network=record[NETWORK], weights=weights, rule=_rule_of(record["bound"]))
+    return Averaged(
+        step=record["step"],
+        network=record[NETWORK],
+        weights=weights,
+        rule=_rule_of(record["bound"]),
+        base=record["bound"].get(BASE),
+    )
 
 
 class _Damaged(Exception):
@@ -286,9 +297,11 @@ def check_run_dir(config: Training) -> None:
 # weights came from no longer matters.
 BOUND: Mapping[type[Training], Mapping[str, Any]] = {
     TrainConfig: {
-        "include": {"seed": True, "model": True, "optimizer": True, "condition_dropout": True, "precision": True}
+        "include": {
+            *("seed", "model", "optimizer", "condition_dropout", "precision", "train", "adapters", "loss", "routing"),
+        }
         | {"ema": {"lengths"}},
-        "exclude": {"model": {"init"}},
+        "exclude": {"model": {"init"}, "routing": {"finish_steps"}},
     },
     AudioTokenConfig: {
         "include": {
@@ -304,6 +317,7 @@ ADDED: Mapping[tuple[str, str], Any] = {
     ("optimizer", "ema_warmup"): False,
     ("ema", "lengths"): [],
 }
+ADDED_WHOLE: Mapping[str, Any] = {"train": "all", "loss": LossWeights().model_dump(), "routing": None}
 
 
 def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str]) -> dict[str, Any]:
@@ -316,7 +330,10 @@ def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str
                 del plain[section]
     read = {"batch.total": config.batch.total, "data": data.digest, "data.split": config.data.split}
     if isinstance(config, TrainConfig):
-        return plain | read | {"hears": config.ast is not None, **frozen}
+        if config.train == "all":
+            del plain["adapters"]
+        kept = {key: value for key, value in plain.items() if key not in ADDED_WHOLE or value != ADDED_WHOLE[key]}
+        return kept | read | {"hears": config.ast is not None, **frozen}
     # dropout and the classification term are of a micro-batch, which is the same images for any number of processes
     return plain | read | {"batch.per_device": config.batch.per_device, **frozen}
 
@@ -412,7 +429,7 @@ class Saver:
 def _state_of(step: int, learner: Learner) -> TrainingState:
     return TrainingState(
         step=step,
-        model=learner.network.state_dict(),
+        model=_without_frozen(learner.network),
         ema=learner.ema.state_dict(),
         optimizer=_pack(learner),
         powers={
@@ -460,7 +477,7 @@ def restore_training(config: Training, data: FeatureData, learner: Learner, *, c
             f"max_steps: {config.max_steps}, and {config.run_dir} has a checkpoint of step {state.step}; set at least"
             " that, or make a release of an earlier one with `python -m train.release --step`"
         )
-    learner.network.load_state_dict(state.model)
+    load_learning(learner.network, state.model)
     learner.ema.load_state_dict(state.ema)
     for length, average in learner.powers.items():
         start = f"{length:g}/"
@@ -469,11 +486,22 @@ def restore_training(config: Training, data: FeatureData, learner: Learner, *, c
     return state.step
 
 
+def _without_frozen(network: nn.Module) -> dict[str, torch.Tensor]:
+    frozen = dict(network.named_parameters()).keys() - learning(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
+
+
+def load_learning(network: nn.Module, weights: Tensors) -> None:
+    """Load what a checkpoint has of a network, which is all of it but what is frozen."""
+    assert weights.keys() == _without_frozen(network).keys(), "the checkpoint is of another network"
+    network.load_state_dict({**network.state_dict(), **weights})
+
+
 def _pack(learner: Learner) -> dict[str, torch.Tensor]:
     """The optimizer's tensors under the names of the parameters that they belong to."""
     return {
         f"{name}/{kind}": tensor
-        for name, parameter in learner.network.named_parameters()
+        for name, parameter in learning(learner.network).items()
         for kind, tensor in learner.optimizer.state[parameter].items()
     }
 

@@ -14,6 +14,7 @@ from sonify.errors import InputError
 from sonify.io.write import write_whole
 
 CONFIG = "config.yaml"  # in a training run and in a release, resolved
+MIN_ROUTED_TOKENS = 256  # of an image: a share of fewer says too little of it
 
 # Of a power-function average: with it all steps weigh nearly the same; longer ones would weigh the first steps most.
 LONGEST = 0.28
@@ -169,6 +170,42 @@ class Training(Section):
     samples: Samples = Samples()
 
 
+class LossWeights(Section):
+    """With `min_snr` the squared error of an image counts min(SNR, min_snr) / SNR, SNR being its noise level's: less
+    where there is next to no noise; 5 is the published value. The variational bound stays as it is.
+
+    Source: min-SNR, arXiv 2303.09556, as it is for predicted noise.
+    """
+
+    min_snr: float | None = Field(default=None, gt=0)  # null: every image counts alike, as in PixArt-alpha
+
+
+class Routing(Section):
+    """While training, the middle blocks see a random `share` of an image's tokens; the others go around them.
+
+    The first `first` and the last `last` blocks see all, and so do all in the last `finish_steps` steps, when pictures
+    are made, and wherever the model is used.
+
+    Source: TREAD, arXiv 2501.04765; the finish is SPRINT's, arXiv 2510.21986.
+    """
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    first: int = Field(default=2, ge=1)
+    last: int = Field(default=4, ge=1)
+    finish_steps: int = Field(ge=0)
+
+
+class Adapters(Section):
+    """What learns under `train: adapters`: the projection of the condition, and of each block what is named here.
+
+    `lora` are low-rank matrices beside a linear layer, of rank `rank`, which a release has added to the layer's own.
+    """
+
+    cross_attention: Literal["full", "lora"] = "full"
+    others: Literal["lora", "frozen"] = "frozen"  # self-attention and feed-forward
+    rank: int = Field(default=16, ge=1)
+
+
 class TrainConfig(Training):
     """A training of an audio-conditioned PixArt-alpha."""
 
@@ -176,6 +213,10 @@ class TrainConfig(Training):
     ast: Model | None = "MIT/ast-finetuned-audioset-10-10-0.4593"  # null: the condition is not AST's
     ast_revision: str | None = None
     model: Transformer = Transformer()
+    train: Literal["all", "adapters"] = "all"  # adapters: the rest is frozen, in the precision that it computes in
+    adapters: Adapters = Adapters()
+    loss: LossWeights = LossWeights()
+    routing: Routing | None = None  # null: every block sees every token
     compile: bool = True  # each block by torch.compile
     # Linear layers of a float32 model on a CPU as convolutions, which some processors compute faster; auto: what a
     # second of both says when the run begins, and from then on what it began with.
@@ -186,6 +227,32 @@ class TrainConfig(Training):
         if self.data.scenes == "remix" and self.ast is None:
             raise ValueError(
                 "data.scenes is remix, which AST hears, and ast is null: name it, or set data.scenes: stored"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _routing_fits(self) -> "TrainConfig":
+        routing, model = self.routing, self.model
+        if routing is None:
+            return self
+        tokens = (model.sample_size // model.patch_size) ** 2
+        if tokens < MIN_ROUTED_TOKENS:
+            raise ValueError(
+                f"routing: an image has {tokens} tokens, expected at least {MIN_ROUTED_TOKENS}: so few are not to be"
+                " spared; leave it out, or train larger images (model.sample_size)"
+            )
+        if routing.first + routing.last >= model.layers:
+            raise ValueError(
+                f"routing: of {model.layers} blocks the first {routing.first} and the last {routing.last} see all"
+                " tokens, which leaves none between them; set first and last lower"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> "TrainConfig":
+        if self.train == "adapters" and self.model.init.kind != "checkpoint":
+            raise ValueError(
+                "train: adapters is for model.init.kind checkpoint: random weights have to learn as a whole"
             )
         return self
 

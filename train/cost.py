@@ -18,11 +18,10 @@ from sonify.report.cost import NOT_KNOWN, Cost, Prices, cost_of, tell_amount, te
 from train.checkpoints import newest_step
 from train.config import TrainConfig
 from train.memory import GB, count_snapshots, snapshots_bytes
-from train.metrics import forward_flops, read_metrics
+from train.metrics import forward_flops, read_metrics, training_flops
 from train.shards import peek_features
 
 VECTORS_OF_FIVE_SECONDS = 50  # AST's, a column of patches each 100 ms, as long as no data says otherwise
-PASSES = 3  # a step is a forward pass and a backward one, which is twice the work
 LINES_OF_SPEED = 100  # of metrics, the newest
 
 
@@ -30,7 +29,7 @@ LINES_OF_SPEED = 100  # of metrics, the newest
 class TrainingPlan:
     """What is to be done. `devices` are GPUs; 0 is the CPU, and None where the configuration leaves that open.
 
-    `image_flops` are those of one image's part of a step.
+    `image_flops` are those of one image's part of a step; where tokens are routed, the mean of all steps.
     """
 
     steps: int
@@ -62,9 +61,22 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         condition_vectors=vectors,
         vectors_from=source,
         forward_flops=forward,
-        image_flops=(PASSES + config.recompute) * forward,
+        image_flops=_mean_flops(config, vectors),
         devices=config.devices or torch.cuda.device_count() or None,
     )
+
+
+def _mean_flops(config: TrainConfig, vectors: int) -> int:
+    """Operations of an image's part of a step; recomputing is another forward pass."""
+    finish = min(config.routing.finish_steps, config.max_steps) if config.routing else 0
+    parts = ((config.max_steps - finish, 1, config.routing), (finish, config.max_steps, None))
+    totals = [
+        steps
+        * (training_flops(config, vectors, step) + config.recompute * forward_flops(config.model, vectors, routing))
+        for steps, step, routing in parts
+        if steps
+    ]
+    return round(sum(totals) / config.max_steps)
 
 
 def measured_speed(config: TrainConfig) -> float | None:
@@ -114,8 +126,9 @@ def tell_plan(config: TrainConfig, prices: Prices) -> Iterator[str]:
     yield f"steps: {plan.steps:,}, {plan.steps_done:,} done, {plan.steps_left:,} to do; {images:,} images in all"
     yield f"condition: {plan.condition_vectors} vectors, {plan.vectors_from}"
     yield (
-        f"operations: {tell_flops(plan.forward_flops)} forward for an image, {PASSES + config.recompute} times that in"
-        f" a step; {tell_flops(flops * plan.steps)} in all, {tell_flops(flops * plan.steps_left)} to do"
+        f"operations: {tell_flops(plan.forward_flops)} forward for an image,"
+        f" {plan.image_flops / plan.forward_flops:.3g} times that in a step;"
+        f" {tell_flops(flops * plan.steps)} in all, {tell_flops(flops * plan.steps_left)} to do"
     )
     if snapshots := snapshots_bytes(config):
         yield f"averages: {count_snapshots(config)} snapshots, {snapshots / GB:,.1f} GB on the disk when all are there"

@@ -76,11 +76,17 @@ def add_noise(latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> 
 
 
 def diffusion_loss(
-    output_B2CHW: Tensor, latents_BCHW: Tensor, noisy_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
+    output_B2CHW: Tensor,
+    latents_BCHW: Tensor,
+    noisy_BCHW: Tensor,
+    noise_BCHW: Tensor,
+    timesteps_B: Tensor,
+    min_snr: float | None = None,
 ) -> Losses:
     """Squared error of the predicted noise, plus the variational bound, which teaches the variance only.
 
-    The bound is not divided by the number of timesteps, as PixArt-alpha has it.
+    The bound is not divided by the number of timesteps, as PixArt-alpha has it. `min_snr` weighs the error in the
+    total; as it is logged it stays unweighted.
 
     Source: improved DDPM, equations 4 to 7, 15 and 16; its code for the likelihood at timestep 0.
     """
@@ -105,7 +111,17 @@ def diffusion_loss(
     divergence_B = _divergence(true_mean_BCHW, min_B111, mean_BCHW, log_variance_BCHW).flatten(1).mean(1)
     surprise_B = -_log_likelihood(latents_BCHW, mean_BCHW, log_variance_BCHW / 2).flatten(1).mean(1)
     vb_B = torch.where(timesteps_B == 0, surprise_B, divergence_B) / math.log(2)
-    return Losses(mse_B=mse_B, vb_B=vb_B, total_B=mse_B + vb_B)
+    weighted_B = mse_B if min_snr is None else mse_B * _min_snr_weights(tables, min_snr)[timesteps_B]
+    return Losses(mse_B=mse_B, vb_B=vb_B, total_B=weighted_B + vb_B)
+
+
+def _min_snr_weights(tables: Schedule, min_snr: float) -> Tensor:
+    """Of the error at each timestep: min(SNR, min_snr) / SNR, which is 1 from timestep 130 on where `min_snr` is 5.
+
+    Source: min-SNR, arXiv 2303.09556, section 3.4, of a network that predicts the noise.
+    """
+    ratio = (tables.signal / tables.spread).square()
+    return ratio.clamp(max=min_snr) / ratio
 
 
 def _rows(table: Tensor, timesteps_B: Tensor) -> Tensor:

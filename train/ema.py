@@ -38,8 +38,8 @@ from train.checkpoints import FOLDER as CHECKPOINTS
 from train.checkpoints import Averaged, Tensors, load_averaged
 from train.config import LONGEST, TrainConfig, Training, read_config
 from train.diffusion import NUM_TIMESTEPS
+from train.execution import set_execution
 from train.loader import Batch, generator
-from train.model import set_execution
 from train.pixart import loss_of
 from train.release import add_licences, find_place, read_licences, release_averaged
 from train.shards import FeatureData, TrainingSample, open_feature_data
@@ -206,8 +206,9 @@ class Judge:
         model = PixArtTransformer2DModel.from_config(dict(network))
         assert isinstance(model, PixArtTransformer2DModel)
         torch.nn.Module.to(model, self._device).eval()  # diffusers' own is typed for its decorator
-        set_execution(model, precision=config.precision, compiled=False)
+        set_execution(model, compiled=False)
         self._model = model
+        self._config = config.model_copy(update={"routing": None})
         self._half = config.precision == "bf16" and self._device.type == "cuda"
         self._batches = batches
 
@@ -218,7 +219,9 @@ class Judge:
         for batch in self._batches:
             null_TD = torch.zeros_like(batch.audio_BTD[0], device=self._device)  # no condition is dropped
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-                errors.append(loss_of(self._model, batch.to(self._device), null_TD).mse_B.double().cpu().numpy())
+                errors.append(
+                    loss_of(self._model, batch.to(self._device), null_TD, self._config).mse_B.double().cpu().numpy()
+                )
         return np.concatenate(errors).reshape(-1, NOISES).mean(axis=1)
 
 

@@ -14,6 +14,7 @@ from sonify.features.ast import load_ast
 from sonify.features.beats import Beats, load_beats
 from sonify.features.vae import Vae, load_vae
 from sonify.models.fetch import AST_FILES, EAR_FILES, VAE_FILES, fetch_model
+from train.adapters import merge_averaged
 from train.checkpoints import Averaged
 from train.config import AudioTokenConfig, TrainConfig, Training
 from train.embedder import Embedder
@@ -144,8 +145,14 @@ def remake_pipeline(
         embedder = _built(Embedder, averaged)
         return make_token_pipeline(embedder, config, load_token_networks(config), data)
     assert isinstance(config, TrainConfig)
-    transformer = _built(PixArtTransformer2DModel, averaged)
-    return make_pipeline(transformer, config, load_networks(config), data)
+    return make_pipeline(remake_transformer(config, averaged), config, load_networks(config), data)
+
+
+def remake_transformer(config: TrainConfig, averaged: Averaged) -> PixArtTransformer2DModel:
+    """The network of a checkpoint's averaged weights; adapters are merged into what they were learned on."""
+    if config.train == "adapters":
+        return merge_averaged(config, averaged)
+    return _built(PixArtTransformer2DModel, averaged)
 
 
 def _built(network_class: Any, averaged: Averaged) -> Any:

@@ -28,7 +28,7 @@ from train.checkpoints import Learner, Saver, check_run_dir
 from train.config import Optimizer, Training, check_trainer, peak_rate, write_config
 from train.launch import among_processes, check_devices, check_same_start, is_launched, launch_processes
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
-from train.metrics import Recorder, StepLosses, StepTally
+from train.metrics import Recorder, StepLosses, StepSums, StepTally
 from train.page import write_page
 from train.pictures import Pictures
 from train.shards import FeatureData
@@ -46,8 +46,8 @@ class Lesson:
     """All that the loop needs of what is trained.
 
     `config` is what was asked for, with what it left open decided; `model` is the learner's network, prepared for
-    several processes; `image_flops` are the operations of a step for one image, `num_timesteps` those of the noise;
-    `batches` begin after `first_step`.
+    several processes; `flops_of` are the operations of a step, by its number, for one image, `num_timesteps` those of
+    the noise; `batches` begin after `first_step`.
     """
 
     config: Training
@@ -57,7 +57,7 @@ class Lesson:
     data: FeatureData
     batches: Iterator[Batch]
     first_step: int
-    image_flops: int
+    flops_of: Callable[[int], int]
     num_timesteps: int
     pictures: Pictures | None
 
@@ -130,7 +130,6 @@ def in_run(config: Config, prepare: Callable[[Config, Accelerator], Lesson]) -> 
 def teach(accelerator: Accelerator, lesson: Lesson) -> None:
     """Make the steps that are still to do, and the release."""
     config, learner, pictures, first_step = lesson.config, lesson.learner, lesson.pictures, lesson.first_step
-    accumulation = accumulation_steps(config.batch, accelerator.num_processes)
     check_same_start(gather_object([(first_step, lesson.data.digest)]))
     if accelerator.is_main_process:
         write_config(config, config.run_dir)
@@ -138,31 +137,11 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
 
     with (
         Interrupt() as interrupt,
-        Recorder(config, accelerator, lesson.image_flops, first_step) as recorder,
+        Recorder(config, accelerator, lesson.flops_of, first_step) as recorder,
         Saver(config, lesson.data, learner, writes=accelerator.is_main_process) as saver,
     ):
         for step in range(first_step + 1, config.max_steps + 1):
-            tally = StepTally(lesson.num_timesteps, accelerator.device)
-            for micro_step in range(1, accumulation + 1):
-                with recorder.waiting_for_data():
-                    batch = next(lesson.batches).to(accelerator.device)
-                with nullcontext() if micro_step == accumulation else accelerator.no_sync(lesson.model):
-                    losses = lesson.loss_of(lesson.model, batch)
-                    accelerator.backward(losses.total_B.mean() / accumulation)
-                tally.add(losses, batch.timesteps_B, batch.keys)
-            gradient_norm = clip_gradients(accelerator, lesson.model, config.optimizer)
-            sums = tally.reduce(accelerator, stop=interrupt.asked)
-            if sums.num_not_finite or not gradient_norm.isfinite():
-                what = "loss" if sums.num_not_finite else "gradient"
-                keys = sorted(gather_object(tally.keys(not_finite=bool(sums.num_not_finite))))
-                raise WorkError(
-                    f"step {step}: the {what} is not finite; images: {', '.join(keys[:8])} ({len(keys)} in all);"
-                    " nothing of this step was applied, and the checkpoints are whole"
-                )
-            learning_rate = learning_rate_at(step, config.optimizer, config.batch.total)
-            finish_step(learner, learning_rate, step)
-
-            recorder.record(step, sums, gradient_norm, learning_rate)
+            sums = learn_step(accelerator, lesson, recorder, step, interrupt)
             last = step == config.max_steps
             with recorder.pausing():
                 saver.raise_failure()
@@ -186,13 +165,46 @@ def teach(accelerator: Accelerator, lesson: Lesson) -> None:
     accelerator.wait_for_everyone()
 
 
+def learn_step(
+    accelerator: Accelerator, lesson: Lesson, recorder: Recorder, step: int, interrupt: Interrupt
+) -> StepSums:
+    """Learn from the micro-batches of a step, record it, and return its sums over all processes.
+
+    Raises:
+        WorkError: a loss or a gradient is not finite; nothing of the step was applied.
+    """
+    config = lesson.config
+    accumulation = accumulation_steps(config.batch, accelerator.num_processes)
+    tally = StepTally(lesson.num_timesteps, accelerator.device)
+    for micro_step in range(1, accumulation + 1):
+        with recorder.waiting_for_data():
+            batch = next(lesson.batches).to(accelerator.device)
+        with nullcontext() if micro_step == accumulation else accelerator.no_sync(lesson.model):
+            losses = lesson.loss_of(lesson.model, batch)
+            accelerator.backward(losses.total_B.mean() / accumulation)
+        tally.add(losses, batch.timesteps_B, batch.keys)
+    gradient_norm = clip_gradients(accelerator, lesson.model, config.optimizer)
+    sums = tally.reduce(accelerator, stop=interrupt.asked)
+    if sums.num_not_finite or not gradient_norm.isfinite():
+        what = "loss" if sums.num_not_finite else "gradient"
+        keys = sorted(gather_object(tally.keys(not_finite=bool(sums.num_not_finite))))
+        raise WorkError(
+            f"step {step}: the {what} is not finite; images: {', '.join(keys[:8])} ({len(keys)} in all);"
+            " nothing of this step was applied, and the checkpoints are whole"
+        )
+    learning_rate = learning_rate_at(step, config.optimizer, config.batch.total)
+    finish_step(lesson.learner, learning_rate, step)
+    recorder.record(step, sums, gradient_norm, learning_rate)
+    return sums
+
+
 def start_learner(
     network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None, lengths: Sequence[float] = ()
 ) -> Learner:
-    """A network on its device with its averages, and AdamW in one kernel; every parameter decays, as in PixArt-alpha.
-    The rate is set at each step."""
+    """A network on its device with its averages, and AdamW in one kernel; every parameter that learns decays, as in
+    PixArt-alpha. The rate is set at each step."""
     optimizer = torch.optim.AdamW(
-        network.parameters(),
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,

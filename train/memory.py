@@ -35,6 +35,7 @@ class DeviceMemory:
     """
 
     state: int
+    frozen: int = 0
     half_weights: int
     second_gradients: int
     activations: int
@@ -61,7 +62,7 @@ def estimate_memory(config: TrainConfig, condition_tokens: int, processes: int =
     Gradients are counted as there while activations are: so it is from the second micro-batch of a step on. Pictures
     that are made on the way come on top where they are larger than a step, which is where a model is small.
     """
-    parameters = count_parameters(config.model)
+    parameters = count_learning(config)
     accumulates = config.batch.total > processes * config.batch.per_device
     block, unit = _block_units(config, condition_tokens), _unit_bytes(config)
     layers = config.model.layers
@@ -71,6 +72,7 @@ def estimate_memory(config: TrainConfig, condition_tokens: int, processes: int =
         half_weights = max(half_weights // layers, half_weights - round(block * unit))
     return DeviceMemory(
         state=(BYTES_OF_STATE + BYTES_OF_AVERAGE * len(config.ema.lengths)) * parameters,
+        frozen=(UNIT_BYTES if config.precision == "bf16" else 4) * _count_frozen(config),
         half_weights=half_weights,
         second_gradients=4 * parameters if processes > 1 and accumulates else 0,
         activations=round(units * unit),
@@ -111,14 +113,37 @@ def count_parameters(config: Transformer) -> int:
     return config.layers * block + timestep + condition + patches
 
 
+def count_learning(config: TrainConfig) -> int:
+    """Those of them that learn; with adapters also what low-rank matrices add."""
+    model, adapters = config.model, config.adapters
+    if config.train == "all":
+        return count_parameters(model)
+    width = model.heads * model.head_dim
+    low_rank = [(width, width)] * 4 * (adapters.cross_attention == "lora")
+    if adapters.others == "lora":
+        low_rank += [(width, width)] * 4 + [(width, 4 * width)] * 2
+    added = model.layers * adapters.rank * sum(map(sum, low_rank))
+    return count_parameters(model) - _count_frozen(config) + added
+
+
+def _count_frozen(config: TrainConfig) -> int:
+    if config.train == "all":
+        return 0
+    width = config.model.heads * config.model.head_dim
+    layer = (width + 1) * width
+    cross_attention = 4 * layer if config.adapters.cross_attention == "full" else 0
+    projection = (config.model.caption_channels + 1) * width + layer
+    return count_parameters(config.model) - projection - config.model.layers * cross_attention
+
+
 def checkpoint_bytes(config: TrainConfig) -> int:
     """The size of a checkpoint but for its list of recordings: weights, averages and Adam's two moments."""
-    return (16 + BYTES_OF_AVERAGE * len(config.ema.lengths)) * count_parameters(config.model)
+    return (16 + BYTES_OF_AVERAGE * len(config.ema.lengths)) * count_learning(config)
 
 
 def snapshots_bytes(config: TrainConfig) -> int:
     """The size of all snapshots of a whole run: float16, of each power-function average."""
-    return 2 * len(config.ema.lengths) * count_parameters(config.model) * count_snapshots(config)
+    return 2 * len(config.ema.lengths) * count_learning(config) * count_snapshots(config)
 
 
 def count_snapshots(config: TrainConfig) -> int:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from sonify.engine.progress import spell_duration
 from sonify.io.write import write_whole
-from train.config import Training, Transformer
+from train.config import Routing, TrainConfig, Training, Transformer
 from train.device import wait_for
 from train.execution import convolve
+from train.routing import is_routed, num_kept, num_tokens
 
 log = logging.getLogger(__name__)
 
@@ -143,15 +144,17 @@ def _parse(line: bytes) -> dict[str, float] | None:
 class Recorder:
     """A context over the steps of a run; only the main process writes.
 
-    `image_flops` are the operations of a step for one image; `mfu` is their share of the matrix-product peak that was
-    measured on this device when the run began.
+    `flops_of` are the operations of a step, by its number, for one image; `mfu` is their share of the matrix-product
+    peak that was measured on this device when the run began.
     """
 
-    def __init__(self, config: Training, accelerator: Accelerator, image_flops: int, first_step: int) -> None:
+    def __init__(
+        self, config: Training, accelerator: Accelerator, flops_of: Callable[[int], int], first_step: int
+    ) -> None:
         self._config = config
         self._accelerator = accelerator
         self._first_step = first_step
-        self._flops = image_flops * config.batch.total
+        self._flops_of = flops_of
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self._peak_flops = matmul_peak_flops(accelerator.device, dtype) * accelerator.num_processes
         self._waited_sec = 0.0
@@ -191,11 +194,12 @@ class Recorder:
         steps, seconds = step - self._since_step, now - self._since
         if step == self._first_step + 1:  # what is left is reckoned from here on: the first step compiles
             self._first_done = now
+        flops = self._config.batch.total * sum(map(self._flops_of, range(self._since_step + 1, step + 1)))
         values = sums.means() | {
             "gradient_norm": float(gradient_norm),
             "learning_rate": learning_rate,
             "images_per_sec": steps * self._config.batch.total / seconds,
-            "mfu": steps * self._flops / seconds / self._peak_flops,
+            "mfu": flops / seconds / self._peak_flops,
             "data_wait": self._waited_sec / seconds,
         }
         self._since, self._since_step, self._waited_sec = now, step, 0.0
@@ -225,31 +229,58 @@ class Recorder:
         return step % self._config.log_every == 0 or step in (self._first_step + 1, self._config.max_steps)
 
 
-def forward_flops(config: Transformer, num_condition_tokens: int) -> int:
+def forward_flops(config: Transformer, num_condition_tokens: int, routing: Routing | None = None) -> int:
     """Return the floating-point operations of one image's forward pass; training needs three times as many.
 
     Matrix products only, attention's among them; a multiplication with its addition counts as two.
     """
     width = config.heads * config.head_dim
     patch = config.patch_size**2 * config.latent_channels
-    tokens = (config.sample_size // config.patch_size) ** 2
-    block = (
-        4 * tokens * width**2  # self-attention: queries, keys, values, output
-        + 2 * tokens**2 * width
-        + 2 * tokens * width**2  # cross-attention: queries, output
-        + 2 * num_condition_tokens * width**2  # its keys and values
-        + 2 * tokens * num_condition_tokens * width
-        + 8 * tokens * width**2  # feed-forward, four times as wide inside
-    )
+    tokens = num_tokens(config)
+
+    def block(tokens: int) -> int:
+        return (
+            4 * tokens * width**2  # self-attention: queries, keys, values, output
+            + 2 * tokens**2 * width
+            + 2 * tokens * width**2  # cross-attention: queries, output
+            + 2 * num_condition_tokens * width**2  # its keys and values
+            + 2 * tokens * num_condition_tokens * width
+            + 8 * tokens * width**2  # feed-forward, four times as wide inside
+        )
+
+    routed = config.layers - routing.first - routing.last if routing else 0
+    blocks = (config.layers - routed) * block(tokens)
+    if routing:
+        blocks += routed * block(num_kept(routing, tokens))
     timestep = TIMESTEP_CHANNELS * width + width**2 + 6 * width**2
     condition = num_condition_tokens * width * (config.caption_channels + width)
     patches = tokens * width * (patch + 2 * patch)  # in, and out with the variance
-    return 2 * (config.layers * block + timestep + condition + patches)
+    return 2 * (blocks + timestep + condition + patches)
 
 
-def training_flops(config: Transformer, num_condition_tokens: int) -> int:
-    """Return the operations of a step for one image: the backward pass is twice the forward."""
-    return 3 * forward_flops(config, num_condition_tokens)
+def training_flops(config: TrainConfig, num_condition_tokens: int, step: int = 1) -> int:
+    """Return the operations of a step, counted from 1, for one image.
+
+    The backward pass is twice the forward, but that frozen weights need no gradients. What low-rank matrices take
+    themselves, 3 % at rank 16 of XL, is left out.
+    """
+    routing = config.routing if is_routed(config, step) else None
+    forward = forward_flops(config.model, num_condition_tokens, routing)
+    return 3 * forward - (_frozen_flops(config, num_condition_tokens, routing) if config.train == "adapters" else 0)
+
+
+def _frozen_flops(config: TrainConfig, num_condition_tokens: int, routing: Routing | None) -> int:
+    """Of the forward pass, the products with weights that are frozen: each has one like it for a weight's gradient."""
+    model, tokens = config.model, num_tokens(config.model)
+    width, patch = model.heads * model.head_dim, model.patch_size**2 * model.latent_channels
+    routed = model.layers - routing.first - routing.last if routing else 0
+    of_all_blocks = (model.layers - routed) * tokens + (routed * num_kept(routing, tokens) if routing else 0)
+    of_a_token = 12 * width**2  # self-attention and feed-forward
+    if config.adapters.cross_attention == "lora":
+        of_a_token += 2 * width**2
+    keys_and_values = 2 * num_condition_tokens * width**2 * (config.adapters.cross_attention == "lora")
+    beside = TIMESTEP_CHANNELS * width + 7 * width**2 + 3 * tokens * width * patch
+    return 2 * (of_all_blocks * of_a_token + model.layers * keys_and_values + beside)
 
 
 def matmul_peak_flops(device: torch.device, dtype: torch.dtype) -> float:

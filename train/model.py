@@ -46,10 +46,11 @@ SMALL_STD = 0.02
 class InitReport:
     """Where each tensor's first values come from: names and numbers of parameters.
 
-    `source` is the checkpoint with its identity (a hub id's commit, a digest of a folder's files).
+    `source` is the checkpoint with its `identity` (a hub id's commit, a digest of a folder's files).
     """
 
     source: str
+    identity: str | None = None
     kept: dict[str, int]
     projector: dict[str, int]
     new: dict[str, int]
@@ -151,6 +152,7 @@ def _from_checkpoint(config: Transformer, init: Checkpoint) -> tuple[PixArtTrans
         load_projector(str(init.projector), projection)
     return model, InitReport(
         source=f"{fetched.model} ({fetched.identity[:19]})",
+        identity=fetched.identity,
         kept=kept,
         projector=fresh if init.projector else {},
         new={} if init.projector else fresh,

@@ -24,7 +24,8 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from torch import nn
 
 from sonify.features.vae import scaling_factor
-from train.checkpoints import restore_training
+from train.adapters import adapt, merge
+from train.checkpoints import BASE, restore_training
 from train.config import TrainConfig
 from train.cost import print_plan
 from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
@@ -37,6 +38,7 @@ from train.metrics import training_flops
 from train.model import drop_condition, init_transformer, predict
 from train.pictures import Pictures
 from train.pipeline import AudioPixArtPipeline
+from train.routing import draw_route, routed
 from train.scenes import SceneEar, prepare_remix, settings_of
 from train.shards import check_matches, open_feature_data
 
@@ -71,23 +73,28 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     linears = choose_linears(config, accelerator.device, is_main=accelerator.is_main_process)
     config = config.model_copy(update={"linears": linears})
     remix = ear = None
+    frozen: dict[str, str] = {}
     if config.data.scenes == "remix":
         with accelerator.main_process_first():  # who comes first searches, and the others find what it kept
             remix = prepare_remix(config, data)
         ear = SceneEar(config, settings_of(data), accelerator.device)
-
+        frozen["data.scenes"] = f"remix {remix.digest}"
+    adapts = config.train == "adapters"
+    if adapts:
+        adapt(transformer, config)
+        frozen[BASE] = str(report.identity)
     transformer.to(accelerator.device).train()
-    drawn = {"data.scenes": f"remix {remix.digest}"} if remix else {}
-    learner = start_learner(transformer, config.optimizer, drawn, lengths=config.ema.lengths)
+    learner = start_learner(transformer, config.optimizer, frozen, lengths=config.ema.lengths)
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
     set_execution(transformer, compiled=config.compile, recompute=config.recompute, linears=linears)
 
     def pipeline_of(network: nn.Module) -> AudioPixArtPipeline:
-        return make_pipeline(cast(PixArtTransformer2DModel, network), config, networks, data)
+        trained = cast(PixArtTransformer2DModel, network)
+        return make_pipeline(merge(trained) if adapts else trained, config, networks, data)
 
-    null_TD = pipeline_of(transformer).encode_null(data.audio_shape[0]).to(accelerator.device)
+    null_TD = make_pipeline(transformer, config, networks, data).encode_null(data.audio_shape[0]).to(accelerator.device)
     batches = make_loader(
         data,
         config,
@@ -101,11 +108,11 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
         config=config,
         learner=learner,
         model=accelerator.prepare_model(transformer),
-        loss_of=lambda model, batch: loss_of(model, hear(batch, ear), null_TD),
+        loss_of=lambda model, batch: loss_of(model, hear(batch, ear), null_TD, config),
         data=data,
         batches=batches,
         first_step=first_step,
-        image_flops=training_flops(config.model, data.audio_shape[0]),
+        flops_of=lambda step: training_flops(config, data.audio_shape[0], step),
         num_timesteps=NUM_TIMESTEPS,
         pictures=Pictures(config, data, pipeline_of) if accelerator.is_main_process else None,
     )
@@ -119,9 +126,12 @@ def hear(batch: Batch, ear: SceneEar | None) -> Batch:
     return replace(batch, audio_BTD=ear(batch.waveforms_BS), waveforms_BS=None)
 
 
-def loss_of(model: nn.Module, batch: Batch, null_TD: torch.Tensor) -> Losses:
+def loss_of(model: nn.Module, batch: Batch, null_TD: torch.Tensor, config: TrainConfig) -> Losses:
     """What the network makes of a micro-batch; `null_TD` is heard where the condition is dropped."""
     noisy_BCHW = add_noise(batch.latents_BCHW, batch.noise_BCHW, batch.timesteps_B)
     audio_BTD = drop_condition(batch.audio_BTD, batch.dropped_B, null_TD)
-    output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
-    return diffusion_loss(output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B)
+    with routed(model, draw_route(config, batch)):
+        output_BCHW = predict(model, noisy_BCHW, batch.timesteps_B, audio_BTD)
+    return diffusion_loss(
+        output_BCHW, batch.latents_BCHW, noisy_BCHW, batch.noise_BCHW, batch.timesteps_B, config.loss.min_snr
+    )

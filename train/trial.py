@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from torch import Tensor
 
+from train.adapters import adapt
 from train.config import TrainConfig
 from train.device import wait_for
 from train.diffusion import NUM_TIMESTEPS
@@ -44,6 +45,8 @@ class Trainee:
         self._accelerator = accelerator
         self.transformer = transformer.to(accelerator.device)
         torch.nn.Module.train(transformer)
+        if config.train == "adapters":
+            adapt(transformer, config)
         self.learner = start_learner(transformer, config.optimizer, lengths=config.ema.lengths)
         linears = choose_linears(config, accelerator.device)
         set_execution(transformer, compiled=config.compile, recompute=config.recompute, linears=linears)
@@ -57,7 +60,7 @@ class Trainee:
         started = time.perf_counter()
         total = torch.zeros((), device=device)
         for batch in batches:
-            loss = loss_of(self._model, batch.to(device), self._null_TD).total_B.mean() / len(batches)
+            loss = loss_of(self._model, batch.to(device), self._null_TD, self._config).total_B.mean() / len(batches)
             self._accelerator.backward(loss)
             total += loss.detach()
         norm = clip_gradients(self._accelerator, self._model, settings)
@@ -87,7 +90,7 @@ def images_for_cpu(config: TrainConfig, condition_tokens: int) -> int:
     """How many images of a micro-batch are tried on a CPU; 0 where one alone would take too long."""
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     rate = CPU_SHARE * matmul_peak_flops(torch.device("cpu"), dtype)
-    seconds = training_flops(config.model, condition_tokens) / rate
+    seconds = training_flops(config, condition_tokens) / rate
     return min(config.batch.per_device, int(CPU_SECONDS / seconds))
 
 

@@ -14,12 +14,14 @@ from sonify.rows import Clip
 from tests.builders import clip_row, write_table
 from tests.feature_runs import make_feature_run
 from train.checkpoints import Facts, Learner, TrainingState
-from train.config import TrainConfig
+from train.config import TrainConfig, Transformer
 from train.loop import start_learner
+from train.model import init_transformer
 from train.shards import FeatureData, open_feature_data
 from train.tiny import write_tiny_ast, write_tiny_vae
 
 WIDTH = 32  # of the tiny AST's vectors
+TINY = {"layers": 2, "heads": 2, "head_dim": 16, "sample_size": 8, "caption_channels": WIDTH}
 BOUND = {"seed": 0, "model": {"layers": 2}, "optimizer": {"ema_decay": 0.9}}
 FACTS = Facts(bound=BOUND, network={"num_layers": 2}, recordings=("a", "b"))
 
@@ -37,6 +39,18 @@ def training_input(root: Path, samples: Any = None, **shapes: Any) -> Path:
     return make_feature_run(root / "data", samples, features=names, models=models, **shapes)
 
 
+def write_tiny_text(root: Path, caption_channels: int = 20, **sizes: Any) -> Path:
+    """Write `root/text`, a text-conditioned PixArt of the size of `plain_config`, whose weights are no zeros."""
+    settings = Transformer.model_validate(TINY | {"caption_channels": caption_channels} | sizes)
+    model, _ = init_transformer(settings, seed=9)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(root / "text" / "transformer")
+    return root / "text"
+
+
 def plain_config(root: Path, run: str = "run", **sections: Any) -> dict[str, Any]:
     """The configuration of a run of six steps on `training_input`; sections are merged key by key."""
     base: dict[str, Any] = {
@@ -45,7 +59,7 @@ def plain_config(root: Path, run: str = "run", **sections: Any) -> dict[str, Any
         "data": {"runs": [str(root / "data")], "workers": 0},
         "vae": str(root / "vae"),
         "ast": str(root / "ast"),
-        "model": {"layers": 2, "heads": 2, "head_dim": 16, "sample_size": 8, "caption_channels": WIDTH},
+        "model": TINY,
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2, "clip_norm": 1.0, "ema_decay": 0.9},
         "batch": {"total": 8, "per_device": 4},
         "precision": "fp32",

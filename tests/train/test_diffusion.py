@@ -121,3 +121,20 @@ def test_tables_first_used_for_sampling_serve_training() -> None:
     latents.requires_grad_()
     add_noise(latents, noise, timesteps).sum().backward()
     assert latents.grad is not None
+
+
+def test_min_snr_weighs_the_error_where_there_is_next_to_no_noise_and_nothing_else() -> None:
+    timesteps = torch.arange(NUM_TIMESTEPS)
+    latents, noise = draw(NUM_TIMESTEPS, 4, 2, 2), draw(NUM_TIMESTEPS, 4, 2, 2, seed=1)
+    given = (draw(NUM_TIMESTEPS, 8, 2, 2, seed=2), latents, add_noise(latents, noise, timesteps), noise, timesteps)
+    plain, weighed = diffusion_loss(*given), diffusion_loss(*given, 5.0)
+    ratio = KEPT / (1 - KEPT)
+    weights = np.minimum(ratio, 5) / ratio
+    assert weights[129] < 1 == weights[130]
+    assert torch.equal(weighed.mse_B, plain.mse_B)
+    assert torch.equal(weighed.vb_B, plain.vb_B)
+    assert torch.equal(weighed.total_B[130:], plain.total_B[130:])
+    torch.testing.assert_close(
+        weighed.total_B - plain.vb_B, torch.from_numpy(weights).float() * plain.mse_B, rtol=1e-3, atol=1e-5
+    )
+    assert (weighed.total_B[:129] < plain.total_B[:129]).all()

@@ -1,6 +1,9 @@
 """Scenes that are mixed anew while training, on a run that `sonify` itself made."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from sonify import layout
@@ -27,6 +31,7 @@ from tests.tiny_networks import tiny_tagger
 from train.checkpoints import learned_from
 from train.config import AudioTokenConfig, TrainConfig
 from train.loader import Batch, make_loader
+from train.metrics import read_metrics
 from train.pixart import hear, train
 from train.scenes import FOLDER, RECORDINGS, Remix, SceneEar, prepare_remix, settings_of
 from train.shards import FeatureData, Shard, TrainingSample, open_feature_data
@@ -255,20 +260,22 @@ def test_the_recordings_that_may_be_heard_are_those_that_a_release_names(sonifie
     assert set(named) > set(data.recordings())
 
 
+TINY = {
+    "model": {"layers": 1, "heads": 2, "head_dim": 16, "sample_size": 8, "caption_channels": 32},
+    "precision": "fp32",
+    "compile": False,
+    "log_every": 1,
+    "samples": {"sounds": 0},
+}
+
+
 def train_for(config: TrainConfig, steps: int) -> dict[str, torch.Tensor]:
     train(config.model_copy(update={"max_steps": steps}))
     return load_file(config.run_dir / "checkpoints" / f"step-{steps:08d}" / "model.safetensors")
 
 
 def test_a_training_learns_from_remixes_and_resumes_to_the_bit(sonified: Config, tmp_path: Path) -> None:
-    tiny = {
-        "model": {"layers": 1, "heads": 2, "head_dim": 16, "sample_size": 8, "caption_channels": 32},
-        "precision": "fp32",
-        "compile": False,
-        "samples": {"sounds": 0},
-        "trackers": [],
-    }
-    straight, broken = (training(sonified, tmp_path / name, **tiny) for name in ("straight", "broken"))
+    straight, broken = (training(sonified, tmp_path / name, **TINY) for name in ("straight", "broken"))
 
     expected = train_for(straight, 4)
     train_for(broken, 2)
@@ -276,7 +283,30 @@ def test_a_training_learns_from_remixes_and_resumes_to_the_bit(sonified: Config,
 
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
     with pytest.raises(InputError, match=r"data\.scenes was 'remix [0-9a-f]{16}' when this .* and is None now"):
-        train(training(sonified, tmp_path / "broken", data={"scenes": "stored"}, **tiny))
+        train(training(sonified, tmp_path / "broken", data={"scenes": "stored"}, **TINY))
+
+
+def test_two_processes_have_the_losses_of_one(sonified: Config, tmp_path: Path) -> None:
+    """The second one waits for what the first one searches."""
+    one, two = (training(sonified, tmp_path / name, max_steps=3, **TINY) for name in ("one", "two"))
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(two.model_dump(mode="json")))
+    train(one)
+
+    start = "import sys; from train.launch import launch_processes;"
+    start += " sys.exit(launch_processes(2, 'train.pixart', sys.argv[1:], 'train'))"
+    done = subprocess.run(
+        [sys.executable, "-c", start, "--config", str(tmp_path / "two.yaml")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stderr
+    losses = [[line["loss"] for line in read_metrics(config.run_dir)] for config in (one, two)]
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 @pytest.fixture

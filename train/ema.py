@@ -229,9 +229,9 @@ def tell_sweep(losses: Mapping[float, np.ndarray], others: Mapping[str, np.ndarr
     """A table with, for each, by how much it is above the best length, and the standard error of that over images."""
     best = min(losses, key=lambda length: losses[length].mean())
     rows = [(f"{length:g}", loss_N) for length, loss_N in losses.items()] + list(others.items())
-    yield "length   error     above the best"
+    yield f"{'error':<9} {'above the best':<22} length"
     for name, loss_N in rows:
         above_N = loss_N - losses[best]
         spread = float(above_N.std(ddof=1)) / math.sqrt(len(above_N)) if len(above_N) > 1 else math.nan
-        told = "the best" if name == f"{best:g}" else f"{above_N.mean():+.5f} +- {spread:.5f}"
-        yield f"{name:<8} {loss_N.mean():.5f}   {told}"
+        told = "the best" if loss_N is losses[best] else f"{above_N.mean():+.5f} +- {spread:.5f}"
+        yield f"{loss_N.mean():<9.5f} {told:<22} {name}"

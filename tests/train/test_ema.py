@@ -364,7 +364,8 @@ def test_a_length_is_chosen_on_held_out_images(straight, tmp_path, capsys) -> No
     assert main([str(straight), *words]) == 0
     said = capsys.readouterr().out
     assert said == first
-    rows = {line.split()[0]: float(line.split()[1]) for line in said.splitlines() if line[:2] == "0."}
+    lines = [line.split() for line in said.splitlines()]
+    rows = {row[-1]: float(row[0]) for row in lines if row[-1][:2] == "0."}
     assert rows.keys() == {"0.05", "0.08", "0.1"}, "0.01 is not held by so few"
     assert "the last step's weights" in said
     assert "an exponential average, decay 0.9 (with warm-up" in said

@@ -4,12 +4,12 @@
 
 DIR holds `learning/` and `weights/`, as for `benchmarks.learning`. `adapters`: a transformer with random weights learns
 photographs from a few vectors for each of six classes, in the place of a text, and is saved as a folder; from there
-every way learns, for as many steps, to hear recordings of the classes. `cheaper`: from random weights at 256 tokens; the
-steps of routed runs before their finish, which is a fifth of the plain run, take the seconds, and then the operations,
-of the plain one's. Half of each class's photographs and the recordings of fold 5 are held out. One JSON line a way: the
-error of the noise on what is held out, the share of it for which the error under its own class's sound is below that
-under another's, and bytes as they were counted. Seconds are the process's, not the clock's. It is small, and says
-nothing of how pictures look.
+every way learns, for as many steps, to hear recordings of the classes. `cheaper`: from random weights at 256 tokens;
+the steps of routed runs before their finish, which is a fifth of the plain run, take the seconds, and then the
+operations, of the plain one's. Half of each class's photographs and the recordings of fold 5 are held out. One JSON
+line a way: the error of the noise on what is held out, the share of it for which the error under its own class's sound
+is below that under another's, and bytes as they were counted. Seconds are the process's, not the clock's. It is small,
+and says nothing of how pictures look.
 
     B  images, C H W  channels, height and width of latents, T D  times and width of the condition
 """

@@ -27,10 +27,11 @@ UNIT_BYTES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMemory:
-    """The parts of one device's memory, in bytes; `frozen` are weights that do not learn. `python -m benchmarks.on_gpu` measures the sum of all but `context`.
+    """The parts of one device's memory, in bytes; `python -m benchmarks.on_gpu` measures the sum of all but `context`.
 
-    `half_weights` are the weights as autocast turns them for a micro-batch, `second_gradients` those that several
-    processes hold twice while they add up micro-batches: in the buckets that are exchanged, and beside them.
+    `frozen` are weights that do not learn, `half_weights` the others as autocast turns them for a micro-batch,
+    `second_gradients` those that several processes hold twice while they add up micro-batches: in the buckets that are
+    exchanged, and beside them.
     """
 
     state: int

@@ -188,6 +188,7 @@ NAMED = (
     ("eval.separation", "matplotlib", "eval"),
     ("eval.reverberation", "pyroomacoustics", "eval"),
     ("eval.ast_loudness", "torch", "eval"),
+    ("benchmarks.adapters", "torch", "dev"),
     ("benchmarks.clap", "torch", "dev"),
     ("benchmarks.evaluation", "torch", "dev"),
     ("benchmarks.features", "torch", "dev"),

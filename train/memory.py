@@ -30,8 +30,9 @@ UNIT_BYTES = 2
 class DeviceMemory:
     """The parts of one device's memory, in bytes; `python -m benchmarks.on_gpu` measures the sum of all but `context`.
 
-    `half_weights` are the weights as autocast turns them for a micro-batch, `second_gradients` those that several
-    processes hold twice while they add up micro-batches: in the buckets that are exchanged, and beside them.
+    `frozen` are weights that do not learn, `half_weights` the others as autocast turns them for a micro-batch,
+    `second_gradients` those that several processes hold twice while they add up micro-batches: in the buckets that are
+    exchanged, and beside them.
     """
 
     state: int
@@ -59,7 +60,8 @@ class DeviceMemory:
 def estimate_memory(config: TrainConfig, condition_tokens: int, processes: int = 1) -> DeviceMemory:
     """What each of so many GPUs will hold when it holds most, with a condition of so many vectors an image.
 
-    Gradients are counted as there while activations are: so it is from the second micro-batch of a step on. Pictures
+    Where adapters learn activations count as where all does, which is more than there are. Gradients are counted as
+    there while activations are: so it is from the second micro-batch of a step on. Pictures
     that are made on the way come on top where they are larger than a step, which is where a model is small.
     """
     parameters = count_learning(config)

@@ -6,7 +6,8 @@ Trains small models by the product's trainer, one after the other, each on other
 photographs, and judges pictures of held-out recordings by an independent eye. DIR holds `learning/`, `sounds/` and
 `weights/`. After each model OUT gets report.md and result.json, with `not measured` for what is still to do; the same
 command goes on where it was stopped, and a model that is known is neither trained nor judged again. So few photographs
-are learned by heart, and they are for research only: publish no grid.
+are learned by heart, and they are for research only: publish neither grids nor recall.png, which shows pictures beside
+the nearest training photographs; `benchmarks.learning.recall` makes one of photographs of one's own.
 """
 
 from sonify.terminal import run_module
@@ -31,7 +32,9 @@ from benchmarks.learning.bench import (
     eye_accuracy,
     open_bench,
 )
+from benchmarks.learning.collection import CLASSES, Photo
 from benchmarks.learning.judging import Evidence, write_grid
+from benchmarks.learning.recall import write_picture
 from benchmarks.learning.report import FOLDS, SEEDS_OF, write_report
 from benchmarks.learning.training import SIDE_PX
 from sonify.io.write import write_whole
@@ -42,6 +45,7 @@ STEPS = 700
 FIRST = ("a", "b", "c", "d", "f")
 SECOND = ("g-wide", "e-one", "e-fresh", "f-pool")
 FOLDED = ("a", "b", "c", "d")
+SHOWN = Model(fold=SEEDS_OF, arm="b", seed=0)
 COUNTED = ("shipped", "paper")
 
 
@@ -52,7 +56,9 @@ def order_of_work() -> list[Model]:
     second = [Model(fold=SEEDS_OF, arm=arm, seed=0) for arm in SECOND]
     folds = [Model(fold=fold, arm=arm, seed=0) for fold in FOLDS if fold != SEEDS_OF for arm in FOLDED]
     rest = [Model(fold=SEEDS_OF, arm=arm, seed=seed) for seed in (1, 2) for arm in SECOND]
-    return [*first, *again, *second, *folds, *rest]
+    # thought of when the first results were there: no threshold stands for it
+    late = [Model(fold=SEEDS_OF, arm="d-all", seed=seed) for seed in (0, 1, 2)]
+    return [*first, *again, *second, *folds, *rest, *late]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +101,19 @@ def measure(
         write_report(bench.out, known_of(bench, steps), facts_of(bench.out, steps) | instruments)
     for model, evidence in known_of(bench, steps).items():
         write_grid(evidence.judged(), bench.out / "grids" / f"{model.key.replace('/', '-')}.png")
+        if model == SHOWN:
+            _show_recall(bench, evidence)
     return write_report(bench.out, known_of(bench, steps), facts_of(bench.out, steps) | instruments)
+
+
+def _show_recall(bench: Bench, evidence: Evidence) -> None:
+    """Pictures beside the nearest training photographs, for one's own eyes: the photographs are not to be published."""
+    yardstick = json.loads((bench.out / f"fold-{SHOWN.fold}" / "yardstick.json").read_text())
+    trained = zip(yardstick["trained"], yardstick["trained_classes"], strict=True)
+    photos = [Photo(file=file, name=name, label=name) for file, name in trained]
+    sounds = [(CLASSES[number], upload) for number, upload in zip(evidence.true_R, evidence.uploads_R, strict=True)]
+    nearest = [photos[number] for number in evidence.nearest_RS[:, 0]]
+    write_picture(sounds, evidence.first_RHWC, nearest, bench.data / "photos", bench.out / "recall.png")
 
 
 def _open_fold(bench: Bench, number: int) -> Fold:

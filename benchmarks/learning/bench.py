@@ -66,6 +66,7 @@ ARMS = {
     "b": "by `sonify` as shipped, 8 draws",
     "c": "the recordings of (a), shuffled",
     "d": "by the paper's own rules",
+    "d-all": "by the paper's own rules, on all photographs that they find a sound for",
     "f": "(a) with 44 % mismatched: another of the six classes",
     "f-pool": "(a) with 44 % mismatched: any other class of the pool",
     "e-one": "(b) with one draw",
@@ -156,8 +157,11 @@ class Fold:
         self.sonified = cache(self._sonified)
         self.true_pairs = cache(self._true_pairs)
         self._alone = cache(lambda: self.sonified("shipped").alone())
-        found = self.sonified("shipped").scenes
-        self.chosen = balanced([photo for photo in bench.photos if photo.file in found], seed=number)
+        self.chosen = self._with_sound("shipped")
+
+    def _with_sound(self, rules: str) -> list[tuple[Photo, int]]:
+        found = self.sonified(rules).scenes
+        return balanced([photo for photo in self._bench.photos if photo.file in found], seed=self.number)
 
     def _sonified(self, rules: str) -> Sonified:
         """The photographs as `sonify` paired them by these rules."""
@@ -197,6 +201,7 @@ class Fold:
             "b": lambda: pair_by_sonify(self.chosen, self.sonified("shipped")),
             "c": lambda: shuffled(self.true_pairs(), self.number),
             "d": lambda: pair_by_sonify(self.chosen, self.sonified("paper")),
+            "d-all": lambda: pair_by_sonify(self._with_sound("paper"), self.sonified("paper")),
             "f": lambda: mismatched(self.true_pairs(), self.alone(CLASSES), self.number),
             "f-pool": lambda: mismatched(self.true_pairs(), self.alone(None), self.number),
             "e-one": lambda: pair_by_sonify(self.chosen, self.sonified("shipped"), scenes=1),

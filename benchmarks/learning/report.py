@@ -22,10 +22,12 @@ Value = Callable[[Evidence], Measured]
 NOT_MEASURED = "not measured"
 # Paired differences of accuracy that are reported; what decides stands in verdicts.py.
 DIFFERENCES = (
-    ("b", "a"), ("a", "c"), ("b", "c"), ("b", "d"), ("d", "a"), ("d", "c"), ("b", "f"), ("b", "f-pool"), ("a", "f"),
-    ("e-fresh", "b"), ("b", "e-one"), ("e-fresh", "e-one"), ("g-wide", "b"),
+    ("b", "a"), ("a", "c"), ("b", "c"), ("b", "d"), ("b", "d-all"), ("d", "a"), ("d", "c"), ("b", "f"),
+    ("b", "f-pool"), ("a", "f"), ("e-fresh", "b"), ("b", "e-one"), ("e-fresh", "e-one"), ("g-wide", "b"),
 )  # fmt: skip
+OWN_PHOTOS = ("d-all",)  # arms whose photographs are others: what is nearest was looked for among those of the others
 FOLDS = (1, 2, 3, 4, 5)
+COPY = 0.05
 SEEDS_OF = 5  # the fold of which several seeds are trained
 
 
@@ -193,52 +195,73 @@ def _models(known: Known, arm: str) -> tuple[list[Evidence], bool]:
 def recall(known: Known, arm: str, yardsticks: Mapping[str, Any]) -> dict[str, float]:
     """How near pictures are to the nearest training photograph, beside photographs that were not trained on.
 
-    `copies` is the share of pictures nearer than all but one of twenty of those photographs; `its class` the share
-    whose nearest photograph is of the sound's class.
+    A copy is a picture that is nearer, by features, than all but one in twenty of those photographs.
     """
-    rows = [(model, one) for model, one in known.items() if model.arm == arm]
     found: dict[str, list[float]] = {}
-    for model, one in rows:
+    for model, one in known.items():
+        if model.arm != arm:
+            continue
         real = yardsticks[str(model.fold)]
         names = np.array([CLASSES.index(name) for name in real["trained_classes"]])
-        for kind, near_RS in (("features", one.feature_distance_RS), ("latents", one.latent_distance_RS)):
-            found.setdefault(f"{kind}, pictures", []).append(float(np.median(near_RS)))
-            found.setdefault(f"{kind}, photographs", []).append(float(np.median(real[kind])))
-            found.setdefault(f"{kind}, copies", []).append(float((near_RS < np.quantile(real[kind], 0.05)).mean()))
-        found.setdefault("its class", []).append(float((names[one.nearest_RS] == one.true_R[:, None]).mean()))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+        right_RS = one.judged().seen_RS == one.true_R[:, None]
+        copies_RS = one.feature_distance_RS < np.quantile(real["features"], COPY)
+        values = {
+            "features, pictures": np.median(one.feature_distance_RS),
+            "features, photographs": np.median(real["features"]),
+            "latents, pictures": np.median(one.latent_distance_RS),
+            "latents, photographs": np.median(real["latents"]),
+            "copies": copies_RS.mean(),
+            "right of copies": right_RS[copies_RS].mean() if copies_RS.any() else np.nan,
+            "right of others": right_RS[~copies_RS].mean() if not copies_RS.all() else np.nan,
+            "nearest is of its class": (names[one.nearest_RS] == one.true_R[:, None]).mean(),
+        }
+        for name, value in values.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: _mean(values) for name, values in found.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    there = [value for value in values if np.isfinite(value)]
+    return float(np.mean(there)) if there else 0.0
 
 
 def markdown(known: Known, facts: Mapping[str, Any], held: Sequence[Verdict]) -> str:
     """The whole page."""
     found = estimates(known)
+    arms = [arm for arm in ARMS if any(model.arm == arm for model in known)]
     lines = [f"# {len(known)} models of {facts['steps']} steps", "", "## Thresholds, written down before the runs", ""]
     lines += _table(["expected", "found", ""], [[one.expected, one.found, str(one)] for one in held])
     lines += ["", f"## Balanced accuracy on held-out recordings (chance {100 * CHANCE:.1f} %)", ""]
-    header = ["pairs", "own sound", "above sounds of wrong classes", "own sound, guidance 1", "seeds, fold 5"]
+    header = ["pairs", "own sound", "above sounds of wrong classes", "own sound, guidance 1", "each seed, fold 5"]
     lines += _table(header, [_arm_row(arm, title, found, known) for arm, title in ARMS.items()])
-    lines += ["", "## Paired differences", ""]
-    names = [f"{first} - {second}" for first, second in DIFFERENCES]
-    lines += _table(
-        ["", "", f"fold {SEEDS_OF}"], [[n, _of_name(found, n), _of_name(found, f"{n} @{SEEDS_OF}")] for n in names]
-    )
-    lines += ["", "## Mixtures of two held-out recordings (chance: both 6.7 %, either 33.3 %)", ""]
-    rows = [
-        [arms, *[_of_name(found, f"{kind} {arms}") for kind in ("spearman", "both", "either")]]
-        for arms in ("b", "g-wide", "g-wide - b")
-    ]
-    lines += _table(["loudness", "Spearman, in %", "both are the best two", "the best is one of them"], rows)
+    lines += ["", "## Paired differences", "", *_differences(found)]
+    lines += ["", "## Mixtures of two held-out recordings (chance: both 6.7 %, either 33.3 %)", "", *_mixtures(found)]
+    lines += ["", "## How near pictures are to training photographs, beside photographs that were left out", ""]
+    lines += [*_nearness(known, [arm for arm in arms if arm not in OWN_PHOTOS], facts["yardsticks"])]
     for title, table in facts["counted"].items():
         lines += ["", f"## What all photographs hear: {title}", "", *_counted(table)]
-    for arm in ARMS:
-        if any(model.arm == arm for model in known):
-            lines += ["", f"## ({arm}) by class, and how near its pictures are to training photographs", ""]
-            lines += _table(
-                ["class", "own sound", "other sounds", "guidance 1"],
-                [[n, own, f"{100 * wrong:.1f} %", plain] for n, own, wrong, plain in per_class(known, arm)],
-            )
-            lines += ["", ", ".join(f"{n} {value:.3f}" for n, value in recall(known, arm, facts["yardsticks"]).items())]
+    for arm in arms:
+        rows = [[name, own, f"{100 * wrong:.1f} %", plain] for name, own, wrong, plain in per_class(known, arm)]
+        lines += ["", f"## ({arm}) by class", "", *_table(["class", "own sound", "other sounds", "guidance 1"], rows)]
     return "\n".join([*lines, ""])
+
+
+def _differences(found: Mapping[str, Found]) -> list[str]:
+    names = [f"{first} - {second}" for first, second in DIFFERENCES]
+    rows = [[name, _of_name(found, name), _of_name(found, f"{name} @{SEEDS_OF}")] for name in names]
+    return _table(["", "all folds, where there are all", f"fold {SEEDS_OF} beside"], rows)
+
+
+def _mixtures(found: Mapping[str, Found]) -> list[str]:
+    kinds = ("spearman", "both", "either")
+    rows = [[arms, *[_of_name(found, f"{kind} {arms}") for kind in kinds]] for arms in ("b", "g-wide", "g-wide - b")]
+    return _table(["loudness", "Spearman, in %", "both are the best two", "the best is one of them"], rows)
+
+
+def _nearness(known: Known, arms: Sequence[str], yardsticks: Mapping[str, Any]) -> list[str]:
+    tables = {arm: recall(known, arm, yardsticks) for arm in arms}
+    header = ["", *next(iter(tables.values()), {})]
+    return _table(header, [[f"({arm})", *(f"{value:.3f}" for value in row.values())] for arm, row in tables.items()])
 
 
 def _arm_row(arm: str, title: str, found: Mapping[str, Found], known: Known) -> list[str]:
@@ -287,7 +310,7 @@ def json_line(known: Known, facts: Mapping[str, Any], held: Sequence[Verdict]) -
             }
             for arm in arms
         },
-        "recall": {arm: recall(known, arm, facts["yardsticks"]) for arm in arms},
+        "recall": {arm: recall(known, arm, facts["yardsticks"]) for arm in arms if arm not in OWN_PHOTOS},
         "verdicts": {one.expected: str(one) for one in held},
     }
 

@@ -283,7 +283,7 @@ def _shares(made: Sonified, photos: Sequence[Photo]) -> dict[str, float]:
 
 
 def _kinds(classes: Counter[str], own: str) -> dict[str, float]:
-    kinds = dict.fromkeys(("right", "near", "other_class", "distractor", "none"), 0.0)
+    kinds: dict[str, float] = dict.fromkeys(("right", "near", "other_class", "distractor", "none"), 0.0)
     if not classes:
         return kinds | {"none": 1.0}
     for name, count in classes.items():

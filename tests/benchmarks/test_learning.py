@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.learning.__main__ import measure, order_of_work
 from benchmarks.learning.bench import ARMS, Model, evidence_file, mixed_pairs, targets
@@ -37,6 +38,7 @@ from benchmarks.learning.pairing import (
     shuffled,
     sonify_photos,
 )
+from benchmarks.learning.recall import read_table, write_picture
 from benchmarks.learning.report import above_wrong, both, either, estimates, json_line, markdown, right, spearman
 from benchmarks.learning.senses import SCALE, Ear, Eye, class_members, nearest_class
 from benchmarks.learning.verdicts import (
@@ -50,6 +52,7 @@ from benchmarks.learning.verdicts import (
     estimate,
     verdicts,
 )
+from sonify.errors import InputError
 from sonify.media.mixing import measure_loudness
 
 
@@ -474,3 +477,31 @@ def test_the_whole_measurement_by_models_that_have_hardly_begun(test_data, tmp_p
     assert evidence_file(tmp_path.resolve(), models[0], 4) in before
     assert measure(test_data, tmp_path, 4, models)[1] == line
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_picture_has_the_nearest_photograph_beside_each_sound_and_fits_on_a_page(test_data, tmp_path):
+    photos = [next(photo for photo in read_photos(test_data / "learning") if photo.name == name) for name in CLASSES]
+    sounds = [(name, f"{number}") for name in CLASSES for number in range(3)]
+    pixels = np.zeros((len(sounds), 96, 96, 3), np.uint8)
+    nearest = [photo for photo in photos for _ in range(3)]
+    write_picture(sounds, pixels, nearest, test_data / "learning" / "photos", tmp_path / "recall.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["recall.jpg"]
+    with Image.open(tmp_path / "recall.jpg") as picture:
+        seen = np.asarray(picture.convert("RGB")).astype(float)
+    columns, rows = 4, len(CLASSES)
+    height, width = seen.shape[0] / rows, seen.shape[1] / columns
+    middles = [
+        seen[int(height * (row + 0.35)), int(width * (column + 0.5))] for row in range(rows) for column in (0, 2)
+    ]
+    assert np.max(middles) < 30  # what was painted is black
+    beside = seen[: int(height * 0.7), int(width * 1.1) : int(width * 1.9)]
+    assert beside.std() > 10
+
+
+def test_a_table_of_photographs_that_lacks_a_class_is_refused(tmp_path):
+    table = tmp_path / "photos.csv"
+    table.write_text("file,class\n" + "".join(f"{name}.jpg,{name}\n" for name in CLASSES))
+    assert [photo.name for photo in read_table(table)] == list(CLASSES)
+    table.write_text("file,class\ncat.jpg,cat\nrain.jpg,rain\n")
+    with pytest.raises(InputError, match=r"expected photographs of cat, .* found none or others: \['chirping_birds'"):
+        read_table(table)

@@ -31,11 +31,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.learning.bench import Bench, held_out, make_pairs, open_bench, train_on
+from benchmarks.learning.bench import Bench, Fold, held_out, open_bench, train_on
 from benchmarks.learning.collection import CLASSES, TARGET_LUFS, Recording
-from benchmarks.learning.ear import SCALE, Ear
-from benchmarks.learning.eye import Eye
 from benchmarks.learning.judging import GUIDANCE, STEPS, paint
+from benchmarks.learning.senses import SCALE, Ear, Eye
 from eval.audit import Audit, audit, verdicts, write_audit
 from eval.pictures import Made, Picture, read_made
 from eval.prepare import prepare
@@ -59,7 +58,7 @@ METRICS = ("ais_cosine", "ais_z", "ais_rank", "aic")
 SAMPLE_RATE_HZ = 16_000
 FULL_SCALE = 32768
 LEAST = 1e-4  # of a class's score: what is not heard at all is not heard infinitely less
-# AudioSet's names for what the six classes sound like; `benchmarks.learning.eye` has ImageNet's.
+# AudioSet's names for what the six classes sound like; `benchmarks.learning.senses` has ImageNet's.
 HEARD_AS: Mapping[str, Sequence[str]] = {
     "cat": ("Cat", "Purr", "Meow", "Caterwaul"),
     "chirping_birds": ("Bird", "Bird vocalization, bird call, bird song", "Chirp, tweet"),
@@ -75,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="benchmarks.audit", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="holds `learning/` and `weights/`")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="of benchmarks.learning, too")
-    parser.add_argument("--steps", type=int, default=1200, help="of each model")
+    parser.add_argument("--steps", type=int, default=700, help="of each model")
     parser.add_argument("--fold", type=int, default=5, help="that is held out")
     parser.add_argument("--seeds", type=int, default=4, help="pictures of each held-out recording")
     arguments = parser.parse_args(argv)
@@ -93,11 +92,11 @@ def measure(bench: Bench, fold: int, steps: int, num_seeds: int) -> Audit:
     out = bench.out / "audit" / f"fold-{fold}-{steps}"
     suite = held_out_suite(bench, fold, bench.out / "audit" / f"fold-{fold}" / "suite")
     audio_RTD = {Path(one.recordings[0]).stem: one.audio_TD for one in held_out(bench, fold)}
-    pairs, _ = make_pairs(bench, fold)
+    held = Fold(bench, fold)
     made: list[Made] = []
     nulls: list[Made] = []
     for name, title in KINDS.items():
-        painter = _Painter(lambda name=name: train_on(bench, fold, name, pairs[name], steps), title, num_seeds)
+        painter = _Painter(lambda name=name: train_on(bench, held, name, steps), title, num_seeds)
         conditions = np.stack([audio_RTD[item.id] for item in suite.items])
         made.append(painter(suite, conditions, out / f"pictures-{name}"))
         nulls.append(painter(suite, np.zeros_like(conditions), out / f"pictures-{name}-null"))

@@ -40,13 +40,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks.learning.bench import Bench, ear_accuracy, eye_accuracy, held_out, make_pairs, open_bench
+from benchmarks.learning.bench import Bench, Fold, ear_accuracy, eye_accuracy, held_out, open_bench
 from benchmarks.learning.collection import CLASSES
-from benchmarks.learning.eye import Eye
 from benchmarks.learning.judging import GUIDANCE, Judged, judge, load_pipeline, write_grid
 from benchmarks.learning.pairing import Paired
-from benchmarks.learning.statistics import LEVEL, RESAMPLES, Estimate, balanced_accuracy
+from benchmarks.learning.senses import Eye
 from benchmarks.learning.training import BATCH, SIDE_PX, encode_photos, train, training_config, write_features
+from benchmarks.learning.verdicts import LEVEL, RESAMPLES, Estimate, balanced_accuracy
 from sonify.features.vae import Vae, scaling_factor
 from sonify.io.write import write_whole
 from sonify.terminal import Parser, run_command
@@ -438,7 +438,7 @@ def measure(data: Path, out: Path, steps: int, num_models: int, fold: int, pictu
     """Do everything; the page and the line are written to `out` as well."""
     bench = open_bench(data, out)
     eye, ear = eye_accuracy(bench), ear_accuracy(bench, [fold])
-    pairs = make_pairs(bench, fold)[0]["a"]
+    pairs = Fold(bench, fold).pairs("a")
     folder = bench.out / f"fold-{fold}"
     features = write_features(pairs, bench.data / "photos", bench.vae, bench.vae_folder, folder / "features-a")
     lessons = make_lessons(pairs, bench.data / "photos", bench.vae)

@@ -196,6 +196,7 @@ NAMED = (
     ("benchmarks.train_step", "torch", "dev"),
     ("benchmarks.scale", "psutil", "dev"),
     ("benchmarks.learning", "torch", "dev"),
+    ("benchmarks.learning.recall", "torch", "dev"),
     ("benchmarks.conditioning", "torch", "dev"),
 )
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import yaml
 
 from benchmarks.learning.collection import read_squares
 from benchmarks.learning.pairing import Paired
-from sonify.config import make_settings
+from sonify.config.loader import make_settings
 from sonify.features.vae import Vae, encode
 from sonify.keys import escape_key
 from sonify.models.fetch import VAE_FILES, fetch_model
@@ -21,6 +22,20 @@ SIDE_PX = 96  # 36 tokens: twice the steps of 128 px in the same time, and the e
 BATCH = 64
 UNITS = 4
 ENCODED_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Of a transformer whose heads are 32 wide; `compiled` says how a CPU computes it, bfloat16 in compiled blocks or
+    float32 with linear layers as convolutions: what is faster depends on the width."""
+
+    layers: int
+    heads: int
+    compiled: bool
+
+
+SMALL = Size(layers=4, heads=4, compiled=False)  # 1.3M parameters: many models are worth more than a large one
+LARGE = Size(layers=6, heads=8, compiled=True)  # 7.1M
 
 
 def write_features(pairs: Sequence[Paired], photos: Path, vae: Vae, vae_folder: Path, run_dir: Path) -> Path:
@@ -49,16 +64,25 @@ def encode_photos(vae: Vae, paths: Sequence[Path]) -> np.ndarray:
     return np.concatenate([encode(vae, part_BHWC).mean_BCHW.cpu().numpy() for part_BHWC in parts])
 
 
-def training_config(features: Path, vae_folder: Path, run_dir: Path, steps: int) -> TrainConfig:
-    """A small model that learns fast: 7M parameters, a high rate, an average over the last tenth of the run."""
+def training_config(
+    features: Path, vae_folder: Path, run_dir: Path, steps: int, size: Size = LARGE, seed: int = 0
+) -> TrainConfig:
+    """A small model that learns fast: a high rate, an average over the last tenth of the run."""
     return make_settings(
         {
             "run_dir": str(run_dir),
+            "seed": seed,
             "max_steps": steps,
             "data": {"runs": [str(features)], "workers": 0},
             "vae": str(vae_folder),
             "ast": None,
-            "model": {"layers": 6, "heads": 8, "head_dim": 32, "sample_size": SIDE_PX // 8, "caption_channels": 521},
+            "model": {
+                "layers": size.layers,
+                "heads": size.heads,
+                "head_dim": 32,
+                "sample_size": SIDE_PX // 8,
+                "caption_channels": 521,
+            },
             "optimizer": {
                 "learning_rate": 1.0e-3,
                 "reference_batch": BATCH,
@@ -67,6 +91,8 @@ def training_config(features: Path, vae_folder: Path, run_dir: Path, steps: int)
                 "ema_decay": max(0.0, 1 - 10 / steps),
             },
             "batch": {"total": BATCH, "per_device": BATCH},
+            "precision": "bf16" if size.compiled else "fp32",
+            "compile": size.compiled,
             "log_every": 50,
             "checkpoints": {"every": 500, "keep": 1},
             "samples": {"every": steps + 1, "sounds": 0},

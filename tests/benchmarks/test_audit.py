@@ -9,8 +9,7 @@ from PIL import Image
 
 from benchmarks.audit import CLASSES, classifiers, held_out_table
 from benchmarks.learning.collection import read_photos, read_recordings
-from benchmarks.learning.ear import Ear
-from benchmarks.learning.eye import Eye
+from benchmarks.learning.senses import Ear, Eye
 from eval.metrics.alignment import unit
 from eval.towers.tower import Judges, Sound
 

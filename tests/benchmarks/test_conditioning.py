@@ -30,7 +30,7 @@ from benchmarks.conditioning import (
 )
 from benchmarks.learning.collection import CLASSES
 from benchmarks.learning.judging import Judged
-from benchmarks.learning.statistics import estimate
+from benchmarks.learning.verdicts import Measured, estimate
 
 
 @pytest.fixture
@@ -168,9 +168,10 @@ def test_intervals_are_over_models_and_recordings():
     true_R = np.arange(60) % 6
     rng = np.random.default_rng(0)
     own_R, same = np.arange(60), rng.random(60)
+    one = estimate([Measured(true_R=true_R, uploads_R=own_R, value_R=same)], same_recordings=True)
     alone, thrice = estimate_over(true_R, own_R, same[None]), estimate_over(true_R, own_R, np.stack([same] * 3))
-    assert alone.value == pytest.approx(estimate(true_R, same).value)
-    assert alone.low == pytest.approx(estimate(true_R, same).low, abs=0.005)
+    assert alone.value == pytest.approx(one.value)
+    assert alone.low == pytest.approx(one.low, abs=0.005)
     assert (alone.low, alone.high) == pytest.approx((thrice.low, thrice.high), abs=0.03)
     spread = np.stack([same * 0, same * 0 + 0.5, same * 0 + 1])
     wide = estimate_over(true_R, own_R, spread)

@@ -169,7 +169,13 @@ def teach(config: Training, accelerator: Accelerator, lesson: Lesson) -> None:
 
 def start_learner(network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None) -> Learner:
     """A network on its device with its average, and AdamW in one kernel; every parameter decays, as in PixArt-alpha.
-    The rate is set at each step."""
+    The rate is set at each step.
+
+    Gradients are there from here on, and are only ever set to zero: those that DDP finds it puts into its buckets,
+    where each that comes later, or again, would lie in memory of its own until the end of a step.
+    """
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=config.learning_rate,
@@ -193,7 +199,7 @@ def finish_step(learner: Learner, learning_rate: float) -> None:
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate
     learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad(set_to_none=False)  # what is in DDP's buckets stays there
     learner.ema.update(learner.network)
 
 

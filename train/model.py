@@ -5,7 +5,9 @@ N  tokens    K  channels of a token
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +17,9 @@ from diffusers.models.transformers.pixart_transformer_2d import PixArtTransforme
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo_config
+from torch._dynamo import lookup_backend
+from torch._functorch import config as functorch_config
 from torch.nn import functional
 
 from sonify.errors import InputError
@@ -95,22 +100,41 @@ def drop_condition(audio_BTD: Tensor, dropped_B: Tensor, null_TD: Tensor) -> Ten
     return torch.where(dropped_B[:, None, None], null_TD, audio_BTD)
 
 
-def set_execution(model: PixArtTransformer2DModel, *, precision: str, compiled: bool, recompute: bool = False) -> None:
-    """Choose how the model computes on the device where it is; what it computes stays the same."""
+def set_execution(
+    model: PixArtTransformer2DModel,
+    *,
+    precision: str,
+    compiled: bool,
+    recompute: bool = False,
+    budget: float | None = None,
+) -> None:
+    """Choose how the model computes on the device where it is; what it computes stays the same.
+
+    `budget` is the configuration's `activation_memory_budget`, of compiled blocks.
+    """
     if recompute:
         model.enable_gradient_checkpointing()
     if compiled:
-        compile_blocks(model)
+        compile_blocks(model, budget)
     elif model.device.type == "cpu" and precision == "fp32":
         convolve_linears(model)
 
 
-def compile_blocks(model: PixArtTransformer2DModel) -> None:
+def compile_blocks(model: PixArtTransformer2DModel, budget: float | None = None) -> None:
     """Compile each block in place: parameters keep their names, and one compilation serves all blocks."""
     # under autocast the first block would get bfloat16 and the others float32, and two compilations be needed
     model.pos_embed.register_forward_hook(lambda _module, _input, output: output.float())
+    # DDP's buckets would cut a block into several graphs, to send gradients early; blocks are apart as it is
+    dynamo_config.optimize_ddp = False
+    compiler = "inductor" if budget is None else partial(_compile_within, budget)  # one, or each block would be its own
     for block in model.transformer_blocks:
-        block.compile()
+        block.compile(backend=compiler)
+
+
+def _compile_within(budget: float, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Inductor, with a setting of its whole process for as long as this graph takes: other networks do not meet it."""
+    with functorch_config.patch(activation_memory_budget=budget):
+        return lookup_backend("inductor")(graph, inputs)
 
 
 def _build(config: Transformer) -> PixArtTransformer2DModel:

@@ -69,7 +69,13 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
-    set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
+    set_execution(
+        transformer,
+        precision=config.precision,
+        compiled=config.compile,
+        recompute=config.recompute,
+        budget=config.activation_memory_budget,
+    )
 
     def pipeline_of(network: nn.Module) -> AudioPixArtPipeline:
         return make_pipeline(cast(PixArtTransformer2DModel, network), config, networks, data)

@@ -45,7 +45,13 @@ class Trainee:
         self.transformer = transformer.to(accelerator.device)
         torch.nn.Module.train(transformer)
         self.learner = start_learner(transformer, config.optimizer)
-        set_execution(transformer, precision=config.precision, compiled=config.compile, recompute=config.recompute)
+        set_execution(
+            transformer,
+            precision=config.precision,
+            compiled=config.compile,
+            recompute=config.recompute,
+            budget=config.activation_memory_budget,
+        )
         self._model = accelerator.prepare_model(transformer)
         self._null_TD = null_TD.to(accelerator.device)
 

@@ -221,6 +221,9 @@ class TrainConfig(Training):
     # Linear layers of a float32 model on a CPU as convolutions, which some processors compute faster; auto: what a
     # second of both says when the run begins, and from then on what it began with.
     linears: Literal["auto", "plain", "convolved"] = "auto"
+    # What a compiled block keeps for its backward pass, of what it would keep; the rest is computed again. From 0.5 on
+    # that is no matrix product; at 0 all of them are. null: torch's own choice, which is 1
+    activation_memory_budget: Share | None = None
 
     @model_validator(mode="after")
     def _hears_what_it_mixes(self) -> "TrainConfig":
@@ -253,6 +256,22 @@ class TrainConfig(Training):
         if self.train == "adapters" and self.model.init.kind != "checkpoint":
             raise ValueError(
                 "train: adapters is for model.init.kind checkpoint: random weights have to learn as a whole"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_has_something_to_act_on(self) -> "TrainConfig":
+        if self.activation_memory_budget is None:
+            return self
+        if not self.compile:
+            raise ValueError(
+                "activation_memory_budget acts on compiled blocks only, and compile is false: set it to null, or"
+                " compile=true"
+            )
+        if self.recompute:  # all of a block but its input is computed again: what is left to keep is one block's
+            raise ValueError(
+                "activation_memory_budget and recompute=true are two ways to the same, and together cost the work of"
+                " both: set activation_memory_budget to null, or recompute=false"
             )
         return self
 

@@ -7,14 +7,18 @@ B  images    N  tokens    K  channels of a token
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import broadcast_object_list
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo_config
+from torch._dynamo import lookup_backend
+from torch._functorch import config as functorch_config
 from torch.nn import functional
 
 from sonify.config.text import read_text
@@ -30,23 +34,40 @@ MEASURED_TOKENS = 4096  # at the most: from there on the ratio stays as it is
 
 
 def set_execution(
-    model: PixArtTransformer2DModel, *, compiled: bool, recompute: bool = False, linears: Linears = "plain"
+    model: PixArtTransformer2DModel,
+    *,
+    compiled: bool,
+    recompute: bool = False,
+    budget: float | None = None,
+    linears: Linears = "plain",
 ) -> None:
-    """Choose how the model computes on the device where it is."""
+    """Choose how the model computes on the device where it is.
+
+    `budget` is the configuration's `activation_memory_budget`, of compiled blocks.
+    """
     if recompute:
         model.enable_gradient_checkpointing()
     if compiled:
-        compile_blocks(model)
+        compile_blocks(model, budget)
     if linears == "convolved":
         convolve_linears(model)
 
 
-def compile_blocks(model: PixArtTransformer2DModel) -> None:
+def compile_blocks(model: PixArtTransformer2DModel, budget: float | None = None) -> None:
     """Compile each block in place: parameters keep their names, and one compilation serves all blocks."""
     # the first block would else get bfloat16, transposed, and the others float32 as it lies: and two graphs be compiled
     model.pos_embed.register_forward_hook(lambda _module, _input, output: output.float().contiguous())
+    # DDP's buckets would cut a block into several graphs, to send gradients early; blocks are apart as it is
+    dynamo_config.optimize_ddp = False
+    compiler = "inductor" if budget is None else partial(_compile_within, budget)  # one, or each block would be its own
     for block in model.transformer_blocks:
-        block.compile()
+        block.compile(backend=compiler)
+
+
+def _compile_within(budget: float, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Inductor, with a setting of its whole process for as long as this graph takes: other networks do not meet it."""
+    with functorch_config.patch(activation_memory_budget=budget):
+        return lookup_backend("inductor")(graph, inputs)
 
 
 def choose_linears(config: TrainConfig, device: torch.device, *, is_main: bool = True) -> Linears:

@@ -202,7 +202,13 @@ def start_learner(
     network: nn.Module, config: Optimizer, frozen: Mapping[str, str] | None = None, lengths: Sequence[float] = ()
 ) -> Learner:
     """A network on its device with its averages, and AdamW in one kernel; every parameter that learns decays, as in
-    PixArt-alpha. The rate is set at each step."""
+    PixArt-alpha. The rate is set at each step.
+
+    Gradients are there from here on, and are only ever set to zero: those that DDP finds it puts into its buckets,
+    where each that comes later, or again, would lie in memory of its own until the end of a step.
+    """
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
@@ -232,7 +238,7 @@ def finish_step(learner: Learner, learning_rate: float, step: int) -> None:
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate
     learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad(set_to_none=False)  # what is in DDP's buckets stays there
     for average in (learner.ema, *learner.powers.values()):
         average.update(learner.network, step)
 

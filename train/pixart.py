@@ -88,7 +88,13 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     with accelerator.main_process_first():  # who comes first sets damaged checkpoints aside
         first_step = restore_training(config, data, learner, check=accelerator.is_main_process)
     log.info("%s", f"goes on after step {first_step:,}" if first_step else report)
-    set_execution(transformer, compiled=config.compile, recompute=config.recompute, linears=linears)
+    set_execution(
+        transformer,
+        compiled=config.compile,
+        recompute=config.recompute,
+        budget=config.activation_memory_budget,
+        linears=linears,
+    )
 
     def pipeline_of(network: nn.Module) -> AudioPixArtPipeline:
         trained = cast(PixArtTransformer2DModel, network)

@@ -48,8 +48,13 @@ class Trainee:
         if config.train == "adapters":
             adapt(transformer, config)
         self.learner = start_learner(transformer, config.optimizer, lengths=config.ema.lengths)
-        linears = choose_linears(config, accelerator.device)
-        set_execution(transformer, compiled=config.compile, recompute=config.recompute, linears=linears)
+        set_execution(
+            transformer,
+            compiled=config.compile,
+            recompute=config.recompute,
+            budget=config.activation_memory_budget,
+            linears=choose_linears(config, accelerator.device),
+        )
         self._model = accelerator.prepare_model(transformer)
         self._null_TD = null_TD.to(accelerator.device)
 

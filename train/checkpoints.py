@@ -298,9 +298,10 @@ def check_run_dir(config: Training) -> None:
 BOUND: Mapping[type[Training], Mapping[str, Any]] = {
     TrainConfig: {
         "include": {
-            *("seed", "model", "optimizer", "condition_dropout", "precision", "train", "adapters", "loss", "routing"),
-        }
-        | {"ema": {"lengths"}},
+            **dict.fromkeys(("seed", "model", "optimizer", "condition_dropout", "precision"), True),
+            **dict.fromkeys(("train", "adapters", "loss", "routing"), True),
+            "ema": {"lengths"},
+        },
         "exclude": {"model": {"init"}, "routing": {"finish_steps"}},
     },
     AudioTokenConfig: {

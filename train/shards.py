@@ -275,7 +275,8 @@ class FeatureData:
             heard: set[str] = set()
             for shard in self.shards:
                 table = read_columns(shard.run_dir / shard.index.path, ["recordings"])
-                heard.update(pc.unique(pc.list_flatten(table["recordings"])).to_pylist())
+                names = pc.list_flatten(table["recordings"])  # pyright: ignore[reportAttributeAccessIssue]
+                heard.update(names.unique().to_pylist())
             self._recordings = sorted(heard)
         return list(self._recordings)
 

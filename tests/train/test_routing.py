@@ -14,9 +14,10 @@ from sonify.config.loader import make_settings
 from sonify.errors import InputError
 from tests.train.runs import training_config, training_input
 from train.config import Routing, TrainConfig, Transformer
+from train.execution import set_execution
 from train.loader import Batch
 from train.metrics import forward_flops, read_metrics, training_flops
-from train.model import init_transformer, predict, set_execution
+from train.model import init_transformer, predict
 from train.pixart import train
 from train.routing import Route, draw_route, num_kept, routed
 from train.trial import make_batch
@@ -40,7 +41,7 @@ def made(recompute: bool = False) -> PixArtTransformer2DModel:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     torch.nn.Module.train(model)
-    set_execution(model, precision="bf16", compiled=False, recompute=recompute)
+    set_execution(model, compiled=False, recompute=recompute)
     return model
 
 

@@ -88,7 +88,7 @@ def test_one_graph_serves_all_blocks(recompute: bool, autocast: bool, monkeypatc
     model, counter = nn.Module.train(trained()), CompileCounter()
     torch.compiler.reset()
     compiled = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda block, backend: compiled(block, backend=counter))
+    monkeypatch.setattr(nn.Module, "compile", lambda block, **_: compiled(block, backend=counter))
     set_execution(model, compiled=True, recompute=recompute)
     for batch in (2, 2):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

@@ -37,7 +37,7 @@ from train.pictures import make_grid
 FOLD = 5  # that is held out
 SOUNDS = 2  # of each class
 STEPS = 1500
-JPEG_QUALITY = 85
+JPEG_QUALITY = 65  # below 150 kB
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,8 +111,8 @@ def _painted(
 def write_picture(
     recordings: Sequence[tuple[str, str]], pixels_RHWC: np.ndarray, nearest: Sequence[Photo], folder: Path, out: Path
 ) -> None:
-    """A row for each class: its first recordings' pictures, each with the nearest photograph at its right."""
-    rows = [n for name in CLASSES for n in [n for n, (of, _) in enumerate(recordings) if of == name][:SOUNDS]]
+    """A row for each class: pictures of its first uploads, each with the nearest photograph at its right."""
+    rows = [n for name in CLASSES for n in _first_uploads(recordings, name)]
     squares = read_squares([folder / photo.file for photo in nearest], SIDE_PX)
     images = [Image.fromarray(one) for n in rows for one in (pixels_RHWC[n], squares[n])]
     captions = [
@@ -128,6 +128,15 @@ def write_picture(
     make_grid(images, captions, grid, columns=2 * SOUNDS)
     if out != grid:
         buffer = io.BytesIO()
-        Image.open(grid).convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+        Image.open(grid).convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True, progressive=True)
         write_whole(out, buffer.getvalue())
         grid.unlink()
+
+
+def _first_uploads(recordings: Sequence[tuple[str, str]], name: str) -> list[int]:
+    """The first recordings of a class that are not takes of one upload."""
+    of_upload: dict[str, int] = {}
+    for number, (of, recording) in enumerate(recordings):
+        if of == name:
+            of_upload.setdefault("-".join(recording.split("-")[:2]), number)
+    return list(of_upload.values())[:SOUNDS]

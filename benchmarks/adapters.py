@@ -152,7 +152,7 @@ def _one_of(rows: Tensor, random: np.random.Generator) -> Tensor:
 def held_scenes(lessons: Lessons, per_class: int = 12) -> Held:
     """Held-out photographs, each with a sound of its class and one of the next."""
     rows = [(name, n) for name in CLASSES for n in range(min(per_class, len(lessons.latents[name])))]
-    after = dict(zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True))
+    after: dict[str, str] = dict(zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True))
     return Held(
         keys=tuple(f"{name}-{n}" for name, n in rows),
         latents_NCHW=torch.stack([lessons.latents[name][n] for name, n in rows]),

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sonify.errors import InputError
@@ -53,7 +54,7 @@ def adapters_config(root: Path, run: str = "run", **sections: Any) -> TrainConfi
     return training_config(root, run, **({"train": "adapters"} | sections))
 
 
-def adapted(root: Path, **sections: Any) -> tuple[nn.Module, TrainConfig]:
+def adapted(root: Path, **sections: Any) -> tuple[PixArtTransformer2DModel, TrainConfig]:
     config = adapters_config(root, **sections)
     model, _ = init_transformer(config.model, 0)
     adapt(model, config)

@@ -67,8 +67,10 @@ def output_and_gradients(model: PixArtTransformer2DModel, route: Route | None) -
 @pytest.mark.parametrize(("first", "end"), [(1, 4), (2, 3)])
 def test_the_blocks_between_see_the_share_and_the_others_all(first, end):
     model, seen = made(), []
-    for block in model.transformer_blocks:
-        block.attn1.register_forward_hook(lambda _block, given, _output: seen.append(given[0].shape[1]))
+    for number in range(6):
+        model.get_submodule(f"transformer_blocks.{number}.attn1").register_forward_hook(
+            lambda _block, given, _output: seen.append(given[0].shape[1])
+        )
     output_and_gradients(model, some_route(64, first, end))
     assert seen == [64 if first <= n < end else TOKENS for n in range(6)]
 

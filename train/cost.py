@@ -17,6 +17,8 @@ from sonify.io.machine import usable_cpus
 from sonify.report.cost import NOT_KNOWN, Cost, Prices, cost_of, tell_amount, tell_lacking
 from train.checkpoints import newest_step
 from train.config import TrainConfig
+from train.device import device_bytes
+from train.memory import tell_estimate
 from train.metrics import forward_flops, read_metrics
 from train.shards import peek_features
 
@@ -116,6 +118,9 @@ def tell_plan(config: TrainConfig, prices: Prices) -> Iterator[str]:
         f"operations: {tell_flops(plan.forward_flops)} forward for an image, {PASSES + config.recompute} times that in"
         f" a step; {tell_flops(flops * plan.steps)} in all, {tell_flops(flops * plan.steps_left)} to do"
     )
+    gpus = [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
+    has = min((size for gpu in gpus if (size := device_bytes(gpu)) is not None), default=None)
+    yield f"memory: {tell_estimate(config, plan.condition_vectors, has)}"
     speed = measured_speed(config)
     if speed is not None:
         on = _count_gpus(plan.devices) if plan.devices else f"{usable_cpus()} CPUs"

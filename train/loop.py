@@ -28,6 +28,7 @@ from train.config import Optimizer, Training, check_trainer, peak_rate, write_co
 from train.ema import Ema
 from train.launch import check_devices, is_launched, launch_processes, start_accelerator
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
+from train.memory import naming_full_memory
 from train.metrics import Recorder, StepLosses, StepTally
 from train.pictures import Pictures
 from train.shards import FeatureData
@@ -107,7 +108,7 @@ def in_run(config: Config, prepare: Callable[[Config, Accelerator], Lesson]) -> 
     """Train from the newest checkpoint, or from the beginning, to `max_steps`, and release the pipeline.
 
     Raises:
-        InputError: the configuration, the data or a model is wrong, or does not fit the run that is there.
+        InputError: the configuration, the data or a model is wrong, or does not fit the run that is there, or a GPU.
         WorkError: a loss is not finite, data or all checkpoints are damaged, or the disk is full.
         KeyboardInterrupt: SIGTERM or SIGINT; the state is saved.
     """
@@ -116,6 +117,7 @@ def in_run(config: Config, prepare: Callable[[Config, Accelerator], Lesson]) -> 
     with (
         open_run(config.run_dir) if accelerator.is_main_process else nullcontext(),
         naming_full_disk(config.run_dir),
+        naming_full_memory(config),
         naming_lost_loaders(),
     ):
         if not accelerator.is_main_process:

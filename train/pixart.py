@@ -26,10 +26,12 @@ from sonify.features.vae import scaling_factor
 from train.checkpoints import restore_training
 from train.config import TrainConfig
 from train.cost import print_plan
+from train.device import device_bytes
 from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
 from train.frozen import load_networks, make_pipeline
 from train.loader import Batch, accumulation_steps, make_loader
 from train.loop import Lesson, in_run, run_trainer, start_learner
+from train.memory import log_estimate
 from train.metrics import training_flops
 from train.model import drop_condition, init_transformer, predict, set_execution
 from train.pictures import Pictures
@@ -63,6 +65,8 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     data = open_feature_data(config.data)
     check_matches(data, config, networks.vae_identity, networks.ast_identity)
     accumulation_steps(config.batch, accelerator.num_processes)
+    if accelerator.is_main_process:
+        log_estimate(config, data.audio_shape[0], accelerator.num_processes, device_bytes(accelerator.device))
 
     transformer.to(accelerator.device).train()
     learner = start_learner(transformer, config.optimizer)

@@ -107,8 +107,7 @@ def most_that_fits(config: TrainConfig, condition_tokens: int, processes: int, m
     fitting = (
         size
         for size in range(share, 0, -1)
-        if share % size == 0
-        and estimate_memory(with_batch(config, size), condition_tokens).total <= memory_bytes
+        if share % size == 0 and estimate_memory(with_batch(config, size), condition_tokens).total <= memory_bytes
     )
     return next(fitting, None)
 

@@ -17,7 +17,8 @@ from sonify.io.machine import usable_cpus
 from sonify.report.cost import NOT_KNOWN, Cost, Prices, cost_of, tell_amount, tell_lacking
 from train.checkpoints import newest_step
 from train.config import TrainConfig
-from train.memory import GB, count_snapshots, snapshots_bytes
+from train.device import device_bytes
+from train.memory import GB, count_snapshots, snapshots_bytes, tell_estimate
 from train.metrics import forward_flops, read_metrics, training_flops
 from train.shards import peek_features
 
@@ -132,6 +133,9 @@ def tell_plan(config: TrainConfig, prices: Prices) -> Iterator[str]:
     )
     if snapshots := snapshots_bytes(config):
         yield f"averages: {count_snapshots(config)} snapshots, {snapshots / GB:,.1f} GB on the disk when all are there"
+    gpus = [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
+    has = min((size for gpu in gpus if (size := device_bytes(gpu)) is not None), default=None)
+    yield f"memory: {tell_estimate(config, plan.condition_vectors, has)}"
     speed = measured_speed(config)
     if speed is not None:
         on = _count_gpus(plan.devices) if plan.devices else f"{usable_cpus()} CPUs"

@@ -30,12 +30,15 @@ from train.launch import check_devices, start_accelerator
 from train.loader import accumulation_steps, make_loader, naming_lost_loaders
 from train.memory import (
     GB,
+    NEARLY_FULL,
     checkpoint_bytes,
     count_parameters,
     count_snapshots,
     estimate_memory,
-    most_that_fits,
     snapshots_bytes,
+    tell_estimate,
+    todo_of,
+    ways_that_fit,
     with_batch,
 )
 from train.model import TRANSFORMER_FILES, init_transformer, transformer_part
@@ -48,7 +51,6 @@ LOADER_SECONDS = 5.0
 FROZEN_BYTES = 700_000_000  # sd-vae-ft-ema and AST as a release has them, where they are not here
 MICRO_BATCHES = 2  # of a step that is tried: with the second, gradients are there while activations are
 STEPS = 3  # on a GPU: the first compiles, the fastest counts
-NEARLY_FULL = 0.95  # of a device's memory: the estimate is not better than that
 FAR = 0.1  # of the peak: an estimate that is further from it is told as wrong
 
 # The identities of those of `vae`, `ast` and `model` that are here; None for what needs no files.
@@ -236,23 +238,16 @@ def _examine_memory(config: TrainConfig, condition_tokens: int, processes: int, 
 
 def judge_estimate(config: TrainConfig, condition_tokens: int, processes: int, has: int | None) -> Finding:
     """Compare the estimate with the memory of the smallest device, where there is one, and say what would fit."""
-    memory = estimate_memory(config, condition_tokens, processes)
-    found = f"{config.batch.per_device} images at once take a GPU some {memory}, derived"
+    memory = estimate_memory(config, condition_tokens)
+    found = tell_estimate(config, condition_tokens, has)
     facts: dict[str, Any] = {"estimated_bytes": memory.total, "condition_tokens": condition_tokens}
     if has is None:
-        found += "; there is none here to compare it with"
         return Finding(about="memory", outcome=Outcome.NOTE, found=found, facts=facts)
-    found += f"; it has {has / GB:.1f} GB"
     facts |= {"device_bytes": has}
     if memory.total <= NEARLY_FULL * has:
         return Finding(about="memory", outcome=Outcome.OK, found=found, facts=facts)
-    fitting = most_that_fits(config, condition_tokens, processes, round(NEARLY_FULL * has))
-    recomputing = with_batch(config, config.batch.per_device, recompute=True)
-    ways = [f"batch.per_device={fitting}"] if fitting else []
-    again = estimate_memory(recomputing, condition_tokens, processes).total
-    if not config.recompute and again <= NEARLY_FULL * has:
-        ways.append(f"recompute=true ({again / GB:.0f} GB, a third more work)")
-    todo = f"set {' or '.join(ways)}" if ways else "take a GPU with more memory, or a smaller model"
+    ways = ways_that_fit(config, condition_tokens, processes, round(NEARLY_FULL * has))
+    todo = todo_of(ways)
     outcome = Outcome.FAULT if memory.total > has else Outcome.NOTE
     return Finding(about="memory", outcome=outcome, found=found, todo=todo, facts=facts)
 
@@ -351,7 +346,8 @@ def _examine_step(
                 yield _not_tried("a step", f"one image alone would take this CPU more than {CPU_SECONDS:.0f} s")
                 return
             batches, count = [batches[0].first(images)], 1
-            config = with_batch(config.model_copy(update={"compile": False}), images)
+            config = config.model_copy(update={"compile": False, "activation_memory_budget": None})
+            config = with_batch(config, images)
         transformer, _ = init_transformer(config.model, config.seed)
         null_TD = make_pipeline(transformer, config, networks, data).encode_null(condition_tokens)
         reset_peak(accelerator.device)
@@ -361,8 +357,8 @@ def _examine_step(
         yield _fault("a step", error)
         return
     except torch.OutOfMemoryError as error:
-        todo = "set batch.per_device lower, or recompute=true"
-        yield _fault("a step", f"{config.batch.per_device} images at once do not fit: {error}", todo)
+        ways = ways_that_fit(config, condition_tokens, 1, estimate_memory(config, condition_tokens).total - 1)
+        yield _fault("a step", f"{config.batch.per_device} images at once do not fit: {error}", todo_of(ways))
         return
     images = sum(len(batch.keys) for batch in batches)
     where = f"{images} images{weights} on {accelerator.device.type}"

@@ -28,6 +28,7 @@ from train.checkpoints import Learner, Saver, check_run_dir
 from train.config import Optimizer, Training, check_trainer, peak_rate, write_config
 from train.launch import among_processes, check_devices, check_same_start, is_launched, launch_processes
 from train.loader import Batch, accumulation_steps, naming_lost_loaders
+from train.memory import naming_full_memory
 from train.metrics import Recorder, StepLosses, StepSums, StepTally
 from train.page import write_page
 from train.pictures import Pictures
@@ -111,7 +112,7 @@ def in_run(config: Config, prepare: Callable[[Config, Accelerator], Lesson]) -> 
     """Train from the newest checkpoint, or from the beginning, to `max_steps`, and release the pipeline.
 
     Raises:
-        InputError: the configuration, the data or a model is wrong, or does not fit the run that is there.
+        InputError: the configuration, the data or a model is wrong, or does not fit the run that is there, or a GPU.
         WorkError: a loss is not finite, data or all checkpoints are damaged, or the disk is full.
         KeyboardInterrupt: SIGTERM or SIGINT; the state is saved.
     """
@@ -120,6 +121,7 @@ def in_run(config: Config, prepare: Callable[[Config, Accelerator], Lesson]) -> 
         among_processes(config) as accelerator,
         open_run(config.run_dir) if accelerator.is_main_process else nullcontext(),
         naming_full_disk(config.run_dir),
+        naming_full_memory(config),
         naming_lost_loaders(),
     ):
         if not accelerator.is_main_process:

@@ -6,14 +6,34 @@ allocator, on CPUs at widths of 288 and 576 and 64 and 256 tokens; what it is on
 total. `python -m benchmarks.on_gpu` compares one with what is allocated.
 """
 
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
-from train.config import BatchSizes, TrainConfig, Transformer
+import torch
+
+from sonify.errors import InputError, WorkError
+from train.config import BatchSizes, TrainConfig, Training, Transformer
+from train.device import device_bytes
 from train.metrics import TIMESTEP_CHANNELS
+from train.shards import peek_features
+
+log = logging.getLogger(__name__)
 
 GB = 10**9
 # Of one block: by precision, compiled or not. Statistics of norms and attention (0.3 of a percent) are left out.
 BLOCK_UNITS = {("bf16", True): 23, ("bf16", False): 29, ("fp32", True): 42, ("fp32", False): 46}
+# Of one compiled block of XL/2 at 512 pixels, by precision and `activation_memory_budget`: what torch's partitioner
+# keeps, by counting it (`tests/train/test_memory.py`), at 20, 40 and 80 images the most of them. It goes down in steps;
+# between two budgets that were counted it is at most what it is at the larger.
+BUDGET_UNITS = {
+    "bf16": {1.0: 23, 0.95: 15, 0.65: 13, 0.45: 12, 0.4: 11, 0.35: 10, 0.3: 8, 0.2: 6, 0.1: 4, 0.0: 2},
+    "fp32": {1.0: 42, 0.95: 28, 0.65: 24, 0.45: 20, 0.4: 18, 0.35: 16, 0.3: 14, 0.2: 10, 0.1: 6, 0.0: 2},
+}
+PROPOSED_BUDGETS = (0.8, 0.6)  # nothing that they compute again is a product of matrices
+NEARLY_FULL = 0.95  # of a device's memory: the estimate is not better than that
 # Keys and values of the condition, in units of N: two tensors of (B, T, D).
 CONDITION_UNITS = {"bf16": 2, "fp32": 4}
 # Before and behind the blocks, and the gradients between two blocks on their way back: measured as the peak's rest.
@@ -30,15 +50,12 @@ UNIT_BYTES = 2
 class DeviceMemory:
     """The parts of one device's memory, in bytes; `python -m benchmarks.on_gpu` measures the sum of all but `context`.
 
-    `frozen` are weights that do not learn, `half_weights` the others as autocast turns them for a micro-batch,
-    `second_gradients` those that several processes hold twice while they add up micro-batches: in the buckets that are
-    exchanged, and beside them.
+    `frozen` are weights that do not learn, `half_weights` the others as autocast turns them for a micro-batch.
     """
 
     state: int
     frozen: int = 0
     half_weights: int
-    second_gradients: int
     activations: int
     context: int
 
@@ -57,27 +74,27 @@ class DeviceMemory:
         return f"{self.total / GB:.1f} GB ({', '.join(f'{name} {size / GB:.1f}' for name, size in parts if size)})"
 
 
-def estimate_memory(config: TrainConfig, condition_tokens: int, processes: int = 1) -> DeviceMemory:
-    """What each of so many GPUs will hold when it holds most, with a condition of so many vectors an image.
+def estimate_memory(config: TrainConfig, condition_tokens: int) -> DeviceMemory:
+    """What each GPU will hold when it holds most, with a condition of so many vectors an image.
 
-    Where adapters learn activations count as where all does, which is more than there are. Gradients are counted as
-    there while activations are: so it is from the second micro-batch of a step on. Pictures
-    that are made on the way come on top where they are larger than a step, which is where a model is small.
+    Gradients are there while activations are, once: several processes have them in the buckets that they exchange.
+    Where adapters learn activations count as where all does, which is more than there are. Pictures that are made on
+    the way come on top where they are larger than a step, which is where a model is small.
     """
     parameters = count_learning(config)
-    accumulates = config.batch.total > processes * config.batch.per_device
     block, unit = _block_units(config, condition_tokens), _unit_bytes(config)
     layers = config.model.layers
-    units = BESIDE_UNITS[config.precision] + (layers * RECOMPUTED_UNITS + block if config.recompute else layers * block)
+    kept = layers * RECOMPUTED_UNITS + block if config.recompute else layers * block + _units_again(config)
     half_weights = UNIT_BYTES * parameters if config.precision == "bf16" else 0
     if config.recompute:  # all of them are there in the forward pass, when no block's activations are yet
         half_weights = max(half_weights // layers, half_weights - round(block * unit))
+    elif _units_again(config):  # turned again on the way back
+        half_weights //= layers
     return DeviceMemory(
         state=(BYTES_OF_STATE + BYTES_OF_AVERAGE * len(config.ema.lengths)) * parameters,
         frozen=(UNIT_BYTES if config.precision == "bf16" else 4) * _count_frozen(config),
         half_weights=half_weights,
-        second_gradients=4 * parameters if processes > 1 and accumulates else 0,
-        activations=round(units * unit),
+        activations=round((BESIDE_UNITS[config.precision] + kept) * unit),
         context=CONTEXT_BYTES,
     )
 
@@ -94,10 +111,92 @@ def most_that_fits(config: TrainConfig, condition_tokens: int, processes: int, m
     fitting = (
         size
         for size in range(share, 0, -1)
-        if share % size == 0
-        and estimate_memory(with_batch(config, size), condition_tokens, processes).total <= memory_bytes
+        if share % size == 0 and estimate_memory(with_batch(config, size), condition_tokens).total <= memory_bytes
     )
     return next(fitting, None)
+
+
+def _with_budget(config: TrainConfig, budget: float | None) -> TrainConfig:
+    return config.model_copy(update={"activation_memory_budget": budget})
+
+
+def tell_estimate(config: TrainConfig, condition_tokens: int, has: int | None) -> str:
+    """The estimate in a sentence, beside what the smallest device has where there is one."""
+    found = f"{config.batch.per_device} images at once take a GPU some {estimate_memory(config, condition_tokens)}"
+    return f"{found}, derived; " + ("there is none here to compare it with" if has is None else f"it has {tell(has)}")
+
+
+def tell(size_bytes: int) -> str:
+    """80.0 GB."""
+    return f"{size_bytes / GB:.1f} GB"
+
+
+def ways_that_fit(config: TrainConfig, condition_tokens: int, processes: int, memory_bytes: int) -> Sequence[str]:
+    """What could be set, each by itself, so that the estimate is below that memory; the cheapest first."""
+
+    def total(changed: TrainConfig) -> int:
+        return estimate_memory(changed, condition_tokens).total
+
+    ways: list[str] = []
+    if config.compile and not config.recompute:
+        now = 1.0 if config.activation_memory_budget is None else config.activation_memory_budget
+        kept = ((each, total(_with_budget(config, each))) for each in PROPOSED_BUDGETS if each < now)
+        fits = next(((each, size) for each, size in kept if size <= memory_bytes), None)
+        if fits:
+            ways.append(f"activation_memory_budget={fits[0]:g} ({fits[1] / GB:.0f} GB, no more matrix products)")
+    if fitting := most_that_fits(config, condition_tokens, processes, memory_bytes):
+        ways.append(f"batch.per_device={fitting}")
+    again = _with_budget(with_batch(config, config.batch.per_device, recompute=True), None)
+    if not config.recompute and total(again) <= memory_bytes:
+        without = " with activation_memory_budget=null" if config.activation_memory_budget is not None else ""
+        ways.append(f"recompute=true{without} ({total(again) / GB:.0f} GB, a third more work)")
+    return ways
+
+
+def todo_of(ways: Sequence[str]) -> str:
+    """What to do where memory does not suffice."""
+    return f"set {' or '.join(ways)}" if ways else "take a GPU with more memory, or a smaller model"
+
+
+def log_estimate(config: TrainConfig, condition_tokens: int, processes: int, has: int | None) -> None:
+    """Say at the start what it will take, and warn where that is more than there is; the estimate refuses nothing."""
+    told = tell_estimate(config, condition_tokens, has)
+    if has is None or estimate_memory(config, condition_tokens).total <= NEARLY_FULL * has:
+        log.info("memory: %s", told)
+    else:
+        ways = ways_that_fit(config, condition_tokens, processes, round(NEARLY_FULL * has))
+        log.warning("memory: %s: where it does not fit, %s", told, todo_of(ways))
+
+
+@contextmanager
+def naming_full_memory(config: Training) -> Iterator[None]:
+    """Turn a GPU's memory that does not suffice into one line: what would fit, by the estimate where there is one.
+
+    Raises:
+        InputError: it did not suffice.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        has = device_bytes(torch.device("cuda", torch.cuda.current_device())) if torch.cuda.is_available() else None
+        of = "" if has is None else f" of {tell(has)}"
+        said = str(error).split(". ")[0].rstrip(".")
+        found = f"batch.per_device: {config.batch.per_device} images at once do not fit a GPU{of} ({said})"
+        if not isinstance(config, TrainConfig):
+            ways = ["batch.per_device lower"] if config.recompute else ["batch.per_device lower", "recompute=true"]
+            raise InputError(f"{found}; {todo_of(ways)}") from error
+        estimate = estimate_memory(config, condition_tokens := _condition_tokens(config)).total
+        # where the estimate says that it fits, it is too low here, or others use the GPU as well: less than now
+        below = estimate - 1 if has is None else min(round(NEARLY_FULL * has), estimate - 1)
+        ways = ways_that_fit(config, condition_tokens, int(os.environ.get("WORLD_SIZE", "1")), below)
+        raise InputError(f"{found}; {tell(estimate)} were estimated; {todo_of(ways)}") from error
+
+
+def _condition_tokens(config: TrainConfig) -> int:
+    try:
+        return peek_features(config.data).audio_shape[0]
+    except (InputError, WorkError):
+        return 50  # AST's, of five seconds
 
 
 def count_parameters(config: Transformer) -> int:
@@ -155,7 +254,16 @@ def count_snapshots(config: TrainConfig) -> int:
 
 def _block_units(config: TrainConfig, condition_tokens: int) -> float:
     keys_and_values = CONDITION_UNITS[config.precision] * condition_tokens / _tokens(config.model)
-    return BLOCK_UNITS[config.precision, config.compile] + keys_and_values
+    return BLOCK_UNITS[config.precision, config.compile] - _units_again(config) + keys_and_values
+
+
+def _units_again(config: TrainConfig) -> int:
+    """What a block computes again on its way back, and holds then, because a budget keeps it from being saved."""
+    if config.activation_memory_budget is None or not config.compile:
+        return 0
+    counted = BUDGET_UNITS[config.precision]
+    kept = counted[min(budget for budget in counted if budget >= config.activation_memory_budget)]
+    return BLOCK_UNITS[config.precision, True] - kept
 
 
 def _unit_bytes(config: TrainConfig) -> int:

@@ -28,12 +28,14 @@ from train.adapters import adapt, merge
 from train.checkpoints import BASE, restore_training
 from train.config import TrainConfig
 from train.cost import print_plan
+from train.device import device_bytes
 from train.diffusion import NUM_TIMESTEPS, Losses, add_noise, diffusion_loss
 from train.execution import choose_linears, set_execution
 from train.frozen import load_networks, make_pipeline
 from train.launch import first_of_each_machine
 from train.loader import Batch, accumulation_steps, make_loader
 from train.loop import Lesson, in_run, run_trainer, start_learner
+from train.memory import log_estimate
 from train.metrics import training_flops
 from train.model import drop_condition, init_transformer, predict
 from train.pictures import Pictures
@@ -69,6 +71,8 @@ def _prepare(config: TrainConfig, accelerator: Accelerator) -> Lesson:
     data = open_feature_data(config.data)
     check_matches(data, config, networks.vae_identity, networks.ast_identity)
     accumulation_steps(config.batch, accelerator.num_processes)
+    if accelerator.is_main_process:
+        log_estimate(config, data.audio_shape[0], accelerator.num_processes, device_bytes(accelerator.device))
 
     linears = choose_linears(config, accelerator.device, is_main=accelerator.is_main_process)
     config = config.model_copy(update={"linears": linears})

@@ -143,6 +143,7 @@ def test_a_dry_run_prints_config_and_plan_loads_nothing_and_writes_nothing(root,
     assert (resolved["model"]["layers"], resolved["seed"], resolved["optimizer"]["warmup_steps"]) == (3, 5, 1)
     assert "# steps: 6, 0 done, 6 to do; 48 images in all" in out
     assert f"# condition: 5 vectors, as in {root / 'data'}" in out
+    assert "# memory: 4 images at once take a GPU some 3.0 GB (activations 0.0, context 3.0), derived; there is" in out
     assert not (root / "run").exists()
     assert hash_run(root / "data") == before
 

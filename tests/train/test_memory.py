@@ -251,11 +251,11 @@ from train import pixart
 
 inner = pixart.loss_of
 
-def counting(model, batch, null_TD):
+def counting(model, batch, null_TD, config):
     grads = [parameter.grad for parameter in model.parameters()]
     own = sum(grad is None or grad.untyped_storage().nbytes() == grad.nbytes for grad in grads)
     print(f"{type(model).__name__}: {own} of {len(grads)}", file=open(sys.argv[0] + ".said", "a"), flush=True)
-    return inner(model, batch, null_TD)
+    return inner(model, batch, null_TD, config)
 
 def main(argv, name):
     pixart.loss_of = counting

@@ -33,8 +33,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from benchmarks.learning.collection import CLASSES, read_photos, read_recordings, read_squares
-from benchmarks.learning.ear import Ear
-from benchmarks.learning.pairing import read_heard
+from benchmarks.learning.pairing import hear_alone
+from benchmarks.learning.senses import Ear
 from benchmarks.measure import cpu_name
 from eval.projector_start import Held, judge
 from sonify.config.loader import make_settings
@@ -42,9 +42,9 @@ from sonify.features.vae import encode, load_vae, scaling_factor
 from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.terminal import Parser, run_command
 from tests.tiny_networks import taesd_folder
+from train.averages import learning
 from train.config import TrainConfig
 from train.diffusion import NUM_TIMESTEPS
-from train.ema import learning
 from train.loader import Batch, generator
 from train.metrics import training_flops
 from train.model import init_transformer
@@ -82,7 +82,8 @@ def read_lessons(folder: Path, out: Path) -> tuple[Lessons, Lessons]:
     vae_folder = taesd_folder(weights / "taesd", out / "taesd")
     vae = load_vae(fetch_model(str(vae_folder), None, VAE_FILES), torch.device("cpu"), torch.float32)
     photos, recordings = read_photos(data), read_recordings(data)
-    heard = read_heard(data, recordings, Ear(weights / "yamnet"))
+    ear = Ear(weights / "yamnet")
+    heard = [hear_alone(data / "sounds", recording, ear) for recording in recordings]
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = [({}, {}), ({}, {})]
     for name in CLASSES:
         files = [data / "photos" / photo.file for photo in photos if photo.name == name]

@@ -16,7 +16,7 @@ from sonify.running import run
 from tests.builders import small_config, small_input, stored
 from train.config import TrainConfig
 from train.loader import make_loader
-from train.shards import check_matches, held_out_scenes, open_feature_data
+from train.shards import check_matches, first_scenes, open_feature_data
 from train.tiny import write_tiny_ast, write_tiny_vae
 
 
@@ -71,7 +71,7 @@ def test_a_run_is_read_as_it_was_made(sonified: Config) -> None:
     of_train = {clip.recording for clip in clips if clip.split == "train"}
     assert set(data.recordings()) <= of_train
     assert not set(validation.recordings()) & of_train
-    assert all(caption for _, _, _, caption in held_out_scenes(validation, 4))
+    assert all(caption for _, _, _, caption in first_scenes(validation, 4))
 
 
 def test_the_remedy_that_is_told_for_damage_mends_it(sonified: Config) -> None:

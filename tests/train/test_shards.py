@@ -18,7 +18,7 @@ from sonify.io.commits import Commit, Count, write_commit
 from sonify.keys import MAX_PART_CHARS, escape_key
 from tests.feature_runs import MadeSample, make_feature_run, random_samples
 from train.config import Data, TrainConfig
-from train.shards import FeatureData, check_matches, held_out_scenes, open_feature_data
+from train.shards import FeatureData, check_matches, first_scenes, open_feature_data
 
 
 def open_runs(*runs: Path, split: str = "train", window_shards: int = 64) -> FeatureData:
@@ -106,15 +106,15 @@ def test_recordings_are_listed_once_and_sorted(tmp_path: Path) -> None:
     assert open_runs(run).recordings() == ["dog-0", "dog-1", "rain"]
 
 
-def test_held_out_scenes_are_the_first_and_always_the_same(run: Path) -> None:
+def test_first_scenes_are_the_first_and_always_the_same(run: Path) -> None:
     made = random_samples(3, split="validation", scenes=("b", "a"), std=True, flip=True)
 
-    scenes = held_out_scenes(open_runs(run, split="validation"), 3)
+    scenes = first_scenes(open_runs(run, split="validation"), 3)
 
     assert [(key, scene) for key, scene, _, _ in scenes] == [(made[0].key, "a"), (made[0].key, "b"), (made[1].key, "a")]
     np.testing.assert_array_equal(scenes[0][2], made[0].audio_TD["a"].astype(np.float16))
     assert scenes[0][3] == f"a photo called {made[0].key}"
-    assert len(held_out_scenes(open_runs(run, split="validation"), 99)) == 6
+    assert len(first_scenes(open_runs(run, split="validation"), 99)) == 6
 
 
 def test_several_runs_are_read_one_after_the_other(tmp_path: Path) -> None:

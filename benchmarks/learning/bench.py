@@ -70,7 +70,7 @@ ARMS = {
     "f": "(a) with 44 % mismatched: another of the six classes",
     "f-pool": "(a) with 44 % mismatched: any other class of the pool",
     "e-one": "(b) with one draw",
-    "e-fresh": "(b) with 96 draws: hardly a scene comes twice",
+    "e-fresh": "(b) with 96 draws, each heard about three times",
     "g-wide": "(b) with loudness between -39 and -21 LUFS",
 }
 DONE = "complete"  # in a folder of features

@@ -39,10 +39,10 @@ from sonify.running import run
 
 SCENES = 8  # of a training sample, of which each visit hears one
 DRAWS = 96  # of `sonify` for a photograph; where it is repeated it has other scenes each time
-COPIES = DRAWS // SCENES  # of a photograph where each visit is to hear another scene
+COPIES = DRAWS // SCENES  # of a photograph that is to hear all of them
 PHOTOS_PER_CLASS = 24  # the most; dogs and birds would take most of what a small model can keep
 NARROW_LUFS, WIDE_LUFS = (-32.0, -28.0), (-39.0, -21.0)
-MISMATCHED = 0.44  # of the pairs of in-the-wild videos, as annotators find ("Seeing Sound", arXiv 2501.05413)
+MISMATCHED = 0.44  # of in-the-wild pairs, picture and sound do not go together, as annotators find
 # `sonify` as it ships, the same with a wide range of loudness, and the paper's own rules with the same encoder.
 RULES = ("shipped", "wide", "paper")
 STAGES = ("pool", "embeddings", "concepts", "pair")  # scenes are heard, and not written

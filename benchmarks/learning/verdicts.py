@@ -153,7 +153,7 @@ ABOVE = (
     ("(b) as shipped above (d), the paper's own rules", "b - d"),
     ("sonified beats in-the-wild: (b) above (f), 44 % of another of the six classes", "b - f"),
     ("(b) above (f-pool), 44 % of any other class of the pool", "b - f-pool"),
-    ("scenes that never come twice above 8 draws", "e-fresh - b"),
+    ("fresh scenes (96 draws, each heard about three times) above 8 draws", "e-fresh - b"),
     ("8 draws above one", "b - e-one"),
     ("wide loudness above narrow: Spearman of level and log-odds", "spearman g-wide - b"),
     ("wide loudness above narrow: both classes of an even mixture are the eye's two best", "both g-wide - b"),

@@ -473,7 +473,9 @@ def test_the_whole_measurement_by_models_that_have_hardly_begun(test_data, tmp_p
     assert line["eye"] > 0.85
     assert line["ear"] > 0.8
     assert set(line["models"]) == {"fold-5/a-0", "fold-5/g-wide-0"}
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix in (".npz", ".safetensors")}
+    made = [*tmp_path.rglob("*.npz"), *tmp_path.glob("fold-5/train-*/checkpoints/*/*")]
+    before = {path: path.stat().st_mtime_ns for path in made}
+    assert len(made) > len(models)
     assert evidence_file(tmp_path.resolve(), models[0], 4) in before
     assert measure(test_data, tmp_path, 4, models)[1] == line
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from sonify import layout
@@ -275,7 +274,7 @@ class FeatureData:
             heard: set[str] = set()
             for shard in self.shards:
                 table = read_columns(shard.run_dir / shard.index.path, ["recordings"])
-                heard.update(pc.unique(pc.list_flatten(table["recordings"])).to_pylist())
+                heard.update(name for names in table["recordings"].to_pylist() for name in names)
             self._recordings = sorted(heard)
         return list(self._recordings)
 

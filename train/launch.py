@@ -24,7 +24,7 @@ from accelerate.utils import (
 )
 from torch import distributed
 
-from sonify.errors import InputError
+from sonify.errors import InputError, WorkError
 from sonify.installed import ROOT
 from sonify.io.machine import usable_cpus
 from train.config import Training
@@ -34,6 +34,8 @@ POLL_SECONDS = 0.1
 # 3 GB, hashes or writes a checkpoint of 10 GB, makes a grid of samples or the release. Whoever started the processes
 # notices sooner where one has ended.
 WAIT = timedelta(hours=3)
+# How long a process that has lost another keeps quiet: it is ended meanwhile, and the words of that one are seen alone.
+LOST_SECONDS = 5.0
 # The first GPUs that multiply in bfloat16: A100, RTX 30. Before, torch does it by emulation, slower than float32.
 BF16_CAPABILITY = (8, 0)
 # By what other engines than plain data parallelism are asked for, in a user's own configuration of `accelerate`.
@@ -162,14 +164,20 @@ def among_processes(config: Training) -> Iterator[Accelerator]:
 
     Where this one fails the others may wait for it in the middle of something: it waits for nobody, and whoever started
     them all ends them.
+
+    Raises:
+        WorkError: another process has ended, whose own words say why.
     """
     accelerator = start_accelerator(config)
     try:
         yield accelerator
-    except BaseException:
+    except BaseException as error:
         if distributed.is_initialized() and distributed.get_backend() == distributed.Backend.NCCL:
             with suppress(Exception):  # whatever it says is less than what is on its way
                 distributed.distributed_c10d._abort_process_group()  # else the exit waits for the others, and warns
+        if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            time.sleep(LOST_SECONDS)
+            raise WorkError("another process of this training has ended; what it said tells why") from error
         raise
     if distributed.is_initialized():
         distributed.destroy_process_group()

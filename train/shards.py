@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from sonify import layout
@@ -275,8 +274,7 @@ class FeatureData:
             heard: set[str] = set()
             for shard in self.shards:
                 table = read_columns(shard.run_dir / shard.index.path, ["recordings"])
-                names = pc.list_flatten(table["recordings"])  # pyright: ignore[reportAttributeAccessIssue]
-                heard.update(names.unique().to_pylist())
+                heard.update(name for names in table["recordings"].to_pylist() for name in names)
             self._recordings = sorted(heard)
         return list(self._recordings)
 

@@ -60,7 +60,7 @@ class Part:
 PARTS = (
     Part(name="machine", module="machine", title="The machine", seconds=40),
     Part(name="step", module="training", title="A training step of XL/2 at 512 pixels, bfloat16", seconds=140),
-    Part(name="memory", module="training", title="The same step in other ways", seconds=110),
+    Part(name="memory", module="training", title="The same step in other ways", seconds=150),
     Part(name="search", module="search", title="Search in a pool", seconds=70),
     Part(name="features", module="networks", title="Training features", seconds=70),
     Part(name="checkpoint", module="training", title="Saving", seconds=80),

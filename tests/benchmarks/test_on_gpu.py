@@ -203,6 +203,14 @@ def test_saving_is_measured_on_a_whole_checkpoint(tmp_path):
     assert figures["size of a checkpoint"] == pytest.approx(figures["estimated size"], rel=0.05)
 
 
+@pytest.mark.slow
+def test_each_way_to_need_less_memory_is_measured_beside_its_estimate(tmp_path):
+    room = Room(device=torch.device("cpu"), sizes=TINY, folder=tmp_path)
+    names = [figure.name for figure in training.memory(room)]
+    ways = ("compiled", "compiled, recomputing", "not compiled")
+    assert [name.rpartition(": ")[0] for name in names if name.endswith(": estimated for that")] == list(ways)
+
+
 def report_of(*parts: PartReport, tiny: bool = False) -> Report:
     return Report(tiny=tiny, device="cuda", parts=parts)
 

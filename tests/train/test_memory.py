@@ -147,7 +147,10 @@ def test_a_step_allocates_what_is_estimated(tmp_path, precision, compiled, recom
 
 
 def kept_by_a_block(model: Transformer, images: int, precision: str, budget: float) -> tuple[float, int]:
-    """What a compiled block keeps of its activations, in units, and the operations of a step: nothing is allocated."""
+    """What a compiled block keeps of its activations, in units, and the operations of its backward pass.
+
+    Nothing is computed and nothing allocated: the tensors are fake.
+    """
     tokens, width = (model.sample_size // model.patch_size) ** 2, model.heads * model.head_dim
     kept: dict[int, int] = {}
 
@@ -175,11 +178,10 @@ def kept_by_a_block(model: Transformer, images: int, precision: str, budget: flo
         hidden_BNK = torch.randn(images, tokens, width, requires_grad=True)
         condition_BTK = torch.randn(images, TOKENS, width, dtype=dtype, requires_grad=True)
         shifts_BK = torch.randn(images, 6 * width, dtype=dtype, requires_grad=True)
-        with (
-            FlopCounterMode(display=False) as counter,
-            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            block(hidden_BNK, encoder_hidden_states=condition_BTK, timestep=shifts_BK).sum().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            output_BNK = block(hidden_BNK, encoder_hidden_states=condition_BTK, timestep=shifts_BK)
+        with FlopCounterMode(display=False) as counter:  # around the forward pass nothing would be compiled
+            output_BNK.sum().backward()
     torch.compiler.reset()
     return sum(kept.values()) / (2 * images * tokens * width), counter.get_total_flops()
 
@@ -197,7 +199,7 @@ def test_what_is_proposed_makes_no_product_of_matrices_twice():
     _, usual = kept_by_a_block(Transformer(), 40, "bf16", 1.0)
     for budget, more in ((0.8, 0), (0.6, 0), (0.4, 0.05), (0.0, 1 / 3)):
         _, operations = kept_by_a_block(Transformer(), 40, "bf16", budget)
-        assert operations / usual - 1 == pytest.approx(more, abs=0.005)
+        assert (operations - usual) / (1.5 * usual) == pytest.approx(more, abs=0.005)  # of forward and backward
 
 
 def test_the_papers_training_leaves_a_tenth_of_80_gb(tmp_path):
@@ -370,7 +372,7 @@ def test_what_would_fit_does_fit(tmp_path):
             assert estimate_memory(changed, TOKENS).total <= memory_gb * GB, way
 
 
-@pytest.mark.parametrize(("memory_gb", "most"), [(78, 20), (90, 40), (200, 80), (20, None)])
+@pytest.mark.parametrize(("memory_gb", "most"), [(78, 20), (90, 40), (200, 80), (16, None)])
 def test_the_most_images_that_fit_divide_the_share_of_a_process(tmp_path, memory_gb, most):
     config = config_of(tmp_path, batch={"total": 640, "per_device": 40})
     assert most_that_fits(config, TOKENS, 8, memory_gb * GB) == most

@@ -82,12 +82,23 @@ def merge_averaged(config: TrainConfig, averaged: Averaged) -> PixArtTransformer
     Raises:
         InputError: the model that they were learned on cannot be had, or is another one now.
     """
-    model, report = init_transformer(config.model, config.seed)
-    if report.identity != averaged.base:
-        raise InputError(
-            f"model.init.model: the adapters of step {averaged.step} were learned on {averaged.base}, and it is"
-            f" {report.identity} now; bring that one back, or set model.init.revision to it"
-        )
-    adapt(model, config)
+    model = adapted_base(config, averaged.base)
     load_learning(model, averaged.weights)
     return merge(model)
+
+
+def adapted_base(config: TrainConfig, base: str | None) -> PixArtTransformer2DModel:
+    """The model that adapters were learned on, with adapters that have learned nothing.
+
+    Raises:
+        InputError: it cannot be had, or is another one than `base` now.
+    """
+    init = config.model.init.model_copy(update={"projector": None})  # which is among what was learned
+    model, report = init_transformer(config.model.model_copy(update={"init": init}), config.seed)
+    if report.identity != base:
+        raise InputError(
+            f"model.init.model: the adapters were learned on {base}, and it is {report.identity} now; bring that one"
+            " back, or set model.init.revision to it"
+        )
+    adapt(model, config)
+    return model

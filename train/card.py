@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -355,16 +355,30 @@ def _training(config: Training, metrics: Mapping[str, float], held: Held, step: 
         "\n".join([METRICS_HEAD, "| what | of that step |", "|---|---|", *lines]) if lines else "Metrics: not logged."
     )
     rate = peak_rate(config.optimizer, config.batch.total)
+    ways = "".join(f"{way}\n" for way in _ways(config)) if isinstance(config, TrainConfig) else ""
     return f"""## Training
 
 The weights are {held.rule}, after step {step:,}.
-{_choice(held)}
+{_choice(held)}{ways}
 Total batch {config.batch.total}, learning rate {rate:.3g},
 condition dropout {config.condition_dropout}, precision {config.precision}, seed {config.seed}; everything else is in
 `{CONFIG}`.
 
 {table}
 """
+
+
+def _ways(config: TrainConfig) -> Iterator[str]:
+    """What of the training was not as usual."""
+    if config.train == "adapters":
+        rounded = ", rounded to bfloat16" if config.precision == "bf16" else ""
+        yield f"Only adapters were trained ({config.adapters}); all else is the model that it began with{rounded}."
+    if config.data.scenes == "remix":
+        yield "Each visit of an image heard a scene mixed anew: the recordings are all that may have been heard."
+    if config.routing:
+        yield f"Tokens were routed around the middle blocks ({config.routing})."
+    if config.loss.min_snr:
+        yield f"The error was weighed by min-SNR-{config.loss.min_snr:g}."
 
 
 def _choice(held: Held) -> str:

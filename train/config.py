@@ -17,7 +17,7 @@ CONFIG = "config.yaml"  # in a training run and in a release, resolved
 MIN_ROUTED_TOKENS = 256  # of an image: a share of fewer says too little of it
 
 # Of a power-function average: with it all steps weigh nearly the same; longer ones would weigh the first steps most.
-LONGEST = 0.28
+SHORTEST, LONGEST = 0.001, 0.28
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -121,7 +121,7 @@ class PowerAverages(Section):
     `snapshot_every` steps, 243 GB in 500,000. `train.ema` makes averages of them.
     """
 
-    lengths: tuple[Annotated[float, Field(gt=0, le=LONGEST)], ...] = ()
+    lengths: tuple[Annotated[float, Field(ge=SHORTEST, le=LONGEST)], ...] = ()
     snapshot_every: int = Field(default=5000, ge=1)
 
     @model_validator(mode="after")
@@ -311,6 +311,7 @@ class TokenOptimizer(Optimizer):
     warmup_steps: int = Field(default=0, ge=0)
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    ema_warmup: bool = False
 
 
 class TokenBatchSizes(BatchSizes):
@@ -365,7 +366,8 @@ def check_trainer(file: Path, module: str) -> None:
 
 
 def read_config(folder: Path, made_by: str) -> Training:
-    """The resolved configuration of a training run, of whichever trainer; `made_by` is a command for the message.
+    """The resolved configuration of a training run, of whichever trainer, whose `run_dir` is where it lies now;
+    `made_by` is a command for the message.
 
     Raises:
         InputError: it is none.
@@ -373,7 +375,8 @@ def read_config(folder: Path, made_by: str) -> Training:
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder}: not a training run: expected {CONFIG} in it; `{made_by}` makes one")
-    return load_settings(path, [], AudioTokenConfig if "sd" in read_text(path).values else TrainConfig)
+    config = load_settings(path, [], AudioTokenConfig if "sd" in read_text(path).values else TrainConfig)
+    return config.model_copy(update={"run_dir": folder})
 
 
 def write_config(config: Training, folder: Path) -> None:

@@ -136,6 +136,8 @@ def tell_plan(config: TrainConfig, prices: Prices) -> Iterator[str]:
     gpus = [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
     has = min((size for gpu in gpus if (size := device_bytes(gpu)) is not None), default=None)
     yield f"memory: {tell_estimate(config, plan.condition_vectors, has)}"
+    if config.data.scenes == "remix":
+        yield "scenes mixed anew: what AST does for them on the device is in no figure but a measured speed"
     speed = measured_speed(config)
     if speed is not None:
         on = _count_gpus(plan.devices) if plan.devices else f"{usable_cpus()} CPUs"

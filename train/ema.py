@@ -33,10 +33,11 @@ from sonify.installed import spell
 from sonify.models.fetch import VAE_FILES, fetch_model
 from sonify.models.loading import choose_device
 from sonify.terminal import Parser, run_command
+from train.adapters import adapted_base
 from train.averages import Fit, Held, Power
 from train.checkpoints import FOLDER as CHECKPOINTS
-from train.checkpoints import Averaged, Tensors, load_averaged
-from train.config import LONGEST, TrainConfig, Training, read_config
+from train.checkpoints import Averaged, Tensors, load_averaged, load_learning
+from train.config import LONGEST, SHORTEST, TrainConfig, Training, read_config
 from train.diffusion import NUM_TIMESTEPS
 from train.execution import set_execution
 from train.loader import Batch, generator
@@ -94,8 +95,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--images: expected 1 or more, and --seed 0 or more")
     alone = [] if arguments.length is None else [arguments.length]
     for option, lengths in (("length", alone), ("lengths", arguments.lengths)):
-        if odd := [length for length in lengths if not 0 < length <= LONGEST]:
-            raise InputError(f"--{option}: expected more than 0 and at most {LONGEST}, found {odd[0]:g}")
+        if odd := [length for length in lengths if not SHORTEST <= length <= LONGEST]:
+            raise InputError(f"--{option}: expected at least {SHORTEST} and at most {LONGEST}, found {odd[0]:g}")
 
 
 def average_of(snapshots: Snapshots, length: float) -> Averaged:
@@ -108,7 +109,13 @@ def average_of(snapshots: Snapshots, length: float) -> Averaged:
     if not is_had(found):
         raise InputError(f"--length {length:g}: {_tell_lacking(found)}; take a longer one, or store more snapshots")
     (weights,) = snapshots.combine([found])
-    return Averaged(step=snapshots.step, network=snapshots.network, weights=weights, rule=Power(length=length))
+    return Averaged(
+        step=snapshots.step,
+        network=snapshots.network,
+        weights=weights,
+        rule=Power(length=length),
+        base=snapshots.base,
+    )
 
 
 def _tell_lacking(found: Fit) -> str:
@@ -132,7 +139,7 @@ def _sweep(arguments: argparse.Namespace, config: Training, snapshots: Snapshots
     batches = read_held_out(config, arguments.images, arguments.seed)
     images = len(dict.fromkeys(key for batch in batches for key in batch.keys))
     log.info("step %s, %d held-out images at %d timesteps each", f"{snapshots.step:,}", images, NOISES)
-    judge = Judge(config, snapshots.network, batches)
+    judge = Judge(config, snapshots, batches)
     losses = {
         length: judge(weights) for length, weights in zip(fits, snapshots.combine(list(fits.values())), strict=True)
     }
@@ -201,9 +208,12 @@ def _stack(rows: Sequence[_Row]) -> Batch:
 class Judge:
     """The squared error of the predicted noise on held-out images, one number an image, for whatever weights."""
 
-    def __init__(self, config: TrainConfig, network: Mapping[str, object], batches: Sequence[Batch]) -> None:
+    def __init__(self, config: TrainConfig, snapshots: Snapshots, batches: Sequence[Batch]) -> None:
         self._device = choose_device("auto")
-        model = PixArtTransformer2DModel.from_config(dict(network))
+        if config.train == "adapters":
+            model = adapted_base(config, snapshots.base)
+        else:
+            model = PixArtTransformer2DModel.from_config(dict(snapshots.network))
         assert isinstance(model, PixArtTransformer2DModel)
         torch.nn.Module.to(model, self._device).eval()  # diffusers' own is typed for its decorator
         set_execution(model, compiled=False)
@@ -214,7 +224,7 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, weights: Tensors) -> np.ndarray:
-        self._model.load_state_dict(weights)
+        load_learning(self._model, weights)
         errors = []
         for batch in self._batches:
             null_TD = torch.zeros_like(batch.audio_BTD[0], device=self._device)  # no condition is dropped

@@ -54,14 +54,16 @@ def set_execution(
 
 
 def compile_blocks(model: PixArtTransformer2DModel, budget: float | None = None) -> None:
-    """Compile each block in place: parameters keep their names, and one compilation serves all blocks."""
+    """Compile each block in place: parameters keep their names, and one compilation serves all blocks, or two where
+    those in the middle see fewer tokens.
+    """
     # the first block would else get bfloat16, transposed, and the others float32 as it lies: and two graphs be compiled
     model.pos_embed.register_forward_hook(lambda _module, _input, output: output.float().contiguous())
     # DDP's buckets would cut a block into several graphs, to send gradients early; blocks are apart as it is
     dynamo_config.optimize_ddp = False
     compiler = "inductor" if budget is None else partial(_compile_within, budget)  # one, or each block would be its own
     for block in model.transformer_blocks:
-        block.compile(backend=compiler)
+        block.compile(backend=compiler, dynamic=False)  # else a second size would make a third, of any size
 
 
 def _compile_within(budget: float, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -94,6 +96,11 @@ def choose_linears(config: TrainConfig, device: torch.device, *, is_main: bool =
 
 def _choose(config: TrainConfig, device: torch.device) -> Linears:
     possible = device.type == "cpu" and config.precision == "fp32" and not config.compile
+    if possible and not (config.run_dir / CONFIG).is_file() and any((config.run_dir / "checkpoints").glob("step-*")):
+        raise InputError(
+            f"{config.run_dir}: has checkpoints and no {CONFIG}, which says how its linear layers compute; put it back"
+            " from the release in pipeline/, or take another run_dir"
+        )
     before = recorded_linears(config.run_dir)
     told = None if config.linears == "auto" else config.linears
     if before and told and before != told:

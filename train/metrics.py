@@ -135,7 +135,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
 def _parse(line: bytes) -> dict[str, float] | None:
     try:
         values = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     whole = isinstance(values, dict) and isinstance(values.get("step"), int) and "loss" in values
     return values if whole else None

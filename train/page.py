@@ -2,6 +2,8 @@
 grids lie beside it. It is written anew whenever a grid or a checkpoint is.
 """
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,8 +15,11 @@ import numpy as np
 from sonify.io.write import write_whole
 from train.metrics import read_metrics
 
+log = logging.getLogger(__name__)
+
 PAGE = "index.html"
 SAMPLES = "samples"
+GRID = re.compile(r"step-\d{8}\.png")
 WIDTH, HEIGHT = 560, 200
 LEFT, RIGHT, TOP, BOTTOM = 74, 8, 12, 26  # around a curve, for the axes' words
 POINTS = 280  # of a curve: each is the mean of its part of the run
@@ -58,11 +63,14 @@ NAMED = {"step", *(key for plot in PLOTS for key in plot.keys)}
 
 
 def write_page(run_dir: Path, max_steps: int) -> Path:
-    """Write the page of what a run has so far."""
+    """Write the page of what a run has so far; one that cannot be written is said, and ends no training."""
     page = run_dir / PAGE
-    lines = read_metrics(run_dir)
-    grids = sorted((run_dir / SAMPLES).glob("step-*.png"), reverse=True)
-    write_whole(page, "".join(_page(run_dir.resolve().name, lines, grids, max_steps)).encode())
+    grids = sorted((path for path in (run_dir / SAMPLES).glob("*.png") if GRID.fullmatch(path.name)), reverse=True)
+    text = "".join(_page(run_dir.resolve().name, read_metrics(run_dir), grids, max_steps))
+    try:
+        write_whole(page, text.encode(errors="replace"))
+    except OSError as error:
+        log.warning("%s: cannot be written (%s); the training goes on", page, error.strerror)
     return page
 
 
@@ -120,7 +128,9 @@ def _plot(plot: Plot, lines: Sequence[Mapping[str, float]], max_steps: int) -> I
 
 def _curve(lines: Sequence[Mapping[str, float]], key: str, log: bool) -> np.ndarray:
     """A metric's (steps, values), at most `POINTS` of them; what is not finite, or has no logarithm, is left out."""
-    found = np.array([(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)])
+    found = np.array(
+        [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)], np.float64
+    )
     if not len(found):
         return found
     kept = found[np.isfinite(found[:, 1]) & ((found[:, 1] > 0) | (not log))]

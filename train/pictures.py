@@ -13,7 +13,7 @@ from torch import nn
 
 from sonify.errors import InputError
 from sonify.installed import spell
-from sonify.io.write import write_whole
+from sonify.io.write import naming_place, write_whole
 from train.averages import Held
 from train.checkpoints import RELEASE, Learner
 from train.config import Training
@@ -73,7 +73,8 @@ class Pictures:
             ]
         network.train()
         path = self._config.run_dir / SAMPLES / f"step-{step:08d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming_place(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         make_grid(images, [caption for *_, caption in self._scenes], path)
         return path
 

@@ -257,5 +257,8 @@ def _is_there(place: Path) -> bool:
 
 
 def _is_replaceable(place: Path) -> bool:
-    """A folder that is empty or one of our releases: another pipeline has no list of recordings."""
-    return place.is_dir() and (not any(place.iterdir()) or (place / RECORDINGS).is_file())
+    """A folder that is empty or one of our releases: another pipeline has no list of recordings, and what else has one
+    (checkpoints, projectors, kept scenes) is no pipeline."""
+    return place.is_dir() and (
+        not any(place.iterdir()) or all((place / name).is_file() for name in (RECORDINGS, PIPELINE_INDEX))
+    )

@@ -18,12 +18,14 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -113,7 +115,8 @@ class Remix:
         Raises:
             WorkError: what is kept of the run, or its pool, is damaged.
         """
-        return self._runs[shard.run_dir].mix(self.sources(shard, key, scene, visit))
+        with _naming_damage(self._runs[shard.run_dir].folder):
+            return self._runs[shard.run_dir].mix(self.sources(shard, key, scene, visit))
 
     def sources(self, shard: Shard, key: str, scene: str, visit: int | None) -> tuple[SourceClip, ...]:
         """What `mix` mixes: which clips, and how loud."""
@@ -137,7 +140,19 @@ def prepare_remix(config: TrainConfig, data: FeatureData) -> Remix:
     for source in sources:
         if not (source.folder / RECORDINGS).is_file():
             _keep(source)
-    return Remix(sources, config.seed, config.data.window_shards)
+    with _naming_damage(config.run_dir / FOLDER):
+        return Remix(sources, config.seed, config.data.window_shards)
+
+
+@contextmanager
+def _naming_damage(folder: Path) -> Iterator[None]:
+    """Whatever libraries say of files that are not what was kept, as one line that says how they are made again."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, BadZipFile, WorkError) as error:
+        if isinstance(error, WorkError) and str(folder) not in str(error):
+            raise  # of the run's pool
+        raise WorkError(f"{folder}: damaged ({error}); remove it, and it is made again") from error
 
 
 def check_remix(config: TrainConfig, data: FeatureData) -> None:
@@ -166,7 +181,11 @@ def remix_recordings(config: TrainConfig) -> set[str]:
             f"{config.run_dir / FOLDER}: expected what the run kept of its scenes, whose {RECORDINGS} says what was"
             " heard; the training command makes it again"
         )
-    return {name for file in lists for name in file.read_text(encoding="utf-8").split("\n") if name}
+    with _naming_damage(config.run_dir / FOLDER):
+        heard = {name for file in lists for name in file.read_text(encoding="utf-8").split("\n") if name}
+    if not heard:
+        raise WorkError(f"{config.run_dir / FOLDER}: its {RECORDINGS} name nothing; remove it, and it is made again")
+    return heard
 
 
 def settings_of(data: FeatureData) -> Features:
@@ -459,7 +478,7 @@ class _RunScenes:
     """Draws and mixes the scenes of one run."""
 
     def __init__(self, source: _Source, window_shards: int) -> None:
-        self._folder, self._split = source.folder, source.split
+        self.folder, self._split = source.folder, source.split
         self._retrieval = source.config.retrieval
         self._draw = SceneDraw(source.config, {source.split: SplitPool(_read_kept(source), None, self._retrieval)})
         self._clips = ClipSamples(source.run_dir)
@@ -487,12 +506,12 @@ class _RunScenes:
         raise self._damage(unit, f"has nothing to draw for scene {scene!r} of {key!r}")
 
     def _damage(self, unit: str, what: str) -> WorkError:
-        return WorkError(f"{self._folder / unit}.parquet: {what}; remove {self._folder}, and it is made again")
+        return WorkError(f"{unit}.parquet in {self.folder} {what}")
 
     def _read(self, unit: str) -> _Unit:
-        table = read_columns(self._folder / f"{unit}.parquet", ["image", "scene", "concepts", "rankings"])
+        table = read_columns(self.folder / f"{unit}.parquet", ["image", "scene", "concepts", "rankings"])
         names = zip(table["image"].to_pylist(), table["scene"].to_pylist(), strict=True)
-        rankings = np.load(self._folder / f"{unit}.npy", mmap_mode="r", allow_pickle=False)
+        rankings = np.load(self.folder / f"{unit}.npy", mmap_mode="r", allow_pickle=False)
         return _Unit(table, {name: row for row, name in enumerate(names)}, rankings)
 
 

@@ -26,7 +26,7 @@ from sonify.errors import InputError, WorkError
 from sonify.io.commits import DamagedRecord, damage_of, open_record, seal_record
 from sonify.io.write import FileRecord, replacing, sha256_of, sync_folder
 from train.averages import Fit, fit
-from train.checkpoints import NETWORK, STATE, Learner, naming_system_errors
+from train.checkpoints import BASE, NETWORK, STATE, Learner, naming_system_errors
 
 FOLDER = "averages"
 NAME = re.compile(r"step-\d{8}")
@@ -49,7 +49,8 @@ def save_snapshot(run_dir: Path, step: int, learner: Learner) -> Path:
             FileRecord(path=file.name, size_bytes=file.stat().st_size, sha256=sha256_of(file))
             for file in sorted(partial.iterdir())
         ]
-        said = {"step": step, NETWORK: learner.settings, "files": [asdict(record) for record in records]}
+        said = {"step": step, NETWORK: learner.settings, BASE: learner.frozen.get(BASE)}
+        said["files"] = [asdict(record) for record in records]
         (partial / STATE).write_bytes(seal_record(said))
         for file in partial.iterdir():
             with file.open("rb") as stream:
@@ -67,10 +68,14 @@ def forget_snapshots(run_dir: Path, after: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshots:
-    """All snapshots of a run up to one of their steps, checked; `files` have the step and the length of each."""
+    """All snapshots of a run up to one of their steps, checked; `files` have the step and the length of each.
+
+    `base` is the identity of the model that they are adapters of.
+    """
 
     step: int
     network: Mapping[str, Any]
+    base: str | None
     files: Mapping[tuple[int, float], Path]
 
     def fit(self, length: float) -> Fit:
@@ -115,13 +120,12 @@ def open_snapshots(run_dir: Path, step: int | None) -> Snapshots:
         )
     last = steps[-1] if step is None else step
     files: dict[tuple[int, float], Path] = {}
-    network: Mapping[str, Any] = {}
+    newest: dict[str, Any] = {}
     for at, folder in zip(steps, folders, strict=True):
         if at <= last:
-            record = _check(folder)
-            network = record[NETWORK]
-            files |= {(at, float(Path(file["path"]).stem)): folder / file["path"] for file in record["files"]}
-    return Snapshots(step=last, network=network, files=files)
+            newest = _check(folder)
+            files |= {(at, float(Path(file["path"]).stem)): folder / file["path"] for file in newest["files"]}
+    return Snapshots(step=last, network=newest[NETWORK], base=newest.get(BASE), files=files)
 
 
 def _tell(steps: Sequence[int]) -> str:
@@ -135,6 +139,8 @@ def _check(folder: Path) -> dict[str, Any]:
         record = open_record((folder / STATE).read_bytes())
     except (OSError, DamagedRecord) as error:
         raise _damaged(folder, f"{STATE}: {error}") from error
+    if int(folder.name[5:]) != record["step"]:
+        raise _damaged(folder, f"{STATE} is that of step {record['step']}")
     for file in (FileRecord(**fields) for fields in record["files"]):
         if what := damage_of(folder / file.path, file):
             raise _damaged(folder, f"{file.path}: {what}")

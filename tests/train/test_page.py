@@ -48,8 +48,8 @@ def test_grids_are_shown_newest_first_and_nothing_is_fetched(tmp_path: Path) -> 
     write_metrics(tmp_path / "run <b>", 1)
     folder = tmp_path / "run <b>" / SAMPLES
     folder.mkdir()
-    for step in (5, 10):
-        Image.new("RGB", (4, 4)).save(folder / f"step-{step:08d}.png")
+    for name in ("step-00000005", "step-00000010", "step-best", "step-00000005 (1)"):
+        Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
     page = write_page(tmp_path / "run <b>", max_steps=1).read_text()
     assert re.findall(r'<img src="([^"]*)"', page) == ["samples/step-00000010.png", "samples/step-00000005.png"]
     assert "<h1>run &lt;b&gt;</h1>" in page
@@ -63,3 +63,10 @@ def test_a_run_without_a_line_has_a_page(tmp_path: Path, lines: str) -> None:
     page = (tmp_path / PAGE).read_text()
     assert "step 0 of 7" in page
     assert "None yet" in page
+
+
+def test_a_page_that_cannot_be_written_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_metrics(tmp_path, 1, huge=10**400)
+    (tmp_path / PAGE).mkdir()
+    write_page(tmp_path, max_steps=7)
+    assert "cannot be written" in caplog.text

@@ -22,6 +22,7 @@ SAMPLES = "samples"
 GRID = re.compile(r"step-\d{8}\.png")
 WIDTH, HEIGHT = 560, 200
 LEFT, RIGHT, TOP, BOTTOM = 74, 8, 12, 26  # around a curve, for the axes' words
+HUGE = 1e300  # neither is what is not a number below it
 POINTS = 280  # of a curve: each is the mean of its part of the run
 INKS = ("var(--accent)", "var(--focus)", "#7a6fd0", "#b0476b")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:"
@@ -128,13 +129,9 @@ def _plot(plot: Plot, lines: Sequence[Mapping[str, float]], max_steps: int) -> I
 
 def _curve(lines: Sequence[Mapping[str, float]], key: str, log: bool) -> np.ndarray:
     """A metric's (steps, values), at most `POINTS` of them; what is not finite, or has no logarithm, is left out."""
-    found = np.array(
-        [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)], np.float64
-    )
-    if not len(found):
-        return found
-    kept = found[np.isfinite(found[:, 1]) & ((found[:, 1] > 0) | (not log))]
-    if log:
+    values = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
+    kept = np.array([(step, value) for step, value in values if -HUGE < value < HUGE and (value > 0 or not log)])
+    if log and len(kept):
         kept[:, 1] = np.log10(kept[:, 1])
     parts = np.array_split(kept, min(POINTS, len(kept))) if len(kept) else []
     return np.array([part.mean(axis=0) for part in parts])

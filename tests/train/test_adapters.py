@@ -19,6 +19,7 @@ from train.averages import learning
 from train.checkpoints import load_averaged
 from train.config import TrainConfig
 from train.doctor import FOLDER
+from train.ema import main as averages
 from train.frozen import remake_transformer
 from train.loop import start_learner
 from train.memory import checkpoint_bytes, count_learning, estimate_memory
@@ -238,14 +239,13 @@ def sha256(path: Path) -> str:
 
 
 def test_an_average_of_any_length_is_made_of_adapters_too(root, capsys):
-    config = adapters_config(root, run="averaged", ema={"lengths": [0.05, 0.1], "snapshot_every": 1}, max_steps=6)
+    config = adapters_config(root, "averaged", ema={"lengths": [0.05, 0.1], "snapshot_every": 1}, max_steps=6)
     train(config)
     out = root / "of-a-length"
     assert averages([str(config.run_dir), "--length", "0.08", "--out", str(out)]) == 0
     released = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
     usual, _ = init_transformer(config.model, 0)
     frozen = "transformer_blocks.0.attn1.to_q.weight"
-    assert released.keys() == usual.state_dict().keys() - {"pos_embed.pos_embed"} or frozen in released
     assert torch.equal(released[frozen], usual.state_dict()[frozen])
     assert averages([str(config.run_dir), "--sweep", "--lengths", "0.08", "--images", "2"]) == 0
     assert "0.08" in capsys.readouterr().out

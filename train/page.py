@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sonify.errors import InputError
 from sonify.io.write import write_whole
 from train.metrics import read_metrics
 
@@ -70,8 +71,8 @@ def write_page(run_dir: Path, max_steps: int) -> Path:
     text = "".join(_page(run_dir.resolve().name, read_metrics(run_dir), grids, max_steps))
     try:
         write_whole(page, text.encode(errors="replace"))
-    except OSError as error:
-        log.warning("%s: cannot be written (%s); the training goes on", page, error.strerror)
+    except (OSError, InputError) as error:
+        log.warning("%s; the training goes on without the page", error)
     return page
 
 

@@ -245,7 +245,7 @@ def test_an_average_of_any_length_is_made_of_adapters_too(root, capsys):
     assert averages([str(config.run_dir), "--length", "0.08", "--out", str(out)]) == 0
     released = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
     usual, _ = init_transformer(config.model, 0)
-    frozen = "transformer_blocks.0.attn1.to_q.weight"
+    frozen = "pos_embed.proj.weight"
     assert torch.equal(released[frozen], usual.state_dict()[frozen])
     assert averages([str(config.run_dir), "--sweep", "--lengths", "0.08", "--images", "2"]) == 0
     assert "0.08" in capsys.readouterr().out

@@ -209,8 +209,8 @@ def paper() -> TrainConfig:
     ("has_gb", "outcome", "todo"),
     [
         (141, Outcome.OK, ""),
-        (80, Outcome.NOTE, f"set {BUDGET} (57 GB, no more matrix products) or batch.per_device=20 or {AGAIN}"),
-        (60, Outcome.FAULT, f"set {BUDGET} (57 GB, no more matrix products) or batch.per_device=20 or {AGAIN}"),
+        (80, Outcome.NOTE, f"set {BUDGET} (56 GB, no more matrix products) or batch.per_device=20 or {AGAIN}"),
+        (60, Outcome.FAULT, f"set {BUDGET} (56 GB, no more matrix products) or batch.per_device=20 or {AGAIN}"),
         (24, Outcome.FAULT, "set batch.per_device=4"),
         (8, Outcome.FAULT, "take a GPU with more memory, or a smaller model"),
     ],

@@ -68,8 +68,8 @@ class Facts:
 class Learner:
     """The network that learns, as it is without processes around it, with its average and its optimizer.
 
-    `frozen` are the identities, by their keys, of the networks that its loss goes through; `powers` are further
-    averages by their lengths.
+    `frozen` are identities, by their keys, of what it does not learn and depends on: networks that its loss goes
+    through, the base of adapters, what scenes are drawn from; `powers` are further averages by their lengths.
     """
 
     network: nn.Module

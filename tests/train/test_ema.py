@@ -397,15 +397,22 @@ def test_damaged_averages_are_named(straight, tmp_path) -> None:
     assert open_snapshots(tmp_path / "run", 2).step == 2
 
 
+def test_averages_of_another_step_than_their_folder_says_are_named(straight, tmp_path) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    (tmp_path / "run" / "averages" / "step-00000009").rename(tmp_path / "run" / "averages" / "step-00000400")
+    with pytest.raises(WorkError, match=r"step-00000400: damaged \(state.json is that of step 9"):
+        open_snapshots(tmp_path / "run", None)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["RUN"], "expected either --length L, such as 0.08, or --sweep"),
         (["RUN", "--sweep", "--length", "0.1"], "expected either --length L, such as 0.08, or --sweep"),
         (["RUN", "--length", "0.1"], "--out: expected the folder"),
-        (["RUN", "--length", "0.3", "--out", "OUT"], "--length: expected more than 0 and at most 0.28, found 0.3"),
-        (["RUN", "--length", "0", "--out", "OUT"], "--length: expected more than 0"),
-        (["RUN", "--sweep", "--lengths", "0.1", "-1"], "--lengths: expected more than 0"),
+        (["RUN", "--length", "0.3", "--out", "OUT"], "--length: expected at least 0.001 and at most 0.28, found 0.3"),
+        (["RUN", "--length", "0", "--out", "OUT"], "--length: expected at least 0.001"),
+        (["RUN", "--sweep", "--lengths", "0.1", "-1"], "--lengths: expected at least 0.001"),
         (["RUN", "--length", "0.01", "--out", "OUT"], "--length 0.01: not held by what is stored: it misses"),
         (["RUN", "--length", "0.1", "--step", "3", "--out", "OUT"], "there are: 2, 4, 6, 8, 9"),
         (["RUN", "--sweep", "--images", "0"], "--images: expected 1 or more"),

@@ -13,12 +13,14 @@ from torch._dynamo.testing import CompileCounter
 
 from sonify.errors import InputError
 from tests.train.runs import training_config, training_input
+from tests.train.test_model import CONFIG as MODEL
 from tests.train.test_model import some_input, trained
 from train import execution
 from train.config import CONFIG, TrainConfig, write_config
 from train.execution import ConvolvedLinear, choose_linears, compile_blocks, convolve_linears, set_execution
 from train.model import predict
 from train.pixart import train
+from train.routing import Route, routed
 
 CPU = torch.device("cpu")
 
@@ -99,6 +101,22 @@ def test_one_graph_serves_all_blocks(recompute: bool, autocast: bool, monkeypatc
     assert len(cast(nn.ModuleList, model.transformer_blocks)) == 2
 
 
+def test_two_graphs_serve_blocks_of_which_some_see_fewer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, counter = trained(MODEL.model_copy(update={"layers": 6})), CompileCounter()
+    nn.Module.train(model)
+    torch.compiler.reset()
+    compiled = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda block, dynamic, **_: compiled(block, dynamic=dynamic, backend=counter)
+    )
+    set_execution(model, compiled=True)
+    kept_BK = torch.stack([torch.randperm(16)[:8] for _ in range(2)])
+    for route in (Route(kept_BK=kept_BK, first=1, end=4), None):
+        with routed(model, route):
+            predict(model, *some_input()).square().sum().backward()
+    assert counter.frame_count == 2
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("execution")
@@ -156,6 +174,13 @@ def test_what_a_run_began_with_is_refused_where_it_cannot_be(root: Path) -> None
             choose_linears(moved, device)
     with pytest.raises(InputError, match="linears: convolved ones are for a CPU, "):
         choose_linears(config_of(root, "none", linears="convolved", compile=True), CPU)
+
+
+def test_a_run_that_lost_its_record_is_refused(root: Path) -> None:
+    config = config_of(root, "lost")
+    (config.run_dir / "checkpoints" / "step-00000002").mkdir(parents=True)
+    with pytest.raises(InputError, match="has checkpoints and no config.yaml"):
+        choose_linears(config, CPU)
 
 
 @pytest.mark.parametrize(("settings", "choice"), [({}, "convolved"), ({"precision": "bf16"}, "plain")])

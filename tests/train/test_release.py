@@ -184,6 +184,13 @@ def test_a_release_is_replaced_by_the_next_one(root: Path, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_has_a_list_of_recordings_and_is_no_release_is_not_replaced(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "recordings.txt").write_text("a\n")  # as checkpoints, projectors and kept scenes have
+    assert release(root, "--step", 2, "--out", tmp_path / "kept") == 2
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["recordings.txt"]
+
+
 def test_a_release_that_fails_leaves_the_one_before(root: Path, tmp_path: Path, monkeypatch) -> None:
     out = tmp_path / "model"
     assert release(root, "--step", 2, "--out", out) == 0

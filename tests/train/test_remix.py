@@ -286,6 +286,18 @@ def test_a_training_learns_from_remixes_and_resumes_to_the_bit(sonified: Config,
         train(training(sonified, tmp_path / "broken", data={"scenes": "stored"}, **TINY))
 
 
+@pytest.mark.parametrize("damaged", ["*.npy", "recordings.txt", "pool.parquet"])
+def test_damage_of_what_is_kept_is_one_line_that_says_how_it_is_made_again(
+    sonified: Config, tmp_path: Path, damaged: str
+) -> None:
+    config = training(sonified, tmp_path / "damaged", **TINY)
+    train_for(config, 1)
+    for file in (tmp_path / "damaged" / "scenes").glob(f"*/{damaged}"):
+        file.write_bytes(file.read_bytes()[:7] if damaged != "recordings.txt" else b"\xff")
+    with pytest.raises(WorkError, match="damaged .*; remove it, and it is made again"):
+        train_for(config, 2)
+
+
 def test_two_processes_have_the_losses_of_one(sonified: Config, tmp_path: Path) -> None:
     """The second one waits for what the first one searches."""
     one, two = (training(sonified, tmp_path / name, max_steps=3, **TINY) for name in ("one", "two"))

@@ -294,7 +294,7 @@ def test_damage_of_what_is_kept_is_one_line_that_says_how_it_is_made_again(
     train_for(config, 1)
     for file in (tmp_path / "damaged" / "scenes").glob(f"*/{damaged}"):
         file.write_bytes(file.read_bytes()[:7] if damaged != "recordings.txt" else b"\xff")
-    with pytest.raises(WorkError, match="damaged .*; remove it, and it is made again"):
+    with pytest.raises(WorkError, match=r"damaged .*; remove it, and it is made again"):
         train_for(config, 2)
 
 

@@ -5,7 +5,7 @@ N  tokens    K  channels of a token
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,7 @@ def compile_blocks(model: PixArtTransformer2DModel, budget: float | None = None)
         block.compile(backend=compiler)
 
 
-def _compile_within(budget: float, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+def _compile_within(budget: float, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     """Inductor, with a setting of its whole process for as long as this graph takes: other networks do not meet it."""
     with functorch_config.patch(activation_memory_budget=budget):
         return lookup_backend("inductor")(graph, inputs)

@@ -33,6 +33,12 @@ from train.pixart import main, train
 LOSSES = ("loss", "mse", "vb", "gradient_norm")
 
 
+@pytest.fixture(autouse=True)
+def _find_these_tests(monkeypatch):
+    """By processes too, where a library brings a package `tests` of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """The same number of threads here and in every process that is started: sums depend on it in their last bits."""

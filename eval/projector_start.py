@@ -326,7 +326,7 @@ def _study(arguments: argparse.Namespace) -> None:
     for name, least in (("seeds", 2), ("points", 1), ("items", 2), ("seed", 0)):
         at_least(f"--{name}", getattr(arguments, name), least)
     model, projector, out = base.model, arguments.projector.resolve(), arguments.out.resolve()
-    load_projector(str(projector), new_projection(model.caption_channels, model.heads * model.head_dim))  # does it fit?
+    load_projector(str(projector), new_projection(model.caption_channels, model.width))  # does it fit?
     data = open_feature_data(base.data)
     held_data = open_feature_data(base.data.model_copy(update={"split": arguments.split}))
     vae = load_vae(fetch_model(base.vae, base.vae_revision, VAE_FILES), torch.device("cpu"), torch.float32)

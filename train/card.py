@@ -112,7 +112,7 @@ def _about_pixart(config: TrainConfig) -> About:
     heard = " and its AST" if config.ast else ""
     return About(
         what=f"""An audio-conditioned PixArt-alpha with its VAE{heard}: {model.layers} blocks of width
-{model.heads * model.head_dim}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
+{model.width}, {model.sample_size} x {model.sample_size} latents, a condition of vectors of
 {model.caption_channels} numbers.""",
         tags=("pixart-alpha", "diffusion-transformer", f"arxiv:{PAPER}"),
         base=began,

@@ -76,9 +76,19 @@ class Transformer(Section):
     def _patches_fit(self) -> "Transformer":
         if self.sample_size % self.patch_size:
             raise ValueError(f"sample_size {self.sample_size} is not a multiple of patch_size {self.patch_size}")
-        if self.heads * self.head_dim % 4:  # its positions are sines and cosines of rows and of columns
-            raise ValueError(f"heads times head_dim is {self.heads * self.head_dim}, expected a multiple of 4")
+        if self.width % 4:  # its positions are sines and cosines of rows and of columns
+            raise ValueError(f"heads times head_dim is {self.width}, expected a multiple of 4")
         return self
+
+    @property
+    def width(self) -> int:
+        """Of a token."""
+        return self.heads * self.head_dim
+
+    @property
+    def tokens(self) -> int:
+        """Of an image."""
+        return (self.sample_size // self.patch_size) ** 2
 
 
 class Optimizer(Section):
@@ -194,6 +204,10 @@ class Routing(Section):
     last: int = Field(default=4, ge=1)
     finish_steps: int = Field(ge=0)
 
+    def kept_of(self, tokens: int) -> int:
+        """How many of an image's tokens the middle blocks see."""
+        return max(1, round(self.share * tokens))
+
 
 class Adapters(Section):
     """What learns under `train: adapters`: the projection of the condition, and of each block what is named here.
@@ -238,11 +252,10 @@ class TrainConfig(Training):
         routing, model = self.routing, self.model
         if routing is None:
             return self
-        tokens = (model.sample_size // model.patch_size) ** 2
-        if tokens < MIN_ROUTED_TOKENS:
+        if model.tokens < MIN_ROUTED_TOKENS:
             raise ValueError(
-                f"routing: an image has {tokens} tokens, expected at least {MIN_ROUTED_TOKENS}: so few are not to be"
-                " spared; leave it out, or train larger images (model.sample_size)"
+                f"routing: an image has {model.tokens} tokens, expected at least {MIN_ROUTED_TOKENS}: so few are not to"
+                " be spared; leave it out, or train larger images (model.sample_size)"
             )
         if routing.first + routing.last >= model.layers:
             raise ValueError(
@@ -274,6 +287,11 @@ class TrainConfig(Training):
                 " both: set activation_memory_budget to null, or recompute=false"
             )
         return self
+
+    def routing_at(self, step: int) -> Routing | None:
+        """How tokens go in a step, counted from 1; None where all go all the way."""
+        routed = self.routing is not None and step <= self.max_steps - self.routing.finish_steps
+        return self.routing if routed else None
 
 
 class HeardByBeats(Section):

@@ -6,6 +6,7 @@ where MKL has no code for the processor's widest units, and slower elsewhere: so
 B  images    N  tokens    K  channels of a token
 """
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,8 @@ from torch.nn import functional
 from sonify.config.text import read_text
 from sonify.errors import InputError
 from train.config import CONFIG, TrainConfig, Transformer
+
+log = logging.getLogger(__name__)
 
 Linears = Literal["plain", "convolved"]
 
@@ -112,7 +115,11 @@ def _choose(config: TrainConfig, device: torch.device) -> Linears:
             f"linears: {began} are for a CPU, precision fp32 and compile false; found {device.type},"
             f" {config.precision} and compile {str(config.compile).lower()}: go on there, or take another run_dir"
         )
-    return chosen or ("convolved" if possible and convolving_wins(config.model, config.batch.per_device) else "plain")
+    if chosen or not possible:
+        return chosen or "plain"
+    measured = "convolved" if convolving_wins(config.model, config.batch.per_device) else "plain"
+    log.info("linears: %s, which this CPU computes faster; the run goes on with it", measured)
+    return measured
 
 
 def recorded_linears(run_dir: Path) -> Linears | None:
@@ -133,7 +140,7 @@ def convolving_wins(model: Transformer, per_device: int) -> bool:
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    width, tokens = model.heads * model.head_dim, (model.sample_size // model.patch_size) ** 2
+    width, tokens = model.width, model.tokens
     images = min(per_device, max(2, MEASURED_TOKENS // tokens))
     with torch.random.fork_rng(devices=[]):
         tokens_BNK = torch.randn(images, min(tokens, MEASURED_TOKENS), width, requires_grad=True)

@@ -207,7 +207,7 @@ def _condition_tokens(config: TrainConfig) -> int:
 
 def count_parameters(config: Transformer) -> int:
     """The parameters of the transformer that `init_transformer` builds."""
-    width, patch = config.heads * config.head_dim, config.patch_size**2 * config.latent_channels
+    width, patch = config.width, config.patch_size**2 * config.latent_channels
 
     def linear(inputs: int, outputs: int) -> int:
         return (inputs + 1) * outputs
@@ -225,7 +225,7 @@ def count_learning(config: TrainConfig) -> int:
     model, adapters = config.model, config.adapters
     if config.train == "all":
         return count_parameters(model)
-    width = model.heads * model.head_dim
+    width = model.width
     low_rank = [(width, width)] * 4 * (adapters.cross_attention == "lora")
     if adapters.others == "lora":
         low_rank += [(width, width)] * 4 + [(width, 4 * width)] * 2
@@ -236,7 +236,7 @@ def count_learning(config: TrainConfig) -> int:
 def _count_frozen(config: TrainConfig) -> int:
     if config.train == "all":
         return 0
-    width = config.model.heads * config.model.head_dim
+    width = config.model.width
     layer = (width + 1) * width
     cross_attention = 4 * layer if config.adapters.cross_attention == "full" else 0
     projection = (config.model.caption_channels + 1) * width + layer
@@ -259,7 +259,7 @@ def count_snapshots(config: TrainConfig) -> int:
 
 
 def _block_units(config: TrainConfig, condition_tokens: int) -> float:
-    keys_and_values = CONDITION_UNITS[config.precision] * condition_tokens / _tokens(config.model)
+    keys_and_values = CONDITION_UNITS[config.precision] * condition_tokens / config.model.tokens
     return BLOCK_UNITS[config.precision, config.compile] - _units_again(config) + keys_and_values
 
 
@@ -274,8 +274,4 @@ def _units_again(config: TrainConfig) -> int:
 
 def _unit_bytes(config: TrainConfig) -> int:
     model = config.model
-    return UNIT_BYTES * config.batch.per_device * _tokens(model) * model.heads * model.head_dim
-
-
-def _tokens(model: Transformer) -> int:
-    return (model.sample_size // model.patch_size) ** 2
+    return UNIT_BYTES * config.batch.per_device * model.tokens * model.width

@@ -21,7 +21,6 @@ from sonify.io.write import write_whole
 from train.config import Routing, TrainConfig, Training, Transformer
 from train.device import wait_for
 from train.execution import convolve
-from train.routing import is_routed, num_kept, num_tokens
 
 log = logging.getLogger(__name__)
 
@@ -234,9 +233,8 @@ def forward_flops(config: Transformer, num_condition_tokens: int, routing: Routi
 
     Matrix products only, attention's among them; a multiplication with its addition counts as two.
     """
-    width = config.heads * config.head_dim
+    width, tokens = config.width, config.tokens
     patch = config.patch_size**2 * config.latent_channels
-    tokens = num_tokens(config)
 
     def block(tokens: int) -> int:
         return (
@@ -251,7 +249,7 @@ def forward_flops(config: Transformer, num_condition_tokens: int, routing: Routi
     routed = config.layers - routing.first - routing.last if routing else 0
     blocks = (config.layers - routed) * block(tokens)
     if routing:
-        blocks += routed * block(num_kept(routing, tokens))
+        blocks += routed * block(routing.kept_of(tokens))
     timestep = TIMESTEP_CHANNELS * width + width**2 + 6 * width**2
     condition = num_condition_tokens * width * (config.caption_channels + width)
     patches = tokens * width * (patch + 2 * patch)  # in, and out with the variance
@@ -264,17 +262,17 @@ def training_flops(config: TrainConfig, num_condition_tokens: int, step: int = 1
     The backward pass is twice the forward, but that frozen weights need no gradients. What low-rank matrices take
     themselves, 3 % at rank 16 of XL, is left out.
     """
-    routing = config.routing if is_routed(config, step) else None
+    routing = config.routing_at(step)
     forward = forward_flops(config.model, num_condition_tokens, routing)
     return 3 * forward - (_frozen_flops(config, num_condition_tokens, routing) if config.train == "adapters" else 0)
 
 
 def _frozen_flops(config: TrainConfig, num_condition_tokens: int, routing: Routing | None) -> int:
     """Of the forward pass, the products with weights that are frozen: each has one like it for a weight's gradient."""
-    model, tokens = config.model, num_tokens(config.model)
-    width, patch = model.heads * model.head_dim, model.patch_size**2 * model.latent_channels
+    model, tokens = config.model, config.model.tokens
+    width, patch = model.width, model.patch_size**2 * model.latent_channels
     routed = model.layers - routing.first - routing.last if routing else 0
-    of_all_blocks = (model.layers - routed) * tokens + (routed * num_kept(routing, tokens) if routing else 0)
+    of_all_blocks = (model.layers - routed) * tokens + (routed * routing.kept_of(tokens) if routing else 0)
     of_a_token = 12 * width**2  # self-attention and feed-forward
     if config.adapters.cross_attention == "lora":
         of_a_token += 2 * width**2

@@ -95,7 +95,7 @@ def drop_condition(audio_BTD: Tensor, dropped_B: Tensor, null_TD: Tensor) -> Ten
 
 
 def _build(config: Transformer) -> PixArtTransformer2DModel:
-    width = config.heads * config.head_dim
+    width = config.width
     return PixArtTransformer2DModel(
         num_attention_heads=config.heads,
         attention_head_dim=config.head_dim,

@@ -239,7 +239,7 @@ def _text_target(config: ProjectorConfig, text_width: int) -> tuple[PixArtAlphaT
     init = config.model.init
     if init.kind == "scratch" or config.text.kind != "t5":
         return None, "a learned linear head, thrown away"
-    projection, identity = load_text_projection(init, config.model.heads * config.model.head_dim)
+    projection, identity = load_text_projection(init, config.model.width)
     if projection.linear_1.in_features != text_width:
         raise InputError(
             f"text.model: its vectors are {text_width} wide, and {init.model} reads texts of"
@@ -334,7 +334,7 @@ def learn(
     Raises:
         WorkError: a loss is not finite.
     """
-    device, width = vectors_NW.device, config.model.heads * config.model.head_dim
+    device, width = vectors_NW.device, config.model.width
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         projection = new_projection(config.model.caption_channels, width).to(device)
@@ -453,7 +453,7 @@ def _card(
     where = "the validation split" if config.held_out == "validation" else f"{config.held_out:g} of the recordings"
     return f"""# A projector of sounds
 
-`caption_projection` of a PixArt-alpha of width {model.heads * model.head_dim}, for vectors of \
+`caption_projection` of a PixArt-alpha of width {model.width}, for vectors of \
 {model.caption_channels} numbers, learned from {scenes:,}
 scenes and their {config.reads}s, without images. `{PROJECTOR}`: sha256 `{sha256}`.
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.config import Routing, TrainConfig, Transformer
+from train.config import TrainConfig
 from train.loader import Batch, generator
 
 Block = Callable[..., Tensor]
@@ -33,32 +33,17 @@ class Route:
     end: int
 
 
-def num_tokens(model: Transformer) -> int:
-    """The tokens of an image."""
-    return (model.sample_size // model.patch_size) ** 2
-
-
-def num_kept(routing: Routing, tokens: int) -> int:
-    """How many of an image's tokens the middle blocks see."""
-    return max(1, round(routing.share * tokens))
-
-
-def is_routed(config: TrainConfig, step: int) -> bool:
-    """Whether a step, counted from 1, is one of those before the finish."""
-    return config.routing is not None and step <= config.max_steps - config.routing.finish_steps
-
-
 def draw_route(config: TrainConfig, batch: Batch) -> Route | None:
     """The route of a micro-batch, None where all tokens go all the way.
 
     Which tokens are kept depends on the seed and the position of each image's visit alone, as all that the loader
     draws: so processes and resumed runs agree.
     """
-    routing = config.routing
-    if routing is None or not is_routed(config, batch.position // config.batch.total + 1):
+    routing = config.routing_at(batch.position // config.batch.total + 1)
+    if routing is None:
         return None
-    tokens = num_tokens(config.model)
-    kept = num_kept(routing, tokens)
+    tokens = config.model.tokens
+    kept = routing.kept_of(tokens)
     rows = [
         generator(config.seed, "route", batch.position + n).permutation(tokens)[:kept] for n in range(len(batch.keys))
     ]

@@ -154,7 +154,7 @@ def kept_by_a_block(images: int, precision: str, budget: float) -> tuple[float, 
     Nothing is computed and nothing allocated: the tensors are fake.
     """
     model = Transformer(layers=1)
-    tokens, width = (model.sample_size // model.patch_size) ** 2, model.heads * model.head_dim
+    tokens, width = model.tokens, model.width
     kept: dict[int, int] = {}
 
     def look(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from train.loader import Batch
 from train.metrics import forward_flops, read_metrics, training_flops
 from train.model import init_transformer, predict
 from train.pixart import train
-from train.routing import Route, draw_route, num_kept, routed
+from train.routing import Route, draw_route, routed
 from train.trial import make_batch
 
 SIZES = {"layers": 6, "heads": 2, "head_dim": 8, "sample_size": 32, "caption_channels": 12}
@@ -137,7 +137,7 @@ def test_operations_are_those_that_torch_counts(tmp_path):
     with torch.device("meta"):
         model, _ = init_transformer(config.model, 0)
         given = (torch.empty(2, 4, 32, 32), torch.zeros(2), torch.empty(2, 5, 12))
-        kept = torch.zeros(2, num_kept(Routing.model_validate(ROUTING), TOKENS), dtype=torch.long)
+        kept = torch.zeros(2, Routing.model_validate(ROUTING).kept_of(TOKENS), dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), routed(model, Route(kept_BK=kept, first=1, end=4)):
         predict(model, *given)
     assert 2 * forward_flops(config.model, 5, config.routing) == counter.get_total_flops()

@@ -339,16 +339,6 @@ def bound_settings(config: Training, data: FeatureData, frozen: Mapping[str, str
     return plain | read | {"batch.per_device": config.batch.per_device, **frozen}
 
 
-def save_training(config: Training, data: FeatureData, step: int, learner: Learner) -> None:
-    """Save everything that training goes on from, and wait for it.
-
-    Raises:
-        DiskFull: no room is left; the checkpoints that are there stay.
-    """
-    with Saver(config, data, learner) as saver:
-        saver.save(step)
-
-
 class Saver:
     """A context in which checkpoints are written by a thread, one at a time; its end waits for the last of them.
 

@@ -18,7 +18,7 @@ from benchmarks.gpu.room import Room
 from sonify.config.loader import make_settings
 from sonify.errors import WorkError
 from tests.feature_runs import make_feature_run
-from train.checkpoints import FOLDER, save_training
+from train.checkpoints import FOLDER, Saver
 from train.config import TrainConfig
 from train.device import device_bytes, forget, peak_bytes, reset_peak
 from train.launch import start_accelerator
@@ -50,7 +50,7 @@ def memory(room: Room) -> Iterator[Figure]:
 
 
 def checkpoint(room: Room) -> Iterator[Figure]:
-    """What `checkpoints.every` steps are interrupted for: the whole state, written, synced and hashed."""
+    """What a step waits for each `checkpoints.every` steps, and how long a thread then writes, syncs and hashes."""
     config = _config(room, 1, {"compile": False})
     needed, stat = checkpoint_bytes(config), os.statvfs(room.folder)
     if stat.f_bavail * stat.f_frsize < 1.2 * needed:
@@ -59,11 +59,17 @@ def checkpoint(room: Room) -> Iterator[Figure]:
     data = open_feature_data(config.data.model_copy(update={"runs": (run,)}))
     trainee = _trainee(config, room)
     trainee.step([make_batch(config, room.sizes.condition_vectors)])  # the moments are there after one step
-    started = time.perf_counter()
-    save_training(config, data, 1, trainee.learner)
-    seconds = time.perf_counter() - started
+    with Saver(config, data, trainee.learner) as saver:
+        saver.save(1)
+        saver.wait()
+        started = time.perf_counter()
+        saver.save(1)  # into memory that the first one took
+        waited = time.perf_counter() - started
+        saver.wait()
+        seconds = time.perf_counter() - started
     files = [path for path in (config.run_dir / FOLDER).rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
+    yield Figure(name="a step waits for the copy", value=round(waited, 3), unit="s")
     yield Figure(name="saving a checkpoint", value=round(seconds, 2), unit="s")
     yield Figure(name="size of a checkpoint", value=round(size / GB, 3), unit="GB")
     yield Figure(name="estimated size", value=round(needed / GB, 3), unit="GB")

@@ -32,12 +32,7 @@ from train.released import load_pipeline
 WAYS = [("full", "frozen"), ("full", "lora"), ("lora", "frozen"), ("lora", "lora")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.feature_runs import MadeSample, make_feature_run, random_samples
 from tests.tiny_networks import edit_weights
 from train.audiotoken import freeze, main, new_embedder, token_losses, train
 from train.card import describe_data
-from train.checkpoints import load_averaged
+from train.checkpoints import bound_settings, load_averaged
 from train.config import AudioTokenConfig
 from train.embedder import Embedder
 from train.frozen import load_token_networks
@@ -284,3 +284,10 @@ def test_the_command_trains_and_plans(root):
     )
     assert done.returncode == 0, done.stderr
     assert (root / "commanded" / "pipeline" / "model_index.json").is_file()
+
+
+def test_a_checkpoint_of_before_averages_had_a_warm_up_is_gone_on_with(root):
+    config = config_of(root, "none")
+    bound = bound_settings(config, open_feature_data(config.data), {})
+    assert bound["optimizer"]["ema_decay"] == 0
+    assert "ema_warmup" not in bound["optimizer"]

@@ -212,16 +212,11 @@ def test_lengths_that_are_not_held_are_known(wandered) -> None:
 # Of real runs from here on.
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory, _one_thread) -> Path:
+def root(tmp_path_factory, one_thread) -> Path:
     folder = tmp_path_factory.mktemp("averages")
     training_input(folder, num_validation=6)
     return folder

@@ -39,19 +39,11 @@ def _find_these_tests(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """The same number of threads here and in every process that is started: sums depend on it in their last bits."""
-    before, environment = torch.get_num_threads(), pytest.MonkeyPatch()
-    torch.set_num_threads(1)
-    environment.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
-    environment.undo()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory, _one_thread) -> Path:
+def root(tmp_path_factory, one_thread) -> Path:
     folder = tmp_path_factory.mktemp("launching")
     training_input(folder)
     return folder

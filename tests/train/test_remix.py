@@ -33,6 +33,7 @@ from train.config import AudioTokenConfig, TrainConfig
 from train.loader import Batch, make_loader
 from train.metrics import read_metrics
 from train.pixart import hear, train
+from train.release import release_checkpoint
 from train.scenes import FOLDER, RECORDINGS, Remix, SceneEar, prepare_remix, settings_of
 from train.shards import FeatureData, Shard, TrainingSample, open_feature_data
 from train.tiny import write_tiny_ast, write_tiny_vae
@@ -284,6 +285,15 @@ def test_a_training_learns_from_remixes_and_resumes_to_the_bit(sonified: Config,
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
     with pytest.raises(InputError, match=r"data\.scenes was 'remix [0-9a-f]{16}' when this .* and is None now"):
         train(training(sonified, tmp_path / "broken", data={"scenes": "stored"}, **TINY))
+
+
+def test_a_training_that_was_moved_is_released_with_what_it_heard(sonified: Config, tmp_path: Path) -> None:
+    config = training(sonified, tmp_path / "before", **TINY)
+    train_for(config, 1)
+    (tmp_path / "before").rename(tmp_path / "moved")
+    release_checkpoint(tmp_path / "moved", 1, tmp_path / "out")
+    (kept,) = (tmp_path / "moved" / FOLDER).glob(f"*/{RECORDINGS}")
+    assert (tmp_path / "out" / RECORDINGS).read_text() == kept.read_text()
 
 
 @pytest.mark.parametrize("damaged", ["*.npy", "recordings.txt", "pool.parquet"])

@@ -89,7 +89,7 @@ def _page(name: str, lines: Sequence[Mapping[str, float]], grids: Sequence[Path]
     parts = sorted({key for line in lines for key in line} - NAMED)
     for plot in (*PLOTS, *(Plot(title=f"Part of the loss: {key}", keys={key: key}) for key in parts)):
         yield from _plot(plot, lines, max_steps)
-    yield '</main>\n<section class="grids"><h2>Pictures of the same sounds and seeds</h2>\n'
+    yield '</main>\n<section class="grids"><h2>Pictures of the same sounds and seeds, the newest first</h2>\n'
     if not grids:
         yield '<p class="lead">None yet: samples.every and samples.sounds say when, and of how many sounds.</p>\n'
     for grid in grids:
